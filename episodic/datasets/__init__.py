@@ -1,0 +1,85 @@
+"""Data sets, one module each. A module of the registry has
+
+`Config`
+    a frozen dataclass, its section in params.yaml (`__pydantic_config__` forbids unknown keys; ranges are checked with
+    `episodic.config.require` in `__post_init__`);
+`fetch(raw, config, *, mirror=None, progress=no_progress)`
+    fills the empty folder `raw` (a download, a drawing); raises `FetchError` with one sentence;
+`prepare(raw, config, seed)`
+    the raw files as `Images` (classification) or `Sinusoids` (regression); `seed` decides which class is for what;
+`limits(config, seed)`
+    `Limits`, known before any data is there (classification);
+`LICENSE`
+    one line: where the data comes from and on what terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from episodic.registry import Registry
+
+SPLITS = ("train", "validation", "test")
+
+registry = Registry(
+    "data set",
+    {
+        "glyphs": "episodic.datasets.glyphs",
+        "omniglot": "episodic.datasets.omniglot",
+        "sinusoid": "episodic.datasets.sinusoid",
+    },
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)`; bytes for a download, items otherwise."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    pass
+
+
+class FetchError(RuntimeError):
+    """The data cannot be had; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an episode can ask for: examples of the smallest class, and the number of classes of each split."""
+
+    examples: int
+    classes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of many classes.
+
+    images: uint8 `(N, C, H, W)`, the images of a class in consecutive rows
+    classes, groups, splits: one entry a class, in the order of the rows
+    counts: int64 `(classes,)`, images a class
+    protocol: words for a caption, as in 'maml split, rotations as classes'
+    """
+
+    images: np.ndarray
+    classes: list[str]
+    groups: list[str]
+    splits: list[str]
+    counts: np.ndarray
+    protocol: str
+
+    kind = "classification"
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """The family y = amplitude * sin(x - phase); each range is (low, high), drawn from uniformly."""
+
+    amplitude: tuple[float, float]
+    phase: tuple[float, float]
+    x: tuple[float, float]
+    protocol: str
+
+    kind = "regression"

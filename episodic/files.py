@@ -1,0 +1,50 @@
+"""Files are written beside their place and renamed into it: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A path next to `target` to write a file or a folder to; it takes target's place if the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".{target.name}.{os.getpid()}.part"
+    try:
+        yield draft
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(draft, target)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """`beside` for a folder: the block fills the yielded folder."""
+    with beside(target) as draft:
+        draft.mkdir()
+        yield draft
+
+
+def write_text(path: Path, text: str) -> None:
+    with beside(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON that says no NaN and always the same bytes for the same value."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""What an episode is scored by: cross-entropy and accuracy, or mean squared error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """kind: `classification` (score: accuracy) or `regression` (score: mean squared error)."""
+
+    kind: str
+
+    def __post_init__(self):
+        if self.kind not in ("classification", "regression"):
+            raise ConfigError("kind", self.kind, "must be classification or regression")
+
+    @property
+    def score_name(self) -> str:
+        return "accuracy" if self.kind == "classification" else "mse"
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether score a is strictly better than score b."""
+        return a > b if self.kind == "classification" else a < b
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The mean loss over a task's examples: outputs `(tasks, n, out)`, y `(tasks, n)` or `(tasks, n, out)` -> `(tasks,)`."""
+        if self.kind == "classification":
+            return F.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+        return (outputs - y).square().flatten(1).mean(1)
+
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Accuracy (a fraction) or mean squared error of each task -> `(tasks,)`."""
+        if self.kind == "classification":
+            return (outputs.argmax(-1) == y).to(outputs.dtype).mean(1)
+        return self.loss(outputs, y)

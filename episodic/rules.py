@@ -1,0 +1,14 @@
+"""How one inner step moves theta: functions `(theta, gradient, step) -> theta`, elementwise, so that any task axis will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from episodic.ops import Params
+
+Rule = Callable[[Params, Params, int], Params]
+
+
+def sgd(inner_lr: float) -> Rule:
+    """theta - inner_lr * gradient (MAML, equation 1)."""
+    return lambda theta, gradient, step: {name: theta[name] - inner_lr * gradient[name] for name in theta}

@@ -1,0 +1,118 @@
+"""Episodes as a function of `(seed, split, index)`.
+
+An episode is never stored nor drawn from a stream: sampler and index say all, so that resuming needs no generator state and any
+number of processes can share the work. Everything is integer tensor arithmetic on the device of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from episodic import counter
+from episodic.config import require
+from episodic.counter import choose, draws, uniform
+from episodic.episode import Episode
+
+
+class Sampler(Protocol):
+    """Episodes by index: int64 `(tasks,)` -> Episode with that many tasks."""
+
+    def __call__(self, index: Tensor) -> Episode: ...
+
+
+def class_episodes(key: int, index: Tensor, counts: Tensor, ways: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which classes and which of their examples make up the episodes `index`.
+
+    index: int64 `(episodes,)`
+    counts: int64 `(classes,)`, examples a class, each at least `size`
+    size: examples a class and episode (shots + queries)
+
+    Returns classes `(episodes, ways)`, distinct and in random order (the position is the label), and examples
+    `(episodes, ways, size)`: distinct numbers below the class's count, in random order.
+    """
+    bits = draws(key, index, ways * (1 + size))
+    classes = choose(bits[:, :ways], len(counts), ways)
+    return classes, choose(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
+
+
+@dataclass(frozen=True)
+class ImageSampler:
+    """Episodes of one split's classes.
+
+    images: uint8 `(N, C, H, W)`, the images of a class in consecutive rows
+    offsets, counts: int64 `(classes,)`, first row and number of images of each class of the split; all on one device
+    """
+
+    images: Tensor
+    offsets: Tensor
+    counts: Tensor
+    seed: int
+    split: str
+    ways: int
+    shots: int
+    queries: int
+    key: int = field(init=False)
+
+    def __post_init__(self):
+        classes, smallest, size = len(self.counts), int(self.counts.min()), self.shots + self.queries
+        require(self.ways <= classes, "ways", self.ways, f"must be at most {classes}, the number of {self.split} classes")
+        require(size <= smallest, "shots + queries", size, f"must be at most {smallest}, the images of the smallest {self.split} class")
+        object.__setattr__(self, "key", counter.key(self.seed, self.split))
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For int64 `(tasks,)`: positions of the classes within the split `(tasks, ways)`, rows of the support images
+        `(tasks, ways * shots)` and of the query images `(tasks, ways * queries)`, class after class."""
+        classes, examples = class_episodes(self.key, index.to(self.counts.device), self.counts, self.ways, self.shots + self.queries)
+        rows = self.offsets[classes][..., None] + examples
+        return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)
+
+    def __call__(self, index: Tensor) -> Episode:
+        _, support, query = self.rows(index)
+        return image_episode(self.images, support, query, self.ways)
+
+
+def image_episode(images: Tensor, support: Tensor, query: Tensor, ways: int) -> Episode:
+    """Rows of `images` as an Episode in float32, 0 (paper) to 1 (ink); rows int64 `(tasks, ways * n)`, class after class."""
+    labels = torch.arange(ways, device=images.device)
+
+    def side(rows: Tensor) -> tuple[Tensor, Tensor]:
+        x = images[rows.flatten()].float().div_(255).unflatten(0, tuple(rows.shape))
+        return x, labels.repeat_interleave(rows.shape[1] // ways).expand(len(rows), -1)
+
+    return Episode(*side(support), *side(query))
+
+
+@dataclass(frozen=True)
+class SinusoidSampler:
+    """Sine waves y = amplitude * sin(x - phase); every range is (low, high), drawn from uniformly (MAML paper, section 5.1)."""
+
+    amplitude: tuple[float, float]
+    phase: tuple[float, float]
+    x: tuple[float, float]
+    seed: int
+    split: str
+    shots: int
+    queries: int
+    device: torch.device = torch.device("cpu")
+
+    def waves(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For int64 `(tasks,)`: amplitude `(tasks, 1)`, phase `(tasks, 1)`, x `(tasks, shots + queries)`, all float64."""
+        bits = draws(counter.key(self.seed, self.split), index.to(self.device), 2 + self.shots + self.queries)
+        return uniform(bits[:, :1], *self.amplitude), uniform(bits[:, 1:2], *self.phase), uniform(bits[:, 2:], *self.x)
+
+    def __call__(self, index: Tensor) -> Episode:
+        amplitude, phase, x = self.waves(index)
+        return wave_episode(amplitude, phase, x[:, : self.shots], x[:, self.shots :])
+
+
+def wave_episode(amplitude: Tensor, phase: Tensor, support_x: Tensor, query_x: Tensor) -> Episode:
+    """Sine waves as an Episode in float32, x and y of shape `(tasks, n, 1)`; amplitude and phase `(tasks, 1)`."""
+
+    def side(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[..., None].float(), (amplitude * torch.sin(x - phase))[..., None].float()
+
+    return Episode(*side(support_x), *side(query_x))

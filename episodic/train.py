@@ -1,0 +1,226 @@
+"""Meta-training: iterations of [episodes -> meta-gradient -> Adam], validation, and checkpoints that resume to the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from episodic import checkpoint, evaluate
+from episodic.config import require
+from episodic.episode import Episode
+from episodic.learner import MetaLearner
+from episodic.ops import Params
+from episodic.outer import meta_gradient
+from episodic.sampling import Sampler
+from episodic.statistics import mean_ci95
+
+LOG_EVERY = 10
+"""Iterations to a row of the training history."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `train` of params.yaml, where each key is explained."""
+
+    seed: int = 0
+    iterations: int = 600
+    meta_batch: int = 32
+    queries: int = 5
+    meta_lr: float = 0.001
+    schedule: Literal["constant", "cosine"] = "cosine"
+    gradient_clip: float | None = None
+    batch_norm: Literal["transductive", "inductive"] = "transductive"
+    validate_every: int = 100
+    patience: int | None = None
+    checkpoint_every: int = 50
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        for key in ("iterations", "meta_batch", "queries", "validate_every", "checkpoint_every"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
+        require(self.meta_lr > 0, "meta_lr", self.meta_lr, "must be greater than 0")
+        require(self.gradient_clip is None or self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "must be null or greater than 0")
+        require(self.patience is None or self.patience >= 1, "patience", self.patience, "must be null or at least 1")
+
+    def rate(self, iteration: int) -> float:
+        """The outer learning rate of an iteration (counted from 0)."""
+        if self.schedule == "constant":
+            return self.meta_lr
+        return 0.5 * self.meta_lr * (1 + math.cos(math.pi * iteration / self.iterations))
+
+
+class DivergedError(RuntimeError):
+    """Loss or gradient is not finite; the message names the iteration and what to lower."""
+
+
+@dataclass
+class History:
+    """Rows for tables: `train` every LOG_EVERY iterations, `validation` every `validate_every`."""
+
+    train: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """All that training carries from one iteration to the next."""
+
+    theta: Params
+    optimizer: torch.optim.Adam
+    best: Params
+    iteration: int = 0
+    best_iteration: int = 0
+    best_score: float | None = None
+    stale: int = 0
+    history: History = field(default_factory=History)
+
+
+@dataclass(frozen=True)
+class Result:
+    """theta: the best by validation, without a task axis; `resumed_at`: the iteration a checkpoint was taken up at, or 0."""
+
+    theta: Params
+    iteration: int
+    iterations: int
+    score: float
+    history: History
+    resumed_at: int
+
+
+OnProgress = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    learner: MetaLearner,
+    sampler: Sampler,
+    validation: Episode,
+    config: Config,
+    *,
+    checkpoint_path: Path | None = None,
+    chunk: int = 25,
+    on_progress: OnProgress = lambda iteration, figures: None,
+    on_resume: Callable[[int], None] = lambda iteration: None,
+) -> Result:
+    """Trains until `iterations` or until `patience` runs out; returns the best meta-parameters by validation.
+
+    sampler: training episodes by index; iteration i takes the indices i * meta_batch ... (i+1) * meta_batch - 1
+    validation: the fixed validation episodes, scored after the method's training number of inner steps
+    checkpoint_path: where to save the state every `checkpoint_every` iterations and to go on from, if it exists
+    on_progress: called after every iteration with its number and the latest figures
+    on_resume: called first with the iteration of the checkpoint that is taken up
+
+    Raises DivergedError; the last good state is then still at `checkpoint_path`.
+    """
+    device = validation.support_x.device
+    state = _restore(learner, config, device, checkpoint_path) or _start(learner, config, device)
+    resumed_at = state.iteration
+    if resumed_at:
+        on_resume(resumed_at)
+    window: list[tuple[Tensor, Tensor, Tensor]] = []
+    figures: dict[str, float] = {}
+    while state.iteration < config.iterations and not (config.patience and state.stale >= config.patience):
+        window.append(_iterate(learner, sampler, state, config, device))
+        done = state.iteration
+        at_checkpoint, at_validation = done % config.checkpoint_every == 0, done % config.validate_every == 0
+        at_end = done == config.iterations
+        if done % LOG_EVERY == 0 or at_checkpoint or at_validation or at_end:
+            figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
+            window = []
+        if at_validation or at_end:
+            figures |= _validate(learner, state, validation, chunk)
+        if checkpoint_path is not None and at_checkpoint:
+            _save(state, checkpoint_path)
+        on_progress(done, figures)
+    assert state.best_score is not None
+    return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
+
+
+def _iterate(learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """One iteration; loss, score and gradient norm stay on the device, so that nothing waits for them."""
+    first = state.iteration * config.meta_batch
+    episode = sampler(torch.arange(first, first + config.meta_batch, device=device))
+    loss, score, gradient = meta_gradient(learner, state.theta, episode)
+    norm = torch.stack([g.norm() for g in gradient.values()]).norm()
+    for name, p in state.theta.items():
+        p.grad = gradient[name] if config.gradient_clip is None else gradient[name].clamp(-config.gradient_clip, config.gradient_clip)
+    state.optimizer.param_groups[0]["lr"] = config.rate(state.iteration)
+    state.optimizer.step()
+    state.iteration += 1
+    return loss, score, norm
+
+
+def _record(state: State, window: list, score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
+    table = torch.stack([torch.stack(row) for row in window]).double().cpu()  # (iterations, [loss, score, norm])
+    bad = ~table.isfinite().all(1)
+    if bad.any():
+        iteration = state.iteration - len(window) + int(bad.nonzero()[0]) + 1
+        kept = f"; the last good state is {checkpoint_path}" if checkpoint_path is not None and checkpoint_path.exists() else ""
+        raise DivergedError(
+            f"training diverged at iteration {iteration}: loss or gradient is not finite; lower inner_lr or train.meta_lr, "
+            f"or set train.gradient_clip (10 is usual){kept}"
+        )
+    loss, score, norm = table.mean(0).tolist()
+    row = {"iteration": state.iteration, "loss": loss, score_name: score, "gradient_norm": norm, "meta_lr": config.rate(state.iteration - 1)}
+    if score_name == "mse":
+        del row["mse"]  # the loss is the mean squared error
+    state.history.train.append(row)
+    return {"loss": loss} | ({} if score_name == "mse" else {score_name: score})
+
+
+def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int) -> dict[str, float]:
+    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk)
+    mean, ci95 = mean_ci95(score)
+    name = learner.objective.score_name
+    best = state.best_score is None or learner.objective.better(mean, state.best_score)
+    if best:
+        state.best_score, state.best_iteration, state.stale = mean, state.iteration, 0
+        state.best = {n: p.detach().clone() for n, p in state.theta.items()}
+    else:
+        state.stale += 1
+    row = {"iteration": state.iteration, "loss": float(loss.mean()), name: mean, f"{name}_ci95": ci95, "best": int(best)}
+    state.history.validation.append(row)
+    return {f"validation_{name}": mean}
+
+
+def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
+    theta = {name: p.to(device).requires_grad_() for name, p in learner.init(config.seed).items()}
+    return State(theta, torch.optim.Adam(list(theta.values()), lr=config.meta_lr), {n: p.detach().clone() for n, p in theta.items()})
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def _save(state: State, path: Path) -> None:
+    tensors = {f"theta/{n}": p for n, p in state.theta.items()} | {f"best/{n}": p for n, p in state.best.items()}
+    for name, p in state.theta.items():
+        tensors |= {f"{moment}/{name}": state.optimizer.state[p][moment] for moment in _MOMENTS}
+    description = {key: getattr(state, key) for key in ("iteration", "best_iteration", "best_score", "stale")}
+    checkpoint.save(path, tensors, description | {"history": vars(state.history)})
+
+
+def _restore(learner: MetaLearner, config: Config, device: torch.device, path: Path | None) -> State | None:
+    if path is None or not path.exists():
+        return None
+    tensors, description = checkpoint.load(path)
+    state = _start(learner, config, device)
+    parts: dict[str, Params] = {}
+    for part in ("theta", "best", "exp_avg", "exp_avg_sq"):
+        found = {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")}
+        parts[part] = checkpoint.matching(found, state.theta, path)
+    with torch.no_grad():
+        for name, p in state.theta.items():
+            p.copy_(parts["theta"][name])
+            state.best[name].copy_(parts["best"][name])
+            moments = {moment: parts[moment][name].to(device) for moment in ("exp_avg", "exp_avg_sq")}
+            state.optimizer.state[p] = moments | {"step": tensors[f"step/{name}"]}
+    state.history = History(**description.pop("history"))
+    for key, value in description.items():
+        setattr(state, key, value)
+    return state

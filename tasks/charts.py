@@ -1,0 +1,207 @@
+"""Pictures for report and comparison: one Vega-Lite spec each, for the page (interactive) and as SVG.
+
+Colours are Okabe-Ito's, named by what they stand for and written into the specs as CSS variables: the page switches between
+light and dark without drawing again, an SVG gets the light values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+PALETTE = {
+    "paper": ("#ffffff", "#12151a"),
+    "panel": ("#f5f7f9", "#1b2027"),
+    "line": ("#dfe3e8", "#323a44"),
+    "ink": ("#1b1f24", "#e7eaee"),
+    "muted": ("#57606a", "#a3adb8"),
+    "model": ("#0072b2", "#56b4e9"),  # this model as the headline measures it; validation; a right answer
+    "other": ("#009e73", "#009e73"),  # the same model under the other batch statistics
+    "training": ("#cc79a7", "#cc79a7"),
+    "wrong": ("#d55e00", "#d55e00"),  # a wrong answer
+    "early": ("#e69f00", "#e69f00"),  # after one step, on the way
+    "baseline": ("#7a828c", "#8d96a0"),
+    "published": ("#1b1f24", "#e7eaee"),
+    "model-text": ("#00639b", "#6cc0ef"),
+    "other-text": ("#00704f", "#2bc79b"),
+    "training-text": ("#9c3f74", "#dd9cbf"),
+    "wrong-text": ("#a84700", "#f08a3c"),
+    "early-text": ("#7f5700", "#e9ab25"),
+    "baseline-text": ("#57606a", "#a3adb8"),
+    "published-text": ("#1b1f24", "#e7eaee"),
+}
+"""Name -> colour on light and on dark paper. Marks and lines take a name, words in that colour NAME-text (contrast AA)."""
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+STATIC_FONT = "Arial, Helvetica, sans-serif"  # carried by vl-convert, so that an SVG does not depend on the machine's fonts
+
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": FONT,
+    "padding": {"left": 2, "top": 4, "right": 4, "bottom": 2},
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": "var(--muted)", "titleColor": "var(--muted)",
+        "gridColor": "var(--line)", "domainColor": "var(--line)", "tickColor": "var(--line)", "labelPadding": 5, "titlePadding": 8,
+        "labelFlush": True, "labelOverlap": True,
+    },
+    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -12, "titleBaseline": "bottom", "domain": False, "ticks": False},
+    "axisX": {"grid": False, "ticks": True, "tickSize": 4, "titleAnchor": "end"},
+    "text": {"fontSize": 12, "color": "var(--ink)"},
+}  # fmt: skip
+
+WIDTH = 720  # pixels of an SVG; in the page a chart is as wide as its container
+
+ROW = 42
+"""Pixels that one line of `dots` takes."""
+
+
+def var(name: str) -> str:
+    return f"var(--{name})"
+
+
+def page_spec(chart: alt.LayerChart, height: int = 260) -> dict[str, Any]:
+    """The chart as a Vega-Lite spec that fills its container's width; give it to vega-embed with CONFIG."""
+    sized = chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+    spec = sized.to_dict()
+    spec.pop("config", None)
+    return spec
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """A page spec as SVG on light paper. The second drawing of a chart in one process differs from the first: draw each once, in a fixed order."""
+    import vl_convert
+
+    text = json.dumps([spec | {"width": WIDTH}, CONFIG | {"background": "var(--paper)"}])
+    text = text.replace(json.dumps(FONT), json.dumps(STATIC_FONT))
+    static, config = json.loads(re.sub(r"var\(--([a-z-]+)\)", lambda name: PALETTE[name[1]][0], text))
+    return vl_convert.vegalite_to_svg(static, config=config, allowed_base_urls=[]) + "\n"
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels: as near to `values` as an order-keeping distance of at least `gap` allows."""
+    places = np.asarray(values, float).copy()
+    order = np.argsort(places, kind="stable")
+    for _ in range(200):
+        apart = np.diff(places[order])
+        near = np.flatnonzero(apart < gap - 1e-9)
+        if not len(near):
+            break
+        for i in near:
+            low, high = order[i], order[i + 1]
+            push = (gap - (places[high] - places[low])) / 2
+            if push > 0:
+                places[low] -= push
+                places[high] += push
+    return places.tolist()
+
+
+def dots(rows: pd.DataFrame, axis: alt.Axis, domain: tuple[float, float], rule: float | None = None, scale: str = "linear") -> alt.LayerChart:
+    """Dots with intervals, one row a line, in the order given; the name stands above its line, the figure at its end.
+
+    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` (of PALETTE), `shape`, `text` (the figure in words), `detail` (for the tooltip);
+    rule: a dashed line, as for chance.
+    """
+    rows = rows.assign(row=[f"{i:03d}" for i in range(len(rows))], ink=[var(c) for c in rows["colour"]], words=[var(f"{c}-text") for c in rows["colour"]])
+    y = alt.Y("row:N", axis=None, scale=alt.Scale(type="point", padding=0.5))
+    x = alt.X("value:Q", axis=axis, scale=alt.Scale(domain=domain, type=scale, nice=False, zero=False))
+    tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("text:N", title="figure"), alt.Tooltip("detail:N", title="from")]
+    base = alt.Chart(rows)
+    layers: list[alt.Chart] = [base.mark_rule(color=var("line")).encode(y=y)]
+    if rule is not None:
+        layers.append(alt.Chart(pd.DataFrame({"value": [rule]})).mark_rule(strokeDash=[4, 4], color=var("muted")).encode(x=x))
+    layers += [
+        base.mark_rule(strokeWidth=5, strokeCap="round", opacity=0.45).encode(y=y, x=alt.X("low:Q", axis=axis), x2="high:Q", color=alt.Color("ink:N", scale=None), tooltip=tooltip),
+        base.mark_point(size=95, opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5).encode(
+            y=y, x=x, fill=alt.Fill("ink:N", scale=None), shape=alt.Shape("shape:N", scale=None), tooltip=tooltip
+        ),
+        base.mark_text(align="left", baseline="bottom", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 120")).encode(y=y, x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None)),
+        base.mark_text(align="right", baseline="bottom", dy=-6).encode(y=y, x=alt.value("width"), text="text:N"),
+    ]  # fmt: skip
+    return alt.layer(*layers)
+
+
+def curves(
+    lines: Sequence[dict[str, Any]],
+    x_axis: dict[str, Any],
+    y_axis: dict[str, Any],
+    labels_gap: float,
+    marks: Sequence[tuple[float, str]] = (),
+    rule: tuple[float, str] | None = None,
+    tooltip: Sequence[alt.Tooltip] = (),
+) -> alt.LayerChart:
+    """Lines with 95 % bands, named at their right ends.
+
+    x_axis, y_axis: `axis` and `scale` of the two encodings;
+    lines: dicts of `name`, `colour`, `data` (`x`, `y`, maybe `low` and `high`), maybe `faint` (no name), `dash`, `points` (False), `width`;
+    labels_gap: least distance of two names, in units of y; marks: vertical dashed lines (x, words); rule: a horizontal one (y, words).
+    """
+    x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
+    layers: list[alt.Chart] = []
+    if rule is not None:
+        at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]}))
+        layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")).encode(y=y))
+        layers.append(at.mark_text(align="left", baseline="bottom", dy=-3, dx=4, color=var("muted")).encode(y=y, x=alt.value(0), text="text:N"))
+    for i, (place, words) in enumerate(marks):  # one above the other, so that neighbours do not overlap
+        at = alt.Chart(pd.DataFrame({"x": [place], "text": [words]}))
+        layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]).encode(x=x))
+        named_at = at.mark_text(align="left", baseline="bottom", dx=4, dy=-4 - 16 * i, color=var("muted"))
+        layers.append(named_at.encode(x=x, y=alt.value("height"), text="text:N"))
+    named = [line for line in lines if not line.get("faint")]
+    for line in lines:
+        chart, colour = alt.Chart(line["data"]), var(line["colour"])
+        if "low" in line["data"]:
+            layers.append(chart.mark_area(color=colour, opacity=0.16, clip=True).encode(x=x, y=alt.Y("low:Q", **y_axis), y2="high:Q"))
+        style: dict[str, Any] = {"color": colour, "strokeWidth": line.get("width", 2.5), "clip": True, "strokeDash": line.get("dash", [1, 0])}
+        if line.get("faint"):
+            style |= {"opacity": 0.4, "strokeWidth": 1}
+        layers.append(chart.mark_line(**style).encode(x=x, y=y))
+    for line in named:
+        if line.get("points", True):
+            layers.append(alt.Chart(line["data"]).mark_point(filled=True, size=34, opacity=1, color=var(line["colour"]), clip=True).encode(x=x, y=y))
+        # Wide and unseen: something to point at.
+        told = [alt.Tooltip("series:N", title=" "), *tooltip]
+        target = alt.Chart(line["data"].assign(series=line["name"])).mark_point(filled=True, size=300, opacity=0, color=var(line["colour"]), clip=True)
+        layers.append(target.encode(x=x, y=y, tooltip=told))
+    ends = pd.DataFrame([{"y": line["data"]["y"].iloc[-1], "text": line["name"], "ink": var(f"{line['colour']}-text")} for line in named])
+    ends["y"] = spread(ends["y"].tolist(), labels_gap)
+    words = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600)
+    layers.append(words.encode(x=alt.value("width"), y=y, text="text:N", color=alt.Color("ink:N", scale=None)))
+    return alt.layer(*layers)
+
+
+def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, float], x_axis: dict[str, Any], y_title: str) -> alt.LayerChart:
+    """A histogram in front of another one; above it the mean (dot), the middle half (thick) and 5 to 95 % (thin).
+
+    bars, behind: `low`, `high`, `range` (in words), `share` (of the episodes), `episodes`, `of` (whose they are); behind may be empty;
+    summary: `mean`, `q05`, `q25`, `q75`, `q95`; x_axis: `axis` and `scale` of the encoding.
+    """
+    x, y = alt.X("low:Q", **x_axis), alt.Y("share:Q", axis=alt.Axis(format="%", title=y_title, tickCount=5), scale=alt.Scale(nice=True))
+    tooltip = [alt.Tooltip("of:N", title=" "), alt.Tooltip("range:N", title="between"), alt.Tooltip("episodes:Q", title="episodes"), alt.Tooltip("share:Q", format=".1%")]
+    layers: list[alt.Chart] = []
+    for frame, colour, opacity, gap in ((behind, "baseline", 0.35, 0), (bars, "model", 0.9, 1)):
+        if len(frame):
+            shape = alt.Chart(frame).mark_bar(color=var(colour), opacity=opacity, binSpacing=gap)
+            layers.append(shape.encode(x=x, x2="high:Q", y=y, y2=alt.Y2(datum=0), tooltip=tooltip))
+    strip, above = alt.Chart(pd.DataFrame([summary])), alt.value(-16)
+    line: dict[str, Any] = {"color": var("model"), "strokeCap": "round"}
+    mean = alt.X("mean:Q", **x_axis)
+    layers += [
+        strip.mark_rule(strokeWidth=1.5, **line).encode(x=alt.X("q05:Q", **x_axis), x2="q95:Q", y=above),
+        strip.mark_rule(strokeWidth=6, **line).encode(x=alt.X("q25:Q", **x_axis), x2="q75:Q", y=above),
+        strip.mark_rule(strokeDash=[3, 3], color=var("ink")).encode(x=mean, y=above, y2=alt.value("height")),
+        strip.mark_point(filled=True, size=110, opacity=1, fill=var("model"), stroke=var("paper"), strokeWidth=1.5).encode(x=mean, y=above),
+    ]
+    for frame, colour in ((behind, "baseline"), (bars, "model")):
+        if len(frame):
+            top = frame.loc[frame["share"].idxmax()]
+            place = pd.DataFrame({"low": [top["low"]], "share": [top["share"]], "text": [top["of"]]})
+            words = alt.Chart(place).mark_text(align="right", baseline="middle", dx=-6, dy=6, fontWeight=600, color=var(f"{colour}-text"))
+            layers.append(words.encode(x=x, y=y, text="text:N"))
+    return alt.layer(*layers)

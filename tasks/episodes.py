@@ -1,0 +1,65 @@
+"""Stage `episodes`: raw data -> prepared arrays, the class table, and the fixed validation and test episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from episodic import datasets, sampling
+from episodic.datasets import Images, Sinusoids
+from tasks import params, stage
+from tasks.files import code_digest, digest, folder_beside, write_json
+from tasks.prepared import FORMAT
+
+
+def run(settings: params.Params, raw: Path, out: Path) -> None:
+    """Writes the folder described in docs/files.md, section data/prepared."""
+    chosen = settings.dataset
+    data = datasets.registry[chosen.name].prepare(raw, chosen.config, chosen.seed)
+    with folder_beside(out) as folder:
+        make: Any = _images if isinstance(data, Images) else _sinusoids
+        meta = make(data, settings, folder)
+        meta |= {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
+        meta |= {key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")}
+        write_json(folder / "meta.json", meta | {"data_digest": digest(folder), "code_digest": code_digest()})
+
+
+def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, Any]:
+    np.save(folder / "images.npy", data.images)
+    table = pd.DataFrame({"class": data.classes, "group": data.groups, "split": data.splits, "count": data.counts.astype(np.int64)})
+    table.to_parquet(folder / "classes.parquet", index=False)
+    offset, episodes = (table["count"].cumsum() - table["count"]).to_numpy(), settings.episodes
+    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
+        rows = np.flatnonzero(table["split"] == split)
+        sampler = sampling.ImageSampler(
+            torch.empty(0), torch.tensor(offset[rows]), torch.tensor(table["count"].to_numpy()[rows]),
+            episodes.seed, split, episodes.ways, episodes.shots, episodes.queries,
+        )  # fmt: skip
+        classes, support, query = (part.numpy() for part in sampler.rows(torch.arange(count)))
+        columns = {"episode": np.arange(count), "classes": list(rows[classes]), "support": list(support), "query": list(query)}
+        pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
+    return {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
+
+
+def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:
+    family, episodes = {"amplitude": data.amplitude, "phase": data.phase, "x": data.x}, settings.episodes
+    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
+        sampler = sampling.SinusoidSampler(**family, seed=episodes.seed, split=split, shots=episodes.shots, queries=episodes.queries)
+        amplitude, phase, x = (part.numpy() for part in sampler.waves(torch.arange(count)))
+        columns = {"episode": np.arange(count), "amplitude": amplitude[:, 0], "phase": phase[:, 0]}
+        columns |= {"support_x": list(x[:, : episodes.shots]), "query_x": list(x[:, episodes.shots :])}
+        pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
+    return {"input": [1], "classes": {}, "family": {key: list(value) for key, value in family.items()}}
+
+
+def main() -> None:
+    args = stage.parser(__doc__, raw="folder written by the stage download", out="folder to write").parse_args()
+    stage.run(lambda: run(params.load(args.params), args.raw, args.out))
+
+
+if __name__ == "__main__":
+    main()

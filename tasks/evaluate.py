@@ -1,0 +1,211 @@
+"""Stage `evaluate`: the trained model on the fixed test episodes, beside what puts it in proportion -> scores and metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from episodic import checkpoint, evaluate, memory
+from episodic.evaluate import CURVE_STEPS
+from episodic.learner import BATCH_NORM, MetaLearner
+from episodic.ops import Params
+from episodic.statistics import mean_ci95
+from tasks import params, prepared, stage
+from tasks.files import folder_beside, read_json, write_json
+from tasks.prepared import Prepared
+from tasks.train import FORMAT, learner
+
+DIVERGED = 100.0
+"""Regression: an episode whose squared error is not finite or above this counts as diverged."""
+
+FITS = 6
+"""Regression: how many episodes, from the best to the worst, are kept as curves for the report."""
+
+
+def load_model(folder: Path, device: torch.device) -> tuple[MetaLearner, Params, dict[str, Any]]:
+    """The meta-learner, its meta-parameters on the device, and config.json."""
+    config = read_json(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise stage.StageError(f"{folder / 'config.json'} has format {config.get('format')!r}, not {FORMAT}: run the stage train again")
+    outputs = config["ways"] if config["kind"] == "classification" else 1
+    result = learner(**{key: config[key] for key in ("model", "algorithm", "input", "kind", "batch_norm")}, outputs=outputs)
+    path = folder / "weights.safetensors"
+    tensors, _ = checkpoint.load(path)
+    meta = checkpoint.matching(tensors, result.init(0), path)
+    return result, {name: p.to(device) for name, p in meta.items()}, config
+
+
+def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
+    """Writes the files described in docs/files.md, sections reports/scores and reports/metrics.json."""
+    memory.keep_freed()
+    device = prepared.pick_device(settings.device)
+    source = prepared.read(data, device)
+    meta_learner, meta, config = load_model(model, device)
+    test = source.table("test")
+    images = source.images() if source.kind == "classification" else None
+    curves, baselines = [], []
+    with stage.bar("evaluate", "episodes", len(test)) as bar:
+        for start in range(0, len(test), settings.evaluate.chunk):
+            episode = source.fixed(test[start : start + settings.evaluate.chunk], images)
+            curves.append(evaluate.curve(meta_learner, meta, episode, CURVE_STEPS))
+            baselines.append(_baselines(meta_learner, episode, settings.train.seed, start))
+            bar.update(start + episode.tasks)
+    name = meta_learner.objective.score_name
+    episodes = _episode_table(curves, name)
+    compared = pd.concat(
+        [
+            pd.DataFrame({"method": method, "episode": np.arange(len(test)), name: np.concatenate([b[method] for b in baselines])})
+            for method in baselines[0]
+        ]
+    )
+    steps = settings.evaluate.steps
+    with folder_beside(scores) as folder:
+        episodes.to_parquet(folder / "episodes.parquet", index=False)
+        _curve_table(episodes, name).to_csv(folder / "curve.csv", index=False)
+        compared.to_parquet(folder / "baselines.parquet", index=False)
+        if source.kind == "classification":
+            answers = _answers(source, test, torch.cat([c.outputs for c in curves], 1), steps)
+            answers.to_parquet(folder / "answers.parquet", index=False)
+            _class_table(source, test, answers).to_parquet(folder / "classes.parquet", index=False)
+        else:
+            headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
+            fits, support = _fits(meta_learner, meta, source, test, headline)
+            fits.to_parquet(folder / "fits.parquet", index=False)
+            support.to_parquet(folder / "support.parquet", index=False)
+    write_json(metrics, _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config))
+
+
+def _baselines(meta_learner: MetaLearner, episode: Any, seed: int, first: int) -> dict[str, np.ndarray]:
+    result = {"random_init": evaluate.random_init(meta_learner, seed, episode, first)}
+    if meta_learner.objective.kind == "classification":
+        result["pixel_centroid"] = evaluate.pixel_centroid(episode)
+    else:
+        result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
+        result["support_mean"] = evaluate.constant(episode, episode.support_y.mean(1, keepdim=True))
+    return {method: score.double().cpu().numpy() for method, score in result.items()}
+
+
+def _episode_table(curves: list[evaluate.Curve], name: str) -> pd.DataFrame:
+    tables = []
+    for mode in BATCH_NORM:
+        score, loss = (torch.cat([getattr(c, part)[mode] for c in curves]).double().cpu().numpy() for part in ("score", "loss"))
+        episode, step = np.indices(score.shape)
+        columns = {"mode": mode, "episode": episode.ravel(), "step": step.ravel(), "loss": loss.ravel(), name: score.ravel()}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _curve_table(episodes: pd.DataFrame, name: str) -> pd.DataFrame:
+    rows = []
+    for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
+        rows.append({"mode": mode, "step": step} | _summary(part[name].to_numpy(), name))
+    return pd.DataFrame(rows)
+
+
+def _summary(values: np.ndarray, name: str) -> dict[str, Any]:
+    mean, ci95 = mean_ci95(values)
+    result: dict[str, Any] = {name: mean, f"{name}_ci95": ci95}
+    if name == "mse":
+        result |= {"mse_median": float(np.median(values)), "diverged": int((~np.isfinite(values) | (values > DIVERGED)).sum())}
+    return result
+
+
+def _answers(source: Prepared, test: pd.DataFrame, outputs: torch.Tensor, steps: int) -> pd.DataFrame:
+    """One row a query image: what it is, and what the model says of it without and with adaptation."""
+    query = np.stack(test["query"].to_list())
+    after = outputs[steps].softmax(-1)
+    labels = np.arange(source.meta["ways"]).repeat(source.meta["queries"])
+    columns = {
+        "episode": np.arange(len(test)).repeat(query.shape[1]),
+        "image": query.ravel(),
+        "label": np.tile(labels, len(test)),
+        "before": outputs[0].argmax(-1).cpu().numpy().ravel(),
+        "after": after.argmax(-1).cpu().numpy().ravel(),
+        "confidence": after.amax(-1).cpu().numpy().ravel(),
+    }
+    return pd.DataFrame(columns)
+
+
+def _class_table(source: Prepared, test: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each test class, with its 95 % interval over the episodes that it was in (empty for one episode)."""
+    table = source.classes()
+    class_of = np.stack(test["classes"].to_list())
+    right = answers.assign(row=class_of[answers["episode"], answers["label"]], right=answers["label"] == answers["after"])
+    rows = []
+    for row, part in right.groupby("row"):
+        _, ci95 = mean_ci95(part.groupby("episode")["right"].mean().to_numpy())
+        rows.append(
+            {"class": table["class"][row], "group": table["group"][row], "episodes": part["episode"].nunique(), "queries": len(part)}
+            | {"correct": int(part["right"].sum()), "accuracy": float(part["right"].mean()), "ci95": ci95}
+        )
+    return pd.DataFrame(rows)
+
+
+def _fits(
+    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, headline: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Whole curves of a few episodes at the quantiles of the headline error, from typical to worst."""
+    order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
+    picked = order[np.linspace(len(order) // 2, len(order) - 1, FITS).round().astype(int)]
+    episode = source.fixed(test.iloc[picked])
+    grid = torch.linspace(*source.meta["family"]["x"], 121, device=source.device)
+    x = grid[None, :, None].expand(len(picked), -1, -1)
+    table = pd.DataFrame({"episode": picked.repeat(len(grid)), "x": np.tile(grid.cpu().double().numpy(), len(picked))})
+    waves = test.iloc[table["episode"]]
+    table["truth"] = waves["amplitude"].to_numpy() * np.sin(table["x"].to_numpy() - waves["phase"].to_numpy())
+    for step, theta in enumerate(evaluate.adaptation(meta_learner, meta, episode, CURVE_STEPS)):
+        if step in (0, 1, CURVE_STEPS):
+            with torch.no_grad():
+                table[f"step_{step}"] = meta_learner.model(theta, x).double().cpu().numpy().ravel()
+    shots = episode.support_x.shape[1]
+    points = [part.double().cpu().numpy().ravel() for part in (episode.support_x, episode.support_y)]
+    return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
+
+
+def _metrics(
+    episodes: pd.DataFrame, compared: pd.DataFrame, name: str, headline: str, steps: int, config: dict[str, Any]
+) -> dict[str, Any]:
+    """The fixed schema of docs/files.md."""
+
+    def at(mode: str, step: int) -> dict[str, Any]:
+        return _summary(episodes.query(f"mode == '{mode}' and step == {step}")[name].to_numpy(), name)
+
+    loss = episodes.query(f"mode == '{headline}' and step == {steps}")["loss"].mean()
+    baselines = {method: _summary(part[name].to_numpy(), name) for method, part in compared.groupby("method")}
+    if name == "accuracy":
+        baselines["chance"] = {"accuracy": 1 / config["ways"]}
+    result = at(headline, steps) | {
+        "loss": float(loss),
+        "episodes": int(episodes["episode"].nunique()),
+        "steps": steps,
+        "before": at(headline, 0),
+        "baselines": baselines,
+        "train": {
+            "iterations": config["iterations"],
+            "best_iteration": config["iteration"],
+            f"validation_{name}": config["validation"],
+        },
+    }
+    if name == "accuracy":
+        return result | {mode: at(mode, steps) for mode in BATCH_NORM}
+    return result | {"after_1": at(headline, 1), f"after_{CURVE_STEPS}": at(headline, CURVE_STEPS)}
+
+
+def main() -> None:
+    parser = stage.parser(
+        __doc__,
+        data="folder written by the stage episodes",
+        model="folder written by the stage train",
+        scores="folder to write: tables of scores",
+        metrics="file to write: the headline figures as JSON",
+    )
+    args = parser.parse_args()
+    stage.run(lambda: run(params.load(args.params), args.data, args.model, args.scores, args.metrics))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""params.yaml as types: everything is checked before anything runs.
+
+`python -m tasks.params` checks the file and prints what it means.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from episodic import algorithms, datasets, evaluate, models, train
+from episodic.config import ConfigError, require
+from episodic.registry import Registry, did_you_mean
+from tasks.stage import StageError
+
+FORBID = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Episodes:
+    seed: int = 0
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    validation: int = 200
+    test: int = 500
+
+    __pydantic_config__ = FORBID
+
+    def __post_init__(self):
+        for key in ("ways", "shots", "queries"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
+        for key in ("validation", "test"):
+            require(getattr(self, key) >= 2, key, getattr(self, key), "must be at least 2, since an interval needs a spread")
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str | None = None
+
+    __pydantic_config__ = FORBID
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A section that picks a module by name and carries that module's own section."""
+
+    name: str
+    config: Any
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Params:
+    """What a run is configured by; `raw` is the file as plain dicts."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    dataset: Choice
+    episodes: Episodes
+    model: Choice
+    algorithm: Choice
+    train: train.Config
+    evaluate: evaluate.Config
+    report: Report
+    raw: dict[str, Any] = field(repr=False)
+
+
+CHOICES: dict[str, tuple[Registry, tuple[str, ...]]] = {
+    "dataset": (datasets.registry, ("seed",)),
+    "model": (models.registry, ()),
+    "algorithm": (algorithms.registry, ()),
+}
+"""Sections that pick by name: the registry, and their keys beside `name` and one section a name."""
+
+PLAIN = {"episodes": Episodes, "train": train.Config, "evaluate": evaluate.Config, "report": Report}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def read_yaml(path: Path) -> Any:
+    """YAML 1.2 as plain values (PyYAML would read 1e-3 as a string)."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StageError(f"there is no {path}; run in the repository's root, or name the file with --params") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks params.yaml; StageError lists every fault, a sentence each."""
+    return parse(read_yaml(path), str(path))
+
+
+def parse(raw: Any, source: str = "params.yaml") -> Params:
+    """`load` for values already read."""
+    if not isinstance(raw, dict):
+        raise StageError(f"{source} must hold sections such as dataset and train, not {type(raw).__name__}")
+    faults: list[str] = []
+    known = ["device", *CHOICES, *PLAIN]
+    faults += [f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
+    values: dict[str, Any] = {}
+    device = raw.get("device", "auto")
+    if device not in DEVICES:
+        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
+    for section in CHOICES:
+        values[section] = _choice(section, raw.get(section), faults)
+    for section, type_ in PLAIN.items():
+        values[section] = _section(section, type_, raw.get(section, {}), faults)
+    if not faults:
+        _together(values, faults)
+    if faults:
+        raise StageError("\n".join(f"{source}: {fault}" for fault in faults))
+    return Params(device=device, raw=raw, **values)
+
+
+def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
+    registry, beside = CHOICES[section]
+    names = sorted(registry)
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
+        faults.append(f"{section}.name is missing: must be one of {', '.join(names)}")
+        return None
+    known = ["name", *beside, *names]
+    faults += [f"unknown key {section}.{key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
+    name, seed = raw["name"], raw.get("seed", 0)
+    if type(seed) is not int:
+        faults.append(f"{section}.seed is {seed!r}: must be a whole number")
+    try:
+        module = registry[name]
+    except ConfigError as error:
+        faults.append(f"{section}.{error}")
+        return None
+    config = _section(f"{section}.{name}", module.Config, raw.get(name) or {}, faults)
+    return Choice(name, config, seed)
+
+
+def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        faults.append(f"{path} is {raw!r}: must be a section of keys")
+        return None
+    try:
+        # Through JSON: strict about types, yet a list is a tuple and 1 is a float.
+        return TypeAdapter(type_).validate_json(json.dumps(raw), strict=True)
+    except TypeError as error:
+        faults.append(f"{path} holds a value that is no number, text, list or section ({error})")
+    except ValidationError as error:
+        faults += dict.fromkeys(_fault(path, fault, list(TypeAdapter(type_).json_schema()["properties"])) for fault in error.errors())
+    return None
+
+
+_WANTED = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+}
+
+
+def _fault(path: str, fault: Any, known: list[str]) -> str:
+    # In a list the place is a position; a union adds the name of the branch, which is no key.
+    where = ".".join([path] + [str(part) for part in fault["loc"] if isinstance(part, int) or part in known or fault["type"] == "unexpected_keyword_argument"])
+    inner = fault.get("ctx", {}).get("error")
+    if isinstance(inner, ConfigError):
+        return f"{path}.{inner}"
+    if fault["type"] == "unexpected_keyword_argument":
+        return f"unknown key {where}{did_you_mean(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "literal_error":
+        return f"{where} is {fault['input']!r}: must be {fault['ctx']['expected'].replace(chr(39), '')}"
+    said = _WANTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
+    return f"{where} is {fault['input']!r}: {said}"
+
+
+def _together(values: dict[str, Any], faults: list[str]) -> None:
+    """What no section can know alone."""
+    name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
+    module, config = datasets.registry[name], values["dataset"].config
+    if name == "sinusoid":
+        if episodes.ways != 1:
+            faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
+        if model.name == "conv4":
+            faults.append("model.name is 'conv4': must be mlp for sinusoid, whose examples are numbers and not images")
+        return
+    if episodes.ways < 2:
+        faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
+    limits = module.limits(config, values["dataset"].seed)
+    for section, queries in (("episodes", episodes.queries), ("train", values["train"].queries)):
+        if episodes.shots + queries > limits.examples:
+            faults.append(
+                f"episodes.shots + {section}.queries is {episodes.shots} + {queries} = {episodes.shots + queries}: "
+                f"must be at most {limits.examples}, the images of a {name} class"
+            )
+    for split, classes in limits.classes.items():
+        if episodes.ways > classes:
+            faults.append(f"episodes.ways is {episodes.ways}: must be at most {classes}, the number of {split} classes of {name}")
+
+
+def main() -> None:
+    from tasks import stage
+
+    args = stage.parser(__doc__).parse_args()
+
+    def body() -> None:
+        params = load(args.params)
+        for section in ("device", "dataset", "episodes", "model", "algorithm", "train", "evaluate", "report"):
+            print(f"{section}: {getattr(params, section)}")
+
+    stage.run(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`data/prepared` as objects: what the stages after `episodes` read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from episodic import sampling
+from episodic.episode import Episode
+from tasks.params import Params
+from tasks.stage import StageError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """folder: where it lies; meta: `meta.json`; device: where episodes are made."""
+
+    folder: Path
+    meta: dict[str, Any]
+    device: torch.device
+
+    @property
+    def kind(self) -> str:
+        return self.meta["kind"]
+
+    @property
+    def outputs(self) -> int:
+        """Length of a model's answer."""
+        return self.meta["ways"] if self.kind == "classification" else 1
+
+    def classes(self) -> pd.DataFrame:
+        """The class table, with the first row of each class's images as `offset`."""
+        table = pd.read_parquet(self.folder / "classes.parquet")
+        return table.assign(offset=table["count"].cumsum() - table["count"])
+
+    def images(self) -> torch.Tensor:
+        """uint8 `(N, C, H, W)`; memory-mapped on the CPU, copied to another device."""
+        mapped = torch.from_numpy(np.load(self.folder / "images.npy", mmap_mode="c"))
+        return mapped.to(self.device)
+
+    def training(self, params: Params) -> sampling.Sampler:
+        """The training episodes, made as they are asked for."""
+        episodes, config = params.episodes, params.train
+        if self.kind == "regression":
+            family = {key: tuple(value) for key, value in self.meta["family"].items()}
+            return sampling.SinusoidSampler(
+                **family, seed=config.seed, split="train", shots=episodes.shots, queries=config.queries, device=self.device
+            )
+        classes = self.classes().query("split == 'train'")
+        offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
+        return sampling.ImageSampler(
+            self.images(), offsets, counts, config.seed, "train", episodes.ways, episodes.shots, config.queries
+        )
+
+    def table(self, split: str) -> pd.DataFrame:
+        """The fixed episodes of a split, one row each."""
+        return pd.read_parquet(self.folder / f"{split}.parquet")
+
+    def fixed(self, table: pd.DataFrame, images: torch.Tensor | None = None) -> Episode:
+        """Rows of `table` as one Episode on the device."""
+
+        def column(name: str) -> torch.Tensor:
+            return torch.tensor(np.stack(table[name].to_list()), device=self.device)
+
+        if self.kind == "regression":
+            return sampling.wave_episode(column("amplitude")[:, None], column("phase")[:, None], column("support_x"), column("query_x"))
+        return sampling.image_episode(self.images() if images is None else images, column("support"), column("query"), self.meta["ways"])
+
+
+def read(folder: Path, device: torch.device) -> Prepared:
+    from tasks.files import read_json
+
+    meta = read_json(folder / "meta.json")
+    if meta.get("format") != FORMAT:
+        raise StageError(f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again")
+    return Prepared(folder, meta, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one, else cpu."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StageError("device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu")
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

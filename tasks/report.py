@@ -1,0 +1,160 @@
+"""Stage `report`: everything that the earlier stages left -> one self-contained page and a Markdown summary.
+
+Loads no model and computes no new score; the same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tasks import charts, params, stage
+from tasks.files import folder_beside, write_text
+from tasks.reporting import courses, fits, gallery, mistakes, results, scores, words
+from tasks.reporting.parts import Figure, Section, axis_title
+from tasks.reporting.results import Results
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+def run(settings: params.Params, found: Results, page: Path, summary: Path) -> None:
+    """Writes the page, and summary.md with its pictures."""
+    import vl_convert
+
+    sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
+    curves: list[fits.Fit] = []
+    pictures: dict[str, Any] = {"cards": [], "mistakes": None}
+    if found.kind == "classification":
+        sections += [*courses.modes(found), *mistakes.sections(found)]
+        pictures = {"cards": gallery.cards(found), "mistakes": mistakes.pictures(found)}
+    else:
+        curves = fits.fits(found)
+    figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
+    drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
+    common = _headline(settings, found) | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
+    scripts = {"vega": vl_convert.javascript_bundle(), "page": (TEMPLATES / "report.js").read_text()}
+    context = common | pictures | {
+        "figures": figures, "drawn": {name: _data_uri(svg) for name, svg in drawn.items()}, "palette": charts.PALETTE, "config": charts.CONFIG,
+        "css": Markup((TEMPLATES / "report.css").read_text()), "scripts": {name: _script(text) for name, text in scripts.items()},
+        "policy": _policy([_script(text) for text in scripts.values()]), "lines": fits.LINES,
+    }  # fmt: skip
+    write_text(page, _render("report.html.j2", context))
+    with folder_beside(summary) as folder:
+        write_text(folder / "summary.md", _render("summary.md.j2", common))
+        for name, svg in drawn.items():
+            write_text(folder / f"{name}.svg", svg)
+
+
+def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
+    meta, config, metrics = found.meta, found.config, found.metrics
+    score, value, ci95 = found.score, metrics[found.score], metrics[f"{found.score}_ci95"]
+    shape = f"{meta['ways']}-way {meta['shots']}-shot" if found.kind == "classification" else words.count(meta["shots"], "support point")
+    queries = f"{words.count(meta['queries'], 'query', 'queries')}{' a class' if found.kind == 'classification' else ''}"
+    # Without batch norm the mode says nothing.
+    mode = [found.mode] if found.other_mode or found.curve["mode"].nunique() == 1 else []
+    protocol = [shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, words.count(found.steps, "inner step"), words.count(metrics["episodes"], "test episode")]
+    big, _, half = words.figure(score, value, ci95).partition(" ± ")
+    chips = [
+        ("method", config["algorithm"]["name"]), ("model", config["model"]["name"]), ("parameters", f"{config['parameters']:,}" if "parameters" in config else None),
+        ("best of", f"{config['iterations']:,} iterations"), ("device", settings.device),
+    ]  # fmt: skip
+    aside = []
+    if score == "mse":
+        aside.append(f"median {words.number(metrics.get('mse_median'))}, {words.count(metrics.get('diverged', 0), 'episode')} diverged")
+        if "before.mse" in metrics:
+            aside.append(f"{words.figure(score, metrics['before.mse'], metrics.get('before.mse_ci95'))} before adaptation")
+    elif "before.accuracy" in metrics:
+        aside.append(f"{words.figure(score, metrics['before.accuracy'], metrics.get('before.accuracy_ci95'))} before adaptation")
+    return {
+        "title": settings.report.title or f"{shape} {meta['dataset']}", "score": score, "what": axis_title(found), "big": big, "half": half,
+        "value": value, "ci95": ci95, "protocol": ", ".join(protocol), "chips": [c for c in chips if c[1]], "aside": aside, "found": found,
+    }  # fmt: skip
+
+
+def _provenance(settings: params.Params, found: Results) -> dict[str, Any]:
+    """What makes the same report again."""
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
+    yaml.dump(in_use(settings.raw), stream)
+    digests = [
+        ("data", "digest of data/prepared", found.meta.get("data_digest")),
+        ("model", "SHA-256 of models/run/weights.safetensors", found.weights_digest),
+        ("code of episodes", "digest of the modules that made the data", found.meta.get("code_digest")),
+        ("code of train", "digest of the modules that made the model", found.config.get("code_digest")),
+    ]
+    return {"yaml": stream.getvalue(), "digests": [d for d in digests if d[2]], "command": "dvc repro"}
+
+
+def in_use(raw: dict[str, Any]) -> dict[str, Any]:
+    """The params that count: of a section that picks by name, only the picked one's own section."""
+    picks = {key: section for key, section in raw.items() if isinstance(section, dict) and "name" in section}
+    return {
+        key: {k: v for k, v in section.items() if not isinstance(v, dict) or k == section["name"]} if key in picks else section
+        for key, section in raw.items()
+    }
+
+
+def _render(name: str, context: dict[str, Any]) -> str:
+    """HTML escapes every value; Markdown too, and what Markdown itself would read as more than text."""
+    markdown = name.endswith(".md.j2")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=not markdown,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown if markdown else None,
+    )  # fmt: skip
+    return environment.get_template(name).render(context)
+
+
+def _markdown(value: Any) -> Any:
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(" ".join(value.split()), quote=False))
+
+
+def _script(text: str) -> Markup:
+    """A script to stand in a page: nothing in it ends the element."""
+    return Markup(re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE).strip())
+
+
+def _policy(scripts: list[Markup]) -> str:
+    """A content security policy: these scripts alone, pictures from the page itself, no request to anywhere."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
+
+
+def _data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def main() -> None:
+    parser = stage.parser(
+        __doc__,
+        data="folder written by the stage episodes",
+        model="folder written by the stage train",
+        scores="folder written by the stage evaluate",
+        metrics="file written by the stage evaluate",
+        history="folder written by the stage train",
+        html="file to write: the page",
+        summary="folder to write: summary.md and its pictures",
+    )
+    args = parser.parse_args()
+
+    def body() -> None:
+        settings = params.load(args.params)
+        run(settings, results.read(args.data, args.model, args.scores, args.metrics, args.history), args.html, args.summary)
+
+    stage.run(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Real episodes, from typical to worst, with the model's answers before and after adaptation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.reporting import words
+from tasks.reporting.pictures import Sheet
+from tasks.reporting.results import Results
+
+PLACES = (("typical", 0.5), ("below average", 0.25), ("one in ten is worse", 0.1), ("one in twenty is worse", 0.05), ("one in fifty is worse", 0.02), ("the worst", 0.0))
+"""Which episodes are shown: words, and the quantile of the headline accuracy."""
+
+TILES = 100
+"""At most so many queries an episode are drawn."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """cell: place on the sheet; answer: the label given; right: whether it is the true one."""
+
+    cell: int
+    answer: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Class:
+    """label: the letter it goes by in the episode; support: cells of the sheet; before, after: its queries."""
+
+    label: str
+    name: str
+    group: str
+    support: list[int]
+    before: list[Query]
+    after: list[Query]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One episode. before, after: shares of right answers, in words; told: the same for who cannot see the picture."""
+
+    episode: int
+    place: str
+    before: str
+    after: str
+    told_before: str
+    told_after: str
+    classes: list[Class]
+    sheet: Sheet
+    large: bool
+    shown: int
+    queries: int
+
+
+def label(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def cards(results: Results) -> list[Card]:
+    """Episodes at the quantiles of PLACES, each once."""
+    assert results.answers is not None
+    known = set(results.answers["episode"])
+    order = results.headline[results.headline["episode"].isin(known)].sort_values(["accuracy", "episode"])["episode"].tolist()
+    picked: dict[int, str] = {}
+    for place, quantile in reversed(PLACES):  # the worst first: it must not be lost to a neighbour
+        free = [i for i in range(len(order)) if order[i] not in picked]
+        if free:
+            picked[order[min(free, key=lambda i: (abs(i - round(quantile * (len(order) - 1))), i))]] = place
+    return [_card(results, episode, place) for episode, place in reversed(picked.items())]
+
+
+def _card(results: Results, episode: int, place: str) -> Card:
+    assert results.answers is not None and results.table is not None and results.images is not None
+    line = results.test.loc[results.test["episode"] == episode].iloc[0]
+    answers = results.answers[results.answers["episode"] == episode]
+    ways, shots, queries = (results.meta[key] for key in ("ways", "shots", "queries"))
+    shown = min(queries, max(1, TILES // ways))
+    rows = [int(r) for r in line["support"]]
+    classes = []
+    for way in range(ways):
+        table = results.table.iloc[int(line["classes"][way])]
+        mine = answers[answers["label"] == way].head(shown)
+        first = len(rows)
+        rows += [int(r) for r in mine["image"]]
+        before, after = (
+            [Query(first + i, label(int(answer)), int(answer) == way) for i, answer in enumerate(mine[column])] for column in ("before", "after")
+        )
+        classes.append(Class(label(way), str(table["class"]), str(table["group"]), list(range(way * shots, (way + 1) * shots)), before, after))
+    shares = [float(np.mean(answers[column] == answers["label"])) for column in ("before", "after")]
+    told = [_told(classes, when) for when in ("before", "after")]
+    return Card(
+        int(episode), place, words.percent(shares[0]), words.percent(shares[1]), told[0], told[1], classes, Sheet.of(results.images, rows),
+        ways * shown <= 25, shown, queries,
+    )  # fmt: skip
+
+
+def _told(classes: list[Class], when: str) -> str:
+    """'7 of 75 queries wrong: 2 of A, 5 of C.'"""
+    wrong = [(c.label, sum(not q.right for q in getattr(c, when))) for c in classes]
+    total, shown = sum(n for _, n in wrong), sum(len(getattr(c, when)) for c in classes)
+    if not total:
+        return f"all {words.count(shown, 'query', 'queries')} right."
+    return f"{total} of {words.count(shown, 'query', 'queries')} wrong: {words.joined([f'{n} of {c}' for c, n in wrong if n])}."

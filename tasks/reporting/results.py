@@ -1,0 +1,144 @@
+"""Everything that the earlier stages left, read and checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.files import read_json
+from tasks.stage import StageError
+
+FORMAT = 1
+"""Of data/prepared and models/run; named here so that a change of the stages' code alone is no reason to report again."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of docs/files.md; what one kind does not have is None.
+
+    score: `accuracy` or `mse`, the column that holds the figure; mode, steps: of the headline; metrics: dotted key -> number
+    """
+
+    kind: str
+    score: str
+    mode: str
+    steps: int
+    meta: dict[str, Any]
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+    episodes: pd.DataFrame
+    curve: pd.DataFrame
+    baselines: pd.DataFrame
+    weights_digest: str
+    table: pd.DataFrame | None = None
+    images: np.ndarray | None = None
+    classes: pd.DataFrame | None = None
+    answers: pd.DataFrame | None = None
+    fits: pd.DataFrame | None = None
+    support: pd.DataFrame | None = None
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """One row an episode: the headline's mode and step."""
+        return self.episodes[(self.episodes["mode"] == self.mode) & (self.episodes["step"] == self.steps)]
+
+    def course(self, mode: str) -> pd.DataFrame:
+        """The adaptation curve of a mode, by step."""
+        return self.curve[self.curve["mode"] == mode].sort_values("step", ignore_index=True)
+
+    @property
+    def other_mode(self) -> str | None:
+        """The mode beside the headline's, if it was measured and differs (without batch norm the two agree)."""
+        mine = self.course(self.mode)[self.score].to_numpy()
+        for mode in sorted(set(self.curve["mode"]) - {self.mode}):
+            theirs = self.course(mode)[self.score].to_numpy()
+            if not (mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=1e-9, atol=1e-12, equal_nan=True)):
+                return mode
+        return None
+
+
+def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) -> Results:
+    """StageError: a file is missing, unreadable, of another format, or without a column that its kind needs."""
+    meta, config = _described(data / "meta.json", "episodes"), _described(model / "config.json", "train")
+    kind = meta["kind"]
+    if kind not in ("classification", "regression"):
+        raise StageError(f"{data / 'meta.json'} has kind {kind!r}: must be classification or regression")
+    for key in ("kind", "dataset", "ways", "shots"):
+        if config.get(key) != meta.get(key):
+            raise StageError(f"{model} was trained for {key} {config.get(key)!r}, {data} holds {meta.get(key)!r}: run the stages train and evaluate again")
+    score = "accuracy" if kind == "classification" else "mse"
+    figures = flat(_read(metrics, "evaluate", read_json))
+    for key in (score, f"{score}_ci95", "episodes", "steps"):
+        if key not in figures:
+            raise StageError(f"{metrics} has no {key}: run the stage evaluate again")
+    step = ["iteration", "loss"]
+    parts: dict[str, Any] = {
+        "train": _table(history / "train.csv", "train", [*step, score] if score == "accuracy" else step),
+        "validation": _table(history / "validation.csv", "train", [*step, score, f"{score}_ci95", "best"]),
+        "episodes": _table(scores / "episodes.parquet", "evaluate", ["mode", "episode", "step", score]),
+        "curve": _table(scores / "curve.csv", "evaluate", ["mode", "step", score, f"{score}_ci95"]),
+        "baselines": _table(scores / "baselines.parquet", "evaluate", ["method", "episode", score]),
+        "weights_digest": _read(model / "weights.safetensors", "train", lambda path: hashlib.sha256(path.read_bytes()).hexdigest()),
+    }
+    if kind == "classification":
+        parts["test"] = _table(data / "test.parquet", "episodes", ["episode", "classes", "support", "query"])
+        parts["table"] = _table(data / "classes.parquet", "episodes", ["class", "group", "split", "count"])
+        parts["images"] = _read(data / "images.npy", "episodes", lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
+        parts["classes"] = _table(scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"])
+        parts["answers"] = _table(scores / "answers.parquet", "evaluate", ["episode", "image", "label", "before", "after"])
+    else:
+        parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
+        parts["fits"] = _table(scores / "fits.parquet", "evaluate", ["episode", "x", "truth"])
+        parts["support"] = _table(scores / "support.parquet", "evaluate", ["episode", "x", "y"])
+    result = Results(kind, score, config["batch_norm"], int(figures["steps"]), meta, config, figures, **parts)
+    if result.headline.empty:
+        raise StageError(f"{scores / 'episodes.parquet'} has no rows for {result.mode} after {result.steps} steps: run the stage evaluate again")
+    return result
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of figures by dotted keys, as docs/files.md names them."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
+
+
+def _described(path: Path, stage: str) -> dict[str, Any]:
+    found = _read(path, stage, read_json)
+    if found.get("format") != FORMAT:
+        raise StageError(f"{path} has format {found.get('format')!r}, not {FORMAT}: run the stage {stage} again")
+    wanted = ["kind", "dataset", "ways", "shots"] + (["queries", "protocol"] if stage == "episodes" else ["algorithm", "model", "batch_norm"])
+    absent = [key for key in wanted if key not in found]
+    if absent:
+        raise StageError(f"{path} has no {', '.join(absent)}: run the stage {stage} again")
+    return found
+
+
+def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        raise StageError(f"there is no {path}: run the stage {stage} first (dvc repro runs what is needed)") from error
+    except (ValueError, OSError, json.JSONDecodeError) as error:  # pyarrow's and pandas' errors are ValueErrors or OSErrors
+        raise StageError(f"{path} cannot be read ({' '.join(str(error).split())}): run the stage {stage} again") from error
+
+
+def _table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
+    found = _read(path, stage, pd.read_csv if path.suffix == ".csv" else pd.read_parquet)
+    absent = [column for column in columns if column not in found]
+    if absent:
+        raise StageError(f"{path} has no column {', '.join(absent)}: run the stage {stage} again")
+    if found.empty:
+        raise StageError(f"{path} has no rows: run the stage {stage} again")
+    return found

@@ -1,0 +1,57 @@
+"""Where a training that was killed goes on.
+
+Resume checkpoints lie outside DVC's outs, since DVC deletes those before a run: in `resume/` beside DVC's cache, where all
+experiment workspaces that share the cache find them. A folder's name is the digest of everything that the result depends on
+(parameters, inputs, code, torch), so that a change of any of them never resumes from an old one. It is locked while in use and
+deleted once the outputs are written: left behind, it would turn a forced rerun into a copy.
+"""
+
+from __future__ import annotations
+
+import configparser
+import fcntl
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.files import code_digest, digest
+from tasks.stage import StageError
+
+
+def root(workspace: Path = Path()) -> Path:
+    """`resume/` beside DVC's cache: `.dvc/resume`, unless the configuration puts the cache elsewhere."""
+    dvc = workspace / ".dvc"
+    for name in ("config.local", "config"):
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        config.read(dvc / name, encoding="utf-8")
+        if folder := config.get("cache", "dir", fallback=None):
+            return (dvc / folder).resolve().parent / "resume"
+    return dvc / "resume"
+
+
+def key(settings: dict[str, Any], inputs: Path, device: torch.device) -> str:
+    """The digest of what a training depends on."""
+    versions = [torch.__version__, np.__version__, platform.machine(), device.type, torch.get_num_threads()]
+    said = json.dumps([settings, digest(inputs), code_digest(), versions], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def checkpoint(folder: Path) -> Iterator[Path]:
+    """The path of the resume checkpoint in `folder`, locked; the folder is deleted if the block ends well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(f"another process is running this very training (lock {folder / 'lock'}); wait for it or stop it") from error
+        yield folder / "state.safetensors"
+        shutil.rmtree(folder)

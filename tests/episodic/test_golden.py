@@ -1,0 +1,191 @@
+"""Meta-gradients against golden vectors (float64, made with JAX and checked against plain loops), and mutants that must fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import grad, vmap
+
+from episodic import ops
+from episodic.algorithms.maml import Maml
+from episodic.episode import Episode
+from episodic.learner import MetaLearner
+from episodic.models import Model, conv4, mlp
+from episodic.objective import Objective
+from episodic.ops import Params
+from episodic.outer import meta_gradient
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+TOLERANCE = 1e-10
+NETWORKS = ("mlp", "conv_strided", "conv_pooled")
+CASES = {"maml_order2_steps1": (1, True), "maml_order2_steps3": (3, True), "maml_order1_steps3": (3, False)}
+
+
+class TanhMlp(NamedTuple):
+    """The golden `mlp`: a model is any function of (parameters, x)."""
+
+    def init(self, generator: torch.Generator) -> Params:
+        raise AssertionError("the golden parameters are used")
+
+    def __call__(self, theta: Params, x: torch.Tensor, reference: int | None = None) -> torch.Tensor:
+        hidden = torch.tanh(ops.linear(x, theta["hidden.weight"], theta["hidden.bias"]))
+        return ops.linear(hidden, theta["head.weight"], theta["head.bias"])
+
+
+MODELS: dict[str, Model] = {
+    "mlp": TanhMlp(),
+    "conv_strided": conv4.build(conv4.Config(4, 2, "stride", "flatten"), (1, 8, 8), 3),
+    "conv_pooled": conv4.build(conv4.Config(4, 2, "max_pool", "flatten"), (1, 8, 8), 3),
+}
+
+
+def vectors(network: str) -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / f"{network}.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def problem(network: str) -> tuple[dict[str, torch.Tensor], Params, Episode]:
+    golden = vectors(network)
+    theta = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
+    return golden, theta, Episode(*(golden[name] for name in ("support_x", "support_y", "query_x", "query_y")))
+
+
+def error(gradient: Params, golden: dict[str, torch.Tensor], case: str) -> float:
+    return max((gradient[name] - golden[f"{case}/grad/{name}"]).abs().max().item() for name in gradient)
+
+
+def learner(network: str, case: str, golden: dict[str, torch.Tensor], **changes) -> MetaLearner:
+    steps, second_order = CASES[case]
+    return MetaLearner(MODELS[network], Maml(float(golden["inner_lr"]), steps, second_order), Objective("classification"), **changes)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_meta_gradient_is_the_golden_one(network, case):
+    golden, theta, episode = problem(network)
+    result = meta_gradient(learner(network, case, golden), theta, episode)
+    assert result.gradient.keys() == theta.keys()
+    assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
+    assert error(result.gradient, golden, case) < TOLERANCE
+
+
+@pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_batch_of_tasks_equals_one_task_after_the_other(network, case, batch_norm):
+    golden, theta, episode = problem(network)
+    method = learner(network, case, golden, batch_norm=batch_norm)
+    whole = meta_gradient(method, theta, episode)
+    parts = [meta_gradient(method, theta, episode[t : t + 1]) for t in range(episode.tasks)]
+    for name in theta:
+        mean = torch.stack([part.gradient[name] for part in parts]).mean(0)
+        torch.testing.assert_close(whole.gradient[name], mean, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(whole.loss, torch.stack([part.loss for part in parts]).mean(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
+@pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
+def test_meta_gradient_agrees_with_finite_differences(network, batch_norm):
+    golden, theta, episode = problem(network)
+    method = learner(network, "maml_order2_steps3", golden, batch_norm=batch_norm)
+    gradient = meta_gradient(method, theta, episode).gradient
+    generator = torch.Generator().manual_seed(0)
+    direction = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in theta.items()}
+
+    def loss(h: float) -> float:
+        return meta_gradient(method, {n: p + h * direction[n] for n, p in theta.items()}, episode).loss.item()
+
+    h = 1e-6  # small enough that no ReLU or maximum switches
+    slope = (loss(h) - loss(-h)) / (2 * h)
+    expected = sum((gradient[n] * direction[n]).sum().item() for n in theta)
+    assert slope == pytest.approx(expected, rel=1e-5)
+
+
+def test_inductive_statistics_do_not_see_the_query_set():
+    golden, theta, episode = problem("conv_strided")
+    method = learner("conv_strided", "maml_order2_steps1", golden, batch_norm="inductive")
+    expanded = {name: p.expand(episode.tasks, *p.shape) for name, p in theta.items()}
+    together = method.query_outputs(expanded, episode)
+    alone = method.query_outputs(expanded, episode._replace(query_x=episode.query_x[:, :1], query_y=episode.query_y[:, :1]))
+    torch.testing.assert_close(together[:, :1], alone, rtol=0, atol=1e-12)
+    transductive = method.query_outputs(expanded, episode, "transductive")
+    assert (transductive - together).abs().max() > 1e-3
+
+
+# Mutants: engines that are wrong in ways seen in the field. The golden vectors must tell them apart.
+
+
+def test_mutant_without_the_second_order_term_fails():
+    golden, theta, episode = problem("conv_strided")
+    mutant = MetaLearner(MODELS["conv_strided"], Maml(float(golden["inner_lr"]), 3, second_order=False), Objective("classification"))
+    assert error(meta_gradient(mutant, theta, episode).gradient, golden, "maml_order2_steps3") > 1e-4
+
+
+def test_mutant_with_torch_batch_norm_under_vmap_fails():
+    golden, theta, episode = problem("conv_strided")
+
+    def model(theta: Params, x: torch.Tensor) -> torch.Tensor:
+        for i in range(2):
+            x = F.conv2d(x, theta[f"conv{i}.weight"], theta[f"conv{i}.bias"], 2, 1)
+            x = F.batch_norm(x, None, None, theta[f"norm{i}.weight"], theta[f"norm{i}.bias"], training=True).relu()
+        return F.linear(x.flatten(1), theta["head.weight"], theta["head.bias"])
+
+    def loss(theta: Params, support_x, support_y, query_x, query_y) -> torch.Tensor:
+        for _ in range(3):
+            gradient = grad(lambda t: F.cross_entropy(model(t, support_x), support_y))(theta)
+            theta = {name: theta[name] - golden["inner_lr"] * gradient[name] for name in theta}
+        return F.cross_entropy(model(theta, query_x), query_y)
+
+    looped = [grad(loss)(theta, *(part[t] for part in tuple(episode))) for t in range(episode.tasks)]
+    right = {name: torch.stack([g[name] for g in looped]).mean(0) for name in theta}
+    assert error(right, golden, "maml_order2_steps3") < TOLERANCE  # the fault is vmap's, not this test's
+    mutant = grad(lambda t: vmap(loss, in_dims=(None, 0, 0, 0, 0))(t, *episode).mean())(theta)
+    assert error(mutant, golden, "maml_order2_steps3") > 1e-4
+
+
+@pytest.mark.parametrize("broken", ["_convolve", "_sum"])
+def test_mutant_operators_fail(broken, monkeypatch):
+    golden, theta, episode = problem("conv_strided")
+    original = getattr(ops, broken)
+    monkeypatch.setattr(ops, broken, lambda *args: original(*args) * 1.001)
+    result = meta_gradient(learner("conv_strided", "maml_order2_steps1", golden), theta, episode)
+    assert error(result.gradient, golden, "maml_order2_steps1") > 1e-6
+
+
+def test_mlp_is_the_network_it_says():
+    model = mlp.build(mlp.Config((5, 4)), (1, 2, 2), 3)
+    theta = model.init(torch.Generator().manual_seed(0))
+    x = torch.randn(2, 7, 1, 2, 2)
+    answer = model({name: p.expand(2, *p.shape) for name, p in theta.items()}, x)
+    hidden = x.flatten(2)
+    for layer in ("hidden0", "hidden1"):
+        hidden = F.relu(F.linear(hidden, theta[f"{layer}.weight"], theta[f"{layer}.bias"]))
+    torch.testing.assert_close(answer, F.linear(hidden, theta["head.weight"], theta["head.bias"]))
+
+
+@pytest.mark.parametrize(("tasks_share", "stride"), [(True, 1), (True, 2), (False, 1), (False, 2)])
+def test_convolution_has_two_right_derivatives(tasks_share, stride):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 2, 2, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(1 if tasks_share else 2, 3, 2, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def convolution(x, weight, bias):
+        return ops.conv2d(x, weight.expand(2, -1, -1, -1, -1), bias, stride)
+
+    assert torch.autograd.gradcheck(convolution, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(convolution, (x, weight, bias))
+
+
+def test_norm_relu_has_two_right_derivatives():
+    generator = torch.Generator().manual_seed(2)
+    x, scale, shift = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2, 2, 2), (2, 2), (2, 2)))
+    assert torch.autograd.gradcheck(ops.norm_relu, (x, scale, shift))
+    assert torch.autograd.gradgradcheck(ops.norm_relu, (x, scale, shift))
+    same = ops.norm_relu(x, scale, shift, reference=x.shape[1])
+    torch.testing.assert_close(ops.norm_relu(x, scale, shift), same, rtol=0, atol=1e-12)

@@ -1,0 +1,163 @@
+"""Episodes are a pure function of (seed, split, index), and fair."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from episodic import counter
+from episodic.config import ConfigError
+from episodic.sampling import ImageSampler, SinusoidSampler, class_episodes
+
+
+def sampler(classes: int = 7, ways: int = 3, shots: int = 1, queries: int = 2, seed: int = 0, split: str = "train", counts=None) -> ImageSampler:
+    counts = torch.full((classes,), 5) if counts is None else torch.tensor(counts)
+    offsets = counts.cumsum(0) - counts
+    images = torch.arange(int(counts.sum()), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    return ImageSampler(images, offsets, counts, seed, split, ways, shots, queries)
+
+
+sizes = st.fixed_dictionaries(
+    {"ways": st.integers(1, 6), "shots": st.integers(1, 3), "queries": st.integers(1, 4), "seed": st.integers(0, 2**40)}
+)
+
+
+@given(size=sizes, counts=st.lists(st.integers(7, 30), min_size=6, max_size=12), index=st.integers(0, 2**40))
+def test_an_episode_is_well_formed(size, counts, index):
+    made = sampler(counts=counts, **size)
+    classes, support, query = made.rows(torch.tensor([index]))
+    assert len(set(classes[0].tolist())) == size["ways"], "classes are distinct"
+    rows = support[0].tolist() + query[0].tolist()
+    assert len(set(rows)) == len(rows), "support and query are disjoint and without repetition"
+    for position, name in enumerate(classes[0].tolist()):
+        low, high = int(made.offsets[name]), int(made.offsets[name] + made.counts[name])
+        of_class = support[0].view(size["ways"], -1)[position].tolist() + query[0].view(size["ways"], -1)[position].tolist()
+        assert all(low <= row < high for row in of_class), "every image is one of its class"
+    episode = made(torch.tensor([index]))
+    for y, n in ((episode.support_y, size["shots"]), (episode.query_y, size["queries"])):
+        assert y[0].tolist() == [label for label in range(size["ways"]) for _ in range(n)]
+    assert episode.support_x.dtype == torch.float32 and float(episode.support_x.max()) <= 1
+
+
+@given(size=sizes, index=st.lists(st.integers(0, 2**40), min_size=1, max_size=8))
+def test_a_batch_equals_one_by_one(size, index):
+    made = sampler(classes=9, counts=[9] * 9, **size)
+    batch = made.rows(torch.tensor(index))
+    for position, i in enumerate(index):
+        for whole, single in zip(batch, made.rows(torch.tensor([i])), strict=True):
+            assert torch.equal(whole[position], single[0])
+
+
+def test_neither_another_split_nor_another_seed_draws_the_same_episodes():
+    index = torch.arange(50)
+    base = sampler(classes=100).rows(index)[0]
+    assert not torch.equal(base, sampler(classes=100, split="test").rows(index)[0])
+    assert not torch.equal(base, sampler(classes=100, seed=1).rows(index)[0])
+    assert torch.equal(base, sampler(classes=100).rows(index)[0])
+
+
+def chi_square(counts: torch.Tensor) -> float:
+    expected = counts.double().mean()
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def bound(degrees: int) -> float:
+    """About the 99.99 % quantile of chi-square (Wilson and Hilferty's cube)."""
+    return degrees * (1 - 2 / (9 * degrees) + 3.72 * (2 / (9 * degrees)) ** 0.5) ** 3
+
+
+def test_classes_images_and_orders_are_uniform():
+    index = torch.arange(20_000)
+    classes, examples = class_episodes(counter.key(3, "train"), index, torch.full((12,), 6), ways=3, size=4)
+    for position in range(3):
+        assert chi_square(classes[:, position].bincount(minlength=12)) < bound(11)
+    for place in range(4):
+        assert chi_square(examples[:, :, place].flatten().bincount(minlength=6)) < bound(5)
+    # Every ordered selection of two of the six images is as likely as any other, in the first two places and the last two.
+    for a, b in ((0, 1), (2, 3), (0, 3)):
+        pairs = (examples[:, 0, a] * 6 + examples[:, 0, b]).bincount(minlength=36)
+        allowed = torch.tensor([x * 6 + y for x, y in itertools.permutations(range(6), 2)])
+        assert pairs.sum() == pairs[allowed].sum()
+        assert chi_square(pairs[allowed]) < bound(29)
+    # The order of a set of classes is random too.
+    order = (classes.argsort(1) * torch.tensor([9, 3, 1])).sum(1)
+    assert chi_square(order.unique(return_counts=True)[1]) < bound(5)
+
+
+def test_uniformity_bound_can_fail():
+    skewed = torch.tensor([1700] * 6 + [1640] * 5 + [1600])
+    assert chi_square(skewed * 12) > bound(11)
+
+
+def test_choose_all_is_a_permutation():
+    bits = counter.draws(counter.key(0, "x"), torch.arange(500), 6)
+    assert torch.equal(counter.choose(bits, 6, 6).sort(1).values, torch.arange(6).expand(500, 6))
+
+
+def test_draws_are_these_numbers():
+    """Frozen: a change here changes every episode that anybody has ever drawn."""
+    assert counter.key(0, "train") == 2765697047129211453
+    assert counter.draws(counter.key(0, "train"), torch.tensor([0, 1, 10**12]), 2).tolist() == FROZEN
+
+
+FROZEN = [[-3466687042821201363, 7051051229073953925], [-4048328670470656912, -6153497036186027842], [-8636087071775866882, 5852818250068692312]]
+
+
+def splitmix(state: int) -> int:
+    """SplitMix64's output function as published, on Python integers."""
+    mask = (1 << 64) - 1
+    z = state & mask
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+    return z ^ (z >> 31)
+
+
+@given(key=st.integers(-(2**63), 2**63 - 1), index=st.integers(0, 2**50), place=st.integers(0, 5))
+def test_draws_are_splitmix64(key, index, place):
+    gamma = 0x9E3779B97F4A7C15
+    expected = splitmix(splitmix(key + gamma * (index + 1)) + gamma * (place + 1))
+    assert counter.draws(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64) == expected
+
+
+def _rows(index: range) -> list:
+    return [part.tolist() for part in sampler(classes=50).rows(torch.tensor(list(index)))]
+
+
+def test_processes_share_the_work():
+    whole = _rows(range(8))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        halves = pool.map(_rows, [range(4), range(4, 8)])
+    assert whole == [a + b for a, b in zip(*halves, strict=True)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device to compare with the CPU")
+def test_gpu_draws_the_same_episodes():
+    index = torch.arange(1000)
+    key, counts = counter.key(0, "train"), torch.full((4400,), 20)
+    cpu = class_episodes(key, index, counts, 5, 16)
+    gpu = class_episodes(key, index.cuda(), counts.cuda(), 5, 16)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(cpu, gpu, strict=True))
+
+
+def test_too_much_asked_of_the_data_is_refused():
+    with pytest.raises(ConfigError, match="ways is 8: must be at most 7, the number of train classes"):
+        sampler(ways=8)
+    with pytest.raises(ConfigError, match=r"shots \+ queries is 6: must be at most 5"):
+        sampler(shots=2, queries=4)
+
+
+def test_sinusoids_are_the_family_of_the_paper():
+    waves = SinusoidSampler((0.1, 5.0), (0.0, 3.141592653589793), (-5.0, 5.0), 0, "test", shots=5, queries=10)
+    amplitude, phase, x = waves.waves(torch.arange(20_000))
+    for drawn, low, high in ((amplitude, 0.1, 5.0), (phase, 0.0, 3.141592653589793), (x, -5.0, 5.0)):
+        assert low <= float(drawn.min()) < low + 0.01 * (high - low) and high - 0.01 * (high - low) < float(drawn.max()) < high
+        bins = ((drawn - low) / (high - low) * 20).long().flatten().bincount(minlength=20)
+        assert chi_square(bins) < bound(19)
+    episode = waves(torch.tensor([5, 9]))
+    torch.testing.assert_close(episode.query_y[1, :, 0], (amplitude[9] * torch.sin(x[9, 5:] - phase[9])).float())
+    assert torch.equal(waves(torch.tensor([9])).support_x[0], episode.support_x[1])
