@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Small tensors gain nothing from threads, and lose much where another program has the cores.
+torch.set_num_threads(1)
 
 # The same examples every time, so that a red run can be repeated.
 settings.register_profile("project", derandomize=True, deadline=None, max_examples=40)

@@ -1,0 +1,86 @@
+"""Evaluation looks at no query label while it adapts, and its figures do not depend on how episodes are grouped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from episodic import evaluate, statistics
+from episodic.adapt import expand
+from episodic.algorithms.maml import Maml
+from episodic.episode import Episode
+from episodic.learner import MetaLearner
+from episodic.models import conv4
+from episodic.objective import Objective
+
+LEARNER = MetaLearner(conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), Maml(0.3, 1), Objective("classification"))
+
+
+def episodes(tasks: int = 6, queries: int = 4) -> Episode:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(tasks, 3, 1, 8, 8, generator=generator)
+    labels = torch.arange(3)
+
+    def side(n: int):
+        x = means.repeat_interleave(n, 1) + 0.8 * torch.randn(tasks, 3 * n, 1, 8, 8, generator=generator)
+        return x, labels.repeat_interleave(n).expand(tasks, -1)
+
+    return Episode(*side(2), *side(queries))
+
+
+def meta():
+    return LEARNER.init(0)
+
+
+def test_curve_is_adaptation_step_by_step():
+    episode = episodes()
+    curve = evaluate.curve(LEARNER, meta(), episode, 3)
+    theta = expand(meta(), episode.tasks)
+    for step in range(4):
+        for mode in ("transductive", "inductive"):
+            answer = LEARNER.query_outputs(theta, episode, mode)
+            torch.testing.assert_close(curve.score[mode][:, step], (answer.argmax(-1) == episode.query_y).float().mean(1))
+        theta = {n: p.detach().requires_grad_() for n, p in theta.items()}
+        loss = LEARNER.support_loss(theta, episode).sum()
+        gradient = torch.autograd.grad(loss, list(theta.values()))
+        theta = {n: p - 0.3 * g for (n, p), g in zip(theta.items(), gradient, strict=True)}
+    assert not torch.equal(curve.score["transductive"], curve.score["inductive"])
+
+
+def test_poisoned_query_labels_change_no_answer():
+    episode = episodes()
+    poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
+    a, b = (evaluate.curve(LEARNER, meta(), e, 3) for e in (episode, poisoned))
+    assert torch.equal(a.outputs, b.outputs)
+    assert not torch.equal(a.score["transductive"], b.score["transductive"])
+    assert torch.equal(a.score["transductive"][:, 0] >= 0, torch.ones(6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 6])
+def test_grouping_does_not_count(chunk):
+    episode = episodes()
+    whole, _ = evaluate.scores(LEARNER, meta(), episode, 2, 100)
+    parts, _ = evaluate.scores(LEARNER, meta(), episode, 2, chunk)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_random_init_does_not_depend_on_grouping_and_learns():
+    episode = episodes(tasks=12, queries=10)
+    whole = evaluate.random_init(LEARNER, 0, episode)
+    parts = torch.cat([evaluate.random_init(LEARNER, 0, episode[i : i + 5], first=i) for i in (0, 5, 10)])
+    torch.testing.assert_close(whole, parts, atol=0.1, rtol=0)
+    assert whole.mean() > 1 / 3 + 0.1
+
+
+def test_pixel_centroid_by_hand():
+    support = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [5.0, 5.0], [7.0, 5.0]]])  # class means (0, 1) and (6, 5)
+    query = torch.tensor([[[0.0, 3.0], [6.0, 6.0], [3.1, 3.0], [1.0, 1.0]]])
+    episode = Episode(support, torch.tensor([[0, 0, 1, 1]]), query, torch.tensor([[0, 1, 1, 1]]))
+    assert evaluate.pixel_centroid(episode).tolist() == [0.75]
+
+
+def test_mean_ci95_by_hand():
+    mean, half = statistics.mean_ci95(np.array([0.0, 1.0, 1.0, 0.0]))
+    assert mean == 0.5 and half == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2)
+    assert np.isnan(statistics.mean_ci95(np.array([1.0]))[1])

@@ -1,0 +1,150 @@
+"""Meta-training learns, is deterministic, and resumes to the same bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from episodic import checkpoint, evaluate, train
+from episodic.algorithms import fomaml, maml
+from episodic.learner import MetaLearner
+from episodic.models import mlp
+from episodic.objective import Objective
+from episodic.sampling import SinusoidSampler
+
+CONFIG = train.Config(iterations=45, meta_batch=4, queries=5, validate_every=15, checkpoint_every=10, meta_lr=0.01)
+
+
+def sines(split: str) -> SinusoidSampler:
+    return SinusoidSampler((0.1, 5.0), (0.0, math.pi), (-5.0, 5.0), 0, split, shots=5, queries=5)
+
+
+def meta_learner(method=maml, inner_lr: float = 0.01) -> MetaLearner:
+    network = mlp.build(mlp.Config((20, 20)), (1,), 1)
+    return MetaLearner(network, method.build(method.Config(inner_lr, 1)), Objective("regression"))
+
+
+def run(config: train.Config = CONFIG, method=maml, **options) -> train.Result:
+    return train.train(meta_learner(method), sines("train"), sines("validation")(torch.arange(20)), config, **options)
+
+
+def equal(a: train.Result, b: train.Result) -> bool:
+    return all(torch.equal(a.theta[name], b.theta[name]) for name in a.theta) and a.history == b.history and a.score == b.score
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [4, 23, 40])
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path, kill_at):
+    path = tmp_path / "state.safetensors"
+    iterations = []
+
+    def killer(iteration, figures):
+        if iteration == kill_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(checkpoint_path=path, on_progress=killer)
+    result = run(checkpoint_path=path, on_progress=lambda iteration, figures: iterations.append(iteration))
+    # At kill_at the callback comes after the checkpoint of that very iteration.
+    last = kill_at // 10 * 10
+    assert result.resumed_at == last
+    assert iterations == list(range(last + 1, 46)), "the rest of the iterations really ran"
+    assert equal(result, run())
+
+
+def test_training_is_deterministic_and_the_seed_counts():
+    assert equal(run(), run())
+    assert not equal(run(), run(replace(CONFIG, seed=1)))
+
+
+def test_checkpoint_bytes_are_the_same_every_time(tmp_path):
+    for name in ("a", "b"):
+        run(checkpoint_path=tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("method", [maml, fomaml])
+def test_it_learns_to_adapt(method):
+    """300 iterations on sine waves bring the error after one step well below that of the untrained network and of answering 0."""
+    config = train.Config(iterations=300, meta_batch=10, queries=10, validate_every=150, meta_lr=0.005)
+    result = run(config, method)
+    test = sines("test")(torch.arange(300))
+    learner = meta_learner(method)
+    trained, _ = evaluate.scores(learner, result.theta, test, 1, 100)
+    untrained, _ = evaluate.scores(learner, learner.init(0), test, 1, 100)
+    zero = evaluate.constant(test, torch.zeros(())).numpy()
+    margin = 1.96 * np.sqrt(trained.var() / 300 + zero.var() / 300)
+    assert trained.mean() + margin < min(untrained.mean(), zero.mean())
+
+
+def test_best_checkpoint_is_the_best_validation(tmp_path):
+    result = run(replace(CONFIG, meta_lr=0.1))  # a rate at which validation gets worse again
+    rows = result.history.validation
+    scores = [row["mse"] for row in rows]
+    assert result.score == min(scores) and result.iteration == rows[scores.index(min(scores))]["iteration"]
+    assert [row["best"] for row in rows] == [int(score < min(scores[:i], default=math.inf)) for i, score in enumerate(scores)]
+    validated, _ = evaluate.scores(meta_learner(), result.theta, sines("validation")(torch.arange(20)), 1, 25)
+    assert validated.mean() == result.score
+
+
+def test_patience_stops_early():
+    result = run(replace(CONFIG, meta_lr=3.0, iterations=500, validate_every=5, patience=2))
+    assert result.iterations < 500
+    assert [row["best"] for row in result.history.validation][-2:] == [0, 0]
+
+
+def test_schedule_and_clip():
+    cosine = train.Config(iterations=100, meta_lr=0.5)
+    assert cosine.rate(0) == 0.5 and cosine.rate(50) == pytest.approx(0.25) and cosine.rate(99) < 0.001
+    assert replace(cosine, schedule="constant").rate(99) == 0.5
+    assert not equal(run(), run(replace(CONFIG, gradient_clip=0.01)))
+    assert equal(run(), run(replace(CONFIG, gradient_clip=1e9)))
+
+
+def test_divergence_names_the_iteration_and_keeps_the_last_good_state(tmp_path):
+    path = tmp_path / "state.safetensors"
+
+    class Poisoned:
+        def __call__(self, index):
+            episode = sines("train")(index)
+            bad = (index == 4 * 26)[:, None, None]  # the 27th iteration's first task
+            return episode._replace(query_y=torch.where(bad, torch.nan, episode.query_y))
+
+    with pytest.raises(train.DivergedError, match=r"iteration 27: .*lower inner_lr or train.meta_lr.*last good state is .*state"):
+        train.train(meta_learner(), Poisoned(), sines("validation")(torch.arange(20)), CONFIG, checkpoint_path=path)
+    tensors, description = checkpoint.load(path)
+    assert description["iteration"] == 20
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    run(checkpoint_path=path)
+    other = MetaLearner(mlp.build(mlp.Config((20, 20, 20)), (1,), 1), maml.build(maml.Config()), Objective("regression"))
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another model"):
+        train.train(other, sines("train"), sines("validation")(torch.arange(20)), replace(CONFIG, iterations=90), checkpoint_path=path)
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint"):
+        checkpoint.load(path)
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(checkpoint.CheckpointError, match="is not a checkpoint of this project"):
+        checkpoint.load(path)
+    expected = {"a": torch.zeros(2)}
+    for tensors, said in (
+        ({}, "lacks a"),
+        ({"a": torch.zeros(2), "b": torch.zeros(1)}, "holds b, which the model does not have"),
+        ({"a": torch.zeros(3)}, r"a has shape \[3\]"),
+        ({"a": torch.tensor([0.0, torch.nan])}, "not finite"),
+    ):
+        with pytest.raises(checkpoint.CheckpointError, match=said):
+            checkpoint.matching(tensors, expected, path)
