@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from episodic.errors import UserError
 from episodic.files import beside
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """The file cannot be trusted; the message is one sentence."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from episodic.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A value that cannot be used; `key` is the field (dotted when nested), `allowed` says what would do."""
 
     def __init__(self, key: str, value: Any, allowed: str):

@@ -14,6 +14,7 @@ from torch import Tensor
 from episodic import checkpoint, evaluate
 from episodic.config import require
 from episodic.episode import Episode
+from episodic.errors import UserError
 from episodic.learner import MetaLearner
 from episodic.ops import Params
 from episodic.outer import meta_gradient
@@ -56,7 +57,7 @@ class Config:
         return 0.5 * self.meta_lr * (1 + math.cos(math.pi * iteration / self.iterations))
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """Loss or gradient is not finite; the message names the iteration and what to lower."""
 
 

@@ -49,9 +49,9 @@ CONFIG: dict[str, Any] = {
     "axis": {
         "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": "var(--muted)", "titleColor": "var(--muted)",
         "gridColor": "var(--line)", "domainColor": "var(--line)", "tickColor": "var(--line)", "labelPadding": 5, "titlePadding": 8,
-        "labelFlush": True, "labelOverlap": True,
+        "labelFlush": True, "labelOverlap": True, "labelSeparation": 8,
     },
-    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -12, "titleBaseline": "bottom", "domain": False, "ticks": False},
+    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -12, "titleBaseline": "bottom", "domain": False, "ticks": False, "labelFlush": False},
     "axisX": {"grid": False, "ticks": True, "tickSize": 4, "titleAnchor": "end"},
     "text": {"fontSize": 12, "color": "var(--ink)"},
 }  # fmt: skip
@@ -102,13 +102,21 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return places.tolist()
 
 
+def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
+    """Words that stay legible over lines: drawn twice, first wide and in the paper's colour."""
+    style = {"baseline": "bottom"} | style
+    behind = chart.mark_text(**(style | {"stroke": var("paper"), "strokeWidth": 5, "strokeJoin": "round"}))
+    return [behind.encode(color=alt.value(var("paper"))), chart.mark_text(**style)]
+
+
 def dots(rows: pd.DataFrame, axis: alt.Axis, domain: tuple[float, float], rule: float | None = None, scale: str = "linear") -> alt.LayerChart:
     """Dots with intervals, one row a line, in the order given; the name stands above its line, the figure at its end.
 
-    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` (of PALETTE), `shape`, `text` (the figure in words), `detail` (for the tooltip);
-    rule: a dashed line, as for chance.
+    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` and `words` (of PALETTE: dot and name), `shape`, `text` (the figure in words),
+    `detail` (for the tooltip); rule: a dashed line, as for chance.
     """
-    rows = rows.assign(row=[f"{i:03d}" for i in range(len(rows))], ink=[var(c) for c in rows["colour"]], words=[var(f"{c}-text") for c in rows["colour"]])
+    sizes = {"circle": 95, "square": 85, "diamond": 150}
+    rows = rows.assign(row=[f"{i:03d}" for i in range(len(rows))], size=rows["shape"].map(sizes), ink=[var(c) for c in rows["colour"]], words=[var(c) for c in rows["words"]])
     y = alt.Y("row:N", axis=None, scale=alt.Scale(type="point", padding=0.5))
     x = alt.X("value:Q", axis=axis, scale=alt.Scale(domain=domain, type=scale, nice=False, zero=False))
     tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("text:N", title="figure"), alt.Tooltip("detail:N", title="from")]
@@ -118,10 +126,10 @@ def dots(rows: pd.DataFrame, axis: alt.Axis, domain: tuple[float, float], rule: 
         layers.append(alt.Chart(pd.DataFrame({"value": [rule]})).mark_rule(strokeDash=[4, 4], color=var("muted")).encode(x=x))
     layers += [
         base.mark_rule(strokeWidth=5, strokeCap="round", opacity=0.45).encode(y=y, x=alt.X("low:Q", axis=axis), x2="high:Q", color=alt.Color("ink:N", scale=None), tooltip=tooltip),
-        base.mark_point(size=95, opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5).encode(
-            y=y, x=x, fill=alt.Fill("ink:N", scale=None), shape=alt.Shape("shape:N", scale=None), tooltip=tooltip
+        base.mark_point(opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5).encode(
+            y=y, x=x, fill=alt.Fill("ink:N", scale=None), shape=alt.Shape("shape:N", scale=None), size=alt.Size("size:Q", scale=None), tooltip=tooltip
         ),
-        base.mark_text(align="left", baseline="bottom", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 120")).encode(y=y, x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None)),
+        *haloed(base.encode(y=y, x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None)), align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110")),
         base.mark_text(align="right", baseline="bottom", dy=-6).encode(y=y, x=alt.value("width"), text="text:N"),
     ]  # fmt: skip
     return alt.layer(*layers)
@@ -133,6 +141,7 @@ def curves(
     y_axis: dict[str, Any],
     labels_gap: float,
     marks: Sequence[tuple[float, str]] = (),
+    marks_above: bool = False,
     rule: tuple[float, str] | None = None,
     tooltip: Sequence[alt.Tooltip] = (),
 ) -> alt.LayerChart:
@@ -140,19 +149,20 @@ def curves(
 
     x_axis, y_axis: `axis` and `scale` of the two encodings;
     lines: dicts of `name`, `colour`, `data` (`x`, `y`, maybe `low` and `high`), maybe `faint` (no name), `dash`, `points` (False), `width`;
-    labels_gap: least distance of two names, in units of y; marks: vertical dashed lines (x, words); rule: a horizontal one (y, words).
+    labels_gap: least distance of two names, in units of y; marks: vertical dashed lines (x, words), named at the
+    bottom, or at the top where the lines leave room there; rule: a horizontal one (y, words).
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     layers: list[alt.Chart] = []
     if rule is not None:
         at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]}))
         layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")).encode(y=y))
-        layers.append(at.mark_text(align="left", baseline="bottom", dy=-3, dx=4, color=var("muted")).encode(y=y, x=alt.value(0), text="text:N"))
+        layers.append(at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted")).encode(y=y, x=alt.value("width"), text="text:N"))
     for i, (place, words) in enumerate(marks):  # one above the other, so that neighbours do not overlap
         at = alt.Chart(pd.DataFrame({"x": [place], "text": [words]}))
         layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]).encode(x=x))
-        named_at = at.mark_text(align="left", baseline="bottom", dx=4, dy=-4 - 16 * i, color=var("muted"))
-        layers.append(named_at.encode(x=x, y=alt.value("height"), text="text:N"))
+        foot = at.encode(x=x, y=alt.value(0 if marks_above else "height"), text="text:N")
+        layers += haloed(foot, align="left", dx=4, dy=14 + 18 * i if marks_above else -4 - 18 * i, color=var("muted"))
     named = [line for line in lines if not line.get("faint")]
     for line in lines:
         chart, colour = alt.Chart(line["data"]), var(line["colour"])
@@ -182,12 +192,14 @@ def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, fl
     bars, behind: `low`, `high`, `range` (in words), `share` (of the episodes), `episodes`, `of` (whose they are); behind may be empty;
     summary: `mean`, `q05`, `q25`, `q75`, `q95`; x_axis: `axis` and `scale` of the encoding.
     """
-    x, y = alt.X("low:Q", **x_axis), alt.Y("share:Q", axis=alt.Axis(format="%", title=y_title, tickCount=5), scale=alt.Scale(nice=True))
+    most = max(float(frame["share"].max()) for frame in (bars, behind) if len(frame))
+    x = alt.X("low:Q", **x_axis)
+    y = alt.Y("share:Q", axis=alt.Axis(format="%", title=y_title, tickCount=5), scale=alt.Scale(domain=[0, 1.15 * most], nice=False))  # room for names
     tooltip = [alt.Tooltip("of:N", title=" "), alt.Tooltip("range:N", title="between"), alt.Tooltip("episodes:Q", title="episodes"), alt.Tooltip("share:Q", format=".1%")]
     layers: list[alt.Chart] = []
     for frame, colour, opacity, gap in ((behind, "baseline", 0.35, 0), (bars, "model", 0.9, 1)):
         if len(frame):
-            shape = alt.Chart(frame).mark_bar(color=var(colour), opacity=opacity, binSpacing=gap)
+            shape = alt.Chart(frame).mark_bar(color=var(colour), opacity=opacity, binSpacing=0, stroke=var("paper"), strokeWidth=gap)
             layers.append(shape.encode(x=x, x2="high:Q", y=y, y2=alt.Y2(datum=0), tooltip=tooltip))
     strip, above = alt.Chart(pd.DataFrame([summary])), alt.value(-16)
     line: dict[str, Any] = {"color": var("model"), "strokeCap": "round"}
@@ -198,10 +210,13 @@ def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, fl
         strip.mark_rule(strokeDash=[3, 3], color=var("ink")).encode(x=mean, y=above, y2=alt.value("height")),
         strip.mark_point(filled=True, size=110, opacity=1, fill=var("model"), stroke=var("paper"), strokeWidth=1.5).encode(x=mean, y=above),
     ]
-    for frame, colour in ((behind, "baseline"), (bars, "model")):
+    low, high = x_axis["scale"].domain
+    for frame, colour in ((behind, "baseline-text"), (bars, "model-text")):
         if len(frame):
             top = frame.loc[frame["share"].idxmax()]
-            place = pd.DataFrame({"low": [top["low"]], "share": [top["share"]], "text": [top["of"]]})
-            words = alt.Chart(place).mark_text(align="right", baseline="middle", dx=-6, dy=6, fontWeight=600, color=var(f"{colour}-text"))
-            layers.append(words.encode(x=x, y=y, text="text:N"))
+            middle = (top["low"] + top["high"]) / 2
+            at = (middle - low) / (high - low) if x_axis["scale"].type != "log" else np.log(middle / low) / np.log(high / low)
+            side = "left" if at < 0.4 else "right" if at > 0.75 else "center"
+            place = pd.DataFrame({"low": [top["high" if side == "right" else "low"] if side != "center" else middle], "share": [top["share"]], "text": [top["of"]]})
+            layers += haloed(alt.Chart(place).encode(x=x, y=y, text="text:N"), align=side, dy=-4, fontWeight=600, color=var(colour))
     return alt.layer(*layers)

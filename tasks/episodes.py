@@ -58,7 +58,7 @@ def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[s
 
 def main() -> None:
     args = stage.parser(__doc__, raw="folder written by the stage download", out="folder to write").parse_args()
-    stage.run(lambda: run(params.load(args.params), args.raw, args.out))
+    stage.run(lambda: run(params.load(args.params, "dataset", "episodes"), args.raw, args.out))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import checkpoint, evaluate, memory
+from episodic import evaluate, memory
 from episodic.evaluate import CURVE_STEPS
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from episodic.statistics import mean_ci95
+from tasks import model as trained
 from tasks import params, prepared, stage
-from tasks.files import folder_beside, read_json, write_json
+from tasks.files import folder_beside, write_json
 from tasks.prepared import Prepared
-from tasks.train import FORMAT, learner
 
 DIVERGED = 100.0
 """Regression: an episode whose squared error is not finite or above this counts as diverged."""
@@ -26,25 +26,12 @@ FITS = 6
 """Regression: how many episodes, from the best to the worst, are kept as curves for the report."""
 
 
-def load_model(folder: Path, device: torch.device) -> tuple[MetaLearner, Params, dict[str, Any]]:
-    """The meta-learner, its meta-parameters on the device, and config.json."""
-    config = read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise stage.StageError(f"{folder / 'config.json'} has format {config.get('format')!r}, not {FORMAT}: run the stage train again")
-    outputs = config["ways"] if config["kind"] == "classification" else 1
-    result = learner(**{key: config[key] for key in ("model", "algorithm", "input", "kind", "batch_norm")}, outputs=outputs)
-    path = folder / "weights.safetensors"
-    tensors, _ = checkpoint.load(path)
-    meta = checkpoint.matching(tensors, result.init(0), path)
-    return result, {name: p.to(device) for name, p in meta.items()}, config
-
-
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
     """Writes the files described in docs/files.md, sections reports/scores and reports/metrics.json."""
     memory.keep_freed()
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
-    meta_learner, meta, config = load_model(model, device)
+    meta_learner, meta, config = trained.load(model, device)
     test = source.table("test")
     images = source.images() if source.kind == "classification" else None
     curves, baselines = [], []
@@ -52,7 +39,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         for start in range(0, len(test), settings.evaluate.chunk):
             episode = source.fixed(test[start : start + settings.evaluate.chunk], images)
             curves.append(evaluate.curve(meta_learner, meta, episode, CURVE_STEPS))
-            baselines.append(_baselines(meta_learner, episode, settings.train.seed, start))
+            baselines.append(_baselines(meta_learner, episode, source.meta["seed"], start))
             bar.update(start + episode.tasks)
     name = meta_learner.objective.score_name
     episodes = _episode_table(curves, name)
@@ -204,7 +191,7 @@ def main() -> None:
         metrics="file to write: the headline figures as JSON",
     )
     args = parser.parse_args()
-    stage.run(lambda: run(params.load(args.params), args.data, args.model, args.scores, args.metrics))
+    stage.run(lambda: run(params.load(args.params, "evaluate"), args.data, args.model, args.scores, args.metrics))
 
 
 if __name__ == "__main__":

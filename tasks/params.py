@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
-from episodic import algorithms, datasets, evaluate, models, train
 from episodic.config import ConfigError, require
 from episodic.registry import Registry, did_you_mean
 from tasks.stage import StageError
+
+if TYPE_CHECKING:
+    from episodic import evaluate, train
 
 FORBID = {"extra": "forbid"}
 
@@ -57,28 +62,42 @@ class Choice:
 
 @dataclass(frozen=True)
 class Params:
-    """What a run is configured by; `raw` is the file as plain dicts."""
+    """What a run is configured by. Sections that were not asked for are None; `raw` is the file as plain values."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    dataset: Choice
-    episodes: Episodes
-    model: Choice
-    algorithm: Choice
-    train: train.Config
-    evaluate: evaluate.Config
-    report: Report
     raw: dict[str, Any] = field(repr=False)
+    device: str = "auto"
+    dataset: Choice = None  # type: ignore[assignment]
+    episodes: Episodes = None  # type: ignore[assignment]
+    model: Choice = None  # type: ignore[assignment]
+    algorithm: Choice = None  # type: ignore[assignment]
+    train: train.Config = None  # type: ignore[assignment]
+    evaluate: evaluate.Config = None  # type: ignore[assignment]
+    report: Report = None  # type: ignore[assignment]
 
 
-CHOICES: dict[str, tuple[Registry, tuple[str, ...]]] = {
-    "dataset": (datasets.registry, ("seed",)),
-    "model": (models.registry, ()),
-    "algorithm": (algorithms.registry, ()),
+CHOICES = {"dataset": ("episodic.datasets", ("seed",)), "model": ("episodic.models", ()), "algorithm": ("episodic.algorithms", ())}
+"""Sections that pick by name: where the registry is, and their keys beside `name` and one section a name."""
+
+PLAIN = {
+    "episodes": ("tasks.params", "Episodes"),
+    "train": ("episodic.train", "Config"),
+    "evaluate": ("episodic.evaluate", "Config"),
+    "report": ("tasks.params", "Report"),
 }
-"""Sections that pick by name: the registry, and their keys beside `name` and one section a name."""
+"""The other sections: where their type is. Everything is imported when it is asked for, so that a stage that reads the section
+`dataset` depends on no method's code."""
 
-PLAIN = {"episodes": Episodes, "train": train.Config, "evaluate": evaluate.Config, "report": Report}
+SECTIONS = (*CHOICES, *PLAIN)
 DEVICES = ("auto", "cpu", "cuda")
+
+
+def registry(section: str) -> Registry:
+    return importlib.import_module(CHOICES[section][0]).registry
+
+
+def plain_type(section: str) -> type:
+    module, name = PLAIN[section]
+    return getattr(importlib.import_module(module), name)
 
 
 def read_yaml(path: Path) -> Any:
@@ -91,36 +110,61 @@ def read_yaml(path: Path) -> Any:
         raise StageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks params.yaml; StageError lists every fault, a sentence each."""
-    return parse(read_yaml(path), str(path))
+def load(path: Path, *sections: str) -> Params:
+    """Checks the whole file and returns `sections` of it; StageError lists every fault, a sentence each.
+
+    The whole is checked by a child process: this one then has imported no more than its sections need.
+    """
+    raw = read_yaml(path)
+    context = multiprocessing.get_context("fork")
+    answer, ask = context.Pipe(duplex=False)
+    child = context.Process(target=_check, args=(raw, str(path), ask))
+    child.start()
+    ask.close()
+    try:
+        faults = answer.recv()
+    except EOFError:
+        faults = f"{path} could not be checked"
+    child.join()
+    if faults:
+        raise StageError(faults)
+    return parse(raw, str(path), sections)
 
 
-def parse(raw: Any, source: str = "params.yaml") -> Params:
-    """`load` for values already read."""
+def _check(raw: Any, source: str, ask: Any) -> None:
+    try:
+        parse(raw, source)
+        ask.send("")
+    except StageError as error:
+        ask.send(str(error))
+
+
+def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SECTIONS) -> Params:
+    """`sections` of values already read; what only sections together can tell is checked if all of them are asked for."""
     if not isinstance(raw, dict):
         raise StageError(f"{source} must hold sections such as dataset and train, not {type(raw).__name__}")
     faults: list[str] = []
-    known = ["device", *CHOICES, *PLAIN]
+    known = ["device", *SECTIONS]
     faults += [f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
-    values: dict[str, Any] = {}
     device = raw.get("device", "auto")
     if device not in DEVICES:
-        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
-    for section in CHOICES:
-        values[section] = _choice(section, raw.get(section), faults)
-    for section, type_ in PLAIN.items():
-        values[section] = _section(section, type_, raw.get(section, {}), faults)
-    if not faults:
+        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}{did_you_mean(str(device), list(DEVICES))}")
+    values: dict[str, Any] = {}
+    for section in sections:
+        if section in CHOICES:
+            values[section] = _choice(section, raw.get(section), faults)
+        else:
+            values[section] = _section(section, plain_type(section), raw.get(section), faults)
+    if not faults and set(sections) == set(SECTIONS):
         _together(values, faults)
     if faults:
         raise StageError("\n".join(f"{source}: {fault}" for fault in faults))
-    return Params(device=device, raw=raw, **values)
+    return Params(raw=raw, device=device, **values)
 
 
 def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
-    registry, beside = CHOICES[section]
-    names = sorted(registry)
+    modules, beside = registry(section), CHOICES[section][1]
+    names = sorted(modules)
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         faults.append(f"{section}.name is missing: must be one of {', '.join(names)}")
         return None
@@ -130,7 +174,7 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     if type(seed) is not int:
         faults.append(f"{section}.seed is {seed!r}: must be a whole number")
     try:
-        module = registry[name]
+        module = modules[name]
     except ConfigError as error:
         faults.append(f"{section}.{error}")
         return None
@@ -181,7 +225,7 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
 def _together(values: dict[str, Any], faults: list[str]) -> None:
     """What no section can know alone."""
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
-    module, config = datasets.registry[name], values["dataset"].config
+    module, config = registry("dataset")[name], values["dataset"].config
     if name == "sinusoid":
         if episodes.ways != 1:
             faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
@@ -208,8 +252,8 @@ def main() -> None:
     args = stage.parser(__doc__).parse_args()
 
     def body() -> None:
-        params = load(args.params)
-        for section in ("device", "dataset", "episodes", "model", "algorithm", "train", "evaluate", "report"):
+        params = parse(read_yaml(args.params), str(args.params))
+        for section in ("device", *SECTIONS):
             print(f"{section}: {getattr(params, section)}")
 
     stage.run(body)

@@ -12,6 +12,7 @@ import torch
 
 from episodic import sampling
 from episodic.episode import Episode
+from tasks.files import read_json
 from tasks.params import Params
 from tasks.stage import StageError
 
@@ -75,8 +76,6 @@ class Prepared:
 
 
 def read(folder: Path, device: torch.device) -> Prepared:
-    from tasks.files import read_json
-
     meta = read_json(folder / "meta.json")
     if meta.get("format") != FORMAT:
         raise StageError(f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again")

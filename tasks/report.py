@@ -74,7 +74,7 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
     elif "before.accuracy" in metrics:
         aside.append(f"{words.figure(score, metrics['before.accuracy'], metrics.get('before.accuracy_ci95'))} before adaptation")
     return {
-        "title": settings.report.title or f"{shape} {meta['dataset']}", "score": score, "what": axis_title(found), "big": big, "half": half,
+        "title": settings.report.title or f"{meta['dataset']}, {shape}", "score": score, "what": axis_title(found), "big": big, "half": half,
         "value": value, "ci95": ci95, "protocol": ", ".join(protocol), "chips": [c for c in chips if c[1]], "aside": aside, "found": found,
     }  # fmt: skip
 
@@ -118,7 +118,7 @@ def _render(name: str, context: dict[str, Any]) -> str:
 def _markdown(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(" ".join(value.split()), quote=False))
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False))
 
 
 def _script(text: str) -> Markup:
@@ -150,7 +150,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def body() -> None:
-        settings = params.load(args.params)
+        settings = params.load(args.params, "report")
         run(settings, results.read(args.data, args.model, args.scores, args.metrics, args.history), args.html, args.summary)
 
     stage.run(body)

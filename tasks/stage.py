@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from episodic.errors import UserError
+
 MARKER = "EPISODIC_STAGE_STARTED"
 """Names a file that a stage's body touches: whoever asked DVC for the stage can tell 'it ran' from 'it was restored'."""
 
 
-class StageError(RuntimeError):
+class StageError(UserError):
     """Something the user can mend; the message is one sentence."""
 
 
@@ -38,18 +40,12 @@ def run(body: Callable[[], None]) -> None:
         body()
     except KeyboardInterrupt:
         sys.exit(130)
-    except expected_errors() as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         sys.exit(1)
-
-
-def expected_errors() -> tuple[type[Exception], ...]:
-    from episodic.checkpoint import CheckpointError
-    from episodic.config import ConfigError
-    from episodic.datasets import FetchError
-    from episodic.train import DivergedError
-
-    return StageError, ConfigError, FetchError, CheckpointError, DivergedError, FileNotFoundError
+    except FileNotFoundError as error:
+        print(f"error: there is no {error.filename}: run the stage that makes it first (dvc repro)", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def emit(event: str, **values: Any) -> None:

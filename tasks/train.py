@@ -17,26 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from episodic import algorithms, checkpoint, memory, models, train
-from episodic.learner import MetaLearner
-from episodic.objective import Objective
+from episodic import checkpoint, memory, train
 from tasks import params, prepared, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
-
-FORMAT = 1
-
-
-def learner(model: dict[str, Any], algorithm: dict[str, Any], input: list[int], outputs: int, kind: str, batch_norm: str) -> MetaLearner:
-    """The meta-learner that `models/run/config.json` describes; model and algorithm are `{"name": ..., **params}`."""
-    network = models.build(model["name"], _config(models.registry, model), tuple(input), outputs)
-    method = algorithms.build(algorithm["name"], _config(algorithms.registry, algorithm))
-    return MetaLearner(network, method, Objective(kind), batch_norm)
-
-
-def _config(registry: Any, section: dict[str, Any]) -> Any:
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items() if key != "name"}
-    return registry[section["name"]].Config(**values)
-
+from tasks.model import FORMAT, learner
 
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
     """Writes the files described in docs/files.md, section models/run."""
@@ -54,10 +38,10 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     meta_learner = learner(**config, outputs=source.outputs)
     sampler, validation = source.training(settings), source.fixed(source.table("validation"))
     code = code_digest()
-    folder = resume.root() / resume.key({"train": asdict(settings.train), "chunk": settings.evaluate.chunk} | config, data, device)
+    folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device)
     with resume.checkpoint(folder) as state, stage.bar("train", "iterations", settings.train.iterations) as bar:
         result = train.train(
-            meta_learner, sampler, validation, settings.train, checkpoint_path=state, chunk=settings.evaluate.chunk,
+            meta_learner, sampler, validation, settings.train, checkpoint_path=state,
             on_progress=lambda done, figures: bar.update(done, **figures), on_resume=lambda done: stage.emit("resume", stage="train", iteration=done),
         )  # fmt: skip
         seconds = time.perf_counter() - start
@@ -110,7 +94,7 @@ def main() -> None:
         run_json="file to write: seconds, memory, hardware, versions",
     )
     args = parser.parse_args()
-    stage.run(lambda: run(params.load(args.params), args.data, args.model, args.history, args.run_json))
+    stage.run(lambda: run(params.load(args.params, "episodes", "model", "algorithm", "train"), args.data, args.model, args.history, args.run_json))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ Differs from the paper: as MAML.
 
 from __future__ import annotations
 
-from episodic.algorithms.maml import Config, Maml
+from episodic.algorithms.gradient import Config, GradientMethod
 
 __all__ = ["Config", "build"]
 
 
-def build(config: Config) -> Maml:
-    return Maml(config.inner_lr, config.inner_steps, second_order=False)
+def build(config: Config) -> GradientMethod:
+    return GradientMethod(config.inner_lr, config.inner_steps, second_order=False)

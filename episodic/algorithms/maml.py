@@ -9,40 +9,10 @@ Differs from the paper: the outer rate may follow a cosine; weights start from G
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from episodic.algorithms.gradient import Config, GradientMethod
 
-from episodic import rules
-from episodic.adapt import Inner, expand
-from episodic.config import require
-from episodic.ops import Params
+__all__ = ["Config", "build"]
 
 
-@dataclass(frozen=True)
-class Config:
-    """inner_lr: size of an inner step; inner_steps: how many while training."""
-
-    inner_lr: float = 0.4
-    inner_steps: int = 1
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        require(self.inner_lr > 0, "inner_lr", self.inner_lr, "must be greater than 0")
-        require(self.inner_steps >= 1, "inner_steps", self.inner_steps, "must be at least 1")
-
-
-@dataclass(frozen=True)
-class Maml:
-    inner_lr: float
-    inner_steps: int
-    second_order: bool = True
-
-    def init(self, theta: Params) -> Params:
-        return theta
-
-    def inner(self, meta: Params, tasks: int) -> Inner:
-        return Inner(expand(meta, tasks), rules.sgd(self.inner_lr), self.second_order)
-
-
-def build(config: Config) -> Maml:
-    return Maml(config.inner_lr, config.inner_steps)
+def build(config: Config) -> GradientMethod:
+    return GradientMethod(config.inner_lr, config.inner_steps, second_order=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from episodic.errors import UserError
 from episodic.registry import Registry
 
 SPLITS = ("train", "validation", "test")
@@ -41,7 +42,7 @@ def no_progress(what: str, done: int, total: int) -> None:
     pass
 
 
-class FetchError(RuntimeError):
+class FetchError(UserError):
     """The data cannot be had; the message is one sentence that says what to do."""
 
 

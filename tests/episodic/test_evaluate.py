@@ -8,13 +8,13 @@ import torch
 
 from episodic import evaluate, statistics
 from episodic.adapt import expand
-from episodic.algorithms.maml import Maml
+from episodic.algorithms.gradient import GradientMethod
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
 from episodic.models import conv4
 from episodic.objective import Objective
 
-LEARNER = MetaLearner(conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), Maml(0.3, 1), Objective("classification"))
+LEARNER = MetaLearner(conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), GradientMethod(0.3, 1, True), Objective("classification"))
 
 
 def episodes(tasks: int = 6, queries: int = 4) -> Episode:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.func import grad, vmap
 
 from episodic import ops
-from episodic.algorithms.maml import Maml
+from episodic.algorithms.gradient import GradientMethod
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
 from episodic.models import Model, conv4, mlp
@@ -61,7 +61,7 @@ def error(gradient: Params, golden: dict[str, torch.Tensor], case: str) -> float
 
 def learner(network: str, case: str, golden: dict[str, torch.Tensor], **changes) -> MetaLearner:
     steps, second_order = CASES[case]
-    return MetaLearner(MODELS[network], Maml(float(golden["inner_lr"]), steps, second_order), Objective("classification"), **changes)
+    return MetaLearner(MODELS[network], GradientMethod(float(golden["inner_lr"]), steps, second_order), Objective("classification"), **changes)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -122,7 +122,7 @@ def test_inductive_statistics_do_not_see_the_query_set():
 
 def test_mutant_without_the_second_order_term_fails():
     golden, theta, episode = problem("conv_strided")
-    mutant = MetaLearner(MODELS["conv_strided"], Maml(float(golden["inner_lr"]), 3, second_order=False), Objective("classification"))
+    mutant = MetaLearner(MODELS["conv_strided"], GradientMethod(float(golden["inner_lr"]), 3, second_order=False), Objective("classification"))
     assert error(meta_gradient(mutant, theta, episode).gradient, golden, "maml_order2_steps3") > 1e-4
 
 

@@ -1,0 +1,41 @@
+# Everything a checkout can do. `make` alone prints this list.
+# The environment lies in .venv and nowhere else; paths are quoted since a checkout's path may hold a space.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+UV := .venv/uv/bin/uv
+STAMP := .venv/.synced
+
+.PHONY: help setup run test check lint types flow lock clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## make .venv from requirements.lock (needs Python 3.11 to 3.13)
+
+$(STAMP): requirements.lock requirements-uv.lock
+	@sh scripts/setup.sh
+
+run: $(STAMP) ## run what params.yaml says (dvc repro) and print the result
+	@$(ENV) sh scripts/run.sh
+
+flow: $(STAMP) ## the same as a Prefect flow
+	@$(ENV) python -m flows.pipeline
+
+test: $(STAMP) ## run the tests
+	@$(ENV) python -m pytest
+
+lint: $(STAMP) ## ruff: style and format
+	@$(ENV) ruff check . && $(ENV) ruff format --check .
+
+types: $(STAMP) ## mypy
+	@$(ENV) mypy
+
+check: lint types test ## lint, types and tests; what CI runs
+
+lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyproject.toml
+	@sh scripts/lock.sh
+
+clean: ## delete .venv, DVC's cache and everything a run made
+	rm -rf .venv .dvc/cache .dvc/tmp .dvc/site .dvc/resume .prefect data/raw data/prepared models reports

@@ -1,0 +1,5 @@
+#!/bin/sh
+# The main job, then what came of it.
+set -eu
+dvc repro
+python -m tasks.summary --metrics reports/metrics.json --report reports/report.html

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Fills .venv from requirements.lock, every file checked by its hash. Called by make, in the repository's root.
+set -eu
+
+works() { command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+
+if ! [ -x .venv/bin/python ] || ! works .venv/bin/python; then
+    python=
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python; do
+        if works "$candidate"; then python=$candidate; break; fi
+    done
+    if [ -z "$python" ]; then
+        echo "error: no Python 3.11, 3.12 or 3.13 (with venv) is on PATH; install one, or name it: make setup PYTHON=/path/to/python" >&2
+        exit 1
+    fi
+    rm -rf .venv
+    "$python" -m venv .venv
+fi
+# uv lives in a folder of its own, since it removes what the lock does not list.
+if ! [ -x .venv/uv/bin/uv ] || ! cmp -s requirements-uv.lock .venv/uv/installed.lock; then
+    rm -rf .venv/uv
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+        --target .venv/uv -r requirements-uv.lock
+    cp requirements-uv.lock .venv/uv/installed.lock
+fi
+echo "setting up .venv (about 6 GB; the first time downloads about 3 GB) ..."
+.venv/uv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+touch .venv/.synced

@@ -1,0 +1,117 @@
+"""Sets params.yaml to a preset: the defaults, and what presets/NAME.yaml says instead. Comments stay.
+
+`python -m tasks.preset` lists the presets; `python -m tasks.preset default` goes back to the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from episodic.config import ConfigError
+from episodic.registry import did_you_mean
+from tasks import params, stage
+from tasks.files import ROOT, write_text
+from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry
+
+FOLDER = ROOT / "presets"
+DEFAULTS = {"dataset": "glyphs", "model": "conv4", "algorithm": "maml"}
+
+
+def names() -> list[str]:
+    return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
+
+
+def defaults() -> dict[str, Any]:
+    """Every key at the value that the code gives it, as plain values."""
+    result: dict[str, Any] = {"device": "auto"}
+    for section, (_, beside) in CHOICES.items():
+        result[section] = {"name": DEFAULTS[section]} | dict.fromkeys(beside, 0)
+        result[section] |= {name: asdict(registry(section)[name].Config()) for name in registry(section)}
+    return result | {section: asdict(plain_type(section)()) for section in PLAIN}
+
+
+def apply(name: str, path: Path) -> list[str]:
+    """Rewrites `path`; returns the changes as 'key: old -> new'."""
+    if name not in names():
+        raise ConfigError("preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}")
+    wanted = defaults()
+    if name != "default":
+        _merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
+    round_trip = YAML()
+    round_trip.width = 200
+    round_trip.preserve_quotes = True
+    if not path.exists():
+        raise stage.StageError(f"there is no {path}; run in the repository's root, or name the file with --params")
+    document = round_trip.load(path.read_text(encoding="utf-8"))
+    changes: list[str] = []
+    _assign(document, wanted, "", changes)
+    params.parse(read_plain(document), str(path))  # nothing is written that would be refused
+    text = io.StringIO()
+    round_trip.dump(document, text)
+    if changes:
+        write_text(path, text.getvalue())
+    return changes
+
+
+def read_plain(document: Any) -> Any:
+    """A round-trip document as plain values."""
+    if isinstance(document, dict):
+        return {key: read_plain(value) for key, value in document.items()}
+    return [read_plain(value) for value in document] if isinstance(document, list) else document
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
+
+
+def _assign(document: Any, wanted: dict[str, Any], path: str, changes: list[str]) -> None:
+    for key, value in wanted.items():
+        where = f"{path}{key}"
+        if isinstance(value, dict):
+            if key not in document:
+                document[key] = {}
+            _assign(document[key], value, f"{where}.", changes)
+            continue
+        value = list(value) if isinstance(value, tuple) else value
+        if key not in document or read_plain(document[key]) != value:
+            changes.append(f"{where}: {read_plain(document.get(key))} -> {value}")
+            if isinstance(value, list) and isinstance(document.get(key), list):
+                document[key][:] = value
+            else:
+                document[key] = value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the preset; without it the presets are listed")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="the file to set (default: params.yaml)")
+    args = parser.parse_args()
+
+    def body() -> None:
+        if args.name is None:
+            for name in names():
+                first = "the values that params.yaml came with" if name == "default" else _headline(name)
+                print(f"{name:16} {first}")
+            return
+        changes = apply(args.name, args.params)
+        print("\n".join(changes) if changes else f"{args.params} already is {args.name}")
+
+    stage.run(body)
+
+
+def _headline(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+if __name__ == "__main__":
+    main()
