@@ -16,16 +16,33 @@ def beside(target: Path) -> Iterator[Path]:
     """A path next to `target` to write a file or a folder to; it takes target's place if the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.part"
+    for left in target.parent.glob(f".{target.name}.*.part"):
+        if not _alive(left.name.split(".")[-2]):  # its program was killed
+            _remove(left)
     try:
         yield draft
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(draft, target)
     finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

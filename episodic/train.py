@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from episodic import checkpoint, evaluate
 from episodic.config import require
@@ -74,8 +75,10 @@ class State:
     """All that training carries from one iteration to the next."""
 
     theta: Params
-    optimizer: torch.optim.Adam
     best: Params
+    exp_avg: Params
+    exp_avg_sq: Params
+    step: Params
     iteration: int = 0
     best_iteration: int = 0
     best_score: float | None = None
@@ -149,12 +152,23 @@ def _iterate(learner: MetaLearner, sampler: Sampler, state: State, config: Confi
     episode = sampler(torch.arange(first, first + config.meta_batch, device=device))
     loss, score, gradient = meta_gradient(learner, state.theta, episode)
     norm = torch.stack([g.norm() for g in gradient.values()]).norm()
-    for name, p in state.theta.items():
-        p.grad = gradient[name] if config.gradient_clip is None else gradient[name].clamp(-config.gradient_clip, config.gradient_clip)
-    state.optimizer.param_groups[0]["lr"] = config.rate(state.iteration)
-    state.optimizer.step()
+    if config.gradient_clip is not None:
+        gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
+    _adam(state, gradient, config.rate(state.iteration))
     state.iteration += 1
     return loss, score, norm
+
+
+def _adam(state: State, gradient: Params, rate: float) -> None:
+    """One step of Adam (Kingma, Ba 2015). torch's function and not its class, whose making imports torch's compiler (4 s)."""
+    names = list(state.theta)
+    theta, gradients, exp_avg, exp_avg_sq, step = (
+        [part[name] for name in names] for part in (state.theta, gradient, state.exp_avg, state.exp_avg_sq, state.step)
+    )
+    adam(
+        theta, gradients, exp_avg, exp_avg_sq, [], step, foreach=True,
+        amsgrad=False, beta1=0.9, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
+    )  # fmt: skip
 
 
 def _record(state: State, window: list, score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
@@ -182,7 +196,7 @@ def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: in
     best = state.best_score is None or learner.objective.better(mean, state.best_score)
     if best:
         state.best_score, state.best_iteration, state.stale = mean, state.iteration, 0
-        state.best = {n: p.detach().clone() for n, p in state.theta.items()}
+        state.best = {name: p.clone() for name, p in state.theta.items()}
     else:
         state.stale += 1
     row = {"iteration": state.iteration, "loss": float(loss.mean()), name: mean, f"{name}_ci95": ci95, "best": int(best)}
@@ -190,20 +204,23 @@ def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: in
     return {f"validation_{name}": mean}
 
 
+TENSORS = ("theta", "best", "exp_avg", "exp_avg_sq", "step")
+NUMBERS = ("iteration", "best_iteration", "best_score", "stale")
+
+
 def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
-    theta = {name: p.to(device).requires_grad_() for name, p in learner.init(config.seed).items()}
-    return State(theta, torch.optim.Adam(list(theta.values()), lr=config.meta_lr), {n: p.detach().clone() for n, p in theta.items()})
+    theta = {name: p.to(device) for name, p in learner.init(config.seed).items()}
 
+    def zeros() -> Params:
+        return {name: torch.zeros_like(p) for name, p in theta.items()}
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+    steps = {name: torch.zeros(()) for name in theta}
+    return State(theta, {name: p.clone() for name, p in theta.items()}, zeros(), zeros(), steps)
 
 
 def _save(state: State, path: Path) -> None:
-    tensors = {f"theta/{n}": p for n, p in state.theta.items()} | {f"best/{n}": p for n, p in state.best.items()}
-    for name, p in state.theta.items():
-        tensors |= {f"{moment}/{name}": state.optimizer.state[p][moment] for moment in _MOMENTS}
-    description = {key: getattr(state, key) for key in ("iteration", "best_iteration", "best_score", "stale")}
-    checkpoint.save(path, tensors, description | {"history": vars(state.history)})
+    tensors = {f"{part}/{name}": t for part in TENSORS for name, t in getattr(state, part).items()}
+    checkpoint.save(path, tensors, {key: getattr(state, key) for key in NUMBERS} | {"history": vars(state.history)})
 
 
 def _restore(learner: MetaLearner, config: Config, device: torch.device, path: Path | None) -> State | None:
@@ -211,17 +228,12 @@ def _restore(learner: MetaLearner, config: Config, device: torch.device, path: P
         return None
     tensors, description = checkpoint.load(path)
     state = _start(learner, config, device)
-    parts: dict[str, Params] = {}
-    for part in ("theta", "best", "exp_avg", "exp_avg_sq"):
-        found = {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")}
-        parts[part] = checkpoint.matching(found, state.theta, path)
-    with torch.no_grad():
-        for name, p in state.theta.items():
-            p.copy_(parts["theta"][name])
-            state.best[name].copy_(parts["best"][name])
-            moments = {moment: parts[moment][name].to(device) for moment in ("exp_avg", "exp_avg_sq")}
-            state.optimizer.state[p] = moments | {"step": tensors[f"step/{name}"]}
-    state.history = History(**description.pop("history"))
-    for key, value in description.items():
-        setattr(state, key, value)
+    for part in TENSORS:
+        expected: Params = getattr(state, part)
+        found = {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
+        for name, t in checkpoint.matching(found, expected, path).items():
+            expected[name].copy_(t)
+    for key in NUMBERS:
+        setattr(state, key, description[key])
+    state.history = History(**description["history"])
     return state

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -51,7 +52,10 @@ CONFIG: dict[str, Any] = {
         "gridColor": "var(--line)", "domainColor": "var(--line)", "tickColor": "var(--line)", "labelPadding": 5, "titlePadding": 8,
         "labelFlush": True, "labelOverlap": True, "labelSeparation": 8,
     },
-    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -12, "titleBaseline": "bottom", "domain": False, "ticks": False, "labelFlush": False},
+    "axisY": {
+        "titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": 0, "titleY": -12, "titleBaseline": "bottom",
+        "domain": False, "ticks": False, "labelFlush": False,
+    },
     "axisX": {"grid": False, "ticks": True, "tickSize": 4, "titleAnchor": "end"},
     "text": {"fontSize": 12, "color": "var(--ink)"},
 }  # fmt: skip
@@ -62,11 +66,15 @@ ROW = 42
 """Pixels that one line of `dots` takes."""
 
 
+Layers = alt.LayerChart | alt.FacetChart
+"""What altair.layer returns, by its annotation."""
+
+
 def var(name: str) -> str:
     return f"var(--{name})"
 
 
-def page_spec(chart: alt.LayerChart, height: int = 260) -> dict[str, Any]:
+def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
     """The chart as a Vega-Lite spec that fills its container's width; give it to vega-embed with CONFIG."""
     sized = chart.properties(width="container", height=height, autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
     spec = sized.to_dict()
@@ -75,7 +83,10 @@ def page_spec(chart: alt.LayerChart, height: int = 260) -> dict[str, Any]:
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """A page spec as SVG on light paper. The second drawing of a chart in one process differs from the first: draw each once, in a fixed order."""
+    """A page spec as SVG on light paper.
+
+    The second drawing of a chart in one process differs from the first: draw each once, in a fixed order.
+    """
     import vl_convert
 
     text = json.dumps([spec | {"width": WIDTH}, CONFIG | {"background": "var(--paper)"}])
@@ -109,34 +120,56 @@ def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
     return [behind.encode(color=alt.value(var("paper"))), chart.mark_text(**style)]
 
 
-def dots(rows: pd.DataFrame, axis: alt.Axis, domain: tuple[float, float], rule: float | None = None, scale: str = "linear") -> alt.LayerChart:
+def dots(rows: pd.DataFrame, axis: alt.Axis, domain: tuple[float, float], rule: float | None = None, scale: Any = "linear") -> Layers:
     """Dots with intervals, one row a line, in the order given; the name stands above its line, the figure at its end.
 
-    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` and `words` (of PALETTE: dot and name), `shape`, `text` (the figure in words),
-    `detail` (for the tooltip); rule: a dashed line, as for chance.
+    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` and `words` (of PALETTE: dot and name), `shape`,
+    `text` (the figure in words), `detail` (for the tooltip); rule: a dashed line, as for chance.
     """
     sizes = {"circle": 95, "square": 85, "diamond": 150}
-    rows = rows.assign(row=[f"{i:03d}" for i in range(len(rows))], size=rows["shape"].map(sizes), ink=[var(c) for c in rows["colour"]], words=[var(c) for c in rows["words"]])
+    rows = rows.assign(
+        row=[f"{i:03d}" for i in range(len(rows))],
+        size=rows["shape"].map(sizes),
+        ink=[var(c) for c in rows["colour"]],
+        words=[var(c) for c in rows["words"]],
+    )
     y = alt.Y("row:N", axis=None, scale=alt.Scale(type="point", padding=0.5))
-    x = alt.X("value:Q", axis=axis, scale=alt.Scale(domain=domain, type=scale, nice=False, zero=False))
+    x: dict[str, Any] = {"axis": axis, "scale": alt.Scale(domain=domain, type=scale, nice=False, zero=False)}
     tooltip = [alt.Tooltip("name:N", title=" "), alt.Tooltip("text:N", title="figure"), alt.Tooltip("detail:N", title="from")]
-    base = alt.Chart(rows)
-    layers: list[alt.Chart] = [base.mark_rule(color=var("line")).encode(y=y)]
+    base = alt.Chart(rows).encode(y=y)
+    layers: list[alt.Chart] = [base.mark_rule(color=var("line"))]
     if rule is not None:
-        layers.append(alt.Chart(pd.DataFrame({"value": [rule]})).mark_rule(strokeDash=[4, 4], color=var("muted")).encode(x=x))
-    layers += [
-        base.mark_rule(strokeWidth=5, strokeCap="round", opacity=0.45).encode(y=y, x=alt.X("low:Q", axis=axis), x2="high:Q", color=alt.Color("ink:N", scale=None), tooltip=tooltip),
-        base.mark_point(opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5).encode(
-            y=y, x=x, fill=alt.Fill("ink:N", scale=None), shape=alt.Shape("shape:N", scale=None), size=alt.Size("size:Q", scale=None), tooltip=tooltip
-        ),
-        *haloed(base.encode(y=y, x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None)), align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110")),
-        base.mark_text(align="right", baseline="bottom", dy=-6).encode(y=y, x=alt.value("width"), text="text:N"),
-    ]  # fmt: skip
+        at = alt.Chart(pd.DataFrame({"value": [rule]}))
+        layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")).encode(x=alt.X("value:Q", **x)))
+    interval = base.mark_rule(strokeWidth=5, strokeCap="round", opacity=0.45)
+    layers.append(interval.encode(x=alt.X("low:Q", **x), x2="high:Q", color=alt.Color("ink:N", scale=None), tooltip=tooltip))
+    look = {"fill": alt.Fill("ink:N", scale=None), "shape": alt.Shape("shape:N", scale=None), "size": alt.Size("size:Q", scale=None)}
+    dot = base.mark_point(opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5)
+    layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tooltip, **look))
+    name = base.encode(x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None))
+    layers += haloed(name, align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110"))
+    layers.append(base.mark_text(align="right", baseline="bottom", dy=-6).encode(x=alt.value("width"), text="text:N"))
     return alt.layer(*layers)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of `curves`.
+
+    colour: of PALETTE; data: `x`, `y`, maybe `low` and `high` (its band), and what tooltips show; faint: thin and without a name.
+    """
+
+    name: str
+    colour: str
+    data: pd.DataFrame
+    faint: bool = False
+    points: bool = True
+    width: float = 2.5
+    dash: tuple[float, float] = (1, 0)
+
+
 def curves(
-    lines: Sequence[dict[str, Any]],
+    lines: Sequence[Line],
     x_axis: dict[str, Any],
     y_axis: dict[str, Any],
     labels_gap: float,
@@ -144,49 +177,48 @@ def curves(
     marks_above: bool = False,
     rule: tuple[float, str] | None = None,
     tooltip: Sequence[alt.Tooltip] = (),
-) -> alt.LayerChart:
+) -> Layers:
     """Lines with 95 % bands, named at their right ends.
 
-    x_axis, y_axis: `axis` and `scale` of the two encodings;
-    lines: dicts of `name`, `colour`, `data` (`x`, `y`, maybe `low` and `high`), maybe `faint` (no name), `dash`, `points` (False), `width`;
-    labels_gap: least distance of two names, in units of y; marks: vertical dashed lines (x, words), named at the
-    bottom, or at the top where the lines leave room there; rule: a horizontal one (y, words).
+    x_axis, y_axis: `axis` and `scale` of the two encodings; labels_gap: least distance of two names, in units of y;
+    marks: vertical dashed lines (x, words), named at the bottom, or at the top where the lines leave room there;
+    rule: a horizontal one (y, words).
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     layers: list[alt.Chart] = []
     if rule is not None:
-        at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]}))
-        layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")).encode(y=y))
-        layers.append(at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted")).encode(y=y, x=alt.value("width"), text="text:N"))
-    for i, (place, words) in enumerate(marks):  # one above the other, so that neighbours do not overlap
-        at = alt.Chart(pd.DataFrame({"x": [place], "text": [words]}))
-        layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]).encode(x=x))
-        foot = at.encode(x=x, y=alt.value(0 if marks_above else "height"), text="text:N")
+        at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]})).encode(y=y)
+        layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")))
+        words = at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted"))
+        layers.append(words.encode(x=alt.value("width"), text="text:N"))
+    for i, (place, said) in enumerate(marks):  # one above the other, so that neighbours do not overlap
+        at = alt.Chart(pd.DataFrame({"x": [place], "text": [said]})).encode(x=x)
+        layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]))
+        foot = at.encode(y=alt.value(0 if marks_above else "height"), text="text:N")
         layers += haloed(foot, align="left", dx=4, dy=14 + 18 * i if marks_above else -4 - 18 * i, color=var("muted"))
-    named = [line for line in lines if not line.get("faint")]
     for line in lines:
-        chart, colour = alt.Chart(line["data"]), var(line["colour"])
-        if "low" in line["data"]:
-            layers.append(chart.mark_area(color=colour, opacity=0.16, clip=True).encode(x=x, y=alt.Y("low:Q", **y_axis), y2="high:Q"))
-        style: dict[str, Any] = {"color": colour, "strokeWidth": line.get("width", 2.5), "clip": True, "strokeDash": line.get("dash", [1, 0])}
-        if line.get("faint"):
-            style |= {"opacity": 0.4, "strokeWidth": 1}
-        layers.append(chart.mark_line(**style).encode(x=x, y=y))
+        chart, colour = alt.Chart(line.data).encode(x=x), var(line.colour)
+        if "low" in line.data:
+            band = chart.mark_area(color=colour, opacity=0.16, clip=True)
+            layers.append(band.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"))
+        width, opacity = (1.0, 0.4) if line.faint else (line.width, 1.0)
+        drawn = chart.mark_line(color=colour, strokeWidth=width, opacity=opacity, strokeDash=list(line.dash), clip=True)
+        layers.append(drawn.encode(y=y))
+    named = [line for line in lines if not line.faint]
     for line in named:
-        if line.get("points", True):
-            layers.append(alt.Chart(line["data"]).mark_point(filled=True, size=34, opacity=1, color=var(line["colour"]), clip=True).encode(x=x, y=y))
-        # Wide and unseen: something to point at.
-        told = [alt.Tooltip("series:N", title=" "), *tooltip]
-        target = alt.Chart(line["data"].assign(series=line["name"])).mark_point(filled=True, size=300, opacity=0, color=var(line["colour"]), clip=True)
-        layers.append(target.encode(x=x, y=y, tooltip=told))
-    ends = pd.DataFrame([{"y": line["data"]["y"].iloc[-1], "text": line["name"], "ink": var(f"{line['colour']}-text")} for line in named])
-    ends["y"] = spread(ends["y"].tolist(), labels_gap)
-    words = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600)
-    layers.append(words.encode(x=alt.value("width"), y=y, text="text:N", color=alt.Color("ink:N", scale=None)))
+        chart = alt.Chart(line.data.assign(series=line.name)).encode(x=x, y=y)
+        if line.points:
+            layers.append(chart.mark_point(filled=True, size=34, opacity=1, color=var(line.colour), clip=True))
+        target = chart.mark_point(filled=True, size=300, opacity=0, color=var(line.colour), clip=True)  # unseen: something to point at
+        layers.append(target.encode(tooltip=[alt.Tooltip("series:N", title=" "), *tooltip]))
+    ends = pd.DataFrame([{"y": line.data["y"].iloc[-1], "text": line.name, "ink": var(f"{line.colour}-text")} for line in named])
+    ends["y"] = spread(ends["y"].clip(*y_axis["scale"].domain).tolist(), labels_gap)  # a line may end outside the frame
+    label = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600)
+    layers.append(label.encode(x=alt.value("width"), y=y, text="text:N", color=alt.Color("ink:N", scale=None)))
     return alt.layer(*layers)
 
 
-def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, float], x_axis: dict[str, Any], y_title: str) -> alt.LayerChart:
+def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, float], x_axis: dict[str, Any], y_title: str) -> Layers:
     """A histogram in front of another one; above it the mean (dot), the middle half (thick) and 5 to 95 % (thin).
 
     bars, behind: `low`, `high`, `range` (in words), `share` (of the episodes), `episodes`, `of` (whose they are); behind may be empty;
@@ -194,14 +226,21 @@ def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, fl
     """
     most = max(float(frame["share"].max()) for frame in (bars, behind) if len(frame))
     x = alt.X("low:Q", **x_axis)
-    y = alt.Y("share:Q", axis=alt.Axis(format="%", title=y_title, tickCount=5), scale=alt.Scale(domain=[0, 1.15 * most], nice=False))  # room for names
-    tooltip = [alt.Tooltip("of:N", title=" "), alt.Tooltip("range:N", title="between"), alt.Tooltip("episodes:Q", title="episodes"), alt.Tooltip("share:Q", format=".1%")]
+    y = alt.Y(
+        "share:Q", axis=alt.Axis(format="%", title=y_title, tickCount=5), scale=alt.Scale(domain=[0, 1.15 * most], nice=False)
+    )  # room for names
+    tooltip = [
+        alt.Tooltip("of:N", title=" "),
+        alt.Tooltip("range:N", title="between"),
+        alt.Tooltip("episodes:Q", title="episodes"),
+        alt.Tooltip("share:Q", format=".1%"),
+    ]
     layers: list[alt.Chart] = []
     for frame, colour, opacity, gap in ((behind, "baseline", 0.35, 0), (bars, "model", 0.9, 1)):
         if len(frame):
             shape = alt.Chart(frame).mark_bar(color=var(colour), opacity=opacity, binSpacing=0, stroke=var("paper"), strokeWidth=gap)
             layers.append(shape.encode(x=x, x2="high:Q", y=y, y2=alt.Y2(datum=0), tooltip=tooltip))
-    strip, above = alt.Chart(pd.DataFrame([summary])), alt.value(-16)
+    strip, above = alt.Chart(pd.DataFrame([summary])), alt.value(-34)
     line: dict[str, Any] = {"color": var("model"), "strokeCap": "round"}
     mean = alt.X("mean:Q", **x_axis)
     layers += [
@@ -213,10 +252,11 @@ def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, fl
     low, high = x_axis["scale"].domain
     for frame, colour in ((behind, "baseline-text"), (bars, "model-text")):
         if len(frame):
-            top = frame.loc[frame["share"].idxmax()]
+            top = frame.iloc[int(frame["share"].to_numpy().argmax())]
             middle = (top["low"] + top["high"]) / 2
-            at = (middle - low) / (high - low) if x_axis["scale"].type != "log" else np.log(middle / low) / np.log(high / low)
+            at = np.log(middle / low) / np.log(high / low) if x_axis["scale"].type == "log" else (middle - low) / (high - low)
             side = "left" if at < 0.4 else "right" if at > 0.75 else "center"
-            place = pd.DataFrame({"low": [top["high" if side == "right" else "low"] if side != "center" else middle], "share": [top["share"]], "text": [top["of"]]})
+            edge = {"left": top["low"], "center": middle, "right": top["high"]}[side]
+            place = pd.DataFrame({"low": [edge], "share": [top["share"]], "text": [top["of"]]})
             layers += haloed(alt.Chart(place).encode(x=x, y=y, text="text:N"), align=side, dy=-4, fontWeight=600, color=var(colour))
     return alt.layer(*layers)

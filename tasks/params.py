@@ -148,7 +148,7 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
     faults += [f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
     device = raw.get("device", "auto")
     if device not in DEVICES:
-        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}{did_you_mean(str(device), list(DEVICES))}")
+        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
     values: dict[str, Any] = {}
     for section in sections:
         if section in CHOICES:

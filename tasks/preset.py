@@ -46,24 +46,18 @@ def apply(name: str, path: Path) -> list[str]:
     round_trip = YAML()
     round_trip.width = 200
     round_trip.preserve_quotes = True
+    round_trip.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"))
     if not path.exists():
         raise stage.StageError(f"there is no {path}; run in the repository's root, or name the file with --params")
     document = round_trip.load(path.read_text(encoding="utf-8"))
     changes: list[str] = []
     _assign(document, wanted, "", changes)
-    params.parse(read_plain(document), str(path))  # nothing is written that would be refused
     text = io.StringIO()
     round_trip.dump(document, text)
+    params.parse(YAML(typ="safe", pure=True).load(text.getvalue()), str(path))  # nothing is written that would be refused
     if changes:
         write_text(path, text.getvalue())
     return changes
-
-
-def read_plain(document: Any) -> Any:
-    """A round-trip document as plain values."""
-    if isinstance(document, dict):
-        return {key: read_plain(value) for key, value in document.items()}
-    return [read_plain(value) for value in document] if isinstance(document, list) else document
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
@@ -83,8 +77,8 @@ def _assign(document: Any, wanted: dict[str, Any], path: str, changes: list[str]
             _assign(document[key], value, f"{where}.", changes)
             continue
         value = list(value) if isinstance(value, tuple) else value
-        if key not in document or read_plain(document[key]) != value:
-            changes.append(f"{where}: {read_plain(document.get(key))} -> {value}")
+        if key not in document or document[key] != value:
+            changes.append(f"{where}: {document.get(key)} -> {value}")
             if isinstance(value, list) and isinstance(document.get(key), list):
                 document[key][:] = value
             else:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
 from tasks.reporting import courses, fits, gallery, mistakes, results, scores, words
-from tasks.reporting.parts import Figure, Section, axis_title
+from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -30,53 +30,67 @@ def run(settings: params.Params, found: Results, page: Path, summary: Path) -> N
     import vl_convert
 
     sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
-    curves: list[fits.Fit] = []
-    pictures: dict[str, Any] = {"cards": [], "mistakes": None}
-    if found.kind == "classification":
+    regression = found.kind == "regression"
+    if not regression:
         sections += [*courses.modes(found), *mistakes.sections(found)]
-        pictures = {"cards": gallery.cards(found), "mistakes": mistakes.pictures(found)}
-    else:
-        curves = fits.fits(found)
+    curves = fits.fits(found) if regression else []
     figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
     common = _headline(settings, found) | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
-    scripts = {"vega": vl_convert.javascript_bundle(), "page": (TEMPLATES / "report.js").read_text()}
-    context = common | pictures | {
-        "figures": figures, "drawn": {name: _data_uri(svg) for name, svg in drawn.items()}, "palette": charts.PALETTE, "config": charts.CONFIG,
-        "css": Markup((TEMPLATES / "report.css").read_text()), "scripts": {name: _script(text) for name, text in scripts.items()},
-        "policy": _policy([_script(text) for text in scripts.values()]), "lines": fits.LINES,
-    }  # fmt: skip
+    vega = _script(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+    own = _script(_template("report.js"))
+    context = common | {
+        "cards": [] if regression else gallery.cards(found),
+        "mistakes": None if regression else mistakes.pictures(found),
+        "figures": figures,
+        "drawn": {name: _data_uri(picture) for name, picture in drawn.items()},
+        "palette": charts.PALETTE,
+        "config": charts.CONFIG,
+        "lines": fits.LINES,
+        "css": Markup(_template("report.css")),  # noqa: S704 (our own file)
+        "vega": vega,
+        "own": own,
+        "policy": _policy([vega, own]),
+    }
     write_text(page, _render("report.html.j2", context))
     with folder_beside(summary) as folder:
         write_text(folder / "summary.md", _render("summary.md.j2", common))
-        for name, svg in drawn.items():
-            write_text(folder / f"{name}.svg", svg)
+        for name, picture in drawn.items():
+            write_text(folder / f"{name}.svg", picture)
 
 
 def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
-    meta, config, metrics = found.meta, found.config, found.metrics
-    score, value, ci95 = found.score, metrics[found.score], metrics[f"{found.score}_ci95"]
-    shape = f"{meta['ways']}-way {meta['shots']}-shot" if found.kind == "classification" else words.count(meta["shots"], "support point")
-    queries = f"{words.count(meta['queries'], 'query', 'queries')}{' a class' if found.kind == 'classification' else ''}"
+    """The top of the page: the figure, under which protocol, by which method."""
+    meta, config, metrics, score = found.meta, found.config, found.metrics, found.score
+    if found.kind == "regression":
+        shape, queries = words.count(meta["shots"], "support point"), words.count(meta["queries"], "query", "queries")
+    else:
+        shape, queries = f"{meta['ways']}-way {meta['shots']}-shot", f"{words.count(meta['queries'], 'query', 'queries')} a class"
     # Without batch norm the mode says nothing.
     mode = [found.mode] if found.other_mode or found.curve["mode"].nunique() == 1 else []
-    protocol = [shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, words.count(found.steps, "inner step"), words.count(metrics["episodes"], "test episode")]
-    big, _, half = words.figure(score, value, ci95).partition(" ± ")
-    chips = [
-        ("method", config["algorithm"]["name"]), ("model", config["model"]["name"]), ("parameters", f"{config['parameters']:,}" if "parameters" in config else None),
-        ("best of", f"{config['iterations']:,} iterations"), ("device", settings.device),
-    ]  # fmt: skip
+    counts = [words.count(found.steps, "inner step"), words.count(metrics["episodes"], "test episode")]
+    big, _, half = words.figure(score, metrics[score], metrics[f"{score}_ci95"]).partition(" ± ")
     aside = []
-    if score == "mse":
-        aside.append(f"median {words.number(metrics.get('mse_median'))}, {words.count(metrics.get('diverged', 0), 'episode')} diverged")
-        if "before.mse" in metrics:
-            aside.append(f"{words.figure(score, metrics['before.mse'], metrics.get('before.mse_ci95'))} before adaptation")
-    elif "before.accuracy" in metrics:
-        aside.append(f"{words.figure(score, metrics['before.accuracy'], metrics.get('before.accuracy_ci95'))} before adaptation")
+    if score == "mse" and "mse_median" in metrics:
+        aside.append(f"median {words.number(metrics['mse_median'])}, {words.count(metrics.get('diverged', 0), 'episode')} diverged")
+    if f"before.{score}" in metrics:
+        before = words.figure(score, metrics[f"before.{score}"], metrics.get(f"before.{score}_ci95"))
+        aside.append(f"{before} before adaptation")
+    chips = {"method": config["algorithm"]["name"], "model": config["model"]["name"]}
+    if "parameters" in config:
+        chips["parameters"] = f"{config['parameters']:,}"
     return {
-        "title": settings.report.title or f"{meta['dataset']}, {shape}", "score": score, "what": axis_title(found), "big": big, "half": half,
-        "value": value, "ci95": ci95, "protocol": ", ".join(protocol), "chips": [c for c in chips if c[1]], "aside": aside, "found": found,
-    }  # fmt: skip
+        "title": settings.report.title or f"{meta['dataset']}, {shape}",
+        "what": axis_title(found),
+        "big": big,
+        "half": half,
+        "value": metrics[score],
+        "ci95": metrics[f"{score}_ci95"],
+        "aside": aside,
+        "protocol": ", ".join([shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, *counts]),
+        "chips": chips | {"best of": f"{config['iterations']:,} iterations", "device": settings.device},
+        "steps": words.count(found.steps, "inner step"),
+    }
 
 
 def _provenance(settings: params.Params, found: Results) -> dict[str, Any]:
@@ -105,25 +119,35 @@ def in_use(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
 def _render(name: str, context: dict[str, Any]) -> str:
-    """HTML escapes every value; Markdown too, and what Markdown itself would read as more than text."""
-    markdown = name.endswith(".md.j2")
+    """Every value is escaped for HTML; in Markdown also what Markdown would read as more than text."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=not markdown,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, finalize=_markdown if markdown else None,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_markdown if name.endswith(".md.j2") else None,
+    )
     return environment.get_template(name).render(context)
 
 
 def _markdown(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", html.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False))
+    line = html.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False)
+    return Markup(re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line))  # noqa: S704 (escaped in this very line)
 
 
 def _script(text: str) -> Markup:
     """A script to stand in a page: nothing in it ends the element."""
-    return Markup(re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE).strip())
+    harmless = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
+    return Markup(harmless.strip())  # noqa: S704 (the project's and Vega's own code)
 
 
 def _policy(scripts: list[Markup]) -> str:

@@ -25,9 +25,12 @@ from episodic.files import beside
 MIRROR = "EPISODIC_MIRROR"
 """The environment variable that names a folder with one folder of files a data set, looked into before the official address."""
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 RATIO = 100
 """No honest image or text packs better than this."""
+
+UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
+"""What zipfile raises over a damaged archive: beside its own error, those of what it is made of."""
 
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers that may be better next time."""
@@ -109,7 +112,7 @@ def read_zip(path: Path, *, wanted: str, cap: int, most: int, name: str | None =
             if fault:
                 raise FetchError(f"{name} is refused: {fault}")
             return {member.filename: archive.read(member) for member in chosen}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except UNSOUND as error:
         raise FetchError(f"{name} is no sound zip archive: {error}") from error
 
 

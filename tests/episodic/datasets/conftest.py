@@ -1,0 +1,66 @@
+"""A web server of one's own, to see a download go wrong in every way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server(ThreadingHTTPServer):
+    """Gives `answers` in turn, the last one again and again; `paths` are the requests so far."""
+
+    answers: list[Answer]
+    paths: list[str]
+    daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @staticmethod
+    def sends(body: bytes, announced: int | None = None, length: bool = True) -> Answer:
+        """200 and a body, of which `announced` bytes are promised."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            if length:
+                handler.send_header("Content-Length", str(len(body) if announced is None else announced))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        return answer
+
+    @staticmethod
+    def fails(code: int) -> Answer:
+        return lambda handler: handler.send_error(code)
+
+    def handle_error(self, request, client_address) -> None:
+        pass  # a client that goes away is part of the tests
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        answers = self.server.answers
+        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.answers, running.paths = [running.fails(404)], []
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

@@ -1,0 +1,179 @@
+"""Invented alphabets: what is drawn, that it stays the same, and that it is as hard as the real Omniglot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from episodic.config import ConfigError
+from episodic.datasets import SPLITS, Images, glyphs
+from episodic.statistics import mean_ci95
+
+DRAWERS = 20
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set at its default size."""
+    folder = tmp_path_factory.mktemp("raw")
+    glyphs.fetch(folder, glyphs.Config())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(raw: Path) -> Images:
+    return glyphs.prepare(raw, glyphs.Config(), seed=0)
+
+
+def by_class(images: np.ndarray) -> np.ndarray:
+    return images.reshape(-1, DRAWERS, 28, 28)
+
+
+def test_default_size(data: Images):
+    characters = np.unique(data.groups, return_counts=True)[1]
+    assert len(characters) == 50
+    assert characters.min() >= 20 and characters.max() <= 40
+    assert data.images.shape == (len(data.classes) * DRAWERS, 1, 28, 28) and data.images.dtype == np.uint8
+    assert data.counts.dtype == np.int64 and set(data.counts.tolist()) == {DRAWERS}
+    assert len(set(data.classes)) == len(data.classes)
+    assert all(name.startswith(f"{group}/character-") for name, group in zip(data.classes, data.groups, strict=True))
+    assert data.protocol == "alphabets kept apart"
+
+
+def test_every_drawing_is_one_of_a_kind(data: Images):
+    assert len({image.tobytes() for image in data.images}) == len(data.images)
+
+
+def test_ink_is_a_thin_soft_line_on_an_empty_ground(data: Images):
+    images = data.images.reshape(-1, 28, 28)
+    inked = (images > 127).mean((1, 2))
+    assert inked.min() > 0.01 and inked.max() < 0.4
+    assert images.max((1, 2)).min() > 127
+    assert (images[:, [0, -1], :] == 0).all() and (images[:, :, [0, -1]] == 0).all()
+    grey = ((images > 0) & (images < 255)).sum() / (images > 0).sum()
+    assert 0.2 < grey < 0.9  # 0 without antialiasing
+    assert 0.06 < images.mean() / 255 < 0.1  # Omniglot's images_background at 28 x 28: 0.078
+
+
+def test_an_alphabet_does_not_depend_on_how_many_there_are(raw: Path, tmp_path: Path):
+    """More alphabets leave the earlier ones as they are."""
+    glyphs.fetch(tmp_path, glyphs.Config(alphabets=5))
+    few, many = np.load(tmp_path / "images.npy"), np.load(raw / "images.npy", mmap_mode="r")
+    assert np.array_equal(few, many[: len(few)])
+    classes = json.loads((tmp_path / "classes.json").read_text())
+    assert classes == json.loads((raw / "classes.json").read_text())[: len(classes)]
+
+
+def test_two_drawings_are_the_same_bytes(tmp_path: Path):
+    said: list[tuple[str, int, int]] = []
+    digests = []
+    for name in ("first", "second"):
+        np.random.seed(len(digests))  # the global generator is of no account
+        folder = tmp_path / name
+        folder.mkdir()
+        glyphs.fetch(folder, glyphs.Config(alphabets=5), progress=lambda *figures: said.append(figures))
+        digests.append([hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in ("images.npy", "classes.json")])
+    assert digests[0] == digests[1]
+    assert said == 2 * [("alphabets", done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("alphabets", [5, 6, 14, 50])
+def test_alphabets_are_kept_apart(alphabets: int, seed: int):
+    splits = np.array(glyphs.alphabet_splits(alphabets, seed))
+    assert len(splits) == alphabets
+    shares = {split: (splits == split).sum() for split in SPLITS}
+    assert shares["validation"] == max(1, round(alphabets / 10)) and shares["test"] == max(1, round(alphabets / 5))
+    assert sum(shares.values()) == alphabets
+
+
+def test_a_class_is_in_the_split_of_its_alphabet(data: Images):
+    homes: dict[str, set[str]] = {}
+    for group, split in zip(data.groups, data.splits, strict=True):
+        homes.setdefault(group, set()).add(split)
+    assert all(len(splits) == 1 for splits in homes.values())
+    assert {split for splits in homes.values() for split in splits} == set(SPLITS)
+
+
+def test_another_seed_is_another_split(raw: Path, data: Images):
+    other = glyphs.prepare(raw, glyphs.Config(), seed=1)
+    assert other.splits != data.splits
+    assert other.classes == data.classes
+    assert glyphs.prepare(raw, glyphs.Config(), seed=0).splits == data.splits
+
+
+def test_limits_are_known_before_the_drawing(data: Images):
+    limits = glyphs.limits(glyphs.Config(), seed=0)
+    assert limits.examples == data.counts.min()
+    assert limits.classes == {split: data.splits.count(split) for split in SPLITS}
+
+
+@pytest.mark.parametrize("alphabets", [4, 0, 1001])
+def test_a_number_of_alphabets_out_of_range_is_one_sentence(alphabets: int):
+    with pytest.raises(ConfigError, match=rf"^alphabets is {alphabets}: must be between 5 and 1000$"):
+        glyphs.Config(alphabets=alphabets)
+
+
+def nearest_neighbour(images: np.ndarray, episodes: int, ways: int = 5, queries: int = 15) -> tuple[float, float]:
+    """Accuracy at 1 shot, and its 95 % interval: Euclidean distance of pixels. images: `(classes, drawers, 28, 28)`"""
+    random = np.random.default_rng(0)
+    pixels = images.reshape(len(images), DRAWERS, -1).astype(np.float32) / 255
+    accuracy = np.empty(episodes)
+    for episode in range(episodes):
+        classes = random.choice(len(pixels), ways, replace=False)
+        drawn = np.stack([pixels[c, random.permutation(DRAWERS)[: 1 + queries]] for c in classes])
+        support, query = drawn[:, 0], drawn[:, 1:]
+        distance = (support**2).sum(-1) - 2 * query @ support.T
+        accuracy[episode] = (distance.argmin(-1) == np.arange(ways)[:, None]).mean()
+    return mean_ci95(accuracy)
+
+
+def test_pixels_are_as_bad_a_guide_as_in_omniglot(data: Images):
+    """The real Omniglot's images_background gives 47.1 %; chance is 20 %, and drawings all alike would give 100 %."""
+    accuracy, ci95 = nearest_neighbour(by_class(data.images)[np.array(data.splits) == "test"], episodes=1500)
+    assert ci95 < 0.01
+    assert accuracy - ci95 > 0.40 and accuracy + ci95 < 0.60
+
+
+def test_classes_and_not_drawings_make_the_difference(data: Images):
+    """The same measure finds nothing where the images of all classes are dealt out anew."""
+    images = by_class(data.images)
+    dealt = np.random.default_rng(0).permutation(images.reshape(-1, 28, 28)).reshape(images.shape)
+    accuracy, ci95 = nearest_neighbour(dealt, episodes=400)
+    assert abs(accuracy - 0.2) < 3 * ci95
+
+
+def test_characters_of_an_alphabet_differ(data: Images):
+    """The mean drawings of two characters of one alphabet are further apart than two halves of one character's drawings."""
+    images = by_class(data.images)[: glyphs.character_count(0)].astype(np.float64) / 255
+    odd, even = images[:, ::2].mean(1).reshape(len(images), -1), images[:, 1::2].mean(1).reshape(len(images), -1)
+    distance = np.linalg.norm(odd[:, None] - even, axis=-1)
+    assert (distance.argmin(1) == np.arange(len(images))).mean() > 0.9  # chance: 1 in 20 to 40
+
+
+def test_a_line_is_drawn_without_gaps():
+    """Against the distance to the line itself, for lines as long as the picture and as short as nothing."""
+    random = np.random.default_rng(0)
+    ends = random.uniform(2, 25, (glyphs.DRAWERS, 2, 2))
+    ends[0, 1] = ends[0, 0]
+    along = np.linspace(0, 1, glyphs.SAMPLES) ** 8  # unevenly, some samples far apart
+    points = ends[:, :1] + along[:, None] * (ends[:, 1:] - ends[:, :1])
+    pen = random.uniform(0.5, 0.82, glyphs.DRAWERS)
+    drawn = glyphs._render([points[:, None]], pen)
+    pixel = np.stack(np.meshgrid(np.arange(28), np.arange(28)), -1).reshape(-1, 2)
+    for (a, b), radius, image in zip(ends, pen, drawn, strict=True):
+        t = np.clip((pixel - a) @ (b - a) / max(((b - a) ** 2).sum(), 1e-9), 0, 1)
+        distance = np.linalg.norm(pixel - a - t[:, None] * (b - a), axis=-1)
+        expected = np.clip(radius + 0.5 - distance, 0, 1).reshape(28, 28) * 255
+        assert np.abs(image - expected).max() <= 1
+        assert expected.max() > 127
+
+
+def test_a_stroke_starts_and_ends_in_its_control_points():
+    assert np.allclose(glyphs.BASIS.sum(1), 1)
+    assert np.allclose(glyphs.BASIS[[0, -1]], np.eye(glyphs.CONTROLS)[[0, -1]])
+    assert (glyphs.BASIS >= 0).all()

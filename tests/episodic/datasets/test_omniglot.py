@@ -1,0 +1,241 @@
+"""Omniglot: where it comes from does not show, images are what they say, and turns are turns."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import Omniglot as Official
+
+from episodic.datasets import SPLITS, FetchError, fetch, omniglot
+from episodic.datasets.omniglot import Character, Config
+
+SMALL = (
+    Character("Angelic/character01", "Angelic", "images_evaluation", "test"),
+    Character("Greek/character01", "Greek", "images_background", "train"),
+    Character("Greek/character02", "Greek", "images_background", "validation"),
+)
+
+
+def png(seed: int) -> bytes:
+    """Black ink on white, one bit a pixel; the upper left quarter is all ink, the lower right blank."""
+    ink = np.random.default_rng(seed).random((105, 105)) < 0.2
+    ink[:52, :52], ink[53:, 53:] = True, False
+    file = io.BytesIO()
+    Image.fromarray(~ink).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def drawings() -> dict[str, dict[str, bytes]]:
+    """The files of two small archives, named as the real ones."""
+    result: dict[str, dict[str, bytes]] = {archive: {} for archive in omniglot.CONTENT}
+    for i, character in enumerate(SMALL):
+        for drawer in range(20):
+            result[character.archive][f"{character.archive}/{character.name}/{i:04d}_{drawer + 1:02d}.png"] = png(100 * i + drawer)
+    return result
+
+
+@pytest.fixture
+def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
+    """A world in which the small archives are all there is of Omniglot."""
+    monkeypatch.setattr(omniglot, "characters", lambda: SMALL)
+    monkeypatch.setattr(omniglot, "CONTENT", {archive: fetch.content_digest(files) for archive, files in drawings.items()})
+    monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
+    return drawings
+
+
+def container(files: dict[str, bytes]) -> bytes:
+    """Another zip archive of the same files: their order, packing, folders and notes differ."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__MACOSX/._notes", b"what an archiver leaves")
+        archive.writestr(next(iter(files)).split("/")[0] + "/", b"")
+        for name in sorted(files, reverse=True):
+            archive.writestr(name, files[name])
+    return target.getvalue()
+
+
+def zipped_mirror(folder: Path, small) -> Path:
+    (folder / "omniglot").mkdir(parents=True)
+    for archive, files in small.items():
+        (folder / "omniglot" / f"{archive}.zip").write_bytes(container(files))
+    return folder
+
+
+def unpacked_mirror(folder: Path, small) -> Path:
+    for files in small.values():
+        for name, content in files.items():
+            path = folder / "omniglot" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return folder
+
+
+def fetched(folder: Path, mirror: Path | None, **options) -> dict[str, bytes]:
+    folder.mkdir()
+    omniglot.fetch(folder, Config(), mirror=mirror, **options)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_raw_bytes_do_not_say_where_they_came_from(small, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Official, "download_url_prefix", server.url)
+    server.answers, seen = [server.sends(container(files)) for files in small.values()], []
+    official = fetched(tmp_path / "a", None, progress=lambda what, done, total: seen.append((what, done == total)))
+    assert server.paths == ["/images_background.zip", "/images_evaluation.zip"]
+    assert ("images_evaluation.zip, bytes", True) in seen
+    assert list(official) == ["images_background.zip", "images_evaluation.zip"]
+    assert fetched(tmp_path / "b", zipped_mirror(tmp_path / "zipped", small)) == official
+    assert fetched(tmp_path / "c", unpacked_mirror(tmp_path / "unpacked", small)) == official
+    assert len(server.paths) == 2, "a mirror needs no network"
+
+
+def test_what_the_mirror_lacks_is_downloaded(small, server, tmp_path, monkeypatch):
+    mirror = zipped_mirror(tmp_path / "mirror", small)
+    whole = fetched(tmp_path / "a", mirror)
+    (mirror / "omniglot" / "images_evaluation.zip").unlink()
+    monkeypatch.setattr(Official, "download_url_prefix", server.url)
+    server.answers = [server.sends(container(small["images_evaluation"]))]
+    assert fetched(tmp_path / "b", mirror) == whole
+    assert server.paths == ["/images_evaluation.zip"]
+
+
+def test_the_official_md5_is_good_enough(small, tmp_path, monkeypatch):
+    changed = {name: png(999) for name in small["images_evaluation"]}
+    mirror = zipped_mirror(tmp_path / "mirror", {**small, "images_evaluation": changed})
+    with pytest.raises(FetchError):
+        fetched(tmp_path / "a", mirror)
+    md5 = hashlib.md5((mirror / "omniglot" / "images_evaluation.zip").read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(Official, "zips_md5", {"images_evaluation": md5})
+    assert "images_evaluation.zip" in fetched(tmp_path / "b", mirror)
+
+
+def changed(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {**files, next(iter(files)): png(999)}
+
+
+def without_one(files: dict[str, bytes]) -> dict[str, bytes]:
+    return dict(list(files.items())[1:])
+
+
+@pytest.mark.parametrize("harm", [changed, without_one])
+def test_anything_else_is_refused_wherever_it_comes_from(small, server, tmp_path, monkeypatch, harm):
+    other = {**small, "images_background": harm(small["images_background"])}
+    expected = r"is not Omniglot's images_background: its \d\d images have the content digest \w{12}\.\.\. where \w{12}\.\.\. is expected; "
+    for make in (zipped_mirror, unpacked_mirror):
+        mirror = make(tmp_path / make.__name__, other)
+        with pytest.raises(FetchError, match=rf"^{mirror}/omniglot/images_background\S* {expected}put .* or unset EPISODIC_MIRROR"):
+            fetched(tmp_path / f"from_{make.__name__}", mirror)
+    monkeypatch.setattr(Official, "download_url_prefix", server.url)
+    server.answers = [server.sends(container(other["images_background"]))]
+    with pytest.raises(FetchError, match=rf"^{server.url}/images_background\.zip {expected}connect .* or set EPISODIC_MIRROR"):
+        fetched(tmp_path / "official", None)
+
+
+def test_no_network_and_no_mirror_is_a_sentence_that_says_what_to_do(small, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Official, "download_url_prefix", server.url)
+    server.shutdown()
+    server.server_close()
+    advice = "; connect to the network and run again, or set EPISODIC_MIRROR to a folder that holds omniglot/images_background.zip"
+    for mirror, more in ((None, ""), (tmp_path, f" ({tmp_path} does not)")):
+        with pytest.raises(FetchError) as caught:
+            fetched(tmp_path / f"raw{bool(mirror)}", mirror)
+        assert str(caught.value).endswith(advice + more)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def raw(small, tmp_path) -> Path:
+    folder = tmp_path / "raw"
+    fetched(folder, zipped_mirror(tmp_path / "mirror", small))
+    return folder
+
+
+def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
+    data = omniglot.prepare(raw, Config(split="vinyals"), 0)
+    assert data.images.shape == (12 * 20, 1, 28, 28) and data.images.dtype == np.uint8
+    assert data.classes == [f"{c.name}{turn}" for c in SMALL for turn in ("", "/90", "/180", "/270")]
+    assert data.groups == ["Angelic"] * 4 + ["Greek"] * 8
+    assert data.splits == ["test"] * 4 + ["train"] * 4 + ["validation"] * 4
+    assert data.counts.tolist() == [20] * 12
+    by_class = torch.from_numpy(data.images).view(3, 4, 20, 28, 28)
+    assert (by_class[:, 0, :, :12, :12] == 255).all() and (by_class[:, 0, :, 16:, 16:] == 0).all()
+    for quarter in (1, 2, 3):
+        assert torch.equal(by_class[:, quarter], torch.rot90(by_class[:, 0], quarter, (-2, -1)))
+        assert not torch.equal(by_class[:, quarter], by_class[:, 0])
+    for i, content in ((0, small["images_evaluation"]["images_evaluation/Angelic/character01/0000_01.png"]),
+                       (2, small["images_background"]["images_background/Greek/character02/0002_01.png"])):  # fmt: skip
+        exact = torch.from_numpy(~np.asarray(Image.open(io.BytesIO(content)))).double()[None, None]
+        smooth = torch.nn.functional.interpolate(exact, (28, 28), mode="bilinear", antialias=True)[0, 0] * 255
+        assert (by_class[i, 0, 0] - smooth).abs().max() < 1.01, "drawer 1 comes first, within a level of exact antialiasing"
+
+
+@pytest.mark.parametrize(
+    ("config", "classes", "said"),
+    [
+        (Config("vinyals"), [4, 4, 4], "rotations as classes (test too)"),
+        (Config("vinyals", rotate_test=False), [4, 1, 1], "rotations as classes (training only)"),
+        (Config("vinyals", rotations=False), [1, 1, 1], "no rotations"),
+        (Config("vinyals", rotations=False, rotate_test=False), [1, 1, 1], "no rotations"),
+    ],
+)
+def test_rotations_where_they_are_asked_for(raw, config, classes, said):
+    data = omniglot.prepare(raw, config, 0)
+    assert [data.splits.count(split) for split in SPLITS] == classes == list(omniglot.limits(config, 0).classes.values())
+    assert data.protocol == f"vinyals split, {said}"
+    assert len(data.images) == 20 * sum(classes)
+
+
+def test_the_order_of_an_archive_does_not_matter(raw, small):
+    before = omniglot.prepare(raw, Config("vinyals"), 0)
+    for archive, files in small.items():
+        (raw / f"{archive}.zip").write_bytes(container(files))
+    after = omniglot.prepare(raw, Config("vinyals"), 0)
+    assert np.array_equal(before.images, after.images) and before.classes == after.classes and before.splits == after.splits
+
+
+def test_raw_files_that_fetch_did_not_write(raw, small):
+    fetch.write_zip(raw / "images_background.zip", without_one(small["images_background"]))
+    with pytest.raises(FetchError, match="does not hold all of Omniglot: remove it and run the stage download again"):
+        omniglot.prepare(raw, Config("vinyals"), 0)
+    (raw / "images_background.zip").unlink()
+    with pytest.raises(FetchError, match=r"images_background\.zip is missing: run the stage download first"):
+        omniglot.prepare(raw, Config("vinyals"), 0)
+
+
+# The real thing, where a mirror has it.
+
+
+@pytest.fixture(scope="module")
+def real(mirror, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("omniglot") / "raw"
+    fetched(folder, mirror)
+    return folder
+
+
+def test_the_real_archives_have_the_pinned_content(real):
+    for archive, digest in omniglot.CONTENT.items():
+        files = fetch.read_zip(real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.CAP, most=omniglot.MEMBERS)
+        assert fetch.content_digest(files) == digest
+
+
+def test_the_real_images_are_characters(real):
+    """Nearest neighbour in pixels, 5 ways, 1 shot: chance is 20 %, images put under the wrong classes would give that."""
+    data = omniglot.prepare(real, Config(rotations=False), 0)
+    assert Counter(data.splits) == {"train": 1100, "validation": 100, "test": 423}
+    pixels = data.images.reshape(1623, 20, -1).astype(np.float32)
+    assert 0.02 < (pixels > 127).mean() < 0.15 and pixels.max() == 255 and pixels.min() == 0
+    random, correct = np.random.default_rng(0), 0
+    for _ in range(1000):
+        classes = random.choice(1623, 5, replace=False)
+        support, query = random.choice(20, 2, replace=False)
+        distances = ((pixels[classes, query][:, None] - pixels[classes, support]) ** 2).sum(-1)
+        correct += int((distances.argmin(1) == np.arange(5)).sum())
+    assert 0.40 < correct / 5000 < 0.55

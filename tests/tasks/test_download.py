@@ -1,0 +1,90 @@
+"""The stage `download`: a whole folder or the earlier one, and progress for whoever follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from episodic import datasets
+from episodic.datasets import FetchError
+from tasks import download
+from tasks.files import ROOT
+from tasks.params import Choice, Params
+
+
+class Source(ModuleType):
+    """A data set that writes one file and then ends in `fault`, if there is one."""
+
+    fault: BaseException | None = None
+    mirror: Path | None = None
+
+    def fetch(self, raw: Path, config: None, *, mirror: Path | None = None, progress: datasets.Progress = datasets.no_progress) -> None:
+        self.mirror = mirror
+        for what in ("first", "second"):
+            progress(what, 50, 100)
+            progress(what, 100, 100)
+        (raw / "file").write_text("new")
+        if self.fault:
+            raise self.fault
+
+
+@pytest.fixture
+def source(monkeypatch) -> Source:
+    result = Source("tests_source")
+    monkeypatch.setitem(sys.modules, "tests_source", result)
+    monkeypatch.setitem(datasets.registry._modules, "source", "tests_source")
+    return result
+
+
+@pytest.fixture
+def settings() -> Params:
+    rest = dict.fromkeys(("device", "episodes", "model", "algorithm", "train", "evaluate", "report"))
+    return Params(dataset=Choice("source", None), raw={}, **rest)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_is_replaced_as_a_whole(source, settings, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "other").write_text("of an earlier data set")
+    download.run(settings, tmp_path / "raw", tmp_path)
+    assert names(tmp_path) == ["raw"] and names(tmp_path / "raw") == ["file"]
+    assert source.mirror == tmp_path
+
+
+@pytest.mark.parametrize("fault", [FetchError("no network"), KeyboardInterrupt()], ids=["failed", "interrupted"])
+def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tmp_path, fault):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "file").write_text("earlier")
+    source.fault = fault
+    with pytest.raises(type(fault)):
+        download.run(settings, tmp_path / "raw")
+    assert names(tmp_path) == ["raw"] and (tmp_path / "raw" / "file").read_text() == "earlier"
+
+
+def test_progress_is_told_for_each_thing_in_turn(source, settings, tmp_path, capsys):
+    download.run(settings, tmp_path / "raw")
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["event"] for event in events} == {"progress"} and {event["stage"] for event in events} == {"download"}
+    finished = [(event["what"], event["done"], event["total"]) for event in events if event["done"] == event["total"]]
+    assert finished == [("first", 100, 100), ("second", 100, 100)]
+
+
+def test_the_program_ends_in_one_sentence(tmp_path):
+    chosen = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("\n  name: glyphs ", "\n  name: omniglot ", 1)
+    (tmp_path / "params.yaml").write_text(chosen, encoding="utf-8")
+    command = [sys.executable, "-m", "tasks.download", "--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "data" / "raw")]
+    environment = {**os.environ, "EPISODIC_MIRROR": str(tmp_path / "nowhere")}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"error: EPISODIC_MIRROR names {tmp_path / 'nowhere'}, where there is no folder")
+    assert len(ended.stderr.splitlines()) == 1
+    assert names(tmp_path / "data") == []

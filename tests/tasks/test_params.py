@@ -1,0 +1,178 @@
+"""Every mistake in params.yaml is one sentence: where, what is there, what would do."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from tasks import params, preset
+from tasks.stage import StageError
+
+GOOD = params.read_yaml(ROOT / "params.yaml")
+
+
+def changed(**values):
+    raw = copy.deepcopy(GOOD)
+    for path, value in values.items():
+        *sections, key = path.split("__")
+        place = raw
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    return raw
+
+
+FAULTS = [
+    ({"trian": {}}, "unknown key trian - did you mean train?"),
+    ({"train__iteration": 5}, "unknown key train.iteration - did you mean iterations?"),
+    ({"train__iterations": "many"}, "train.iterations is 'many': must be a whole number"),
+    ({"train__iterations": 1.5}, "train.iterations is 1.5: must be a whole number"),
+    ({"train__iterations": True}, "train.iterations is True: must be a whole number"),
+    ({"train__iterations": 0}, "train.iterations is 0: must be at least 1"),
+    ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x': must be a number"),
+    ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be greater than 0"),
+    ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant or cosine"),
+    ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or greater than 0"),
+    ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
+    ({"train": 3}, "train is 3: must be a section of keys"),
+    ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda"),
+    ({"dataset__name": "omniglott"}, "dataset.name is 'omniglott': must be one of glyphs, omniglot, sinusoid - did you mean omniglot?"),
+    ({"dataset__nam": "x"}, "unknown key dataset.nam - did you mean name?"),
+    ({"dataset__seed": "one"}, "dataset.seed is 'one': must be a whole number"),
+    ({"dataset__glyphs": {"alphabet": 9}}, "unknown key dataset.glyphs.alphabet - did you mean alphabets?"),
+    ({"dataset__glyphs": {"alphabets": 2}}, "dataset.glyphs.alphabets is 2: must be between 5 and 1000"),
+    ({"model__conv4__downsample": "pool"}, "model.conv4.downsample is 'pool': must be stride or max_pool"),
+    ({"model__name": "mlp", "model__mlp": {"hidden": 64}}, "model.mlp.hidden is 64: must be a list"),
+    ({"model__name": "mlp", "model__mlp": {"hidden": ["a"]}}, "model.mlp.hidden.0 is 'a': must be a whole number"),
+    ({"algorithm__name": "mamal"}, "algorithm.name is 'mamal': must be one of fomaml, maml - did you mean maml?"),
+    ({"algorithm__maml__inner_lr": -0.4}, "algorithm.maml.inner_lr is -0.4: must be a number greater than 0"),
+    ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
+    ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
+    ({"episodes__shots": 6}, "episodes.shots + episodes.queries is 6 + 15 = 21: must be at most 20, the images of a glyphs class"),
+    ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
+    ({"evaluate__steps": 11}, "evaluate.steps is 11: must be between 0 and 10"),
+    ({"report__title": 5}, "report.title is 5: must be text"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), FAULTS, ids=[said.split(":")[0][:50] for _, said in FAULTS])
+def test_a_mistake_is_one_sentence(values, said):
+    with pytest.raises(StageError) as caught:
+        params.parse(changed(**values))
+    assert str(caught.value) == f"params.yaml: {said}"
+
+
+def test_every_mistake_is_listed():
+    with pytest.raises(StageError) as caught:
+        params.parse(changed(train__iterations=0, episodes__wais=5, device="tpu"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["glyphs", "omniglot"])
+def test_more_ways_than_classes(name):
+    with pytest.raises(StageError, match=rf"episodes.ways is 5000: must be at most \d+, the number of validation classes of {name}"):
+        params.parse(changed(episodes__ways=5000, dataset__name=name))
+
+
+def test_sinusoid_has_one_way_and_no_images():
+    with pytest.raises(StageError) as caught:
+        params.parse(changed(dataset__name="sinusoid"))
+    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == ["params.yaml: episodes.ways", "params.yaml: model.name"]
+
+
+def test_sections_that_are_not_chosen_do_not_count():
+    assert params.parse(changed(dataset__omniglot={"split": "nonsense"})).dataset.name == "glyphs"
+
+
+def test_numbers_are_read_as_yaml_1_2(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text().replace("meta_lr: 0.001", "meta_lr: 1e-3"))
+    assert params.load(file, "train").train.meta_lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [", "is not YAML"),
+        ("a: 1\na: 2", "is not YAML.*duplicate key"),
+        ("- 1", "must hold sections"),
+        ("", "must hold sections"),
+    ],
+)
+def test_a_file_that_is_not_params(tmp_path, text, said):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(StageError, match=said):
+        params.load(file, "train")
+
+
+def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_path):
+    file = tmp_path / "params.yaml"
+    program = (
+        "import sys; from pathlib import Path; from tasks import params; params.load(Path(sys.argv[1]), 'dataset');"
+        "print(sorted(m for m in sys.modules if m.startswith('episodic.')))"
+    )
+    file.write_text((ROOT / "params.yaml").read_text())
+    answer = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
+    assert "episodic.datasets.glyphs" in answer.stdout and "episodic.train" not in answer.stdout, answer.stderr
+    file.write_text(re.sub("iterations: .*", "iterations: -1", (ROOT / "params.yaml").read_text()))
+    answer = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 1 and "train.iterations is -1: must be at least 1" in answer.stderr
+
+
+def test_params_yaml_is_the_defaults():
+    """So that a preset, which starts from the defaults, starts from the committed file."""
+    wanted = preset.defaults()
+
+    def plain(value):
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    def flat(tree, path=""):
+        return {k2: v2 for k, v in tree.items() for k2, v2 in (flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": plain(v)}).items()}
+
+    assert flat(GOOD) == flat(wanted)
+
+
+def test_every_key_of_params_yaml_is_commented():
+    values = [line for line in (ROOT / "params.yaml").read_text().splitlines() if re.match(r" *\w+: *[^# ]", line)]
+    assert len(values) > 35
+    assert [line for line in values if "#" not in line] == []
+
+
+@pytest.mark.parametrize("name", preset.names())
+def test_presets_apply_and_keep_comments(tmp_path, name):
+    file = tmp_path / "params.yaml"
+    original = (ROOT / "params.yaml").read_text()
+    file.write_text(original)
+    changes = preset.apply(name, file)
+    settings = params.parse(params.read_yaml(file))
+    assert bool(changes) == (name != "default")
+    for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
+        assert line.split("#")[1:] == before.split("#")[1:], "comments stay"
+    if name == "omniglot_20w1s":
+        assert (settings.episodes.ways, settings.algorithm.config.inner_lr, settings.algorithm.config.inner_steps) == (20, 0.1, 5)
+        assert (settings.train.meta_batch, settings.train.iterations) == (16, 60000)
+    preset.apply("default", file)
+    assert file.read_text() == original, "the way back is exact"
+
+
+def test_presets_hold_only_what_differs():
+    for name in preset.names()[1:]:
+        said, base = params.read_yaml(preset.FOLDER / f"{name}.yaml"), preset.defaults()
+        changed_keys = [k for k in said.get("train", {}) if said["train"][k] != base["train"][k]]
+        assert changed_keys, name
+
+
+def test_an_unknown_preset_changes_nothing(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    answer = subprocess.run(
+        [sys.executable, "-m", "tasks.preset", "omniglot_quik", "--params", file], cwd=ROOT, capture_output=True, text=True
+    )
+    assert answer.returncode == 1 and "did you mean omniglot_quick?" in answer.stderr and "Traceback" not in answer.stderr
+    assert file.read_text() == (ROOT / "params.yaml").read_text()
