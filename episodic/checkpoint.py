@@ -1,7 +1,7 @@
 """Tensors and a JSON description in one safetensors file; no pickle.
 
-safetensors (the `checkpoint` extra) is imported where it is used. The description is one metadata entry of sorted JSON, since
-several entries would be written in varying order.
+safetensors (the `checkpoint` extra) is imported where it is used. The description is one metadata entry of JSON, since several
+entries would be written in varying order; its keys come back in the order that they had.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) ->
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with beside(path) as draft:
-        save_file(contiguous, draft, metadata={"json": json.dumps(description, sort_keys=True)})
+        save_file(contiguous, draft, metadata={"json": json.dumps(description)})
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -249,14 +249,27 @@ def distribution(bars: pd.DataFrame, behind: pd.DataFrame, summary: dict[str, fl
         strip.mark_rule(strokeDash=[3, 3], color=var("ink")).encode(x=mean, y=above, y2=alt.value("height")),
         strip.mark_point(filled=True, size=110, opacity=1, fill=var("model"), stroke=var("paper"), strokeWidth=1.5).encode(x=mean, y=above),
     ]
-    low, high = x_axis["scale"].domain
-    for frame, colour in ((behind, "baseline-text"), (bars, "model-text")):
+    return alt.layer(*layers, *_names([(bars, "model-text"), (behind, "baseline-text")], x, y, x_axis["scale"]))
+
+
+def _names(frames: Sequence[tuple[pd.DataFrame, str]], x: alt.X, y: alt.Y, scale: alt.Scale) -> list[alt.Chart]:
+    """Each histogram's name over its highest bar; over the highest of all, one above the other, where the bars are too near for that."""
+    low, high = scale.domain
+    peaks = []
+    for frame, colour in frames:
         if len(frame):
             top = frame.iloc[int(frame["share"].to_numpy().argmax())]
             middle = (top["low"] + top["high"]) / 2
-            at = np.log(middle / low) / np.log(high / low) if x_axis["scale"].type == "log" else (middle - low) / (high - low)
-            side = "left" if at < 0.4 else "right" if at > 0.75 else "center"
-            edge = {"left": top["low"], "center": middle, "right": top["high"]}[side]
-            place = pd.DataFrame({"low": [edge], "share": [top["share"]], "text": [top["of"]]})
-            layers += haloed(alt.Chart(place).encode(x=x, y=y, text="text:N"), align=side, dy=-4, fontWeight=600, color=var(colour))
-    return alt.layer(*layers)
+            at = np.log(middle / low) / np.log(high / low) if scale.type == "log" else (middle - low) / (high - low)
+            peaks.append((at, top, colour))
+    together = len(peaks) == 2 and abs(peaks[0][0] - peaks[1][0]) < 0.4
+    highest = max(peaks, key=lambda peak: peak[1]["share"])
+    layers = []
+    for i, (at, top, colour) in enumerate(peaks):
+        text = top["of"]
+        at, top = highest[:2] if together else (at, top)
+        side = "left" if at < 0.4 else "right" if at > 0.75 else "center"
+        edge = {"left": top["low"], "center": (top["low"] + top["high"]) / 2, "right": top["high"]}[side]
+        place = alt.Chart(pd.DataFrame({"low": [edge], "share": [top["share"]], "text": [text]})).encode(x=x, y=y, text="text:N")
+        layers += haloed(place, align=side, dy=-4 - 15 * i * together, fontWeight=600, color=var(colour))
+    return layers

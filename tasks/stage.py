@@ -18,6 +18,10 @@ MARKER = "EPISODIC_STAGE_STARTED"
 """Names a file that a stage's body touches: whoever asked DVC for the stage can tell 'it ran' from 'it was restored'."""
 
 
+TRY_AGAIN = 75
+"""The exit code of a failure that another try may mend (EX_TEMPFAIL of sysexits.h)."""
+
+
 class StageError(UserError):
     """Something the user can mend; the message is one sentence."""
 
@@ -32,7 +36,7 @@ def parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
 
 
 def run(body: Callable[[], None]) -> None:
-    """Runs a stage's body as a program: exit code 0, or one sentence on standard error and 1 (130 when interrupted)."""
+    """Runs a stage's body as a program: exit code 0, or one sentence on standard error and 1 (75: try again later; 130: interrupted)."""
     marker = os.environ.get(MARKER)
     if marker:
         Path(marker).touch()
@@ -42,7 +46,7 @@ def run(body: Callable[[], None]) -> None:
         sys.exit(130)
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(TRY_AGAIN if error.temporary else 1)
     except FileNotFoundError as error:
         print(f"error: there is no {error.filename}: run the stage that makes it first (dvc repro)", file=sys.stderr, flush=True)
         sys.exit(1)

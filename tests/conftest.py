@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-ROOT = Path(__file__).resolve().parent.parent
-
 # Small tensors gain nothing from threads, and lose much where another program has the cores.
 torch.set_num_threads(1)
 

@@ -46,6 +46,12 @@ class FetchError(UserError):
     """The data cannot be had; the message is one sentence that says what to do."""
 
 
+class UnansweredError(FetchError):
+    """A server did not answer, or not in full; another try may go well."""
+
+    temporary = True
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an episode can ask for: examples of the smallest class, and the number of classes of each split."""

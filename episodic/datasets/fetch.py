@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from episodic.datasets import FetchError, Progress, no_progress
+from episodic.datasets import FetchError, Progress, UnansweredError, no_progress
 from episodic.files import beside
 
 MIRROR = "EPISODIC_MIRROR"
@@ -65,7 +65,7 @@ def download(
                 raise FetchError(f"{url} cannot be downloaded: {fault}") from error
         except (URLError, HTTPException, ConnectionError, TimeoutError, _Cut) as error:
             fault = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-    raise FetchError(f"{url} cannot be downloaded, tried {attempts} times: {fault}")
+    raise UnansweredError(f"{url} cannot be downloaded, tried {attempts} times: {fault}")
 
 
 def _transfer(url: str, draft: Path, cap: int, progress: Progress, name: str, timeout: float) -> None:

@@ -141,7 +141,7 @@ def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Pr
                 mend = f"put the real archive there, or unset {MIRROR} to download it"
             elif mirror:
                 mend += f" ({mirror} does not)"
-            raise FetchError(f"{error}; {mend}") from error
+            raise type(error)(f"{error}; {mend}") from error
         write_zip(target, files)
 
 

@@ -2,113 +2,183 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from tasks import charts
-from tasks.reporting import parts, words
-from tasks.reporting.parts import Figure, Section, Table, axis, axis_title, chance, dot_figure, numbers, row
+from tasks.charts import Line
+from tasks.reporting import words
+from tasks.reporting.parts import Section, Table, axis, axis_title, chance, domain, dot_figure, figure, numbers, row
 from tasks.reporting.results import Results
+
+ROWS = 300
+"""A training history is drawn in at most so many points, means over neighbours."""
+
+LABELS = 0.075
+"""Least distance of two names at the lines' ends, in heights of the chart."""
 
 
 def learning(results: Results) -> Section:
-    score, validation = results.score, results.validation
-    column = score if score == "accuracy" else "loss"
-    train = _thinned(results.train.dropna(subset=[column]), 300)
-    raw = pd.DataFrame({"x": train["iteration"], "y": train[column]})
+    """Training (raw and smoothed) and validation over the iterations."""
+    score, validation, config = results.score, results.validation, results.config
+    train = _thinned(results.train.dropna(subset=[_training_column(results)]))
+    raw = pd.DataFrame({"x": train["iteration"], "y": train[_training_column(results)]})
     smooth = raw.assign(y=raw["y"].rolling(max(3, len(raw) // 15), center=True, min_periods=1).mean())
-    half = validation[f"{score}_ci95"].fillna(0)
-    checked = pd.DataFrame({"x": validation["iteration"], "y": validation[score], "low": validation[score] - half, "high": validation[score] + half})
-    checked["figure"] = [words.figure(score, v, h) for v, h in zip(validation[score], half, strict=True)]
-    smooth["figure"] = [words.percent(v) if score == "accuracy" else words.number(v) for v in smooth["y"]]
-    best, iterations = int(results.config["iteration"]), int(results.config["iterations"])
-    domain = parts.domain(results, pd.concat([raw["y"], checked["low"], checked["high"]]))
-    last = max(iterations, int(checked["x"].max()), int(raw["x"].max()))
-    x = {"axis": alt.Axis(title="iteration", format=",d", tickCount=5), "scale": alt.Scale(domain=[0, last], nice=False)}
-    y = {"axis": axis(results), "scale": alt.Scale(domain=domain, nice=False)}
+    smooth["figure"] = [words.figure(score, y) for y in smooth["y"]]
+    checked = _banded(results, validation["iteration"], validation)
+    best, iterations = int(config["iteration"]), int(config["iterations"])
     lines = [
-        {"name": "", "colour": "training", "data": raw, "faint": True},
-        {"name": "training", "colour": "training", "data": smooth, "points": False, "width": 2},
-        {"name": "validation", "colour": "model", "data": checked},
+        Line("", "training", raw, faint=True),
+        Line("training", "training", smooth, points=False, width=2),
+        Line("validation", "model", checked),
     ]
-    tooltip = [alt.Tooltip("x:Q", title="iteration", format=",d"), alt.Tooltip("figure:N", title=axis_title(results))]
-    marks = [(float(best), "best")] if best else []
-    floor = chance(results)
-    chart = charts.curves(lines, x, y, 0.075 * (domain[1] - domain[0]), marks, (floor, "chance") if floor else None, tooltip)
+    low, high = domain(results, pd.concat([raw["y"], checked["low"], checked["high"]]))
+    last = max(iterations, int(checked["x"].max()), int(raw["x"].max()))
+    chart = charts.curves(
+        lines,
+        {"axis": alt.Axis(title="iteration", format=",d", tickCount=5), "scale": alt.Scale(domain=[0, last], nice=False)},
+        {"axis": axis(results), "scale": alt.Scale(domain=[low, high], nice=False)},
+        labels_gap=LABELS * (high - low),
+        marks=[(float(best), "best")] if best else [],
+        marks_above=score == "mse",
+        rule=_chance_rule(results),
+        tooltip=[alt.Tooltip("x:Q", title="iteration", format=",d"), alt.Tooltip("figure:N", title=axis_title(results))],
+    )
     sentence = words.learning(score, validation, best, iterations)
-    cells = [[f"{int(v['iteration']):,}", words.figure(score, v[score], v[f"{score}_ci95"]), words.number(v["loss"]), "best so far" if v["best"] else ""] for v in validation.to_dict("records")]  # fmt: skip
-    table = Table("Validation during training", ["iteration", axis_title(results), "loss", ""], cells, frozenset({0, 1, 2}))
-    notes = ["Training is smoothed (single measurements faint); validation with its 95 % interval over the fixed validation episodes. The model of this report is the best by validation."]
-    return Section("learning", "How it learned", sentence, [Figure("learning", charts.page_spec(chart), f"Training and validation {axis_title(results)} over the iterations. {sentence}")], notes, [table])  # fmt: skip
-
-
-def _thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """At most `rows` rows: means over neighbours."""
-    step = -(-len(table) // rows)
-    return table if step <= 1 else table.groupby(np.arange(len(table)) // step).mean().reset_index(drop=True)
+    cells = [
+        [f"{int(v['iteration']):,}", words.figure(score, v[score], v[f"{score}_ci95"]), words.number(v["loss"]), "yes" if v["best"] else ""]
+        for v in validation.to_dict("records")
+    ]
+    table = Table("Validation during training", ["iteration", axis_title(results), "loss", "best so far"], cells, frozenset({0, 1, 2}))
+    notes = [
+        "Training is smoothed (single measurements faint); validation has its 95 % interval over the fixed validation episodes. "
+        "The model of this report is the best by validation."
+    ]
+    drawn = figure("learning", chart, f"Training and validation {axis_title(results)} over the iterations.", sentence)
+    return Section("learning", "How it learned", sentence, [drawn], notes, [table])
 
 
 def adaptation(results: Results) -> Section:
-    score, lines, frames = results.score, [], []
-    for mode, colour in ((results.mode, "model"), (results.other_mode, "other")):
-        if mode is not None:
-            course = results.course(mode)
-            half = course[f"{score}_ci95"].fillna(0)
-            frame = pd.DataFrame({"x": course["step"], "y": course[score], "low": course[score] - half, "high": course[score] + half})
-            if score == "accuracy":
-                frame["high"] = frame["high"].clip(upper=1.0)
-            frame["figure"], frame["n"] = [words.figure(score, v, h) for v, h in zip(course[score], half, strict=True)], int(results.metrics["episodes"])
-            name = mode if results.other_mode else "mean" if "mse_median" in course else "this model"
-            lines.append({"name": name, "colour": colour, "data": frame, "dash": [1, 0] if colour == "model" else [6, 3]})
-            frames.append((mode, course))
-    course = frames[0][1]
+    """The figure after 0, 1, ... inner steps, in both modes where they differ; for errors the median too."""
+    score, episodes = results.score, int(results.metrics["episodes"])
+    modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
+    courses = {mode: results.course(mode) for mode in modes}
+    course = courses[results.mode]
+    lines = []
+    for mode, colour in modes.items():
+        name = mode if results.other_mode else "mean" if score == "mse" else "this model"
+        lines.append(
+            Line(name, colour, _banded(results, courses[mode]["step"], courses[mode]), dash=(1, 0) if colour == "model" else (6, 3))
+        )
     if "mse_median" in course:
-        frame = pd.DataFrame({"x": course["step"], "y": course["mse_median"], "n": int(results.metrics["episodes"])})
-        lines.append({"name": "median", "colour": "model", "data": frame.assign(figure=[words.number(v) for v in frame["y"]]), "dash": [6, 3]})
-    domain = parts.domain(results, pd.concat([v for line in lines for v in (line["data"]["y"], line["data"].get("low", line["data"]["y"]))]))
-    trained = results.config["algorithm"].get("inner_steps")
-    marks = [(float(trained), f"{trained} in training")] if trained is not None and trained <= course["step"].max() else []
-    marks = [(float(results.steps), f"{trained} in training and here")] if trained == results.steps else [*marks, (float(results.steps), f"{results.steps} in the headline")]
-    floor = chance(results)
-    x = {"axis": alt.Axis(title="inner steps", format="d", values=course["step"].tolist()), "scale": alt.Scale(domain=[int(course["step"].min()), int(course["step"].max())], nice=False)}  # fmt: skip
-    tooltip = [alt.Tooltip("x:Q", title="inner steps"), alt.Tooltip("figure:N", title=axis_title(results)), alt.Tooltip("n:Q", title="episodes", format=",d")]
-    chart = charts.curves(lines, x, {"axis": axis(results), "scale": alt.Scale(domain=domain, nice=False)}, 0.075 * (domain[1] - domain[0]), marks, (floor, "chance") if floor else None, tooltip)  # fmt: skip
+        middle = pd.DataFrame({"x": course["step"], "y": course["mse_median"], "figure": [words.number(y) for y in course["mse_median"]]})
+        lines.append(Line("median", "model", middle, dash=(6, 3)))
+    for line in lines:
+        line.data["n"] = episodes
+    # What diverged may leave the frame: it would flatten all the rest.
+    steady = course["diverged"].to_numpy() == 0 if "diverged" in course else np.full(len(course), True)
+    seen = [line.data[c][steady[: len(line.data)]] for line in lines for c in ("y", "low", "high") if c in line.data]
+    low, high = domain(results, pd.concat(seen) if steady.any() else course[score])
+    first, last = int(course["step"].min()), int(course["step"].max())
+    chart = charts.curves(
+        lines,
+        {
+            "axis": alt.Axis(title="inner steps", format="d", values=course["step"].tolist()),
+            "scale": alt.Scale(domain=[first, last], nice=False),
+        },
+        {"axis": axis(results), "scale": alt.Scale(domain=[low, high], nice=False)},
+        labels_gap=LABELS * (high - low),
+        marks=_marks(results, last),
+        marks_above=score == "mse",
+        rule=_chance_rule(results),
+        tooltip=[
+            alt.Tooltip("x:Q", title="inner steps"),
+            alt.Tooltip("figure:N", title=axis_title(results)),
+            alt.Tooltip("n:Q", title="episodes", format=",d"),
+        ],
+    )
     sentence = words.adaptation(score, course)
-    head, cells = ["inner steps"], [[str(int(s))] for s in course["step"]]
-    for mode, part in frames:
-        head.append(f"{axis_title(results)}{f', {mode}' if results.other_mode else ''}")
-        for cell, value, half in zip(cells, part[score], part[f"{score}_ci95"], strict=False):
-            cell.append(words.figure(score, value, half))
-    for column, title, shown in (("mse_median", "median", words.number), ("diverged", "episodes diverged", lambda v: f"{int(v):,}")):
-        if column in course:
-            head.append(title)
-            for cell, value in zip(cells, course[column], strict=True):
-                cell.append(shown(value))
-    table = Table("After each number of inner steps", head, cells, frozenset(range(len(head))))
-    notes = ["Each step is one gradient step on the support set; the figure is measured on the query set, with its 95 % interval over test episodes."]
-    if results.metrics.get("after_10.diverged"):
-        notes.append(f"After ten steps {words.count(results.metrics['after_10.diverged'], 'episode')} diverged: the mean follows them, the median does not.")
-    return Section("adaptation", "How it adapts", sentence, [Figure("adaptation", charts.page_spec(chart), f"{axis_title(results).capitalize()} after 0 to {int(course['step'].max())} inner steps. {sentence}")], notes, [table])  # fmt: skip
+    notes = [
+        "Each step is one gradient step on the support set; the figure is that of the query set, with its 95 % interval over test episodes."
+    ]
+    diverged = results.metrics.get("after_10.diverged")
+    if diverged:
+        notes.append(f"After ten steps {words.count(diverged, 'episode')} diverged: the mean follows, the median does not.")
+    drawn = figure("adaptation", chart, f"{axis_title(results).capitalize()} after {first} to {last} inner steps.", sentence)
+    return Section("adaptation", "How it adapts", sentence, [drawn], notes, [_step_table(results, courses)])
 
 
 def modes(results: Results) -> list[Section]:
     """Both ways of normalising, after the headline's number of steps."""
     heading = "Transductive and inductive"
+    if results.curve["mode"].nunique() < 2:
+        return []
     if results.other_mode is None:
-        return [Section("statistics", heading, "Both ways of normalising give the same figures: the network has no batch norm.")] if results.curve["mode"].nunique() > 1 else []
-    episodes = words.count(results.metrics["episodes"], "test episode")
+        return [Section("statistics", heading, "Both ways of normalising give the same figures: the network has no batch norm.")]
     rows = []
     for mode, colour in ((results.mode, "model"), (results.other_mode, "other")):
-        at = results.course(mode).query("step == @results.steps").iloc[0]
-        rows.append(row(results, mode, at["accuracy"], at["accuracy_ci95"], colour, episodes))
+        course = results.course(mode)
+        at = course[course["step"] == results.steps].iloc[0]
+        detail = words.count(results.metrics["episodes"], "test episode")
+        rows.append(row(results, mode, at[results.score], at[f"{results.score}_ci95"], colour, detail))
     gap = rows[0]["value"] - rows[1]["value"]
-    first, second = rows[0]["name"].capitalize(), rows[1]["name"]
-    sentence = f"{first} batch statistics score {words.points(gap)} {'above' if gap >= 0 else 'below'} {second} ones, with the same weights on the same episodes."
+    side = f"{words.points(gap)} {'above' if gap >= 0 else 'below'}"
+    sentence = f"{results.mode.capitalize()} statistics score {side} {results.other_mode} ones: the same weights, the same episodes."
     notes = [
         "Transductive: batch norm takes its statistics from the whole query set, so that one query's answer depends on the others. "
-        "Inductive: from the support set alone, as if queries came one by one. The weights were trained " + results.mode + "."
+        f"Inductive: from the support set alone, as if queries came one by one. The weights were trained {results.mode}."
     ]
-    return [Section("statistics", heading, sentence, [dot_figure(results, "statistics", rows, sentence)], notes, [numbers("The figures of the chart", results, rows)])]
+    tables = [numbers("The figures of the chart", results, rows)]
+    return [Section("statistics", heading, sentence, [dot_figure(results, "statistics", rows, sentence)], notes, tables)]
+
+
+def _training_column(results: Results) -> str:
+    return "accuracy" if results.kind == "classification" else "loss"
+
+
+def _thinned(table: pd.DataFrame) -> pd.DataFrame:
+    step = -(-len(table) // ROWS)
+    return table if step <= 1 else table.groupby(np.arange(len(table)) // step).mean().reset_index(drop=True)
+
+
+def _banded(results: Results, x: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
+    """The data of a line with its 95 % band: `x`, `y`, `low`, `high`, and `figure` in words."""
+    value, half = table[results.score], table[f"{results.score}_ci95"].fillna(0)
+    top = 1.0 if results.score == "accuracy" else np.inf
+    figures = [words.figure(results.score, v, h) for v, h in zip(value, half, strict=True)]
+    return pd.DataFrame({"x": x, "y": value, "low": value - half, "high": (value + half).clip(upper=top), "figure": figures})
+
+
+def _chance_rule(results: Results) -> tuple[float, str] | None:
+    floor = chance(results)
+    return None if floor is None else (floor, "chance")
+
+
+def _marks(results: Results, last: int) -> list[tuple[float, str]]:
+    """Steps in training and in the headline."""
+    trained = results.config["algorithm"].get("inner_steps")
+    if trained == results.steps:
+        return [(float(results.steps), f"{trained} in training and here")]
+    known = [(trained, "in training"), (results.steps, "in the headline")]
+    return [(float(steps), f"{steps} {what}") for steps, what in known if steps is not None and steps <= last]
+
+
+def _step_table(results: Results, courses: dict[str, pd.DataFrame]) -> Table:
+    first = next(iter(courses.values()))
+    columns = {"inner steps": [str(int(step)) for step in first["step"]]}
+    for mode, course in courses.items():
+        name = f"{axis_title(results)}, {mode}" if len(courses) > 1 else axis_title(results)
+        figures = zip(course[results.score], course[f"{results.score}_ci95"], strict=True)
+        columns[name] = [words.figure(results.score, value, half) for value, half in figures]
+    more: dict[str, tuple[str, Callable[[float], str]]] = {
+        "mse_median": ("median", words.number),
+        "diverged": ("episodes diverged", lambda v: f"{int(v):,}"),
+    }
+    for column, (name, shown) in more.items():
+        if column in first:
+            columns[name] = [shown(value) for value in first[column]]
+    rows = [list(cells) for cells in zip(*columns.values(), strict=True)]
+    return Table("After each number of inner steps", list(columns), rows, frozenset(range(len(columns))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -29,22 +30,27 @@ class Fit:
 
 def fits(results: Results) -> list[Fit]:
     """The episodes of fits.parquet, from typical to worst by the headline's error."""
-    assert results.fits is not None and results.support is not None
     errors = results.headline.set_index("episode")["mse"]
     order = sorted(results.fits["episode"].unique(), key=lambda e: (errors[e], e))
-    middle = float(errors.median())
     rank = errors.rank(pct=True)
     result = []
     for i, episode in enumerate(order):
-        place = "the worst" if errors[episode] == errors.max() else "typical" if errors[episode] <= middle * 1.05 else f"{words.percent(1 - rank[episode], 0)} are worse"
+        place = (
+            "the worst"
+            if errors[episode] == errors.max()
+            else "typical"
+            if rank[episode] <= 0.6
+            else f"{words.percent(1 - rank[episode], 0)} are worse"
+        )
         error = words.number(float(errors[episode]))
-        figure = Figure(f"fit-{i + 1}", _chart(results, int(episode)), f"Episode {episode}: sine wave, support points and the model's curves. Error {error} after {words.count(results.steps, 'step')}.")  # fmt: skip
+        told = f"Episode {episode}: sine wave, support points and the model's curves."
+        told += f" Error {error} after {words.count(results.steps, 'step')}."
+        figure = Figure(f"fit-{i + 1}", _chart(results, int(episode)), told)
         result.append(Fit(int(episode), place, error, figure))
     return result
 
 
-def _chart(results: Results, episode: int) -> dict:
-    assert results.fits is not None and results.support is not None
+def _chart(results: Results, episode: int) -> dict[str, Any]:
     curve, points = (frame[frame["episode"] == episode].sort_values("x") for frame in (results.fits, results.support))
     known = [column for column in LINES if column in curve]
     reach = max(1.0, float(np.abs(pd.concat([curve["truth"], points["y"]])).max())) * 1.6
@@ -55,7 +61,13 @@ def _chart(results: Results, episode: int) -> dict:
         name = "truth" if column == "truth" else LINES[column][0]
         data = pd.DataFrame({"x": curve["x"].round(4), "y": curve[column].round(4), "of": name})
         tooltip = [alt.Tooltip("of:N", title=" "), alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".3f")]
-        layers.append(alt.Chart(data).mark_line(color=charts.var(colour), strokeDash=dash, strokeWidth=width, clip=True).encode(x=x, y=y, tooltip=tooltip))
-    dots = alt.Chart(points[["x", "y"]].round(4)).mark_point(filled=True, size=60, opacity=1, fill=charts.var("ink"), stroke=charts.var("paper"), strokeWidth=1.5)
+        layers.append(
+            alt.Chart(data)
+            .mark_line(color=charts.var(colour), strokeDash=dash, strokeWidth=width, clip=True)
+            .encode(x=x, y=y, tooltip=tooltip)
+        )
+    dots = alt.Chart(points[["x", "y"]].round(4)).mark_point(
+        filled=True, size=60, opacity=1, fill=charts.var("ink"), stroke=charts.var("paper"), strokeWidth=1.5
+    )
     layers.append(dots.encode(x=x, y=y, tooltip=[alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".3f")]))
     return charts.page_spec(alt.layer(*layers), 200)

@@ -10,7 +10,14 @@ from tasks.reporting import words
 from tasks.reporting.pictures import Sheet
 from tasks.reporting.results import Results
 
-PLACES = (("typical", 0.5), ("below average", 0.25), ("one in ten is worse", 0.1), ("one in twenty is worse", 0.05), ("one in fifty is worse", 0.02), ("the worst", 0.0))
+PLACES = (
+    ("typical", 0.5),
+    ("below average", 0.25),
+    ("one in ten is worse", 0.1),
+    ("one in twenty is worse", 0.05),
+    ("one in fifty is worse", 0.02),
+    ("the worst", 0.0),
+)
 """Which episodes are shown: words, and the quantile of the headline accuracy."""
 
 TILES = 100
@@ -61,7 +68,6 @@ def label(index: int) -> str:
 
 def cards(results: Results) -> list[Card]:
     """Episodes at the quantiles of PLACES, each once."""
-    assert results.answers is not None
     known = set(results.answers["episode"])
     order = results.headline[results.headline["episode"].isin(known)].sort_values(["accuracy", "episode"])["episode"].tolist()
     picked: dict[int, str] = {}
@@ -73,7 +79,6 @@ def cards(results: Results) -> list[Card]:
 
 
 def _card(results: Results, episode: int, place: str) -> Card:
-    assert results.answers is not None and results.table is not None and results.images is not None
     line = results.test.loc[results.test["episode"] == episode].iloc[0]
     answers = results.answers[results.answers["episode"] == episode]
     ways, shots, queries = (results.meta[key] for key in ("ways", "shots", "queries"))
@@ -86,9 +91,19 @@ def _card(results: Results, episode: int, place: str) -> Card:
         first = len(rows)
         rows += [int(r) for r in mine["image"]]
         before, after = (
-            [Query(first + i, label(int(answer)), int(answer) == way) for i, answer in enumerate(mine[column])] for column in ("before", "after")
+            [Query(first + i, label(int(answer)), int(answer) == way) for i, answer in enumerate(mine[column])]
+            for column in ("before", "after")
         )
-        classes.append(Class(label(way), str(table["class"]), str(table["group"]), list(range(way * shots, (way + 1) * shots)), before, after))
+        classes.append(
+            Class(
+                label(way),
+                table["class"].removeprefix(f"{table['group']}/"),
+                table["group"],
+                list(range(way * shots, (way + 1) * shots)),
+                before,
+                after,
+            )
+        )
     shares = [float(np.mean(answers[column] == answers["label"])) for column in ("before", "after")]
     told = [_told(classes, when) for when in ("before", "after")]
     return Card(

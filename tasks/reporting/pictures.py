@@ -32,7 +32,11 @@ class Sheet:
         lines = max(1, -(-n // columns))
         sheet = np.zeros((lines * columns, channels, height, width), np.uint8)
         sheet[:n] = cells
-        pixels = sheet.reshape(lines, columns, channels, height, width).transpose(0, 3, 1, 4, 2).reshape(lines * height, columns * width, channels)
+        pixels = (
+            sheet.reshape(lines, columns, channels, height, width)
+            .transpose(0, 3, 1, 4, 2)
+            .reshape(lines * height, columns * width, channels)
+        )
         ink = channels == 1
         return cls(_png(255 - pixels[..., 0] if ink else pixels), width, height, columns, lines, ink)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from tasks.reporting import words
 from tasks.reporting.results import Results
 
 TABLE = Path(__file__).resolve().parent.parent / "published.csv"
@@ -39,24 +41,24 @@ def protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
 def figures(mine: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of the table for our data set, ways and shots: those of the same protocol, and the rest with `differs` in words.
 
-    Both have `value`, `low` and `high` on our scale (fractions; NaN without an interval).
+    Both have `printed` (the figure as its source has it), and on our scale (fractions) `value` and `half`, the half-width of its
+    interval or NaN.
     """
     table = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
     near = table[(table["dataset"] == mine["dataset"]) & (table["ways"] == mine["ways"]) & (table["shots"] == mine["shots"])].copy()
     percent = near["accuracy"] != ""
-    number, half = pd.to_numeric(near["accuracy"].where(percent, near["mse"])), pd.to_numeric(near["ci95"])
+    number = pd.to_numeric(near["accuracy"].where(percent, near["mse"]))
     scale = percent.map({True: 0.01, False: 1.0}).astype(float)
-    near["value"], near["low"], near["high"] = number * scale, (number - half) * scale, (number + half) * scale
+    near["value"], near["half"] = number * scale, pd.to_numeric(near["ci95"]) * scale
+    unit, interval = np.where(percent, f"{words.NBSP}%", ""), (" ± " + near["ci95"]).where(near["ci95"] != "", "")
+    near["printed"] = near["accuracy"].where(percent, near["mse"]) + unit + interval
     near["differs"] = [_differs(row, mine) for row in near.to_dict("records")]
     same = near["differs"] == ""
     return near[same].reset_index(drop=True), near[~same].reset_index(drop=True)
 
 
-def _differs(row: dict[str, Any], mine: dict[str, str]) -> str:
-    said = []
-    for key in (key for key in NAMED if key in mine):
-        if row[key] == "":
-            said.append(f"{NAMED[key]} not stated")
-        elif row[key] != mine[key]:
-            said.append(f"{NAMED[key]} {row[key]} (here {mine[key]})")
-    return "; ".join(said)
+def _differs(row: dict[Any, Any], mine: dict[str, str]) -> str:
+    keys = [key for key in NAMED if key in mine and row[key] != mine[key]]
+    said = [f"{NAMED[key]} {row[key]} (here {mine[key]})" for key in keys if row[key] != ""]
+    unknown = [NAMED[key] for key in keys if row[key] == ""]
+    return "; ".join(said + ([f"not stated: {', '.join(unknown)}"] if unknown else []))

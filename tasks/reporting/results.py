@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Results:
-    """The files of docs/files.md; what one kind does not have is None.
+    """The files of docs/files.md; what one kind does not have is empty.
 
     score: `accuracy` or `mse`, the column that holds the figure; mode, steps: of the headline; metrics: dotted key -> number
     """
@@ -40,12 +40,12 @@ class Results:
     curve: pd.DataFrame
     baselines: pd.DataFrame
     weights_digest: str
-    table: pd.DataFrame | None = None
-    images: np.ndarray | None = None
-    classes: pd.DataFrame | None = None
-    answers: pd.DataFrame | None = None
-    fits: pd.DataFrame | None = None
-    support: pd.DataFrame | None = None
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    images: np.ndarray = field(default_factory=lambda: np.empty(0))
+    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    answers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    fits: pd.DataFrame = field(default_factory=pd.DataFrame)
+    support: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -75,7 +75,9 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
         raise StageError(f"{data / 'meta.json'} has kind {kind!r}: must be classification or regression")
     for key in ("kind", "dataset", "ways", "shots"):
         if config.get(key) != meta.get(key):
-            raise StageError(f"{model} was trained for {key} {config.get(key)!r}, {data} holds {meta.get(key)!r}: run the stages train and evaluate again")
+            raise StageError(
+                f"{model} was trained for {key} {config.get(key)!r}, {data} holds {meta.get(key)!r}: run the stage train again"
+            )
     score = "accuracy" if kind == "classification" else "mse"
     figures = flat(_read(metrics, "evaluate", read_json))
     for key in (score, f"{score}_ci95", "episodes", "steps"):
@@ -94,7 +96,9 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
         parts["test"] = _table(data / "test.parquet", "episodes", ["episode", "classes", "support", "query"])
         parts["table"] = _table(data / "classes.parquet", "episodes", ["class", "group", "split", "count"])
         parts["images"] = _read(data / "images.npy", "episodes", lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
-        parts["classes"] = _table(scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"])
+        parts["classes"] = _table(
+            scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"]
+        )
         parts["answers"] = _table(scores / "answers.parquet", "evaluate", ["episode", "image", "label", "before", "after"])
     else:
         parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
@@ -102,7 +106,9 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
         parts["support"] = _table(scores / "support.parquet", "evaluate", ["episode", "x", "y"])
     result = Results(kind, score, config["batch_norm"], int(figures["steps"]), meta, config, figures, **parts)
     if result.headline.empty:
-        raise StageError(f"{scores / 'episodes.parquet'} has no rows for {result.mode} after {result.steps} steps: run the stage evaluate again")
+        raise StageError(
+            f"{scores / 'episodes.parquet'} has no rows for {result.mode} after {result.steps} steps: run the stage evaluate again"
+        )
     return result
 
 
@@ -118,7 +124,9 @@ def _described(path: Path, stage: str) -> dict[str, Any]:
     found = _read(path, stage, read_json)
     if found.get("format") != FORMAT:
         raise StageError(f"{path} has format {found.get('format')!r}, not {FORMAT}: run the stage {stage} again")
-    wanted = ["kind", "dataset", "ways", "shots"] + (["queries", "protocol"] if stage == "episodes" else ["algorithm", "model", "batch_norm"])
+    wanted = ["kind", "dataset", "ways", "shots"] + (
+        ["queries", "protocol"] if stage == "episodes" else ["algorithm", "model", "batch_norm"]
+    )
     absent = [key for key in wanted if key not in found]
     if absent:
         raise StageError(f"{path} has no {', '.join(absent)}: run the stage {stage} again")

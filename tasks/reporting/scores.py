@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,93 +12,123 @@ import pandas as pd
 
 from tasks import charts
 from tasks.reporting import published, words
-from tasks.reporting.parts import Figure, Section, Table, axis, axis_title, chance, dot_figure, numbers, row
+from tasks.reporting.parts import Section, Table, axis, axis_title, chance, dot_figure, figure, numbers, row
 from tasks.reporting.results import Results
 
 
 def baselines(results: Results) -> Iterator[tuple[str, float, float | None]]:
     """Name, value and half-width of each baseline of metrics.json, best first."""
-    found = {key.split(".")[1] for key in results.metrics if key.startswith("baselines.")}
-    figures = [(m, results.metrics.get(f"baselines.{m}.{results.score}"), results.metrics.get(f"baselines.{m}.{results.score}_ci95")) for m in found]
-    better = -1 if results.score == "accuracy" else 1
-    yield from sorted(((m, v, c) for m, v, c in figures if v is not None), key=lambda f: (better * f[1], f[0]))
+    score, metrics = results.score, results.metrics
+    names = {key.split(".")[1] for key in metrics if key.startswith("baselines.") and key.endswith(f".{score}")}
+    better = -1 if score == "accuracy" else 1
+    for name in sorted(names, key=lambda name: (better * metrics[f"baselines.{name}.{score}"], name)):
+        yield name, metrics[f"baselines.{name}.{score}"], metrics.get(f"baselines.{name}.{score}_ci95")
 
 
 def comparison(results: Results, raw: dict[str, Any]) -> Section:
-    score, value, ci95 = results.score, results.metrics[results.score], results.metrics[f"{results.score}_ci95"]
+    """The headline among baselines and figures of the same protocol; `raw` is params.yaml."""
+    score, config, episodes = results.score, results.config, words.count(results.metrics["episodes"], "test episode")
+    value, ci95 = results.metrics[score], results.metrics[f"{score}_ci95"]
     same, others = published.figures(published.protocol(results, raw))
-    episodes = words.count(results.metrics["episodes"], "test episode")
-    rows = [row(results, f"this model ({results.config['algorithm']['name']}, {results.config['model']['name']})", value, ci95, "model", episodes)]
+    rows = [row(results, f"this model ({config['algorithm']['name']}, {config['model']['name']})", value, ci95, "model", episodes)]
     known = list(baselines(results))
-    rows += [row(results, words.METHODS.get(m, m), v, c, "baseline", "by definition" if m == "chance" else episodes, "square") for m, v, c in known]
+    for name, theirs, half in known:
+        detail = "by definition" if name == "chance" else episodes
+        rows.append(row(results, words.METHODS.get(name, name), theirs, half, "baseline", detail, "square"))
     for line in same.to_dict("records"):
         name = f"{line['method']}, {line['network']} ({line['source']})"
-        rows.append(row(results, name, line["value"], line["high"] - line["value"], "published", line["note"] or line["source"], "diamond"))
+        drawn = row(results, name, line["value"], line["half"], "published", line["note"] or line["source"], "diamond")
+        rows.append(drawn | {"text": line["printed"]})
     rows.sort(key=lambda r: (-r["value"] if score == "accuracy" else r["value"], r["name"]))
-    best, best_value, best_ci95 = known[0]
-    ahead = value - best_value if score == "accuracy" else best_value - value
-    gap = words.points(ahead) if score == "accuracy" else f"{words.number(abs(ahead))}"
-    apart = "their intervals do not meet" if abs(ahead) > ci95 + (best_ci95 or 0) else "their intervals overlap"
-    side = ("above" if score == "accuracy" else "below") if ahead >= 0 else ("below" if score == "accuracy" else "above")
-    shown = words.percent(best_value) if score == "accuracy" else words.number(best_value)
-    sentence = f"The model is {gap} {side} the best baseline ({words.METHODS.get(best, best)}, {shown}); {apart}."
+
+    sentence = _ahead(results, value, ci95, *known[0])
     notes = [_beside(results, value, ci95, same, others)]
     if results.mode == "transductive" and results.other_mode:
-        notes.append("Transductive: the statistics of batch norm are those of the query set, which helps; the inductive figure stands further down.")
+        notes.append(
+            "Transductive: batch norm takes its statistics from the query set, which helps; the inductive figure stands further down."
+        )
     tables = [numbers("The figures of the chart", results, rows)]
     if len(others):
-        cells = [[o["method"], o["network"], words.figure(score, o["value"], o["high"] - o["value"]), o["differs"], o["note"], o["source"]] for o in others.to_dict("records")]
-        caption = f"Figures under other protocols ({results.meta['ways']}-way {results.meta['shots']}-shot {results.meta['dataset']}): not to be compared without care"
-        tables.append(Table(caption, ["method", "network", axis_title(results), "differs in", "note", "source"], cells, frozenset({2}), others["link"].tolist()))
-    drawn = f"{axis_title(results).capitalize()} of the model, {words.count(len(known), 'baseline')} and {words.count(len(same), 'published or reference figure')} with 95 % intervals. "
-    return Section("proportion", "In proportion", sentence, [dot_figure(results, "comparison", rows, drawn + sentence, chance(results))], notes, tables)
+        tables.append(_others(results, others))
+    outside = words.count(len(same), "published or reference figure")
+    what = f"{axis_title(results).capitalize()} of the model, {words.count(len(known), 'baseline')} and {outside} with 95 % intervals."
+    picture = dot_figure(results, "comparison", rows, f"{what} {sentence}", chance(results))
+    return Section("proportion", "In proportion", sentence, [picture], notes, tables)
+
+
+def _ahead(results: Results, value: float, ci95: float, method: str, best: float, best_ci95: float | None) -> str:
+    """The model against the best baseline."""
+    name = words.METHODS.get(method, method)
+    meet = "their intervals do not meet" if abs(value - best) > ci95 + (best_ci95 or 0.0) else "their intervals overlap"
+    if results.score == "accuracy":
+        side = "above" if value >= best else "below"
+        return f"The model is {words.points(value - best)} {side} the best baseline ({name}, {words.percent(best)}); {meet}."
+    if 0 < value < best:
+        return f"The error is {best / value:.1f} times smaller than that of the best baseline ({name}, {words.number(best)}); {meet}."
+    return f"The error is {words.number(value)}, that of the best baseline ({name}) {words.number(best)}; {meet}."
 
 
 def _beside(results: Results, value: float, ci95: float, same: pd.DataFrame, others: pd.DataFrame) -> str:
     """What is known from elsewhere, or that nothing is."""
-    if len(same):
-        said = []
-        for line in same.to_dict("records"):
-            gap, shown = value - line["value"], words.figure(results.score, line["value"], line["high"] - line["value"])
-            size = words.points(gap) if results.score == "accuracy" else words.number(abs(gap))
-            where = f"{size} {'above' if gap > 0 else 'below'} it"
-            half = 0.0 if np.isnan(line["high"]) else line["high"] - line["value"]
-            if abs(gap) <= ci95 + half:
-                where += ", within the intervals"
-            said.append(f"{line['method']} ({line['network']}, {line['source']}) has {shown}: this model is {where}.")
-        return "Under the same protocol: " + " ".join(said)
-    if len(others):
-        return f"No figure known to us has exactly this protocol; {words.count(len(others), 'figure')} under other protocols are listed below and not drawn."
-    return f"No figure is published for {results.meta['ways']}-way {results.meta['shots']}-shot {results.meta['dataset']}: baselines alone are drawn."
+    if len(others) and same.empty:
+        count = words.count(len(others), "figure")
+        return f"No figure known to us has exactly this protocol; {count} under other protocols are listed below and not drawn."
+    if same.empty:
+        meta = results.meta
+        return f"No figure is published for {meta['ways']}-way {meta['shots']}-shot {meta['dataset']}: baselines alone are drawn."
+    said = ["Under the same protocol:"]
+    for line in same.to_dict("records"):
+        gap, half = value - line["value"], 0.0 if np.isnan(line["half"]) else line["half"]
+        size = words.points(gap) if results.score == "accuracy" else words.number(abs(gap))
+        where = f"{size} {'above' if gap > 0 else 'below'} it" + (", within the intervals" if abs(gap) <= ci95 + half else "")
+        said.append(f"{line['method']} ({line['network']}, {line['source']}) has {line['printed']}: this model is {where}.")
+    return " ".join(said)
+
+
+def _others(results: Results, others: pd.DataFrame) -> Table:
+    meta = results.meta
+    caption = f"{meta['ways']}-way {meta['shots']}-shot {meta['dataset']} under other protocols: not to be compared without care"
+    head = ["method", "network", axis_title(results), "differs in", "note", "source"]
+    cells = [[o["method"], o["network"], o["printed"], o["differs"], o["note"], o["source"]] for o in others.to_dict("records")]
+    return Table(caption, head, cells, frozenset({2}), others["link"].tolist())
 
 
 def distribution(results: Results) -> Section:
-    score, values = results.score, results.headline[results.score].to_numpy()
-    finite = values[np.isfinite(values)]
-    best = next((m for m, *_ in baselines(results) if m in set(results.baselines["method"])), None)
-    behind = results.baselines.loc[results.baselines["method"] == best, score].to_numpy()
-    behind = behind[np.isfinite(behind)]
-    q = {f"q{p:02d}": float(np.quantile(finite, p / 100)) for p in (5, 25, 50, 75, 95)}
-    shown = words.percent if score == "accuracy" else words.number
+    """A histogram over test episodes, in front of the best baseline's."""
+    score, metrics, values = results.score, results.metrics, results.headline[results.score].to_numpy()
+    mine = values[np.isfinite(values)]
+    measured = set(results.baselines["method"])
+    best = next((name for name, *_ in baselines(results) if name in measured), "")
+    theirs = results.baselines.loc[results.baselines["method"] == best, score].to_numpy()
+    theirs = theirs[np.isfinite(theirs)]
+    q = {f"q{p:02d}": float(np.quantile(mine, p / 100)) for p in (5, 25, 50, 75, 95)}
+    shown: Callable[[float], str] = words.percent if score == "accuracy" else words.number
+    scale: Any = "linear" if score == "accuracy" else "log"
     if score == "accuracy":
-        edges = _accuracy_edges(finite, behind, results.meta["ways"] * results.meta["queries"])
-        scale = alt.Scale(domain=[float(edges[0]), float(edges[-1])], nice=False)
-        sentence = f"Half of the episodes lie between {shown(q['q25'])} and {shown(q['q75'])}; one in twenty is below {shown(q['q05'])}, and the worst has {shown(finite.min())}."
+        edges, worst = _accuracy_edges(mine, theirs, results.meta["ways"] * results.meta["queries"]), float(mine.min())
+        middle = f"Half of the episodes lie between {shown(q['q25'])} and {shown(q['q75'])}"
+        sentence = f"{middle}; one in twenty is below {shown(q['q05'])}, and the worst has {shown(worst)}."
     else:
-        low, high = (max(float(f(np.concatenate([finite, behind]))), 1e-6) for f in (np.min, np.max))
-        edges = np.geomspace(low * 0.999, max(high, low * 1.01) * 1.001, 31)
-        scale = alt.Scale(type="log", domain=[float(edges[0]), float(edges[-1])], nice=False)
-        away = int(results.metrics.get("diverged", len(values) - len(finite)))
-        end = f"{words.count(away, 'episode')} of {len(values):,} diverged" if away else "none diverged"
+        edges, worst = _error_edges(np.concatenate([mine, theirs])), float(mine.max())
+        diverged = int(metrics.get("diverged", len(values) - len(mine)))
+        end = f"{words.count(diverged, 'episode')} of {len(values):,} diverged" if diverged else "none diverged"
         sentence = f"Half of the episodes err by less than {shown(q['q50'])}, one in twenty by more than {shown(q['q95'])}; {end}."
-    bars = _histogram(finite, edges, "this model", shown)
-    summary = {"mean": float(finite.mean())} | q
-    chart = charts.distribution(bars, _histogram(behind, edges, words.METHODS.get(str(best), str(best)), shown), summary, {"axis": axis(results, f"{axis_title(results)} of an episode"), "scale": scale}, "share of episodes")  # fmt: skip
-    names = ["mean", "5 %", "25 %", "median", "75 %", "95 %", "worst"]
-    figures = [float(finite.mean()), *q.values(), float(finite.min() if score == "accuracy" else finite.max())]
-    table = Table(f"Quantiles over {words.count(len(finite), 'episode')}", ["", axis_title(results)], [[n, shown(f)] for n, f in zip(names, figures, strict=True)], frozenset({1}))  # fmt: skip
-    notes = [f"Dot: mean; thick line: the middle half; thin line: 5 to 95 %. The 95 % interval of the mean, {words.figure(score, results.metrics[score], results.metrics[f'{score}_ci95'])}, is over episodes; other seeds of the training would spread on their own."]  # fmt: skip
-    return Section("episodes", "How sure", sentence, [Figure("distribution", charts.page_spec(chart, 220), f"Histogram of the {axis_title(results)} of single test episodes. {sentence}")], notes, [table])  # fmt: skip
+    x = {
+        "axis": axis(results, f"{axis_title(results)} of an episode"),
+        "scale": alt.Scale(type=scale, domain=[float(edges[0]), float(edges[-1])], nice=False),
+    }
+    mean = float(mine.mean())
+    bars, behind = _histogram(mine, edges, "this model", shown), _histogram(theirs, edges, words.METHODS.get(best, best), shown)
+    chart = charts.distribution(bars, behind, {"mean": mean} | q, x, "share of episodes")
+    names, figures = ["mean", "5 %", "25 %", "median", "75 %", "95 %", "worst"], [mean, *q.values(), worst]
+    cells = [[name, shown(value)] for name, value in zip(names, figures, strict=True)]
+    table = Table(f"Quantiles over {words.count(len(mine), 'episode')}", ["", axis_title(results)], cells, frozenset({1}))
+    notes = [
+        "Dot: mean; thick line: the middle half; thin line: 5 to 95 %. The 95 % interval of the mean, "
+        f"{words.figure(score, metrics[score], metrics[f'{score}_ci95'])}, is over episodes; the spread over seeds is another."
+    ]
+    drawn = figure("distribution", chart, f"Histogram of the {axis_title(results)} of single test episodes.", sentence, 220)
+    return Section("episodes", "How sure", sentence, [drawn], notes, [table])
 
 
 def _accuracy_edges(values: np.ndarray, behind: np.ndarray, answers: int) -> np.ndarray:
@@ -109,8 +139,14 @@ def _accuracy_edges(values: np.ndarray, behind: np.ndarray, answers: int) -> np.
     return (np.arange(start, answers + 2, width) - 0.5) / answers
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray, of: str, shown: Any) -> pd.DataFrame:
-    counts, _ = np.histogram(values, edges)
+def _error_edges(values: np.ndarray) -> np.ndarray:
+    """30 bins of equal width on a logarithmic axis."""
+    low = max(float(values.min()), 1e-6)
+    return np.geomspace(low * 0.999, max(float(values.max()), low * 1.01) * 1.001, 31)
+
+
+def _histogram(values: np.ndarray, edges: np.ndarray, of: str, shown: Callable[[float], str]) -> pd.DataFrame:
+    counts, _ = np.histogram(np.maximum(values, edges[0]), edges)
     frame = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "episodes": counts, "share": counts / max(len(values), 1), "of": of})
     last = 1.0 if shown is words.percent else np.inf
     frame["range"] = [f"{shown(max(low, 0.0))} and {shown(min(high, last))}" for low, high in pairwise(edges.tolist())]

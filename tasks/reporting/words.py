@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 NBSP = "\u00a0"
 METHODS = {
-    "chance": "chance", "pixel_centroid": "nearest centroid in pixels", "random_init": "same network, fine-tuned from random weights",
+    "chance": "chance", "pixel_centroid": "nearest class mean in pixels", "random_init": "fine-tuned from random weights",
     "zero": "always answer 0", "support_mean": "answer the support set's mean",
 }  # fmt: skip
 """What the baselines of metrics.json are called."""
 
 
-def decimals(ci95: float | None) -> int:
+def decimals(ci95: float) -> int:
     """Digits after the point of a percentage: enough for the interval to say something."""
-    return 2 if ci95 is not None and 0 < ci95 < 0.0005 else 1
+    return 2 if 0 < ci95 < 0.0005 else 1
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -37,16 +38,13 @@ def number(value: float | None) -> str:
 
 def figure(score: str, value: float, ci95: float | None = None) -> str:
     """`98.2 % ± 0.3`, or `0.413 ± 0.007` for a squared error; `ci95` None or NaN: without an interval."""
-    bare = ci95 is None or not math.isfinite(ci95)
-    if score == "mse":
-        if bare or not math.isfinite(value):
-            return number(value)
-        digits = max(0, 1 - math.floor(math.log10(ci95))) if 0 < ci95 < 10 else 2 if ci95 == 0 else 0
-        return f"{value:.{min(digits, 4)}f} ± {ci95:.{min(digits, 4)}f}"
-    if bare:
-        return percent(value)
-    digits = decimals(ci95)
-    return f"{percent(value, digits)} ± {100 * ci95:.{digits}f}"
+    if ci95 is None or not math.isfinite(ci95) or not math.isfinite(value):
+        return percent(value) if score == "accuracy" else number(value)
+    if score == "accuracy":
+        digits = decimals(ci95)
+        return f"{percent(value, digits)} ± {100 * ci95:.{digits}f}"
+    digits = 4 if ci95 < 0.0005 else 3 if ci95 < 0.05 else 2 if ci95 < 1 else 1 if ci95 < 10 else 0
+    return f"{value:.{digits}f} ± {ci95:.{digits}f}"
 
 
 def count(value: float, one: str, many: str | None = None) -> str:
@@ -57,7 +55,12 @@ def count(value: float, one: str, many: str | None = None) -> str:
 def points(difference: float) -> str:
     """A difference of accuracies without its sign: `3.1 points`."""
     size = 100 * abs(difference)
-    return "1 point" if f"{size:.1f}" == "1.0" else f"{size:.0f} points" if size >= 10 else f"{size:.1f} points"
+    return "1 point" if f"{size:.1f}" == "1.0" else f"{size:.0f} points" if size >= 9.95 else f"{size:.1f} points"
+
+
+def class_name(name: str, group: str) -> str:
+    """A class with its group, said once."""
+    return name if not group or name.startswith(group) else f"{name} ({group})"
 
 
 def joined(parts: Sequence[str]) -> str:
@@ -81,24 +84,24 @@ def settled(values: Sequence[float], ci95: Sequence[float]) -> int:
 
 def adaptation(score: str, course: pd.DataFrame) -> str:
     """'Accuracy rises by 41 points in one step and is flat after three.'"""
-    values, ci95 = course[score].tolist(), course[f"{score}_ci95"].fillna(0).tolist()
-    last = len(values) - 1
-    if last < 1 or not all(math.isfinite(v) for v in values[:2]):
-        return "Adaptation changes what the model answers as follows."
-    gain = values[1] - values[0]
+    steady = course
+    if "diverged" in course and course["diverged"].any():
+        steady = course.iloc[: int(np.argmax(course["diverged"].to_numpy() > 0))]
+    values, ci95 = steady[score].tolist(), steady[f"{score}_ci95"].fillna(0).tolist()
+    if len(values) < 2:
+        return "From the first step on some episodes diverge."
     if score == "accuracy":
-        first = f"Accuracy {'rises' if gain >= 0 else 'falls'} by {points(gain)} in one step"
+        first = f"Accuracy {'rises' if values[1] >= values[0] else 'falls'} by {points(values[1] - values[0])} in one step"
     else:
         first = f"The error goes from {number(values[0])} to {number(values[1])} in one step"
-    flat = settled(values, ci95)
+    flat, last = settled(values, ci95), len(values) - 1
+    after = f"; with {in_words(len(values))} or more steps some episodes diverge" if len(steady) < len(course) else ""
     if flat == 0:
-        return "Adaptation changes nothing that the intervals could tell."
-    if flat <= 1:
-        return f"{first} and is flat after that."
+        return f"Adaptation changes nothing that the intervals could tell{after}."
     if flat < last:
-        return f"{first} and is flat after {in_words(flat)}."
-    end = f"{percent(values[last])}" if score == "accuracy" else number(values[last])
-    return f"{first} and still moves at the end, with {end} after {in_words(last)}."
+        return f"{first} and is flat after {'that' if flat == 1 else in_words(flat)}{after}."
+    end = percent(values[last]) if score == "accuracy" else number(values[last])
+    return f"{first} and {'is' if last == 1 else 'still moves: it is'} {end} after {in_words(last)}{after}."
 
 
 def learning(score: str, validation: pd.DataFrame, best: int, iterations: int) -> str:
@@ -109,5 +112,9 @@ def learning(score: str, validation: pd.DataFrame, best: int, iterations: int) -
     what = "Validation accuracy" if score == "accuracy" else "The validation error"
     if len(validation) == 1:
         return f"{what} is {shown(value)} at its only measurement, iteration {best:,}."
-    end = "the last measurement: longer training may help" if best >= validation["iteration"].max() else f"iteration {best:,} of {iterations:,}"
+    end = (
+        "the last measurement: longer training may help"
+        if best >= validation["iteration"].max()
+        else f"iteration {best:,} of {iterations:,}"
+    )
     return f"{what} goes from {shown(first[score])} at iteration {int(first['iteration']):,} to {shown(value)} at {end}."

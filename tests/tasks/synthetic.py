@@ -13,7 +13,13 @@ from safetensors.numpy import save_file
 
 from tasks.files import write_json
 
-HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><script>alert(2)</script>", "a|b *c* [d](e) `f`", "{{ 7*7 }}"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><script>alert(2)</script>",
+    "a|b *c* [d](e) `f`",
+    "{{ 7*7 }}",
+]
 """Names that would break a page, a chart's JSON or a Markdown table that forgot to escape them."""
 
 DIGESTS = {"data_digest": "0123456789abcdef", "code_digest": "fedcba9876543210"}
@@ -24,7 +30,14 @@ STEPS = range(11)
 def params(kind: str, **episodes: Any) -> dict[str, Any]:
     """params.yaml as plain values; `episodes` overrides keys of that section."""
     image = kind == "classification"
-    section = {"seed": 0, "ways": 5 if image else 1, "shots": 1 if image else 10, "queries": 15 if image else 20, "validation": 50, "test": 60}
+    section = {
+        "seed": 0,
+        "ways": 5 if image else 1,
+        "shots": 1 if image else 10,
+        "queries": 15 if image else 20,
+        "validation": 50,
+        "test": 60,
+    }
     algorithm = {"inner_lr": 0.4 if image else 0.01, "inner_steps": 1}
     return {
         "device": "cpu",
@@ -36,7 +49,7 @@ def params(kind: str, **episodes: Any) -> dict[str, Any]:
         },
         "episodes": section | episodes,
         "model": {"name": "conv4" if image else "mlp", "conv4": {"filters": 64, "blocks": 4}, "mlp": {"hidden": [40, 40]}},
-        "algorithm": {"name": "maml", "maml": algorithm, "fomaml": algorithm},
+        "algorithm": {"name": "maml", "maml": algorithm, "fomaml": dict(algorithm)},
         "train": {"seed": 0, "iterations": 600, "meta_batch": 32, "meta_lr": 0.001, "batch_norm": "transductive"},
         "evaluate": {"steps": 3 if image else 1, "chunk": 25},
         "report": {"title": None},
@@ -91,7 +104,13 @@ def _model(root: Path, kind: str, raw: dict[str, Any]) -> None:
     save_file({"head.weight": np.arange(6, dtype=np.float32)}, root / "models/run/weights.safetensors")
     pick = {s: {"name": raw[s]["name"]} | raw[s][raw[s]["name"]] for s in ("model", "algorithm")}
     image = kind == "classification"
-    config = {"format": 1, "dataset": raw["dataset"]["name"], "kind": kind, "input": [1, 28, 28] if image else [1], "batch_norm": "transductive"}
+    config = {
+        "format": 1,
+        "dataset": raw["dataset"]["name"],
+        "kind": kind,
+        "input": [1, 28, 28] if image else [1],
+        "batch_norm": "transductive",
+    }
     config |= pick | {key: raw["episodes"][key] for key in ("ways", "shots")} | DIGESTS
     config |= {"iteration": 500, "iterations": 600, "validation": 0.9513 if image else 0.52, "parameters": 112_005}
     write_json(root / "models/run/config.json", config)
@@ -120,7 +139,8 @@ def _history(folder: Path, kind: str, rng: np.random.Generator) -> None:
 def _classes() -> pd.DataFrame:
     names = HOSTILE + [f"character{i:02d}" for i in range(len(HOSTILE) + 1, 31)]
     groups = ["Futurama"] * 8 + ["<b>Bold</b>"] * 6 + ["Tengwar | Elvish"] * 6 + ["Keble"] * 6 + ["Ge_ez"] * 4
-    return pd.DataFrame({"class": names, "group": groups, "split": ["train"] * 5 + ["validation"] * 5 + ["test"] * 20, "count": 20}).iloc[::-1]
+    splits = ["test"] * 20 + ["validation"] * 5 + ["train"] * 5
+    return pd.DataFrame({"class": names, "group": groups, "split": splits, "count": 20}).iloc[::-1].reset_index(drop=True)
 
 
 def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:
@@ -128,13 +148,14 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     table, data, scores = _classes(), root / "data/prepared", root / "reports/scores"
     table.to_parquet(data / "classes.parquet", index=False)
     np.save(data / "images.npy", glyphs(rng, len(table), 20))
-    write_json(data / "meta.json", {
-        "format": 1, "dataset": "omniglot", "kind": "classification", "protocol": "maml split, rotations as classes", "input": [1, 28, 28],
-        "classes": {"train": 5, "validation": 5, "test": 20}, **{key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")}, **DIGESTS,
-    })  # fmt: skip
+    meta = {"format": 1, "dataset": "omniglot", "kind": "classification", "protocol": "maml split, rotations as classes"}
+    meta |= {"input": [1, 28, 28], "classes": {"train": 5, "validation": 5, "test": 20}} | DIGESTS
+    write_json(data / "meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     rows, answers = [], []
     of_test = np.flatnonzero(table["split"] == "test")
-    easy = np.clip(rng.beta(9, 1.2, len(table)), 0.5, 1)
+    easy = np.where(
+        table["class"].isin(HOSTILE), 0.6, np.clip(rng.beta(9, 1.2, len(table)), 0.7, 1)
+    )  # hostile names are hard: they are shown
     for e in range(test):
         classes = rng.choice(of_test, ways, replace=False)
         drawn = np.stack([c * 20 + rng.permutation(20)[: shots + queries] for c in classes])
@@ -156,8 +177,12 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         for step in STEPS:
             accuracy = right["was"] + (right["ok"] - right["was"]) * course[step] - (0.05 * course[step] if mode == "inductive" else 0.0)
             accuracy = accuracy.clip(0, 1)
-            parts.append(pd.DataFrame({"mode": mode, "episode": accuracy.index, "step": step, "loss": 2 * (1 - accuracy), "accuracy": accuracy}))
-    baselines = {m: np.round(np.clip(rng.normal(mu, 0.09, test), 0, 1) * 75) / 75 for m, mu in (("pixel_centroid", 0.48), ("random_init", 0.53))}
+            parts.append(
+                pd.DataFrame({"mode": mode, "episode": accuracy.index, "step": step, "loss": 2 * (1 - accuracy), "accuracy": accuracy})
+            )
+    baselines = {
+        m: np.round(np.clip(rng.normal(mu, 0.09, test), 0, 1) * 75) / 75 for m, mu in (("pixel_centroid", 0.48), ("random_init", 0.53))
+    }
     episodes = _scores(scores, pd.concat(parts, ignore_index=True), baselines, "accuracy")
     class_of = np.stack([r["classes"] for r in rows])
     named = said.assign(row=class_of[said["episode"], said["label"]], ok=said["label"] == said["after"])
@@ -165,7 +190,14 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     for row, part in named.groupby("row"):
         each = part.groupby("episode")["ok"].mean()
         line = {"class": table["class"].iloc[row], "group": table["group"].iloc[row], "episodes": len(each), "queries": len(part)}
-        per_class.append(line | {"correct": int(part["ok"].sum()), "accuracy": float(part["ok"].mean()), "ci95": _ci95(each.to_numpy()) if len(each) > 1 else np.nan})
+        per_class.append(
+            line
+            | {
+                "correct": int(part["ok"].sum()),
+                "accuracy": float(part["ok"].mean()),
+                "ci95": _ci95(each.to_numpy()) if len(each) > 1 else np.nan,
+            }
+        )
     pd.DataFrame(per_class).to_parquet(scores / "classes.parquet", index=False)
     metrics = _metrics(episodes, baselines, "accuracy", raw) | {m: _at(episodes, m, steps, "accuracy") for m in MODES}
     metrics["baselines"]["chance"] = {"accuracy": 1 / ways}
@@ -174,10 +206,9 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
 
 def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:
     test, shots, scores = raw["episodes"]["test"], raw["episodes"]["shots"], root / "reports/scores"
-    write_json(root / "data/prepared/meta.json", {
-        "format": 1, "dataset": "sinusoid", "kind": "regression", "protocol": "sine waves of the MAML paper", "input": [1], "classes": {},
-        "family": raw["dataset"]["sinusoid"], **{key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")}, **DIGESTS,
-    })  # fmt: skip
+    meta = {"format": 1, "dataset": "sinusoid", "kind": "regression", "protocol": "sine waves of the MAML paper", "input": [1]}
+    meta |= {"classes": {}, "family": raw["dataset"]["sinusoid"]} | DIGESTS
+    write_json(root / "data/prepared/meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     amplitude, phase = rng.uniform(0.1, 5, test), rng.uniform(0, np.pi, test)
     support = rng.uniform(-5, 5, (test, shots))
     table = {"episode": np.arange(test), "amplitude": amplitude, "phase": phase, "support_x": list(support), "query_x": list(support)}
@@ -197,7 +228,9 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 1)].sort_values("mse")["episode"].to_numpy()
     for e in headline[np.linspace(len(headline) // 2, len(headline) - 1, 6).round().astype(int)]:
         truth, base = amplitude[e] * np.sin(x - phase[e]), 0.3 * np.sin(x / 2)
-        fits.append(pd.DataFrame({"episode": e, "x": x, "truth": truth} | {f"step_{s}": base + (truth - base) * (1 - 0.4**s) for s in (0, 1, 10)}))
+        fits.append(
+            pd.DataFrame({"episode": e, "x": x, "truth": truth} | {f"step_{s}": base + (truth - base) * (1 - 0.4**s) for s in (0, 1, 10)})
+        )
         points.append(pd.DataFrame({"episode": e, "x": support[e], "y": amplitude[e] * np.sin(support[e] - phase[e])}))
     pd.concat(fits, ignore_index=True).to_parquet(scores / "fits.parquet", index=False)
     pd.concat(points, ignore_index=True).to_parquet(scores / "support.parquet", index=False)

@@ -1,0 +1,72 @@
+"""The stages of dvc.yaml as a Prefect flow: `python -m flows.pipeline`, or `from flows.pipeline import pipeline`."""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Prefect reads its settings when it is imported, so the command sets them first and then imports this module by its name.
+    from flows.command import main
+
+    sys.exit(main())
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import driver, workspace
+from flows.driver import Worker, WorkerError
+from flows.protocol import Plan, Steps, Verdict
+from flows.stage import run_stage
+from tasks.stage import StageError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one stage: the name of its final state ('not run' where an earlier one failed) and its seconds."""
+
+    stage: str
+    state: str
+    seconds: float = 0.0
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(stages: list[str] | None = None, force: bool = False, patience: float = 300.0) -> State:
+    """Brings the project's outputs up to date, as `dvc repro` does: order and configuration are dvc.yaml's and params.yaml's.
+
+    stages: go only as far as these stages (and what they need); None means all
+    force: run every one of them, also those that DVC knows to be up to date
+    patience: seconds to wait for another DVC command in this workspace
+
+    The final state holds a `Result` for each stage. One run at a time works in a workspace (the current folder's DVC repository).
+    """
+    log = get_run_logger()
+    results: list[Result] = []
+    try:
+        root = workspace.find_root(Path.cwd())
+        with workspace.lock(root, log.info), driver.take(root) as worker:
+            steps = worker.ask(Plan(stages or []), log.info)
+            if isinstance(steps, Verdict):
+                return Failed(message=f"dvc.yaml: {steps.message}", data=results)
+            return follow(steps, worker, force, patience, results)
+    except (StageError, WorkerError) as error:
+        return Failed(message=str(error), data=results)
+
+
+def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result]) -> State:
+    """The stages in order, up to the first that fails."""
+    states: dict[str, State] = {}
+    for position, stage in enumerate(steps.names):
+        start = time.monotonic()
+        state = run_stage(stage, worker, force, patience, wait_for=[states[need] for need in steps.needs[stage]], return_state=True)
+        results.append(Result(stage, state.name or "", time.monotonic() - start))
+        if not state.is_completed():
+            results += [Result(later, "not run") for later in steps.names[position + 1 :]]
+            return Failed(message=state.message, data=results)
+        states[stage] = state
+    cached = sum(result.state == "Cached" for result in results)
+    return Completed(message=f"{len(results) - cached} stages ran, {cached} cached", data=results)

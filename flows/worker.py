@@ -1,0 +1,120 @@
+"""The DVC process of one run: reads requests on standard input, brings stages up to date, answers (see `protocol`).
+
+DVC works on the main thread, as it expects for signals. A second thread watches standard input: when it ends, the flow is gone,
+however it went, and the whole process group is killed, the running stage included.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from flows.protocol import RECORD, Message, Plan, Reproduce, Steps, Verdict, decode, encode
+from tasks.stage import MARKER
+
+ADVICE = ("dvc.repo.scm_context", "dvc.dvcfile")
+"""Loggers of DVC that tell a person at a shell what to type next."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits 'ignore'
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)  # started by hand: the group to kill must be ours
+    requests = take_stdin()
+    pending: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=watch, args=(requests, pending), daemon=True).start()
+    answer(Plan())  # loads all of DVC, while Prefect still starts
+    for name in ADVICE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        while True:
+            reply = answer(decode(pending.get()))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            print(f"\n{RECORD}{encode(reply)}", flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def take_stdin() -> TextIO:
+    """Standard input under another number, so that no stage reads what is meant for us; theirs is empty."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return requests
+
+
+def watch(requests: TextIO, pending: queue.SimpleQueue[str]) -> None:
+    for line in requests:
+        pending.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+def answer(request: Message) -> Message:
+    try:
+        if isinstance(request, Plan):
+            return plan(request)
+        assert isinstance(request, Reproduce)  # noqa: S101
+        return reproduce(request)
+    except Exception as error:
+        return failure(error)
+
+
+def plan(request: Plan) -> Steps:
+    """The order that `dvc repro` follows, by its own functions."""
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+    with Repo() as repo:
+        graph = get_active_graph(repo.index.graph)
+        steps = plan_repro(graph, collect_stages(repo, request.targets or ["dvc.yaml"]))
+        names = [step.addressing for step in steps]
+        return Steps(names, {step.addressing: sorted(need.addressing for need in graph.successors(step)) for step in steps})
+
+
+def reproduce(request: Reproduce) -> Verdict:
+    from dvc.repo import Repo
+
+    with tempfile.TemporaryDirectory() as folder, Repo() as repo:
+        marker = Path(folder, "started")  # DVC answers alike when it ran a stage and when it restored one
+        os.environ[MARKER] = str(marker)
+        done = repo.reproduce(request.stage, single_item=True, force=request.force)
+        return Verdict("ran" if marker.exists() else "restored" if done else "unchanged")
+
+
+def failure(error: BaseException) -> Verdict:
+    """The cause that says most, as one line."""
+    from dvc.exceptions import ReproductionError
+    from dvc.lock import LockError
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    for cause in chain:
+        if isinstance(cause, LockError):
+            return Verdict("busy", one_line(cause))
+        if isinstance(cause, StageCmdFailedError):
+            code = re.search(r"exited with (-?\d+)$", str(cause))
+            return Verdict("failed", one_line(cause), int(code[1]) if code else None)
+    said = error.__cause__ if isinstance(error, ReproductionError) and error.__cause__ else error
+    if isinstance(said, FileNotFoundError) and said.filename:
+        return Verdict("failed", f"{os.path.relpath(said.filename)} does not exist, and dvc.yaml says that this stage needs it")
+    return Verdict("failed", one_line(said))
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The flow as a user runs it: real processes in a toy repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from flows.server import Server
+from tests.flows.toy import STAGES, Toy, gone, wait_for
+
+CACHED = dict.fromkeys(STAGES, "Cached")
+
+
+def found(api: str, what: str, **filters: object) -> list[dict]:
+    answer = httpx.post(f"{api}/{what}/filter", json={**filters, "limit": 200})
+    answer.raise_for_status()
+    return answer.json()
+
+
+def task_states(api: str, run: str) -> dict[str, str]:
+    return {task["name"]: task["state_name"] for task in found(api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+
+
+def last_run(api: str) -> dict:
+    return found(api, "flow_runs", sort="START_TIME_DESC")[0]
+
+
+def test_it_runs_what_dvc_says(toy: Toy, api: str):
+    """Completed the first time, Cached afterwards, in the table and in Prefect's database; and `dvc repro` agrees."""
+    toy.dvc("repro", "download")
+    first = toy.start(PREFECT_API_URL=api)
+    assert first.wait() == 0, first.output
+    ran = {**dict.fromkeys(STAGES, "Completed"), "download": "Cached"}
+    assert first.states() == ran
+    assert list(first.states()) == STAGES, "the order of the graph, not of the file"
+    assert "words of train" in first.output and '"event"' not in first.output
+    assert "steps: 3 of 3 (100 %), 2 a second, 1 s left, loss 0.5" in first.output
+    run = last_run(api)
+    wait_for(lambda: task_states(api, run["id"]) == ran, "the tasks' states to reach the database")
+    bars = {bar["key"]: bar["data"] for bar in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})}
+    assert bars == {f"{stage}-steps": 100.0 for stage in STAGES[1:]}
+    assert toy.dvc("status").strip() == "Data and pipelines are up to date."
+    assert "Running" not in toy.dvc("repro")
+
+
+def test_a_failure_is_one_sentence(toy: Toy, api: str):
+    """And what comes after it does not run; a fault that another try may mend gets one."""
+    toy.knob("exit-download", "75")
+    toy.knob("fail-train", "iteration 3 is not finite: lower train.meta_lr")
+    run = toy.start("--stage", "evaluate", PREFECT_API_URL=api)
+    assert run.wait() == 1
+    assert run.states() == {"download": "Completed", "episodes": "Completed", "train": "Failed", "evaluate": "not run"}
+    assert run.output.splitlines()[-1] == "error: train: iteration 3 is not finite: lower train.meta_lr"
+    assert "Traceback" not in run.output
+    assert run.output.count("Retry 1/") == 1
+    state = last_run(api)["state"]
+    assert (state["type"], state["message"]) == ("FAILED", "train: iteration 3 is not finite: lower train.meta_lr")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_leaves_nothing(toy: Toy, api: str, number: int, code: int):
+    toy.knob("slow-train", "")
+    run = toy.start(PREFECT_API_URL=api)
+    toy.slow_pids()
+    family = run.family()
+    assert len(family) >= 4, "the flow, its DVC process, the stage and its child"
+    os.killpg(run.process.pid, number)  # as a terminal does
+    assert run.wait() == code, run.output
+    gone(family)
+    assert "Traceback" not in run.output
+    assert last_run(api)["state"]["type"] == "CRASHED"
+
+
+def test_runs_take_turns(toy: Toy, api: str):
+    """A second flow waits for the first; both wait for a `dvc repro` in a shell."""
+    toy.knob("slow-train", "")
+    shell = toy.start("repro", module="dvc", PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    toy.slow_pids()
+    first = toy.start(PREFECT_API_URL=api)
+    wait_for(lambda: "another DVC command works in this workspace; waiting up to 300 s" in first.output, "the first flow to wait for DVC")
+    second = toy.start(PREFECT_API_URL=api)
+    wait_for(lambda: f"waiting for the run of process {first.process.pid}" in second.output, "the second flow to wait for the first")
+    toy.knob("slow-train", None)
+    assert [shell.wait(), first.wait(), second.wait()] == [0, 0, 0], first.output + second.output
+    assert first.states() == second.states() == CACHED
+
+
+def test_a_killed_run_with_its_own_server(toy: Toy):
+    """SIGKILL: worker, stage and server die with the flow; the next run sets the record right and goes on."""
+
+    def states() -> dict[str, int]:
+        with closing(sqlite3.connect(toy.path / ".prefect" / "prefect.db")) as database:
+            return dict(database.execute("select state_type, count(*) from flow_run group by 1"))
+
+    toy.knob("slow-train", "")
+    run = toy.start()
+    toy.slow_pids()
+    family = run.family()
+    assert any("flows.server" in process.cmdline() for process in family)
+    assert len(family) >= 5, "the flow, its server, its DVC process, the stage and its child"
+    run.process.kill()
+    run.wait()
+    gone(family)
+    assert states() == {"RUNNING": 1}
+
+    toy.knob("slow-train", None)
+    run = toy.start()
+    wait_for(lambda: "flows.server" in str([process.cmdline() for process in psutil.Process(run.process.pid).children()]), "its server")
+    family = run.family()
+    assert run.wait() == 0, run.output
+    gone(family)
+    assert run.states() == {**dict.fromkeys(STAGES, "Completed"), "download": "Cached", "episodes": "Cached"}
+    assert states() == {"CRASHED": 1, "COMPLETED": 1}
+    assert toy.dvc("status").strip() == "Data and pipelines are up to date."
+
+
+def test_a_server_that_does_not_start_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    server = Server(tmp_path)
+    with pytest.raises(RuntimeError, match=r"^Prefect's server did not start; .*server\.log says why$"):
+        server.wait()
+    server.stop()
+
+
+def test_no_repository_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from flows.command import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 1
+    assert capsys.readouterr().err.strip() == f"error: {tmp_path} is in no DVC repository: run this in the project's checkout"

@@ -1,0 +1,592 @@
+"""The report: numbers, names and bytes. What it is made from is made up (synthetic.py)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from PIL import Image
+
+from tasks import charts, report
+from tasks.files import ROOT, digest, read_json
+from tasks.params import parse, read_yaml
+from tasks.reporting import courses, fits, gallery, mistakes, published, results, scores, words
+from tasks.stage import StageError
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text of scripts by id, and all other text."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.scripts: dict[str, str] = {}
+        self.words: list[str] = []
+        self.open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        self.open = tag
+
+    def handle_endtag(self, tag):
+        self.open = ""
+
+    def handle_data(self, data):
+        if self.open == "script":
+            name = self.tags[-1][1].get("id", f"script {len(self.scripts)}")
+            self.scripts[name] = self.scripts.get(name, "") + data
+        elif self.open != "style":
+            self.words.append(data)
+
+    def with_tag(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def specs(self):
+        return {name: json.loads(text) for name, text in self.scripts.items() if name.startswith("spec-")}
+
+
+def found(root: Path) -> results.Results:
+    return results.read(
+        root / "data/prepared", root / "models/run", root / "reports/scores", root / "reports/metrics.json", root / "reports/history"
+    )
+
+
+def raw(root: Path) -> dict:
+    return read_yaml(root / "params.yaml")
+
+
+def make(root: Path | str) -> None:
+    root = Path(root)
+    report.run(parse(raw(root), sections=["report"]), found(root), root / "reports/report.html", root / "reports/summary")
+
+
+@pytest.fixture(scope="module")
+def image_root(tmp_path_factory):
+    """Two equal runs of the stage in two fresh processes, in folders of different names and with different hash seeds."""
+    roots = [synthetic.write(tmp_path_factory.mktemp(name) / "run") for name in ("first", "elsewhere")]
+    stage = ["-m", "tasks.report", *synthetic.arguments(roots[0])]
+    # The second one without the check of all of params.yaml, which takes half of the stage's time.
+    call = [
+        "-c",
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_report; test_report.make({str(roots[1])!r})",
+    ]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, *what],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": str(i), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i, what in enumerate([stage, call])
+    ]
+    said = [run.communicate(timeout=120)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    return roots
+
+
+@pytest.fixture(scope="module")
+def page(image_root):
+    return Page((image_root[0] / "reports/report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def wave_root(tmp_path_factory):
+    root = synthetic.write(tmp_path_factory.mktemp("waves") / "run", "regression")
+    make(root)
+    return root
+
+
+def specs_data(spec):
+    """All rows of a chart's data."""
+    return [row for rows in spec["datasets"].values() for row in rows]
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_fresh_processes_write_the_same_bytes(image_root):
+    first, second = (root / "reports" for root in image_root)
+    assert (first / "report.html").read_bytes() == (second / "report.html").read_bytes()
+    assert digest(first / "summary") == digest(second / "summary")
+    assert len(list((first / "summary").glob("*.svg"))) >= 7
+
+
+def test_no_place_leaks_and_the_page_is_of_a_size_to_send(image_root):
+    for file in [image_root[0] / "reports/report.html", *(image_root[0] / "reports/summary").iterdir()]:
+        assert str(image_root[0]) not in file.read_text()
+        assert str(ROOT) not in file.read_text()
+    assert 900_000 < (image_root[0] / "reports/report.html").stat().st_size < 3_000_000
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_text(page, image_root):
+    shown = page.text
+    names = [name for name in synthetic.HOSTILE if " ".join(name.split()) in shown]
+    assert names == synthetic.HOSTILE, "every hostile name is hard enough to be shown"
+    assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
+    assert not page.with_tag("b") or all(not attrs for attrs in page.with_tag("b"))
+    executable = [attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"]
+    assert len(executable) == 2  # Vega and the page's own
+    drawn = {row.get("name") for row in specs_data(page.specs["spec-classes"])}
+    assert sum(any(str(name).startswith(hostile) for name in drawn) for hostile in synthetic.HOSTILE) == len(synthetic.HOSTILE)
+
+
+def test_hostile_names_in_markdown_and_svg(image_root):
+    summary = image_root[0] / "reports/summary"
+    markdown, svg = (summary / "summary.md").read_text(), (summary / "classes.svg").read_text()
+    assert "<script" not in markdown + svg
+    assert "<img" not in markdown + svg
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in svg
+
+
+def test_markdown_escapes_what_markdown_reads():
+    assert report._markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
+
+
+def test_nothing_ends_a_script_early():
+    assert "</script" not in report._script("x = '</script><script>alert(1)</SCRIPT>'").lower()
+
+
+# --- page ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    loads = [attrs[key] for tag, attrs in page.tags for key in ("src", "srcset", "data", "poster") if key in attrs and tag != "data"]
+    loads += [attrs["href"] for attrs in page.with_tag("link")]
+    assert loads
+    assert all(address.startswith("data:") for address in loads)
+    assert not [attrs for attrs in page.with_tag("script") if "src" in attrs]
+    policy = next(attrs["content"] for attrs in page.with_tag("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+    links = [attrs["href"] for attrs in page.with_tag("a")]
+    assert all(link.startswith(("#", "https://arxiv.org/", "https://openreview.net/")) for link in links)
+
+
+@pytest.mark.parametrize("kind", ["image_root", "wave_root"])
+def test_every_picture_is_told_in_words(kind, request):
+    root = request.getfixturevalue(kind)
+    page = Page(((root[0] if kind == "image_root" else root) / "reports/report.html").read_text())
+    drawn = [attrs for _, attrs in page.tags if "data-chart" in attrs]
+    assert len(drawn) == len(page.specs) >= 4
+    for attrs in drawn:
+        assert attrs["role"] == "img"
+        assert len(attrs["aria-label"]) > 20
+        assert attrs["data-chart"] in page.specs
+    assert all(attrs["aria-label"] for _, attrs in page.tags if attrs.get("role") == "img")
+    assert len(page.with_tag("img")) == len(drawn)  # for readers without scripts
+    assert all(attrs["alt"] for attrs in page.with_tag("img"))
+    assert len(page.with_tag("caption")) == len(page.with_tag("table"))
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")} <= anchors
+
+
+def test_the_numbers_are_those_of_metrics_json(page, image_root):
+    metrics = read_json(image_root[0] / "reports/metrics.json")
+    values = {attrs["id"]: float(attrs["value"]) for attrs in page.with_tag("data")}
+    assert values == {"headline": metrics["accuracy"], "headline-ci95": metrics["accuracy_ci95"]}
+    at = [metrics, metrics["before"], metrics["inductive"], *(metrics["baselines"][m] for m in ("pixel_centroid", "random_init"))]
+    for figures in at:
+        shown = f"{100 * figures['accuracy']:.1f} % ± {100 * figures['accuracy_ci95']:.1f}"
+        assert shown in page.text.replace("\xa0", " ")
+    assert f"{metrics['episodes']} test episodes" in page.text.replace("\xa0", " ")
+    drawn = {row["name"]: row["value"] for row in specs_data(page.specs["spec-comparison"]) if "name" in row}
+    assert drawn["this model (maml, conv4)"] == metrics["accuracy"]
+    assert drawn["nearest class mean in pixels"] == metrics["baselines"]["pixel_centroid"]["accuracy"]
+    assert drawn["chance"] == 0.2
+
+
+def test_markdown_summary_says_the_same(image_root):
+    summary = image_root[0] / "reports/summary"
+    text = (summary / "summary.md").read_text()
+    metrics = read_json(image_root[0] / "reports/metrics.json")
+    assert f"{100 * metrics['accuracy']:.1f}\xa0% ± {100 * metrics['accuracy_ci95']:.1f}**" in text
+    pictures = re.findall(r"\]\((\w+\.svg)\)", text)
+    assert sorted(pictures) == sorted(file.name for file in summary.glob("*.svg"))
+
+
+def test_provenance(page, image_root):
+    import hashlib
+
+    weights = (image_root[0] / "models/run/weights.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() in page.text
+    assert synthetic.DIGESTS["data_digest"] in page.text
+    assert synthetic.DIGESTS["code_digest"] in page.text
+    assert "dvc repro" in page.text
+    assert "inner_lr: 0.4" in page.text
+    assert "fomaml" not in page.text  # not in use
+
+
+def test_params_in_use_leave_out_what_was_not_picked():
+    assert report.in_use({"device": "cpu", "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}}, "train": {"seed": 0}}) == {
+        "device": "cpu", "model": {"name": "b", "b": {"y": 2}}, "train": {"seed": 0},
+    }  # fmt: skip
+
+
+# --- published figures -----------------------------------------------------------------------------------------------
+
+
+def compared(root):
+    section = scores.comparison(found(root), raw(root))
+    return section, {row["name"] for row in specs_data(section.figures[0].spec) if "name" in row}
+
+
+def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_path, image_root):
+    section, drawn = compared(synthetic.write(tmp_path / "one query", queries=1))
+    assert {"MAML, conv4 (Finn et al. 2017)", "MAML, fully connected (Finn et al. 2017)"} <= drawn
+    assert not [name for name in drawn if "Reptile" in name]  # another split
+    assert section.notes[0].startswith("Under the same protocol")
+    section, drawn = compared(image_root[0])  # 15 queries
+    assert not [name for name in drawn if "Finn" in name]
+    assert "not drawn" in section.notes[0]
+    assert "queries a class 1 (here 15)" in str(section.tables[1].rows)
+
+
+@pytest.mark.parametrize(("key", "value"), [("split", "vinyals"), ("rotations", False), ("rotate_test", False)])
+def test_another_protocol_is_not_drawn(tmp_path, key, value):
+    root = synthetic.write(tmp_path / "run", queries=1)
+    mine = published.protocol(found(root), raw(root))
+    assert len(published.figures(mine)[0]) == 2
+    params = raw(root)
+    params["dataset"]["omniglot"][key] = value
+    assert len(published.figures(published.protocol(found(root), params))[0]) == 0
+
+
+def test_a_data_set_without_published_figures(image_root):
+    same, others = published.figures(published.protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"})
+    assert same.empty
+    assert others.empty
+    assert "baselines alone" in scores._beside(found(image_root[0]), 0.9, 0.01, same, others)
+
+
+def test_the_table_of_published_figures_is_whole():
+    table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
+    columns = "dataset split rotations method network ways shots accuracy ci95 mse steps queries batch_norm source link note"
+    assert list(table) == columns.split()
+    assert not table.duplicated(["dataset", "method", "network", "ways", "shots", "steps", "source"]).any()
+    percent = pd.to_numeric(table.loc[table["accuracy"] != "", "accuracy"])
+    assert percent.between(40, 100).all()
+    assert (table["link"].str.startswith("https://") | (table["source"] == "own reference run")).all()
+    maml = table.query("dataset == 'omniglot' and method == 'MAML' and network == 'conv4' and ways == '20' and shots == '1'").iloc[0]
+    assert (maml["accuracy"], maml["ci95"]) == ("95.8", "0.3")
+
+
+# --- gallery, classes, curves ----------------------------------------------------------------------------------------
+
+
+def test_gallery_shows_the_answers_that_were_given(image_root):
+    data = found(image_root[0])
+    cards = gallery.cards(data)
+    accuracy = data.headline.set_index("episode")["accuracy"]
+    shown = [accuracy[card.episode] for card in cards]
+    assert len({card.episode for card in cards}) == 6
+    assert shown == sorted(shown, reverse=True)
+    assert shown[-1] == accuracy.min()
+    assert abs(shown[0] - accuracy.median()) < 0.02
+    for card in cards:
+        answers = data.answers[data.answers["episode"] == card.episode]
+        for when in ("before", "after"):
+            wrong = sum(not q.right for c in card.classes for q in getattr(c, when))
+            assert wrong == (answers[when] != answers["label"]).sum() > 0
+
+
+def test_gallery_cells_are_the_pixels_of_the_data(image_root):
+    data = found(image_root[0])
+    card = gallery.cards(data)[0]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.sheet.uri.split(",")[1]))))
+    line = data.test[data.test["episode"] == card.episode].iloc[0]
+
+    def cell(index):
+        x, y = card.sheet.place(index)
+        return 255 - sheet[28 * y : 28 * y + 28, 28 * x : 28 * x + 28]
+
+    for way, c in enumerate(card.classes):
+        assert np.array_equal(cell(c.support[0]), data.images[line["support"][way], 0])
+        for i, query in enumerate(c.after):
+            assert np.array_equal(cell(query.cell), data.images[line["query"][15 * way + i], 0])
+
+
+def test_wrong_answers_are_marked_with_the_letter_not_by_colour_alone(image_root):
+    text = (image_root[0] / "reports/report.html").read_text()
+    wrong = re.findall(r'<i class="tile no" style="--x: \d+; --y: \d+">(.*?)</i>', text)
+    assert len(wrong) > 50
+    assert all(re.fullmatch(r"<b>[A-E]</b>", inside) for inside in wrong)
+    assert not re.findall(r'<i class="tile ok"[^>]*><b>', text)
+
+
+def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
+    root = synthetic.write(tmp_path / "run", ways=20, shots=2, queries=15, test=3)
+    card = gallery.cards(found(root))[0]
+    assert (card.shown, card.queries) == (5, 15)
+    assert all(len(c.after) == 5 and len(c.support) == 2 for c in card.classes)
+
+
+def test_hardest_classes_and_groups(image_root):
+    data = found(image_root[0])
+    hardest = data.classes.sort_values("accuracy").iloc[0]
+    section = mistakes.classes(data)
+    assert section.tables[0].rows[0][0] == hardest["class"]
+    assert words.percent(hardest["accuracy"]) in section.sentence
+    (groups,) = mistakes.groups(data)
+    pooled = data.classes.groupby("group")[["correct", "queries"]].sum()
+    worst = (pooled["correct"] / pooled["queries"]).min()
+    assert words.percent(worst) in groups.sentence
+    assert len(groups.tables[0].rows) == data.classes["group"].nunique()
+
+
+def test_the_interval_of_a_group_is_over_its_classes():
+    equal = pd.DataFrame({"queries": [30] * 4, "correct": [15, 20, 25, 30], "ci95": [np.nan] * 4})
+    accuracy, half = mistakes.pooled(equal)
+    assert accuracy == 0.75
+    assert half == pytest.approx(1.96 * np.std([0.5, 2 / 3, 5 / 6, 1], ddof=1) / 2)
+    assert mistakes.pooled(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
+
+
+def test_mistaken_for_is_counted_from_the_answers(image_root):
+    data = found(image_root[0])
+    hard = mistakes.pictures(data).rows[0]
+    truth = np.stack(data.test["classes"].to_list())
+    names = data.table["class"].to_numpy()
+    wrong = data.answers[data.answers["label"] != data.answers["after"]]
+    own = pd.Series(names[truth[wrong["episode"], wrong["label"]]]).map(lambda name: hard.name.startswith(f"{name} (")).to_numpy()
+    taken = pd.Series(names[truth[wrong["episode"], wrong["after"]]][own]).value_counts()
+    assert hard.share.replace("\xa0", " ") == f"{taken.max()} times of {own.sum()} mistakes"
+    assert hard.taken_for.startswith(tuple(taken[taken == taken.max()].index))
+
+
+def test_curve_says_what_the_numbers_say():
+    rise = pd.DataFrame({"accuracy": [0.2, 0.61, 0.80, 0.85, 0.851, 0.852], "accuracy_ci95": [0.01] * 6})
+    assert words.adaptation("accuracy", rise) == "Accuracy rises by 41 points in one step and is flat after three."
+    still = pd.DataFrame({"accuracy": [0.2, 0.3, 0.4, 0.5], "accuracy_ci95": [0.01] * 4})
+    assert words.adaptation("accuracy", still).startswith("Accuracy rises by 10 points in one step and still moves: it is 50")
+    nothing = pd.DataFrame({"accuracy": [0.2, 0.201, 0.199], "accuracy_ci95": [0.01] * 3})
+    assert "changes nothing" in words.adaptation("accuracy", nothing)
+    waves = pd.DataFrame({"mse": [3.0, 0.4, 0.39, 90.0], "mse_ci95": [0.1, 0.1, 0.1, 80.0], "diverged": [0, 0, 0, 2]})
+    assert (
+        words.adaptation("mse", waves)
+        == "The error goes from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "value", "ci95", "text"),
+    [
+        ("accuracy", 0.98214, 0.0031, "98.2 % ± 0.3"), ("accuracy", 0.9768, 0.0004, "97.68 % ± 0.04"), ("accuracy", 0.2, None, "20.0 %"),
+        ("accuracy", 1.0, 0.0, "100.0 % ± 0.0"), ("mse", 0.413, 0.007, "0.413 ± 0.007"), ("mse", 3.03, 0.0412, "3.030 ± 0.041"),
+        ("mse", 12.3, 4.2, "12.3 ± 4.2"), ("mse", float("inf"), float("nan"), "not finite"), ("mse", 0.01234, None, "0.0123"),
+    ],
+)  # fmt: skip
+def test_figures_in_words(score, value, ci95, text):
+    assert words.figure(score, value, ci95).replace("\xa0", " ") == text
+
+
+def test_a_group_is_said_once():
+    assert words.class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
+    assert words.class_name("character01", "Greek") == "character01 (Greek)"
+    assert words.class_name("character01", "") == "character01"
+
+
+def test_labels_are_spread_without_changing_their_order():
+    assert charts.spread([0.1, 0.9], 0.2) == [0.1, 0.9]
+    places = charts.spread([0.95, 0.94, 0.5], 0.1)
+    assert places[0] - places[1] >= 0.1 - 1e-6
+    assert places[2] == 0.5
+
+
+def _luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def _contrast(a, b):
+    high, low = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_contrast_is_aa_in_both_themes(theme):
+    for paper in ("paper", "panel"):
+        for name, pair in charts.PALETTE.items():
+            if name.endswith("-text") or name in ("ink", "muted"):
+                assert _contrast(pair[theme], charts.PALETTE[paper][theme]) >= 4.5, name
+    for name in ("model", "other", "training", "wrong", "baseline", "published"):
+        assert _contrast(charts.PALETTE[name][theme], charts.PALETTE["paper"][theme]) >= 3, name
+
+
+# --- modes, regression -----------------------------------------------------------------------------------------------
+
+
+def test_both_statistics_are_compared_unless_they_agree(image_root):
+    data = found(image_root[0])
+    (section,) = courses.modes(data)
+    metrics = read_json(image_root[0] / "reports/metrics.json")
+    assert words.points(metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"]) in section.sentence
+    data.curve["accuracy"] = np.tile(data.course("transductive")["accuracy"], 2)
+    (section,) = courses.modes(data)
+    assert not section.figures
+    assert "no batch norm" in section.sentence
+
+
+def test_regression_report(wave_root):
+    page = Page((wave_root / "reports/report.html").read_text())
+    metrics = read_json(wave_root / "reports/metrics.json")
+    assert float(page.with_tag("data")[0]["value"]) == metrics["mse"]
+    assert words.number(metrics["mse_median"]) in page.text
+    anchors = {attrs["id"] for attrs in page.with_tag("section")}
+    assert "fits" in anchors
+    assert not {"gallery", "classes", "groups", "statistics"} & anchors
+    assert {f"spec-fit-{i}" for i in range(1, 7)} <= set(page.specs)
+    drawn = {row["name"]: row["value"] for row in specs_data(page.specs["spec-comparison"]) if "name" in row}
+    assert drawn["always answer 0"] == metrics["baselines"]["zero"]["mse"]
+    assert drawn["MAML (inner rate 0.01), 2x40 ReLU (own reference run)"] == 0.413
+    assert not [name for name in drawn if "0.171" in str(drawn[name])]  # after ten steps: not this protocol
+    assert "1 episode diverged" in page.text.replace("\xa0", " ")
+    assert (wave_root / "reports/summary/fit-6.svg").is_file()
+
+
+def test_fits_go_from_typical_to_worst(wave_root):
+    data = found(wave_root)
+    drawn = fits.fits(data)
+    errors = data.headline.set_index("episode")["mse"]
+    shown = [errors[fit.episode] for fit in drawn]
+    assert shown == sorted(shown)
+    assert (drawn[0].place, drawn[-1].place) == ("typical", "the worst")
+    assert shown[-1] == errors.max()
+
+
+def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
+    data = found(wave_root)
+    data.metrics["baselines.random_init.mse"], data.metrics["baselines.random_init.mse_ci95"] = 4e5, 3e5
+    spec = scores.comparison(data, raw(wave_root)).figures[0].spec
+    assert '"type": "log"' in json.dumps(spec)
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+NEEDED = {
+    "data/prepared/meta.json": "episodes", "data/prepared/test.parquet": "episodes", "data/prepared/images.npy": "episodes",
+    "data/prepared/classes.parquet": "episodes", "models/run/config.json": "train", "models/run/weights.safetensors": "train",
+    "reports/history/train.csv": "train", "reports/history/validation.csv": "train", "reports/metrics.json": "evaluate",
+    "reports/scores/episodes.parquet": "evaluate", "reports/scores/curve.csv": "evaluate", "reports/scores/baselines.parquet": "evaluate",
+    "reports/scores/classes.parquet": "evaluate", "reports/scores/answers.parquet": "evaluate",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spare(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("spare") / "run", test=5)
+
+
+@pytest.mark.parametrize(("file", "stage"), NEEDED.items())
+def test_a_missing_or_broken_file_is_one_sentence(spare, file, stage):
+    path, kept = spare / file, spare / "kept"
+    path.rename(kept)
+    try:
+        with pytest.raises(StageError, match=f"{path.name}: run the stage {stage} first") as caught:
+            found(spare)
+        assert "\n" not in str(caught.value)
+        if not file.endswith("weights.safetensors"):
+            path.write_bytes(b"\x00\xff not a table")
+            with pytest.raises(StageError, match=f"{path.name} .*run the stage {stage} again") as caught:
+                found(spare)
+            assert "\n" not in str(caught.value)
+    finally:
+        kept.rename(path)
+
+
+@pytest.mark.parametrize(("file", "stage"), [("data/prepared/meta.json", "episodes"), ("models/run/config.json", "train")])
+def test_another_format_is_one_sentence(spare, file, stage):
+    path = spare / file
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"format": 1', '"format": 2'))
+        with pytest.raises(StageError, match=f"format 2, not 1: run the stage {stage} again"):
+            found(spare)
+    finally:
+        path.write_text(kept)
+
+
+def test_formats_are_those_of_the_stages():
+    from tasks import prepared, train
+
+    assert results.FORMAT == prepared.FORMAT == train.FORMAT
+
+
+def test_a_missing_column_and_a_foreign_model_are_one_sentence(spare):
+    path = spare / "reports/scores/curve.csv"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace("accuracy_ci95", "spread"))
+        with pytest.raises(StageError, match=r"curve\.csv has no column accuracy_ci95"):
+            found(spare)
+    finally:
+        path.write_text(kept)
+    path = spare / "models/run/config.json"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"ways": 5', '"ways": 20'))
+        with pytest.raises(StageError, match="was trained for ways 20"):
+            found(spare)
+    finally:
+        path.write_text(kept)
+
+
+def test_columns_that_a_kind_can_do_without(spare):
+    path = spare / "reports/history/train.csv"
+    kept = path.read_text()
+    try:
+        pd.read_csv(path).drop(columns=["gradient_norm", "meta_lr"]).to_csv(path, index=False)
+        assert courses.learning(found(spare)).figures
+    finally:
+        path.write_text(kept)
+
+
+# --- browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["image_root", "wave_root"])
+def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp_path):
+    """The page's policy forbids requests and foreign scripts, so that an attempt would be a line on the console."""
+    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("no chromium here: the console and the drawn charts were not looked at")
+    root = request.getfixturevalue(kind)
+    file = (root[0] if kind == "image_root" else root) / "reports/report.html"
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--v=0",
+        "--virtual-time-budget=20000", "--window-size=1280,2000", "--dump-dom",
+    ]  # fmt: skip
+    seen = subprocess.run([chromium, *flags, file.as_uri()], capture_output=True, text=True, timeout=90)
+    console = [line for line in seen.stderr.splitlines() if ":CONSOLE" in line]
+    assert not console, console
+    page = Page(seen.stdout)
+    assert page.with_tag("html")[0].get("data-drawn") == "yes"
+    charts_drawn = [attrs for attrs in page.with_tag("svg") if "marks" in attrs.get("class", "")]
+    assert len(charts_drawn) == len(page.specs)
+    assert not [attrs for attrs in page.with_tag("img") if not attrs["src"].startswith("data:")]
+    executable = [attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"]
+    assert len(executable) == 2

@@ -1,0 +1,100 @@
+"""dvc.yaml says what the stages really use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, checkout
+
+from tasks import params, preset
+
+PROGRAM = """
+import json, runpy, sys
+module, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    runpy.run_module(module, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+from tasks.files import ROOT, code_files
+print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in code_files()]))
+"""
+STAGES = ("download", "episodes", "train", "evaluate", "report")
+
+
+def dvc_yaml(settings) -> dict:
+    """dvc.yaml with its `${...}` filled in."""
+    text = (ROOT / "dvc.yaml").read_text()
+    for section in ("dataset", "model", "algorithm"):
+        text = text.replace(f"${{{section}.name}}", settings[section]["name"])
+    assert "${" not in text
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": "mlp", "algorithm": "fomaml"}, {"preset": "sinusoid"}], ids=["maml", "fomaml", "sinusoid"])
+def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
+    root = checkout(tmp_path / "checkout")
+    preset.apply("tiny", root / "params.yaml")
+    if "preset" in changes:
+        preset.apply(changes["preset"], root / "params.yaml")
+        text = (root / "params.yaml").read_text()
+        text = re.sub(r"iterations: \d+", "iterations: 2", re.sub(r"(validation|test): \d+", r"\1: 10", text))
+        (root / "params.yaml").write_text(text)
+    for section in ("model", "algorithm"):
+        if section in changes:
+            text = (root / "params.yaml").read_text()
+            (root / "params.yaml").write_text(re.sub(rf"({section}:\n  name: )\w+", rf"\g<1>{changes[section]}", text))
+    stages = dvc_yaml(params.read_yaml(root / "params.yaml"))["stages"]
+    assert tuple(stages) == STAGES
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    for name, stage in stages.items():
+        words = shlex.split(stage["cmd"])
+        assert words[:3] == ["sh", "run-stage", name]
+        answer = subprocess.run(
+            [sys.executable, "-c", PROGRAM, f"tasks.{name}", *words[3:]], cwd=root, capture_output=True, text=True, env=environment
+        )
+        assert answer.returncode == 0, answer.stderr
+        used = set(json.loads(re.search("^FILES(.*)$", answer.stdout, re.M)[1])) | {f"tasks/{name}.py"}
+        named = {dep for dep in stage["deps"] if dep.endswith(".py")}
+        folders = tuple(f"{dep}/" for dep in stage["deps"] if (root / dep).is_dir())
+        used = {file for file in used if not file.startswith(folders)}
+        assert used - named == set(), f"{name} uses code that dvc.yaml does not name"
+        extra = {dep for dep in named - used if not dep.startswith("episodic/datasets/fetch")}
+        assert extra == set(), f"{name} names code that it does not use"
+
+
+def test_deps_and_params_exist():
+    settings = params.read_yaml(ROOT / "params.yaml")
+    stages = dvc_yaml(settings)["stages"]
+    made = {out if isinstance(out, str) else next(iter(out)) for s in stages.values() for out in s["outs"] + s.get("metrics", [])}
+    for stage in stages.values():
+        for dep in stage["deps"]:
+            assert dep in made or (ROOT / dep).exists(), dep
+        for key in stage["params"]:
+            place = settings
+            for part in key.split("."):
+                assert part in place, key
+                place = place[part]
+
+
+def test_every_param_is_read_by_a_stage():
+    settings = params.read_yaml(ROOT / "params.yaml")
+    read = {key for stage in dvc_yaml(settings)["stages"].values() for key in stage["params"]}
+
+    def leaves(tree, path=""):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}"]
+
+    chosen = {f"{section}.{settings[section]['name']}." for section in ("dataset", "model", "algorithm")}
+    for leaf in leaves(settings):
+        section, *rest = leaf.split(".")
+        if section in ("dataset", "model", "algorithm") and len(rest) > 1 and not any(leaf.startswith(prefix) for prefix in chosen):
+            continue  # the section of another name
+        assert any(leaf == key or leaf.startswith(f"{key}.") for key in read), f"no stage of dvc.yaml depends on {leaf}"
