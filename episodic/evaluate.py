@@ -15,6 +15,7 @@ from episodic.config import require
 from episodic.episode import Episode
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
+from episodic.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,18 @@ def curve(learner: MetaLearner, meta: Params, episode: Episode, steps: int, mode
     return Curve({m: torch.stack(s, 1) for m, s in score.items()}, {m: torch.stack(s, 1) for m, s in loss.items()}, torch.stack(outputs))
 
 
-def scores(learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """Score and loss of each episode after `steps` inner steps, in the learner's own mode."""
-    parts = []
-    for part in chunks(episode, chunk):
+def scores(
+    learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int, workers: Workers | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score and loss of each episode after `steps` inner steps, in the learner's own mode; `chunk` episodes at once."""
+
+    def one(part: Episode) -> Tensor:
         *_, theta = adaptation(learner, meta, part, steps)
         with torch.no_grad():
             answer = learner.query_outputs(theta, part)
-            parts.append(torch.stack([learner.objective.score(answer, part.query_y), learner.objective.loss(answer, part.query_y)]))
+            return torch.stack([learner.objective.score(answer, part.query_y), learner.objective.loss(answer, part.query_y)])
+
+    parts = (workers or Workers()).map(one, chunks(episode, chunk))
     score, loss = torch.cat(parts, 1).double().cpu().numpy()
     return score, loss
 

@@ -21,6 +21,7 @@ from episodic.ops import Params
 from episodic.outer import meta_gradient
 from episodic.sampling import Sampler
 from episodic.statistics import mean_ci95
+from episodic.workers import Workers
 
 LOG_EVERY = 10
 """Iterations to a row of the training history."""
@@ -123,6 +124,7 @@ def train(
     Raises DivergedError; the last good state is then still at `checkpoint_path`.
     """
     device = validation.support_x.device
+    workers = Workers.suited(sampler(torch.arange(config.meta_batch, device=device)))
     state = _restore(learner, config, device, checkpoint_path) or _start(learner, config, device)
     resumed_at = state.iteration
     if resumed_at:
@@ -130,7 +132,7 @@ def train(
     window: list[tuple[Tensor, Tensor, Tensor]] = []
     figures: dict[str, float] = {}
     while state.iteration < config.iterations and not (config.patience and state.stale >= config.patience):
-        window.append(_iterate(learner, sampler, state, config, device))
+        window.append(_iterate(learner, sampler, state, config, device, workers))
         done = state.iteration
         at_checkpoint, at_validation = done % config.checkpoint_every == 0, done % config.validate_every == 0
         at_end = done == config.iterations
@@ -138,7 +140,7 @@ def train(
             figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation or at_end:
-            figures |= _validate(learner, state, validation, chunk)
+            figures |= _validate(learner, state, validation, chunk, workers)
         if checkpoint_path is not None and at_checkpoint:
             _save(state, checkpoint_path)
         on_progress(done, figures)
@@ -146,11 +148,13 @@ def train(
     return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
 
 
-def _iterate(learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _iterate(
+    learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, workers: Workers
+) -> tuple[Tensor, Tensor, Tensor]:
     """One iteration; loss, score and gradient norm stay on the device, so that nothing waits for them."""
     first = state.iteration * config.meta_batch
     episode = sampler(torch.arange(first, first + config.meta_batch, device=device))
-    loss, score, gradient = meta_gradient(learner, state.theta, episode)
+    loss, score, gradient = meta_gradient(learner, state.theta, episode, workers)
     norm = torch.stack([g.norm() for g in gradient.values()]).norm()
     if config.gradient_clip is not None:
         gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
@@ -189,8 +193,8 @@ def _record(state: State, window: list, score_name: str, config: Config, checkpo
     return {"loss": loss} | ({} if score_name == "mse" else {score_name: score})
 
 
-def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int) -> dict[str, float]:
-    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk)
+def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int, workers: Workers) -> dict[str, float]:
+    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk, workers)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
     best = state.best_score is None or learner.objective.better(mean, state.best_score)

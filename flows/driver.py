@@ -16,13 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from flows.environment import for_dvc
-from flows.protocol import RECORD, Plan, Reproduce, decode, encode
+from flows.protocol import GRACE, RECORD, Plan, Reproduce, decode, encode
 
 POLL = 0.5
 """Seconds between looks whether the process lives; its output alone would not tell while a stage's child holds the stream open."""
-
-GRACE = 5.0
-"""Seconds that an interrupted process has to release DVC's locks before it is killed."""
 
 
 class WorkerError(RuntimeError):
@@ -86,7 +83,7 @@ class Worker:
 
     def _settle(self) -> None:
         """Waits for the reply, or the end, that follows an interrupt."""
-        end = time.monotonic() + GRACE
+        end = time.monotonic() + GRACE  # as long as it takes to release DVC's locks
         while (left := end - time.monotonic()) > 0:
             try:
                 line = self.lines.get(timeout=left)

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 RECORD = "\x1e"
 
+GRACE = 5.0
+"""Seconds that an interrupted DVC process has to end its stage and release its locks before it is killed."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -1,7 +1,7 @@
 """The DVC process of one run: reads requests on standard input, brings stages up to date, answers (see `protocol`).
 
 DVC works on the main thread, as it expects for signals. A second thread watches standard input: when it ends, the flow is gone,
-however it went, and the whole process group is killed, the running stage included.
+however it went, and the whole process group ends, the running stage included.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TextIO
 
-from flows.protocol import RECORD, Message, Plan, Reproduce, Steps, Verdict, decode, encode
+from flows.protocol import GRACE, RECORD, Message, Plan, Reproduce, Steps, Verdict, decode, encode
 from tasks.stage import MARKER
 
 ADVICE = ("dvc.repo.scm_context", "dvc.dvcfile")
@@ -29,19 +30,20 @@ def main() -> None:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)  # started by hand: the group to kill must be ours
     requests = take_stdin()
-    pending: queue.SimpleQueue[str] = queue.SimpleQueue()
+    pending: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=watch, args=(requests, pending), daemon=True).start()
-    answer(Plan())  # loads all of DVC, while Prefect still starts
-    for name in ADVICE:
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        while True:
-            reply = answer(decode(pending.get()))
+        answer(Plan())  # loads all of DVC, while Prefect still starts
+        for name in ADVICE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        while (line := pending.get()) is not None:
+            reply = answer(decode(line))
             sys.stdout.flush()
             sys.stderr.flush()
             print(f"\n{RECORD}{encode(reply)}", flush=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    os.killpg(0, signal.SIGKILL)  # what a stage may have left
 
 
 def take_stdin() -> TextIO:
@@ -53,9 +55,14 @@ def take_stdin() -> TextIO:
     return requests
 
 
-def watch(requests: TextIO, pending: queue.SimpleQueue[str]) -> None:
+def watch(requests: TextIO, pending: queue.SimpleQueue[str | None]) -> None:
+    """Passes requests on. At their end: an interrupt, which ends the stage and has DVC release its locks (a killed process that
+    its new parent has not yet buried would still hold them in DVC's eyes), and after a while the end of all."""
     for line in requests:
         pending.put(line)
+    pending.put(None)
+    os.killpg(0, signal.SIGINT)
+    time.sleep(GRACE)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from episodic.evaluate import CURVE_STEPS
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from episodic.statistics import mean_ci95
+from episodic.workers import Workers
 from tasks import model as trained
 from tasks import params, prepared, stage
 from tasks.files import folder_beside, write_json
@@ -34,13 +36,17 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     meta_learner, meta, config = trained.load(model, device)
     test = source.table("test")
     images = source.images() if source.kind == "classification" else None
-    curves, baselines = [], []
+    chunk = settings.evaluate.chunk
+    workers = Workers.suited(source.fixed(test[:chunk], images))
     with stage.bar("evaluate", "episodes", len(test)) as bar:
-        for start in range(0, len(test), settings.evaluate.chunk):
-            episode = source.fixed(test[start : start + settings.evaluate.chunk], images)
-            curves.append(evaluate.curve(meta_learner, meta, episode, CURVE_STEPS))
-            baselines.append(_baselines(meta_learner, episode, source.meta["seed"], start))
-            bar.update(start + episode.tasks)
+
+        def one(start: int) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
+            episode = source.fixed(test[start : start + chunk], images)
+            result = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS), _baselines(meta_learner, episode, source.meta["seed"], start)
+            bar.add(episode.tasks)
+            return result
+
+        curves, baselines = zip(*workers.map(one, range(0, len(test), chunk)), strict=True)
     name = meta_learner.objective.score_name
     episodes = _episode_table(curves, name)
     compared = pd.concat(
@@ -76,7 +82,7 @@ def _baselines(meta_learner: MetaLearner, episode: Any, seed: int, first: int) -
     return {method: score.double().cpu().numpy() for method, score in result.items()}
 
 
-def _episode_table(curves: list[evaluate.Curve], name: str) -> pd.DataFrame:
+def _episode_table(curves: Sequence[evaluate.Curve], name: str) -> pd.DataFrame:
     tables = []
     for mode in BATCH_NORM:
         score, loss = (torch.cat([getattr(c, part)[mode] for c in curves]).double().cpu().numpy() for part in ("score", "loss"))

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ class Bar:
         self.first = self.done = done
         self.start, self.last = time.monotonic(), 0.0
         self.rich: Any = None
+        self.lock = threading.Lock()
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -89,6 +91,11 @@ class Bar:
             eta = (self.total - done) / rate if rate > 0 else None
             rounded = {name: round(value, 6) for name, value in figures.items()}
             emit("progress", stage=self.stage, what=self.what, done=done, total=self.total, rate=round(rate, 2), eta=eta and round(eta, 1), **rounded)
+
+    def add(self, more: int) -> None:
+        """`update` by `more`; threads may call it."""
+        with self.lock:
+            self.update(self.done + more)
 
     def close(self) -> None:
         if self.rich:

@@ -19,6 +19,7 @@ from episodic.models import Model, conv4, mlp
 from episodic.objective import Objective
 from episodic.ops import Params
 from episodic.outer import meta_gradient
+from episodic.workers import Workers
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = 1e-10
@@ -104,6 +105,15 @@ def test_meta_gradient_agrees_with_finite_differences(network, batch_norm):
     slope = (loss(h) - loss(-h)) / (2 * h)
     expected = sum((gradient[n] * direction[n]).sum().item() for n in theta)
     assert slope == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_workers_share_the_batch_without_changing_the_result(network, count):
+    golden, theta, episode = problem(network)
+    result = meta_gradient(learner(network, "maml_order2_steps3", golden), theta, episode, Workers(count))
+    assert error(result.gradient, golden, "maml_order2_steps3") < TOLERANCE
+    assert abs(result.loss - golden["maml_order2_steps3/loss"]) < TOLERANCE
 
 
 def test_inductive_statistics_do_not_see_the_query_set():

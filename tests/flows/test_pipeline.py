@@ -111,6 +111,7 @@ def test_a_killed_run_with_its_own_server(toy: Toy):
     run.wait()
     gone(family)
     assert states() == {"RUNNING": 1}
+    assert not toy.locked()
 
     toy.knob("slow-train", None)
     run = toy.start()

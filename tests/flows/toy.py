@@ -100,6 +100,10 @@ class Toy:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def locked(self) -> bool:
+        """Whether DVC's record of locks names a process, alive or not."""
+        return json.loads((self.path / ".dvc" / "tmp" / "rwlock").read_text()) != {}
+
     def start(self, *arguments: str, module: str = "flows.pipeline", **environment: str) -> Run:
         return Run(self, [sys.executable, "-m", module, *arguments], {**self.environment, **environment})
 
