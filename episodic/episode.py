@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -25,12 +24,6 @@ class Episode(NamedTuple):
     def tasks(self) -> int:
         return self.support_x.shape[0]
 
-    def to(self, *args, **kwargs) -> Episode:
-        """Moves the four tensors; a dtype applies to those of floating point."""
-        return Episode(*(t.to(*args, **kwargs) if t.is_floating_point() else t.to(*(a for a in args if not isinstance(a, torch.dtype))) for t in self))
-
-    def __getitem__(self, tasks):  # type: ignore[override]
-        """The episodes of a slice of the task axis; an int picks a field, as in any named tuple."""
-        if isinstance(tasks, slice):
-            return Episode(*(t[tasks] for t in tuple(self)))
-        return tuple.__getitem__(self, tasks)
+    def part(self, first: int, last: int) -> Episode:
+        """The tasks first ... last - 1."""
+        return Episode(*(tensor[first:last] for tensor in self))

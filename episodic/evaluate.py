@@ -102,7 +102,7 @@ def scores(
 
 def chunks(episode: Episode, size: int) -> Iterator[Episode]:
     for start in range(0, episode.tasks, size):
-        yield episode[start : start + size]
+        yield episode.part(start, start + size)
 
 
 def pixel_centroid(episode: Episode) -> Tensor:
@@ -129,5 +129,3 @@ def random_init(learner: MetaLearner, seed: int, episode: Episode, first: int = 
 def constant(episode: Episode, value: Tensor) -> Tensor:
     """Regression: mean squared error `(tasks,)` of answering `value` (broadcast over the query set)."""
     return (episode.query_y - value).square().flatten(1).mean(1)
-
-

@@ -23,7 +23,7 @@ def beside(target: Path) -> Iterator[Path]:
         yield draft
         if target.is_dir():
             shutil.rmtree(target)
-        os.replace(draft, target)
+        draft.replace(target)
     finally:
         _remove(draft)
 

@@ -18,4 +18,5 @@ def keep_freed() -> bool:
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # <malloc.h>
-    return all([libc.mallopt(option, value) for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20))])
+    taken = [libc.mallopt(option, value) for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20))]
+    return all(taken)

@@ -37,7 +37,7 @@ def norm_relu(x: Tensor, scale: Tensor, shift: Tensor, reference: int | None = N
     examples alone: support images in front of query images make the query set's normalisation inductive.
     (Ioffe, Szegedy: Batch Normalization, 2015, algorithm 1.)
     """
-    tasks, n, _, height, width = x.shape
+    n, height, width = x.shape[1], *x.shape[3:]
     rows = x.permute(0, 1, 3, 4, 2).flatten(1, 3)  # (tasks, n*H*W, C): a view where channels are last in memory
     if reference is None:
         y = _NormRelu.apply(rows, scale, shift, eps)
@@ -173,7 +173,9 @@ def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
     return _stack([F.conv2d(a, b, None, stride, padding) for a, b in zip(x, w, strict=True)])
 
 
-def _convolve_backward(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, need_x: bool, need_w: bool) -> tuple[Tensor | None, Tensor | None]:
+def _convolve_backward(
+    grad_y: Tensor, x: Tensor, w: Tensor, stride: int, need_x: bool, need_w: bool
+) -> tuple[Tensor | None, Tensor | None]:
     padding = w.shape[-1] // 2
 
     def one(g: Tensor, a: Tensor, b: Tensor, need_x: bool, need_w: bool) -> tuple[Tensor, Tensor]:

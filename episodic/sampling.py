@@ -97,7 +97,7 @@ class SinusoidSampler:
     split: str
     shots: int
     queries: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def waves(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For int64 `(tasks,)`: amplitude `(tasks, 1)`, phase `(tasks, 1)`, x `(tasks, shots + queries)`, all float64."""

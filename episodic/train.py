@@ -144,8 +144,8 @@ def train(
         if checkpoint_path is not None and at_checkpoint:
             _save(state, checkpoint_path)
         on_progress(done, figures)
-    assert state.best_score is not None
-    return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
+    score = state.best_score if state.best_score is not None else math.nan
+    return Result(state.best, state.best_iteration, state.iteration, score, state.history, resumed_at)
 
 
 def _iterate(
@@ -186,7 +186,13 @@ def _record(state: State, window: list, score_name: str, config: Config, checkpo
             f"or set train.gradient_clip (10 is usual){kept}"
         )
     loss, score, norm = table.mean(0).tolist()
-    row = {"iteration": state.iteration, "loss": loss, score_name: score, "gradient_norm": norm, "meta_lr": config.rate(state.iteration - 1)}
+    row = {
+        "iteration": state.iteration,
+        "loss": loss,
+        score_name: score,
+        "gradient_norm": norm,
+        "meta_lr": config.rate(state.iteration - 1),
+    }
     if score_name == "mse":
         del row["mse"]  # the loss is the mean squared error
     state.history.train.append(row)

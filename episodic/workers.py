@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
 
 from episodic.episode import Episode
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 LARGE = 100_000
 """Numbers in a batch of episodes from which threads pay; below, Python's own lock makes them wait for each other."""
@@ -42,4 +44,4 @@ class Workers:
     def shares(self, episode: Episode) -> list[Episode]:
         """The episode's tasks in `count` consecutive parts of nearly the same size."""
         bounds = [episode.tasks * i // self.count for i in range(self.count + 1)]
-        return [episode[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        return [episode.part(a, b) for a, b in pairwise(bounds) if b > a]

@@ -40,7 +40,12 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
             episodes.seed, split, episodes.ways, episodes.shots, episodes.queries,
         )  # fmt: skip
         classes, support, query = (part.numpy() for part in sampler.rows(torch.arange(count)))
-        columns = {"episode": np.arange(count), "classes": list(rows[classes]), "support": list(support), "query": list(query)}
+        columns: dict[str, Any] = {
+            "episode": np.arange(count),
+            "classes": list(rows[classes]),
+            "support": list(support),
+            "query": list(query),
+        }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     return {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
 
@@ -48,9 +53,11 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
 def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:
     family, episodes = {"amplitude": data.amplitude, "phase": data.phase, "x": data.x}, settings.episodes
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
-        sampler = sampling.SinusoidSampler(**family, seed=episodes.seed, split=split, shots=episodes.shots, queries=episodes.queries)
+        sampler = sampling.SinusoidSampler(
+            data.amplitude, data.phase, data.x, seed=episodes.seed, split=split, shots=episodes.shots, queries=episodes.queries
+        )
         amplitude, phase, x = (part.numpy() for part in sampler.waves(torch.arange(count)))
-        columns = {"episode": np.arange(count), "amplitude": amplitude[:, 0], "phase": phase[:, 0]}
+        columns: dict[str, Any] = {"episode": np.arange(count), "amplitude": amplitude[:, 0], "phase": phase[:, 0]}
         columns |= {"support_x": list(x[:, : episodes.shots]), "query_x": list(x[:, episodes.shots :])}
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     return {"input": [1], "classes": {}, "family": {key: list(value) for key, value in family.items()}}

@@ -145,7 +145,8 @@ def _fits(
     order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
     picked = order[np.linspace(len(order) // 2, len(order) - 1, FITS).round().astype(int)]
     episode = source.fixed(test.iloc[picked])
-    grid = torch.linspace(*source.meta["family"]["x"], 121, device=source.device)
+    low, high = source.meta["family"]["x"]
+    grid = torch.linspace(low, high, 121, device=source.device)
     x = grid[None, :, None].expand(len(picked), -1, -1)
     table = pd.DataFrame({"episode": picked.repeat(len(grid)), "x": np.tile(grid.cpu().double().numpy(), len(picked))})
     waves = test.iloc[table["episode"]]

@@ -27,7 +27,8 @@ def digest(*paths: Path) -> str:
 
 def code_files() -> list[Path]:
     """The project's own modules that this process has imported, sorted."""
-    files = {Path(m.__file__).resolve() for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
+    named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {Path(name).resolve() for name in named if name}
     return sorted(f for f in files if any(f.is_relative_to(ROOT / layer) for layer in ("episodic", "tasks")))
 
 

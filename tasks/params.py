@@ -210,11 +210,12 @@ _WANTED = {
 
 def _fault(path: str, fault: Any, known: list[str]) -> str:
     # In a list the place is a position; a union adds the name of the branch, which is no key.
-    where = ".".join([path] + [str(part) for part in fault["loc"] if isinstance(part, int) or part in known or fault["type"] == "unexpected_keyword_argument"])
+    unknown = fault["type"] == "unexpected_keyword_argument"
+    where = ".".join([path] + [str(part) for part in fault["loc"] if unknown or isinstance(part, int) or part in known])
     inner = fault.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return f"{path}.{inner}"
-    if fault["type"] == "unexpected_keyword_argument":
+    if unknown:
         return f"unknown key {where}{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "literal_error":
         return f"{where} is {fault['input']!r}: must be {fault['ctx']['expected'].replace(chr(39), '')}"

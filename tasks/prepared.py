@@ -56,9 +56,7 @@ class Prepared:
             )
         classes = self.classes().query("split == 'train'")
         offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
-        return sampling.ImageSampler(
-            self.images(), offsets, counts, config.seed, "train", episodes.ways, episodes.shots, config.queries
-        )
+        return sampling.ImageSampler(self.images(), offsets, counts, config.seed, "train", episodes.ways, episodes.shots, config.queries)
 
     def table(self, split: str) -> pd.DataFrame:
         """The fixed episodes of a split, one row each."""

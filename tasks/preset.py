@@ -46,7 +46,9 @@ def apply(name: str, path: Path) -> list[str]:
     round_trip = YAML()
     round_trip.width = 200
     round_trip.preserve_quotes = True
-    round_trip.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"))
+    round_trip.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     if not path.exists():
         raise stage.StageError(f"there is no {path}; run in the repository's root, or name the file with --params")
     document = round_trip.load(path.read_text(encoding="utf-8"))

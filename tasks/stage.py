@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,16 @@ class Bar:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.rich = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn()
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}"),
+                TimeRemainingColumn(),
             )
             self.task = self.rich.add_task(what, total=total, completed=done, said="")
             self.rich.start()
 
-    def update(self, done: int, total: int | None = None, **figures: float) -> None:
+    def update(self, done: int, total: int | None = None, figures: Mapping[str, float] | None = None) -> None:
         """`figures` (loss, accuracy, ...) are shown beside the bar; a rate is added."""
         self.done, self.total = done, total or self.total
         now = time.monotonic()
@@ -85,12 +89,21 @@ class Bar:
         self.last = now
         rate = (done - self.first) / max(now - self.start, 1e-9)
         if self.rich:
-            said = "  ".join([f"{name} {value:.4g}" for name, value in figures.items()] + [f"{rate:.1f} it/s"])
+            said = "  ".join([f"{name} {value:.4g}" for name, value in (figures or {}).items()] + [f"{rate:.1f} it/s"])
             self.rich.update(self.task, completed=done, total=self.total, said=said)
         else:
             eta = (self.total - done) / rate if rate > 0 else None
-            rounded = {name: round(value, 6) for name, value in figures.items()}
-            emit("progress", stage=self.stage, what=self.what, done=done, total=self.total, rate=round(rate, 2), eta=eta and round(eta, 1), **rounded)
+            rounded = {name: round(value, 6) for name, value in (figures or {}).items()}
+            emit(
+                "progress",
+                stage=self.stage,
+                what=self.what,
+                done=done,
+                total=self.total,
+                rate=round(rate, 2),
+                eta=eta and round(eta, 1),
+                **rounded,
+            )
 
     def add(self, more: int) -> None:
         """`update` by `more`; threads may call it."""

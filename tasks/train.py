@@ -22,6 +22,7 @@ from tasks import params, prepared, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
 from tasks.model import FORMAT, learner
 
+
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
     """Writes the files described in docs/files.md, section models/run."""
     memory.keep_freed()
@@ -41,9 +42,14 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device)
     with resume.checkpoint(folder) as state, stage.bar("train", "iterations", settings.train.iterations) as bar:
         result = train.train(
-            meta_learner, sampler, validation, settings.train, checkpoint_path=state,
-            on_progress=lambda done, figures: bar.update(done, **figures), on_resume=lambda done: stage.emit("resume", stage="train", iteration=done),
-        )  # fmt: skip
+            meta_learner,
+            sampler,
+            validation,
+            settings.train,
+            checkpoint_path=state,
+            on_progress=lambda done, figures: bar.update(done, figures=figures),
+            on_resume=lambda done: stage.emit("resume", stage="train", iteration=done),
+        )
         seconds = time.perf_counter() - start
         description = config | {
             "format": FORMAT, "dataset": source.meta["dataset"], "ways": source.meta["ways"], "shots": source.meta["shots"],
@@ -94,7 +100,9 @@ def main() -> None:
         run_json="file to write: seconds, memory, hardware, versions",
     )
     args = parser.parse_args()
-    stage.run(lambda: run(params.load(args.params, "episodes", "model", "algorithm", "train"), args.data, args.model, args.history, args.run_json))
+    stage.run(
+        lambda: run(params.load(args.params, "episodes", "model", "algorithm", "train"), args.data, args.model, args.history, args.run_json)
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def dvc_yaml(settings) -> dict:
     return YAML(typ="safe", pure=True).load(text)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": "mlp", "algorithm": "fomaml"}, {"preset": "sinusoid"}], ids=["maml", "fomaml", "sinusoid"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "mlp", "algorithm": "fomaml"}, {"preset": "sinusoid"}], ids=["maml", "fomaml", "sinusoid"]
+)
 def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
     root = checkout(tmp_path / "checkout")
     preset.apply("tiny", root / "params.yaml")

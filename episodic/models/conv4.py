@@ -45,7 +45,8 @@ class Conv4:
     outputs: int
 
     def init(self, generator: torch.Generator) -> Params:
-        filters, theta, channels = self.config.filters, {}, self.input[0]
+        theta: Params = {}
+        filters, channels = self.config.filters, self.input[0]
         for i in range(self.config.blocks):
             theta |= {f"conv{i}.weight": glorot(generator, filters, channels, 3, 3), f"conv{i}.bias": torch.zeros(filters)}
             theta |= {f"norm{i}.weight": torch.ones(filters), f"norm{i}.bias": torch.zeros(filters)}

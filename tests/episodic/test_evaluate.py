@@ -68,7 +68,7 @@ def test_grouping_does_not_count(chunk):
 def test_random_init_does_not_depend_on_grouping_and_learns():
     episode = episodes(tasks=12, queries=10)
     whole = evaluate.random_init(LEARNER, 0, episode)
-    parts = torch.cat([evaluate.random_init(LEARNER, 0, episode[i : i + 5], first=i) for i in (0, 5, 10)])
+    parts = torch.cat([evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), first=i) for i in (0, 5, 10)])
     torch.testing.assert_close(whole, parts, atol=0.1, rtol=0)
     assert whole.mean() > 1 / 3 + 0.1
 

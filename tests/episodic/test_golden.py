@@ -62,7 +62,9 @@ def error(gradient: Params, golden: dict[str, torch.Tensor], case: str) -> float
 
 def learner(network: str, case: str, golden: dict[str, torch.Tensor], **changes) -> MetaLearner:
     steps, second_order = CASES[case]
-    return MetaLearner(MODELS[network], GradientMethod(float(golden["inner_lr"]), steps, second_order), Objective("classification"), **changes)
+    return MetaLearner(
+        MODELS[network], GradientMethod(float(golden["inner_lr"]), steps, second_order), Objective("classification"), **changes
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,7 +84,7 @@ def test_a_batch_of_tasks_equals_one_task_after_the_other(network, case, batch_n
     golden, theta, episode = problem(network)
     method = learner(network, case, golden, batch_norm=batch_norm)
     whole = meta_gradient(method, theta, episode)
-    parts = [meta_gradient(method, theta, episode[t : t + 1]) for t in range(episode.tasks)]
+    parts = [meta_gradient(method, theta, episode.part(t, t + 1)) for t in range(episode.tasks)]
     for name in theta:
         mean = torch.stack([part.gradient[name] for part in parts]).mean(0)
         torch.testing.assert_close(whole.gradient[name], mean, rtol=0, atol=TOLERANCE)
@@ -132,7 +134,9 @@ def test_inductive_statistics_do_not_see_the_query_set():
 
 def test_mutant_without_the_second_order_term_fails():
     golden, theta, episode = problem("conv_strided")
-    mutant = MetaLearner(MODELS["conv_strided"], GradientMethod(float(golden["inner_lr"]), 3, second_order=False), Objective("classification"))
+    mutant = MetaLearner(
+        MODELS["conv_strided"], GradientMethod(float(golden["inner_lr"]), 3, second_order=False), Objective("classification")
+    )
     assert error(meta_gradient(mutant, theta, episode).gradient, golden, "maml_order2_steps3") > 1e-4
 
 
@@ -194,7 +198,9 @@ def test_convolution_has_two_right_derivatives(tasks_share, stride):
 
 def test_norm_relu_has_two_right_derivatives():
     generator = torch.Generator().manual_seed(2)
-    x, scale, shift = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2, 2, 2), (2, 2), (2, 2)))
+    x, scale, shift = (
+        torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 2, 2, 2), (2, 2), (2, 2))
+    )
     assert torch.autograd.gradcheck(ops.norm_relu, (x, scale, shift))
     assert torch.autograd.gradgradcheck(ops.norm_relu, (x, scale, shift))
     same = ops.norm_relu(x, scale, shift, reference=x.shape[1])

@@ -133,7 +133,10 @@ def test_params_yaml_is_the_defaults():
         return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     def flat(tree, path=""):
-        return {k2: v2 for k, v in tree.items() for k2, v2 in (flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": plain(v)}).items()}
+        result = {}
+        for key, value in tree.items():
+            result |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": plain(value)}
+        return result
 
     assert flat(GOOD) == flat(wanted)
 
