@@ -4,7 +4,9 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-UV := .venv/uv/bin/uv
+# DVC's store of known hashes stays in the checkout too; its path must be absolute.
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
+export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
 .PHONY: help setup run test check lint types flow lock clean

@@ -23,7 +23,7 @@ class Config:
     """steps: inner steps of the headline figure; chunk: episodes computed at once."""
 
     steps: int = 3
-    chunk: int = 25
+    chunk: int = 5
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -35,7 +35,7 @@ class Config:
 CURVE_STEPS = 10
 """The adaptation curve goes from 0 to this many inner steps."""
 
-FINE_TUNE_STEPS, FINE_TUNE_LR = 50, 0.05
+FINE_TUNE_STEPS, FINE_TUNE_LR = 20, 0.1
 """The baseline from a random initialisation: gradient steps on the support set."""
 
 

@@ -32,14 +32,14 @@ class Config:
     """The section `train` of params.yaml, where each key is explained."""
 
     seed: int = 0
-    iterations: int = 600
+    iterations: int = 450
     meta_batch: int = 32
     queries: int = 5
-    meta_lr: float = 0.001
+    meta_lr: float = 0.002
     schedule: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float | None = None
     batch_norm: Literal["transductive", "inductive"] = "transductive"
-    validate_every: int = 100
+    validate_every: int = 90
     patience: int | None = None
     checkpoint_every: int = 50
 
@@ -109,7 +109,7 @@ def train(
     config: Config,
     *,
     checkpoint_path: Path | None = None,
-    chunk: int = 25,
+    chunk: int = 5,
     on_progress: OnProgress = lambda iteration, figures: None,
     on_resume: Callable[[int], None] = lambda iteration: None,
 ) -> Result:

@@ -25,5 +25,5 @@ if ! [ -x .venv/uv/bin/uv ] || ! cmp -s requirements-uv.lock .venv/uv/installed.
     cp requirements-uv.lock .venv/uv/installed.lock
 fi
 echo "setting up .venv (about 6 GB; the first time downloads about 3 GB) ..."
-.venv/uv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+.venv/uv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 touch .venv/.synced

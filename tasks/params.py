@@ -31,7 +31,7 @@ class Episodes:
     seed: int = 0
     ways: int = 5
     shots: int = 1
-    queries: int = 15
+    queries: int = 5
     validation: int = 200
     test: int = 500
 

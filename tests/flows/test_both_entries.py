@@ -99,10 +99,10 @@ def test_every_kind_of_change(workspace):
     assert dvc() == ["report"], "a param of the last stage"
     workspace.settled(flow)
 
-    workspace.edit("params.yaml", "meta_lr: 0.001", "meta_lr: 0.01")
+    workspace.edit("params.yaml", "meta_lr: 0.002", "meta_lr: 0.01")
     assert flow() == ["train", "evaluate", "report"], "a param of training"
     assert workspace.hashes()["models/run"] != fresh["models/run"]
-    workspace.edit("params.yaml", "meta_lr: 0.01", "meta_lr: 0.001")
+    workspace.edit("params.yaml", "meta_lr: 0.01", "meta_lr: 0.002")
     workspace.edit("params.yaml", "title: Mine", "title: null")
     assert dvc() == [], "reverted params are restored"
     assert workspace.hashes() == fresh

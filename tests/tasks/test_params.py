@@ -53,7 +53,7 @@ FAULTS = [
     ({"algorithm__maml__inner_lr": -0.4}, "algorithm.maml.inner_lr is -0.4: must be a number greater than 0"),
     ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
     ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
-    ({"episodes__shots": 6}, "episodes.shots + episodes.queries is 6 + 15 = 21: must be at most 20, the images of a glyphs class"),
+    ({"episodes__queries": 20}, "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
     ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
     ({"evaluate__steps": 11}, "evaluate.steps is 11: must be between 0 and 10"),
     ({"report__title": 5}, "report.title is 5: must be text"),
@@ -91,7 +91,7 @@ def test_sections_that_are_not_chosen_do_not_count():
 
 def test_numbers_are_read_as_yaml_1_2(tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text((ROOT / "params.yaml").read_text().replace("meta_lr: 0.001", "meta_lr: 1e-3"))
+    file.write_text((ROOT / "params.yaml").read_text().replace("meta_lr: 0.002", "meta_lr: 1e-3"))
     assert params.load(file, "train").train.meta_lr == 0.001
 
 

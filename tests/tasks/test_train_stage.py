@@ -1,0 +1,158 @@
+"""The stages train and evaluate as programs: killed for real, and in one sentence where they cannot go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import ROOT
+
+from tasks import preset
+from tasks.files import read_json
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TRAIN = ["--data", "prepared", "--model", "model", "--history", "history", "--run-json", "run.json"]
+EVALUATE = ["--data", "prepared", "--model", "model", "--scores", "scores", "--metrics", "metrics.json"]
+
+
+def start(folder, name: str, *words: str, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"tasks.{name}", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **pipes, **options)
+
+
+def call(folder, name: str, *words: str, code: int = 0) -> tuple[str, str]:
+    process = start(folder, name, *words)
+    said = process.communicate(timeout=120)
+    assert process.returncode == code, said[1]
+    assert "Traceback" not in said[1]
+    return said
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with params.yaml (tiny, more iterations) and prepared data."""
+    folder = tmp_path_factory.mktemp("stages")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    preset.apply("tiny", folder / "params.yaml")
+    change(folder, "iterations: 20", "iterations: 400")
+    call(folder, "download", "--out", "raw")
+    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    return folder
+
+
+def change(folder, old: str, new: str) -> None:
+    text = (folder / "params.yaml").read_text()
+    assert old in text
+    (folder / "params.yaml").write_text(text.replace(old, new, 1))
+
+
+def outputs(folder) -> dict[str, bytes]:
+    names = ["model/weights.safetensors", "model/config.json", "history/train.csv", "history/validation.csv"]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
+    process = start(prepared, "train", *TRAIN)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["done"] >= 30:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (prepared / "model").exists(), "nothing half-written"
+    (state,) = (prepared / ".dvc" / "resume").glob("*/state.safetensors")
+
+    change(prepared, "meta_lr: 0.002", "meta_lr: 0.003")  # another training: must not take the checkpoint up
+    said, _ = call(prepared, "train", *TRAIN)
+    assert '"resume"' not in said
+    change(prepared, "meta_lr: 0.003", "meta_lr: 0.002")
+    assert state.exists()
+
+    said, _ = call(prepared, "train", *TRAIN)
+    events = [json.loads(line) for line in said.splitlines()]
+    (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
+    done = [event["done"] for event in events if event["event"] == "progress"]
+    assert 5 <= resumed < 400 and done[-1] == 400 and min(done) > resumed, "the iterations after it really ran"
+    assert read_json(prepared / "run.json")["resumed_at"] == resumed
+    interrupted = outputs(prepared)
+    assert not list((prepared / ".dvc" / "resume").iterdir()), "a finished checkpoint is deleted"
+
+    said, _ = call(prepared, "train", *TRAIN)
+    assert '"resume"' not in said and read_json(prepared / "run.json")["resumed_at"] == 0
+    assert outputs(prepared) == interrupted
+    for name in interrupted:
+        assert not re.search(rb"/(home|tmp|root|work)/|20\d\d-\d\d-\d\d", interrupted[name]), f"{name}: a path or a date"
+
+
+def test_the_same_training_twice_at_once_is_refused(prepared):
+    process = start(prepared, "train", *TRAIN)
+    assert process.stdout is not None
+    process.stdout.readline()
+    _, error = call(prepared, "train", *TRAIN, code=1)
+    process.kill()
+    process.communicate()
+    assert re.match(r"error: another process is running this very training \(lock .*\); wait for it or stop it\n", error)
+
+
+def test_evaluation_writes_what_is_documented(prepared):
+    call(prepared, "train", *TRAIN)
+    call(prepared, "evaluate", *EVALUATE)
+    metrics = read_json(prepared / "metrics.json")
+    episodes = pd.read_parquet(prepared / "scores/episodes.parquet")
+    assert set(metrics) == {
+        "accuracy", "accuracy_ci95", "loss", "episodes", "steps", "transductive", "inductive", "before", "baselines", "train",
+    }  # fmt: skip
+    headline = episodes.query("mode == 'transductive' and step == 1")["accuracy"]
+    assert metrics["accuracy"] == pytest.approx(headline.mean()) and len(headline) == metrics["episodes"] == 20
+    assert metrics["accuracy_ci95"] == pytest.approx(1.96 * headline.std() / 20**0.5)
+    assert metrics["baselines"]["chance"]["accuracy"] == 0.2
+    assert sorted(episodes["step"].unique()) == list(range(11)) and set(episodes["mode"]) == {"transductive", "inductive"}
+    answers = pd.read_parquet(prepared / "scores/answers.parquet")
+    right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
+    np.testing.assert_allclose(right, headline, atol=1e-6)
+    classes = pd.read_parquet(prepared / "scores/classes.parquet")
+    assert classes["queries"].sum() == len(answers) and classes["correct"].sum() == (answers["after"] == answers["label"]).sum()
+    table = pd.read_parquet(prepared / "prepared/classes.parquet").set_index("class")
+    assert set(table.loc[classes["class"], "split"]) == {"test"}
+    first = {name: (prepared / name).read_bytes() for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")}
+    call(prepared, "evaluate", *EVALUATE)
+    assert {name: (prepared / name).read_bytes() for name in first} == first
+
+
+def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
+    _, error = call(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
+    assert error == "error: there is no nowhere/meta.json: run the stage that makes it first (dvc repro)\n"
+    _, error = call(prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1)
+    assert error.startswith("error: there is no ") and len(error.splitlines()) == 1
+    _, error = call(tmp_path, "train", *TRAIN, code=1)
+    assert error == "error: there is no params.yaml; run in the repository's root, or name the file with --params\n"
+
+
+def test_cuda_without_a_device_is_one_sentence(prepared):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device, so that asking for one is no mistake")
+    change(prepared, "device: auto", "device: cuda")
+    _, error = call(prepared, "train", *TRAIN, code=1)
+    change(prepared, "device: cuda", "device: auto")
+    assert error == "error: device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu\n"
+
+
+def test_without_the_environment_a_stage_says_what_to_do(tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    for path in (f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"):
+        answer = subprocess.run(["sh", "run-stage", "train"], cwd=ROOT, env={"PATH": path}, capture_output=True, text=True)
+        assert answer.returncode == 1
+        assert answer.stderr == (
+            "error: the project's environment is not on PATH: run 'make setup', then '. .venv/bin/activate', and try again\n"
+        )
