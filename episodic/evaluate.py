@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -35,8 +36,8 @@ class Config:
 CURVE_STEPS = 10
 """The adaptation curve goes from 0 to this many inner steps."""
 
-FINE_TUNE_STEPS, FINE_TUNE_LR = 20, 0.1
-"""The baseline from a random initialisation: gradient steps on the support set."""
+FINE_TUNE_STEPS, FINE_TUNE_RATES = 20, (0.01, 0.1, 0.4)
+"""The baseline from a random initialisation: gradient steps on the support set, at the rate that does best in validation."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,25 @@ def pixel_centroid(episode: Episode) -> Tensor:
     return (torch.cdist(query, centroids).argmin(-1) == episode.query_y).double().mean(1)
 
 
-def random_init(learner: MetaLearner, seed: int, episode: Episode, first: int = 0) -> Tensor:
+def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode) -> float:
+    """The rate of FINE_TUNE_RATES with which `random_init` does best, so that the baseline is not made weak by a poor choice."""
+    best = FINE_TUNE_RATES[0], math.nan
+    for rate in FINE_TUNE_RATES:
+        score = random_init(learner, seed, validation, rate).mean().item()
+        if math.isfinite(score) and (math.isnan(best[1]) or learner.objective.better(score, best[1])):
+            best = rate, score
+    return best[0]
+
+
+def random_init(learner: MetaLearner, seed: int, episode: Episode, rate: float, first: int = 0) -> Tensor:
     """Score `(tasks,)` of the same network trained on the support set alone: each episode from its own random weights.
 
+    rate: of the FINE_TUNE_STEPS gradient steps
     first: number of the first episode, so that an episode's weights do not depend on how episodes are grouped.
     """
     drawn = [learner.model.init(counter.generator(seed, f"random initialisation {first + i}")) for i in range(episode.tasks)]
     theta = {name: torch.stack([d[name] for d in drawn]).to(episode.support_x) for name in drawn[0]}
-    *_, theta = _graph_free(learner, Inner(theta, rules.sgd(FINE_TUNE_LR), second_order=False), episode, FINE_TUNE_STEPS)
+    *_, theta = _graph_free(learner, Inner(theta, rules.sgd(rate), second_order=False), episode, FINE_TUNE_STEPS)
     with torch.no_grad():
         return learner.objective.score(learner.query_outputs(theta, episode), episode.query_y)
 

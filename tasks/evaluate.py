@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from episodic import evaluate, memory
+from episodic.episode import Episode
 from episodic.evaluate import CURVE_STEPS
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
@@ -23,6 +24,9 @@ from tasks.prepared import Prepared
 
 DIVERGED = 100.0
 """Regression: an episode whose squared error is not finite or above this counts as diverged."""
+
+RATE_EPISODES = 20
+"""Validation episodes on which the rate of the baseline `random_init` is chosen."""
 
 FITS = 6
 """Regression: how many episodes, from the best to the worst, are kept as curves for the report."""
@@ -37,12 +41,14 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     test = source.table("test")
     images = source.images() if source.kind == "classification" else None
     chunk = settings.evaluate.chunk
+    seed = source.meta["seed"]
+    rate = evaluate.fine_tune_rate(meta_learner, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images))
     workers = Workers.suited(source.fixed(test[:chunk], images))
     with stage.bar("evaluate", "episodes", len(test)) as bar:
 
         def one(start: int) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
             episode = source.fixed(test[start : start + chunk], images)
-            result = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS), _baselines(meta_learner, episode, source.meta["seed"], start)
+            result = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS), _baselines(meta_learner, episode, seed, rate, start)
             bar.add(episode.tasks)
             return result
 
@@ -72,8 +78,8 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     write_json(metrics, _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config))
 
 
-def _baselines(meta_learner: MetaLearner, episode: Any, seed: int, first: int) -> dict[str, np.ndarray]:
-    result = {"random_init": evaluate.random_init(meta_learner, seed, episode, first)}
+def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, np.ndarray]:
+    result = {"random_init": evaluate.random_init(meta_learner, seed, episode, rate, first)}
     if meta_learner.objective.kind == "classification":
         result["pixel_centroid"] = evaluate.pixel_centroid(episode)
     else:

@@ -67,10 +67,18 @@ def test_grouping_does_not_count(chunk):
 
 def test_random_init_does_not_depend_on_grouping_and_learns():
     episode = episodes(tasks=12, queries=10)
-    whole = evaluate.random_init(LEARNER, 0, episode)
-    parts = torch.cat([evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), first=i) for i in (0, 5, 10)])
+    whole = evaluate.random_init(LEARNER, 0, episode, 0.1)
+    parts = torch.cat([evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i) for i in (0, 5, 10)])
     torch.testing.assert_close(whole, parts, atol=0.1, rtol=0)
     assert whole.mean() > 1 / 3 + 0.1
+
+
+def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
+    episode = episodes(tasks=12, queries=10)
+    scores = {rate: evaluate.random_init(LEARNER, 0, episode, rate).mean() for rate in evaluate.FINE_TUNE_RATES}
+    best = max(scores, key=lambda rate: scores[rate])
+    assert evaluate.fine_tune_rate(LEARNER, 0, episode) == best
+    assert scores[best] > min(scores.values())
 
 
 def test_pixel_centroid_by_hand():

@@ -19,7 +19,9 @@ def test_a_hundred_iterations_on_the_real_omniglot(mirror, tmp_path, monkeypatch
     file.write_text((ROOT / "params.yaml").read_text())
     preset.apply("omniglot_quick", file)
     text = file.read_text().replace("iterations: 3000", "iterations: 100").replace("rotations: true", "rotations: false")
-    file.write_text(text.replace("test: 1000", "test: 200").replace("validation: 500", "validation: 50").replace("filters: 64", "filters: 32"))
+    file.write_text(
+        text.replace("test: 1000", "test: 200").replace("validation: 500", "validation: 50").replace("filters: 64", "filters: 32")
+    )
     settings = params.parse(params.read_yaml(file))
     download(settings, tmp_path / "raw", mirror)
     episodes(settings, tmp_path / "raw", tmp_path / "prepared")
