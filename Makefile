@@ -40,4 +40,5 @@ lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyprojec
 	@sh scripts/lock.sh
 
 clean: ## delete .venv, DVC's cache and everything a run made
-	rm -rf .venv .dvc/cache .dvc/tmp .dvc/site .dvc/resume .prefect data/raw data/prepared models reports
+	git clean -fdXq data models reports
+	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Params = dict[str, Tensor]
 """Parameters by name, each `(tasks, *shape)` inside the library."""
@@ -144,6 +145,7 @@ class _NormReluGradient(torch.autograd.Function):
         return to_x, (t * r).squeeze(1), to_shift.squeeze(1)
 
     @staticmethod
+    @once_differentiable  # a third derivative is an error and not a wrong number
     def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor):  # type: ignore[override]
         scale, centred, r, y, d, d_sum, t = ctx.saved_tensors
         u, p, q = u.contiguous(), p[:, None], q[:, None]

@@ -24,7 +24,7 @@ from episodic.statistics import mean_ci95
 from episodic.workers import Workers
 
 LOG_EVERY = 10
-"""Iterations to a row of the training history."""
+"""Iterations to a row of the training history, which also ends one at each checkpoint and validation."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ class Config:
     def __post_init__(self):
         for key in ("iterations", "meta_batch", "queries", "validate_every", "checkpoint_every"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        require(self.meta_lr > 0, "meta_lr", self.meta_lr, "must be greater than 0")
-        require(self.gradient_clip is None or self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "must be null or greater than 0")
+        require(0 < self.meta_lr < math.inf, "meta_lr", self.meta_lr, "must be a number greater than 0")
+        clip = self.gradient_clip
+        require(clip is None or 0 < clip < math.inf, "gradient_clip", clip, "must be null or a number greater than 0")
+        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "must be null or at least 1")
 
     def rate(self, iteration: int) -> float:
@@ -65,7 +67,7 @@ class DivergedError(UserError):
 
 @dataclass
 class History:
-    """Rows for tables: `train` every LOG_EVERY iterations, `validation` every `validate_every`."""
+    """Rows for tables: `train` every LOG_EVERY iterations and at checkpoints and validations, `validation` every `validate_every`."""
 
     train: list[dict[str, Any]] = field(default_factory=list)
     validation: list[dict[str, Any]] = field(default_factory=list)
@@ -144,8 +146,9 @@ def train(
         if checkpoint_path is not None and at_checkpoint:
             _save(state, checkpoint_path)
         on_progress(done, figures)
-    score = state.best_score if state.best_score is not None else math.nan
-    return Result(state.best, state.best_iteration, state.iteration, score, state.history, resumed_at)
+    if state.best_score is None:
+        raise DivergedError("no validation had a finite loss: lower inner_lr or train.meta_lr")
+    return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
 
 
 def _iterate(
@@ -203,7 +206,7 @@ def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: in
     score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk, workers)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
-    best = state.best_score is None or learner.objective.better(mean, state.best_score)
+    best = math.isfinite(mean) and (state.best_score is None or learner.objective.better(mean, state.best_score))
     if best:
         state.best_score, state.best_iteration, state.stale = mean, state.iteration, 0
         state.best = {name: p.clone() for name, p in state.theta.items()}

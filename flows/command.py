@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from flows import driver, environment, workspace
 from flows.server import Server
+from tasks import params
 from tasks.stage import StageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         root = workspace.find_root(Path.cwd())
         os.chdir(root)
+        if (root / "tasks").is_dir():
+            params.load(root / "params.yaml")  # mistakes in any section are told before anything runs
         return run(root, options)
     except (StageError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,12 +13,11 @@ from prefect.states import Completed, Failed
 from flows.driver import Worker, WorkerError, ending
 from flows.progress import Log, Progress
 from flows.protocol import Reproduce, Verdict
+from tasks.stage import TRY_AGAIN
 
 RETRY_DELAYS = [2.0, 20.0]
 BUSY_POLL = 2.0
 
-TRY_AGAIN = 75
-"""The exit code of a stage that another try may mend (EX_TEMPFAIL of sysexits.h): a download from a server that did not answer."""
 TEMPORARY = "TemporaryFailure"
 
 

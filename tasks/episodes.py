@@ -12,7 +12,7 @@ import torch
 from episodic import datasets, sampling
 from episodic.datasets import Images, Sinusoids
 from tasks import params, stage
-from tasks.files import code_digest, digest, folder_beside, write_json
+from tasks.files import digest, folder_beside, write_json
 from tasks.prepared import FORMAT
 
 
@@ -25,7 +25,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
         meta = make(data, settings, folder)
         meta |= {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
         meta |= {key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")}
-        write_json(folder / "meta.json", meta | {"data_digest": digest(folder), "code_digest": code_digest()})
+        write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
 
 def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, Any]:

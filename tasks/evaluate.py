@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ RATE_EPISODES = 20
 """Validation episodes on which the rate of the baseline `random_init` is chosen."""
 
 FITS = 6
-"""Regression: how many episodes, from the best to the worst, are kept as curves for the report."""
+"""Regression: how many episodes, from typical to worst, are kept as curves for the report."""
 
 
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
@@ -75,7 +76,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
             fits, support = _fits(meta_learner, meta, source, test, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
-    write_json(metrics, _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config))
+    write_json(metrics, _finite(_metrics(episodes, compared, name, meta_learner.batch_norm, steps, config)))
 
 
 def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, np.ndarray]:
@@ -101,12 +102,14 @@ def _episode_table(curves: Sequence[evaluate.Curve], name: str) -> pd.DataFrame:
 def _curve_table(episodes: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = []
     for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
-        rows.append({"mode": mode, "step": step} | _summary(part[name].to_numpy(), name))
+        rows.append({"mode": mode, "step": step, "loss": part["loss"].mean()} | _summary(part[name].to_numpy(), name))
     return pd.DataFrame(rows)
 
 
 def _summary(values: np.ndarray, name: str) -> dict[str, Any]:
-    mean, ci95 = mean_ci95(values)
+    """Mean and half-width; regression: also the median, and how many episodes diverged (then the mean may be infinite)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, ci95 = mean_ci95(values)
     result: dict[str, Any] = {name: mean, f"{name}_ci95": ci95}
     if name == "mse":
         result |= {"mse_median": float(np.median(values)), "diverged": int((~np.isfinite(values) | (values > DIVERGED)).sum())}
@@ -164,6 +167,13 @@ def _fits(
     shots = episode.support_x.shape[1]
     points = [part.double().cpu().numpy().ravel() for part in (episode.support_x, episode.support_y)]
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: null in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _metrics(

@@ -38,6 +38,7 @@ class Episodes:
     __pydantic_config__ = FORBID
 
     def __post_init__(self):
+        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
         for key in ("ways", "shots", "queries"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         for key in ("validation", "test"):
@@ -155,8 +156,10 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
             values[section] = _choice(section, raw.get(section), faults)
         else:
             values[section] = _section(section, plain_type(section), raw.get(section), faults)
-    if not faults and set(sections) == set(SECTIONS):
-        _together(values, faults)
+    if set(sections) == set(SECTIONS):
+        _not_chosen(raw, faults)
+        if not faults:
+            _together(values, faults)
     if faults:
         raise StageError("\n".join(f"{source}: {fault}" for fault in faults))
     return Params(raw=raw, device=device, **values)
@@ -171,15 +174,26 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     known = ["name", *beside, *names]
     faults += [f"unknown key {section}.{key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
     name, seed = raw["name"], raw.get("seed", 0)
-    if type(seed) is not int:
-        faults.append(f"{section}.seed is {seed!r}: must be a whole number")
+    if type(seed) is not int or seed < 0:
+        faults.append(f"{section}.seed is {seed!r}: must be a whole number, 0 or more")
     try:
         module = modules[name]
     except ConfigError as error:
         faults.append(f"{section}.{error}")
         return None
-    config = _section(f"{section}.{name}", module.Config, raw.get(name) or {}, faults)
+    config = _section(f"{section}.{name}", module.Config, raw.get(name), faults)
     return Choice(name, config, seed)
+
+
+def _not_chosen(raw: dict[str, Any], faults: list[str]) -> None:
+    """Sections of other names wait for their turn, but a mistake in them is told now."""
+    for section in CHOICES:
+        present = raw.get(section)
+        if not isinstance(present, dict):
+            continue
+        for name in registry(section):
+            if name in present and name != present.get("name"):
+                _section(f"{section}.{name}", registry(section)[name].Config, present[name], faults)
 
 
 def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
@@ -236,6 +250,10 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     if episodes.ways < 2:
         faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
     limits = module.limits(config, values["dataset"].seed)
+    try:
+        registry("model")[model.name].build(model.config, limits.input, episodes.ways)
+    except ConfigError as error:
+        faults.append(f"model.{model.name}.{error}")
     for section, queries in (("episodes", episodes.queries), ("train", values["train"].queries)):
         if episodes.shots + queries > limits.examples:
             faults.append(
@@ -250,11 +268,13 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
 def main() -> None:
     from tasks import stage
 
-    args = stage.parser(__doc__).parse_args()
+    parser = stage.parser(__doc__)
+    parser.add_argument("--quiet", action="store_true", help="print nothing but mistakes")
+    args = parser.parse_args()
 
     def body() -> None:
         params = parse(read_yaml(args.params), str(args.params))
-        for section in ("device", *SECTIONS):
+        for section in () if args.quiet else ("device", *SECTIONS):
             print(f"{section}: {getattr(params, section)}")
 
     stage.run(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,4 +85,9 @@ def pick_device(name: str) -> torch.device:
     """`auto` is cuda where there is one, else cpu."""
     if name == "cuda" and not torch.cuda.is_available():
         raise StageError("device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu")
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":  # the same bytes every time, at some cost in speed
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return device

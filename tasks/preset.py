@@ -51,6 +51,8 @@ def apply(name: str, path: Path) -> list[str]:
     )
     if not path.exists():
         raise stage.StageError(f"there is no {path}; run in the repository's root, or name the file with --params")
+    if not isinstance(read_yaml(path), dict):
+        raise stage.StageError(f"{path} must hold sections such as dataset and train; get it back with git checkout {path}")
     document = round_trip.load(path.read_text(encoding="utf-8"))
     changes: list[str] = []
     _assign(document, wanted, "", changes)
@@ -74,7 +76,7 @@ def _assign(document: Any, wanted: dict[str, Any], path: str, changes: list[str]
     for key, value in wanted.items():
         where = f"{path}{key}"
         if isinstance(value, dict):
-            if key not in document:
+            if document.get(key) is None:
                 document[key] = {}
             _assign(document[key], value, f"{where}.", changes)
             continue

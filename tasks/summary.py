@@ -16,7 +16,9 @@ def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
     def figure(part: dict[str, Any]) -> str:
         scale, unit = (100, " %") if name == "accuracy" else (1, "")
-        interval = f" ± {scale * part[f'{name}_ci95']:.{1 if unit else 3}f}" if f"{name}_ci95" in part else ""
+        if part[name] is None:
+            return f"{part['diverged']} episodes diverged"
+        interval = f" ± {scale * part[f'{name}_ci95']:.{1 if unit else 3}f}" if part.get(f"{name}_ci95") is not None else ""
         return f"{scale * part[name]:.{1 if unit else 3}f}{unit}{interval}"
 
     steps = metrics["steps"]

@@ -87,7 +87,10 @@ def _run_facts(result: train.Result, seconds: float, device: torch.device) -> di
 
 
 def _commit() -> str | None:
-    answer = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        answer = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # no git on this machine
+        return None
     return answer.stdout.strip() or None
 
 

@@ -54,10 +54,11 @@ class UnansweredError(FetchError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an episode can ask for: examples of the smallest class, and the number of classes of each split."""
+    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example."""
 
     examples: int
     classes: dict[str, int]
+    input: tuple[int, ...] = (1, 28, 28)
 
 
 @dataclass(frozen=True)

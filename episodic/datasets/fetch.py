@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import stat
 import time
 import zipfile
@@ -63,7 +64,7 @@ def download(
             fault = f"the server answers {error.code} {error.reason}"
             if error.code not in PASSING:
                 raise FetchError(f"{url} cannot be downloaded: {fault}") from error
-        except (URLError, HTTPException, ConnectionError, TimeoutError, _Cut) as error:
+        except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, _Cut) as error:
             fault = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
     raise UnansweredError(f"{url} cannot be downloaded, tried {attempts} times: {fault}")
 

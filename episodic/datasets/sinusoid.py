@@ -30,7 +30,7 @@ class Config:
 
     def __post_init__(self):
         for key, (low, high) in asdict(self).items():
-            require(low <= high, key, [low, high], "must be [low, high] with low <= high")
+            require(-1e6 <= low <= high <= 1e6, key, [low, high], "must be [low, high] with low <= high, both within 1e6")
 
 
 def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:

@@ -59,8 +59,7 @@ class Conv4:
         height, width = self.input[1:]
         for _ in range(self.config.blocks):
             height, width = (height // 2, width // 2) if self.config.downsample == "max_pool" else (-(-height // 2), -(-width // 2))
-        require(height * width > 0, "blocks", self.config.blocks, f"must be fewer for images of {self.input[1]} x {self.input[2]} pixels")
-        return self.config.filters * (height * width if self.config.readout == "flatten" else 1)
+        return self.config.filters * (height * width if self.config.readout == "flatten" else min(1, height * width))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
@@ -75,4 +74,6 @@ class Conv4:
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Conv4:
     require(len(input) == 3, "input", list(input), "must be an image (C, H, W) for conv4; use model.name: mlp")
-    return Conv4(config, input, outputs)  # type: ignore[arg-type]
+    model = Conv4(config, input, outputs)  # type: ignore[arg-type]
+    require(model.features > 0, "blocks", config.blocks, f"must be fewer for images of {input[1]} x {input[2]} pixels")
+    return model

@@ -1,4 +1,4 @@
-"""The fully connected base learner: sine waves with hidden [40, 40], Omniglot with [64] (MAML paper, section 5.1)."""
+"""The fully connected base learner; hidden [40, 40] for sine waves is that of the MAML paper, section 5.1."""
 
 from __future__ import annotations
 

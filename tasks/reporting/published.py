@@ -32,7 +32,7 @@ def protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
     if results.kind == "regression":
         family = {key: [float(v) for v in section.get(key, limits)] for key, limits in PAPERS_FAMILY.items()}
         return same | {"split": "maml" if family == PAPERS_FAMILY else "other ranges", "steps": str(results.steps)}
-    turned = {(True, True): "all", (True, False): "training", (False, True): "test", (False, False): "none"}
+    turned = {(True, True): "all", (True, False): "training", (False, True): "none", (False, False): "none"}
     rotations = turned[bool(section.get("rotations")), bool(section.get("rotate_test"))]
     split = {"split": str(section.get("split", meta["protocol"])), "rotations": rotations}
     return same | split | {"queries": str(meta["queries"]), "batch_norm": results.mode}

@@ -54,7 +54,6 @@ def test_poisoned_query_labels_change_no_answer():
     a, b = (evaluate.curve(LEARNER, meta(), e, 3) for e in (episode, poisoned))
     assert torch.equal(a.outputs, b.outputs)
     assert not torch.equal(a.score["transductive"], b.score["transductive"])
-    assert torch.equal(a.score["transductive"][:, 0] >= 0, torch.ones(6, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])
@@ -69,7 +68,7 @@ def test_random_init_does_not_depend_on_grouping_and_learns():
     episode = episodes(tasks=12, queries=10)
     whole = evaluate.random_init(LEARNER, 0, episode, 0.1)
     parts = torch.cat([evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i) for i in (0, 5, 10)])
-    torch.testing.assert_close(whole, parts, atol=0.1, rtol=0)
+    torch.testing.assert_close(whole, parts, atol=1 / 30 + 1e-6, rtol=0)  # at most one of 30 queries on the edge
     assert whole.mean() > 1 / 3 + 0.1
 
 

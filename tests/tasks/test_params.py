@@ -35,15 +35,25 @@ FAULTS = [
     ({"train__iterations": True}, "train.iterations is True: must be a whole number"),
     ({"train__iterations": 0}, "train.iterations is 0: must be at least 1"),
     ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x': must be a number"),
-    ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be greater than 0"),
+    ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be a number greater than 0"),
     ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant or cosine"),
-    ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or greater than 0"),
+    ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or a number greater than 0"),
     ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
     ({"train": 3}, "train is 3: must be a section of keys"),
     ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda"),
     ({"dataset__name": "omniglott"}, "dataset.name is 'omniglott': must be one of glyphs, omniglot, sinusoid - did you mean omniglot?"),
     ({"dataset__nam": "x"}, "unknown key dataset.nam - did you mean name?"),
-    ({"dataset__seed": "one"}, "dataset.seed is 'one': must be a whole number"),
+    ({"dataset__seed": "one"}, "dataset.seed is 'one': must be a whole number, 0 or more"),
+    ({"dataset__seed": -1}, "dataset.seed is -1: must be a whole number, 0 or more"),
+    ({"episodes__seed": -1}, "episodes.seed is -1: must be at least 0"),
+    ({"train__seed": -1}, "train.seed is -1: must be at least 0"),
+    ({"train__meta_lr": float("inf")}, "train.meta_lr is inf: must be a number greater than 0"),
+    ({"dataset__glyphs": False}, "dataset.glyphs is False: must be a section of keys"),
+    ({"dataset__omniglot": {"spilt": "maml"}}, "unknown key dataset.omniglot.spilt - did you mean split?"),
+    (
+        {"model__conv4__downsample": "max_pool", "model__conv4__blocks": 6},
+        "model.conv4.blocks is 6: must be fewer for images of 28 x 28 pixels",
+    ),
     ({"dataset__glyphs": {"alphabet": 9}}, "unknown key dataset.glyphs.alphabet - did you mean alphabets?"),
     ({"dataset__glyphs": {"alphabets": 2}}, "dataset.glyphs.alphabets is 2: must be between 5 and 1000"),
     ({"model__conv4__downsample": "pool"}, "model.conv4.downsample is 'pool': must be stride or max_pool"),
@@ -83,10 +93,6 @@ def test_sinusoid_has_one_way_and_no_images():
     with pytest.raises(StageError) as caught:
         params.parse(changed(dataset__name="sinusoid"))
     assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == ["params.yaml: episodes.ways", "params.yaml: model.name"]
-
-
-def test_sections_that_are_not_chosen_do_not_count():
-    assert params.parse(changed(dataset__omniglot={"split": "nonsense"})).dataset.name == "glyphs"
 
 
 def test_numbers_are_read_as_yaml_1_2(tmp_path):
@@ -165,10 +171,25 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
 
 
 def test_presets_hold_only_what_differs():
+    def check(said, base, path):
+        for key, value in said.items():
+            if isinstance(value, dict):
+                check(value, base[key], f"{path}.{key}")
+            else:
+                same = list(base[key]) == value if isinstance(value, list) else base[key] == value
+                assert not same, f"{path}.{key} is the default"
+
     for name in preset.names()[1:]:
-        said, base = params.read_yaml(preset.FOLDER / f"{name}.yaml"), preset.defaults()
-        changed_keys = [k for k in said.get("train", {}) if said["train"][k] != base["train"][k]]
-        assert changed_keys, name
+        check(params.read_yaml(preset.FOLDER / f"{name}.yaml"), preset.defaults(), name)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "train: ["])
+def test_a_preset_on_a_broken_file_is_one_sentence(tmp_path, text):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(StageError, match=r"must hold sections|is not YAML"):
+        preset.apply("tiny", file)
+    assert file.read_text() == text
 
 
 def test_an_unknown_preset_changes_nothing(tmp_path):

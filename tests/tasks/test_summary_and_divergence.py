@@ -1,0 +1,63 @@
+"""What diverges is counted and written as null, never as a crash; the table of a run says so."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import ROOT
+
+from episodic.train import DivergedError
+from tasks import params, preset, summary
+from tasks.download import run as download
+from tasks.episodes import run as episodes
+from tasks.evaluate import run as evaluate
+from tasks.files import read_json
+from tasks.train import run as train
+
+
+def sinusoid(folder, **values: str) -> params.Params:
+    """Settings of a few iterations on sine waves, with raw and prepared data in `folder`."""
+    file = folder / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    preset.apply("sinusoid", file)
+    text = file.read_text()
+    for key, value in {"iterations": "4", "validation": "20", "test": "30", **values}.items():
+        text, count = re.subn(rf"(\n +{key}: )\S+", rf"\g<1>{value}", text, count=1)
+        assert count == 1, key
+    file.write_text(text)
+    settings = params.parse(params.read_yaml(file))
+    download(settings, folder / "raw")
+    episodes(settings, folder / "raw", folder / "prepared")
+    return settings
+
+
+def stages(settings: params.Params, folder) -> dict:
+    train(settings, folder / "prepared", folder / "model", folder / "history", folder / "run.json")
+    evaluate(settings, folder / "prepared", folder / "model", folder / "scores", folder / "metrics.json")
+    return read_json(folder / "metrics.json")
+
+
+def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = stages(sinusoid(tmp_path), tmp_path)
+    figures = {"mse", "mse_ci95", "mse_median", "diverged"}
+    assert set(metrics) == figures | {"loss", "episodes", "steps", "before", "after_1", "after_10", "baselines", "train"}
+    assert set(metrics["baselines"]) == {"zero", "support_mean", "random_init"}
+    assert set(metrics["after_10"]) == figures and "validation_mse" in metrics["train"]
+    assert [name for name, _ in summary.rows(metrics)][0] == "after 1 inner step"
+
+
+def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = stages(sinusoid(tmp_path, inner_lr="3.0"), tmp_path)
+    assert metrics["after_10"]["mse"] is None and metrics["after_10"]["diverged"] > 0
+    assert all(isinstance(figure, str) for _, figure in summary.rows(metrics))
+
+
+def test_a_training_whose_validation_is_never_finite_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = sinusoid(tmp_path, inner_lr="1e30")
+    with pytest.raises(DivergedError, match="lower inner_lr or train.meta_lr"):
+        train(settings, tmp_path / "prepared", tmp_path / "model", tmp_path / "history", tmp_path / "run.json")
+    assert not (tmp_path / "model").exists()
