@@ -169,7 +169,7 @@ def test_metrics_params_experiments_and_remotes(workspace, tmp_path):
     assert 0 <= shown[""]["data"]["reports/metrics.json"]["data"]["accuracy"] <= 1
     workspace.call("dvc", "exp", "run", "--quiet", "-S", "train.iterations=10")
     assert '"train.iterations"' in workspace.call("dvc", "params", "diff", "--json")
-    assert "train.iterations" in json.loads(workspace.call("dvc", "metrics", "diff", "--json"))["diff"]["reports/metrics.json"]
+    assert "train.iterations" in json.loads(workspace.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
     workspace.call("dvc", "remote", "add", "--default", "--local", "store", str(tmp_path / "store"))
     workspace.call("dvc", "push", "--quiet")
     model = workspace.root / "models/run/weights.safetensors"

@@ -45,7 +45,7 @@ def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
     assert set(metrics) == figures | {"loss", "episodes", "steps", "before", "after_1", "after_10", "baselines", "train"}
     assert set(metrics["baselines"]) == {"zero", "support_mean", "random_init"}
     assert set(metrics["after_10"]) == figures and "validation_mse" in metrics["train"]
-    assert [name for name, _ in summary.rows(metrics)][0] == "after 1 inner step"
+    assert summary.rows(metrics)[0][0] == "after 1 inner step"
 
 
 def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
@@ -58,6 +58,6 @@ def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
 def test_a_training_whose_validation_is_never_finite_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = sinusoid(tmp_path, inner_lr="1e30")
-    with pytest.raises(DivergedError, match="lower inner_lr or train.meta_lr"):
+    with pytest.raises(DivergedError, match=r"lower inner_lr or train\.meta_lr"):
         train(settings, tmp_path / "prepared", tmp_path / "model", tmp_path / "history", tmp_path / "run.json")
     assert not (tmp_path / "model").exists()
