@@ -24,7 +24,7 @@ if ! [ -x .venv/uv/bin/uv ] || ! cmp -s requirements-uv.lock .venv/uv/installed.
         --target .venv/uv -r requirements-uv.lock
     cp requirements-uv.lock .venv/uv/installed.lock
 fi
-echo "setting up .venv (about 7 GB; the first time downloads about 3 GB) ..."
+echo "setting up .venv (about 6.3 GiB; the first time downloads about 3 GB) ..."
 .venv/uv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 # DVC keeps its store of known hashes in the checkout; the path must be absolute.
 if [ -d .dvc ]; then .venv/bin/dvc config --quiet --local core.site_cache_dir "$PWD/.dvc/tmp/site-cache"; fi
