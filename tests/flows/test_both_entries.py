@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from support import checkout, git
 
@@ -181,15 +182,7 @@ def test_metrics_params_experiments_and_remotes(workspace, tmp_path):
 
 def running_in(root: Path) -> list[int]:
     """Processes whose current folder is `root`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cwd").resolve() == root.resolve() and (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                pass
-    return found
+    return [process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(root.resolve())]
 
 
 def wait_for(what, process: subprocess.Popen[str] | None, seconds: float = 90) -> None:
