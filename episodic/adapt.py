@@ -21,18 +21,32 @@ class Inner(NamedTuple):
     second_order: bool
 
 
-def trajectory(loss: Callable[[Params], Tensor], inner: Inner, steps: int) -> Iterator[Params]:
-    """Yields theta_0, theta_1, ..., theta_steps; `loss` gives each task's support loss `(tasks,)`.
+class Step(NamedTuple):
+    """One inner step: `after` is a function of `before`, whose tensors are leaves of its graph."""
 
-    The sum over tasks is differentiated: a task's parameters touch its own loss alone.
+    before: Params
+    after: Params
+
+
+def trajectory(loss: Callable[[Params], Tensor], inner: Inner, steps: int) -> Iterator[Step]:
+    """Yields the steps theta_0 -> theta_1, theta_1 -> theta_2, ...; `loss` gives each task's support loss `(tasks,)`.
+
+    The sum over tasks is differentiated: a task's parameters touch its own loss alone. Each step is a graph of its own, so that
+    whoever needs none can let it go.
     """
     theta = inner.theta
-    yield theta
     for step in range(steps):
-        gradients = torch.autograd.grad(loss(theta).sum(), list(theta.values()), create_graph=inner.second_order)
-        gradient = dict(zip(theta, gradients, strict=True))
-        theta = inner.rule(theta, gradient, step)
-        yield theta
+        before = detached(theta)
+        gradient = grad(loss(before).sum(), before, create_graph=inner.second_order)
+        theta = inner.rule(before, gradient, step)
+        yield Step(before, theta)
+
+
+def grad(loss: Tensor, theta: Params, create_graph: bool = False) -> Params:
+    """The gradient of `loss` with respect to theta; 0 for a parameter that it does not depend on."""
+    values = list(theta.values())
+    gradients = torch.autograd.grad(loss, values, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, gradients, strict=True))
 
 
 def expand(theta: Params, tasks: int) -> Params:

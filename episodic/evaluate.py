@@ -14,9 +14,9 @@ from episodic import counter, rules
 from episodic.adapt import Inner, detached, trajectory
 from episodic.config import require
 from episodic.episode import Episode
+from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
-from episodic.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,14 @@ class Curve:
 
 def adaptation(learner: MetaLearner, meta: Params, episode: Episode, steps: int) -> Iterator[Params]:
     """theta_0 ... theta_steps as the learner's method adapts on the support set, graph-free; the query set is not looked at."""
-    inner = learner.algorithm.inner(meta, episode.tasks)
-    return _graph_free(learner, inner, episode, steps)
+    return _graph_free(learner, learner.algorithm.inner(meta, episode.tasks), episode, steps)
 
 
 def _graph_free(learner: MetaLearner, inner: Inner, episode: Episode, steps: int) -> Iterator[Params]:
-    def rule(theta: Params, gradient: Params, step: int) -> Params:
-        with torch.no_grad():
-            moved = inner.rule(theta, gradient, step)
-        return detached(moved)
-
-    leaf = Inner(detached(inner.theta), rule, second_order=False)
-    return trajectory(lambda theta: learner.support_loss(theta, episode), leaf, steps)
+    inner = inner._replace(theta=detached(inner.theta), second_order=False)
+    yield inner.theta
+    for step in trajectory(lambda theta: learner.support_loss(theta, episode), inner, steps):
+        yield detached(step.after)
 
 
 def curve(learner: MetaLearner, meta: Params, episode: Episode, steps: int, modes: Iterable[str] = BATCH_NORM) -> Curve:
@@ -86,18 +82,19 @@ def curve(learner: MetaLearner, meta: Params, episode: Episode, steps: int, mode
 
 
 def scores(
-    learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int, workers: Workers | None = None
+    learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int, group: Group | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score and loss of each episode after `steps` inner steps, in the learner's own mode; `chunk` episodes at once."""
+    """Score and loss of each episode after `steps` inner steps, in the learner's own mode; `chunk` episodes at once, which the
+    processes of `group` share."""
+    parts = list(chunks(episode, chunk))
 
-    def one(part: Episode) -> Tensor:
-        *_, theta = adaptation(learner, meta, part, steps)
+    def one(i: int) -> Tensor:
+        *_, theta = adaptation(learner, meta, parts[i], steps)
         with torch.no_grad():
-            answer = learner.query_outputs(theta, part)
-            return torch.stack([learner.objective.score(answer, part.query_y), learner.objective.loss(answer, part.query_y)])
+            answer = learner.query_outputs(theta, parts[i])
+            return torch.stack([learner.objective.score(answer, parts[i].query_y), learner.objective.loss(answer, parts[i].query_y)], 1)
 
-    parts = (workers or Workers()).map(one, chunks(episode, chunk))
-    score, loss = torch.cat(parts, 1).double().cpu().numpy()
+    score, loss = (group or Group()).rows(one, [part.tasks for part in parts]).double().cpu().numpy().T
     return score, loss
 
 
@@ -115,11 +112,14 @@ def pixel_centroid(episode: Episode) -> Tensor:
     return (torch.cdist(query, centroids).argmin(-1) == episode.query_y).double().mean(1)
 
 
-def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode) -> float:
+def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode, group: Group | None = None) -> float:
     """The rate of FINE_TUNE_RATES with which `random_init` does best, so that the baseline is not made weak by a poor choice."""
+
+    def one(i: int) -> Tensor:
+        return random_init(learner, seed, validation, FINE_TUNE_RATES[i]).double().mean().view(1, 1)
+
     best = FINE_TUNE_RATES[0], math.nan
-    for rate in FINE_TUNE_RATES:
-        score = random_init(learner, seed, validation, rate).mean().item()
+    for rate, score in zip(FINE_TUNE_RATES, (group or Group()).rows(one, [1] * len(FINE_TUNE_RATES))[:, 0].tolist(), strict=True):
         if math.isfinite(score) and (math.isnan(best[1]) or learner.objective.better(score, best[1])):
             best = rate, score
     return best[0]

@@ -1,17 +1,26 @@
-"""The engine: a batch of tasks -> the meta-gradient."""
+"""The engine: a batch of tasks -> the meta-gradient.
+
+The inner loop is `adapt.trajectory`. What is done here for speed: tasks go through it shard by shard, small enough for a core's cache;
+the reverse pass takes one inner step after the other, v_k = (d theta_{k+1} / d theta_k)^T v_{k+1}, and lets each graph go once it is used;
+query sets are differentiated a few tasks at a time, since after the inner loop tasks share nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from episodic.adapt import trajectory
+from episodic import convolution
+from episodic import plan as plans
+from episodic.adapt import Step, detached, grad, trajectory
 from episodic.episode import Episode
+from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.ops import Params
-from episodic.workers import Workers
+from episodic.plan import Plan
 
 
 class MetaGradient(NamedTuple):
@@ -22,30 +31,85 @@ class MetaGradient(NamedTuple):
     gradient: Params
 
 
-def meta_gradient(learner: MetaLearner, meta: Params, episode: Episode, workers: Workers | None = None) -> MetaGradient:
+def meta_gradient(learner: MetaLearner, meta: Params, episode: Episode, plan: Plan | None = None) -> MetaGradient:
     """The gradient of the mean query loss after adaptation with respect to the meta-parameters (MAML, algorithm 1, line 8).
 
-    meta: without a task axis; episode: any number of tasks, of which each worker computes its share at once. The result is the
-    mean over tasks, added up in the order of the shares.
+    meta: without a task axis; episode: any number of tasks; plan: how to compute it (chosen from the workload if None).
     """
-    workers = workers or Workers()
-    shares = workers.shares(episode)
-    parts = workers.map(lambda share: _share(learner, meta, share), shares)
-    weights = [share.tasks / episode.tasks for share in shares]
-
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
-
-    gradient = {name: mean([part.gradient[name] for part in parts]) for name in meta}
-    return MetaGradient(mean([part.loss for part in parts]), mean([part.score for part in parts]), gradient)
+    return sharded(learner, meta, episode.part, episode.tasks, plan or suited(episode, episode.tasks), Group())
 
 
-def _share(learner: MetaLearner, meta: Params, episode: Episode) -> MetaGradient:
-    meta = {name: p.detach().requires_grad_() for name, p in meta.items()}
+def suited(episode: Episode, tasks: int, config: plans.Config | None = None) -> Plan:
+    """The plan for `tasks` tasks like those of `episode`."""
+    support, query = episode.support_x[0].numel(), episode.query_x[0].numel()
+    return plans.choose(config or plans.Config(), tasks, support, query, episode.support_x.device.type)
+
+
+def sharded(learner: MetaLearner, meta: Params, part: Callable[[int, int], Episode], tasks: int, plan: Plan, group: Group) -> MetaGradient:
+    """`meta_gradient` of `tasks` tasks, whose shards the processes of `group` share; part(a, b) is the episode of the tasks a ... b - 1.
+
+    Shards are added in their order, whoever computed them: the result is the same to the last bit for any number of processes.
+    """
+    bounds = plan.bounds(tasks)
+
+    def row(i: int) -> Tensor:
+        loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks)
+        return torch.cat([loss[None], score[None], *(gradient[name].reshape(-1) for name in meta)])[None]
+
+    total, *others = group.rows(row, [1] * len(bounds))
+    for other in others:
+        total = total + other
+    loss, score, flat = total[0], total[1], total[2:]
+    parts = flat.split([p.numel() for p in meta.values()])
+    return MetaGradient(loss, score, {name: part.view(p.shape) for (name, p), part in zip(meta.items(), parts, strict=True)})
+
+
+def _shard(learner: MetaLearner, meta: Params, episode: Episode, tasks: int, query_tasks: int) -> MetaGradient:
+    """This shard's summand of the mean over all `tasks`."""
+    meta = detached({name: _kernel_last(p) for name, p in meta.items()})
     inner = learner.algorithm.inner(meta, episode.tasks)
-    *_, theta = trajectory(lambda theta: learner.support_loss(theta, episode), inner, learner.algorithm.inner_steps)
-    outputs = learner.query_outputs(theta, episode)
-    loss = learner.objective.loss(outputs, episode.query_y).mean()
-    gradient = torch.autograd.grad(loss, list(meta.values()))
-    score = learner.objective.score(outputs.detach(), episode.query_y).mean()
-    return MetaGradient(loss.detach(), score, dict(zip(meta, gradient, strict=True)))
+    steps = list(trajectory(lambda theta: learner.support_loss(theta, episode), inner, learner.algorithm.inner_steps))
+    loss, score, v = _query(learner, steps[-1].after if steps else inner.theta, episode, tasks, query_tasks)
+    total = {name: torch.zeros_like(p) for name, p in meta.items()}
+    while steps:
+        step = steps.pop()
+        with convolution.only_sums(not steps):
+            v = _back(step, meta, v, total)
+    _back(Step({}, inner.theta), meta, v, total)
+    return MetaGradient(loss, score, total)
+
+
+def _query(learner: MetaLearner, theta: Params, episode: Episode, tasks: int, at_once: int) -> MetaGradient:
+    """Loss and score on the query sets, and the gradient with respect to each task's theta."""
+    parts = []
+    for start in range(0, episode.tasks, at_once):
+        last = min(start + at_once, episode.tasks)
+        some, final = episode.part(start, last), detached({name: p[start:last] for name, p in theta.items()})
+        outputs = learner.query_outputs(final, some)
+        loss = learner.objective.loss(outputs, some.query_y).sum() / tasks
+        score = learner.objective.score(outputs.detach(), some.query_y).sum() / tasks
+        parts.append(MetaGradient(loss.detach(), score, grad(loss, final)))
+    if len(parts) == 1:
+        return parts[0]
+    gradient = {name: torch.cat([part.gradient[name] for part in parts]) for name in theta}
+    return MetaGradient(torch.stack([p.loss for p in parts]).sum(), torch.stack([p.score for p in parts]).sum(), gradient)
+
+
+def _back(step: Step, meta: Params, v: Params, total: Params) -> Params:
+    """v at `step.after` -> v at `step.before`; what reaches the meta-parameters on the way (as through a learned rate) joins `total`."""
+    leaves = {**{("theta", name): p for name, p in step.before.items()}, **{("meta", name): p for name, p in meta.items()}}
+    after = {name: p for name, p in step.after.items() if p.requires_grad}
+    # The graph that the steps have in common, from meta-parameters to a rule, is used again by the step before.
+    found = torch.autograd.grad(
+        list(after.values()), list(leaves.values()), [v[name] for name in after], allow_unused=True, retain_graph=True
+    )
+    back = dict(zip(leaves, found, strict=True))
+    for name in meta:
+        if (g := back[("meta", name)]) is not None:
+            total[name] += g
+    return {name: torch.zeros_like(p) if (g := back[("theta", name)]) is None else g for name, p in step.before.items()}
+
+
+def _kernel_last(p: Tensor) -> Tensor:
+    """Convolution kernels with their channels last in memory, as the operators take them without a copy."""
+    return p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from episodic.ops import Params
 
 Rule = Callable[[Params, Params, int], Params]
@@ -11,4 +13,4 @@ Rule = Callable[[Params, Params, int], Params]
 
 def sgd(inner_lr: float) -> Rule:
     """theta - inner_lr * gradient (MAML, equation 1)."""
-    return lambda theta, gradient, step: {name: theta[name] - inner_lr * gradient[name] for name in theta}
+    return lambda theta, gradient, step: {name: torch.add(theta[name], gradient[name], alpha=-inner_lr) for name in theta}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,15 +14,17 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from episodic import checkpoint, evaluate
+from episodic import plan as plans
 from episodic.config import require
 from episodic.episode import Episode
 from episodic.errors import UserError
+from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.ops import Params
-from episodic.outer import meta_gradient
+from episodic.outer import sharded
+from episodic.plan import Plan
 from episodic.sampling import Sampler
 from episodic.statistics import mean_ci95
-from episodic.workers import Workers
 
 LOG_EVERY = 10
 """Iterations to a row of the training history, which also ends one at each checkpoint and validation."""
@@ -42,6 +45,7 @@ class Config:
     validate_every: int = 90
     patience: int | None = None
     checkpoint_every: int = 50
+    plan: plans.Config = field(default_factory=plans.Config)
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -110,6 +114,8 @@ def train(
     validation: Episode,
     config: Config,
     *,
+    plan: Plan | None = None,
+    group: Group | None = None,
     checkpoint_path: Path | None = None,
     chunk: int = 5,
     on_progress: OnProgress = lambda iteration, figures: None,
@@ -119,6 +125,8 @@ def train(
 
     sampler: training episodes by index; iteration i takes the indices i * meta_batch ... (i+1) * meta_batch - 1
     validation: the fixed validation episodes, scored after the method's training number of inner steps
+    plan: how meta-gradients are computed (config.plan, or chosen from the workload)
+    group: the processes that share the work; each calls this function and returns the same result. The one of rank 0 alone writes
     checkpoint_path: where to save the state every `checkpoint_every` iterations and to go on from, if it exists
     on_progress: called after every iteration with its number and the latest figures
     on_resume: called first with the iteration of the checkpoint that is taken up
@@ -126,15 +134,15 @@ def train(
     Raises DivergedError; the last good state is then still at `checkpoint_path`.
     """
     device = validation.support_x.device
-    workers = Workers.suited(sampler(torch.arange(config.meta_batch, device=device)))
-    state = _restore(learner, config, device, checkpoint_path) or _start(learner, config, device)
+    plan, group = plan or suited(sampler, config, device), group or Group()
+    state = _common(group, _restore(learner, config, device, checkpoint_path if group.rank == 0 else None), learner, config, device)
     resumed_at = state.iteration
     if resumed_at:
         on_resume(resumed_at)
     window: list[tuple[Tensor, Tensor, Tensor]] = []
     figures: dict[str, float] = {}
     while state.iteration < config.iterations and not (config.patience and state.stale >= config.patience):
-        window.append(_iterate(learner, sampler, state, config, device, workers))
+        window.append(_iterate(learner, sampler, state, config, device, plan, group))
         done = state.iteration
         at_checkpoint, at_validation = done % config.checkpoint_every == 0, done % config.validate_every == 0
         at_end = done == config.iterations
@@ -142,8 +150,8 @@ def train(
             figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation or at_end:
-            figures |= _validate(learner, state, validation, chunk, workers)
-        if checkpoint_path is not None and at_checkpoint:
+            figures |= _validate(learner, state, validation, chunk, group)
+        if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             _save(state, checkpoint_path)
         on_progress(done, figures)
     if state.best_score is None:
@@ -151,13 +159,20 @@ def train(
     return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
 
 
+def suited(sampler: Sampler, config: Config, device: torch.device) -> Plan:
+    """The plan for training by `config`: params, or what fits the workload."""
+    episode = sampler(torch.zeros(1, dtype=torch.int64, device=device))
+    support, query = episode.support_x.numel(), episode.query_x.numel()
+    return plans.choose(config.plan, config.meta_batch, support, query, device.type)
+
+
 def _iterate(
-    learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, workers: Workers
+    learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, plan: Plan, group: Group
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One iteration; loss, score and gradient norm stay on the device, so that nothing waits for them."""
     first = state.iteration * config.meta_batch
-    episode = sampler(torch.arange(first, first + config.meta_batch, device=device))
-    loss, score, gradient = meta_gradient(learner, state.theta, episode, workers)
+    tasks = torch.arange(first, first + config.meta_batch, device=device)
+    loss, score, gradient = sharded(learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group)
     norm = torch.stack([g.norm() for g in gradient.values()]).norm()
     if config.gradient_clip is not None:
         gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
@@ -202,8 +217,8 @@ def _record(state: State, window: list, score_name: str, config: Config, checkpo
     return {"loss": loss} | ({} if score_name == "mse" else {score_name: score})
 
 
-def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int, workers: Workers) -> dict[str, float]:
-    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk, workers)
+def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int, group: Group) -> dict[str, float]:
+    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk, group)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
     best = math.isfinite(mean) and (state.best_score is None or learner.objective.better(mean, state.best_score))
@@ -231,9 +246,30 @@ def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
     return State(theta, {name: p.clone() for name, p in theta.items()}, zeros(), zeros(), steps)
 
 
+def _common(group: Group, restored: State | None, learner: MetaLearner, config: Config, device: torch.device) -> State:
+    """The state that all processes start from: what the first one restored, or iteration 0."""
+    state = restored or _start(learner, config, device)
+    said = json.dumps(None if restored is None else _description(state)).encode()
+    description = json.loads(group.first_says(said, device))
+    if description is not None:
+        group.take_first([tensor for part in TENSORS for tensor in getattr(state, part).values()])
+        _describe(state, description)
+    return state
+
+
+def _description(state: State) -> dict[str, Any]:
+    return {key: getattr(state, key) for key in NUMBERS} | {"history": vars(state.history)}
+
+
+def _describe(state: State, description: dict[str, Any]) -> None:
+    for key in NUMBERS:
+        setattr(state, key, description[key])
+    state.history = History(**description["history"])
+
+
 def _save(state: State, path: Path) -> None:
     tensors = {f"{part}/{name}": t for part in TENSORS for name, t in getattr(state, part).items()}
-    checkpoint.save(path, tensors, {key: getattr(state, key) for key in NUMBERS} | {"history": vars(state.history)})
+    checkpoint.save(path, tensors, _description(state))
 
 
 def _restore(learner: MetaLearner, config: Config, device: torch.device, path: Path | None) -> State | None:
@@ -246,7 +282,5 @@ def _restore(learner: MetaLearner, config: Config, device: torch.device, path: P
         found = {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
         for name, t in checkpoint.matching(found, expected, path).items():
             expected[name].copy_(t)
-    for key in NUMBERS:
-        setattr(state, key, description[key])
-    state.history = History(**description["history"])
+    _describe(state, description)
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 from episodic import evaluate, memory
 from episodic.episode import Episode
 from episodic.evaluate import CURVE_STEPS
+from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from episodic.statistics import mean_ci95
-from episodic.workers import Workers
 from tasks import model as trained
-from tasks import params, prepared, stage
+from tasks import params, prepared, ranks, stage
 from tasks.files import folder_beside, write_json
 from tasks.prepared import Prepared
 
@@ -28,6 +28,9 @@ DIVERGED = 100.0
 
 RATE_EPISODES = 20
 """Validation episodes on which the rate of the baseline `random_init` is chosen."""
+
+LARGE = 1 << 20
+"""Numbers in the query sets of all test episodes from which more processes pay."""
 
 FITS = 6
 """Regression: how many episodes, from typical to worst, are kept as curves for the report."""
@@ -40,27 +43,54 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     source = prepared.read(data, device)
     meta_learner, meta, config = trained.load(model, device)
     test = source.table("test")
+    sizes = [min(settings.evaluate.chunk, len(test) - start) for start in range(0, len(test), settings.evaluate.chunk)]
+    numbers = source.fixed(test[:1]).query_x.numel() * len(test)
+    count = ranks.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)
+    with ranks.group(count, device) as group:
+        curve, baselines = _scores(meta_learner, meta, source, test, sizes, group)
+        if group.rank:
+            return
+    _write(settings, source, meta_learner, meta, config, test, curve, baselines, scores, metrics)
+
+
+def _scores(
+    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, sizes: list[int], group: Group
+) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
+    """Every test episode after 0 to CURVE_STEPS inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
     images = source.images() if source.kind == "classification" else None
-    chunk = settings.evaluate.chunk
-    seed = source.meta["seed"]
-    rate = evaluate.fine_tune_rate(meta_learner, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images))
-    workers = Workers.suited(source.fixed(test[:chunk], images))
-    with stage.bar("evaluate", "episodes", len(test)) as bar:
+    seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
+    rate = evaluate.fine_tune_rate(meta_learner, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images), group)
+    layout: dict[str, torch.Size] = {}
+    with stage.bar("evaluate", "episodes", len(test)) if group.rank == 0 else nullcontext() as bar:
 
-        def one(start: int) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
-            episode = source.fixed(test[start : start + chunk], images)
-            result = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS), _baselines(meta_learner, episode, seed, rate, start)
-            bar.add(episode.tasks)
-            return result
+        def one(i: int) -> torch.Tensor:
+            episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], images)
+            curve = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS)
+            parts = {f"{part} {mode}": value for part in ("score", "loss") for mode, value in getattr(curve, part).items()}
+            parts |= {"outputs": curve.outputs.transpose(0, 1)}
+            parts |= {f"baseline {name}": s for name, s in _baselines(meta_learner, episode, seed, rate, starts[i]).items()}
+            layout.update({name: value.shape[1:] for name, value in parts.items()})
+            if bar:
+                bar.update(min(len(test), bar.done + episode.tasks * group.size))
+            return torch.cat([value.double().flatten(1) if value.dim() > 1 else value.double()[:, None] for value in parts.values()], 1)
 
-        curves, baselines = zip(*workers.map(one, range(0, len(test), chunk)), strict=True)
+        rows = group.rows(one, sizes)
+    columns = rows.split([shape.numel() for shape in layout.values()], 1)
+    found = {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in zip(layout.items(), columns, strict=True)}
+    score, loss = ({mode: found[f"{part} {mode}"] for mode in BATCH_NORM} for part in ("score", "loss"))
+    outputs = found["outputs"].to(torch.get_default_dtype()).transpose(0, 1)
+    baselines = {name.removeprefix("baseline "): s.cpu().numpy() for name, s in found.items() if name.startswith("baseline ")}
+    return evaluate.Curve(score, loss, outputs), baselines
+
+
+def _write(
+    settings: params.Params, source: Prepared, meta_learner: MetaLearner, meta: Params, config: dict[str, Any], test: pd.DataFrame,
+    curve: evaluate.Curve, baselines: dict[str, np.ndarray], scores: Path, metrics: Path,
+) -> None:  # fmt: skip
     name = meta_learner.objective.score_name
-    episodes = _episode_table(curves, name)
+    episodes = _episode_table(curve, name)
     compared = pd.concat(
-        [
-            pd.DataFrame({"method": method, "episode": np.arange(len(test)), name: np.concatenate([b[method] for b in baselines])})
-            for method in baselines[0]
-        ]
+        [pd.DataFrame({"method": method, "episode": np.arange(len(test)), name: score}) for method, score in baselines.items()]
     )
     steps = settings.evaluate.steps
     with folder_beside(scores) as folder:
@@ -68,7 +98,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         _curve_table(episodes, name).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
-            answers = _answers(source, test, torch.cat([c.outputs for c in curves], 1), steps)
+            answers = _answers(source, test, curve.outputs, steps)
             answers.to_parquet(folder / "answers.parquet", index=False)
             _class_table(source, test, answers).to_parquet(folder / "classes.parquet", index=False)
         else:
@@ -79,20 +109,20 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     write_json(metrics, _finite(_metrics(episodes, compared, name, meta_learner.batch_norm, steps, config)))
 
 
-def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, np.ndarray]:
+def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, torch.Tensor]:
     result = {"random_init": evaluate.random_init(meta_learner, seed, episode, rate, first)}
     if meta_learner.objective.kind == "classification":
         result["pixel_centroid"] = evaluate.pixel_centroid(episode)
     else:
         result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
         result["support_mean"] = evaluate.constant(episode, episode.support_y.mean(1, keepdim=True))
-    return {method: score.double().cpu().numpy() for method, score in result.items()}
+    return result
 
 
-def _episode_table(curves: Sequence[evaluate.Curve], name: str) -> pd.DataFrame:
+def _episode_table(curve: evaluate.Curve, name: str) -> pd.DataFrame:
     tables = []
     for mode in BATCH_NORM:
-        score, loss = (torch.cat([getattr(c, part)[mode] for c in curves]).double().cpu().numpy() for part in ("score", "loss"))
+        score, loss = (getattr(curve, part)[mode].double().cpu().numpy() for part in ("score", "loss"))
         episode, step = np.indices(score.shape)
         columns = {"mode": mode, "episode": episode.ravel(), "step": step.ravel(), "loss": loss.ravel(), name: score.ravel()}
         tables.append(pd.DataFrame(columns))

@@ -67,6 +67,7 @@ class Params:
 
     raw: dict[str, Any] = field(repr=False)
     device: str = "auto"
+    processes: int | None = None
     dataset: Choice = None  # type: ignore[assignment]
     episodes: Episodes = None  # type: ignore[assignment]
     model: Choice = None  # type: ignore[assignment]
@@ -145,11 +146,14 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
     if not isinstance(raw, dict):
         raise StageError(f"{source} must hold sections such as dataset and train, not {type(raw).__name__}")
     faults: list[str] = []
-    known = ["device", *SECTIONS]
+    known = ["device", "processes", *SECTIONS]
     faults += [f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
     device = raw.get("device", "auto")
     if device not in DEVICES:
         faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
+    processes = raw.get("processes")
+    if processes is not None and (type(processes) is not int or processes < 1):
+        faults.append(f"processes is {processes!r}: must be null or a whole number, 1 or more")
     values: dict[str, Any] = {}
     for section in sections:
         if section in CHOICES:
@@ -162,7 +166,7 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
             _together(values, faults)
     if faults:
         raise StageError("\n".join(f"{source}: {fault}" for fault in faults))
-    return Params(raw=raw, device=device, **values)
+    return Params(raw=raw, device=device, processes=processes, **values)
 
 
 def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
@@ -274,7 +278,7 @@ def main() -> None:
 
     def body() -> None:
         params = parse(read_yaml(args.params), str(args.params))
-        for section in () if args.quiet else ("device", *SECTIONS):
+        for section in () if args.quiet else ("device", "processes", *SECTIONS):
             print(f"{section}: {getattr(params, section)}")
 
     stage.run(body)

@@ -86,7 +86,10 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise StageError("device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu")
     device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":  # the same bytes every time, at some cost in speed
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's number of this process on its machine
+        torch.cuda.set_device(device)
+        # The same bytes every time, at some cost in speed.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

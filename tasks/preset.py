@@ -29,7 +29,7 @@ def names() -> list[str]:
 
 def defaults() -> dict[str, Any]:
     """Every key at the value that the code gives it, as plain values."""
-    result: dict[str, Any] = {"device": "auto"}
+    result: dict[str, Any] = {"device": "auto", "processes": None}
     for section, (_, beside) in CHOICES.items():
         result[section] = {"name": DEFAULTS[section]} | dict.fromkeys(beside, 0)
         result[section] |= {name: asdict(registry(section)[name].Config()) for name in registry(section)}

@@ -39,7 +39,7 @@ def root(workspace: Path = Path()) -> Path:
 
 def key(settings: dict[str, Any], inputs: Path, device: torch.device) -> str:
     """The digest of what a training depends on."""
-    versions = [torch.__version__, np.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+    versions = [torch.__version__, np.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability()]
     versions += [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
     said = json.dumps([settings, digest(inputs), code_digest(), versions], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +65,6 @@ class Bar:
         self.first = self.done = done
         self.start, self.last = time.monotonic(), 0.0
         self.rich: Any = None
-        self.lock = threading.Lock()
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -104,11 +102,6 @@ class Bar:
                 eta=eta and round(eta, 1),
                 **rounded,
             )
-
-    def add(self, more: int) -> None:
-        """`update` by `more`; threads may call it."""
-        with self.lock:
-            self.update(self.done + more)
 
     def close(self) -> None:
         if self.rich:

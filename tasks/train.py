@@ -1,15 +1,15 @@
 """Stage `train`: prepared data -> the best meta-parameters by validation, and the history of training.
 
-Kill it at any time and run it again: it goes on from its last checkpoint and ends with the same bytes.
+Kill it at any time and run it again: it goes on from its last checkpoint and ends with the same bytes. Its processes (params
+`processes`, or those of `torchrun -m tasks.train`) share each meta-batch; how many there are changes no byte of the result.
 """
 
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
-import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import pandas as pd
 import torch
 
 from episodic import checkpoint, memory, train
-from tasks import params, prepared, resume, stage
+from episodic.group import Group
+from episodic.plan import Plan
+from tasks import params, prepared, ranks, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
 from tasks.model import FORMAT, learner
 
@@ -38,47 +40,70 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     }
     meta_learner = learner(**config, outputs=source.outputs)
     sampler, validation = source.training(settings), source.fixed(source.table("validation"))
+    plan = train.suited(sampler, settings.train, device)
+    shards = len(plan.bounds(settings.train.meta_batch))
     code = code_digest()
     folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device)
-    with resume.checkpoint(folder) as state, stage.bar("train", "iterations", settings.train.iterations) as bar:
-        result = train.train(
-            meta_learner,
-            sampler,
-            validation,
-            settings.train,
-            checkpoint_path=state,
-            on_progress=lambda done, figures: bar.update(done, figures=figures),
-            on_resume=lambda done: stage.emit("resume", stage="train", iteration=done),
-        )
-        seconds = time.perf_counter() - start
-        description = config | {
-            "format": FORMAT, "dataset": source.meta["dataset"], "ways": source.meta["ways"], "shots": source.meta["shots"],
-            "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
-            "parameters": sum(p.numel() for p in result.theta.values()), "data_digest": source.meta["data_digest"], "code_digest": code,
-        }  # fmt: skip
-        with folder_beside(model) as draft:
-            checkpoint.save(draft / "weights.safetensors", result.theta, {})
-            write_json(draft / "config.json", description)
-        with folder_beside(history) as draft:
-            pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
-            pd.DataFrame(result.history.validation).to_csv(draft / "validation.csv", index=False)
-        write_json(run_json, _run_facts(result, seconds, device))
+    count = ranks.suited(settings.processes, shards, large=shards > 1, device=device)
+    with ranks.group(count, device) as group:
+        first = group.rank == 0
+        if first:
+            stage.emit("plan", **_said(plan, group.size))
+        with (
+            resume.checkpoint(folder) if first else nullcontext(None) as state,
+            stage.bar("train", "iterations", settings.train.iterations) if first else nullcontext() as bar,
+        ):
+            result = train.train(
+                meta_learner,
+                sampler,
+                validation,
+                settings.train,
+                plan=plan,
+                group=group,
+                checkpoint_path=state,
+                on_progress=lambda done, figures: bar.update(done, figures=figures) if bar else None,
+                on_resume=lambda done: stage.emit("resume", stage="train", iteration=done) if first else None,
+            )
+            seconds = time.perf_counter() - start
+            facts = _run_facts(result, seconds, device, group, plan)
+            if not first:
+                return
+            description = config | {
+                "format": FORMAT, "dataset": source.meta["dataset"], "ways": source.meta["ways"], "shots": source.meta["shots"],
+                "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
+                "parameters": sum(p.numel() for p in result.theta.values()), "data_digest": source.meta["data_digest"], "code_digest": code,
+            }  # fmt: skip
+            with folder_beside(model) as draft:
+                checkpoint.save(draft / "weights.safetensors", result.theta, {})
+                write_json(draft / "config.json", description)
+            with folder_beside(history) as draft:
+                pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
+                pd.DataFrame(result.history.validation).to_csv(draft / "validation.csv", index=False)
+            write_json(run_json, facts)
 
 
-def _run_facts(result: train.Result, seconds: float, device: torch.device) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _said(plan: Plan, processes: int) -> dict[str, Any]:
+    """The plan for the log."""
+    return {
+        "stage": "train", "mode": plan.mode, "tasks_at_once": plan.shard, "query_sets_at_once": plan.query_tasks,
+        "processes": processes, "because": plan.why,
+    }  # fmt: skip
+
+
+def _run_facts(result: train.Result, seconds: float, device: torch.device, group: Group, plan: Plan) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     done = result.iterations - result.resumed_at
     return {
         "seconds": round(seconds, 2),
         "iterations_per_second": round(done / seconds, 3),
         "resumed_at": result.resumed_at,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": ranks.peak_memory(group, device),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
         "device": device.type,
         "gpu": gpu,
         "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "processes": group.size,
+        "plan": asdict(plan),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.system(),

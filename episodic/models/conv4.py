@@ -64,10 +64,8 @@ class Conv4:
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
         for i in range(self.config.blocks):
-            x = ops.conv2d(x, theta[f"conv{i}.weight"], theta[f"conv{i}.bias"], 2 if self.config.downsample == "stride" else 1)
-            x = ops.norm_relu(x, theta[f"norm{i}.weight"], theta[f"norm{i}.bias"], reference)
-            if self.config.downsample == "max_pool":
-                x = ops.max_pool2d(x)
+            x = ops.conv2d(x, theta[f"conv{i}.weight"], stride=2 if self.config.downsample == "stride" else 1)
+            x = ops.norm_relu(x, theta[f"norm{i}.weight"], theta[f"norm{i}.bias"], self.config.downsample == "max_pool", reference)
         x = x.flatten(2) if self.config.readout == "flatten" else x.mean((3, 4))
         return ops.linear(x, theta["head.weight"], theta["head.bias"])
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
-from episodic import ops
+from episodic import convolution, normalization, ops
 from episodic.algorithms.gradient import GradientMethod
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
@@ -19,7 +19,7 @@ from episodic.models import Model, conv4, mlp
 from episodic.objective import Objective
 from episodic.ops import Params
 from episodic.outer import meta_gradient
-from episodic.workers import Workers
+from episodic.plan import Plan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = 1e-10
@@ -109,13 +109,25 @@ def test_meta_gradient_agrees_with_finite_differences(network, batch_norm):
     assert slope == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+PLANS = {
+    "per task": Plan("per_task", 1, 1, ""),
+    "batched": Plan("batched", 3, 3, ""),
+    "query sets one by one": Plan("batched", 3, 1, ""),
+    "unequal shards": Plan("batched", 2, 2, ""),
+}
+
+
+@pytest.mark.parametrize("columns", ["never", "always"])
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_workers_share_the_batch_without_changing_the_result(network, count):
+def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monkeypatch):
+    for limit in ("FEW_FORWARD", "FEW_TO_WEIGHT"):
+        monkeypatch.setattr(convolution, limit, 0 if columns == "never" else 10**9)
     golden, theta, episode = problem(network)
-    result = meta_gradient(learner(network, "maml_order2_steps3", golden), theta, episode, Workers(count))
-    assert error(result.gradient, golden, "maml_order2_steps3") < TOLERANCE
-    assert abs(result.loss - golden["maml_order2_steps3/loss"]) < TOLERANCE
+    result = meta_gradient(learner(network, case, golden), theta, episode, PLANS[plan])
+    assert error(result.gradient, golden, case) < TOLERANCE
+    assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
 
 
 def test_inductive_statistics_do_not_see_the_query_set():
@@ -162,11 +174,11 @@ def test_mutant_with_torch_batch_norm_under_vmap_fails():
     assert error(mutant, golden, "maml_order2_steps3") > 1e-4
 
 
-@pytest.mark.parametrize("broken", ["_convolve", "_sum"])
-def test_mutant_operators_fail(broken, monkeypatch):
+@pytest.mark.parametrize(("module", "broken"), [(convolution, "_convolve"), (convolution, "_to_w"), (normalization, "_sum")])
+def test_mutant_operators_fail(module, broken, monkeypatch):
     golden, theta, episode = problem("conv_strided")
-    original = getattr(ops, broken)
-    monkeypatch.setattr(ops, broken, lambda *args: original(*args) * 1.001)
+    original = getattr(module, broken)
+    monkeypatch.setattr(module, broken, lambda *args: original(*args) * 1.001)
     result = meta_gradient(learner("conv_strided", "maml_order2_steps1", golden), theta, episode)
     assert error(result.gradient, golden, "maml_order2_steps1") > 1e-6
 

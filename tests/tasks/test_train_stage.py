@@ -3,77 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from stages import EVALUATE, TRAIN, call, change, outputs, prepare, start
 from support import ROOT
 
-from tasks import preset
 from tasks.files import read_json
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-TRAIN = ["--data", "prepared", "--model", "model", "--history", "history", "--run-json", "run.json"]
-EVALUATE = ["--data", "prepared", "--model", "model", "--scores", "scores", "--metrics", "metrics.json"]
-
-
-def start(folder, name: str, *words: str, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"tasks.{name}", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **pipes, **options)
-
-
-def call(folder, name: str, *words: str, code: int = 0) -> tuple[str, str]:
-    process = start(folder, name, *words)
-    said = process.communicate(timeout=120)
-    assert process.returncode == code, said[1]
-    assert "Traceback" not in said[1]
-    return said
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder with params.yaml (tiny, more iterations) and prepared data."""
-    folder = tmp_path_factory.mktemp("stages")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply("tiny", folder / "params.yaml")
-    change(folder, "iterations: 20", "iterations: 400")
-    call(folder, "download", "--out", "raw")
-    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
-    return folder
-
-
-def change(folder, old: str, new: str) -> None:
-    text = (folder / "params.yaml").read_text()
-    assert old in text
-    (folder / "params.yaml").write_text(text.replace(old, new, 1))
-
-
-def outputs(folder) -> dict[str, bytes]:
-    names = ["model/weights.safetensors", "model/config.json", "history/train.csv", "history/validation.csv"]
-    return {name: (folder / name).read_bytes() for name in names}
+    return prepare(tmp_path_factory.mktemp("stages"), iterations="400")
 
 
 def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     process = start(prepared, "train", *TRAIN)
     assert process.stdout is not None
     for line in process.stdout:
-        if json.loads(line)["done"] >= 30:
+        if json.loads(line).get("done", 0) >= 30:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL and not (prepared / "model").exists(), "nothing half-written"
     (state,) = (prepared / ".dvc" / "resume").glob("*/state.safetensors")
 
-    change(prepared, "meta_lr: 0.002", "meta_lr: 0.003")  # another training: must not take the checkpoint up
+    change(prepared, "meta_lr", "0.003")  # another training: must not take the checkpoint up
     said, _ = call(prepared, "train", *TRAIN)
     assert '"resume"' not in said
-    change(prepared, "meta_lr: 0.003", "meta_lr: 0.002")
+    change(prepared, "meta_lr", "0.002")
     assert state.exists()
 
     said, _ = call(prepared, "train", *TRAIN)
@@ -141,9 +103,9 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device, so that asking for one is no mistake")
-    change(prepared, "device: auto", "device: cuda")
+    change(prepared, "device", "cuda")
     _, error = call(prepared, "train", *TRAIN, code=1)
-    change(prepared, "device: cuda", "device: auto")
+    change(prepared, "device", "auto")
     assert error == "error: device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu\n"
 
 

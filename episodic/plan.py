@@ -1,0 +1,79 @@
+"""How the engine computes a batch of tasks: a function of the workload and of params, never of a timing.
+
+Plans add float32 numbers in different orders, so that a plan picked by a stopwatch would let noise decide the bytes of a result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from episodic.config import require
+
+Mode = Literal["auto", "batched", "per_task", "compiled"]
+
+CACHE = 1 << 16
+"""Numbers in the inputs of the tasks that a CPU core computes at once: with more, what the layers make of them (some ten times
+as much) is moved to memory and back; with fewer, the calls are too small. See benchmarks/NOTES.md."""
+
+MOST = 8
+"""Tasks at most that a CPU core computes at once, so that a usual meta-batch can be shared by several processes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `train.plan` of params.yaml; null: chosen from the workload."""
+
+    mode: Mode = "auto"
+    shard: int | None = None
+    query_tasks: int | None = None
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        for key in ("shard", "query_tasks"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, value, "must be null or at least 1")
+        single = self.mode != "per_task" or (self.shard or 1) == (self.query_tasks or 1) == 1
+        require(single, "mode", self.mode, "means shard: 1 and query_tasks: 1 (or null)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """mode: batched, per_task or compiled (batched, its elementwise work made into kernels by torch's compiler)
+    shard: tasks computed at once, and the unit in which processes share a batch and sums are taken
+    query_tasks: of these, tasks whose query sets are computed at once
+    why: for the log
+    """
+
+    mode: str
+    shard: int
+    query_tasks: int
+    why: str
+
+    @property
+    def compiled(self) -> bool:
+        return self.mode == "compiled"
+
+    def bounds(self, tasks: int) -> list[tuple[int, int]]:
+        """First and past-the-last task of each shard; the last one may be smaller."""
+        return [(start, min(start + self.shard, tasks)) for start in range(0, tasks, self.shard)]
+
+
+def choose(config: Config, tasks: int, support: int, query: int, device: str) -> Plan:
+    """The plan for `tasks` tasks with `support` and `query` numbers in the inputs of each, on a device type."""
+    if config.mode == "per_task":
+        return Plan("per_task", 1, 1, "asked for")
+    mode = "compiled" if config.mode == "compiled" else "batched"
+    if device == "cpu":
+        shard = min(tasks, MOST, max(1, CACHE // support)) if tasks * (support + query) > CACHE else tasks
+        at_once = max(1, CACHE // query)
+        why = f"{support:,} support and {query:,} query numbers a task, beside {CACHE:,} for a CPU core's cache"
+    else:
+        shard = at_once = tasks
+        why = f"one batch for a {device} device"
+    shard = min(config.shard or shard, tasks)
+    query_tasks = min(config.query_tasks or at_once, shard)
+    if config.mode != "auto" or config.shard or config.query_tasks:
+        why += "; as train.plan says"
+    return Plan(mode, shard, query_tasks, why)

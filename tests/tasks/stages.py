@@ -1,0 +1,55 @@
+"""Stages as programs, for tests: a folder with params.yaml and prepared data, and ways to start a stage there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from support import ROOT
+
+from tasks import preset
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TRAIN = ["--data", "prepared", "--model", "model", "--history", "history", "--run-json", "run.json"]
+EVALUATE = ["--data", "prepared", "--model", "model", "--scores", "scores", "--metrics", "metrics.json"]
+
+
+def start(folder: Path, name: str, *words: str, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"tasks.{name}", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **pipes, **options)
+
+
+def call(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]:
+    process = start(folder, name, *words)
+    said = process.communicate(timeout=120)
+    assert process.returncode == code, said[1]
+    assert "Traceback" not in said[1]
+    return said
+
+
+def prepare(folder: Path, **changes: str) -> Path:
+    """`folder` with params.yaml (preset tiny, each change OLD=NEW made) and prepared data."""
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    preset.apply("tiny", folder / "params.yaml")
+    for key, value in changes.items():
+        change(folder, key, value)
+    call(folder, "download", "--out", "raw")
+    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    return folder
+
+
+def change(folder: Path, key: str, value: str) -> None:
+    """The first line `key: ...` of params.yaml with another value."""
+    text = (folder / "params.yaml").read_text()
+    new, count = re.subn(rf"(?m)^( *{key}: )[^#\n]*", rf"\g<1>{value} ", text, count=1)
+    assert count == 1
+    (folder / "params.yaml").write_text(new)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    names = ["model/weights.safetensors", "model/config.json", "history/train.csv", "history/validation.csv"]
+    return {name: (folder / name).read_bytes() for name in names}
