@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW_FORWARD, FEW_TO_WEIGHT = 128, 256
-"""Output positions a task (examples * height * width) up to which matrix products are faster on a CPU; see benchmarks/NOTES.md."""
+FEW, FEW_TO_X = 256, 128
+"""Output positions a task (examples * height * width) up to which matrix products are faster on a CPU: forward and to w, and to x,
+where their result must be added up again. See benchmarks/NOTES.md."""
 
 _only_sums = False
 
@@ -106,7 +107,7 @@ def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
 def _own(x: Tensor, w: Tensor, stride: int) -> Tensor:
     """Each task its own weights."""
     height, width = _out(x, stride)
-    if _few(torch.Size((*x.shape[:2], 0, height, width)), FEW_FORWARD, x.device):
+    if _few(torch.Size((*x.shape[:2], 0, height, width)), FEW, x.device):
         y = torch.bmm(_columns(x, w.shape[-1], stride), _matrix(w).mT)
         return y.view(*x.shape[:2], height, width, -1).permute(0, 1, 4, 2, 3)
     return _stack([F.conv2d(a, b, None, stride, b.shape[-1] // 2) for a, b in zip(x, w, strict=True)])
@@ -117,17 +118,10 @@ def _to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _shared(w) and len(x) > 1:
         flat = _to_x(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return flat[0].unflatten(0, x.shape[:2])
-    if not _few(grad_y, FEW_FORWARD, x.device):
+    if not _few(grad_y, FEW_TO_X, x.device):
         return _stack([_native(g, a, b, stride, 0) for g, a, b in zip(grad_y, x, w, strict=True)])
-    k, (height, width), last = w.shape[-1], grad_y.shape[3:], _last(grad_y)
-    columns = torch.bmm(last.flatten(1, 3), _matrix(w)).view(*last.shape[:4], k, k, -1)
-    padded = x.new_zeros(*x.shape[:2], x.shape[3] + k - 1, x.shape[4] + k - 1, x.shape[2])
-    for i in range(k):
-        for j in range(k):
-            rows, places = slice(i, i + stride * (height - 1) + 1, stride), slice(j, j + stride * (width - 1) + 1, stride)
-            padded[:, :, rows, places] += columns[..., i, j, :]
-    inner = padded[:, :, k // 2 : k // 2 + x.shape[3], k // 2 : k // 2 + x.shape[4]]
-    return inner.contiguous().permute(0, 1, 4, 2, 3)
+    columns = torch.bmm(_last(grad_y).flatten(1, 3), _matrix(w))
+    return _add_columns(columns.view(*grad_y.shape[:2], *grad_y.shape[3:], w.shape[-1], w.shape[-1], -1), x, stride)
 
 
 def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
@@ -136,7 +130,7 @@ def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _only_sums and tasks > 1 and _shared(w):
         whole = _to_w(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return (whole / tasks).expand(tasks, -1, -1, -1, -1)
-    if _few(grad_y, FEW_TO_WEIGHT, x.device):
+    if _few(grad_y, FEW, x.device):
         product = torch.bmm(_last(grad_y).flatten(1, 3).mT, _columns(x, k, stride))
         return product.view(tasks, w.shape[1], k, k, -1).permute(0, 1, 4, 2, 3)
     return torch.stack([_native(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, w, strict=True)])
@@ -163,6 +157,24 @@ def _columns(x: Tensor, k: int, stride: int) -> Tensor:
     a, b, c, d, e = padded.stride()
     windows = padded.as_strided((*x.shape[:2], height, width, k, k, x.shape[2]), (a, b, stride * c, stride * d, c, d, e))
     return windows.reshape(len(x), -1, k * k * x.shape[2])
+
+
+def _add_columns(columns: Tensor, x: Tensor, stride: int) -> Tensor:
+    """col2im: `(tasks, n, height, width, k, k, in)` added up at the places in x that they came from.
+
+    Of a window's rows, those less than a stride apart meet no other window's: `stride` of them are added at a time.
+    """
+    tasks, n, height, width, k, _, channels = columns.shape
+    padded = columns.new_zeros(tasks, n, x.shape[3] + k - 1, x.shape[4] + k - 1, channels)
+    a, b, row, place, c = padded.stride()
+    for i in range(0, k, stride):
+        for j in range(0, k, stride):
+            part = columns[..., i : i + stride, j : j + stride, :].transpose(3, 4)  # (tasks, n, height, rows, width, places, in)
+            shape = (tasks, n, height, part.shape[3], width, part.shape[5], channels)
+            places = padded.as_strided(shape, (a, b, stride * row, row, stride * place, place, c), i * row + j * place)
+            places += part
+    inner = padded[:, :, k // 2 : k // 2 + x.shape[3], k // 2 : k // 2 + x.shape[4]]
+    return inner.contiguous().permute(0, 1, 4, 2, 3)
 
 
 def _matrix(w: Tensor) -> Tensor:

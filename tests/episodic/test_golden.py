@@ -122,7 +122,7 @@ PLANS = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monkeypatch):
-    for limit in ("FEW_FORWARD", "FEW_TO_WEIGHT"):
+    for limit in ("FEW", "FEW_TO_X"):
         monkeypatch.setattr(convolution, limit, 0 if columns == "never" else 10**9)
     golden, theta, episode = problem(network)
     result = meta_gradient(learner(network, case, golden), theta, episode, PLANS[plan])
