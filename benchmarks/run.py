@@ -88,10 +88,8 @@ def rows(name: str, workload: Workload, names: list[str], rounds: int, peak: flo
         ratios = sorted(b / s for b, s in zip(seconds[BASELINE], seconds[row], strict=True))
         rate, ratio = statistics.median(rates), statistics.median(ratios)
         of_peak = workload.floating_point_operations() * rate / peak
-        print(
-            f"  {ROWS[row].what:44} {rate:7.2f} {rates[0]:7.2f}..{rates[-1]:6.2f} {ratio:6.2f} {ratios[0]:6.2f}..{ratios[-1]:5.2f} {of_peak:8.0%}",
-            flush=True,
-        )
+        spread, ratio_spread = f"{rates[0]:.2f}..{rates[-1]:.2f}", f"{ratios[0]:.2f}..{ratios[-1]:.2f}"
+        print(f"  {ROWS[row].what:44} {rate:7.2f} {spread:>15} {ratio:6.2f} {ratio_spread:>13} {of_peak:8.0%}", flush=True)
         table.append(
             {
                 "workload": name, "row": row, "what": ROWS[row].what, "rounds": rounds,

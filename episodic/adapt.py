@@ -64,7 +64,7 @@ class _Expand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        axes = sorted(range(1, gradient.dim()), key=lambda axis: -gradient.stride(axis))
+        axes = sorted(range(1, gradient.dim()), key=gradient.stride, reverse=True)
         total = gradient.permute(0, *axes).sum(0)
         return total.permute([axes.index(axis) for axis in range(1, gradient.dim())]), None
 

@@ -7,6 +7,9 @@ that follows is done on a quarter of the positions.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -14,91 +17,166 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 aten = torch.ops.aten
+Size = tuple[int, int] | None
+
+_compiled = False
+
+
+@contextmanager
+def compiled(on: bool = True) -> Iterator[None]:
+    """Within, the three kernels below go through torch's compiler (C++ on a CPU, Triton on a GPU), anew for each shape."""
+    global _compiled
+    before = _compiled
+    if on:
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = 256  # a shape each; beyond it the compiler would fall back in silence
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+    _compiled = on
+    try:
+        yield
+    finally:
+        _compiled = before
+
+
+def _kernel(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    fast: list[Callable[..., tuple[Tensor, ...]]] = []
+
+    @wraps(function)
+    def call(*arguments: Any) -> tuple[Tensor, ...]:
+        if not _compiled:
+            return function(*arguments)
+        if not fast:
+            fast.append(torch.compile(function, dynamic=False))
+        with torch.no_grad():
+            return fast[0](*(a.detach() if isinstance(a, Tensor) else a for a in arguments))
+
+    return call
 
 
 class NormRelu(torch.autograd.Function):
-    """pool(relu(scale * (x - mean) * r + shift)), r = 1/sqrt(variance + eps), for x `(tasks, n, positions, C)`.
+    """pool(relu(scale * (x - mean) * r + shift)), r = 1/sqrt(variance + eps), for contiguous x `(tasks, n, positions, C)`.
 
     size: `(H, W)` to take the maximum over 2x2 squares, else None.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int] | None, eps: float) -> Tensor:
-        mean = _total(x) / _count(x)
-        centred = x - mean
-        r = torch.rsqrt(_sum(centred, centred) / _count(x) + eps)
-        scale_, shift_ = scale[:, None, None], shift[:, None, None]
-        if size is None:
-            picked, where = x, None
-            y = torch.addcmul(shift_, centred, scale_ * r, out=centred).relu_()
-        else:
-            picked, where = _maximum(x, scale_, size)
-            y = torch.addcmul(shift_ - mean * scale_ * r, picked, scale_ * r).relu_()
-        ctx.save_for_backward(x, scale, picked, where, mean, r, y)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: Size, eps: float) -> Tensor:
+        # A negative scale is looked for where looking costs nothing; a GPU is not waited for.
+        negative = size is not None and (x.device.type != "cpu" or bool((scale < 0).any()))
+        y, mean, r, picked, where = _forward(x, scale[:, None, None], shift[:, None, None], size, negative, eps)
+        ctx.save_for_backward(x, scale, *((None, None) if size is None else (picked, where)), mean, r, y)
+        ctx.size = size
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, scale, picked, where, mean, r, y = ctx.saved_tensors
-        return *NormReluGradient.apply(grad_y, x, scale, picked.detach(), where, mean, r, y.detach()), None, None
+        return *NormReluGradient.apply(grad_y, x, scale, picked, where, mean, r, y.detach(), ctx.size), None, None
 
 
 class NormReluGradient(torch.autograd.Function):
-    """(grad_y, x, scale) -> the gradients of x, scale and shift. With d = grad_y where y > 0, M examples * positions, s = scale:
-
-    to shift = sum d,   t = sum d * (picked - mean),   to scale = r * t,   to x = s r (d - sum d / M - (x - mean) * r**2 * t / M),
-
-    where d, added to x, goes to the places that the maximum picked. `backward` differentiates these three; u, p, q are the
-    gradients that reach them. picked, mean and r are functions of x. Nothing of x's size is kept but x itself.
-    """
+    """(grad_y, x, scale) -> the gradients of x, scale and shift; picked, where, mean and r are functions of x."""
 
     @staticmethod
     def forward(
-        ctx: Any, grad_y: Tensor, x: Tensor, scale: Tensor, picked: Tensor, where: Tensor | None, mean: Tensor, r: Tensor, y: Tensor
+        ctx: Any, grad_y: Tensor, x: Tensor, scale: Tensor, picked: Any, where: Any, mean: Tensor, r: Tensor, y: Tensor, size: Size
     ):
-        m, sr = _count(x), scale[:, None, None] * r
-        d = aten.threshold_backward(grad_y.contiguous(), y, 0)
-        to_shift = _total(d)
-        t = _sum(d, picked) - mean * to_shift
-        slope = -sr * r * r * t / m
-        constant = -sr * to_shift / m - slope * mean
-        if where is None:
-            to_x = torch.addcmul(constant, d, sr).addcmul_(x, slope)
-        else:
-            to_x = torch.addcmul(constant, x, slope).scatter_add_(2, where, d * sr)
-        ctx.save_for_backward(x, scale, picked, where, mean, r, y, d, to_shift, t)
-        return to_x, (t * r).flatten(1), to_shift.flatten(1)
+        to_x, to_scale, d_sum, d, t = _gradient(grad_y.contiguous(), x, scale[:, None, None], picked, where, mean, r, y, size)
+        ctx.save_for_backward(x, scale, picked, where, mean, r, y, d, d_sum, t)
+        ctx.size = size
+        return to_x, to_scale.flatten(1), d_sum.flatten(1)
 
     @staticmethod
     @once_differentiable  # a third derivative is an error and not a wrong number
     def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor):  # type: ignore[override]
-        x, scale, picked, where, mean, r, y, d, d_sum, t = ctx.saved_tensors
-        scale, p, q = scale[:, None, None], p[:, None, None], q[:, None, None]
-        u = u.contiguous()
-        at = u if where is None else u.gather(2, where)  # u at the places that count for y
-        m, sr, u_sum = _count(x), scale * r, _total(u)
-        u_mean, a, b = u_sum / m, r * t / m, r * (_sum(u, x) - mean * u_sum) / m
-        inner = _sum(at, d) - u_mean * d_sum - m * a * b  # the derivative of sum(u * to_x) with respect to s r
-        c, e = p - sr * b, -sr * a
-        to_d = torch.addcmul(q - sr * u_mean - c * r * mean, at, sr).addcmul_(picked, c * r)
-        slope = -r * r * (e * b + c * a) - scale * inner * r**3 / m
-        to_x = torch.addcmul(-r * (e * u_mean + c * d_sum / m) - slope * mean, u, r * e).addcmul_(x, slope)
-        if where is None:
-            to_x.addcmul_(d, r * c)
-        else:
-            to_x.scatter_add_(2, where, d * (r * c))
-        return aten.threshold_backward(to_d, y, 0), to_x, (r * inner).flatten(1), None, None, None, None, None
+        x, scale, *others = ctx.saved_tensors
+        along = (u.contiguous(), p[:, None, None], q[:, None, None])
+        to_d, to_x, to_scale = _second(*along, x, scale[:, None, None], *others, ctx.size)
+        return to_d, to_x, to_scale.flatten(1), None, None, None, None, None, None
 
 
-def _maximum(x: Tensor, scale: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+@_kernel
+def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool, eps: float) -> tuple[Tensor, ...]:
+    """y, mean, r, and with a maximum its values and places."""
+    m = _count(x)
+    mean = _total(x) / m
+    centred = x - mean
+    r = torch.rsqrt(_sum(centred, centred) / m + eps)
+    if size is None:
+        return torch.addcmul(shift, centred, scale * r, out=centred).relu_(), mean, r, mean, mean
+    picked, where = _maximum(x, scale, size, negative)
+    return torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(), mean, r, picked, where
+
+
+@_kernel
+def _gradient(
+    grad_y: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None, mean: Tensor, r: Tensor, y: Tensor, size: Size
+) -> tuple[Tensor, ...]:
+    """With d = grad_y where y > 0, m = n * positions, s = scale, and the value z that the maximum picked (without one, x):
+
+    to shift = sum d,   t = sum d * (z - mean),   to scale = r * t,   to x = s r (d - sum d / m - (x - mean) * r**2 * t / m),
+
+    where d, added to x, goes to the place of z. Returns to x, to scale, to shift, d, t.
+    """
+    m, sr = _count(x), scale * r
+    d = aten.threshold_backward(grad_y, y, 0)
+    d_sum = _total(d)
+    t = _sum(d, x if picked is None else picked) - mean * d_sum
+    slope = -sr * r * r * t / m
+    to_x = torch.addcmul(-sr * d_sum / m - slope * mean, x, slope)
+    return _add(to_x, d, sr, where, size), t * r, d_sum, d, t
+
+
+@_kernel
+def _second(
+    u: Tensor, p: Tensor, q: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None,
+    mean: Tensor, r: Tensor, y: Tensor, d: Tensor, d_sum: Tensor, t: Tensor, size: Size,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The derivative of `_gradient`: of sum(u * to_x) + sum(p * to_scale) + sum(q * to_shift) by grad_y, x and scale."""
+    at, z = (
+        (u, x) if where is None or picked is None else (u.gather(2, where), picked)
+    )  # u at the places that count for y, and what is there
+    m, sr, u_sum = _count(x), scale * r, _total(u)
+    u_mean, a, b = u_sum / m, r * t / m, r * (_sum(u, x) - mean * u_sum) / m
+    inner = _sum(at, d) - u_mean * d_sum - m * a * b  # the derivative of sum(u * to_x) with respect to s r
+    c, e = p - sr * b, -sr * a
+    to_d = torch.addcmul(q - sr * u_mean - c * r * mean, at, sr).addcmul_(z, c * r)
+    slope = -r * r * (e * b + c * a) - scale * inner * r**3 / m
+    to_x = torch.addcmul(-r * (e * u_mean + c * d_sum / m) - slope * mean, u, r * e).addcmul_(x, slope)
+    return aten.threshold_backward(to_d, y, 0), _add(to_x, d, r * c, where, size), r * inner
+
+
+def _maximum(x: Tensor, scale: Tensor, size: tuple[int, int], negative: bool) -> tuple[Tensor, Tensor]:
     """Of each 2x2 square the value that will be largest after the affine map, and its position: `(tasks, n, positions / 4, C)`."""
-    negative = scale.device.type != "cpu" or bool((scale < 0).any())  # a GPU is not waited for
     turned = x * torch.where(scale < 0, -1.0, 1.0).to(x) if negative else x
     images = turned.view(-1, *size, x.shape[3]).permute(0, 3, 1, 2)
     largest, index = aten.max_pool2d_with_indices(images, [2, 2], [2, 2])
     shape = (*x.shape[:2], -1, x.shape[3])
     index = index.permute(0, 2, 3, 1).reshape(shape)
     return x.gather(2, index) if negative else largest.permute(0, 2, 3, 1).reshape(shape), index
+
+
+def _scatters(x: Tensor) -> bool:
+    """On a GPU, scattering is either not the same every time or slow."""
+    return x.device.type == "cpu"
+
+
+def _add(x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size) -> Tensor:
+    """x += d * factor, at the places that the maximum picked."""
+    if where is None or size is None:
+        return x.addcmul_(d, factor)
+    if _scatters(x):
+        return x.scatter_add_(2, where, d * factor)
+    height, width = size
+    shape = (*x.shape[:2], height // 2, width // 2, x.shape[3])
+    images, scaled, where = x.view(*x.shape[:2], *size, x.shape[3]), (d * factor).view(shape), where.view(shape)
+    corner = where // width % 2 * 2 + where % width % 2
+    for i in (0, 1):
+        for j in (0, 1):
+            corner_ = images[:, :, i : height // 2 * 2 : 2, j : width // 2 * 2 : 2]
+            corner_ += torch.where(corner == 2 * i + j, scaled, 0)
+    return x
 
 
 def _count(x: Tensor) -> int:

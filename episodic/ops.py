@@ -41,7 +41,7 @@ def norm_relu(x: Tensor, scale: Tensor, shift: Tensor, pool: bool = False, refer
     set's normalisation inductive. (Ioffe, Szegedy: Batch Normalization, 2015, algorithm 1.)
     """
     height, width = x.shape[3:]
-    rows = x.permute(0, 1, 3, 4, 2).flatten(2, 3)  # (tasks, n, H*W, C): a view where channels are last in memory
+    rows = x.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()  # (tasks, n, H*W, C): a view where channels are last in memory
     if reference is None:
         y = NormRelu.apply(rows, scale, shift, (height, width) if pool else None, eps)
         size = (height // 2, width // 2) if pool else (height, width)

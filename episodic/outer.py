@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from episodic import convolution
+from episodic import convolution, normalization
 from episodic import plan as plans
 from episodic.adapt import Step, detached, grad, trajectory
 from episodic.episode import Episode
@@ -53,7 +53,8 @@ def sharded(learner: MetaLearner, meta: Params, part: Callable[[int, int], Episo
     bounds = plan.bounds(tasks)
 
     def row(i: int) -> Tensor:
-        loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks)
+        with normalization.compiled(plan.compiled):
+            loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks)
         return torch.cat([loss[None], score[None], *(gradient[name].reshape(-1) for name in meta)])[None]
 
     total, *others = group.rows(row, [1] * len(bounds))

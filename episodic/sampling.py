@@ -81,7 +81,7 @@ def image_episode(images: Tensor, support: Tensor, query: Tensor, ways: int) -> 
 
     def side(rows: Tensor) -> tuple[Tensor, Tensor]:
         x = images[rows.flatten()].float().div_(255).unflatten(0, tuple(rows.shape))
-        return x, labels.repeat_interleave(rows.shape[1] // ways).expand(len(rows), -1)
+        return x, labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1).expand(len(rows), -1)
 
     return Episode(*side(support), *side(query))
 

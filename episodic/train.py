@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from episodic import checkpoint, evaluate
+from episodic import checkpoint, evaluate, graph
 from episodic import plan as plans
 from episodic.config import require
 from episodic.episode import Episode
@@ -92,6 +92,10 @@ class State:
     stale: int = 0
     history: History = field(default_factory=History)
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, in an order of their own."""
+        return [tensor for part in TENSORS for tensor in getattr(self, part).values()]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -134,15 +138,19 @@ def train(
     Raises DivergedError; the last good state is then still at `checkpoint_path`.
     """
     device = validation.support_x.device
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
     plan, group = plan or suited(sampler, config, device), group or Group()
     state = _common(group, _restore(learner, config, device, checkpoint_path if group.rank == 0 else None), learner, config, device)
     resumed_at = state.iteration
     if resumed_at:
         on_resume(resumed_at)
-    window: list[tuple[Tensor, Tensor, Tensor]] = []
+    iterate = _iteration(learner, sampler, state, config, device, plan, group)
+    window: list[Tensor] = []
     figures: dict[str, float] = {}
     while state.iteration < config.iterations and not (config.patience and state.stale >= config.patience):
-        window.append(_iterate(learner, sampler, state, config, device, plan, group))
+        window.append(iterate())
+        state.iteration += 1
         done = state.iteration
         at_checkpoint, at_validation = done % config.checkpoint_every == 0, done % config.validate_every == 0
         at_end = done == config.iterations
@@ -166,35 +174,48 @@ def suited(sampler: Sampler, config: Config, device: torch.device) -> Plan:
     return plans.choose(config.plan, config.meta_batch, support, query, device.type)
 
 
-def _iterate(
+Iterate = Callable[[], Tensor]
+"""One iteration of training, in place; returns [loss, score, gradient norm] on the device, so that nothing waits for them."""
+
+
+def _iteration(
     learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, plan: Plan, group: Group
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One iteration; loss, score and gradient norm stay on the device, so that nothing waits for them."""
-    first = state.iteration * config.meta_batch
-    tasks = torch.arange(first, first + config.meta_batch, device=device)
-    loss, score, gradient = sharded(learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group)
-    norm = torch.stack([g.norm() for g in gradient.values()]).norm()
-    if config.gradient_clip is not None:
-        gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
-    _adam(state, gradient, config.rate(state.iteration))
-    state.iteration += 1
-    return loss, score, norm
+) -> Iterate:
+    """On a GPU of its own the whole iteration, sampling and Adam included, is one CUDA graph."""
+
+    def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
+        loss, score, gradient = sharded(learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group)
+        norm = torch.stack([g.norm() for g in gradient.values()]).norm()
+        if config.gradient_clip is not None:
+            gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
+        _adam(state, gradient, rate)
+        return torch.stack([loss, score, norm])
+
+    if device.type == "cuda" and group.size == 1:
+        rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
+        return graph.iteration(update, state.tensors(), state.iteration, rates, config.meta_batch)
+
+    def one() -> Tensor:
+        first = state.iteration * config.meta_batch
+        return update(torch.arange(first, first + config.meta_batch, device=device), config.rate(state.iteration))
+
+    return one
 
 
-def _adam(state: State, gradient: Params, rate: float) -> None:
+def _adam(state: State, gradient: Params, rate: float | Tensor) -> None:
     """One step of Adam (Kingma, Ba 2015). torch's function and not its class, whose making imports torch's compiler (4 s)."""
     names = list(state.theta)
     theta, gradients, exp_avg, exp_avg_sq, step = (
         [part[name] for name in names] for part in (state.theta, gradient, state.exp_avg, state.exp_avg_sq, state.step)
     )
     adam(
-        theta, gradients, exp_avg, exp_avg_sq, [], step, foreach=True,
+        theta, gradients, exp_avg, exp_avg_sq, [], step, foreach=True, capturable=step[0].is_cuda,
         amsgrad=False, beta1=0.9, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
     )  # fmt: skip
 
 
-def _record(state: State, window: list, score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
-    table = torch.stack([torch.stack(row) for row in window]).double().cpu()  # (iterations, [loss, score, norm])
+def _record(state: State, window: list[Tensor], score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
+    table = torch.stack(window).double().cpu()  # (iterations, [loss, score, norm])
     bad = ~table.isfinite().all(1)
     if bad.any():
         iteration = state.iteration - len(window) + int(bad.nonzero()[0]) + 1
@@ -242,7 +263,8 @@ def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
     def zeros() -> Params:
         return {name: torch.zeros_like(p) for name, p in theta.items()}
 
-    steps = {name: torch.zeros(()) for name in theta}
+    # Adam counts on a GPU if it is to be part of a CUDA graph.
+    steps = {name: torch.zeros((), device=device if device.type == "cuda" else "cpu") for name in theta}
     return State(theta, {name: p.clone() for name, p in theta.items()}, zeros(), zeros(), steps)
 
 
@@ -252,7 +274,7 @@ def _common(group: Group, restored: State | None, learner: MetaLearner, config: 
     said = json.dumps(None if restored is None else _description(state)).encode()
     description = json.loads(group.first_says(said, device))
     if description is not None:
-        group.take_first([tensor for part in TENSORS for tensor in getattr(state, part).values()])
+        group.take_first(state.tensors())
         _describe(state, description)
     return state
 

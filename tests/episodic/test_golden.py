@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
@@ -130,6 +132,24 @@ def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monk
     assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_way_of_a_gpu_to_place_a_maximum_gives_the_golden_gradient(case, monkeypatch):
+    monkeypatch.setattr(normalization, "_scatters", lambda x: False)
+    golden, theta, episode = problem("conv_pooled")
+    assert error(meta_gradient(learner("conv_pooled", case, golden), theta, episode).gradient, golden, case) < TOLERANCE
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs a C++ compiler, which is not installed here")
+@pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
+def test_the_compiled_plan_gives_the_golden_gradient(network):
+    golden, theta, episode = problem(network)
+    case = "maml_order2_steps3"
+    calls = torch._dynamo.utils.counters["frames"]["ok"]
+    result = meta_gradient(learner(network, case, golden), theta, episode, Plan("compiled", 3, 3, ""))
+    assert error(result.gradient, golden, case) < TOLERANCE
+    assert torch._dynamo.utils.counters["frames"]["ok"] > calls, "something was really compiled"
+
+
 def test_inductive_statistics_do_not_see_the_query_set():
     golden, theta, episode = problem("conv_strided")
     method = learner("conv_strided", "maml_order2_steps1", golden, batch_norm="inductive")
@@ -217,3 +237,16 @@ def test_norm_relu_has_two_right_derivatives():
     assert torch.autograd.gradgradcheck(ops.norm_relu, (x, scale, shift))
     same = ops.norm_relu(x, scale, shift, reference=x.shape[1])
     torch.testing.assert_close(ops.norm_relu(x, scale, shift), same, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scatters", [True, False])
+def test_norm_relu_with_maximum_is_its_parts_and_has_two_right_derivatives(scatters, monkeypatch):
+    monkeypatch.setattr(normalization, "_scatters", lambda x: scatters)
+    generator = torch.Generator().manual_seed(3)
+    x, scale, shift = (
+        torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in ((2, 2, 2, 5, 4), (2, 2), (2, 2))
+    )
+    assert (scale < 0).any() and (scale > 0).any()
+    torch.testing.assert_close(ops.norm_relu(x, scale, shift, pool=True), ops.max_pool2d(ops.norm_relu(x, scale, shift)))
+    assert torch.autograd.gradcheck(lambda *a: ops.norm_relu(*a, pool=True), (x, scale, shift))
+    assert torch.autograd.gradgradcheck(lambda *a: ops.norm_relu(*a, pool=True), (x, scale, shift))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from episodic import checkpoint, evaluate, train
+from episodic import checkpoint, evaluate, graph, train
 from episodic.algorithms import fomaml, maml
 from episodic.learner import MetaLearner
 from episodic.models import mlp
@@ -151,3 +151,46 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     ):
         with pytest.raises(checkpoint.CheckpointError, match=said):
             checkpoint.matching(tensors, expected, path)
+
+
+def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
+    """Without a GPU: number, episodes and rate from tensors give the same training as the loop does from Python's numbers."""
+    rates = torch.tensor([CONFIG.rate(i) for i in range(CONFIG.iterations)], dtype=torch.float64)
+    seen = []
+
+    def from_tensors(learner, sampler, state, config, device, plan, group):
+        plain = original(learner, sampler, state, config, device, plan, group)
+        number = torch.full((), state.iteration, dtype=torch.int64)
+
+        def update(tasks, rate):
+            assert torch.equal(tasks, torch.arange(state.iteration * 4, state.iteration * 4 + 4))
+            assert float(rate) == config.rate(state.iteration)
+            seen.append(state.iteration)
+            return plain()
+
+        return lambda: graph.body(update, number, rates, config.meta_batch)
+
+    original = train._iteration
+    monkeypatch.setattr(train, "_iteration", from_tensors)
+    result = run()
+    monkeypatch.undo()
+    assert seen == list(range(45)) and equal(result, run())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device to capture a graph on")
+def test_training_by_cuda_graph_is_training_without(monkeypatch):
+    def on_gpu():
+        sampler = replace(sines("train"), device="cuda")
+        validation = replace(sines("validation"), device="cuda")(torch.arange(20))
+        return train.train(meta_learner(), sampler, validation, CONFIG)
+
+    captured = on_gpu()
+    monkeypatch.setattr(graph, "iteration", lambda update, state, first, rates, meta_batch: eagerly(update, first, rates, meta_batch))
+    plain = on_gpu()
+    for name, p in plain.theta.items():
+        torch.testing.assert_close(captured.theta[name], p, rtol=1e-5, atol=1e-6)
+
+
+def eagerly(update, first, rates, meta_batch):
+    number = torch.full((), first, dtype=torch.int64, device=rates.device)
+    return lambda: graph.body(update, number, rates, meta_batch)
