@@ -145,7 +145,7 @@ def train(
     resumed_at = state.iteration
     if resumed_at:
         on_resume(resumed_at)
-    iterate = _iteration(learner, sampler, state, config, device, plan, group)
+    iterate = iteration(learner, sampler, state, config, device, plan, group)
     window: list[Tensor] = []
     figures: dict[str, float] = {}
     while state.iteration < config.iterations and not (config.patience and state.stale >= config.patience):
@@ -178,10 +178,11 @@ Iterate = Callable[[], Tensor]
 """One iteration of training, in place; returns [loss, score, gradient norm] on the device, so that nothing waits for them."""
 
 
-def _iteration(
-    learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, plan: Plan, group: Group
-) -> Iterate:
-    """On a GPU of its own the whole iteration, sampling and Adam included, is one CUDA graph."""
+def iteration(
+    learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, plan: Plan, group: Group,
+    capture: bool = True,
+) -> Iterate:  # fmt: skip
+    """On a GPU of its own the whole iteration, sampling and Adam included, is one CUDA graph (unless `capture` is False)."""
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
         loss, score, gradient = sharded(learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group)
@@ -191,7 +192,7 @@ def _iteration(
         _adam(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
-    if device.type == "cuda" and group.size == 1:
+    if capture and device.type == "cuda" and group.size == 1:
         rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
         return graph.iteration(update, state.tensors(), state.iteration, rates, config.meta_batch)
 
@@ -257,7 +258,7 @@ TENSORS = ("theta", "best", "exp_avg", "exp_avg_sq", "step")
 NUMBERS = ("iteration", "best_iteration", "best_score", "stale")
 
 
-def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
+def start(learner: MetaLearner, config: Config, device: torch.device) -> State:
     theta = {name: p.to(device) for name, p in learner.init(config.seed).items()}
 
     def zeros() -> Params:
@@ -270,7 +271,7 @@ def _start(learner: MetaLearner, config: Config, device: torch.device) -> State:
 
 def _common(group: Group, restored: State | None, learner: MetaLearner, config: Config, device: torch.device) -> State:
     """The state that all processes start from: what the first one restored, or iteration 0."""
-    state = restored or _start(learner, config, device)
+    state = restored or start(learner, config, device)
     said = json.dumps(None if restored is None else _description(state)).encode()
     description = json.loads(group.first_says(said, device))
     if description is not None:
@@ -298,7 +299,7 @@ def _restore(learner: MetaLearner, config: Config, device: torch.device, path: P
     if path is None or not path.exists():
         return None
     tensors, description = checkpoint.load(path)
-    state = _start(learner, config, device)
+    state = start(learner, config, device)
     for part in TENSORS:
         expected: Params = getattr(state, part)
         found = {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}

@@ -21,8 +21,9 @@ registry = Registry(
 class Algorithm(Protocol):
     """What differs between methods."""
 
-    inner_steps: int
-    """Inner steps while training."""
+    @property
+    def inner_steps(self) -> int:
+        """Inner steps while training."""
 
     def init(self, theta: Params) -> Params:
         """The meta-parameters: the model's, and what else the method learns. No task axis."""

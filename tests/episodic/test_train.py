@@ -170,8 +170,8 @@ def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
 
         return lambda: graph.body(update, number, rates, config.meta_batch)
 
-    original = train._iteration
-    monkeypatch.setattr(train, "_iteration", from_tensors)
+    original = train.iteration
+    monkeypatch.setattr(train, "iteration", from_tensors)
     result = run()
     monkeypatch.undo()
     assert seen == list(range(45)) and equal(result, run())

@@ -1,0 +1,209 @@
+"""The engine on one GPU: exactness in float64, speed against one task after the other, and how long the papers' trainings take.
+
+    python benchmarks/gpu.py [--out FOLDER]
+
+Needs torch >= 2.11, numpy and this checkout, nothing else, and less than eight minutes. Prints one table and, with --out, writes gpu.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch  # noqa: E402
+
+from benchmarks import peers  # noqa: E402
+from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
+from episodic import evaluate, outer, plan, train  # noqa: E402
+from episodic.episode import Episode  # noqa: E402
+from episodic.group import Group  # noqa: E402
+from episodic.sampling import ImageSampler  # noqa: E402
+
+NEAR = 1e-10
+PAPER = 60_000
+"""Iterations of the MAML paper's training, on both data sets."""
+WANTED = {"W1q1": 60.0, "W2": 900.0}
+"""Seconds for them that the project set itself."""
+CLASSES, IMAGES = 1000, 20
+
+
+@dataclass(frozen=True)
+class Way:
+    what: str
+    mode: plan.Mode = "auto"
+    graph: bool = True
+    tf32: bool = False
+
+
+WAYS = (
+    Way("engine, launched from Python", graph=False),
+    Way("engine, one CUDA graph"),
+    Way("engine, one CUDA graph, compiled", "compiled"),
+    Way("engine, one CUDA graph, TF32", tf32=True),
+    Way("engine, one CUDA graph, compiled, TF32", "compiled", tf32=True),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder to write gpu.csv to")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W1q1, W1q15, W2")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu tries out the program, without graphs")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each row (default: 4)")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: there is no CUDA device that torch can use")
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    print(f"{machine}, torch {torch.__version__}, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}")
+    begin, table = time.perf_counter(), []
+    print(f"  {'':44} {'it/s':>9} {'ratio':>7} {'60,000 it.':>11}")
+    for name in args.workloads:
+        workload = WORKLOADS[name]
+        print(f"{name}: {workload.what}; float64 {verified(workload, device)}; sampling as on the CPU: {sampling_equal(workload, device)}")
+        baseline = 0.0
+        for what, run in ways(workload, device):
+            try:
+                rate = per_second(run(), device, args.seconds)
+            except Exception as error:  # a row that cannot run is told and the others go on
+                print(f"  {what:44} failed: {' '.join(str(error).split())[:160]}", flush=True)
+                continue
+            baseline = baseline or rate
+            wanted = f"(wanted {WANTED[name]:.0f} s)" if name in WANTED and what.startswith("engine") else ""
+            print(f"  {what:44} {rate:9.2f} {rate / baseline:7.1f} {PAPER / rate:9.0f} s {wanted}", flush=True)
+            table.append({"machine": machine, "torch": torch.__version__, "workload": name, "what": what, "iterations_per_second": rate})
+    for what, seconds in evaluation(WORKLOADS["W1q1"], device).items():
+        print(f"  evaluation, 100 episodes, 10 inner steps, {what}: {seconds:.2f} s", flush=True)
+        table.append(
+            {"machine": machine, "torch": torch.__version__, "workload": "evaluation", "what": what, "iterations_per_second": 1 / seconds}
+        )
+    print(f"{time.perf_counter() - begin:.0f} s in all")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        with (args.out / "gpu.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, table[0].keys())
+            writer.writeheader()
+            writer.writerows(table)
+
+
+def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[], Callable[[], Any]]]]:
+    """What is timed, by name: functions that set it up and return one iteration."""
+
+    def eager() -> Callable[[], Any]:
+        precision(False)
+        theta = {name: p.to(device) for name, p in workload.theta().items()}
+        return peers.eager(workload, theta, Episode(*(part.to(device) for part in workload.episode())))
+
+    result: list[tuple[str, Callable[[], Callable[[], Any]]]] = [("one task after the other", eager)]
+    for way in WAYS:
+        if device.type == "cuda" or not way.graph:
+            result.append((way.what, partial(training, workload, way, device)))
+    return result
+
+
+def training(workload: Workload, way: Way, device: torch.device) -> Callable[[], Any]:
+    """One whole training iteration: sampling on the device, meta-gradient, Adam."""
+    precision(way.tf32)
+    config = train.Config(iterations=PAPER, meta_batch=workload.tasks, queries=workload.queries, plan=plan.Config(way.mode, tf32=way.tf32))
+    sampler = images(workload, device)
+    state = train.start(workload.learner, config, device)
+    chosen = train.suited(sampler, config, device)
+    step = train.iteration(workload.learner, sampler, state, config, device, chosen, Group(), capture=way.graph)
+
+    def one() -> Any:
+        result = step()
+        state.iteration += 1
+        return result
+
+    return one
+
+
+def images(workload: Workload, device: torch.device) -> ImageSampler:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (CLASSES * IMAGES, *workload.input), generator=generator, dtype=torch.uint8).to(device)
+    offsets = torch.arange(CLASSES, device=device) * IMAGES
+    counts = torch.full((CLASSES,), IMAGES, device=device)
+    shots = workload.shots
+    queries = min(workload.queries, IMAGES - shots)
+    return ImageSampler(pixels, offsets, counts, 0, "train", workload.ways, shots, queries)
+
+
+def precision(tf32: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+
+def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """The median of five parts of `seconds`, after a warm-up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    begin = time.perf_counter()
+    run()
+    run()
+    wait()
+    run()
+    wait()
+    once = (time.perf_counter() - begin) / 3
+    rates = []
+    for _ in range(5):
+        begin, done = time.perf_counter(), 0
+        while done == 0 or time.perf_counter() - begin < seconds / 5:
+            for _ in range(max(1, min(100, int(0.02 / once)))):  # a GPU is let run ahead, but not without end
+                run()
+                done += 1
+            wait()
+        rates.append(done / (time.perf_counter() - begin))
+    return statistics.median(rates)
+
+
+def verified(workload: Workload, device: torch.device) -> str:
+    """The engine against one task after the other on the same device, float64, two tasks."""
+    theta = {name: p.to(device) for name, p in workload.theta(torch.float64).items()}
+    episode = Episode(*(part.to(device) for part in workload.episode(torch.float64, 2)))
+    ours, other = outer.meta_gradient(workload.learner, theta, episode).gradient, peers.eager(workload, theta, episode)()
+    worst = max(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())
+    if worst > NEAR:
+        sys.exit(f"error: the engine's gradient differs from one task after the other's by {worst:.1e} in float64")
+    return f"difference {worst:.0e}"
+
+
+def sampling_equal(workload: Workload, device: torch.device) -> bool:
+    index = torch.arange(100)
+    here, there = images(workload, torch.device("cpu")), images(workload, device)
+    return all(torch.equal(a, b.cpu()) for a, b in zip(here.rows(index), there.rows(index.to(device)), strict=True))
+
+
+def evaluation(workload: Workload, device: torch.device) -> dict[str, float]:
+    """Seconds for 100 test episodes of 10 inner steps, all at once and one by one."""
+    precision(False)
+    theta = {name: p.to(device) for name, p in workload.theta().items()}
+    episode = Episode(*(part.to(device) for part in workload.episode(tasks=100)))
+    result = {}
+    for what, chunk in (("one by one", 1), ("20 at once", 20), ("100 at once", 100)):
+        evaluate.scores(workload.learner, theta, episode.part(0, chunk), 10, chunk)
+        begin = time.perf_counter()
+        evaluate.scores(workload.learner, theta, episode, 10, chunk)
+        result[what] = time.perf_counter() - begin
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The benchmarks run, and what they compare computes the same thing. No test looks at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from support import ROOT
+
+from benchmarks import peers, scale
+from benchmarks.rows import ROWS
+from benchmarks.workloads import WORKLOADS
+from episodic import outer
+from episodic.models import conv4
+
+SMALL = {
+    "strided": replace(WORKLOADS["W1q15"], tasks=2, steps=2, queries=2, model=conv4.Config(4, 2)),
+    "pooled": replace(WORKLOADS["W2"], tasks=2, steps=2, queries=2, input=(3, 16, 16), model=conv4.Config(4, 2, "max_pool", "flatten")),
+}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def call(*words: str) -> str:
+    answer = subprocess.run([sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("row", [name for name, row in ROWS.items() if row.peer])
+def test_peers_compute_the_same_gradient(row, name):
+    if not ROWS[row].available:
+        pytest.skip(f"{row} is not installed (an optional peer of the benchmarks)")
+    workload, dtype = SMALL[name], torch.float32 if row == "jax" else torch.float64
+    theta, episode = workload.theta(dtype), workload.episode(dtype)
+    ours = outer.meta_gradient(workload.learner, theta, episode).gradient
+    theirs = ROWS[row].peer(workload, theta, episode)()
+    assert theirs.keys() == peers.used(theta).keys()
+    near = 1e-3 if row == "jax" else 1e-10
+    for name, g in theirs.items():
+        assert (ours[name] - g).norm() < near * g.norm(), name
+
+
+def test_work_is_counted_as_the_reference_counts_it():
+    counted = {name: round(workload.floating_point_operations() / 1e9, 1) for name, workload in WORKLOADS.items()}
+    assert counted == {"W1q1": 10.0, "W1q15": 45.2, "W2": 261.1}
+
+
+def test_the_table_is_printed_and_written(tmp_path):
+    said = call("benchmarks/run.py", "--rounds", "1", "--workloads", "W1q1", "--rows", "eager", "engine", "--out", str(tmp_path))
+    assert "engine, 2 processes" in said and "float64 difference" in said
+    assert (tmp_path / "speed.csv").read_text().count("\n") == 3 and (tmp_path / "speed.png").stat().st_size > 5000
+
+
+def test_the_gpu_program_needs_torch_and_numpy_alone(tmp_path):
+    """Tried out on the CPU, with everything else made impossible to import."""
+    blocked = [
+        "prefect",
+        "dvc",
+        "pandas",
+        "pydantic",
+        "safetensors",
+        "torchvision",
+        "PIL",
+        "rich",
+        "ruamel",
+        "pyarrow",
+        "tasks",
+        "flows",
+        "altair",
+    ]
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n")
+    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--workloads", "W1q1", "--seconds", "0.1", "--out", str(tmp_path)]
+    answer = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "sampling as on the CPU: True" in answer.stdout and "failed" not in answer.stdout
+    assert (tmp_path / "gpu.csv").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads a process's own memory from /proc")  # noqa: PTH110
+def test_ten_times_the_data_take_no_more_memory(tmp_path):
+    sizes = []
+    for megabytes in (30, 300):
+        path = tmp_path / "images.npy"
+        scale.write(path, megabytes)
+        sizes.append(int(call("-m", "benchmarks.scale", "--memory", str(path)).split(":")[1].strip(" }\n")))
+        path.unlink()
+    assert sizes[1] < 1.2 * sizes[0], sizes
+    assert 0.5 * sizes[0] < 300e6, "data held in memory would show"
+
+
+def test_plans_are_measured_and_printed(tmp_path):
+    from stages import prepare
+
+    folder = prepare(tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.plan", "--data", "prepared", "--rounds", "1"],
+        cwd=folder, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("*") == 2 and "  plan:\n    mode: " in answer.stdout
+    shutil.rmtree(folder / "prepared")
