@@ -45,6 +45,7 @@ ROWS = {
     "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.Config(mode="per_task")),
     "engine_1": Row("engine, 1 process"),
     "engine_compiled": Row(f"engine, plan compiled, {THREADS} processes", plan=plan.Config(mode="compiled"), processes=THREADS),
+    "engine_shard_16": Row(f"engine, plan.shard 16, {THREADS} processes", plan=plan.Config(shard=16), processes=THREADS),
     "engine": Row(f"engine, {THREADS} processes", processes=THREADS),
 }
 

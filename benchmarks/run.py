@@ -4,7 +4,7 @@ slows down slows them all.
     python benchmarks/run.py [--rounds 9] [--workloads W1q1 W1q15 W2] [--rows eager engine ...] [--out benchmarks/results]
 
 A ratio is the median over rounds of baseline seconds / row's seconds in the same round. Rows of other libraries appear where they are
-installed: `uv pip install jax higher` (learn2learn 0.2 does not build on Python 3.11).
+installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2 does not build on Python 3.11).
 """
 
 from __future__ import annotations
@@ -73,17 +73,20 @@ def rows(name: str, workload: Workload, names: list[str], rounds: int, peak: flo
     try:
         seconds: dict[str, list[float]] = {row: [] for row in names}
         for i in range(rounds + 1):
-            for row, process in processes.items():
-                took = ask(process, row)
-                if i:  # the first round warms up
+            for row, process in list(processes.items()):
+                took = ask(process)
+                if took is None:
+                    print(f"  {ROWS[row].what:44} failed: exit code {process.wait()}{' (out of memory?)' * (process.returncode == -9)}")
+                    del processes[row], seconds[row]
+                elif i:  # the first round warms up
                     seconds[row].append(took)
     finally:
         for process in processes.values():
             process.kill()
-            process.communicate()
+            process.wait()
     table = []
     print(f"  {'':44} {'it/s':>7} {'min..max':>15} {'ratio':>6} {'min..max':>13} {'of peak':>8}")
-    for row in names:
+    for row in seconds:
         rates = sorted(1 / s for s in seconds[row])
         ratios = sorted(b / s for b, s in zip(seconds[BASELINE], seconds[row], strict=True))
         rate, ratio = statistics.median(rates), statistics.median(ratios)
@@ -106,13 +109,15 @@ def start(row: str, workload: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
-def ask(process: subprocess.Popen[str], row: str) -> float:
+def ask(process: subprocess.Popen[str]) -> float | None:
+    """Seconds of one meta-gradient; None if the process has ended."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101
-    process.stdin.write("go\n")
+    try:
+        process.stdin.write("go\n")
+    except BrokenPipeError:
+        return None
     answer = process.stdout.readline()
-    if not answer:
-        sys.exit(f"error: the row {row} ended with exit code {process.wait()}")
-    return float(answer)
+    return float(answer) if answer else None
 
 
 def verified(workload: Workload) -> str:

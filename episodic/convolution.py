@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW, FEW_TO_X = 256, 128
-"""Output positions a task (examples * height * width) up to which matrix products are faster on a CPU: forward and to w, and to x,
-where their result must be added up again. See benchmarks/NOTES.md."""
+FEW, FEW_TO_W = 128, 200
+"""Output positions a task (examples * height * width) up to which matrix products are faster on a CPU: forward and to x, and to w.
+See benchmarks/NOTES.md."""
 
 _only_sums = False
 
@@ -118,7 +118,7 @@ def _to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _shared(w) and len(x) > 1:
         flat = _to_x(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return flat[0].unflatten(0, x.shape[:2])
-    if not _few(grad_y, FEW_TO_X, x.device):
+    if not _few(grad_y, FEW, x.device):
         return _stack([_native(g, a, b, stride, 0) for g, a, b in zip(grad_y, x, w, strict=True)])
     columns = torch.bmm(_last(grad_y).flatten(1, 3), _matrix(w))
     return _add_columns(columns.view(*grad_y.shape[:2], *grad_y.shape[3:], w.shape[-1], w.shape[-1], -1), x, stride)
@@ -130,7 +130,7 @@ def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _only_sums and tasks > 1 and _shared(w):
         whole = _to_w(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return (whole / tasks).expand(tasks, -1, -1, -1, -1)
-    if _few(grad_y, FEW, x.device):
+    if _few(grad_y, FEW_TO_W, x.device):
         product = torch.bmm(_last(grad_y).flatten(1, 3).mT, _columns(x, k, stride))
         return product.view(tasks, w.shape[1], k, k, -1).permute(0, 1, 4, 2, 3)
     return torch.stack([_native(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, w, strict=True)])

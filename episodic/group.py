@@ -59,7 +59,7 @@ class Group:
         length = torch.tensor([len(said)], device=device)
         self.take_first([length])
         data = torch.zeros(int(length), dtype=torch.uint8, device=device)
-        if self.rank == 0:
+        if self.rank == 0 and said:
             data.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
         self.take_first([data])
         return data.cpu().numpy().tobytes()

@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 aten = torch.ops.aten
 Size = tuple[int, int] | None
 
+LARGE, BLOCK = 1 << 20, 1 << 17
+"""Numbers in a tensor from which a CPU sums it block by block, and about as many in a block."""
+
 _compiled = False
 
 
@@ -101,10 +104,11 @@ def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool
     """y, mean, r, and with a maximum its values and places."""
     m = _count(x)
     mean = _total(x) / m
-    centred = x - mean
-    r = torch.rsqrt(_sum(centred, centred) / m + eps)
     if size is None:
+        centred = x - mean
+        r = torch.rsqrt(_sum(centred, centred) / m + eps)
         return torch.addcmul(shift, centred, scale * r, out=centred).relu_(), mean, r, mean, mean
+    r = torch.rsqrt(sum((a - mean).square_().sum((1, 2), keepdim=True) for (a,) in _blocks(x)) / m + eps)
     picked, where = _maximum(x, scale, size, negative)
     return torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(), mean, r, picked, where
 
@@ -188,4 +192,15 @@ def _total(a: Tensor) -> Tensor:
 
 
 def _sum(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2), keepdim=True)
+    return torch.stack([(c * d).sum((1, 2), keepdim=True) for c, d in _blocks(a, b)]).sum(0)
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors `(tasks, n, positions, C)`; large ones on a CPU some examples at a time, so that what is made of them for a sum
+    stays in the cache."""
+    x = tensors[0]
+    few = x.shape[1]
+    if x.device.type == "cpu" and not _compiled and x.numel() > LARGE:
+        few = max(1, few * BLOCK // x.numel())
+    for start in range(0, x.shape[1], few):
+        yield tuple(tensor[:, start : start + few] for tensor in tensors)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Renews both locks from pyproject.toml: hash-pinned, for Linux and Apple silicon, without the address of any index.
+# Renews both locks from pyproject.toml (all extras but peers): hash-pinned, for Linux and Apple silicon, without the address of any index.
 set -eu
 uv=.venv/uv/bin/uv
 options="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet"
 # shellcheck disable=SC2086
-$uv pip compile $options --all-extras --upgrade -o requirements.lock pyproject.toml
+$uv pip compile $options --extra pipeline --extra dev --upgrade -o requirements.lock pyproject.toml
 # shellcheck disable=SC2086
 sed -n 's/^uv==.*/&/p' requirements-uv.lock | sed 's/ .*//' | $uv pip compile $options -o requirements-uv.lock -

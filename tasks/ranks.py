@@ -19,6 +19,7 @@ import torch
 
 from episodic.errors import UserError
 from episodic.group import Group, LostProcessError
+from tasks.stage import StageError
 
 CORES = torch.get_num_threads()
 """What torch would use: the cores of the machine, unless OMP_NUM_THREADS says otherwise."""
@@ -31,8 +32,12 @@ def torchrun() -> bool:
 
 def suited(wanted: int | None, parts: int, large: bool, device: torch.device) -> int:
     """How many processes share `parts` parts of work: what params say, else one a core on a Linux CPU if the work is large."""
-    if wanted is not None or device.type != "cpu":
-        return min(wanted or 1, parts)
+    if device.type != "cpu":
+        if wanted not in (None, 1) and not torchrun():
+            raise StageError(f"processes is {wanted}: must be null or 1 on a GPU; to use several GPUs, start the stage with torchrun")
+        return 1
+    if wanted is not None:
+        return min(wanted, parts)
     return min(CORES, parts) if large and sys.platform == "linux" else 1
 
 
@@ -55,7 +60,7 @@ def group(count: int, device: torch.device) -> Iterator[Group]:
 
 
 def _forked(count: int, device: torch.device, meeting: str) -> Iterator[Group]:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     watched, held = os.pipe()  # `held` is open as long as the first process lives
     sys.stdout.flush()
     sys.stderr.flush()

@@ -53,8 +53,11 @@ def run(body: Callable[[], None]) -> None:
 
 
 def emit(event: str, **values: Any) -> None:
-    """One JSON line on standard output, for whoever follows the stage."""
-    print(json.dumps({"event": event, **values}), flush=True)
+    """One line on standard output for whoever follows the stage: JSON, on a terminal words."""
+    if sys.stdout.isatty():
+        print(f"{event}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'stage')}".replace("_", " "), flush=True)
+    else:
+        print(json.dumps({"event": event, **values}), flush=True)
 
 
 class Bar:

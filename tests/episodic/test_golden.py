@@ -124,12 +124,21 @@ PLANS = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monkeypatch):
-    for limit in ("FEW", "FEW_TO_X"):
+    for limit in ("FEW", "FEW_TO_W"):
         monkeypatch.setattr(convolution, limit, 0 if columns == "never" else 10**9)
     golden, theta, episode = problem(network)
     result = meta_gradient(learner(network, case, golden), theta, episode, PLANS[plan])
     assert error(result.gradient, golden, case) < TOLERANCE
     assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
+def test_sums_block_by_block_give_the_golden_gradient(network, case, monkeypatch):
+    monkeypatch.setattr(normalization, "LARGE", 0)
+    monkeypatch.setattr(normalization, "BLOCK", 600)  # several examples a block, the last block smaller
+    golden, theta, episode = problem(network)
+    assert error(meta_gradient(learner(network, case, golden), theta, episode).gradient, golden, case) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from episodic import checkpoint, evaluate, graph, train
+from episodic import checkpoint, evaluate, graph, plan, train
 from episodic.algorithms import fomaml, maml
 from episodic.learner import MetaLearner
-from episodic.models import mlp
+from episodic.models import conv4, mlp
 from episodic.objective import Objective
-from episodic.sampling import SinusoidSampler
+from episodic.sampling import ImageSampler, SinusoidSampler
 
 CONFIG = train.Config(iterations=45, meta_batch=4, queries=5, validate_every=15, checkpoint_every=10, meta_lr=0.01)
 
@@ -194,3 +195,30 @@ def test_training_by_cuda_graph_is_training_without(monkeypatch):
 def eagerly(update, first, rates, meta_batch):
     number = torch.full((), first, dtype=torch.int64, device=rates.device)
     return lambda: graph.body(update, number, rates, meta_batch)
+
+
+def glyph_like(split: str) -> ImageSampler:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8 * 6, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageSampler(images, torch.arange(8) * 6, torch.full((8,), 6), 0, split, 3, 1, 2)
+
+
+@pytest.mark.parametrize("mode", ["batched", "per_task", "compiled"])
+def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
+    if mode == "compiled" and shutil.which("g++") is None:
+        pytest.skip("torch's compiler needs a C++ compiler, which is not installed here")
+    learner = MetaLearner(conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), maml.build(maml.Config()), Objective("classification"))
+    chosen = plan.Config(mode) if mode == "per_task" else plan.Config(mode, shard=2)
+    config = train.Config(iterations=12, meta_batch=4, queries=2, validate_every=6, checkpoint_every=5, plan=chosen)
+    validation = glyph_like("validation")(torch.arange(5))
+
+    def killer(iteration, figures):
+        if iteration == 8:
+            raise Killed
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train.train(learner, glyph_like("train"), validation, config, checkpoint_path=path, on_progress=killer)
+    resumed = train.train(learner, glyph_like("train"), validation, config, checkpoint_path=path)
+    assert resumed.resumed_at == 5
+    assert equal(resumed, train.train(learner, glyph_like("train"), validation, config))

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
 
+from tasks import ranks
 from tasks.files import read_json
+from tasks.stage import StageError
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
 
@@ -74,8 +77,8 @@ def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
     for line in process.stdout:
         if json.loads(line).get("done", 0) >= 20:
             break
-    ranks = sorted(child.pid for child in psutil.Process(process.pid).children())
-    os.kill(ranks[-1], signal.SIGKILL)
+    started = sorted(child.pid for child in psutil.Process(process.pid).children())
+    os.kill(started[-1], signal.SIGKILL)
     said, error = process.communicate(timeout=120)
     change(prepared, "iterations", "20")
     assert process.returncode == 0, error
@@ -119,3 +122,35 @@ def test_no_process_outlives_the_first(running, number):
     while forked.is_running() and forked.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the forked process still runs"
         time.sleep(0.05)
+
+
+PROGRAM = """
+import torch
+from tasks import ranks
+
+with ranks.group(3, torch.device("cpu")) as group:
+    rows = group.rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
+    few = group.rows(lambda i: torch.full((2, 1), float(i)), [2])
+    said = [group.first_says(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
+    expected = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
+    assert rows.tolist() == [[value, value] for value in expected] and few.tolist() == [[0.0], [0.0]], (rows, few)
+    assert said == [b"", b"first"], said
+    assert group.rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
+    if group.rank == 0:
+        print("all three agree")
+"""
+
+
+def test_every_process_gets_all_parts_in_order():
+    answer = subprocess.run([sys.executable, "-c", PROGRAM], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0 and answer.stderr == "", answer.stderr
+    assert answer.stdout == "all three agree\n"
+
+
+def test_how_many_processes():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert ranks.suited(None, 8, False, cpu) == 1, "small work"
+    assert ranks.suited(3, 8, False, cpu) == 3 and ranks.suited(9, 4, True, cpu) == 4, "no more than there are parts"
+    assert ranks.suited(None, 8, True, cuda) == ranks.suited(1, 8, True, cuda) == 1
+    with pytest.raises(StageError, match="processes is 2: must be null or 1 on a GPU"):
+        ranks.suited(2, 8, True, cuda)
