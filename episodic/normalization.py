@@ -108,7 +108,8 @@ def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool
         centred = x - mean
         r = torch.rsqrt(_sum(centred, centred) / m + eps)
         return torch.addcmul(shift, centred, scale * r, out=centred).relu_(), mean, r, mean, mean
-    r = torch.rsqrt(sum((a - mean).square_().sum((1, 2), keepdim=True) for (a,) in _blocks(x)) / m + eps)
+    squares = torch.stack([(a - mean).square_().sum((1, 2), keepdim=True) for (a,) in _blocks(x)]).sum(0)
+    r = torch.rsqrt(squares / m + eps)
     picked, where = _maximum(x, scale, size, negative)
     return torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(), mean, r, picked, where
 
