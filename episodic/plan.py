@@ -12,9 +12,9 @@ from episodic.config import require
 
 Mode = Literal["auto", "batched", "per_task", "compiled"]
 
-CACHE = 1 << 16
-"""Numbers in the inputs of the tasks that a CPU core computes at once: with more, what the layers make of them (some ten times
-as much) is moved to memory and back; with fewer, the calls are too small. See benchmarks/NOTES.md."""
+SUPPORT, QUERY = 1 << 16, 1 << 19
+"""Numbers in the support sets, and in the query sets, that a CPU core computes at once: with more, what the layers make of them (some
+ten times as much) is moved to memory and back; with fewer, the calls are too small. See benchmarks/NOTES.md."""
 
 MOST = 8
 """Tasks at most that a CPU core computes at once, so that a usual meta-batch can be shared by several processes."""
@@ -67,9 +67,9 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
         return Plan("per_task", 1, 1, "asked for")
     mode = "compiled" if config.mode == "compiled" else "batched"
     if device == "cpu":
-        shard = min(tasks, MOST, max(1, CACHE // support)) if tasks * (support + query) > CACHE else tasks
-        at_once = max(1, CACHE // query)
-        why = f"{support:,} support and {query:,} query numbers a task, beside {CACHE:,} for a CPU core's cache"
+        shard = min(tasks, MOST, max(1, SUPPORT // support)) if tasks * (support + query) > SUPPORT else tasks
+        at_once = max(1, QUERY // query)
+        why = f"{support:,} support and {query:,} query numbers a task, beside {SUPPORT:,} and {QUERY:,} that a CPU core computes well at once"
     else:
         shard = at_once = tasks
         why = f"one batch for a {device} device"

@@ -15,7 +15,7 @@ def chosen(name: str, config: plan.Config | None = None, device: str = "cpu") ->
     return plan.choose(config or plan.Config(), workload.tasks, support, query, device)
 
 
-@pytest.mark.parametrize(("name", "shard", "query"), [("W1q1", 8, 8), ("W1q15", 8, 1), ("W2", 1, 1)])
+@pytest.mark.parametrize(("name", "shard", "query"), [("W1q1", 8, 8), ("W1q15", 8, 8), ("W2", 1, 1)])
 def test_what_fits_the_cache_is_computed_at_once(name, shard, query):
     found = chosen(name)
     assert (found.mode, found.shard, found.query_tasks) == ("batched", shard, query)
