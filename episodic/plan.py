@@ -69,7 +69,7 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
     if device == "cpu":
         shard = min(tasks, MOST, max(1, SUPPORT // support)) if tasks * (support + query) > SUPPORT else tasks
         at_once = max(1, QUERY // query)
-        why = f"{support:,} support and {query:,} query numbers a task, beside {SUPPORT:,} and {QUERY:,} that a CPU core computes well at once"
+        why = f"{support:,} support and {query:,} query numbers a task; a CPU core computes {SUPPORT:,} and {QUERY:,} well at once"
     else:
         shard = at_once = tasks
         why = f"one batch for a {device} device"
