@@ -212,11 +212,18 @@ def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
     except TypeError as error:
         faults.append(f"{path} holds a value that is no number, text, list or section ({error})")
     except ValidationError as error:
-        faults += dict.fromkeys(_fault(path, fault, list(TypeAdapter(type_).json_schema()["properties"])) for fault in error.errors())
+        faults += dict.fromkeys(_fault(path, fault, _keys(type_)) for fault in error.errors())
     return None
 
 
+def _keys(type_: Any) -> list[str]:
+    """The keys of a section and of the sections in it."""
+    schema = TypeAdapter(type_).json_schema()
+    return [key for part in (schema, *schema.get("$defs", {}).values()) for key in part.get("properties", {})]
+
+
 _WANTED = {
+    "dataclass_type": "must be a section of keys",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
@@ -232,7 +239,7 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
     where = ".".join([path] + [str(part) for part in fault["loc"] if unknown or isinstance(part, int) or part in known])
     inner = fault.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
-        return f"{path}.{inner}"
+        return f"{where}.{inner}"
     if unknown:
         return f"unknown key {where}{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "literal_error":
