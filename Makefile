@@ -9,7 +9,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run test check lint types flow lock clean
+.PHONY: help setup run table test check lint types flow lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ $(STAMP): requirements.lock requirements-uv.lock
 
 run: $(STAMP) ## run what params.yaml says (dvc repro) and print the result
 	@$(ENV) sh scripts/run.sh
+
+table: $(STAMP) ## the papers' table: every method on Omniglot, ten minutes a cell; goes on where it stopped
+	@cd table && $(ENV) dvc repro
 
 flow: $(STAMP) ## the same as a Prefect flow
 	@$(ENV) python -m flows.pipeline

@@ -8,7 +8,6 @@ Needs torch >= 2.11, numpy and this checkout, nothing else, and less than eight 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -27,9 +26,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
+from benchmarks.table import existing, write  # noqa: E402
 from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic import evaluate, outer, plan, train  # noqa: E402
-from episodic.episode import Episode  # noqa: E402
 from episodic.group import Group  # noqa: E402
 from episodic.sampling import ImageSampler  # noqa: E402
 
@@ -60,7 +59,7 @@ WAYS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder to write gpu.csv to")
+    parser.add_argument("--out", type=existing, help="folder to write gpu.csv to")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W1q1, W1q15, W2")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu tries out the program, without graphs")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each row (default: 4)")
@@ -71,12 +70,15 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    print(f"{machine}, torch {torch.__version__}, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}")
+    facts = {"machine": machine, "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}", "torch": torch.__version__}
+    print(", ".join(facts.values()))
     begin, table = time.perf_counter(), []
     print(f"  {'':44} {'it/s':>9} {'ratio':>7} {'60,000 it.':>11}")
     for name in args.workloads:
         workload = WORKLOADS[name]
         print(f"{name}: {workload.what}; float64 {verified(workload, device)}; sampling as on the CPU: {sampling_equal(workload, device)}")
+        if device.type == "cuda":
+            print(f"  20 iterations as a CUDA graph and without: {graph_equal(workload, device)}")
         baseline = 0.0
         for what, run in ways(workload, device):
             try:
@@ -87,19 +89,13 @@ def main() -> None:
             baseline = baseline or rate
             wanted = f"(wanted {WANTED[name]:.0f} s)" if name in WANTED and what.startswith("engine") else ""
             print(f"  {what:44} {rate:9.2f} {rate / baseline:7.1f} {PAPER / rate:9.0f} s {wanted}", flush=True)
-            table.append({"machine": machine, "torch": torch.__version__, "workload": name, "what": what, "iterations_per_second": rate})
+            table.append(facts | {"workload": name, "what": what, "iterations_per_second": round(rate, 3), "seconds": ""})
     for what, seconds in evaluation(WORKLOADS["W1q1"], device).items():
         print(f"  evaluation, 100 episodes, 10 inner steps, {what}: {seconds:.2f} s", flush=True)
-        table.append(
-            {"machine": machine, "torch": torch.__version__, "workload": "evaluation", "what": what, "iterations_per_second": 1 / seconds}
-        )
+        table.append(facts | {"workload": "evaluation", "what": what, "iterations_per_second": "", "seconds": round(seconds, 3)})
     print(f"{time.perf_counter() - begin:.0f} s in all")
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with (args.out / "gpu.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0].keys())
-            writer.writeheader()
-            writer.writerows(table)
+        write(args.out / "gpu.csv", table)
 
 
 def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[], Callable[[], Any]]]]:
@@ -108,7 +104,7 @@ def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[
     def eager() -> Callable[[], Any]:
         precision(False)
         theta = {name: p.to(device) for name, p in workload.theta().items()}
-        return peers.eager(workload, theta, Episode(*(part.to(device) for part in workload.episode())))
+        return peers.eager(workload, theta, workload.episode().to(device))
 
     result: list[tuple[str, Callable[[], Callable[[], Any]]]] = [("one task after the other", eager)]
     for way in WAYS:
@@ -131,6 +127,7 @@ def training(workload: Workload, way: Way, device: torch.device) -> Callable[[],
         state.iteration += 1
         return result
 
+    one.state = state  # type: ignore[attr-defined]
     return one
 
 
@@ -177,11 +174,25 @@ def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> 
 def verified(workload: Workload, device: torch.device) -> str:
     """The engine against one task after the other on the same device, float64, two tasks."""
     theta = {name: p.to(device) for name, p in workload.theta(torch.float64).items()}
-    episode = Episode(*(part.to(device) for part in workload.episode(torch.float64, 2)))
+    episode = workload.episode(torch.float64, 2).to(device)
     ours, other = outer.meta_gradient(workload.learner, theta, episode).gradient, peers.eager(workload, theta, episode)()
     worst = max(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())
     if worst > NEAR:
         sys.exit(f"error: the engine's gradient differs from one task after the other's by {worst:.1e} in float64")
+    return f"difference {worst:.0e}"
+
+
+def graph_equal(workload: Workload, device: torch.device) -> str:
+    """Training by replays against training launched from Python: a graph that reads what is gone or stale would show."""
+    ends = []
+    for graph in (True, False):
+        run = training(workload, Way("", graph=graph), device)
+        for _ in range(20):
+            run()
+        ends.append(torch.cat([p.flatten() for p in run.state.theta.values()]))  # type: ignore[attr-defined]
+    worst = ((ends[0] - ends[1]).norm() / ends[1].norm()).item()
+    if worst > 1e-3:
+        sys.exit(f"error: 20 iterations as a CUDA graph end {worst:.1e} away from the same without")
     return f"difference {worst:.0e}"
 
 
@@ -195,7 +206,7 @@ def evaluation(workload: Workload, device: torch.device) -> dict[str, float]:
     """Seconds for 100 test episodes of 10 inner steps, all at once and one by one."""
     precision(False)
     theta = {name: p.to(device) for name, p in workload.theta().items()}
-    episode = Episode(*(part.to(device) for part in workload.episode(tasks=100)))
+    episode = workload.episode(tasks=100).to(device)
     result = {}
     for what, chunk in (("one by one", 1), ("20 at once", 20), ("100 at once", 100)):
         evaluate.scores(workload.learner, theta, episode.part(0, chunk), 10, chunk)

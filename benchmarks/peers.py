@@ -43,7 +43,7 @@ def eager(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
 
     def run() -> Params:
         meta = {name: p.detach().requires_grad_() for name, p in used(theta).items()}
-        for support_x, support_y, query_x, query_y in zip(*episode, strict=True):
+        for support_x, support_y, query_x, query_y in zip(*episode.tensors, strict=True):
             fast = meta
             for _ in range(workload.steps):
                 loss = F.cross_entropy(network(workload, fast, support_x), support_y)
@@ -78,7 +78,7 @@ def vmapped(workload: Workload, theta: Params, episode: Episode) -> MetaGradient
             theta = {name: theta[name] - workload.inner_lr * gradient[name] for name in theta}
         return F.cross_entropy(forward(theta, query_x), query_y)
 
-    whole = grad(lambda theta: vmap(task_loss, in_dims=(None, 0, 0, 0, 0))(theta, *episode).mean())
+    whole = grad(lambda theta: vmap(task_loss, in_dims=(None, 0, 0, 0, 0))(theta, *episode.tensors).mean())
     return lambda: whole(used(theta))
 
 
@@ -109,7 +109,7 @@ def higher_library(workload: Workload, theta: Params, episode: Episode) -> MetaG
     optimiser = torch.optim.SGD(model.parameters(), lr=workload.inner_lr)
 
     def run() -> Params:
-        for support_x, support_y, query_x, query_y in zip(*episode, strict=True):
+        for support_x, support_y, query_x, query_y in zip(*episode.tensors, strict=True):
             with higher.innerloop_ctx(model, optimiser, copy_initial_weights=False) as (fast, inner):
                 for _ in range(workload.steps):
                     inner.step(F.cross_entropy(fast(support_x), support_y))
@@ -127,7 +127,7 @@ def learn2learn_library(workload: Workload, theta: Params, episode: Episode) -> 
     maml = learn2learn.algorithms.MAML(model, lr=workload.inner_lr, first_order=False)
 
     def run() -> Params:
-        for support_x, support_y, query_x, query_y in zip(*episode, strict=True):
+        for support_x, support_y, query_x, query_y in zip(*episode.tensors, strict=True):
             fast = maml.clone()
             for _ in range(workload.steps):
                 fast.adapt(F.cross_entropy(fast(support_x), support_y))
@@ -166,7 +166,7 @@ def jax_library(workload: Workload, theta: Params, episode: Episode) -> MetaGrad
             theta = {name: theta[name] - workload.inner_lr * gradient[name] for name in theta}
         return loss(theta, query_x, query_y)
 
-    arrays = [jnp.asarray(part.numpy()) for part in episode]
+    arrays = [jnp.asarray(part.numpy()) for part in episode.tensors]
     meta = {name: jnp.asarray(p.numpy()) for name, p in used(theta).items()}
     whole = jax.jit(jax.grad(lambda theta: jax.vmap(task_loss, in_axes=(None, 0, 0, 0, 0))(theta, *arrays).mean()))
 

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.table import positive
 from episodic import memory, outer, train
 from episodic.plan import Plan
 from tasks import params, prepared, ranks, stage
-from tasks.model import learner
+from tasks.model import described, learner
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     parser.add_argument("--data", type=Path, default=Path("data/prepared"), metavar="FOLDER", help="written by the stage episodes")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--compiled", action="store_true", help="also try mode: compiled (minutes for the compiler)")
     args = parser.parse_args()
     stage.run(lambda: measure(args))
@@ -38,14 +39,12 @@ def measure(args: argparse.Namespace) -> None:
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
     device = prepared.pick_device(settings.device)
     source = prepared.read(args.data, device)
-    described = {s: {"name": getattr(settings, s).name} | vars(getattr(settings, s).config) for s in ("model", "algorithm")}
-    meta_learner = learner(
-        **described, input=source.meta["input"], outputs=source.outputs, kind=source.kind, batch_norm=settings.train.batch_norm
-    )
-    sampler, tasks = source.training(settings), settings.train.meta_batch
+    meta_learner = learner(described(settings, source.meta))
+    sampler, tasks = source.training(settings, meta_learner.algorithm.labels), settings.train.meta_batch
     automatic = train.suited(sampler, settings.train, device)
     index = torch.arange(tasks, device=device)
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
+    # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
     count = ranks.suited(settings.processes, tasks, large=len(automatic.bounds(tasks)) > 1, device=device)
     with ranks.group(count, device) as group:
 
@@ -77,6 +76,7 @@ def measure(args: argparse.Namespace) -> None:
     best = order[0]
     print("\nthe fastest here, as lines of the section train in params.yaml (another plan rounds differently):")
     print(f"  plan:\n    mode: {best.mode}\n    shard: {best.shard}\n    query_tasks: {best.query_tasks}")
+    print(f"    tf32: {str(settings.train.plan.tf32).lower()}")
 
 
 def candidates(tasks: int, automatic: Plan, compiled: bool) -> list[Plan]:

@@ -10,7 +10,6 @@ installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2 does not bu
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
 from benchmarks.rows import BASELINE, ROWS, THREADS  # noqa: E402
+from benchmarks.table import existing, positive, write  # noqa: E402
 from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic import outer  # noqa: E402
 from episodic.files import beside  # noqa: E402
@@ -38,13 +38,11 @@ SLOW = {"engine_compiled"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds, after one that does not count (default: 9)")
+    parser.add_argument("--rounds", type=positive, default=9, help="rounds, after one that does not count (default: 9)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W1q1, W1q15, W2")
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}; default: all but {', '.join(SLOW)}")
-    parser.add_argument("--out", type=Path, help="folder to write speed.csv and speed.png to")
+    parser.add_argument("--out", type=existing, help="folder to write speed.csv and speed.png to")
     args = parser.parse_args()
-    if args.rounds < 1:
-        parser.error("--rounds must be at least 1")
     names = [name for name in args.rows or ROWS if ROWS[name].available and (args.rows or name not in SLOW)]
     missing = [name for name in args.rows or ROWS if not ROWS[name].available]
     if BASELINE not in names:
@@ -58,12 +56,8 @@ def main() -> None:
         workload = WORKLOADS[name]
         print(f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; float64 {verified(workload)}")
         table += rows(name, workload, names, args.rounds, peak)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with beside(args.out / "speed.csv") as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0].keys())
-            writer.writeheader()
-            writer.writerows(table)
+    if args.out and table:
+        write(args.out / "speed.csv", table)
         plot(table, args.out / "speed.png")
 
 
@@ -84,6 +78,9 @@ def rows(name: str, workload: Workload, names: list[str], rounds: int, peak: flo
         for process in processes.values():
             process.kill()
             process.wait()
+    if BASELINE not in seconds:
+        print("  without the baseline there are no ratios, and no row of this workload counts")
+        return []
     table = []
     print(f"  {'':44} {'it/s':>7} {'min..max':>15} {'ratio':>6} {'min..max':>13} {'of peak':>8}")
     for row in seconds:

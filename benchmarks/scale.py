@@ -8,9 +8,9 @@ Prints three tables; with --out also writes cost.csv and cost.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.table import existing, write
 from benchmarks.workloads import WORKLOADS, Workload
 from episodic import evaluate, memory, outer
 from episodic.files import beside
 from episodic.group import Group
 from episodic.sampling import ImageSampler
+from episodic.stored import StoredImages
 
 BASE = replace(WORKLOADS["W1q1"], tasks=8)
 GROWTH: dict[str, list[Workload]] = {
@@ -43,7 +45,7 @@ MEGABYTES = (200, 2000)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder to write cost.csv and cost.png to")
+    parser.add_argument("--out", type=existing, help="folder to write cost.csv and cost.png to")
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     memory.keep_freed()
@@ -51,12 +53,12 @@ def main() -> None:
     if args.memory:
         print(json.dumps({"rss": resident(args.memory)}))
         return
-    print("memory: resident size after 100 episode batches, sampled from a memory-mapped file")
+    print("memory: largest resident size over 100 batches of episodes, sampled from a file")
     sizes = []
     with tempfile.TemporaryDirectory(prefix="episodic-", dir=Path.cwd()) as folder:
         for megabytes in MEGABYTES:
             path = Path(folder, "images.npy")
-            write(path, megabytes)
+            write_images(path, megabytes)
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
             answer = subprocess.run(
                 [sys.executable, "-m", "benchmarks.scale", "--memory", path], capture_output=True, text=True, check=True, env=environment
@@ -67,15 +69,11 @@ def main() -> None:
     table = cost()
     evaluation()
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with beside(args.out / "cost.csv") as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0].keys())
-            writer.writeheader()
-            writer.writerows(table)
+        write(args.out / "cost.csv", table)
         plot(table, args.out / "cost.png")
 
 
-def write(path: Path, megabytes: int) -> None:
+def write_images(path: Path, megabytes: int) -> None:
     """Images of 84x84 pixels in three colours, written bit by bit so that they never lie in memory at once."""
     images = megabytes * 10**6 // (3 * 84 * 84) // 20 * 20
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(images, 3, 84, 84))
@@ -87,14 +85,16 @@ def write(path: Path, megabytes: int) -> None:
 
 
 def resident(path: Path) -> int:
-    """Bytes of this process's own memory (pages of the file are the system's cache) after training batches from all over the file."""
-    images = torch.from_numpy(np.load(path, mmap_mode="c"))
+    """The most bytes that this process held (resident size, of files too) while it drew episodes from all over the file."""
+    images = StoredImages(path)
     classes = len(images) // 20
     sampler = ImageSampler(images, torch.arange(classes) * 20, torch.full((classes,), 20), 0, "train", 5, 1, 5)
     for i in range(100):
         sampler(torch.arange(i * 8, i * 8 + 8))
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["RssAnon"].split()[0]) * 1024
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS, which counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(dict(line.split(":", 1) for line in status.read_text().splitlines())["VmHWM"].split()[0]) * 1024
 
 
 def cost() -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ pipeline finds them (EPISODIC_MIRROR, or the official address).
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -24,13 +23,13 @@ import torch
 
 from benchmarks import peers
 from benchmarks.rows import THREADS
+from benchmarks.table import existing, positive, write
 from benchmarks.workloads import WORKLOADS
 from episodic import evaluate, memory, train
-from episodic.files import beside
 from episodic.statistics import mean_ci95
 from tasks import params, prepared, preset, ranks
 from tasks.files import ROOT
-from tasks.model import learner
+from tasks.model import described, learner
 
 GOALS = (0.95, 0.97, 0.987)
 STEPS, CHUNK = 3, 5
@@ -42,13 +41,18 @@ def main() -> None:
     parser.add_argument("--preset", default="omniglot_fast", choices=preset.names(), help="what the engine trains by")
     parser.add_argument("--sides", nargs="+", choices=("engine", "eager"), default=["engine", "eager"])
     parser.add_argument("--minutes", type=float, default=60, help="training time after which a side gives up (default: 60)")
-    parser.add_argument("--every", type=int, default=100, help="iterations between two looks (default: 100)")
-    parser.add_argument("--out", type=Path, help="folder to write time_to_accuracy.csv to")
+    parser.add_argument("--every", type=positive, default=250, help="iterations between two looks (default: 250)")
+    parser.add_argument("--out", type=existing, help="folder to write time_to_accuracy.csv to")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         one(args.side, args.preset, args.minutes, args.every)
         return
+    task = [protocol(params.parse(wanted(name))) for name in (args.preset, PRESETS["eager"])]
+    if task[0] != task[1]:
+        sys.exit(
+            f"error: --preset {args.preset} is another task than {PRESETS['eager']}: must be maml on Omniglot, 5-way 1-shot, same split"
+        )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
         for side in args.sides:
@@ -69,11 +73,19 @@ def main() -> None:
         said = [f"{side} {first(rows, side, goal)}" for side in args.sides]
         print(f"{goal:.1%}: {', '.join(said)}")
     if args.out and rows:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with beside(args.out / "time_to_accuracy.csv") as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
+        write(args.out / "time_to_accuracy.csv", rows)
+
+
+def protocol(settings: params.Params) -> tuple[Any, ...]:
+    """What both sides must have in common."""
+    chosen, episodes = settings.dataset, settings.episodes
+    return chosen, settings.algorithm.name, settings.model, episodes.ways, episodes.shots, episodes.queries, episodes.seed
+
+
+def wanted(name: str) -> dict[str, Any]:
+    values = preset.defaults()
+    preset.merge(values, params.read_yaml(preset.FOLDER / f"{name}.yaml") if name != "default" else {})
+    return values
 
 
 def first(rows: list[dict[str, Any]], side: str, goal: float) -> str:
@@ -106,10 +118,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
     source = prepared.read(Path("prepared"), device)
-    described = {
-        section: {"name": getattr(settings, section).name} | vars(getattr(settings, section).config) for section in ("model", "algorithm")
-    }
-    meta_learner = learner(**described, input=source.meta["input"], outputs=source.outputs, kind=source.kind, batch_norm=config.batch_norm)
+    meta_learner = learner(described(settings, source.meta))
     sampler, test = source.training(settings), source.fixed(source.table("test"))
     plan = train.suited(sampler, config, device)
     if side == "engine":

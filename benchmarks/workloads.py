@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from episodic import counter
-from episodic.algorithms.gradient import GradientMethod
+from episodic.algorithms.base import GradientMethod
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
 from episodic.models import conv4
@@ -59,7 +59,7 @@ class Workload:
             noise = torch.randn(tasks, self.ways, n, *self.input, generator=generator)
             return (pictures + 0.5 * noise).flatten(1, 2).to(dtype), torch.arange(self.ways).repeat_interleave(n).expand(tasks, -1)
 
-        return Episode(*side(self.shots), *side(self.queries))
+        return Episode(*side(self.shots), *side(self.queries), self.ways)
 
     def floating_point_operations(self) -> float:
         """Of the convolutions of one second-order meta-gradient; what is left is elementwise and small.

@@ -12,13 +12,25 @@ from episodic.ops import Params
 from episodic.rules import Rule
 
 
+def _no_steps(*_: Any) -> Any:
+    raise AssertionError("a method without an inner loop takes no inner step")
+
+
 class Inner(NamedTuple):
-    """How a method adapts: where theta starts `(tasks, *shape)`, the rule of a step, and whether the meta-gradient sees
-    through the inner gradient (second order) or takes it as given (first order)."""
+    """How each task adapts.
+
+    theta: where it starts, `(tasks, *shape)`: the model's parameters, and whatever else a method carries from step to step
+    loss: (theta, step) -> each task's loss on its support set `(tasks,)`
+    rule: how a step moves theta
+    second_order: whether the meta-gradient sees through the inner gradient, or takes it as given (first order)
+    moved: the names whose gradient the rule needs (None: all)
+    """
 
     theta: Params
-    rule: Rule
-    second_order: bool
+    loss: Callable[[Params, int], Tensor] = _no_steps
+    rule: Rule = _no_steps
+    second_order: bool = True
+    moved: tuple[str, ...] | None = None
 
 
 class Step(NamedTuple):
@@ -28,8 +40,8 @@ class Step(NamedTuple):
     after: Params
 
 
-def trajectory(loss: Callable[[Params], Tensor], inner: Inner, steps: int) -> Iterator[Step]:
-    """Yields the steps theta_0 -> theta_1, theta_1 -> theta_2, ...; `loss` gives each task's support loss `(tasks,)`.
+def trajectory(inner: Inner, steps: int) -> Iterator[Step]:
+    """Yields the steps theta_0 -> theta_1, theta_1 -> theta_2, ...
 
     The sum over tasks is differentiated: a task's parameters touch its own loss alone. Each step is a graph of its own, so that
     whoever needs none can let it go.
@@ -37,8 +49,10 @@ def trajectory(loss: Callable[[Params], Tensor], inner: Inner, steps: int) -> It
     theta = inner.theta
     for step in range(steps):
         before = detached(theta)
-        gradient = grad(loss(before).sum(), before, create_graph=inner.second_order)
-        theta = inner.rule(before, gradient, step)
+        loss = inner.loss(before, step)
+        moved = before if inner.moved is None else {name: before[name] for name in inner.moved}
+        gradient = grad(loss.sum(), moved, create_graph=inner.second_order)
+        theta = inner.rule(before, gradient, step, loss)
         yield Step(before, theta)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -13,17 +15,46 @@ class Episode(NamedTuple):
     support_x: `(tasks, ways * shots, *input)`, class after class
     support_y: `(tasks, ways * shots)` int64 labels 0 .. ways-1; regression: `(tasks, shots, outputs)` targets
     query_x, query_y: the same with `queries` in the place of `shots`
+    ways: the number of classes; 0: not said (then the labels tell it, for which a GPU must be waited for)
+    noise: int64 `(tasks,)`, a random number of each training episode, which what a model draws while training follows from
     """
 
     support_x: Tensor
     support_y: Tensor
     query_x: Tensor
     query_y: Tensor
+    ways: int = 0
+    noise: Tensor | None = None
 
     @property
     def tasks(self) -> int:
         return self.support_x.shape[0]
 
+    @property
+    def classes(self) -> int:
+        return self.ways or int(self.support_y.max()) + 1
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.support_x, self.support_y, self.query_x, self.query_y
+
+    def batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
+        """Support x and y of the mini-batch that inner step `step` sees (all of it for None): `size` examples, one class after the
+        other, going on where the step before stopped. An episode's examples are in random order already."""
+        n = self.support_x.shape[1]
+        if size is None or size >= n:
+            return self.support_x, self.support_y
+        order = torch.arange(n).view(self.classes, -1).T.flatten()
+        rows = order[(torch.arange(size) + step * size) % n].to(self.support_x.device)
+        return self.support_x[:, rows], self.support_y[:, rows]
+
+    def to(self, device: torch.device) -> Episode:
+        return self._each(lambda tensor: tensor.to(device))
+
     def part(self, first: int, last: int) -> Episode:
         """The tasks first ... last - 1."""
-        return Episode(*(tensor[first:last] for tensor in self))
+        return self._each(lambda tensor: tensor[first:last])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Episode:
+        support_x, support_y, query_x, query_y = map(function, self.tensors)
+        return Episode(support_x, support_y, query_x, query_y, self.ways, None if self.noise is None else function(self.noise))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from episodic import counter, rules
+from episodic import counter, ops, plan, rules
 from episodic.adapt import Inner, detached, trajectory
 from episodic.config import require
 from episodic.episode import Episode
@@ -21,20 +21,21 @@ from episodic.ops import Params
 
 @dataclass(frozen=True)
 class Config:
-    """steps: inner steps of the headline figure; chunk: episodes computed at once."""
+    """steps: inner steps of the headline figure (a method without an inner loop takes none); chunk: episodes computed at once
+    (None: chosen from the workload)."""
 
     steps: int = 3
-    chunk: int = 5
+    chunk: int | None = None
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(0 <= self.steps <= CURVE_STEPS, "steps", self.steps, f"must be between 0 and {CURVE_STEPS}")
-        require(self.chunk >= 1, "chunk", self.chunk, "must be at least 1")
+        require(0 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 0 and {MOST_STEPS}")
+        require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "must be null or at least 1")
 
 
-CURVE_STEPS = 10
-"""The adaptation curve goes from 0 to this many inner steps."""
+CURVE_STEPS, MOST_STEPS = 10, 1000
+"""The adaptation curve looks after each of this many inner steps, then after every tenth; and the largest number of steps."""
 
 FINE_TUNE_STEPS, FINE_TUNE_RATES = 20, (0.01, 0.1, 0.4)
 """The baseline from a random initialisation: gradient steps on the support set, at the rate that does best in validation."""
@@ -42,10 +43,10 @@ FINE_TUNE_STEPS, FINE_TUNE_RATES = 20, (0.01, 0.1, 0.4)
 
 @dataclass(frozen=True)
 class Curve:
-    """One chunk of episodes after 0, 1, ..., steps inner steps.
+    """One chunk of episodes after each of some numbers of inner steps, its points.
 
-    score, loss: for each mode `(tasks, steps + 1)`
-    outputs: the model's answers in the learner's own mode, `(steps + 1, tasks, n, outputs)`
+    score, loss: for each mode `(tasks, points)`
+    outputs: the answers in the learner's own mode, `(points, tasks, n, outputs)`
     """
 
     score: dict[str, Tensor]
@@ -53,24 +54,42 @@ class Curve:
     outputs: Tensor
 
 
+def points(learner: MetaLearner, steps: int) -> list[int]:
+    """The numbers of inner steps after which a curve looks, for a headline after `steps`: 0 alone for a method without an inner loop."""
+    if learner.at_test.algorithm.inner_steps == 0:
+        return [0]
+    return sorted({*range(CURVE_STEPS + 1), *range(CURVE_STEPS, steps, 10), steps})
+
+
+def headline(learner: MetaLearner, steps: int) -> int:
+    """The number of inner steps of the headline figure where params say `steps`."""
+    return steps if learner.at_test.algorithm.inner_steps else 0
+
+
 def adaptation(learner: MetaLearner, meta: Params, episode: Episode, steps: int) -> Iterator[Params]:
-    """theta_0 ... theta_steps as the learner's method adapts on the support set, graph-free; the query set is not looked at."""
-    return _graph_free(learner, learner.algorithm.inner(meta, episode.tasks), episode, steps)
+    """theta_0 ... theta_steps as the trained learner adapts on the support set, graph-free; the query set is not looked at."""
+    learner.at_test.accept(episode)
+    with torch.no_grad():
+        inner = learner.at_test.algorithm.inner(learner, meta, episode, progress=1.0)
+    return _graph_free(inner, steps)
 
 
-def _graph_free(learner: MetaLearner, inner: Inner, episode: Episode, steps: int) -> Iterator[Params]:
+def _graph_free(inner: Inner, steps: int) -> Iterator[Params]:
     inner = inner._replace(theta=detached(inner.theta), second_order=False)
     yield inner.theta
-    for step in trajectory(lambda theta: learner.support_loss(theta, episode), inner, steps):
+    for step in trajectory(inner, steps):
         yield detached(step.after)
 
 
-def curve(learner: MetaLearner, meta: Params, episode: Episode, steps: int, modes: Iterable[str] = BATCH_NORM) -> Curve:
-    """Scores of each task after each number of inner steps, in each mode of `modes` (which holds the learner's own)."""
+def curve(learner: MetaLearner, meta: Params, episode: Episode, at: Collection[int], modes: Iterable[str] = BATCH_NORM) -> Curve:
+    """Scores of each task after each number of inner steps of `at`, in each mode of `modes` (which holds the learner's own)."""
     score: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     loss: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     outputs = []
-    for theta in adaptation(learner, meta, episode, steps):
+    learner = learner.at_test
+    for step, theta in enumerate(adaptation(learner, meta, episode, max(at))):
+        if step not in at:
+            continue
         with torch.no_grad():
             for mode in score:
                 answer = learner.query_outputs(theta, episode, mode)
@@ -82,11 +101,12 @@ def curve(learner: MetaLearner, meta: Params, episode: Episode, steps: int, mode
 
 
 def scores(
-    learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int, group: Group | None = None
+    learner: MetaLearner, meta: Params, episode: Episode, steps: int, chunk: int | None = None, group: Group | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score and loss of each episode after `steps` inner steps, in the learner's own mode; `chunk` episodes at once, which the
-    processes of `group` share."""
-    parts = list(chunks(episode, chunk))
+    """Score and loss of each episode after `steps` inner steps, in the learner's own mode; `chunk` episodes at once (None:
+    chosen from the workload), which the processes of `group` share."""
+    chunk = chunk or at_once(episode)
+    parts, learner = list(chunks(episode, chunk)), learner.at_test
 
     def one(i: int) -> Tensor:
         *_, theta = adaptation(learner, meta, parts[i], steps)
@@ -98,6 +118,26 @@ def scores(
     return score, loss
 
 
+def relabelled(learner: MetaLearner, meta: Params, episode: Episode, steps: int, seed: int, number: int, first: int = 0) -> Tensor:
+    """Score `(tasks,)` after `steps` inner steps where each task's classes have other numbers, the renaming `number`.
+
+    For a method that treats classes alike it is the score itself; others depend on which output a class happens to get.
+    first: number of the first episode, so that an episode's renaming does not depend on how episodes are grouped.
+    """
+    index = first + torch.arange(episode.tasks, device=episode.support_y.device)
+    bits = counter.draws(counter.key(seed, f"renamed classes {number}"), index, episode.classes)
+    names = counter.choose(bits, episode.classes, episode.classes)
+    renamed = episode._replace(support_y=names.gather(1, episode.support_y), query_y=names.gather(1, episode.query_y))
+    *_, theta = adaptation(learner, meta, renamed, steps)
+    with torch.no_grad():
+        return learner.objective.score(learner.at_test.query_outputs(theta, renamed), renamed.query_y)
+
+
+def at_once(episode: Episode) -> int:
+    """How many episodes like these are computed at once."""
+    return plan.episodes_at_once(episode.support_x[0].numel(), episode.query_x[0].numel(), episode.support_x.device.type)
+
+
 def chunks(episode: Episode, size: int) -> Iterator[Episode]:
     for start in range(0, episode.tasks, size):
         yield episode.part(start, start + size)
@@ -106,9 +146,7 @@ def chunks(episode: Episode, size: int) -> Iterator[Episode]:
 def pixel_centroid(episode: Episode) -> Tensor:
     """Accuracy `(tasks,)` of naming the class whose mean support image is nearest in pixels (squared Euclidean distance)."""
     support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
-    ways = int(episode.support_y.max()) + 1
-    member = torch.nn.functional.one_hot(episode.support_y, ways).to(support.dtype)  # (tasks, n, ways)
-    centroids = (member.mT @ support) / member.sum(1)[..., None]
+    centroids = ops.class_means(support, episode.support_y, episode.classes)
     return (torch.cdist(query, centroids).argmin(-1) == episode.query_y).double().mean(1)
 
 
@@ -126,16 +164,19 @@ def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode, group: 
 
 
 def random_init(learner: MetaLearner, seed: int, episode: Episode, rate: float, first: int = 0) -> Tensor:
-    """Score `(tasks,)` of the same network trained on the support set alone: each episode from its own random weights.
+    """Score `(tasks,)` of a network trained on the support set alone: each episode from its own random weights.
 
+    learner: its model as it is, whatever its method
     rate: of the FINE_TUNE_STEPS gradient steps
     first: number of the first episode, so that an episode's weights do not depend on how episodes are grouped.
     """
     drawn = [learner.model.init(counter.generator(seed, f"random initialisation {first + i}")) for i in range(episode.tasks)]
     theta = {name: torch.stack([d[name] for d in drawn]).to(episode.support_x) for name in drawn[0]}
-    *_, theta = _graph_free(learner, Inner(theta, rules.sgd(rate), second_order=False), episode, FINE_TUNE_STEPS)
+    inner = Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rules.sgd(rate), second_order=False)
+    *_, theta = _graph_free(inner, FINE_TUNE_STEPS)
     with torch.no_grad():
-        return learner.objective.score(learner.query_outputs(theta, episode), episode.query_y)
+        answer = learner.on_query(learner.model, theta, episode, learner.batch_norm)
+        return learner.objective.score(answer, episode.query_y)
 
 
 def constant(episode: Episode, value: Tensor) -> Tensor:

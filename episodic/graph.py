@@ -46,7 +46,10 @@ def iteration(update: Update, state: Sequence[Tensor], first: int, rates: Tensor
         tensor.copy_(value)
     number.fill_(first)
 
-    def one() -> Tensor:
+    # A graph does not keep alive the memory that it reads: whoever replays it must hold all that `update` captured too.
+    held = number, rates, update
+
+    def one(held: object = held) -> Tensor:
         whole.replay()
         return figures.clone()
 

@@ -32,18 +32,18 @@ class Group:
     rank: int = 0
     size: int = 1
 
-    def rows(self, function: Callable[[int], Tensor], sizes: Sequence[int]) -> Tensor:
+    def rows(self, function: Callable[[int], Tensor], sizes: Sequence[int], idle: Tensor | None = None) -> Tensor:
         """function(i), a tensor `(sizes[i], width)`, for each part i; all of them below each other, `(sum(sizes), width)`.
 
         Each process computes its parts, every `size`-th; `function` must not depend on which they are.
+        idle: `(0, width)`, the type and width of a result, for a process without a part (None: it computes one to learn them)
         """
         mine = range(self.rank, len(sizes), self.size)
         if self.size == 1:
             return torch.cat([function(i) for i in mine])
         import torch.distributed as dist
 
-        # A process without a part computes one for its shape and type alone.
-        results = [function(i) for i in mine] or [function(0)]
+        results = [function(i) for i in mine] or [function(0) if idle is None else idle]
         slots, height = -(-len(sizes) // self.size), max(sizes)
         sent = results[0].new_zeros(slots, height, results[0].shape[1])
         for slot, result in enumerate(results):

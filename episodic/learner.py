@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from episodic.objective import Objective
 from episodic.ops import Params
 
 BATCH_NORM = ("transductive", "inductive")
+
+Function = Callable[..., Tensor]
+"""(theta, x, reference) -> `(tasks, n, ...)`: a model, or its features."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,47 @@ class MetaLearner:
         if self.batch_norm not in BATCH_NORM:
             raise ConfigError("batch_norm", self.batch_norm, f"must be one of {', '.join(BATCH_NORM)}")
 
+    @property
+    def at_test(self) -> MetaLearner:
+        """The same with its method as it adapts to new tasks once it is trained."""
+        return replace(self, algorithm=self.algorithm.at_test)
+
+    def noisy(self, episode: Episode) -> MetaLearner:
+        """The same while training: a model that draws random numbers (DropBlock) draws those of the episode."""
+        noisy = getattr(self.model, "noisy", None)
+        return self if noisy is None or episode.noise is None else replace(self, model=noisy(episode.noise))
+
+    def accept(self, episode: Episode) -> None:
+        """Raises ConfigError where the method's head has not one output a class of the episode."""
+        if self.objective.kind == "classification" and not self.algorithm.any_ways and self.algorithm.labels == "episode":
+            ways, outputs = episode.classes, self.model.outputs
+            if ways != outputs:
+                said = f"must be {outputs}: the head has an output a class, and the method does not make a new one"
+                raise ConfigError("ways", ways, said)
+
     def init(self, seed: int) -> Params:
         """The meta-parameters at iteration 0, without a task axis: a function of the seed, drawn on the CPU."""
-        return self.algorithm.init(self.model.init(counter.generator(seed, "initial weights")))
+        theta = self.model.init(counter.generator(seed, "initial weights"))
+        return self.algorithm.init(theta, self.model, counter.generator(seed, "initial method"))
 
     def support_loss(self, theta: Params, episode: Episode) -> Tensor:
         """`(tasks,)`; theta carries the task axis."""
         return self.objective.loss(self.model(theta, episode.support_x), episode.support_y)
 
     def query_outputs(self, theta: Params, episode: Episode, batch_norm: str | None = None) -> Tensor:
-        """The model's answers on the query set `(tasks, n, outputs)`; theta carries the task axis."""
-        if (batch_norm or self.batch_norm) == "transductive":
-            return self.model(theta, episode.query_x)
+        """The answers on the query set `(tasks, n, outputs)`; theta carries the task axis."""
+        return self.algorithm.outputs(self, theta, episode, batch_norm or self.batch_norm)
+
+    def on_query(self, function: Function, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        """`function` of the query set, normalised as `batch_norm` says."""
+        if batch_norm == "transductive":
+            return function(theta, episode.query_x)
+        return self.on_both(function, theta, episode, batch_norm)[1]
+
+    def on_both(self, function: Function, theta: Params, episode: Episode, batch_norm: str) -> tuple[Tensor, Tensor]:
+        """`function` of the support set and of the query set."""
+        if batch_norm == "transductive":
+            return function(theta, episode.support_x), function(theta, episode.query_x)
         shots = episode.support_x.shape[1]
-        return self.model(theta, torch.cat([episode.support_x, episode.query_x], 1), reference=shots)[:, shots:]
+        both = function(theta, torch.cat([episode.support_x, episode.query_x], 1), reference=shots)
+        return both[:, :shots], both[:, shots:]

@@ -46,12 +46,18 @@ def norm_relu(x: Tensor, scale: Tensor, shift: Tensor, pool: bool = False, refer
         y = NormRelu.apply(rows, scale, shift, (height, width) if pool else None, eps)
         size = (height // 2, width // 2) if pool else (height, width)
         return y.unflatten(2, size).permute(0, 1, 4, 2, 3)
+    y = norm(x, scale, shift, reference, eps).relu()
+    return max_pool2d(y) if pool else y
+
+
+def norm(x: Tensor, scale: Tensor, shift: Tensor, reference: int | None = None, eps: float = 1e-5) -> Tensor:
+    """Batch norm alone, as in `norm_relu`, which is faster where a ReLU follows."""
+    rows = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
     counted = rows[:, :reference]
     mean = counted.mean((1, 2), keepdim=True)
     deviation = torch.rsqrt((counted - mean).square().mean((1, 2), keepdim=True) + eps)
-    y = torch.addcmul(shift[:, None, None], rows - mean, scale[:, None, None] * deviation).relu()
-    y = y.unflatten(2, (height, width)).permute(0, 1, 4, 2, 3)
-    return max_pool2d(y) if pool else y
+    y = torch.addcmul(shift[:, None, None], rows - mean, scale[:, None, None] * deviation)
+    return y.unflatten(2, x.shape[3:]).permute(0, 1, 4, 2, 3)
 
 
 def max_pool2d(x: Tensor) -> Tensor:
@@ -62,3 +68,24 @@ def max_pool2d(x: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """The same images `(tasks, n, C, H, W)` with the channels next to each other in memory, as every operator here likes them best."""
     return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+
+
+def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
+    """The mean example of each class: x `(tasks, n, d)`, labels y `(tasks, n)` -> `(tasks, ways, d)`."""
+    member = F.one_hot(y, ways).to(x.dtype)
+    return (member.mT @ x) / member.sum(1)[..., None]
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """Cosines of the angles between x `(tasks, n, d)` and y `(tasks, m, d)` -> `(tasks, n, m)`."""
+    return F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).mT
+
+
+def lstm(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM (Hochreiter, Schmidhuber 1997): x `(tasks, n, in)`, h `(tasks, n, K)`, c `(tasks, n, H)` -> the next h and c.
+
+    weight `(tasks, 4 H, in + K)`, bias `(tasks, 4 H)`: input gate, forget gate, candidate, output gate.
+    """
+    i, f, g, o = linear(torch.cat([x, h], -1), weight, bias).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c

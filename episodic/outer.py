@@ -36,6 +36,7 @@ def meta_gradient(learner: MetaLearner, meta: Params, episode: Episode, plan: Pl
 
     meta: without a task axis; episode: any number of tasks; plan: how to compute it (chosen from the workload if None).
     """
+    learner.accept(episode)
     return sharded(learner, meta, episode.part, episode.tasks, plan or suited(episode, episode.tasks), Group())
 
 
@@ -45,8 +46,11 @@ def suited(episode: Episode, tasks: int, config: plans.Config | None = None) -> 
     return plans.choose(config or plans.Config(), tasks, support, query, episode.support_x.device.type)
 
 
-def sharded(learner: MetaLearner, meta: Params, part: Callable[[int, int], Episode], tasks: int, plan: Plan, group: Group) -> MetaGradient:
-    """`meta_gradient` of `tasks` tasks, whose shards the processes of `group` share; part(a, b) is the episode of the tasks a ... b - 1.
+def sharded(
+    learner: MetaLearner, meta: Params, part: Callable[[int, int], Episode], tasks: int, plan: Plan, group: Group, progress: float = 1.0
+) -> MetaGradient:
+    """`meta_gradient` of `tasks` tasks, whose shards the processes of `group` share; part(a, b) is the episode of the tasks a ... b - 1;
+    progress: the fraction of training that is done, for methods that change on the way.
 
     Shards are added in their order, whoever computed them: the result is the same to the last bit for any number of processes.
     """
@@ -54,10 +58,11 @@ def sharded(learner: MetaLearner, meta: Params, part: Callable[[int, int], Episo
 
     def row(i: int) -> Tensor:
         with normalization.compiled(plan.compiled):
-            loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks)
+            loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks, progress)
         return torch.cat([loss[None], score[None], *(gradient[name].reshape(-1) for name in meta)])[None]
 
-    total, *others = group.rows(row, [1] * len(bounds))
+    idle = next(iter(meta.values())).new_empty(0, 2 + sum(p.numel() for p in meta.values()))
+    total, *others = group.rows(row, [1] * len(bounds), idle)
     for other in others:
         total = total + other
     loss, score, flat = total[0], total[1], total[2:]
@@ -65,30 +70,41 @@ def sharded(learner: MetaLearner, meta: Params, part: Callable[[int, int], Episo
     return MetaGradient(loss, score, {name: part.view(p.shape) for (name, p), part in zip(meta.items(), parts, strict=True)})
 
 
-def _shard(learner: MetaLearner, meta: Params, episode: Episode, tasks: int, query_tasks: int) -> MetaGradient:
+def _shard(learner: MetaLearner, meta: Params, episode: Episode, tasks: int, query_tasks: int, progress: float) -> MetaGradient:
     """This shard's summand of the mean over all `tasks`."""
     meta = detached({name: _kernel_last(p) for name, p in meta.items()})
-    inner = learner.algorithm.inner(meta, episode.tasks)
-    steps = list(trajectory(lambda theta: learner.support_loss(theta, episode), inner, learner.algorithm.inner_steps))
-    loss, score, v = _query(learner, steps[-1].after if steps else inner.theta, episode, tasks, query_tasks)
+    method = learner.algorithm
+    inner = method.inner(learner.noisy(episode), meta, episode, progress)
+    steps = list(trajectory(inner, method.inner_steps))
+    weights = method.weights(progress) or (*[0.0] * len(steps), 1.0)
+    last = steps[-1].after if steps else inner.theta
+    with convolution.only_sums(not steps):
+        loss, score, v = _query(learner, last, episode, weights[-1] / tasks, 1 / tasks, query_tasks)
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
+    if (shortcut := method.back(inner, last, v, 1 / tasks)) is not None:
+        v, steps = shortcut, []
     while steps:
         step = steps.pop()
         with convolution.only_sums(not steps):
             v = _back(step, meta, v, total)
-    _back(Step({}, inner.theta), meta, v, total)
+            if weight := weights[len(steps)]:
+                on_the_way = _query(learner, step.before, episode, weight / tasks, 1 / tasks, query_tasks)
+                loss = loss + on_the_way.loss
+                v = {name: v[name] + g for name, g in on_the_way.gradient.items()}
+    with convolution.only_sums():
+        _back(Step({}, inner.theta), meta, v, total)
     return MetaGradient(loss, score, total)
 
 
-def _query(learner: MetaLearner, theta: Params, episode: Episode, tasks: int, at_once: int) -> MetaGradient:
-    """Loss and score on the query sets, and the gradient with respect to each task's theta."""
+def _query(learner: MetaLearner, theta: Params, episode: Episode, weight: float, share: float, at_once: int) -> MetaGradient:
+    """Loss (a task counts `weight`) and score (it counts `share`) on the query sets, and the loss's gradient by each task's theta."""
     parts = []
     for start in range(0, episode.tasks, at_once):
         last = min(start + at_once, episode.tasks)
         some, final = episode.part(start, last), detached({name: p[start:last] for name, p in theta.items()})
-        outputs = learner.query_outputs(final, some)
-        loss = learner.objective.loss(outputs, some.query_y).sum() / tasks
-        score = learner.objective.score(outputs.detach(), some.query_y).sum() / tasks
+        outputs = learner.noisy(some).query_outputs(final, some)
+        loss = learner.objective.loss(outputs, some.query_y).sum() * weight
+        score = learner.objective.score(outputs.detach(), some.query_y).sum() * share
         parts.append(MetaGradient(loss.detach(), score, grad(loss, final)))
     if len(parts) == 1:
         return parts[0]

@@ -16,6 +16,9 @@ SUPPORT, QUERY = 1 << 16, 1 << 19
 """Numbers in the support sets, and in the query sets, that a CPU core computes at once: with more, what the layers make of them (some
 ten times as much) is moved to memory and back; with fewer, the calls are too small. See benchmarks/NOTES.md."""
 
+DEVICE = 1 << 25
+"""Numbers in support and query sets of the test episodes that a GPU computes at once, so that what the layers make of them fits."""
+
 MOST = 8
 """Tasks at most that a CPU core computes at once, so that a usual meta-batch can be shared by several processes."""
 
@@ -67,14 +70,27 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
         return Plan("per_task", 1, 1, "asked for")
     mode = "compiled" if config.mode == "compiled" else "batched"
     if device == "cpu":
-        shard = min(tasks, MOST, max(1, SUPPORT // support)) if tasks * (support + query) > SUPPORT else tasks
+        fits = max(1, SUPPORT // support)
+        if tasks * (support + query) <= SUPPORT:
+            shard, why = tasks, f"all {tasks} tasks are small for a CPU core"
+        elif fits < MOST:
+            shard, why = fits, f"{support:,} support numbers a task, of which a CPU core computes {SUPPORT:,} well at once"
+        else:
+            shard, why = MOST, f"at most {MOST} tasks at once, so that processes can share them"
         at_once = max(1, QUERY // query)
-        why = f"{support:,} support and {query:,} query numbers a task; a CPU core computes {SUPPORT:,} and {QUERY:,} well at once"
+        if at_once < min(shard, tasks):
+            why += f"; {query:,} query numbers a task, {QUERY:,} at once"
     else:
         shard = at_once = tasks
         why = f"one batch for a {device} device"
-    shard = min(config.shard or shard, tasks)
-    query_tasks = min(config.query_tasks or at_once, shard)
     if config.mode != "auto" or config.shard or config.query_tasks:
-        why += "; as train.plan says"
-    return Plan(mode, shard, query_tasks, why)
+        why = "as train.plan says" + (f", but there are only {tasks} tasks" if (config.shard or 0) > tasks else "")
+    shard = min(config.shard or shard, tasks)
+    return Plan(mode, shard, min(config.query_tasks or at_once, shard), why)
+
+
+def episodes_at_once(support: int, query: int, device: str) -> int:
+    """How many test episodes with `support` and `query` numbers each are computed at once."""
+    if device == "cpu":
+        return max(1, min(MOST, SUPPORT // support, QUERY // query))
+    return max(1, DEVICE // (support + query))

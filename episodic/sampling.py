@@ -6,16 +6,23 @@ number of processes can share the work. Everything is integer tensor arithmetic 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from episodic import counter
 from episodic.config import require
-from episodic.counter import choose, draws, uniform
+from episodic.counter import below, choose, draws, uniform
 from episodic.episode import Episode
+from episodic.stored import StoredImages
+
+NOISE = 1
+"""Tells the stream of an episode's noise from that of its classes and examples."""
+
+Labels = Literal["episode", "split"]
 
 
 class Sampler(Protocol):
@@ -24,30 +31,58 @@ class Sampler(Protocol):
     def __call__(self, index: Tensor) -> Episode: ...
 
 
-def class_episodes(key: int, index: Tensor, counts: Tensor, ways: int, size: int) -> tuple[Tensor, Tensor]:
+def class_episodes(key: int, index: Tensor, counts: Tensor, ways: int, size: int, groups: Groups | None = None) -> tuple[Tensor, Tensor]:
     """Which classes and which of their examples make up the episodes `index`.
 
     index: int64 `(episodes,)`
     counts: int64 `(classes,)`, examples a class, each at least `size`
     size: examples a class and episode (shots + queries)
+    groups: if given, all classes of an episode are of one group, and each group is as likely
 
     Returns classes `(episodes, ways)`, distinct and in random order (the position is the label), and examples
     `(episodes, ways, size)`: distinct numbers below the class's count, in random order.
     """
-    bits = draws(key, index, ways * (1 + size))
-    classes = choose(bits[:, :ways], len(counts), ways)
+    bits = draws(key, index, ways * (1 + size) + 1)
+    bits, last = bits[:, :-1], bits[:, -1]
+    if groups is None:
+        classes = choose(bits[:, :ways], len(counts), ways)
+    else:
+        group = below(last, len(groups.sizes))
+        classes = groups.members[group].gather(1, choose(bits[:, :ways], groups.sizes[group], ways))
     return classes, choose(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
+
+
+class Groups(NamedTuple):
+    """members: int64 `(groups, largest)`, the classes of each group, filled up with 0; sizes: int64 `(groups,)`, how many they are."""
+
+    members: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
+        """The groups of at least `ways` classes, from each class's group; ConfigError where there is none."""
+        found: dict[str, list[int]] = {}
+        for position, name in enumerate(names):
+            found.setdefault(name, []).append(position)
+        large = [found[name] for name in sorted(found) if len(found[name]) >= ways]
+        most = max(map(len, found.values()))
+        require(bool(large), "ways", ways, f"must be at most {most}, the number of classes of the largest group, for episodes within one")
+        width = max(map(len, large))
+        members = torch.tensor([group + [0] * (width - len(group)) for group in large], device=device)
+        return cls(members, torch.tensor([len(group) for group in large], device=device))
 
 
 @dataclass(frozen=True)
 class ImageSampler:
     """Episodes of one split's classes.
 
-    images: uint8 `(N, C, H, W)`, the images of a class in consecutive rows
+    images: uint8 `(N, C, H, W)`, in memory or in a file, the images of a class in consecutive rows
     offsets, counts: int64 `(classes,)`, first row and number of images of each class of the split; all on one device
+    labels: what an episode calls its classes: `episode` (0 ... ways - 1) or `split` (the place among all classes of the split)
+    groups: if given, each episode's classes are of one group, such as an alphabet
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     offsets: Tensor
     counts: Tensor
     seed: int
@@ -55,6 +90,8 @@ class ImageSampler:
     ways: int
     shots: int
     queries: int
+    labels: Labels = "episode"
+    groups: Groups | None = None
     key: int = field(init=False)
 
     def __post_init__(self):
@@ -66,16 +103,22 @@ class ImageSampler:
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For int64 `(tasks,)`: positions of the classes within the split `(tasks, ways)`, rows of the support images
         `(tasks, ways * shots)` and of the query images `(tasks, ways * queries)`, class after class."""
-        classes, examples = class_episodes(self.key, index.to(self.counts.device), self.counts, self.ways, self.shots + self.queries)
+        classes, examples = class_episodes(
+            self.key, index.to(self.counts.device), self.counts, self.ways, self.shots + self.queries, self.groups
+        )
         rows = self.offsets[classes][..., None] + examples
         return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)
 
     def __call__(self, index: Tensor) -> Episode:
-        _, support, query = self.rows(index)
-        return image_episode(self.images, support, query, self.ways)
+        classes, support, query = self.rows(index)
+        noise = draws(self.key ^ NOISE, index.to(self.counts.device), 1)[:, 0]
+        episode = image_episode(self.images, support, query, self.ways)._replace(noise=noise)
+        if self.labels == "episode":
+            return episode
+        return episode._replace(support_y=classes.gather(1, episode.support_y), query_y=classes.gather(1, episode.query_y))
 
 
-def image_episode(images: Tensor, support: Tensor, query: Tensor, ways: int) -> Episode:
+def image_episode(images: Tensor | StoredImages, support: Tensor, query: Tensor, ways: int) -> Episode:
     """Rows of `images` as an Episode in float32, 0 (paper) to 1 (ink); rows int64 `(tasks, ways * n)`, class after class."""
     labels = torch.arange(ways, device=images.device)
 
@@ -83,7 +126,7 @@ def image_episode(images: Tensor, support: Tensor, query: Tensor, ways: int) -> 
         x = images[rows.flatten()].float().div_(255).unflatten(0, tuple(rows.shape))
         return x, labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1).expand(len(rows), -1)
 
-    return Episode(*side(support), *side(query))
+    return Episode(*side(support), *side(query), ways)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from episodic import checkpoint, evaluate, graph
+from episodic import checkpoint, evaluate, graph, outer
 from episodic import plan as plans
 from episodic.config import require
 from episodic.episode import Episode
@@ -21,7 +21,6 @@ from episodic.errors import UserError
 from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.ops import Params
-from episodic.outer import sharded
 from episodic.plan import Plan
 from episodic.sampling import Sampler
 from episodic.statistics import mean_ci95
@@ -38,8 +37,13 @@ class Config:
     iterations: int = 450
     meta_batch: int = 32
     queries: int = 5
+    ways: int | None = None
+    shots: int | None = None
+    within_group: bool = False
     meta_lr: float = 0.002
-    schedule: Literal["constant", "cosine"] = "cosine"
+    meta_lr_end: float = 0.0
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    optimizer: Literal["adam", "sgd"] = "adam"
     gradient_clip: float | None = None
     batch_norm: Literal["transductive", "inductive"] = "transductive"
     validate_every: int = 90
@@ -53,6 +57,10 @@ class Config:
         for key in ("iterations", "meta_batch", "queries", "validate_every", "checkpoint_every"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(0 < self.meta_lr < math.inf, "meta_lr", self.meta_lr, "must be a number greater than 0")
+        require(0 <= self.meta_lr_end < math.inf, "meta_lr_end", self.meta_lr_end, "must be a number, 0 or greater")
+        for key in ("ways", "shots"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, key, value, "must be null or at least 1")
         clip = self.gradient_clip
         require(clip is None or 0 < clip < math.inf, "gradient_clip", clip, "must be null or a number greater than 0")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
@@ -60,9 +68,9 @@ class Config:
 
     def rate(self, iteration: int) -> float:
         """The outer learning rate of an iteration (counted from 0)."""
-        if self.schedule == "constant":
-            return self.meta_lr
-        return 0.5 * self.meta_lr * (1 + math.cos(math.pi * iteration / self.iterations))
+        done = iteration / self.iterations
+        left = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
+        return self.meta_lr_end + (self.meta_lr - self.meta_lr_end) * left if left < 1 else self.meta_lr
 
 
 class DivergedError(UserError):
@@ -121,7 +129,6 @@ def train(
     plan: Plan | None = None,
     group: Group | None = None,
     checkpoint_path: Path | None = None,
-    chunk: int = 5,
     on_progress: OnProgress = lambda iteration, figures: None,
     on_resume: Callable[[int], None] = lambda iteration: None,
 ) -> Result:
@@ -158,7 +165,7 @@ def train(
             figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation or at_end:
-            figures |= _validate(learner, state, validation, chunk, group)
+            figures |= _validate(learner, state, validation, group)
         if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             _save(state, checkpoint_path)
         on_progress(done, figures)
@@ -169,9 +176,7 @@ def train(
 
 def suited(sampler: Sampler, config: Config, device: torch.device) -> Plan:
     """The plan for training by `config`: params, or what fits the workload."""
-    episode = sampler(torch.zeros(1, dtype=torch.int64, device=device))
-    support, query = episode.support_x.numel(), episode.query_x.numel()
-    return plans.choose(config.plan, config.meta_batch, support, query, device.type)
+    return outer.suited(sampler(torch.zeros(1, dtype=torch.int64, device=device)), config.meta_batch, config.plan)
 
 
 Iterate = Callable[[], Tensor]
@@ -182,17 +187,21 @@ def iteration(
     learner: MetaLearner, sampler: Sampler, state: State, config: Config, device: torch.device, plan: Plan, group: Group,
     capture: bool = True,
 ) -> Iterate:  # fmt: skip
-    """On a GPU of its own the whole iteration, sampling and Adam included, is one CUDA graph (unless `capture` is False)."""
+    """On a GPU of its own the whole iteration, sampling and Adam included, is one CUDA graph (unless `capture` is False, or the method
+    changes on the way)."""
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
-        loss, score, gradient = sharded(learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group)
+        progress = state.iteration / config.iterations
+        loss, score, gradient = outer.sharded(
+            learner, state.theta, lambda a, b: sampler(tasks[a:b]), config.meta_batch, plan, group, progress
+        )
         norm = torch.stack([g.norm() for g in gradient.values()]).norm()
         if config.gradient_clip is not None:
             gradient = {name: g.clamp(-config.gradient_clip, config.gradient_clip) for name, g in gradient.items()}
-        _adam(state, gradient, rate)
+        (_adam if config.optimizer == "adam" else _sgd)(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
-    if capture and device.type == "cuda" and group.size == 1:
+    if capture and device.type == "cuda" and group.size == 1 and not learner.algorithm.changes:
         rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
         return graph.iteration(update, state.tensors(), state.iteration, rates, config.meta_batch)
 
@@ -213,6 +222,11 @@ def _adam(state: State, gradient: Params, rate: float | Tensor) -> None:
         theta, gradients, exp_avg, exp_avg_sq, [], step, foreach=True, capturable=step[0].is_cuda,
         amsgrad=False, beta1=0.9, beta2=0.999, lr=rate, weight_decay=0.0, eps=1e-8, maximize=False,
     )  # fmt: skip
+
+
+def _sgd(state: State, gradient: Params, rate: float | Tensor) -> None:
+    for name, p in state.theta.items():
+        p -= rate * gradient[name]
 
 
 def _record(state: State, window: list[Tensor], score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
@@ -239,8 +253,8 @@ def _record(state: State, window: list[Tensor], score_name: str, config: Config,
     return {"loss": loss} | ({} if score_name == "mse" else {score_name: score})
 
 
-def _validate(learner: MetaLearner, state: State, validation: Episode, chunk: int, group: Group) -> dict[str, float]:
-    score, loss = evaluate.scores(learner, state.theta, validation, learner.algorithm.inner_steps, chunk, group)
+def _validate(learner: MetaLearner, state: State, validation: Episode, group: Group) -> dict[str, float]:
+    score, loss = evaluate.scores(learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
     best = math.isfinite(mean) and (state.best_score is None or learner.objective.better(mean, state.best_score))

@@ -22,8 +22,8 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
     data = datasets.registry[chosen.name].prepare(raw, chosen.config, chosen.seed)
     with folder_beside(out) as folder:
         make: Any = _images if isinstance(data, Images) else _sinusoids
-        meta = make(data, settings, folder)
-        meta |= {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
+        meta = {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
+        meta |= make(data, settings, folder)
         meta |= {key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")}
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
@@ -35,9 +35,10 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
     offset, episodes = (table["count"].cumsum() - table["count"]).to_numpy(), settings.episodes
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = np.flatnonzero(table["split"] == split)
+        groups = sampling.Groups.of(table["group"].to_numpy()[rows].tolist(), episodes.ways) if episodes.within_group else None
         sampler = sampling.ImageSampler(
             torch.empty(0), torch.tensor(offset[rows]), torch.tensor(table["count"].to_numpy()[rows]),
-            episodes.seed, split, episodes.ways, episodes.shots, episodes.queries,
+            episodes.seed, split, episodes.ways, episodes.shots, episodes.queries, groups=groups,
         )  # fmt: skip
         classes, support, query = (part.numpy() for part in sampler.rows(torch.arange(count)))
         columns: dict[str, Any] = {
@@ -47,7 +48,8 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
             "query": list(query),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    return {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
+    within = {"protocol": f"{data.protocol}, each episode within one group"} if episodes.within_group else {}
+    return within | {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
 
 
 def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:

@@ -32,6 +32,9 @@ RATE_EPISODES = 20
 LARGE = 1 << 20
 """Numbers in the query sets of all test episodes from which more processes pay."""
 
+RENAMINGS, RENAMED = 5, 50
+"""Classification: how often classes are renumbered, in how many episodes, to see how much their numbers count."""
+
 FITS = 6
 """Regression: how many episodes, from typical to worst, are kept as curves for the report."""
 
@@ -42,33 +45,45 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
     meta_learner, meta, config = trained.load(model, device)
-    test = source.table("test")
-    sizes = [min(settings.evaluate.chunk, len(test) - start) for start in range(0, len(test), settings.evaluate.chunk)]
-    numbers = source.fixed(test[:1]).query_x.numel() * len(test)
+    test, steps = source.table("test"), evaluate.headline(meta_learner, settings.evaluate.steps)
+    points = evaluate.points(meta_learner, steps)
+    first = source.fixed(test[:1])
+    chunk, numbers = settings.evaluate.chunk or evaluate.at_once(first), first.query_x.numel() * len(test)
+    sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
     count = ranks.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)
     with ranks.group(count, device) as group:
-        curve, baselines = _scores(meta_learner, meta, source, test, sizes, group)
+        if group.rank == 0:
+            stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size)
+        curve, baselines = _scores(meta_learner, trained.plain(config), meta, source, test, points, sizes, group)
+        labels = _renamed(meta_learner, meta, source, test, steps, chunk, group)
         if group.rank:
             return
-    _write(settings, source, meta_learner, meta, config, test, curve, baselines, scores, metrics)
+    _write(source, meta_learner, meta, config, test, curve, points, steps, baselines, labels, scores, metrics)
 
 
 def _scores(
-    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, sizes: list[int], group: Group
+    meta_learner: MetaLearner,
+    plain: MetaLearner,
+    meta: Params,
+    source: Prepared,
+    test: pd.DataFrame,
+    points: list[int],
+    sizes: list[int],
+    group: Group,
 ) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
-    """Every test episode after 0 to CURVE_STEPS inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
+    """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
     images = source.images() if source.kind == "classification" else None
     seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
-    rate = evaluate.fine_tune_rate(meta_learner, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images), group)
+    rate = evaluate.fine_tune_rate(plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images), group)
     layout: dict[str, torch.Size] = {}
     with stage.bar("evaluate", "episodes", len(test)) if group.rank == 0 else nullcontext() as bar:
 
         def one(i: int) -> torch.Tensor:
             episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], images)
-            curve = evaluate.curve(meta_learner, meta, episode, CURVE_STEPS)
+            curve = evaluate.curve(meta_learner, meta, episode, points)
             parts = {f"{part} {mode}": value for part in ("score", "loss") for mode, value in getattr(curve, part).items()}
             parts |= {"outputs": curve.outputs.transpose(0, 1)}
-            parts |= {f"baseline {name}": s for name, s in _baselines(meta_learner, episode, seed, rate, starts[i]).items()}
+            parts |= {f"baseline {name}": s for name, s in _baselines(plain, episode, seed, rate, starts[i]).items()}
             layout.update({name: value.shape[1:] for name, value in parts.items()})
             if bar:
                 bar.update(min(len(test), bar.done + episode.tasks * group.size))
@@ -83,22 +98,39 @@ def _scores(
     return evaluate.Curve(score, loss, outputs), baselines
 
 
+def _renamed(
+    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, steps: int, chunk: int, group: Group
+) -> dict[str, Any]:
+    """How far the accuracy of some episodes spreads over random numberings of their classes."""
+    if source.kind != "classification":
+        return {}
+    parts = list(evaluate.chunks(source.fixed(test[:RENAMED]), chunk))
+
+    def one(i: int) -> torch.Tensor:
+        number, part = divmod(i, len(parts))
+        score = evaluate.relabelled(meta_learner, meta, parts[part], steps, source.meta["seed"], number, part * chunk)
+        return score.double().sum().view(1, 1)
+
+    rows = group.rows(one, [1] * (RENAMINGS * len(parts))).view(RENAMINGS, -1).sum(1) / sum(part.tasks for part in parts)
+    return {"accuracy_sd": float(rows.std()), "renamings": RENAMINGS, "episodes": min(RENAMED, len(test))}
+
+
 def _write(
-    settings: params.Params, source: Prepared, meta_learner: MetaLearner, meta: Params, config: dict[str, Any], test: pd.DataFrame,
-    curve: evaluate.Curve, baselines: dict[str, np.ndarray], scores: Path, metrics: Path,
+    source: Prepared, meta_learner: MetaLearner, meta: Params, config: dict[str, Any], test: pd.DataFrame,
+    curve: evaluate.Curve, points: list[int], steps: int, baselines: dict[str, np.ndarray], labels: dict[str, Any],
+    scores: Path, metrics: Path,
 ) -> None:  # fmt: skip
     name = meta_learner.objective.score_name
-    episodes = _episode_table(curve, name)
+    episodes = _episode_table(curve, points, name)
     compared = pd.concat(
         [pd.DataFrame({"method": method, "episode": np.arange(len(test)), name: score}) for method, score in baselines.items()]
     )
-    steps = settings.evaluate.steps
     with folder_beside(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
         _curve_table(episodes, name).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
-            answers = _answers(source, test, curve.outputs, steps)
+            answers = _answers(source, test, curve.outputs[0], curve.outputs[points.index(steps)])
             answers.to_parquet(folder / "answers.parquet", index=False)
             _class_table(source, test, answers).to_parquet(folder / "classes.parquet", index=False)
         else:
@@ -106,12 +138,13 @@ def _write(
             fits, support = _fits(meta_learner, meta, source, test, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
-    write_json(metrics, _finite(_metrics(episodes, compared, name, meta_learner.batch_norm, steps, config)))
+    figures = _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | ({"labels": labels} if labels else {})
+    write_json(metrics, _finite(figures))
 
 
-def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, torch.Tensor]:
-    result = {"random_init": evaluate.random_init(meta_learner, seed, episode, rate, first)}
-    if meta_learner.objective.kind == "classification":
+def _baselines(plain: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, torch.Tensor]:
+    result = {"random_init": evaluate.random_init(plain, seed, episode, rate, first)}
+    if plain.objective.kind == "classification":
         result["pixel_centroid"] = evaluate.pixel_centroid(episode)
     else:
         result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
@@ -119,12 +152,13 @@ def _baselines(meta_learner: MetaLearner, episode: Episode, seed: int, rate: flo
     return result
 
 
-def _episode_table(curve: evaluate.Curve, name: str) -> pd.DataFrame:
+def _episode_table(curve: evaluate.Curve, points: list[int], name: str) -> pd.DataFrame:
     tables = []
     for mode in BATCH_NORM:
         score, loss = (getattr(curve, part)[mode].double().cpu().numpy() for part in ("score", "loss"))
-        episode, step = np.indices(score.shape)
-        columns = {"mode": mode, "episode": episode.ravel(), "step": step.ravel(), "loss": loss.ravel(), name: score.ravel()}
+        episode, point = np.indices(score.shape)
+        step = np.array(points)[point.ravel()]
+        columns = {"mode": mode, "episode": episode.ravel(), "step": step, "loss": loss.ravel(), name: score.ravel()}
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
@@ -146,16 +180,16 @@ def _summary(values: np.ndarray, name: str) -> dict[str, Any]:
     return result
 
 
-def _answers(source: Prepared, test: pd.DataFrame, outputs: torch.Tensor, steps: int) -> pd.DataFrame:
+def _answers(source: Prepared, test: pd.DataFrame, before: torch.Tensor, adapted: torch.Tensor) -> pd.DataFrame:
     """One row a query image: what it is, and what the model says of it without and with adaptation."""
     query = np.stack(test["query"].to_list())
-    after = outputs[steps].softmax(-1)
+    after = adapted.softmax(-1)
     labels = np.arange(source.meta["ways"]).repeat(source.meta["queries"])
     columns = {
         "episode": np.arange(len(test)).repeat(query.shape[1]),
         "image": query.ravel(),
         "label": np.tile(labels, len(test)),
-        "before": outputs[0].argmax(-1).cpu().numpy().ravel(),
+        "before": before.argmax(-1).cpu().numpy().ravel(),
         "after": after.argmax(-1).cpu().numpy().ravel(),
         "confidence": after.amax(-1).cpu().numpy().ravel(),
     }
@@ -222,7 +256,6 @@ def _metrics(
         "loss": float(loss),
         "episodes": int(episodes["episode"].nunique()),
         "steps": steps,
-        "before": at(headline, 0),
         "baselines": baselines,
         "train": {
             "iterations": config["iterations"],
@@ -230,9 +263,11 @@ def _metrics(
             f"validation_{name}": config["validation"],
         },
     }
+    if episodes["step"].nunique() > 1:
+        result["before"] = at(headline, 0)
     if name == "accuracy":
         return result | {mode: at(mode, steps) for mode in BATCH_NORM}
-    return result | {"after_1": at(headline, 1), f"after_{CURVE_STEPS}": at(headline, CURVE_STEPS)}
+    return result | {f"after_{step}": at(headline, step) for step in (1, CURVE_STEPS)}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,41 @@ import torch
 from episodic import algorithms, checkpoint, models
 from episodic.learner import MetaLearner
 from episodic.objective import Objective
-from episodic.ops import Params
+from episodic.ops import Params as Theta
 from tasks.files import read_json
+from tasks.params import Params
 from tasks.stage import StageError
 
 FORMAT = 1
 
 
-def learner(model: dict[str, Any], algorithm: dict[str, Any], input: list[int], outputs: int, kind: str, batch_norm: str) -> MetaLearner:
-    """The meta-learner that `models/run/config.json` describes; model and algorithm are `{"name": ..., **params}`."""
-    network = models.build(model["name"], _config(models.registry, model), tuple(input), outputs)
-    method = algorithms.build(algorithm["name"], _config(algorithms.registry, algorithm))
-    return MetaLearner(network, method, Objective(kind), batch_norm)
+def described(settings: Params, data: dict[str, Any]) -> dict[str, Any]:
+    """What of `models/run/config.json` makes the meta-learner, from params and `data/prepared/meta.json`."""
+    chosen = {"model": settings.model, "algorithm": settings.algorithm}
+    return {section: {"name": choice.name} | asdict(choice.config) for section, choice in chosen.items()} | {
+        "batch_norm": settings.train.batch_norm,
+        "input": data["input"],
+        "kind": data["kind"],
+        "ways": data["ways"],
+        "classes": data["classes"].get("train", 0),
+    }
+
+
+def learner(config: dict[str, Any]) -> MetaLearner:
+    """The meta-learner that `models/run/config.json` describes."""
+    method = algorithms.build(config["algorithm"]["name"], _config(algorithms.registry, config["algorithm"]))
+    outputs = method.outputs_of_model(config["ways"], config["classes"]) if config["kind"] == "classification" else 1
+    return _learner(config, method, outputs)
+
+
+def plain(config: dict[str, Any]) -> MetaLearner:
+    """The same model with an output a class of a test episode, and no method."""
+    return _learner(config, algorithms.Algorithm(), config["ways"] if config["kind"] == "classification" else 1)
+
+
+def _learner(config: dict[str, Any], method: algorithms.Algorithm, outputs: int) -> MetaLearner:
+    network = models.build(config["model"]["name"], _config(models.registry, config["model"]), tuple(config["input"]), outputs)
+    return MetaLearner(network, method, Objective(config["kind"]), config["batch_norm"])
 
 
 def _config(registry: Any, section: dict[str, Any]) -> Any:
@@ -29,13 +53,12 @@ def _config(registry: Any, section: dict[str, Any]) -> Any:
     return registry[section["name"]].Config(**values)
 
 
-def load(folder: Path, device: torch.device) -> tuple[MetaLearner, Params, dict[str, Any]]:
+def load(folder: Path, device: torch.device) -> tuple[MetaLearner, Theta, dict[str, Any]]:
     """The meta-learner, its meta-parameters on the device, and config.json."""
     config = read_json(folder / "config.json")
     if config.get("format") != FORMAT:
         raise StageError(f"{folder / 'config.json'} has format {config.get('format')!r}, not {FORMAT}: run the stage train again")
-    outputs = config["ways"] if config["kind"] == "classification" else 1
-    result = learner(**{key: config[key] for key in ("model", "algorithm", "input", "kind", "batch_norm")}, outputs=outputs)
+    result = learner(config)
     path = folder / "weights.safetensors"
     tensors, _ = checkpoint.load(path)
     meta = checkpoint.matching(tensors, result.init(0), path)

@@ -9,7 +9,7 @@ import importlib
 import json
 import multiprocessing
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Episodes:
     queries: int = 5
     validation: int = 200
     test: int = 500
+    within_group: bool = False
 
     __pydantic_config__ = FORBID
 
@@ -206,6 +207,8 @@ def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
     if not isinstance(raw, dict):
         faults.append(f"{path} is {raw!r}: must be a section of keys")
         return None
+    # A section within it that is left empty has its defaults, as the section itself would.
+    raw = {key: value for key, value in raw.items() if value is not None or not _is_section(type_, key)}
     try:
         # Through JSON: strict about types, yet a list is a tuple and 1 is a float.
         return TypeAdapter(type_).validate_json(json.dumps(raw), strict=True)
@@ -214,6 +217,10 @@ def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
     except ValidationError as error:
         faults += dict.fromkeys(_fault(path, fault, _keys(type_)) for fault in error.errors())
     return None
+
+
+def _is_section(type_: Any, key: str) -> bool:
+    return any(part.name == key and is_dataclass(part.default_factory) for part in fields(type_))
 
 
 def _keys(type_: Any) -> list[str]:
@@ -252,7 +259,15 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     """What no section can know alone."""
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
     module, config = registry("dataset")[name], values["dataset"].config
+    chosen, train = values["algorithm"].name, values["train"]
+    method = registry("algorithm")[chosen].build(values["algorithm"].config)
+    if not method.any_ways and method.labels == "episode" and train.ways not in (None, episodes.ways):
+        faults.append(
+            f"train.ways is {train.ways}: must be null or episodes.ways ({episodes.ways}) for {chosen}, whose head has an output a class"
+        )
     if name == "sinusoid":
+        if not method.regression:
+            faults.append(f"algorithm.name is {chosen!r}: must be a method for regression for sinusoid, such as maml")
         if episodes.ways != 1:
             faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
         if model.name == "conv4":
@@ -265,15 +280,20 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         registry("model")[model.name].build(model.config, limits.input, episodes.ways)
     except ConfigError as error:
         faults.append(f"model.{model.name}.{error}")
-    for section, queries in (("episodes", episodes.queries), ("train", values["train"].queries)):
-        if episodes.shots + queries > limits.examples:
+    training = "train" if train.shots else "episodes", train.shots or episodes.shots
+    for (key, shots), section, queries in (
+        (("episodes", episodes.shots), "episodes", episodes.queries),
+        (training, "train", train.queries),
+    ):
+        if shots + queries > limits.examples:
             faults.append(
-                f"episodes.shots + {section}.queries is {episodes.shots} + {queries} = {episodes.shots + queries}: "
+                f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}: "
                 f"must be at most {limits.examples}, the images of a {name} class"
             )
     for split, classes in limits.classes.items():
-        if episodes.ways > classes:
-            faults.append(f"episodes.ways is {episodes.ways}: must be at most {classes}, the number of {split} classes of {name}")
+        key, ways = ("train", train.ways) if split == "train" and train.ways else ("episodes", episodes.ways)
+        if ways > classes:
+            faults.append(f"{key}.ways is {ways}: must be at most {classes}, the number of {split} classes of {name}")
 
 
 def main() -> None:

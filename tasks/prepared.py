@@ -13,6 +13,7 @@ import torch
 
 from episodic import sampling
 from episodic.episode import Episode
+from episodic.stored import StoredImages
 from tasks.files import read_json
 from tasks.params import Params
 from tasks.stage import StageError
@@ -32,38 +33,35 @@ class Prepared:
     def kind(self) -> str:
         return self.meta["kind"]
 
-    @property
-    def outputs(self) -> int:
-        """Length of a model's answer."""
-        return self.meta["ways"] if self.kind == "classification" else 1
-
     def classes(self) -> pd.DataFrame:
         """The class table, with the first row of each class's images as `offset`."""
         table = pd.read_parquet(self.folder / "classes.parquet")
         return table.assign(offset=table["count"].cumsum() - table["count"])
 
-    def images(self) -> torch.Tensor:
-        """uint8 `(N, C, H, W)`; memory-mapped on the CPU, copied to another device."""
-        mapped = torch.from_numpy(np.load(self.folder / "images.npy", mmap_mode="c"))
-        return mapped.to(self.device)
+    def images(self) -> torch.Tensor | StoredImages:
+        """uint8 `(N, C, H, W)`; left in their file on the CPU, copied to another device."""
+        path = self.folder / "images.npy"
+        return StoredImages(path) if self.device.type == "cpu" else torch.from_numpy(np.load(path, mmap_mode="c")).to(self.device)
 
-    def training(self, params: Params) -> sampling.Sampler:
-        """The training episodes, made as they are asked for."""
-        episodes, config = params.episodes, params.train
+    def training(self, params: Params, labels: sampling.Labels = "episode") -> sampling.Sampler:
+        """The training episodes, made as they are asked for; labels: see `sampling.ImageSampler`."""
+        config = params.train
+        ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.kind == "regression":
             family = {key: tuple(value) for key, value in self.meta["family"].items()}
             return sampling.SinusoidSampler(
-                **family, seed=config.seed, split="train", shots=episodes.shots, queries=config.queries, device=self.device
+                **family, seed=config.seed, split="train", shots=shots, queries=config.queries, device=self.device
             )
         classes = self.classes().query("split == 'train'")
         offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
-        return sampling.ImageSampler(self.images(), offsets, counts, config.seed, "train", episodes.ways, episodes.shots, config.queries)
+        groups = sampling.Groups.of(classes["group"].to_list(), ways, self.device) if config.within_group else None
+        return sampling.ImageSampler(self.images(), offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups)
 
     def table(self, split: str) -> pd.DataFrame:
         """The fixed episodes of a split, one row each."""
         return pd.read_parquet(self.folder / f"{split}.parquet")
 
-    def fixed(self, table: pd.DataFrame, images: torch.Tensor | None = None) -> Episode:
+    def fixed(self, table: pd.DataFrame, images: torch.Tensor | StoredImages | None = None) -> Episode:
         """Rows of `table` as one Episode on the device."""
 
         def column(name: str) -> torch.Tensor:

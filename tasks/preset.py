@@ -42,7 +42,7 @@ def apply(name: str, path: Path) -> list[str]:
         raise ConfigError("preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}")
     wanted = defaults()
     if name != "default":
-        _merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
+        merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
     round_trip = YAML()
     round_trip.width = 200
     round_trip.preserve_quotes = True
@@ -64,10 +64,10 @@ def apply(name: str, path: Path) -> list[str]:
     return changes
 
 
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
-            _merge(into.setdefault(key, {}), value)
+            merge(into.setdefault(key, {}), value)
         else:
             into[key] = value
 

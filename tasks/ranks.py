@@ -19,15 +19,15 @@ import torch
 
 from episodic.errors import UserError
 from episodic.group import Group, LostProcessError
-from tasks.stage import StageError
+from tasks.stage import TRY_AGAIN, StageError
 
 CORES = torch.get_num_threads()
 """What torch would use: the cores of the machine, unless OMP_NUM_THREADS says otherwise."""
 
 
 def torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    """Whether torchrun started this process (schedulers set RANK and WORLD_SIZE too)."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def suited(wanted: int | None, parts: int, large: bool, device: torch.device) -> int:
@@ -73,8 +73,11 @@ def _forked(count: int, device: torch.device, meeting: str) -> Iterator[Group]:
         threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
         yield from _helper(rank, count, device, meeting)
     os.close(watched)
+    met = threading.Event()
+    threading.Thread(target=_give_up_without, args=(children, met), daemon=True).start()
     try:
         with _joined(device, 0, count, meeting) as result:
+            met.set()
             yield result
     except LostProcessError:
         raise LostProcessError(_how_it_ended(children)) from None
@@ -101,6 +104,18 @@ def _helper(rank: int, count: int, device: torch.device, meeting: str) -> Iterat
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _give_up_without(children: list[int], met: threading.Event) -> None:
+    """Ends this process where a child ends before all have met, which the meeting itself would wait for without end."""
+    while not met.wait(0.1):
+        if any(os.waitpid(child, os.WNOHANG)[0] for child in children) and not met.is_set():
+            print(
+                "error: a process of this stage ended before it began; if memory was short, set processes to a lower number",
+                file=sys.stderr,
+            )
+            sys.stderr.flush()
+            os._exit(TRY_AGAIN)
 
 
 def _end_with(pipe: int) -> NoReturn:

@@ -68,7 +68,8 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
         shape, queries = f"{meta['ways']}-way {meta['shots']}-shot", f"{words.count(meta['queries'], 'query', 'queries')} a class"
     # Without batch norm the mode says nothing.
     mode = [found.mode] if found.other_mode or found.curve["mode"].nunique() == 1 else []
-    counts = [words.count(found.steps, "inner step"), words.count(metrics["episodes"], "test episode")]
+    steps = [words.count(found.steps, "inner step")] if found.adapts else []
+    counts = [*steps, words.count(metrics["episodes"], "test episode")]
     big, _, half = words.figure(score, metrics[score], metrics[f"{score}_ci95"]).partition(" ± ")
     aside = []
     if score == "mse" and "mse_median" in metrics:
@@ -90,6 +91,7 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
         "protocol": ", ".join([shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, *counts]),
         "chips": chips | {"best of": f"{config['iterations']:,} iterations", "device": settings.device},
         "steps": words.count(found.steps, "inner step"),
+        "adapts": found.adapts,
     }
 
 

@@ -45,6 +45,8 @@ def run(body: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+            sys.exit(1)  # of torchrun's processes the first one speaks
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         sys.exit(TRY_AGAIN if error.temporary else 1)
     except FileNotFoundError as error:
@@ -55,7 +57,8 @@ def run(body: Callable[[], None]) -> None:
 def emit(event: str, **values: Any) -> None:
     """One line on standard output for whoever follows the stage: JSON, on a terminal words."""
     if sys.stdout.isatty():
-        print(f"{event}: {', '.join(f'{name} {value}' for name, value in values.items() if name != 'stage')}".replace("_", " "), flush=True)
+        said = ", ".join(f"{name} {value}".replace("_", " ", name.count("_")) for name, value in values.items() if name != "stage")
+        print(f"{event}: {said}", flush=True)
     else:
         print(json.dumps({"event": event, **values}), flush=True)
 

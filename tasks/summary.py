@@ -22,7 +22,9 @@ def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         return f"{scale * part[name]:.{1 if unit else 3}f}{unit}{interval}"
 
     steps = metrics["steps"]
-    said = [(f"after {steps} inner step{'s' if steps != 1 else ''}", figure(metrics)), ("before adaptation", figure(metrics["before"]))]
+    said = [("with its support set", figure(metrics))]
+    if "before" in metrics:
+        said = [(f"after {steps} inner step{'s' if steps != 1 else ''}", figure(metrics)), ("before adaptation", figure(metrics["before"]))]
     words = {
         "chance": "chance",
         "pixel_centroid": "nearest class mean in pixels",

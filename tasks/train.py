@@ -6,7 +6,9 @@ Kill it at any time and run it again: it goes on from its last checkpoint and en
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import subprocess
 import time
 from contextlib import nullcontext
@@ -22,7 +24,8 @@ from episodic.group import Group
 from episodic.plan import Plan
 from tasks import params, prepared, ranks, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
-from tasks.model import FORMAT, learner
+from tasks.model import FORMAT, described, learner
+from tasks.stage import StageError
 
 
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
@@ -31,21 +34,19 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     start = time.perf_counter()
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
-    config: dict[str, Any] = {
-        "model": {"name": settings.model.name} | asdict(settings.model.config),
-        "algorithm": {"name": settings.algorithm.name} | asdict(settings.algorithm.config),
-        "batch_norm": settings.train.batch_norm,
-        "input": source.meta["input"],
-        "kind": source.kind,
-    }
-    meta_learner = learner(**config, outputs=source.outputs)
-    sampler, validation = source.training(settings), source.fixed(source.table("validation"))
+    config = described(settings, source.meta)
+    meta_learner = learner(config)
+    sampler, validation = source.training(settings, meta_learner.algorithm.labels), source.fixed(source.table("validation"))
     plan = train.suited(sampler, settings.train, device)
+    if plan.compiled and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
+        raise StageError("train.plan.mode is 'compiled': needs a C++ compiler (g++ or clang++), and none is installed; use auto")
     shards = len(plan.bounds(settings.train.meta_batch))
     code = code_digest()
     folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device)
     count = ranks.suited(settings.processes, shards, large=shards > 1, device=device)
     with ranks.group(count, device) as group:
+        if group.size > shards:
+            raise StageError(_idle(group.size, shards, settings.train.meta_batch))
         first = group.rank == 0
         if first:
             stage.emit("plan", **_said(plan, group.size))
@@ -69,7 +70,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
             if not first:
                 return
             description = config | {
-                "format": FORMAT, "dataset": source.meta["dataset"], "ways": source.meta["ways"], "shots": source.meta["shots"],
+                "format": FORMAT, "dataset": source.meta["dataset"], "shots": source.meta["shots"],
                 "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
                 "parameters": sum(p.numel() for p in result.theta.values()), "data_digest": source.meta["data_digest"], "code_digest": code,
             }  # fmt: skip
@@ -80,6 +81,11 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
                 pd.DataFrame(result.history.validation).to_csv(draft / "validation.csv", index=False)
             write_json(run_json, facts)
+
+
+def _idle(processes: int, shards: int, meta_batch: int) -> str:
+    remedy = f"set train.plan.shard to {meta_batch // processes}" if processes <= meta_batch else "raise train.meta_batch"
+    return f"{processes} processes for {shards} shard(s) of the meta-batch, so that some would stand idle: start fewer, or {remedy}"
 
 
 def _said(plan: Plan, processes: int) -> dict[str, Any]:

@@ -39,7 +39,9 @@ def dvc_yaml(settings) -> dict:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"model": "mlp", "algorithm": "fomaml"}, {"preset": "sinusoid"}], ids=["maml", "fomaml", "sinusoid"]
+    "changes",
+    [{}, {"model": "mlp", "algorithm": "fomaml"}, {"algorithm": "protonet"}, {"algorithm": "finetune"}, {"preset": "sinusoid"}],
+    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid"],
 )
 def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
     root = checkout(tmp_path / "checkout")

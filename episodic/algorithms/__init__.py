@@ -3,33 +3,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from episodic.adapt import Inner
-from episodic.ops import Params
+from episodic.algorithms.base import Algorithm
 from episodic.registry import Registry
+
+__all__ = ["Algorithm", "build", "registry"]
 
 registry = Registry(
     "method",
     {
-        "fomaml": "episodic.algorithms.fomaml",
-        "maml": "episodic.algorithms.maml",
+        name: f"episodic.algorithms.{name}"
+        for name in (
+            "anil", "baseline_plus_plus", "boil", "finetune", "fomaml", "imaml", "maml", "maml_plus_plus", "matching_net", "meta_curvature",
+            "meta_lstm", "meta_sgd", "metaoptnet", "protonet", "reptile", "ridge",
+        )
     },
-)
-
-
-class Algorithm(Protocol):
-    """What differs between methods."""
-
-    @property
-    def inner_steps(self) -> int:
-        """Inner steps while training."""
-
-    def init(self, theta: Params) -> Params:
-        """The meta-parameters: the model's, and what else the method learns. No task axis."""
-
-    def inner(self, meta: Params, tasks: int) -> Inner:
-        """How each of `tasks` tasks adapts, from the meta-parameters."""
+)  # fmt: skip
 
 
 def build(name: str, config: Any) -> Algorithm:

@@ -28,9 +28,13 @@ SPLITS = ("train", "validation", "test")
 registry = Registry(
     "data set",
     {
+        "cifar_fs": "episodic.datasets.cifar_fs",
+        "fc100": "episodic.datasets.fc100",
         "glyphs": "episodic.datasets.glyphs",
+        "mini_imagenet": "episodic.datasets.mini_imagenet",
         "omniglot": "episodic.datasets.omniglot",
         "sinusoid": "episodic.datasets.sinusoid",
+        "tiered_imagenet": "episodic.datasets.tiered_imagenet",
     },
 )
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 import ssl
 import stat
+import tarfile
 import time
 import zipfile
 import zlib
@@ -139,6 +140,32 @@ def _fault(members: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo], cap: i
     # zipfile never reads more of a member than its announced size, so the announced sizes are a bound.
     total = sum(member.file_size for member in chosen)
     return f"its files are larger than {cap} bytes" if total > cap else None
+
+
+def read_tar(path: Path, *, wanted: str, cap: int, most: int, name: str | None = None) -> dict[str, bytes]:
+    """`read_zip` for a tar archive, packed or not: plain files alone are taken, and nothing is unpacked to the disk."""
+    name = name or str(path)
+    if path.stat().st_size > cap:
+        raise FetchError(f"{name} is refused: it is larger than {cap} bytes")
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(path) as archive:
+            for number, member in enumerate(archive):
+                if number >= most:
+                    raise FetchError(f"{name} is refused: it has more than {most} members")
+                if not re.fullmatch(wanted, member.name):
+                    continue
+                total += member.size
+                content = archive.extractfile(member) if member.isfile() else None
+                if content is None or member.name in files:
+                    raise FetchError(f"{name} is refused: {member.name!r} is no plain file, or is in it twice")
+                if total > cap:
+                    raise FetchError(f"{name} is refused: its files are larger than {cap} bytes")
+                files[member.name] = content.read()
+    except (tarfile.TarError, *UNSOUND) as error:
+        raise FetchError(f"{name} is no sound tar archive: {error}") from error
+    return dict(sorted(files.items()))
 
 
 def read_folder(path: Path, *, wanted: str, cap: int, most: int, name: str | None = None) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from episodic.ops import Params
+from episodic.ops import Params, linear
 from episodic.registry import Registry
 
 registry = Registry(
@@ -17,20 +17,37 @@ registry = Registry(
     {
         "conv4": "episodic.models.conv4",
         "mlp": "episodic.models.mlp",
+        "module": "episodic.models.module",
+        "resnet12": "episodic.models.resnet12",
     },
 )
 
 
+HEAD = ("head.weight", "head.bias")
+"""Every model's last layer, a linear map from features to outputs; the rest is its body."""
+
+
 class Model(Protocol):
+    @property
+    def width(self) -> int:
+        """Length of a feature vector."""
+
+    @property
+    def outputs(self) -> int:
+        """Length of an answer; 0: a model without a head."""
+
     def init(self, generator: torch.Generator) -> Params:
         """Initial parameters without a task axis, float32 on the CPU."""
 
+    def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        """What the head sees `(tasks, n, width)`, for x `(tasks, n, *input)`; `reference`: see `ops.norm_relu`."""
+
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        """Outputs `(tasks, n, outputs)` for x `(tasks, n, *input)`; `reference`: see `ops.norm_relu`."""
+        """Outputs `(tasks, n, outputs)`: `classify` of the features."""
 
 
 def build(name: str, config: Any, input: tuple[int, ...], outputs: int) -> Model:
-    """input: shape of one example; outputs: classes (ways), or dimensions of the target."""
+    """input: shape of one example; outputs: classes, or dimensions of the target; 0: no head."""
     return registry[name].build(config, tuple(input), outputs)
 
 
@@ -39,3 +56,13 @@ def glorot(generator: torch.Generator, *shape: int) -> Tensor:
     area = math.prod(shape[2:])
     bound = math.sqrt(6 / (area * (shape[0] + shape[1])))
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def head(generator: torch.Generator, width: int, outputs: int) -> Params:
+    """The initial head; none for 0 outputs."""
+    return dict(zip(HEAD, (glorot(generator, outputs, width), torch.zeros(outputs)), strict=True)) if outputs else {}
+
+
+def classify(theta: Params, features: Tensor) -> Tensor:
+    """The head: `(tasks, n, width)` -> `(tasks, n, outputs)`."""
+    return linear(features, *(theta[name] for name in HEAD))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from episodic import ops
 from episodic.config import require
-from episodic.models import glorot
+from episodic.models import classify, glorot, head
 from episodic.ops import Params
 
 
@@ -51,27 +51,29 @@ class Conv4:
             theta |= {f"conv{i}.weight": glorot(generator, filters, channels, 3, 3), f"conv{i}.bias": torch.zeros(filters)}
             theta |= {f"norm{i}.weight": torch.ones(filters), f"norm{i}.bias": torch.zeros(filters)}
             channels = filters
-        return theta | {"head.weight": glorot(generator, self.outputs, self.features), "head.bias": torch.zeros(self.outputs)}
+        return theta | head(generator, self.width, self.outputs)
 
     @property
-    def features(self) -> int:
+    def width(self) -> int:
         """Length of the vector that the head sees."""
         height, width = self.input[1:]
         for _ in range(self.config.blocks):
             height, width = (height // 2, width // 2) if self.config.downsample == "max_pool" else (-(-height // 2), -(-width // 2))
         return self.config.filters * (height * width if self.config.readout == "flatten" else min(1, height * width))
 
-    def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+    def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
         for i in range(self.config.blocks):
             x = ops.conv2d(x, theta[f"conv{i}.weight"], stride=2 if self.config.downsample == "stride" else 1)
             x = ops.norm_relu(x, theta[f"norm{i}.weight"], theta[f"norm{i}.bias"], self.config.downsample == "max_pool", reference)
-        x = x.flatten(2) if self.config.readout == "flatten" else x.mean((3, 4))
-        return ops.linear(x, theta["head.weight"], theta["head.bias"])
+        return x.flatten(2) if self.config.readout == "flatten" else x.mean((3, 4))
+
+    def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        return classify(theta, self.features(theta, x, reference))
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Conv4:
     require(len(input) == 3, "input", list(input), "must be an image (C, H, W) for conv4; use model.name: mlp")
     model = Conv4(config, input, outputs)  # type: ignore[arg-type]
-    require(model.features > 0, "blocks", config.blocks, f"must be fewer for images of {input[1]} x {input[2]} pixels")
+    require(model.width > 0, "blocks", config.blocks, f"must be fewer for images of {input[1]} x {input[2]} pixels")
     return model

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from episodic.config import require
-from episodic.models import glorot
+from episodic.models import classify, glorot, head
 from episodic.ops import Params, linear
 
 
@@ -27,26 +28,30 @@ class Config:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Parameters `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`."""
+    """Parameters `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`; sizes: of the input and the hidden layers."""
 
     sizes: tuple[int, ...]
+    outputs: int
 
     @property
-    def layers(self) -> list[str]:
-        return [f"hidden{i}" for i in range(len(self.sizes) - 2)] + ["head"]
+    def width(self) -> int:
+        return self.sizes[-1]
 
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
-        for layer, size, into in zip(self.layers, self.sizes[1:], self.sizes, strict=False):
-            theta |= {f"{layer}.weight": glorot(generator, size, into), f"{layer}.bias": torch.zeros(size)}
-        return theta
+        for i, (into, size) in enumerate(pairwise(self.sizes)):
+            theta |= {f"hidden{i}.weight": glorot(generator, size, into), f"hidden{i}.bias": torch.zeros(size)}
+        return theta | head(generator, self.width, self.outputs)
+
+    def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        x = x.flatten(2)
+        for i in range(len(self.sizes) - 1):
+            x = linear(x, theta[f"hidden{i}.weight"], theta[f"hidden{i}.bias"]).relu()
+        return x
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        x = x.flatten(2)
-        for layer in self.layers[:-1]:
-            x = linear(x, theta[f"{layer}.weight"], theta[f"{layer}.bias"]).relu()
-        return linear(x, theta["head.weight"], theta["head.bias"])
+        return classify(theta, self.features(theta, x, reference))
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Mlp:
-    return Mlp((math.prod(input), *config.hidden, outputs))
+    return Mlp((math.prod(input), *config.hidden), outputs)

@@ -63,6 +63,9 @@ def learning(results: Results) -> Section:
 
 def adaptation(results: Results) -> Section:
     """The figure after 0, 1, ... inner steps, in both modes where they differ; for errors the median too."""
+    if not results.adapts:
+        said = "In one go: the method takes no inner steps, it answers from the support set as it is."
+        return Section("adaptation", "How it adapts", said)
     score, episodes = results.score, int(results.metrics["episodes"])
     modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
     courses = {mode: results.course(mode) for mode in modes}

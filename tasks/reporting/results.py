@@ -57,6 +57,11 @@ class Results:
         return self.curve[self.curve["mode"] == mode].sort_values("step", ignore_index=True)
 
     @property
+    def adapts(self) -> bool:
+        """Whether the method has inner steps at test; else it answers from the support set in one go."""
+        return self.curve["step"].nunique() > 1
+
+    @property
     def other_mode(self) -> str | None:
         """The mode beside the headline's, if it was measured and differs (without batch norm the two agree)."""
         mine = self.course(self.mode)[self.score].to_numpy()

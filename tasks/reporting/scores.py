@@ -127,6 +127,10 @@ def distribution(results: Results) -> Section:
         "Dot: mean; thick line: the middle half; thin line: 5 to 95 %. The 95 % interval of the mean, "
         f"{words.figure(score, metrics[score], metrics[f'{score}_ci95'])}, is over episodes; the spread over seeds is another."
     ]
+    spread = metrics.get("labels.accuracy_sd")
+    if spread is not None:
+        moved = f"moves the accuracy by {words.points(spread)} (standard deviation over {int(metrics['labels.renamings'])} numberings)"
+        notes.append(f"Which output a class gets {moved if spread > 5e-4 else 'does not count'}.")
     drawn = figure("distribution", chart, f"Histogram of the {axis_title(results)} of single test episodes.", sentence, 220)
     return Section("episodes", "How sure", sentence, [drawn], notes, [table])
 

@@ -75,10 +75,10 @@ def in_words(value: int) -> str:
 
 
 def settled(values: Sequence[float], ci95: Sequence[float]) -> int:
-    """The first step whose interval holds the mean of every later step: from there on the curve is flat as far as we can tell."""
-    for step in range(len(values)):
-        if all(abs(later - values[step]) <= ci95[step] for later in values[step + 1 :]):
-            return step
+    """The first point whose interval holds the mean of every later one: from there on the curve is flat as far as we can tell."""
+    for point in range(len(values)):
+        if all(abs(later - values[point]) <= ci95[point] for later in values[point + 1 :]):
+            return point
     return len(values) - 1
 
 
@@ -94,13 +94,14 @@ def adaptation(score: str, course: pd.DataFrame) -> str:
         first = f"Accuracy {'rises' if values[1] >= values[0] else 'falls'} by {points(values[1] - values[0])} in one step"
     else:
         first = f"The error goes from {number(values[0])} to {number(values[1])} in one step"
-    flat, last = settled(values, ci95), len(values) - 1
-    after = f"; with {in_words(len(values))} or more steps some episodes diverge" if len(steady) < len(course) else ""
+    steps = course["step"].astype(int).tolist()
+    flat, last = steps[settled(values, ci95)], steps[len(values) - 1]
+    after = f"; with {in_words(steps[len(values)])} or more steps some episodes diverge" if len(steady) < len(course) else ""
     if flat == 0:
         return f"Adaptation changes nothing that the intervals could tell{after}."
     if flat < last:
         return f"{first} and is flat after {'that' if flat == 1 else in_words(flat)}{after}."
-    end = percent(values[last]) if score == "accuracy" else number(values[last])
+    end = percent(values[-1]) if score == "accuracy" else number(values[-1])
     return f"{first} and {'is' if last == 1 else 'still moves: it is'} {end} after {in_words(last)}{after}."
 
 

@@ -87,11 +87,35 @@ def test_ten_times_the_data_take_no_more_memory(tmp_path):
     sizes = []
     for megabytes in (30, 300):
         path = tmp_path / "images.npy"
-        scale.write(path, megabytes)
+        scale.write_images(path, megabytes)
         sizes.append(int(call("-m", "benchmarks.scale", "--memory", str(path)).split(":")[1].strip(" }\n")))
         path.unlink()
     assert sizes[1] < 1.2 * sizes[0], sizes
     assert 0.5 * sizes[0] < 300e6, "data held in memory would show"
+
+
+@pytest.mark.parametrize("name", ["sinusoid", "tiny", "omniglot_20w1s"])
+def test_time_to_accuracy_compares_one_task_alone(name):
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.time_to_accuracy", "--preset", name], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert answer.returncode == 1 and f"error: --preset {name} is another task than omniglot_5w1s" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["benchmarks.run", "--out", "{file}"], "is no folder and cannot be made one"),
+        (["benchmarks.run", "--rounds", "0"], "0 must be a whole number, 1 or more"),
+        (["benchmarks.plan", "--rounds", "0"], "0 must be a whole number, 1 or more"),
+        (["benchmarks.time_to_accuracy", "--every", "0"], "0 must be a whole number, 1 or more"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_measured(words, said, tmp_path):
+    (tmp_path / "file").touch()
+    command = [word.format(file=tmp_path / "file") for word in words]
+    answer = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2 and said in answer.stderr and answer.stdout == ""
 
 
 def test_plans_are_measured_and_printed(tmp_path):

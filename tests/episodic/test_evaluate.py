@@ -8,7 +8,7 @@ import torch
 
 from episodic import evaluate, statistics
 from episodic.adapt import expand
-from episodic.algorithms.gradient import GradientMethod
+from episodic.algorithms.base import GradientMethod
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
 from episodic.models import conv4
@@ -35,7 +35,7 @@ def meta():
 
 def test_curve_is_adaptation_step_by_step():
     episode = episodes()
-    curve = evaluate.curve(LEARNER, meta(), episode, 3)
+    curve = evaluate.curve(LEARNER, meta(), episode, range(4))
     theta = expand(meta(), episode.tasks)
     for step in range(4):
         for mode in ("transductive", "inductive"):
@@ -51,7 +51,7 @@ def test_curve_is_adaptation_step_by_step():
 def test_poisoned_query_labels_change_no_answer():
     episode = episodes()
     poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
-    a, b = (evaluate.curve(LEARNER, meta(), e, 3) for e in (episode, poisoned))
+    a, b = (evaluate.curve(LEARNER, meta(), e, range(4)) for e in (episode, poisoned))
     assert torch.equal(a.outputs, b.outputs)
     assert not torch.equal(a.score["transductive"], b.score["transductive"])
 

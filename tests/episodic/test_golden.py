@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from networks import MODELS, NETWORKS, TOLERANCE, error, problem
 from torch.func import grad, vmap
 
 from episodic import convolution, normalization, ops
-from episodic.algorithms.gradient import GradientMethod
-from episodic.episode import Episode
+from episodic.algorithms.base import GradientMethod
 from episodic.learner import MetaLearner
-from episodic.models import Model, conv4, mlp
+from episodic.models import mlp
 from episodic.objective import Objective
 from episodic.ops import Params
 from episodic.outer import meta_gradient
 from episodic.plan import Plan
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-TOLERANCE = 1e-10
-NETWORKS = ("mlp", "conv_strided", "conv_pooled")
 CASES = {"maml_order2_steps1": (1, True), "maml_order2_steps3": (3, True), "maml_order1_steps3": (3, False)}
-
-
-class TanhMlp(NamedTuple):
-    """The golden `mlp`: a model is any function of (parameters, x)."""
-
-    def init(self, generator: torch.Generator) -> Params:
-        raise AssertionError("the golden parameters are used")
-
-    def __call__(self, theta: Params, x: torch.Tensor, reference: int | None = None) -> torch.Tensor:
-        hidden = torch.tanh(ops.linear(x, theta["hidden.weight"], theta["hidden.bias"]))
-        return ops.linear(hidden, theta["head.weight"], theta["head.bias"])
-
-
-MODELS: dict[str, Model] = {
-    "mlp": TanhMlp(),
-    "conv_strided": conv4.build(conv4.Config(4, 2, "stride", "flatten"), (1, 8, 8), 3),
-    "conv_pooled": conv4.build(conv4.Config(4, 2, "max_pool", "flatten"), (1, 8, 8), 3),
-}
-
-
-def vectors(network: str) -> dict[str, torch.Tensor]:
-    with np.load(GOLDEN / f"{network}.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
-
-
-def problem(network: str) -> tuple[dict[str, torch.Tensor], Params, Episode]:
-    golden = vectors(network)
-    theta = {name.removeprefix("param/"): value for name, value in golden.items() if name.startswith("param/")}
-    return golden, theta, Episode(*(golden[name] for name in ("support_x", "support_y", "query_x", "query_y")))
-
-
-def error(gradient: Params, golden: dict[str, torch.Tensor], case: str) -> float:
-    return max((gradient[name] - golden[f"{case}/grad/{name}"]).abs().max().item() for name in gradient)
 
 
 def learner(network: str, case: str, golden: dict[str, torch.Tensor], **changes) -> MetaLearner:
@@ -196,10 +157,10 @@ def test_mutant_with_torch_batch_norm_under_vmap_fails():
             theta = {name: theta[name] - golden["inner_lr"] * gradient[name] for name in theta}
         return F.cross_entropy(model(theta, query_x), query_y)
 
-    looped = [grad(loss)(theta, *(part[t] for part in tuple(episode))) for t in range(episode.tasks)]
+    looped = [grad(loss)(theta, *(part[t] for part in episode.tensors)) for t in range(episode.tasks)]
     right = {name: torch.stack([g[name] for g in looped]).mean(0) for name in theta}
     assert error(right, golden, "maml_order2_steps3") < TOLERANCE  # the fault is vmap's, not this test's
-    mutant = grad(lambda t: vmap(loss, in_dims=(None, 0, 0, 0, 0))(t, *episode).mean())(theta)
+    mutant = grad(lambda t: vmap(loss, in_dims=(None, 0, 0, 0, 0))(t, *episode.tensors).mean())(theta)
     assert error(mutant, golden, "maml_order2_steps3") > 1e-4
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from episodic import counter
 from episodic.config import ConfigError
-from episodic.sampling import ImageSampler, SinusoidSampler, class_episodes
+from episodic.sampling import Groups, ImageSampler, SinusoidSampler, class_episodes
 
 
 def sampler(
@@ -150,6 +152,54 @@ def test_gpu_draws_the_same_episodes():
     cpu = class_episodes(key, index, counts, 5, 16)
     gpu = class_episodes(key, index.cuda(), counts.cuda(), 5, 16)
     assert all(torch.equal(a, b.cpu()) for a, b in zip(cpu, gpu, strict=True))
+
+
+ALPHABETS = ["b"] * 4 + ["a"] * 3 + ["c"] * 5 + ["a"] * 3 + ["d"] * 2
+
+
+def within(ways: int) -> ImageSampler:
+    made = sampler(classes=len(ALPHABETS), ways=ways)
+    return replace(made, groups=Groups.of(ALPHABETS, ways))
+
+
+def test_within_a_group_all_classes_are_of_one_and_each_is_as_likely():
+    made = within(3)
+    classes, support, _ = made.rows(torch.arange(6000))
+    groups = [{ALPHABETS[name] for name in row} for row in classes.tolist()]
+    assert all(len(group) == 1 for group in groups)
+    assert all(len(set(row)) == 3 for row in classes.tolist())
+    seen = Counter(next(iter(group)) for group in groups)
+    assert set(seen) == {"a", "b", "c"}, "d has fewer classes than an episode"
+    assert chi_square(torch.tensor(list(seen.values()))) < bound(2)
+    of_c = torch.tensor([row for row in classes.tolist() if ALPHABETS[row[0]] == "c"]).flatten().bincount()[7:12]
+    assert chi_square(of_c) < bound(4), "all of its classes are"
+    assert (support.view(6000, 3, -1) // 5 == classes[..., None]).all(), "images are those of the classes"
+
+
+def test_without_groups_nothing_has_changed():
+    index = torch.arange(20)
+    assert torch.equal(sampler().rows(index)[0], class_episodes(counter.key(0, "train"), index, torch.full((7,), 5), 3, 3)[0])
+
+
+def test_groups_that_are_too_small_are_refused():
+    with pytest.raises(ConfigError, match="ways is 7: must be at most 6, the number of classes of the largest group"):
+        Groups.of(ALPHABETS, 7)
+
+
+def test_labels_may_be_those_of_the_split():
+    plain, named = sampler(), replace(sampler(), labels="split")
+    index = torch.arange(30)
+    classes = plain.rows(index)[0]
+    a, b = plain(index), named(index)
+    assert torch.equal(a.support_x, b.support_x) and torch.equal(a.query_x, b.query_x)
+    assert torch.equal(b.support_y, classes) and torch.equal(b.query_y, classes.repeat_interleave(2, 1))
+
+
+def test_an_episodes_noise_is_its_own():
+    a, b = sampler()(torch.arange(100)), sampler()(torch.tensor([7]))
+    assert a.noise is not None and b.noise is not None
+    assert len(set(a.noise.tolist())) == 100 and a.noise[7] == b.noise[0]
+    assert torch.equal(a.part(5, 9).noise, a.noise[5:9])
 
 
 def test_too_much_asked_of_the_data_is_refused():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -222,3 +224,40 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
     resumed = train.train(learner, glyph_like("train"), validation, config, checkpoint_path=path)
     assert resumed.resumed_at == 5
     assert equal(resumed, train.train(learner, glyph_like("train"), validation, config))
+
+
+def test_what_a_cuda_graph_reads_lives_as_long_as_its_replay(monkeypatch):
+    """With CUDA played by a stub: a graph does not keep its inputs, so that whoever replays it must."""
+
+    class Stub:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        wait_stream = replay = __init__
+
+    for name in ("Stream", "CUDAGraph", "graph", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Stub)
+    seen = []
+
+    def update(tasks, rate):
+        seen.append(weakref.ref(tasks))
+        return rate.clone()
+
+    rates = torch.ones(5)
+    reads = [weakref.ref(rates), weakref.ref(update)]
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda *a, **k: (made := full(*a, **k), reads.append(weakref.ref(made)))[0])  # the number
+    one = graph.iteration(update, [], 0, rates, 4)
+    del rates, update
+    gc.collect()
+    assert len(reads) == 3 and all(read() is not None for read in reads), "held by the replay"
+    assert len(seen) == graph.WARM_UP + 1 and torch.equal(one(), torch.ones(()))
+    del one
+    gc.collect()
+    assert all(read() is None for read in reads), "and by nothing else"

@@ -43,10 +43,13 @@ def prepare(folder: Path, **changes: str) -> Path:
 
 
 def change(folder: Path, key: str, value: str) -> None:
-    """The first line `key: ...` of params.yaml with another value."""
+    """The first line `key: ...` of params.yaml, in `section.key` the first after `section:`, with another value."""
     text = (folder / "params.yaml").read_text()
-    new, count = re.subn(rf"(?m)^( *{key}: )[^#\n]*", rf"\g<1>{value} ", text, count=1)
+    section, _, key = key.rpartition(".")
+    start = re.search(rf"(?m)^ *{section}:", text).end() if section else 0
+    new, count = re.subn(rf"(?m)^( *{key}: )[^#\n]*", rf"\g<1>{value} ", text[start:], count=1)
     assert count == 1
+    new = text[:start] + new
     (folder / "params.yaml").write_text(new)
 
 

@@ -10,10 +10,13 @@ import sys
 import pytest
 from support import ROOT
 
+from episodic import algorithms, datasets
 from tasks import params, preset
 from tasks.stage import StageError
 
 GOOD = params.read_yaml(ROOT / "params.yaml")
+DATA_SETS = ", ".join(sorted(datasets.registry))
+METHODS = ", ".join(sorted(algorithms.registry))
 
 
 def changed(**values):
@@ -36,7 +39,7 @@ FAULTS = [
     ({"train__iterations": 0}, "train.iterations is 0: must be at least 1"),
     ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x': must be a number"),
     ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be a number greater than 0"),
-    ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant or cosine"),
+    ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant, cosine or linear"),
     ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or a number greater than 0"),
     ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
     ({"train__plan__shard": 0}, "train.plan.shard is 0: must be null or at least 1"),
@@ -52,7 +55,10 @@ FAULTS = [
     ({"processes": "two"}, "processes is 'two': must be null or a whole number, 1 or more"),
     ({"train": 3}, "train is 3: must be a section of keys"),
     ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda"),
-    ({"dataset__name": "omniglott"}, "dataset.name is 'omniglott': must be one of glyphs, omniglot, sinusoid - did you mean omniglot?"),
+    (
+        {"dataset__name": "omniglott"},
+        f"dataset.name is 'omniglott': must be one of {DATA_SETS} - did you mean omniglot?",
+    ),
     ({"dataset__nam": "x"}, "unknown key dataset.nam - did you mean name?"),
     ({"dataset__seed": "one"}, "dataset.seed is 'one': must be a whole number, 0 or more"),
     ({"dataset__seed": -1}, "dataset.seed is -1: must be a whole number, 0 or more"),
@@ -70,13 +76,15 @@ FAULTS = [
     ({"model__conv4__downsample": "pool"}, "model.conv4.downsample is 'pool': must be stride or max_pool"),
     ({"model__name": "mlp", "model__mlp": {"hidden": 64}}, "model.mlp.hidden is 64: must be a list"),
     ({"model__name": "mlp", "model__mlp": {"hidden": ["a"]}}, "model.mlp.hidden.0 is 'a': must be a whole number"),
-    ({"algorithm__name": "mamal"}, "algorithm.name is 'mamal': must be one of fomaml, maml - did you mean maml?"),
+    ({"algorithm__name": "mamal"}, f"algorithm.name is 'mamal': must be one of {METHODS} - did you mean maml?"),
     ({"algorithm__maml__inner_lr": -0.4}, "algorithm.maml.inner_lr is -0.4: must be a number greater than 0"),
     ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
     ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
     ({"episodes__queries": 20}, "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
     ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
-    ({"evaluate__steps": 11}, "evaluate.steps is 11: must be between 0 and 10"),
+    ({"evaluate__steps": 1001}, "evaluate.steps is 1001: must be between 0 and 1000"),
+    ({"train__ways": 7}, "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class"),
+    ({"train__shots": 18}, "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the images of a glyphs class"),
     ({"report__title": 5}, "report.title is 5: must be text"),
 ]
 
@@ -86,6 +94,11 @@ def test_a_mistake_is_one_sentence(values, said):
     with pytest.raises(StageError) as caught:
         params.parse(changed(**values))
     assert str(caught.value) == f"params.yaml: {said}"
+
+
+def test_an_empty_section_has_its_defaults():
+    for values in ({"train__plan": None}, {"train": None}, {"algorithm__maml": None}):
+        assert params.parse(changed(**values)).train.plan.mode == "auto"
 
 
 def test_every_mistake_is_listed():

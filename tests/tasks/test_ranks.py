@@ -15,6 +15,7 @@ import pytest
 import torch
 from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
 
+from episodic.group import Group
 from tasks import ranks
 from tasks.files import read_json
 from tasks.stage import StageError
@@ -36,8 +37,8 @@ def alone(prepared):
     return outputs(prepared)
 
 
-def torchrun(folder: Path, processes: int) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, f"--nproc-per-node={processes}", "-m", "tasks.train", *TRAIN]
+def torchrun(folder: Path, processes: int, *more: str) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, *more, f"--nproc-per-node={processes}", "-m", "tasks.train", *TRAIN]
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -66,6 +67,56 @@ def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
     assert read_json(prepared / "run.json")["processes"] == processes
     assert outputs(prepared) == alone
     assert said.count('"event": "plan"') == 1, "the first process alone speaks"
+
+
+def test_more_processes_than_shards_are_a_sentence(prepared):
+    process = torchrun(prepared, 5, "--max-restarts=0")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "error: 5 processes for 4 shard(s) of the meta-batch, so that some would stand idle: start fewer, or set train" in error
+
+
+def test_torchruns_processes_speak_with_one_voice(prepared):
+    change(prepared, "meta_lr", "-1")
+    process = torchrun(prepared, 2, "--max-restarts=0")
+    _, error = process.communicate(timeout=120)
+    change(prepared, "meta_lr", "0.002")
+    assert process.returncode != 0 and error.count("error: params.yaml: train.meta_lr is -1") == 1
+
+
+def test_what_a_scheduler_sets_is_not_taken_for_torchrun(prepared, alone, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "RANK", "0")
+    monkeypatch.setitem(ENVIRONMENT, "WORLD_SIZE", "1")
+    call(prepared, "train", *TRAIN)
+    assert outputs(prepared) == alone
+
+
+def test_a_process_that_ends_before_all_have_met_is_not_waited_for(tmp_path):
+    program = """
+import os, torch
+from tasks import ranks, stage
+ranks._helper = lambda *_: os._exit(9)
+def body():
+    with ranks.group(2, torch.device("cpu")):
+        pass
+stage.run(body)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 75
+    assert "error: a process of this stage ended before it began" in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_an_idle_process_computes_nothing():
+    asked = []
+
+    def part(i: int) -> torch.Tensor:
+        asked.append(i)
+        return torch.zeros(1, 3)
+
+    idle = torch.zeros(0, 3)
+    with pytest.raises((ValueError, RuntimeError)):  # there is no group to gather from: it has come so far
+        Group(1, 2).rows(part, [1], idle)
+    assert asked == []
 
 
 def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):

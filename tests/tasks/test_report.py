@@ -376,18 +376,30 @@ def test_mistaken_for_is_counted_from_the_answers(image_root):
     assert hard.taken_for.startswith(tuple(taken[taken == taken.max()].index))
 
 
+def course(steps=None, **columns) -> pd.DataFrame:
+    table = pd.DataFrame(columns)
+    return table.assign(step=range(len(table)) if steps is None else steps)
+
+
 def test_curve_says_what_the_numbers_say():
-    rise = pd.DataFrame({"accuracy": [0.2, 0.61, 0.80, 0.85, 0.851, 0.852], "accuracy_ci95": [0.01] * 6})
+    rise = course(accuracy=[0.2, 0.61, 0.80, 0.85, 0.851, 0.852], accuracy_ci95=[0.01] * 6)
     assert words.adaptation("accuracy", rise) == "Accuracy rises by 41 points in one step and is flat after three."
-    still = pd.DataFrame({"accuracy": [0.2, 0.3, 0.4, 0.5], "accuracy_ci95": [0.01] * 4})
+    still = course(accuracy=[0.2, 0.3, 0.4, 0.5], accuracy_ci95=[0.01] * 4)
     assert words.adaptation("accuracy", still).startswith("Accuracy rises by 10 points in one step and still moves: it is 50")
-    nothing = pd.DataFrame({"accuracy": [0.2, 0.201, 0.199], "accuracy_ci95": [0.01] * 3})
+    nothing = course(accuracy=[0.2, 0.201, 0.199], accuracy_ci95=[0.01] * 3)
     assert "changes nothing" in words.adaptation("accuracy", nothing)
-    waves = pd.DataFrame({"mse": [3.0, 0.4, 0.39, 90.0], "mse_ci95": [0.1, 0.1, 0.1, 80.0], "diverged": [0, 0, 0, 2]})
+    waves = course(mse=[3.0, 0.4, 0.39, 90.0], mse_ci95=[0.1, 0.1, 0.1, 80.0], diverged=[0, 0, 0, 2])
     assert (
         words.adaptation("mse", waves)
         == "The error goes from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
     )
+
+
+def test_a_curve_with_gaps_is_told_by_its_steps():
+    far = course([0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.701], accuracy_ci95=[0.01] * 6)
+    assert words.adaptation("accuracy", far) == "Accuracy rises by 10 points in one step and is flat after 20."
+    moving = course([0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.8], accuracy_ci95=[0.01] * 6)
+    assert words.adaptation("accuracy", moving).endswith("after 50.")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the
+Effectiveness of MAML, ICLR 2020. https://arxiv.org/abs/1909.09157
+
+    head_i = head - inner_lr * grad_head L_i(body, head; support_i)     the body stays, in training and at test
+
+NIL (section 5): no inner loop at test; a query's class is the one whose support features it is most similar to,
+argmax_c sum_{i of class c} cos(f(query), f(support_i)).
+
+Differs from the paper: nothing known. The support features are computed once, since the body does not move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from episodic import ops, rules
+from episodic.adapt import Inner, expand
+from episodic.algorithms import base
+from episodic.episode import Episode
+from episodic.models import HEAD, classify
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config(base.Config):
+    """test: `head` (adapt the head at test too) or `nil` (no inner loop there)."""
+
+    test: Literal["head", "nil"] = "head"
+
+
+@dataclass(frozen=True)
+class Anil(base.Algorithm):
+    inner_lr: float
+    inner_steps: int = 1
+    test: str = "head"
+
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        theta = expand(meta, episode.tasks)
+        theta |= {"support": learner.model.features(theta, episode.support_x)}
+
+        def loss(theta: Params, step: int) -> Tensor:
+            return learner.objective.loss(classify(theta, theta["support"]), episode.support_y)
+
+        return Inner(theta, loss, rules.sgd(self.inner_lr), moved=HEAD)
+
+    @property
+    def at_test(self) -> base.Algorithm:
+        return Nil() if self.test == "nil" else self
+
+
+class Nil(base.Algorithm):
+    """ANIL's network without an inner loop."""
+
+    any_ways = True
+
+    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        member = torch.nn.functional.one_hot(episode.support_y, episode.classes).to(query.dtype)
+        return ops.cosine(query, support) @ member
+
+
+def build(config: Config) -> Anil:
+    return Anil(config.inner_lr, config.inner_steps, config.test)

@@ -1,0 +1,33 @@
+"""Jaehoon Oh, Hyungjun Yoo, ChangHwan Kim, Se-Young Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021.
+https://arxiv.org/abs/2008.08882
+
+    body_i = body - inner_lr * grad_body L_i(body, head; support_i)     the head stays in the inner loop, and is learned in the outer one
+
+Differs from the paper: nothing known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from episodic.adapt import Inner
+from episodic.algorithms.base import Config, GradientMethod
+from episodic.episode import Episode
+from episodic.models import HEAD
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+__all__ = ["Config", "build"]
+
+
+@dataclass(frozen=True)
+class Boil(GradientMethod):
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        return super().inner(learner, meta, episode, progress)._replace(moved=tuple(name for name in meta if name not in HEAD))
+
+
+def build(config: Config) -> Boil:
+    return Boil(config.inner_lr, config.inner_steps)

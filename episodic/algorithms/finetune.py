@@ -1,0 +1,75 @@
+"""Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at Few-shot Classification, ICLR 2019
+(Baseline). https://arxiv.org/abs/1904.04232
+
+    training: one classifier over all training classes; a "task" is a mini-batch of `train.ways` classes, `train.queries` images each
+    test:     the body stays, a new linear head is trained on the support set
+
+Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
+mini-batches of 4); mini-batches hold as many images of each of their classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from episodic import rules
+from episodic.adapt import Inner, expand
+from episodic.algorithms import base
+from episodic.episode import Episode
+from episodic.models import HEAD, classify
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config(base.Config):
+    """inner_lr, inner_steps: of the new head, in validation; at test `evaluate.steps` says how many."""
+
+    inner_lr: float = 0.1
+    inner_steps: int = 50
+
+
+@dataclass(frozen=True)
+class Finetune(base.Algorithm):
+    config: Config
+
+    labels = "split"
+    regression = False
+
+    def outputs_of_model(self, ways: int, classes: int) -> int:
+        return classes
+
+    @property
+    def at_test(self) -> NewHead:
+        return NewHead(self.config.inner_lr, self.config.inner_steps)
+
+
+@dataclass(frozen=True)
+class NewHead(base.Algorithm):
+    """A linear head on features that stay."""
+
+    inner_lr: float
+    inner_steps: int = 1
+
+    any_ways = True
+
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
+        support = learner.model.features(theta, episode.support_x)
+        weight = torch.zeros(episode.tasks, episode.classes, support.shape[-1], dtype=support.dtype, device=support.device)
+        theta |= dict(zip(HEAD, (weight, weight[..., 0]), strict=True))
+
+        def loss(theta: Params, step: int) -> Tensor:
+            return learner.objective.loss(classify(theta, support), episode.support_y)
+
+        return Inner(theta, loss, rules.sgd(self.inner_lr), second_order=False, moved=HEAD)
+
+
+def build(config: Config) -> Finetune:
+    return Finetune(config)

@@ -1,0 +1,104 @@
+"""Aravind Rajeswaran, Chelsea Finn, Sham Kakade, Sergey Levine: Meta-Learning with Implicit Gradients, NeurIPS 2019.
+https://arxiv.org/abs/1909.04630
+
+    theta_i ~ argmin_phi L_i(phi; support_i) + lambda / 2 ||phi - theta||^2      by gradient steps (equation 4)
+    (I + 1/lambda H_i) g_i = grad L_i(theta_i; query_i)                          g_i by conjugate gradient (equation 7)
+    theta <- Adam(theta, mean_i g_i)
+
+H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken.
+
+Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from episodic.adapt import Inner, detached, expand, grad
+from episodic.algorithms import base
+from episodic.config import require
+from episodic.episode import Episode
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config(base.Config):
+    """regularization: lambda, the pull towards theta; cg_steps: of the conjugate gradient."""
+
+    inner_lr: float = 0.1
+    inner_steps: int = 16
+    regularization: float = 2.0
+    cg_steps: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(0 < self.regularization < math.inf, "regularization", self.regularization, "must be a number greater than 0")
+        require(self.cg_steps >= 1, "cg_steps", self.cg_steps, "must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imaml(base.Algorithm):
+    inner_lr: float
+    inner_steps: int
+    regularization: float
+    cg_steps: int
+
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        start = {name: p.detach() for name, p in expand(meta, episode.tasks).items()}
+
+        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+            return {n: p - self.inner_lr * (gradient[n] + self.regularization * (p - start[n])) for n, p in theta.items()}
+
+        theta = expand(meta, episode.tasks)
+        return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order=False)
+
+    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
+        """v -> (I + H / lambda)^-1 v, each task's own system by conjugate gradient."""
+        theta = detached(last)
+        gradient = grad(inner.loss(theta, self.inner_steps).sum(), theta, create_graph=True)
+        seen = [name for name, g in gradient.items() if g.requires_grad]
+
+        def times(u: Params) -> Params:
+            found = torch.autograd.grad(
+                [gradient[n] for n in seen], list(theta.values()), [u[n] for n in seen], retain_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )  # fmt: skip
+            return {name: u[name] + h / self.regularization for (name, h) in zip(theta, found, strict=True)}
+
+        return conjugate_gradient(times, v, self.cg_steps)
+
+
+def conjugate_gradient(times: Callable[[Params], Params], b: Params, steps: int) -> Params:
+    """Solves times(x) = b for each task, `times` linear and symmetric (Hestenes, Stiefel 1952), from x = b."""
+
+    def dot(a: Params, b: Params) -> Tensor:
+        return torch.stack([(a[name] * b[name]).flatten(1).sum(1) for name in a]).sum(0)
+
+    def add(a: Params, factor: Tensor, b: Params) -> Params:
+        return {name: p + factor.view(-1, *[1] * (p.dim() - 1)) * b[name] for name, p in a.items()}
+
+    x, one = b, torch.ones_like(dot(b, b))
+    residual = add(b, -one, times(x))
+    direction, square = residual, dot(residual, residual)
+    for _ in range(steps):
+        image = times(direction)
+        curvature = dot(direction, image)
+        # A task that is solved exactly has nothing left to divide by.
+        size = torch.where(curvature > 0, square / curvature.clamp_min(torch.finfo(square.dtype).tiny), 0)
+        x, residual = add(x, size, direction), add(residual, -size, image)
+        before, square = square, dot(residual, residual)
+        direction = add(residual, torch.where(before > 0, square / before.clamp_min(torch.finfo(square.dtype).tiny), 0), direction)
+    return x
+
+
+def build(config: Config) -> Imaml:
+    return Imaml(**vars(config))

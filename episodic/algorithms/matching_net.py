@@ -1,0 +1,104 @@
+"""Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra: Matching Networks for One Shot Learning,
+NeurIPS 2016. https://arxiv.org/abs/1606.04080
+
+    p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))            (section 2.1)
+
+Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bidirectional LSTM over the support set, f by `reads` steps of
+an LSTM that attends to it.
+
+Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic import ops
+from episodic.algorithms.base import Algorithm
+from episodic.config import require
+from episodic.episode import Episode
+from episodic.models import Model, glorot
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    """full_context: whether embeddings see the whole support set; reads: of the LSTM that attends to it; scale: of the cosines."""
+
+    full_context: bool = False
+    reads: int = 5
+    scale: float = 10.0
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        require(self.reads >= 1, "reads", self.reads, "must be at least 1")
+        require(0 < self.scale < math.inf, "scale", self.scale, "must be a number greater than 0")
+
+
+@dataclass(frozen=True)
+class MatchingNet(Algorithm):
+    config: Config
+
+    any_ways = True
+    regression = False
+
+    def outputs_of_model(self, ways: int, classes: int) -> int:
+        return 0
+
+    def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
+        if not self.config.full_context:
+            return theta
+        width = model.width
+        for name, into in {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}.items():
+            theta |= {f"fce.{name}.weight": glorot(generator, 4 * width, into), f"fce.{name}.bias": torch.zeros(4 * width)}
+        return theta
+
+    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        if self.config.full_context:
+            support = _in_context(theta, support)
+            query = _reading(theta, query, support, self.config.reads)
+        member = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
+        attention = (self.config.scale * ops.cosine(query, support)).softmax(-1)
+        return (attention @ member).clamp_min(torch.finfo(query.dtype).tiny).log()
+
+
+def _cell(theta: Params, name: str) -> tuple[Tensor, Tensor]:
+    return theta[f"fce.{name}.weight"], theta[f"fce.{name}.bias"]
+
+
+def _in_context(theta: Params, g: Tensor) -> Tensor:
+    """g `(tasks, n, d)` + both directions' hidden states (appendix A.2)."""
+    total = g
+    for name, order in (("forward", range(g.shape[1])), ("backward", reversed(range(g.shape[1])))):
+        h = c = torch.zeros_like(g[:, :1])
+        states: dict[int, Tensor] = {}
+        for i in order:
+            h, c = ops.lstm(g[:, i : i + 1], h, c, *_cell(theta, name))
+            states[i] = h
+        total = total + torch.cat([states[i] for i in range(g.shape[1])], 1)
+    return total
+
+
+def _reading(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
+    """The LSTM whose every step looks at the support set (appendix A.1, equations 3 to 6)."""
+    h, c, read = f, torch.zeros_like(f), torch.zeros_like(f)
+    for _ in range(reads):
+        new, c = ops.lstm(f, torch.cat([h, read], -1), c, *_cell(theta, "read"))
+        h = new + f
+        read = (h @ g.mT).softmax(-1) @ g
+    return h
+
+
+def build(config: Config) -> MatchingNet:
+    return MatchingNet(config)

@@ -1,0 +1,69 @@
+"""Eunbyung Park, Junier Oliva: Meta-Curvature, NeurIPS 2019. https://arxiv.org/abs/1902.03356
+
+    theta_i = theta - inner_lr * MC(grad L_i(theta; support_i)),     MC(G) = G x_1 M_o x_2 M_i x_3 M_f     (equation 7)
+
+x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices start as identities (then it is MAML) and are learned.
+
+Differs from the paper: vectors (biases, scales) have M_o alone; with the same structure learn2learn's KroneckerTransform is this method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from episodic.adapt import Inner, expand
+from episodic.algorithms.base import Config, GradientMethod
+from episodic.episode import Episode
+from episodic.models import Model
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+__all__ = ["Config", "build"]
+
+CURVATURE = "curvature."
+"""Before a parameter's name, with `.outputs`, `.inputs` or `.positions` behind it: a matrix."""
+
+
+@dataclass(frozen=True)
+class MetaCurvature(GradientMethod):
+    def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
+        return theta | {f"{CURVATURE}{name}.{axis}": torch.eye(size) for name, p in theta.items() for axis, size in _axes(p.shape).items()}
+
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        theta = {name: p for name, p in meta.items() if not name.startswith(CURVATURE)}
+        matrices = expand({name: p for name, p in meta.items() if name.startswith(CURVATURE)}, episode.tasks)
+
+        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+            return {n: theta[n] - self.inner_lr * _transformed(g, matrices, CURVATURE + n) for n, g in gradient.items()}
+
+        return super().inner(learner, theta, episode, progress)._replace(rule=rule)
+
+
+def _axes(shape: torch.Size) -> dict[str, int]:
+    sizes = {"outputs": shape[0]}
+    if len(shape) > 1:
+        sizes["inputs"] = shape[1]
+    if len(shape) > 2:
+        sizes["positions"] = shape[2:].numel()
+    return sizes
+
+
+def _transformed(g: Tensor, matrices: Params, name: str) -> Tensor:
+    """g `(tasks, out, in, *kernel)`, any of whose last axes may be missing."""
+    shape = g.shape
+    g = (matrices[f"{name}.outputs"] @ g.flatten(2)).view(shape) if g.dim() > 2 else (matrices[f"{name}.outputs"] @ g[..., None])[..., 0]
+    if g.dim() > 2:
+        g = torch.einsum("tij,toj...->toi...", matrices[f"{name}.inputs"], g)
+    if g.dim() > 3:
+        g = (g.flatten(3) @ matrices[f"{name}.positions"].mT[:, None]).view(shape)
+    return g
+
+
+def build(config: Config) -> MetaCurvature:
+    return MetaCurvature(config.inner_lr, config.inner_steps)

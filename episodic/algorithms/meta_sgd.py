@@ -1,0 +1,48 @@
+"""Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
+https://arxiv.org/abs/1707.09835
+
+    theta_i = theta - alpha * grad L_i(theta; support_i)     alpha: a learned rate for every single parameter (equation 2)
+
+Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); several steps may be taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from episodic.adapt import Inner, expand
+from episodic.algorithms.base import Config, GradientMethod
+from episodic.episode import Episode
+from episodic.models import Model
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+__all__ = ["Config", "build"]
+
+RATE = "rate."
+"""Before a parameter's name: its rate, which may turn negative."""
+
+
+@dataclass(frozen=True)
+class MetaSgd(GradientMethod):
+    def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
+        return theta | {RATE + name: torch.full_like(p, self.inner_lr) for name, p in theta.items()}
+
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        theta = {name: p for name, p in meta.items() if not name.startswith(RATE)}
+        alpha = expand({name: meta[RATE + name] for name in theta}, episode.tasks)
+
+        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+            return {name: torch.addcmul(theta[name], alpha[name], g, value=-1) for name, g in gradient.items()}
+
+        return super().inner(learner, theta, episode, progress)._replace(rule=rule)
+
+
+def build(config: Config) -> MetaSgd:
+    return MetaSgd(config.inner_lr, config.inner_steps)

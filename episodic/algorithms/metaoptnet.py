@@ -1,0 +1,111 @@
+"""Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with Differentiable Convex Optimization
+(MetaOptNet-SVM), CVPR 2019. https://arxiv.org/abs/1904.03758
+
+The head is the multi-class support vector machine of Crammer and Singer, in its dual (equation 7): with K = X X^T of support features,
+
+    min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i},     alpha_{i, k} <= C [k = y_i],     sum_k alpha_{i, k} = 0
+    outputs = scale * X_query X^T alpha                                  scale is learned
+
+I beside K is that of the authors' code, which makes the minimum unique. It is found by an interior-point method in float64; the
+gradient is that of the minimum itself, by the implicit function theorem (section 3.3).
+
+Differs from the paper: nothing known in the method; regularization, augmentation and network are what params name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic.algorithms.base import Algorithm
+from episodic.config import require
+from episodic.episode import Episode
+from episodic.models import Model
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+ITERATIONS, SHRINK, TO_THE_WALL, LEAST = 20, 0.15, 0.99, 1e-13
+"""Of the interior-point method: steps, factor of the barrier in each, how much of the way to the boundary one goes at most, and the
+barrier at the end."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """c: the bound C, how much one example may weigh."""
+
+    c: float = 0.1
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        require(0 < self.c < math.inf, "c", self.c, "must be a number greater than 0")
+
+
+@dataclass(frozen=True)
+class MetaOptNet(Algorithm):
+    c: float
+
+    any_ways = True
+    regression = False
+
+    def outputs_of_model(self, ways: int, classes: int) -> int:
+        return 0
+
+    def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
+        return theta | {"svm.scale": torch.ones(1)}
+
+    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        y = F.one_hot(episode.support_y, episode.classes)
+        alpha = crammer_singer((support @ support.mT).double(), y.double(), self.c).to(support.dtype)
+        return theta["svm.scale"][..., None] * (query @ support.mT) @ alpha
+
+
+def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
+    """The minimum alpha `(tasks, n, ways)`, differentiable by kernel `(tasks, n, n)`; y one-hot `(tasks, n, ways)`; float64."""
+    tasks, n, ways = y.shape
+    size = n * ways
+    identity = torch.eye(size, dtype=y.dtype, device=y.device)
+    rows = torch.eye(n, dtype=y.dtype, device=y.device).repeat_interleave(ways, 1)  # (n, n * ways): sums over an example's classes
+    bound, linear = (c * y).flatten(1), -y.flatten(1)
+
+    def slope(alpha: Tensor, k: Tensor) -> Tensor:
+        """The gradient of the objective."""
+        return (k @ alpha.view(tasks, n, ways)).flatten(1) + alpha + linear
+
+    def newton(alpha_slope: Tensor, barrier: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
+        """(d alpha, nu) of [[H, A^T], [A, 0]] (d alpha, nu) = (-alpha_slope, -off), H the objective's Hessian + diag(barrier)."""
+        hessian = torch.kron(kernel.detach(), torch.eye(ways, dtype=y.dtype, device=y.device)) + identity + torch.diag_embed(barrier)
+        top = torch.cat([hessian, rows.mT.expand(tasks, -1, -1)], 2)
+        bottom = torch.cat([rows.expand(tasks, -1, -1), rows.new_zeros(tasks, n, n)], 2)
+        found = torch.linalg.solve(torch.cat([top, bottom], 1), -torch.cat([alpha_slope, off], 1))
+        return found[:, :size], found[:, size:]
+
+    with torch.no_grad():
+        spread = c / 2 * (y - (1 - y) / (ways - 1)).flatten(1)  # strictly inside, and its rows sum to 0
+        alpha, slack = spread, bound - spread
+        weight = 1 / slack  # of the bounds: barrier 1
+        for _ in range(ITERATIONS):
+            target = (SHRINK * (weight * slack).mean(1, keepdim=True)).clamp_min(LEAST)
+            step, _ = newton(slope(alpha, kernel) + target / slack, weight / slack, (rows @ alpha[..., None])[..., 0])
+            change = (target + weight * step) / slack - weight
+            far = torch.cat([step / slack, -change / weight], 1).amax(1, keepdim=True).clamp_min(TO_THE_WALL)
+            alpha, weight = alpha + TO_THE_WALL / far * step, weight + TO_THE_WALL / far * change
+            slack = bound - alpha
+        barrier = weight / slack
+        _, nu = newton(slope(alpha, kernel) + weight, barrier, torch.zeros_like(rows @ alpha[..., None])[..., 0])
+    # One more step of Newton: in value nothing, in its derivative that of the minimum.
+    still = slope(alpha, kernel) + weight + (nu[:, None] @ rows)[:, 0]
+    step, _ = newton(still, barrier, still.new_zeros(tasks, n))
+    return (alpha + step).view(tasks, n, ways)
+
+
+def build(config: Config) -> MetaOptNet:
+    return MetaOptNet(config.c)

@@ -1,0 +1,47 @@
+"""Jake Snell, Kevin Swersky, Richard Zemel: Prototypical Networks for Few-shot Learning, NeurIPS 2017. https://arxiv.org/abs/1703.05175
+
+    c_k = mean of f(x) over the support examples of class k                    (equation 1)
+    p(y = k | x) = softmax_k(-||f(x) - c_k||^2)                                (equation 2)
+
+Differs from the paper: nothing known; that more ways are used in training than at test is `train.ways`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from episodic import ops
+from episodic.algorithms.base import Algorithm
+from episodic.episode import Episode
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to choose."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+
+class ProtoNet(Algorithm):
+    any_ways = True
+    regression = False
+
+    def outputs_of_model(self, ways: int, classes: int) -> int:
+        return 0
+
+    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        prototypes = ops.class_means(support, episode.support_y, episode.classes)
+        # -||q - c||^2 without ||q||^2, which is the same for every class: a linear map (section 2.4).
+        return ops.linear(query, 2 * prototypes, -prototypes.square().sum(-1))
+
+
+def build(config: Config) -> ProtoNet:
+    return ProtoNet()

@@ -1,0 +1,65 @@
+"""Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with differentiable closed-form solvers (R2-D2), ICLR 2019.
+https://arxiv.org/abs/1805.08136
+
+    W = X^T (X X^T + lambda I)^-1 Y          X: support features, Y: one-hot labels (equation 6, by Woodbury's identity)
+    outputs = scale * X_query W + shift      lambda, scale and shift are learned (section 3.2)
+
+Differs from the paper: a column of ones in X in the place of a separate bias; the network is the one that params name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic.algorithms.base import Algorithm
+from episodic.config import require
+from episodic.episode import Episode
+from episodic.models import Model
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class Config:
+    """regularization: lambda at the start of training."""
+
+    regularization: float = 1.0
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        require(0 < self.regularization < math.inf, "regularization", self.regularization, "must be a number greater than 0")
+
+
+@dataclass(frozen=True)
+class Ridge(Algorithm):
+    regularization: float
+
+    any_ways = True
+    regression = False
+
+    def outputs_of_model(self, ways: int, classes: int) -> int:
+        return 0
+
+    def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
+        start = {"log_lambda": math.log(self.regularization), "scale": 1.0, "shift": 0.0}
+        return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
+
+    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+        x, query = (F.pad(part, (0, 1), value=1.0) for part in learner.on_both(learner.model.features, theta, episode, batch_norm))
+        y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        w = x.mT @ torch.linalg.solve(x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y)
+        return theta["ridge.scale"][..., None] * (query @ w) + theta["ridge.shift"][..., None]
+
+
+def build(config: Config) -> Ridge:
+    return Ridge(config.regularization)

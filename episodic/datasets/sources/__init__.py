@@ -1,0 +1,1 @@
+"""Collections of pictures that several data sets are made of."""

@@ -1,0 +1,125 @@
+"""A torch.nn.Module of your own as base learner, in a loop over tasks: slower than the models here, and exact.
+
+`model: {name: module, module: {path: my_package.Net, arguments: {...}, head: fc}}`. The class is called with `arguments`; its layer
+`head`, a torch.nn.Linear, is made anew with an output a class. Batch norm takes the statistics of the batch in hand, as everywhere
+here, and dropout is off.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from episodic.config import ConfigError
+from episodic.models import HEAD, classify, head
+from episodic.ops import Params
+
+
+@dataclass(frozen=True)
+class Config:
+    """path: the class, as `package.module.Class`; arguments: what it is called with; head: its last layer, a torch.nn.Linear (null: the
+    last one there is)."""
+
+    path: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    head: str | None = None
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+
+class BatchNorm(nn.Module):
+    """Batch norm by the statistics of the batch in hand, or of its first `reference` examples."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.reference: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        counted = x[: self.reference]
+        mean = counted.mean(axes, keepdim=True)
+        r = torch.rsqrt((counted - mean).square().mean(axes, keepdim=True) + self.eps)
+        y = (x - mean) * r
+        if self.weight is None:
+            return y
+        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+        return y * self.weight.view(shape) + self.bias.view(shape)
+
+
+@dataclass(frozen=True)
+class Module:
+    """body: the module without its head, which answers features; parameters have the names that the module gives them."""
+
+    body: nn.Module
+    make: Any
+    width: int
+    outputs: int
+
+    def init(self, generator: torch.Generator) -> Params:
+        # Modules draw their weights from torch's global state: it is set, and put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+            drawn, _ = self.make()
+        return {name: p.detach().clone() for name, p in drawn.named_parameters()} | head(generator, self.width, self.outputs)
+
+    def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        for part in self.body.modules():
+            if isinstance(part, BatchNorm):
+                part.reference = reference
+        own = [name for name, _ in self.body.named_parameters()]
+        return torch.stack([functional_call(self.body, {name: theta[name][t] for name in own}, (x[t],)) for t in range(len(x))])
+
+    def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        return classify(theta, self.features(theta, x, reference))
+
+
+def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
+    def make() -> tuple[nn.Module, int]:
+        whole = _made(config).eval()
+        name = config.head or next((n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)), None)
+        last = dict(whole.named_modules()).get(name or "")
+        if not isinstance(last, nn.Linear):
+            raise ConfigError("head", config.head, f"must be the name of a torch.nn.Linear of {config.path}, its last layer")
+        return _without(whole, name or ""), last.in_features
+
+    with torch.random.fork_rng(devices=[]):
+        body, width = make()
+    taken = {name for name, _ in body.named_parameters()} & set(HEAD)
+    if taken:
+        raise ConfigError("path", config.path, f"has parameters of its body named {', '.join(sorted(taken))}, the names of the new head")
+    buffers = [name for name, _ in body.named_buffers()]
+    if buffers:
+        raise ConfigError("path", config.path, f"has buffers ({', '.join(buffers)}), which tasks would share and might change")
+    return Module(copy.deepcopy(body), make, width, outputs)
+
+
+def _made(config: Config) -> nn.Module:
+    module, _, name = config.path.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)(**config.arguments)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("path", config.path, f"must be a class as package.module.Class ({error})") from error
+    except TypeError as error:
+        raise ConfigError("arguments", config.arguments, f"must be what {config.path} takes ({error})") from error
+    if not isinstance(made, nn.Module):
+        raise ConfigError("path", config.path, "must be a torch.nn.Module")
+    return made
+
+
+def _without(module: nn.Module, head: str) -> nn.Module:
+    """The head becomes the identity, and batch norm that of the batch in hand."""
+    for name, part in list(module.named_modules()):
+        new = nn.Identity() if name == head else BatchNorm(part) if isinstance(part, nn.modules.batchnorm._BatchNorm) else None
+        if new is not None:
+            if not name:
+                raise ConfigError("path", type(module).__name__, "must be a network, not a single layer")
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent), last, new)
+    return module

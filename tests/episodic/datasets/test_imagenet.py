@@ -1,0 +1,129 @@
+"""mini-ImageNet and tiered-ImageNet from small folders and archives of the usual shapes."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from episodic.datasets import FetchError, mini_imagenet, tiered_imagenet
+from episodic.datasets.sources import imagenet
+
+MODULES = {"mini_imagenet": mini_imagenet, "tiered_imagenet": tiered_imagenet}
+
+
+def picture(colour: tuple[int, int, int], size: tuple[int, int] = (84, 84), kind: str = "PNG", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def files(name: str, each: int) -> dict[str, bytes]:
+    """`each` pictures a class; red is the class's place, green the picture's."""
+    return {
+        f"{row['class']}/{row['class']}_{i}.png": picture((place % 256, 10 * i, place // 256))
+        for place, row in enumerate(imagenet.table(name))
+        for i in range(each)
+    }
+
+
+def folder(root: Path, content: dict[str, bytes]) -> Path:
+    for name, data in content.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def raw(tmp_path):
+    (tmp_path / "raw").mkdir()
+    return tmp_path / "raw"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(mini_imagenet, "EXAMPLES", 2)
+    monkeypatch.setattr(tiered_imagenet, "LEAST", 2)
+
+
+def test_the_splits_are_the_published_ones():
+    mini, tiered = (module.limits(module.Config(), 0) for module in MODULES.values())
+    assert mini.classes == {"train": 64, "validation": 16, "test": 20} and mini.input == (3, 84, 84)
+    assert tiered.classes == {"train": 351, "validation": 97, "test": 160}
+    groups = {split: {row["group"] for row in imagenet.table("tiered_imagenet") if row["split"] == split} for split in tiered.classes}
+    assert [len(found) for found in groups.values()] == [20, 6, 8]
+    assert len(set.union(*groups.values())) == 34, "groups are kept apart"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("name", MODULES)
+def test_pictures_to_images(name, packed, raw, tmp_path):
+    module, content = MODULES[name], files(name, 2)
+    content |= {"train.csv": b"filename,label\n", "n00000000/n00000000_1.png": b"another class is left alone"}
+    if packed:
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for inner, data in content.items():
+                archive.writestr(f"images/{inner}", data)
+    else:
+        folder(tmp_path / name, content)
+    module.fetch(raw, module.Config(), mirror=tmp_path)
+    data = module.prepare(raw, module.Config(), 0)
+    table = imagenet.table(name)
+    assert data.images.shape == (2 * len(table), 3, 84, 84)
+    places = data.images[:, 0, 0, 0].astype(int) + 256 * data.images[:, 2, 40, 40].astype(int)
+    assert places.tolist() == np.arange(len(table)).repeat(2).tolist(), "class after class, red first"
+    assert data.images[:, 1, 83, 83].tolist() == [0, 10] * len(table)
+    assert data.splits == [row["split"] for row in table] and data.counts.tolist() == [2] * len(table)
+
+
+def test_pictures_of_any_size_and_kind_are_brought_to_84_pixels(raw, tmp_path):
+    content = files("mini_imagenet", 2)
+    first = imagenet.table("mini_imagenet")[0]["class"]
+    del content[f"{first}/{first}_0.png"], content[f"{first}/{first}_1.png"]
+    content[f"train/{first}00000005.jpg"] = picture((90, 90, 90), (500, 333), "JPEG", "L")
+    content[f"train/{first}_7.JPEG"] = picture((10, 200, 30), (84, 120), "JPEG", "CMYK")
+    folder(tmp_path / "mini_imagenet", content)
+    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    images = mini_imagenet.prepare(raw, mini_imagenet.Config(), 0).images
+    assert (images[0] == 90).all(), "grey becomes three equal colours"
+    assert np.abs(images[1].mean((1, 2)) - [10, 200, 30]).max() < 6
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
+    module, content = MODULES[name], files(name, 2)
+    with pytest.raises(FetchError, match="cannot be downloaded, since ImageNet may not be passed on: set EPISODIC_MIRROR"):
+        module.fetch(raw, module.Config())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FetchError, match="cannot be downloaded"):
+        module.fetch(raw, module.Config(), mirror=tmp_path / "empty")
+    del content[next(iter(content))]
+    folder(tmp_path / name, content)
+    with pytest.raises(FetchError, match=f"1 of its {len(imagenet.table(name))} classes have not (at least )?2 pictures, as n01.* with 1"):
+        module.fetch(raw, module.Config(), mirror=tmp_path)
+    assert list(raw.iterdir()) == []
+
+
+def test_a_broken_picture_is_named_and_nothing_is_left(raw, tmp_path):
+    content = files("mini_imagenet", 2)
+    name = list(content)[5]
+    content[name] = content[name][:60]
+    folder(tmp_path / "mini_imagenet", content)
+    with pytest.raises(FetchError, match=f"{name} is no picture that can be read"):
+        mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    assert list(raw.iterdir()) == []
+    (tmp_path / "tiered_imagenet.zip").write_bytes(b"no archive")
+    with pytest.raises(FetchError, match="is no sound zip archive"):
+        tiered_imagenet.fetch(raw, tiered_imagenet.Config(), mirror=tmp_path)
+
+
+def test_a_description_of_what_was_found(raw, tmp_path):
+    folder(tmp_path / "mini_imagenet", files("mini_imagenet", 2))
+    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    rows = json.loads((raw / "classes.json").read_text())
+    assert rows[0] == {"class": "n01532829", "count": 2} and len(rows) == 100

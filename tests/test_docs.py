@@ -1,0 +1,90 @@
+"""docs/adding-a-method.md and docs/your-own-model.md, followed literally."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from support import ROOT, checkout
+
+from episodic import algorithms
+from episodic.learner import MetaLearner
+from episodic.models import mlp
+from episodic.objective import Objective
+from episodic.outer import meta_gradient
+from episodic.registry import Registry
+from episodic.sampling import SinusoidSampler
+from tasks import preset
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```\w*\n(.*?)```", (ROOT / "docs" / name).read_text(), re.S)
+
+
+def repro(root) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in (["python", "-m", "tasks.params", "--quiet"], ["dvc", "repro", "--quiet"]):
+        answer = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    return json.loads((root / "models/run/config.json").read_text())
+
+
+def change(path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+
+
+def test_a_method_is_added_as_the_page_says(tmp_path):
+    root = checkout(tmp_path / "checkout")
+    code, name, section, _ = blocks("adding-a-method.md")
+    (root / "episodic/algorithms/sign_maml.py").write_text(code)
+    change(root / "episodic/algorithms/__init__.py", '"ridge",', f'"ridge", {name.strip()}')
+    preset.apply("tiny", root / "params.yaml")
+    change(root / "params.yaml", "\ntrain:\n", f"\n{section}\ntrain:\n")
+    change(root / "params.yaml", "  name: maml ", "  name: sign_maml ")
+    subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (root / ".dvc").is_dir() else None
+    assert repro(root)["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
+    assert "sign_maml" in (root / "reports/report.html").read_text()
+
+
+def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
+    """And it is what the page's last paragraph says of it: without the sign, first-order MAML."""
+    code = blocks("adding-a-method.md")[0]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").touch()
+    (tmp_path / "my_package/sign_maml.py").write_text(code)
+    (tmp_path / "my_package/unsigned.py").write_text(code.replace("g.sign()", "g"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(algorithms, "registry", Registry("method", dict(algorithms.registry._modules)))
+    episode = SinusoidSampler((0.1, 5.0), (0.0, 3.14), (-5.0, 5.0), 0, "train", 5, 5)(torch.arange(4))
+    gradients = {}
+    for name in ("sign_maml", "unsigned", "fomaml"):
+        if name != "fomaml":
+            algorithms.registry.add(name, f"my_package.{name}")
+        method = algorithms.build(name, algorithms.registry[name].Config(inner_lr=0.05, inner_steps=3))
+        learner = MetaLearner(mlp.build(mlp.Config((20,)), (1,), 1), method, Objective("regression"))
+        gradients[name] = meta_gradient(learner, learner.init(0), episode).gradient
+    for name, g in gradients["fomaml"].items():
+        torch.testing.assert_close(gradients["unsigned"][name], g)
+    assert any(not torch.allclose(gradients["sign_maml"][name], g) for name, g in gradients["fomaml"].items())
+
+
+def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
+    root = checkout(tmp_path / "checkout")
+    code, section = blocks("your-own-model.md")
+    (root / "my_models.py").write_text(code)
+    preset.apply("tiny", root / "params.yaml")
+    text = (root / "params.yaml").read_text()
+    text = text.replace("  name: conv4 ", "  name: module ")
+    for key in ("path", "arguments", "head"):
+        value = re.search(rf"    {key}: (.*)", section)[1]
+        text = re.sub(rf"(  module:.*?\n    {key}: )[^#]*", lambda found, value=value: f"{found[1]}{value} ", text, count=1, flags=re.S)
+    (root / "params.yaml").write_text(text)
+    config = repro(root)
+    assert config["model"] == {"name": "module", "path": "my_models.Net", "arguments": {"channels": 16}, "head": "head"}
