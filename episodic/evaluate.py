@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,18 +81,23 @@ def _graph_free(inner: Inner, steps: int) -> Iterator[Params]:
         yield detached(step.after)
 
 
-def curve(learner: MetaLearner, meta: Params, episode: Episode, at: Collection[int], modes: Iterable[str] = BATCH_NORM) -> Curve:
-    """Scores of each task after each number of inner steps of `at`, in each mode of `modes` (which holds the learner's own)."""
+def curve(
+    learner: MetaLearner, members: Sequence[Params], episode: Episode, at: Collection[int], modes: Iterable[str] = BATCH_NORM
+) -> Curve:
+    """Scores of each task after each number of inner steps of `at`, in each mode of `modes` (which holds the learner's own).
+
+    members: meta-parameters, each of which adapts for itself; if they are several, they answer together
+    """
     score: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     loss: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     outputs = []
     learner = learner.at_test
-    for step, theta in enumerate(adaptation(learner, meta, episode, max(at))):
+    for step, thetas in enumerate(zip(*(adaptation(learner, meta, episode, max(at)) for meta in members), strict=True)):
         if step not in at:
             continue
         with torch.no_grad():
             for mode in score:
-                answer = learner.query_outputs(theta, episode, mode)
+                answer = learner.objective.together([learner.query_outputs(theta, episode, mode) for theta in thetas])
                 score[mode].append(learner.objective.score(answer, episode.query_y))
                 loss[mode].append(learner.objective.loss(answer, episode.query_y))
                 if mode == learner.batch_norm:
@@ -118,19 +123,19 @@ def scores(
     return score, loss
 
 
-def relabelled(learner: MetaLearner, meta: Params, episode: Episode, steps: int, seed: int, number: int, first: int = 0) -> Tensor:
+def relabelled(
+    learner: MetaLearner, members: Sequence[Params], episode: Episode, steps: int, seed: int, number: int, first: int = 0
+) -> Tensor:
     """Score `(tasks,)` after `steps` inner steps where each task's classes have other numbers, the renaming `number`.
 
     For a method that treats classes alike it is the score itself; others depend on which output a class happens to get.
-    first: number of the first episode, so that an episode's renaming does not depend on how episodes are grouped.
+    members: as in `curve`; first: number of the first episode, so that a renaming does not depend on how episodes are grouped.
     """
     index = first + torch.arange(episode.tasks, device=episode.support_y.device)
     bits = counter.draws(counter.key(seed, f"renamed classes {number}"), index, episode.classes)
     names = counter.choose(bits, episode.classes, episode.classes)
     renamed = episode._replace(support_y=names.gather(1, episode.support_y), query_y=names.gather(1, episode.query_y))
-    *_, theta = adaptation(learner, meta, renamed, steps)
-    with torch.no_grad():
-        return learner.objective.score(learner.at_test.query_outputs(theta, renamed), renamed.query_y)
+    return curve(learner, members, renamed, [steps], [learner.batch_norm]).score[learner.batch_norm][:, 0]
 
 
 def at_once(episode: Episode) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,6 +35,14 @@ class Objective:
         if self.kind == "classification":
             return F.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
         return (outputs - y).square().flatten(1).mean(1)
+
+    def together(self, outputs: list[Tensor]) -> Tensor:
+        """What several models answer together, each `(tasks, n, out)`: the mean of their probabilities (its logarithm) or targets."""
+        if len(outputs) == 1:
+            return outputs[0]
+        if self.kind == "classification":
+            return torch.stack([one.log_softmax(-1) for one in outputs]).logsumexp(0) - math.log(len(outputs))
+        return torch.stack(outputs).mean(0)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Accuracy (a fraction) or mean squared error of each task -> `(tasks,)`."""

@@ -20,6 +20,7 @@ from episodic.episode import Episode
 from episodic.errors import UserError
 from episodic.group import Group
 from episodic.learner import MetaLearner
+from episodic.objective import Objective
 from episodic.ops import Params
 from episodic.plan import Plan
 from episodic.sampling import Sampler
@@ -49,12 +50,13 @@ class Config:
     validate_every: int = 90
     patience: int | None = None
     checkpoint_every: int = 50
+    ensemble: int = 1
     plan: plans.Config = field(default_factory=plans.Config)
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        for key in ("iterations", "meta_batch", "queries", "validate_every", "checkpoint_every"):
+        for key in ("iterations", "meta_batch", "queries", "validate_every", "checkpoint_every", "ensemble"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(0 < self.meta_lr < math.inf, "meta_lr", self.meta_lr, "must be a number greater than 0")
         require(0 <= self.meta_lr_end < math.inf, "meta_lr_end", self.meta_lr_end, "must be a number, 0 or greater")
@@ -87,7 +89,10 @@ class History:
 
 @dataclass
 class State:
-    """All that training carries from one iteration to the next."""
+    """All that training carries from one iteration to the next.
+
+    best: the checkpoints that did best in validation, `(ensemble, *shape)`, the best first; as many as there are scores
+    """
 
     theta: Params
     best: Params
@@ -95,8 +100,8 @@ class State:
     exp_avg_sq: Params
     step: Params
     iteration: int = 0
-    best_iteration: int = 0
-    best_score: float | None = None
+    best_iterations: list[int] = field(default_factory=list)
+    best_scores: list[float] = field(default_factory=list)
     stale: int = 0
     history: History = field(default_factory=History)
 
@@ -107,9 +112,11 @@ class State:
 
 @dataclass(frozen=True)
 class Result:
-    """theta: the best by validation, without a task axis; `resumed_at`: the iteration a checkpoint was taken up at, or 0."""
+    """theta: the best by validation, without a task axis; members: the best `ensemble` of them (or as many as were validated), theta first;
+    `resumed_at`: the iteration a checkpoint was taken up at, or 0."""
 
     theta: Params
+    members: list[Params]
     iteration: int
     iterations: int
     score: float
@@ -169,9 +176,10 @@ def train(
         if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             _save(state, checkpoint_path)
         on_progress(done, figures)
-    if state.best_score is None:
+    if not state.best_scores:
         raise DivergedError("no validation had a finite loss: lower inner_lr or train.meta_lr")
-    return Result(state.best, state.best_iteration, state.iteration, state.best_score, state.history, resumed_at)
+    members = [{name: p[i].clone() for name, p in state.best.items()} for i in range(len(state.best_scores))]
+    return Result(members[0], members, state.best_iterations[0], state.iteration, state.best_scores[0], state.history, resumed_at)
 
 
 def suited(sampler: Sampler, config: Config, device: torch.device) -> Plan:
@@ -257,19 +265,30 @@ def _validate(learner: MetaLearner, state: State, validation: Episode, group: Gr
     score, loss = evaluate.scores(learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
-    best = math.isfinite(mean) and (state.best_score is None or learner.objective.better(mean, state.best_score))
-    if best:
-        state.best_score, state.best_iteration, state.stale = mean, state.iteration, 0
-        state.best = {name: p.clone() for name, p in state.theta.items()}
-    else:
-        state.stale += 1
+    place = _keep(state, mean, learner.objective) if math.isfinite(mean) else None
+    best = place == 0
+    state.stale = 0 if best else state.stale + 1
     row = {"iteration": state.iteration, "loss": float(loss.mean()), name: mean, f"{name}_ci95": ci95, "best": int(best)}
     state.history.validation.append(row)
     return {f"validation_{name}": mean}
 
 
+def _keep(state: State, score: float, objective: Objective) -> int:
+    """Puts theta in its place among the best (after those as good); returns the place, which may be past the last one kept."""
+    size = len(next(iter(state.best.values())))
+    place = sum(not objective.better(score, other) for other in state.best_scores)
+    if place < size:
+        for name, kept in state.best.items():
+            kept[place + 1 :] = kept[place:-1].clone()
+            kept[place] = state.theta[name]
+        for values, value in ((state.best_scores, score), (state.best_iterations, state.iteration)):
+            values.insert(place, value)  # type: ignore[arg-type]
+            del values[size:]
+    return place
+
+
 TENSORS = ("theta", "best", "exp_avg", "exp_avg_sq", "step")
-NUMBERS = ("iteration", "best_iteration", "best_score", "stale")
+NUMBERS = ("iteration", "best_iterations", "best_scores", "stale")
 
 
 def start(learner: MetaLearner, config: Config, device: torch.device) -> State:
@@ -280,7 +299,8 @@ def start(learner: MetaLearner, config: Config, device: torch.device) -> State:
 
     # Adam counts on a GPU if it is to be part of a CUDA graph.
     steps = {name: torch.zeros((), device=device if device.type == "cuda" else "cpu") for name in theta}
-    return State(theta, {name: p.clone() for name, p in theta.items()}, zeros(), zeros(), steps)
+    best = {name: p.expand(config.ensemble, *p.shape).clone() for name, p in theta.items()}
+    return State(theta, best, zeros(), zeros(), steps)
 
 
 def _common(group: Group, restored: State | None, learner: MetaLearner, config: Config, device: torch.device) -> State:

@@ -44,7 +44,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     memory.keep_freed()
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
-    meta_learner, meta, config = trained.load(model, device)
+    meta_learner, members, config = trained.load(model, device)
     test, steps = source.table("test"), evaluate.headline(meta_learner, settings.evaluate.steps)
     points = evaluate.points(meta_learner, steps)
     first = source.fixed(test[:1])
@@ -54,17 +54,17 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     with ranks.group(count, device) as group:
         if group.rank == 0:
             stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size)
-        curve, baselines = _scores(meta_learner, trained.plain(config), meta, source, test, points, sizes, group)
-        labels = _renamed(meta_learner, meta, source, test, steps, chunk, group)
+        curve, baselines = _scores(meta_learner, trained.plain(config), members, source, test, points, sizes, group)
+        labels = _renamed(meta_learner, members, source, test, steps, chunk, group)
         if group.rank:
             return
-    _write(source, meta_learner, meta, config, test, curve, points, steps, baselines, labels, scores, metrics)
+    _write(source, meta_learner, members, config, test, curve, points, steps, baselines, labels, scores, metrics)
 
 
 def _scores(
     meta_learner: MetaLearner,
     plain: MetaLearner,
-    meta: Params,
+    members: list[Params],
     source: Prepared,
     test: pd.DataFrame,
     points: list[int],
@@ -80,7 +80,7 @@ def _scores(
 
         def one(i: int) -> torch.Tensor:
             episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], images)
-            curve = evaluate.curve(meta_learner, meta, episode, points)
+            curve = evaluate.curve(meta_learner, members, episode, points)
             parts = {f"{part} {mode}": value for part in ("score", "loss") for mode, value in getattr(curve, part).items()}
             parts |= {"outputs": curve.outputs.transpose(0, 1)}
             parts |= {f"baseline {name}": s for name, s in _baselines(plain, episode, seed, rate, starts[i]).items()}
@@ -99,7 +99,7 @@ def _scores(
 
 
 def _renamed(
-    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, steps: int, chunk: int, group: Group
+    meta_learner: MetaLearner, members: list[Params], source: Prepared, test: pd.DataFrame, steps: int, chunk: int, group: Group
 ) -> dict[str, Any]:
     """How far the accuracy of some episodes spreads over random numberings of their classes."""
     if source.kind != "classification":
@@ -108,7 +108,7 @@ def _renamed(
 
     def one(i: int) -> torch.Tensor:
         number, part = divmod(i, len(parts))
-        score = evaluate.relabelled(meta_learner, meta, parts[part], steps, source.meta["seed"], number, part * chunk)
+        score = evaluate.relabelled(meta_learner, members, parts[part], steps, source.meta["seed"], number, part * chunk)
         return score.double().sum().view(1, 1)
 
     rows = group.rows(one, [1] * (RENAMINGS * len(parts))).view(RENAMINGS, -1).sum(1) / sum(part.tasks for part in parts)
@@ -116,7 +116,7 @@ def _renamed(
 
 
 def _write(
-    source: Prepared, meta_learner: MetaLearner, meta: Params, config: dict[str, Any], test: pd.DataFrame,
+    source: Prepared, meta_learner: MetaLearner, members: list[Params], config: dict[str, Any], test: pd.DataFrame,
     curve: evaluate.Curve, points: list[int], steps: int, baselines: dict[str, np.ndarray], labels: dict[str, Any],
     scores: Path, metrics: Path,
 ) -> None:  # fmt: skip
@@ -135,7 +135,7 @@ def _write(
             _class_table(source, test, answers).to_parquet(folder / "classes.parquet", index=False)
         else:
             headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
-            fits, support = _fits(meta_learner, meta, source, test, headline)
+            fits, support = _fits(meta_learner, members, source, test, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
     figures = _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | ({"labels": labels} if labels else {})
@@ -212,7 +212,7 @@ def _class_table(source: Prepared, test: pd.DataFrame, answers: pd.DataFrame) ->
 
 
 def _fits(
-    meta_learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, headline: pd.DataFrame
+    meta_learner: MetaLearner, members: list[Params], source: Prepared, test: pd.DataFrame, headline: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Whole curves of a few episodes at the quantiles of the headline error, from typical to worst."""
     order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
@@ -224,10 +224,11 @@ def _fits(
     table = pd.DataFrame({"episode": picked.repeat(len(grid)), "x": np.tile(grid.cpu().double().numpy(), len(picked))})
     waves = test.iloc[table["episode"]]
     table["truth"] = waves["amplitude"].to_numpy() * np.sin(table["x"].to_numpy() - waves["phase"].to_numpy())
-    for step, theta in enumerate(evaluate.adaptation(meta_learner, meta, episode, CURVE_STEPS)):
+    for step, thetas in enumerate(zip(*(evaluate.adaptation(meta_learner, m, episode, CURVE_STEPS) for m in members), strict=True)):
         if step in (0, 1, CURVE_STEPS):
             with torch.no_grad():
-                table[f"step_{step}"] = meta_learner.model(theta, x).double().cpu().numpy().ravel()
+                answer = meta_learner.objective.together([meta_learner.model(theta, x) for theta in thetas])
+            table[f"step_{step}"] = answer.double().cpu().numpy().ravel()
     shots = episode.support_x.shape[1]
     points = [part.double().cpu().numpy().ravel() for part in (episode.support_x, episode.support_y)]
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
@@ -256,6 +257,7 @@ def _metrics(
         "loss": float(loss),
         "episodes": int(episodes["episode"].nunique()),
         "steps": steps,
+        "ensemble": config["ensemble"],
         "baselines": baselines,
         "train": {
             "iterations": config["iterations"],

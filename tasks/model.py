@@ -53,13 +53,18 @@ def _config(registry: Any, section: dict[str, Any]) -> Any:
     return registry[section["name"]].Config(**values)
 
 
-def load(folder: Path, device: torch.device) -> tuple[MetaLearner, Theta, dict[str, Any]]:
-    """The meta-learner, its meta-parameters on the device, and config.json."""
+def load(folder: Path, device: torch.device) -> tuple[MetaLearner, list[Theta], dict[str, Any]]:
+    """The meta-learner, its meta-parameters on the device (the best first; several for an ensemble), and config.json."""
     config = read_json(folder / "config.json")
     if config.get("format") != FORMAT:
         raise StageError(f"{folder / 'config.json'} has format {config.get('format')!r}, not {FORMAT}: run the stage train again")
     result = learner(config)
-    path = folder / "weights.safetensors"
-    tensors, _ = checkpoint.load(path)
-    meta = checkpoint.matching(tensors, result.init(0), path)
-    return result, {name: p.to(device) for name, p in meta.items()}, config
+    wanted = result.init(0)
+    members = []
+    for number in range(1, config["ensemble"] + 1):
+        path = folder / ("weights.safetensors" if number == 1 else "ensemble.safetensors")
+        tensors, _ = checkpoint.load(path)
+        if number > 1:
+            tensors = {name.removeprefix(f"{number}/"): t for name, t in tensors.items() if name.startswith(f"{number}/")}
+        members.append({name: p.to(device) for name, p in checkpoint.matching(tensors, wanted, path).items()})
+    return result, members, config

@@ -69,6 +69,8 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
     # Without batch norm the mode says nothing.
     mode = [found.mode] if found.other_mode or found.curve["mode"].nunique() == 1 else []
     steps = [words.count(found.steps, "inner step")] if found.adapts else []
+    if config.get("ensemble", 1) > 1:
+        steps.append(f"the {words.in_words(config['ensemble'])} best checkpoints together")
     counts = [*steps, words.count(metrics["episodes"], "test episode")]
     big, _, half = words.figure(score, metrics[score], metrics[f"{score}_ci95"]).partition(" ± ")
     aside = []

@@ -32,6 +32,8 @@ def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         "zero": "answer 0",
         "support_mean": "answer the support's mean",
     }
+    if metrics.get("ensemble", 1) > 1:
+        said[0] = f"{said[0][0]}, {metrics['ensemble']} checkpoints", said[0][1]
     return said + [(words[method], figure(part)) for method, part in sorted(metrics["baselines"].items())]
 
 

@@ -71,11 +71,14 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 return
             description = config | {
                 "format": FORMAT, "dataset": source.meta["dataset"], "shots": source.meta["shots"],
-                "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
+                "ensemble": len(result.members), "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
                 "parameters": sum(p.numel() for p in result.theta.values()), "data_digest": source.meta["data_digest"], "code_digest": code,
             }  # fmt: skip
             with folder_beside(model) as draft:
                 checkpoint.save(draft / "weights.safetensors", result.theta, {})
+                if len(result.members) > 1:
+                    others = {f"{i}/{name}": p for i, member in enumerate(result.members[1:], 2) for name, p in member.items()}
+                    checkpoint.save(draft / "ensemble.safetensors", others, {})
                 write_json(draft / "config.json", description)
             with folder_beside(history) as draft:
                 pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)

@@ -35,7 +35,7 @@ def meta():
 
 def test_curve_is_adaptation_step_by_step():
     episode = episodes()
-    curve = evaluate.curve(LEARNER, meta(), episode, range(4))
+    curve = evaluate.curve(LEARNER, [meta()], episode, range(4))
     theta = expand(meta(), episode.tasks)
     for step in range(4):
         for mode in ("transductive", "inductive"):
@@ -51,9 +51,20 @@ def test_curve_is_adaptation_step_by_step():
 def test_poisoned_query_labels_change_no_answer():
     episode = episodes()
     poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
-    a, b = (evaluate.curve(LEARNER, meta(), e, range(4)) for e in (episode, poisoned))
+    a, b = (evaluate.curve(LEARNER, [meta()], e, range(4)) for e in (episode, poisoned))
     assert torch.equal(a.outputs, b.outputs)
     assert not torch.equal(a.score["transductive"], b.score["transductive"])
+
+
+def test_members_answer_together_by_the_mean_of_their_probabilities():
+    episode, a = episodes(), meta()
+    b = {name: p + 0.3 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view(p.shape) for name, p in a.items()}
+    one, other, both = (evaluate.curve(LEARNER, members, episode, [0, 2]) for members in ([a], [b], [a, b]))
+    expected = (one.outputs.softmax(-1) + other.outputs.softmax(-1)) / 2
+    torch.testing.assert_close(both.outputs.exp(), expected)
+    right = (expected[1].argmax(-1) == episode.query_y).float().mean(1)
+    torch.testing.assert_close(both.score[LEARNER.batch_norm][:, 1], right)
+    assert not torch.equal(one.outputs, both.outputs)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])

@@ -183,10 +183,10 @@ def test_how_much_the_numbers_of_classes_count_is_measured(name):
     method, episode = learner(name), sampler("test")(torch.arange(20))
     steps = evaluate.headline(method, 3)
     own, _ = evaluate.scores(method, method.init(1), episode, steps, 20)
-    others = [evaluate.relabelled(method, method.init(1), episode, steps, 0, number).numpy() for number in range(3)]
+    others = [evaluate.relabelled(method, [method.init(1)], episode, steps, 0, number).numpy() for number in range(3)]
     changed = [float(abs(other - own).max()) > 0 for other in others]
     assert changed == [name == "maml"] * 3
-    part = evaluate.relabelled(method, method.init(1), episode.part(5, 20), steps, 0, 1, first=5).numpy()
+    part = evaluate.relabelled(method, [method.init(1)], episode.part(5, 20), steps, 0, 1, first=5).numpy()
     assert (part == others[1][5:]).mean() > 0.9, "grouping changes no more than rounding"
 
 

@@ -90,6 +90,28 @@ def test_it_learns_to_adapt(method):
     assert trained.mean() + margin < min(untrained.mean(), zero.mean())
 
 
+@pytest.mark.parametrize("ensemble", [2, 5])
+def test_the_best_checkpoints_are_kept_the_best_first_and_resumed(ensemble, tmp_path):
+    config, path = replace(CONFIG, ensemble=ensemble, validate_every=9), tmp_path / "state.safetensors"
+
+    def killer(iteration, figures):
+        if iteration == 33:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(config, checkpoint_path=path, on_progress=killer)
+    result = run(config, checkpoint_path=path)
+    validated = sorted(row["mse"] for row in result.history.validation)
+    assert len(validated) == 5 and len(result.members) == ensemble
+    scores = [evaluate.scores(meta_learner(), member, sines("validation")(torch.arange(20)), 1)[0].mean() for member in result.members]
+    np.testing.assert_allclose(scores, validated[:ensemble], rtol=1e-5)
+    assert all(torch.equal(result.members[0][name], p) for name, p in result.theta.items())
+    whole = run(config)
+    assert equal(result, whole)
+    for a, b in zip(result.members, whole.members, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_best_checkpoint_is_the_best_validation(tmp_path):
     result = run(replace(CONFIG, meta_lr=0.1))  # a rate at which validation gets worse again
     rows = result.history.validation

@@ -112,7 +112,7 @@ def _model(root: Path, kind: str, raw: dict[str, Any]) -> None:
         "batch_norm": "transductive",
     }
     config |= pick | {key: raw["episodes"][key] for key in ("ways", "shots")} | DIGESTS
-    config |= {"iteration": 500, "iterations": 600, "validation": 0.9513 if image else 0.52, "parameters": 112_005}
+    config |= {"ensemble": 1, "iteration": 500, "iterations": 600, "validation": 0.9513 if image else 0.52, "parameters": 112_005}
     write_json(root / "models/run/config.json", config)
 
 

@@ -70,7 +70,8 @@ def test_evaluation_writes_what_is_documented(prepared):
     metrics = read_json(prepared / "metrics.json")
     episodes = pd.read_parquet(prepared / "scores/episodes.parquet")
     assert set(metrics) == {
-        "accuracy", "accuracy_ci95", "loss", "episodes", "steps", "transductive", "inductive", "before", "baselines", "train", "labels",
+        "accuracy", "accuracy_ci95", "loss", "episodes", "steps", "transductive", "inductive", "before", "baselines", "train",
+        "labels", "ensemble",
     }  # fmt: skip
     headline = episodes.query("mode == 'transductive' and step == 1")["accuracy"]
     assert metrics["accuracy"] == pytest.approx(headline.mean()) and len(headline) == metrics["episodes"] == 20
