@@ -64,7 +64,7 @@ def main() -> None:
                 [sys.executable, "-m", "benchmarks.scale", "--memory", path], capture_output=True, text=True, check=True, env=environment
             )
             sizes.append(json.loads(answer.stdout)["rss"])
-            print(f"  {megabytes:6} MB of images: {sizes[-1] / 1e6:6.0f} MB resident, anonymous")
+            print(f"  {megabytes:6} MB of images: {sizes[-1] / 1e6:6.0f} MB resident")
     print(f"  {MEGABYTES[1] / MEGABYTES[0]:.0f} times the data, {sizes[1] / sizes[0]:.2f} times the memory")
     table = cost()
     evaluation()
