@@ -1,0 +1,108 @@
+"""The papers' table: every cell's parameters are sound, and the way from cells to table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import ROOT
+
+from episodic import algorithms
+from episodic.statistics import mean_ci95
+from tasks import params, table
+from tasks.files import read_json, write_json
+from tasks.stage import StageError
+
+SETTINGS = ("5w1s", "5w5s", "20w1s", "20w5s")
+PIPELINE = params.read_yaml(ROOT / "table/dvc.yaml")["stages"]
+
+
+def test_every_method_is_a_cell_and_every_cell_a_method():
+    assert set(PIPELINE["cell"]["matrix"]["method"]) == set(algorithms.registry)
+    assert {path.stem for path in (ROOT / "table/methods").glob("*.yaml")} == set(algorithms.registry)
+    assert set(PIPELINE["data"]["foreach"]) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("method", sorted(algorithms.registry))
+def test_a_cells_parameters_are_sound(method, setting):
+    settings = params.parse(table.parameters(setting, method))
+    ways, shots = map(int, setting[:-1].split("w"))
+    assert (settings.algorithm.name, settings.episodes.ways, settings.episodes.shots) == (method, ways, shots)
+    assert settings.dataset.name == "omniglot" and settings.episodes.test == 1000
+
+
+def test_cells_share_their_episodes():
+    """What the episodes follow from is the same in all cells of a setting."""
+
+    def parts(method: str | None) -> str:
+        return json.dumps([table.parameters("5w1s", method)[part] for part in ("dataset", "episodes")])
+
+    assert {parts(method) for method in algorithms.registry} == {parts(None)}
+
+
+def test_an_unknown_cell_is_one_sentence():
+    with pytest.raises(StageError, match=r"there is no table/methods/mamal\.yaml: must be one of anil, "):
+        table.parameters("5w1s", "mamal")
+    with pytest.raises(StageError, match=r"there is no table/settings/7w7s\.yaml: must be one of 20w1s, "):
+        table.parameters("7w7s", "maml")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A table of glyphs, seconds a cell."""
+    folder = tmp_path / "table"
+    for name, text in {
+        "base.yaml": "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
+        "train: {iterations: 6, meta_batch: 2, validate_every: 3}\n",
+        "settings/5w1s.yaml": "episodes: {ways: 5, shots: 1, queries: 2}\n",
+        "methods/maml.yaml": "evaluate: {steps: 2}\n",
+        "methods/protonet.yaml": "train: {ways: 8}\n",
+        "notes.yaml": "{protonet: a note}\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setattr(table, "FOLDER", folder)
+    return folder
+
+
+def test_from_data_to_table(tiny):
+    table.raw(tiny / "raw")
+    table.data("5w1s", tiny / "raw", tiny / "data/5w1s")
+    for method in ("maml", "protonet"):
+        table.cell(method, "5w1s", tiny / "data/5w1s", tiny / f"cells/{method}-5w1s")
+    facts, episodes = read_json(tiny / "cells/maml-5w1s/cell.json"), pd.read_csv(tiny / "cells/maml-5w1s/episodes.csv")
+    assert (facts["steps"], facts["iterations"], len(episodes)) == (2, 6, 20) and facts["seconds"] > 0
+    assert read_json(tiny / "cells/protonet-5w1s/cell.json")["steps"] == 0
+    table.write(tiny / "cells", tiny / "results")
+    rows = pd.read_csv(tiny / "results/results.csv").set_index("method")
+    other = pd.read_csv(tiny / "cells/protonet-5w1s/episodes.csv")
+    mean, ci95 = mean_ci95((other["transductive"] - episodes["transductive"]).to_numpy())
+    np.testing.assert_allclose(rows.loc["protonet", ["to_maml", "to_maml_ci95"]].astype(float), [mean, ci95])
+    np.testing.assert_allclose(rows.loc["maml", "accuracy"], episodes["transductive"].mean())
+    assert np.isnan(rows.loc["maml", "to_maml"])
+    said = (tiny / "results/results.md").read_text()
+    assert "**Omniglot, 5w1s**" in said and "98.7 % ± 0.4" in said and "98.8 %" in said and "| a note |" in said
+    assert (tiny / "results/results.svg").read_text().startswith("<svg")
+
+
+def test_settings_come_in_order_and_best_first(tiny):
+    for number, (method, setting) in enumerate([("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]):
+        folder = tiny / "cells" / f"{method}-{setting}"
+        folder.mkdir(parents=True)
+        pd.DataFrame({"episode": range(4), "inductive": 0.5, "transductive": 0.5 + 0.1 * number}).to_csv(
+            folder / "episodes.csv", index=False
+        )
+        facts = {"method": method, "setting": setting, "batch_norm": "transductive", "steps": 1, "iterations": 5, "meta_batch": 4}
+        write_json(folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0})
+    found = table.rows(tiny / "cells")
+    order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
+    assert list(zip(found["setting"], found["method"], strict=True)) == order
+    assert table.markdown(found, {}).count("**Omniglot") == 3
+
+
+def test_no_cells_are_one_sentence(tmp_path):
+    with pytest.raises(StageError, match="there are no cells"):
+        table.rows(tmp_path)
