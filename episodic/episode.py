@@ -39,13 +39,14 @@ class Episode(NamedTuple):
         return self.support_x, self.support_y, self.query_x, self.query_y
 
     def batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor]:
-        """Support x and y of the mini-batch that inner step `step` sees (all of it for None): `size` examples, one class after the
-        other, going on where the step before stopped. An episode's examples are in random order already."""
+        """Support x and y of the mini-batch that inner step `step` sees (all of it for None): `size` examples, of one class after the
+        other where `ways` tells them, going on where the step before stopped. An episode's examples are in random order already."""
         n = self.support_x.shape[1]
         if size is None or size >= n:
             return self.support_x, self.support_y
-        order = torch.arange(n).view(self.classes, -1).T.flatten()
-        rows = order[(torch.arange(size) + step * size) % n].to(self.support_x.device)
+        device = self.support_x.device
+        order = torch.arange(n, device=device).view(self.ways or 1, -1).T.flatten()
+        rows = order[(torch.arange(size, device=device) + step * size) % n]
         return self.support_x[:, rows], self.support_y[:, rows]
 
     def to(self, device: torch.device) -> Episode:

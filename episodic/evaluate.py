@@ -21,18 +21,23 @@ from episodic.ops import Params
 
 @dataclass(frozen=True)
 class Config:
-    """steps: inner steps of the headline figure (a method without an inner loop takes none); chunk: episodes computed at once
+    """steps: inner steps of the headline figure (None: the method's own in validation, at least LEAST_STEPS; a method without an inner loop
+    takes none); chunk: episodes computed at once
     (None: chosen from the workload)."""
 
-    steps: int = 3
+    steps: int | None = None
     chunk: int | None = None
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(0 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 0 and {MOST_STEPS}")
+        fits = self.steps is None or 0 <= self.steps <= MOST_STEPS
+        require(fits, "steps", self.steps, f"must be null or between 0 and {MOST_STEPS}")
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "must be null or at least 1")
 
+
+LEAST_STEPS = 3
+"""Inner steps of the headline figure at least, if params do not say: gradient methods gain from a few more than in training."""
 
 CURVE_STEPS, MOST_STEPS = 10, 1000
 """The adaptation curve looks after each of this many inner steps, then after every tenth; and the largest number of steps."""
@@ -61,9 +66,10 @@ def points(learner: MetaLearner, steps: int) -> list[int]:
     return sorted({*range(CURVE_STEPS + 1), *range(CURVE_STEPS, steps, 10), steps})
 
 
-def headline(learner: MetaLearner, steps: int) -> int:
+def headline(learner: MetaLearner, steps: int | None) -> int:
     """The number of inner steps of the headline figure where params say `steps`."""
-    return steps if learner.at_test.algorithm.inner_steps else 0
+    own = learner.at_test.algorithm.inner_steps
+    return 0 if own == 0 else max(own, LEAST_STEPS) if steps is None else steps
 
 
 def adaptation(learner: MetaLearner, meta: Params, episode: Episode, steps: int) -> Iterator[Params]:

@@ -61,6 +61,7 @@ class Groups(NamedTuple):
     @classmethod
     def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
         """The groups of at least `ways` classes, from each class's group; ConfigError where there is none."""
+        require(any(names), "within_group", True, "must be false, since the classes have no groups")
         found: dict[str, list[int]] = {}
         for position, name in enumerate(names):
             found.setdefault(name, []).append(position)

@@ -272,9 +272,16 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
             faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
         if model.name == "conv4":
             faults.append("model.name is 'conv4': must be mlp for sinusoid, whose examples are numbers and not images")
+            return
+        try:
+            registry("model")[model.name].build(model.config, (1,), 1)
+        except ConfigError as error:
+            faults.append(f"model.{model.name}.{error}")
         return
     if episodes.ways < 2:
         faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
+    if train.ways == 1:
+        faults.append(f"train.ways is 1: must be null or at least 2 for {name}")
     limits = module.limits(config, values["dataset"].seed)
     try:
         registry("model")[model.name].build(model.config, limits.input, episodes.ways)

@@ -32,7 +32,7 @@ from tasks.stage import StageError
 FOLDER = ROOT / "table"
 BASELINE = "maml"
 PUBLISHED = {
-    "anil": "ANIL", "boil": "BOIL", "finetune": "fine-tuning", "fomaml": "first-order MAML", "imaml": "iMAML (HF)", "maml": "MAML",
+    "anil": "ANIL", "boil": "BOIL", "finetune": "fine-tuning", "fomaml": "first-order MAML", "imaml": "iMAML (GD)", "maml": "MAML",
     "maml_plus_plus": "MAML++", "matching_net": "matching networks", "meta_lstm": "Meta-LSTM", "meta_sgd": "Meta-SGD",
     "protonet": "ProtoNet", "reptile": "Reptile",
 }  # fmt: skip
@@ -127,7 +127,8 @@ def rows(cells: Path) -> pd.DataFrame:
             (published["dataset"] == "omniglot") & (published["network"] == "conv4") & (published["method"] == PUBLISHED.get(method, ""))
             & (published["ways"] == ways) & (published["shots"] == shots)
         ]  # fmt: skip
-        printed = {key: same[of].iloc[0] if len(same) else "" for key, of in (("published", "accuracy"), ("published_ci95", "ci95"))}
+        columns = {"published": "accuracy", "published_ci95": "ci95", "published_note": "note"}
+        printed = {key: same[of].iloc[0] if len(same) else "" for key, of in columns.items()}
         took = {key: facts[key] for key in ("steps", "iterations", "meta_batch", "seconds", "label_sd", "peak_memory_bytes")}
         result.append({"setting": setting, "method": method} | row | printed | took)
     table = pd.DataFrame(result)
@@ -155,7 +156,7 @@ def markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
                 f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
                 f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
                 (f"{row['published']} %" if row["published"] else "") + (f" ± {row['published_ci95']}" if row["published_ci95"] else ""),
-                notes.get(row["method"], ""),
+                "; ".join(filter(None, [row["published_note"], notes.get(row["method"], "")])),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))

@@ -42,7 +42,7 @@ def change(path, old: str, new: str) -> None:
 
 def test_a_method_is_added_as_the_page_says(tmp_path):
     root = checkout(tmp_path / "checkout")
-    code, name, section, _ = blocks("adding-a-method.md")
+    code, name, section, _, cell = blocks("adding-a-method.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
     change(root / "episodic/algorithms/__init__.py", '"ridge",', f'"ridge", {name.strip()}')
     preset.apply("tiny", root / "params.yaml")
@@ -51,6 +51,10 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
     subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (root / ".dvc").is_dir() else None
     assert repro(root)["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
     assert "sign_maml" in (root / "reports/report.html").read_text()
+    (root / "table/methods/sign_maml.yaml").write_text(cell)
+    program = "from tasks import params, table; print(params.parse(table.parameters('5w1s', 'sign_maml')).algorithm)"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert "inner_lr=0.02" in answer.stdout
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):

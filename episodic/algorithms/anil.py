@@ -41,6 +41,10 @@ class Anil(base.Algorithm):
     inner_steps: int = 1
     test: str = "head"
 
+    @property
+    def regression(self) -> bool:  # type: ignore[override]
+        return self.test != "nil"
+
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)
         theta |= {"support": learner.model.features(theta, episode.support_x)}

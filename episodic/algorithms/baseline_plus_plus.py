@@ -4,7 +4,8 @@
     p(y = k | x) = softmax_k(scale * cos(f(x), w_k))      in training over all training classes, at test with new w_k (section 3.2)
 
 Differs from the paper: the new w_k start at the class means of the support features and take full-batch gradient steps (there: a random
-start, 100 steps of momentum on mini-batches of 4); `scale` is a parameter of the run (there 2, or 10 for more than 200 classes).
+start, 100 steps of momentum on mini-batches of 4 with weight decay); images are not augmented; `scale` is a parameter of the run (there 2,
+or 10 for more than 200 classes).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """inner_lr, inner_steps: of the new head, in validation; at test `evaluate.steps` says how many. scale: of the cosines."""
+    """inner_lr, inner_steps: of the new head, in validation and (unless `evaluate.steps` says otherwise) at test. scale: of the cosines."""
 
     inner_lr: float = 0.1
     inner_steps: int = 50

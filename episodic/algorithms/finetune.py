@@ -5,7 +5,7 @@
     test:     the body stays, a new linear head is trained on the support set
 
 Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
-mini-batches of 4); mini-batches hold as many images of each of their classes.
+mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """inner_lr, inner_steps: of the new head, in validation; at test `evaluate.steps` says how many."""
+    """inner_lr, inner_steps: of the new head, in validation and (unless `evaluate.steps` says otherwise) at test."""
 
     inner_lr: float = 0.1
     inner_steps: int = 50

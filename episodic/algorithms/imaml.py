@@ -7,7 +7,8 @@ https://arxiv.org/abs/1909.04630
 
 H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken.
 
-Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free).
+Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free); a task whose system turns out not to be
+positive definite keeps the solution it has come to.
 """
 
 from __future__ import annotations
@@ -89,14 +90,17 @@ def conjugate_gradient(times: Callable[[Params], Params], b: Params, steps: int)
     x, one = b, torch.ones_like(dot(b, b))
     residual = add(b, -one, times(x))
     direction, square = residual, dot(residual, residual)
+    tiny = torch.finfo(square.dtype).tiny
+    going = torch.ones_like(square, dtype=torch.bool)
     for _ in range(steps):
         image = times(direction)
         curvature = dot(direction, image)
-        # A task that is solved exactly has nothing left to divide by.
-        size = torch.where(curvature > 0, square / curvature.clamp_min(torch.finfo(square.dtype).tiny), 0)
+        # A task stops where it is solved exactly, and where its system is not positive definite.
+        going = going & (curvature > tiny)
+        size = torch.where(going, square / curvature.clamp_min(tiny), 0)
         x, residual = add(x, size, direction), add(residual, -size, image)
         before, square = square, dot(residual, residual)
-        direction = add(residual, torch.where(before > 0, square / before.clamp_min(torch.finfo(square.dtype).tiny), 0), direction)
+        direction = add(residual, torch.where(going, square / before.clamp_min(tiny), 0), direction)
     return x
 
 

@@ -68,17 +68,17 @@ class MamlPlusPlus(base.Algorithm):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         steps = self.inner_steps
         if self.config.per_step_norm:
-            theta = {name: p.expand(steps + 1, -1).clone() if _is_norm(name) else p for name, p in theta.items()}
+            theta = {name: p.expand(steps + 1, -1).clone() if name in model.norms else p for name, p in theta.items()}
         if self.config.learned_rates:
-            theta |= {RATE + _layer(name): torch.full((steps,), self.config.inner_lr) for name in self._moved(theta)}
+            theta |= {RATE + _layer(name): torch.full((steps,), self.config.inner_lr) for name in self._moved(theta, model)}
         return theta
 
-    def _moved(self, theta: Params) -> tuple[str, ...]:
-        return tuple(n for n in theta if not n.startswith(RATE) and not (self.config.per_step_norm and _is_norm(n)))
+    def _moved(self, theta: Params, model: Model) -> tuple[str, ...]:
+        return tuple(n for n in theta if not n.startswith(RATE) and not (self.config.per_step_norm and n in model.norms))
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         every, last = expand(meta, episode.tasks), self.inner_steps - 1
-        per_step = {name for name in meta if self.config.per_step_norm and _is_norm(name)}
+        per_step = set(learner.model.norms) if self.config.per_step_norm else set()
         theta = {name: p[:, 0] if name in per_step else p for name, p in every.items() if not name.startswith(RATE)}
 
         def rate(name: str, step: int, g: Tensor) -> Tensor | float:
@@ -91,7 +91,7 @@ class MamlPlusPlus(base.Algorithm):
             return after | {name: every[name][:, min(step, last) + 1] for name in per_step}
 
         second_order = progress >= self.config.first_order
-        return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order, self._moved(theta))
+        return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order, self._moved(theta, learner.model))
 
     def weights(self, progress: float) -> tuple[float, ...] | None:
         steps = self.inner_steps
@@ -99,10 +99,6 @@ class MamlPlusPlus(base.Algorithm):
             return None
         early = max(1 - progress / self.config.multi_step_loss, LEAST) / steps
         return (0.0, *[early] * (steps - 1), 1 - early * (steps - 1))
-
-
-def _is_norm(name: str) -> bool:
-    return "norm" in name.rsplit(".", 1)[0]
 
 
 def _layer(name: str) -> str:

@@ -6,7 +6,8 @@ NeurIPS 2016. https://arxiv.org/abs/1606.04080
 Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bidirectional LSTM over the support set, f by `reads` steps of
 an LSTM that attends to it.
 
-Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat.
+Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat; the reading LSTM
+starts from h_0 = f(x). With full context the order of the support set counts, as in the paper.
 """
 
 from __future__ import annotations
@@ -92,11 +93,11 @@ def _in_context(theta: Params, g: Tensor) -> Tensor:
 
 def _reading(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
     """The LSTM whose every step looks at the support set (appendix A.1, equations 3 to 6)."""
-    h, c, read = f, torch.zeros_like(f), torch.zeros_like(f)
+    h, c = f, torch.zeros_like(f)
     for _ in range(reads):
+        read = (h @ g.mT).softmax(-1) @ g
         new, c = ops.lstm(f, torch.cat([h, read], -1), c, *_cell(theta, "read"))
         h = new + f
-        read = (h @ g.mT).softmax(-1) @ g
     return h
 
 

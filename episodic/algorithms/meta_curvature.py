@@ -4,7 +4,8 @@
 
 x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices start as identities (then it is MAML) and are learned.
 
-Differs from the paper: vectors (biases, scales) have M_o alone; with the same structure learn2learn's KroneckerTransform is this method.
+Differs from the paper: vectors (biases, scales) have M_o alone. learn2learn's Kronecker-factored transforms are of the same kind: a
+learned linear map of the gradient that is a product of small matrices.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ https://openreview.net/forum?id=rJY0-Kcll
     i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I),  f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F)
 
 h_t is the output of a first LSTM that sees each coordinate's gradient and the loss, both as (log|x| / p, sign x) or, where |x| < exp(-p),
-as (-1, exp(p) x), p = 10 (appendix of the paper). All coordinates share the weights of both layers; theta_0, the cell's initial state, is
+as (-1, exp(p) x), p = 10 (section 3.2). All coordinates share the weights of both layers; theta_0, the cell's initial state, is
 learned with them. Losses and gradients are taken as constants (section 3.3). Support sets are seen in mini-batches.
 
 Differs from the paper: batch norm takes the statistics of the batch in hand while it adapts; for the query set, `train.batch_norm:

@@ -85,7 +85,7 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
         hessian = torch.kron(kernel.detach(), torch.eye(ways, dtype=y.dtype, device=y.device)) + identity + torch.diag_embed(barrier)
         top = torch.cat([hessian, rows.mT.expand(tasks, -1, -1)], 2)
         bottom = torch.cat([rows.expand(tasks, -1, -1), rows.new_zeros(tasks, n, n)], 2)
-        found = torch.linalg.solve(torch.cat([top, bottom], 1), -torch.cat([alpha_slope, off], 1))
+        found, _ = torch.linalg.solve_ex(torch.cat([top, bottom], 1), -torch.cat([alpha_slope, off], 1))
         return found[:, :size], found[:, size:]
 
     with torch.no_grad():

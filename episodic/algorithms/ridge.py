@@ -57,7 +57,8 @@ class Ridge(Algorithm):
         x, query = (F.pad(part, (0, 1), value=1.0) for part in learner.on_both(learner.model.features, theta, episode, batch_norm))
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        w = x.mT @ torch.linalg.solve(x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y)
+        # solve_ex, since solve waits for a GPU to see whether the matrix is singular; with lambda > 0 it is not.
+        w = x.mT @ torch.linalg.solve_ex(x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y)[0]
         return theta["ridge.scale"][..., None] * (query @ w) + theta["ridge.shift"][..., None]
 
 

@@ -36,6 +36,10 @@ class Model(Protocol):
     def outputs(self) -> int:
         """Length of an answer; 0: a model without a head."""
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of batch norm's scales and shifts."""
+
     def init(self, generator: torch.Generator) -> Params:
         """Initial parameters without a task axis, float32 on the CPU."""
 

@@ -54,6 +54,10 @@ class Conv4:
         return theta | head(generator, self.width, self.outputs)
 
     @property
+    def norms(self) -> tuple[str, ...]:
+        return tuple(f"norm{i}.{part}" for i in range(self.config.blocks) for part in ("weight", "bias"))
+
+    @property
     def width(self) -> int:
         """Length of the vector that the head sees."""
         height, width = self.input[1:]

@@ -34,6 +34,10 @@ class Mlp:
     outputs: int
 
     @property
+    def norms(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def width(self) -> int:
         return self.sizes[-1]
 

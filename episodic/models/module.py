@@ -20,6 +20,9 @@ from episodic.config import ConfigError
 from episodic.models import HEAD, classify, head
 from episodic.ops import Params
 
+RESERVED = ("curvature.", "fce.", "lstm.", "rate.", "ridge.", "square.", "state.", "support", "svm.")
+"""What methods begin the names of their own parameters and states with."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -62,6 +65,11 @@ class Module:
     width: int
     outputs: int
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        found = [name for name, part in self.body.named_modules() if isinstance(part, BatchNorm) and part.weight is not None]
+        return tuple(f"{name}.{part}" for name in found for part in ("weight", "bias"))
+
     def init(self, generator: torch.Generator) -> Params:
         # Modules draw their weights from torch's global state: it is set, and put back.
         with torch.random.fork_rng(devices=[]):
@@ -91,23 +99,35 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
 
     with torch.random.fork_rng(devices=[]):
         body, width = make()
-    taken = {name for name, _ in body.named_parameters()} & set(HEAD)
+    taken = sorted(name for name, _ in body.named_parameters() if name in HEAD or name.startswith(RESERVED))
     if taken:
-        raise ConfigError("path", config.path, f"has parameters of its body named {', '.join(sorted(taken))}, the names of the new head")
+        said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
+        raise ConfigError("path", config.path, said)
     buffers = [name for name, _ in body.named_buffers()]
     if buffers:
         raise ConfigError("path", config.path, f"has buffers ({', '.join(buffers)}), which tasks would share and might change")
-    return Module(copy.deepcopy(body), make, width, outputs)
+    model = Module(copy.deepcopy(body), make, width, outputs)
+    theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
+    try:
+        with torch.no_grad():
+            found = model.features(theta, torch.zeros(1, 2, *input))
+    except Exception as error:
+        raise ConfigError("path", config.path, f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})") from error
+    if found.shape != (1, 2, width):
+        said = f"must be the last layer: before it an example is {list(found.shape[2:])}, and it takes {width} numbers"
+        raise ConfigError("head", config.head, said)
+    return model
 
 
 def _made(config: Config) -> nn.Module:
     module, _, name = config.path.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), name)(**config.arguments)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError("path", config.path, f"must be a class as package.module.Class ({error})") from error
     except TypeError as error:
         raise ConfigError("arguments", config.arguments, f"must be what {config.path} takes ({error})") from error
+    except Exception as error:  # the user's code runs here, and may raise anything
+        said = f"must be a class as package.module.Class ({type(error).__name__}: {' '.join(str(error).split())})"
+        raise ConfigError("path", config.path, said) from error
     if not isinstance(made, nn.Module):
         raise ConfigError("path", config.path, "must be a torch.nn.Module")
     return made

@@ -5,7 +5,8 @@ Golnaz Ghiasi, Tsung-Yi Lin, Quoc Le: DropBlock, NeurIPS 2018. https://arxiv.org
 
 A block: three of [3x3 convolution, batch norm, leaky ReLU of slope 0.1], the input added through a 1x1 convolution and batch norm before
 the last ReLU, then a 2x2 maximum; DropBlock after the last two blocks. Features are the mean over positions.
-Differs from the paper: DropBlock's rate is constant (there it grows); features are averaged (there flattened for some heads).
+Differs from the paper: DropBlock's rate is constant (there it grows), its squares are those of the episode at all inner steps, and the
+first two blocks have no dropout; features are averaged (there flattened for some heads); weights start from Glorot's distribution.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class ResNet12:
     input: tuple[int, int, int]
     outputs: int
     noise: Tensor | None = None
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        layers = ("norm0", "norm1", "norm2", "shortcut_norm")
+        return tuple(f"block{i}.{n}.{part}" for i in range(len(self.config.channels)) for n in layers for part in ("weight", "bias"))
 
     @property
     def width(self) -> int:

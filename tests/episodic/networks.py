@@ -23,6 +23,7 @@ class TanhMlp(NamedTuple):
 
     width: int = 8
     outputs: int = 3
+    norms: tuple[str, ...] = ()
 
     def init(self, generator: torch.Generator) -> Params:
         raise AssertionError("the golden parameters are used")

@@ -32,11 +32,12 @@ from episodic.algorithms import (
 )
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
-from episodic.models import HEAD
+from episodic.models import HEAD, mlp
 from episodic.objective import Objective
 from episodic.ops import Params
 from episodic.outer import meta_gradient
 from episodic.plan import Plan
+from episodic.sampling import SinusoidSampler
 
 STEPS = 3
 PLANS = {"batched": Plan("batched", 3, 3, ""), "unequal shards": Plan("batched", 2, 1, "")}
@@ -138,7 +139,7 @@ def test_reptile_adam_is_torch_adam():
 
 
 def test_mini_batches_take_the_classes_in_turn_and_every_example_equally_often():
-    _, _, episode = problem("mlp")  # 3 ways, 2 shots
+    episode = problem("mlp")[2]._replace(ways=3)  # 2 shots
     seen = []
     for step in range(3):
         x, y = episode.batch(step, 4)
@@ -200,9 +201,7 @@ def test_maml_plus_plus_norms_of_each_step_are_used_and_learned():
     learner = classifier("conv_strided", method)
     meta = started(learner, theta)
     assert meta["norm0.weight"].shape == (STEPS + 1, 4)
-    check_by_finite_differences(
-        lambda m: float(meta_gradient(learner, m, episode).loss), meta, meta_gradient(learner, meta, episode).gradient
-    )
+    check_gradient(learner, meta, episode)
     gradient = meta_gradient(learner, meta, episode).gradient
     assert (gradient["norm0.weight"].abs().sum(1) > 1e-6).all()
 
@@ -235,9 +234,7 @@ def test_meta_curvature_by_finite_differences(network):
     learner = classifier(network, meta_curvature.build(meta_curvature.Config(0.1, 2)))
     generator = torch.Generator().manual_seed(1)
     meta = {name: p + 0.1 * torch.randn(p.shape, generator=generator).double() for name, p in started(learner, theta).items()}
-    check_by_finite_differences(
-        lambda m: float(meta_gradient(learner, m, episode).loss), meta, meta_gradient(learner, meta, episode).gradient
-    )
+    check_gradient(learner, meta, episode)
 
 
 def test_meta_curvature_multiplies_along_each_axis():
@@ -330,9 +327,7 @@ def test_closed_forms_by_finite_differences(name, network):
     _, theta, episode = problem(network)
     learner = classifier(network, GRADIENT_FREE[name])
     meta = started(learner, theta)
-    check_by_finite_differences(
-        lambda m: float(meta_gradient(learner, m, episode).loss), meta, meta_gradient(learner, meta, episode).gradient
-    )
+    check_gradient(learner, meta, episode)
 
 
 def support_vectors(n: int = 10, ways: int = 5, tasks: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -414,10 +409,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
     one, hidden = episode.part(0, 1), 3
     method = meta_lstm.build(meta_lstm.Config(0.1, 2, hidden=hidden))
     learner = classifier("mlp", method)
-    generator = torch.Generator().manual_seed(5)
-    meta = {
-        n: p + 0.3 * torch.randn(p.shape, generator=generator).double() * n.startswith("lstm") for n, p in started(learner, theta).items()
-    }
+    meta = perturbed(learner, theta, 0.3)
     lstm = {name.removeprefix("lstm."): p.numpy() for name, p in meta.items() if name.startswith("lstm.")}
     cells = {name: p.numpy().copy() for name, p in theta.items()}
     states = {name: [([0.0] * hidden, [0.0] * hidden, 0.0, 0.0) for _ in range(p.numel())] for name, p in theta.items()}
@@ -450,10 +442,7 @@ def test_meta_lstm_gradient_by_finite_differences():
     _, theta, episode = problem("conv_strided")
     method = meta_lstm.build(meta_lstm.Config(0.1, 3, batch=4, hidden=4))
     learner = classifier("conv_strided", method)
-    generator = torch.Generator().manual_seed(5)
-    meta = {
-        n: p + 0.2 * torch.randn(p.shape, generator=generator).double() * n.startswith("lstm") for n, p in started(learner, theta).items()
-    }
+    meta = perturbed(learner, theta, 0.2)
     seen: list[tuple[Params, torch.Tensor]] = []
 
     def held(m: Params) -> float:
@@ -503,3 +492,61 @@ def test_baseline_plus_plus_starts_at_the_class_means():
     torch.testing.assert_close(
         answer, 3 * F.cosine_similarity(learner.model.features(wide, episode.query_x)[:, :, None], means[:, None], dim=-1)
     )
+
+
+def test_full_context_reads_before_each_step():
+    """The reading LSTM of appendix A.1, one query and one task at a time, in numpy; and one read already looks at the support set."""
+    _, theta, episode = problem("mlp")
+    learner = classifier("mlp", matching_net.build(matching_net.Config(full_context=True, reads=2)))
+    generator = torch.Generator().manual_seed(4)
+    meta = {
+        n: p + 0.3 * n.startswith("fce") * torch.randn(p.shape, generator=generator).double() for n, p in started(learner, theta).items()
+    }
+    wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
+    g, f = (learner.model.features(wide, x) for x in (episode.support_x, episode.query_x))
+    found = matching_net._reading(wide, f, g, 2)
+    weight, bias = (meta[f"fce.read.{part}"].numpy() for part in ("weight", "bias"))
+    for t in range(3):
+        support = g[t].numpy()
+        for i, query in enumerate(f[t].numpy()):
+            h, c = query, np.zeros_like(query)
+            for _ in range(2):
+                attention = np.exp(support @ h - (support @ h).max())
+                read = attention / attention.sum() @ support
+                gates = np.split(weight @ np.concatenate([query, h, read]) + bias, 4)
+                c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * np.tanh(gates[2])
+                h = sigmoid(gates[3]) * np.tanh(c) + query
+            np.testing.assert_allclose(found[t, i].numpy(), h, atol=TOLERANCE)
+    assert not torch.equal(matching_net._reading(wide, f, g, 1), matching_net._reading(wide, f, 2 * g, 1))
+
+
+def test_conjugate_gradient_solves_each_task_and_stops_where_a_system_is_not_positive():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(3, 5, 5, generator=generator).double()
+    a = a @ a.mT + torch.eye(5)
+    a[2] = torch.diag(torch.tensor([1.0, -2.0, 3.0, -0.5, 1.0]))
+    b = torch.ones(3, 5).double()
+
+    def times(u: Params) -> Params:
+        return {"w": (a @ u["w"][..., None])[..., 0]}
+
+    few, many = (imaml.conjugate_gradient(times, {"w": b}, steps)["w"] for steps in (5, 50))
+    torch.testing.assert_close(few[:2], torch.linalg.solve(a[:2], b[:2]))
+    torch.testing.assert_close(many[:2], few[:2])
+    assert torch.equal(many[2], few[2]) and many.isfinite().all(), "kept, not driven away"
+
+
+@pytest.mark.parametrize("module", [reptile, meta_lstm])
+def test_mini_batches_of_a_regression_are_plain(module):
+    """Targets tell no classes: examples come as they are, whatever the targets' size."""
+    episode = SinusoidSampler((0.1, 5.0), (0.0, 3.0), (-5.0, 5.0), 0, "train", 10, 5)(torch.arange(4))
+    assert torch.equal(episode.batch(1, 4)[0], episode.support_x[:, 4:8]) and torch.equal(
+        episode.batch(2, 4)[1][:, 2:], episode.support_y[:, :2]
+    )
+    config = module.Config(**{"inner_lr": 0.01, "inner_steps": 3, "batch": 4})
+    learner = MetaLearner(mlp.build(mlp.Config((8,)), (1,), 1), module.build(config), Objective("regression"))
+    assert meta_gradient(learner, learner.init(0), episode).loss.isfinite()
+
+
+def test_nil_is_for_classes():
+    assert not anil.build(anil.Config(test="nil")).regression and anil.build(anil.Config()).regression

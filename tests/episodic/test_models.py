@@ -42,6 +42,33 @@ class WithBuffer(ConvNet):
         self.register_buffer("count", torch.zeros(()))
 
 
+class Broken(ConvNet):
+    def __init__(self):
+        raise RuntimeError("no\nluck")
+
+
+class Reserved(ConvNet):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4)
+
+
+class Colours(ConvNet):
+    def __init__(self):
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 4, 3, 2, 1)
+
+
+class TwoHeads(ConvNet):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 7)
+
+    def forward(self, x):
+        x = self.norm1(self.conv1(F.relu(self.norm0(self.conv0(x))))).mean((2, 3))
+        return self.second(self.first(x))
+
+
 def config(name: str = "ConvNet", **options) -> module.Config:
     return module.Config(f"{__name__}.{name}", **options)
 
@@ -73,6 +100,17 @@ def test_a_module_of_ones_own_has_the_gradient_of_the_same_model_here(batch_norm
             torch.testing.assert_close(found.gradient[name], expected.gradient[name], rtol=0, atol=1e-10)
         else:
             assert found.gradient[name].abs().max() < 1e-10
+
+
+def test_maml_plus_plus_knows_a_modules_norms():
+    model = module.build(config(), (1, 8, 8), WAYS)
+    assert model.norms == ("norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias")
+    method = algorithms.build("maml_plus_plus", algorithms.registry["maml_plus_plus"].Config(inner_steps=2))
+    meta = MetaLearner(model, method, Objective("classification")).init(0)
+    assert meta["norm0.weight"].shape == (3, 4) and "rate.norm0" not in meta and "rate.conv0" in meta
+    for other in (conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), small_resnet()):
+        theta = other.init(torch.Generator())
+        assert set(other.norms) == {name for name in theta if "norm" in name}
 
 
 @pytest.mark.parametrize("name", ["maml", "protonet", "finetune"])
@@ -110,6 +148,10 @@ def test_dropout_of_a_module_is_off():
         (module.Config(f"{__name__}.ConvNet", {"wings": 2}), "arguments is {'wings': 2}: must be what"),
         (module.Config(f"{__name__}.ConvNet", head="conv0"), "head is 'conv0': must be the name of a torch.nn.Linear"),
         (module.Config(f"{__name__}.WithBuffer"), "has buffers (count), which tasks would share"),
+        (module.Config(f"{__name__}.Broken"), "must be a class as package.module.Class (RuntimeError: no luck)"),
+        (module.Config(f"{__name__}.Reserved"), "lstm.weight_ih_l0, which the head or a method calls its own: rename them"),
+        (module.Config(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
+        (module.Config(f"{__name__}.TwoHeads", head="first"), "head is 'first': must be the last layer: before it an example is [7]"),
     ],
 )
 def test_a_module_that_will_not_do_is_one_sentence(wrong, said):

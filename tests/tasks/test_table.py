@@ -25,6 +25,13 @@ def test_every_method_is_a_cell_and_every_cell_a_method():
     assert set(PIPELINE["data"]["foreach"]) == set(SETTINGS)
 
 
+def test_a_cell_depends_on_all_the_code_that_its_stages_do():
+    stages = params.read_yaml(ROOT / "dvc.yaml")["stages"]
+    code = {dep for stage in ("train", "evaluate") for dep in stages[stage]["deps"] if dep.startswith(("episodic/", "tasks/"))}
+    wanted = {dep.replace("${algorithm.name}", "${item.method}").replace("${model.name}", "conv4") for dep in code}
+    assert {f"../{dep}" for dep in wanted | {"tasks/preset.py", "tasks/table.py"}} <= set(PIPELINE["cell"]["deps"])
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("method", sorted(algorithms.registry))
 def test_a_cells_parameters_are_sound(method, setting):

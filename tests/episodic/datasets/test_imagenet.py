@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -57,6 +58,9 @@ def test_the_splits_are_the_published_ones():
     assert tiered.classes == {"train": 351, "validation": 97, "test": 160}
     groups = {split: {row["group"] for row in imagenet.table("tiered_imagenet") if row["split"] == split} for split in tiered.classes}
     assert [len(found) for found in groups.values()] == [20, 6, 8]
+    digests = {name: hashlib.sha256((imagenet.SPLIT_TABLES / f"{name}.csv").read_bytes()).hexdigest()[:16] for name in MODULES}
+    known = {"mini_imagenet": "3e1192820ac97896", "tiered_imagenet": "4d7ee2209287d17d"}
+    assert digests == known, "checked class by class against the published lists"
     assert len(set.union(*groups.values())) == 34, "groups are kept apart"
 
 
