@@ -82,7 +82,6 @@ def test_the_gpu_program_needs_torch_and_numpy_alone(tmp_path):
     assert (tmp_path / "gpu.csv").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads a process's own memory from /proc")  # noqa: PTH110
 def test_ten_times_the_data_take_no_more_memory(tmp_path):
     sizes = []
     for megabytes in (30, 300):

@@ -550,3 +550,20 @@ def test_mini_batches_of_a_regression_are_plain(module):
 
 def test_nil_is_for_classes():
     assert not anil.build(anil.Config(test="nil")).regression and anil.build(anil.Config()).regression
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "wanted"),
+    [
+        (maml.build(maml.Config(0.1, 1)), 3, 7),
+        (maml.build(maml.Config(0.1, 5)), 5, 7),
+        (reptile.build(reptile.Config(inner_steps=5, test_steps=40)), 40, 7),
+        (finetune.build(finetune.Config(inner_steps=25)), 25, 7),
+        (protonet.build(protonet.Config()), 0, 0),
+    ],
+    ids=["maml, 1 step", "maml, 5 steps", "reptile", "finetune", "protonet"],
+)
+def test_steps_at_test_are_the_methods_own_unless_params_say(method, own, wanted):
+    learner = classifier("mlp", method)
+    assert (evaluate.headline(learner, None), evaluate.headline(learner, 7)) == (own, wanted)
+    assert evaluate.points(learner, own)[-1] == (max(own, evaluate.CURVE_STEPS) if own else 0)
