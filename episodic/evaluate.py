@@ -21,9 +21,8 @@ from episodic.ops import Params
 
 @dataclass(frozen=True)
 class Config:
-    """steps: inner steps of the headline figure (None: the method's own in validation, at least LEAST_STEPS; a method without an inner loop
-    takes none); chunk: episodes computed at once
-    (None: chosen from the workload)."""
+    """steps: inner steps of the headline figure (None: the method's own at test, as in validation; a method without an inner loop takes
+    none); chunk: episodes computed at once (None: chosen from the workload)."""
 
     steps: int | None = None
     chunk: int | None = None
@@ -35,9 +34,6 @@ class Config:
         require(fits, "steps", self.steps, f"must be null or between 0 and {MOST_STEPS}")
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "must be null or at least 1")
 
-
-LEAST_STEPS = 3
-"""Inner steps of the headline figure at least, if params do not say: gradient methods gain from a few more than in training."""
 
 CURVE_STEPS, MOST_STEPS = 10, 1000
 """The adaptation curve looks after each of this many inner steps, then after every tenth; and the largest number of steps."""
@@ -69,7 +65,7 @@ def points(learner: MetaLearner, steps: int) -> list[int]:
 def headline(learner: MetaLearner, steps: int | None) -> int:
     """The number of inner steps of the headline figure where params say `steps`."""
     own = learner.at_test.algorithm.inner_steps
-    return 0 if own == 0 else max(own, LEAST_STEPS) if steps is None else steps
+    return own if own == 0 or steps is None else steps
 
 
 def adaptation(learner: MetaLearner, meta: Params, episode: Episode, steps: int) -> Iterator[Params]:

@@ -7,6 +7,7 @@ query sets are differentiated a few tasks at a time, since after the inner loop 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,14 +76,16 @@ def _shard(learner: MetaLearner, meta: Params, episode: Episode, tasks: int, que
     meta = detached({name: _kernel_last(p) for name, p in meta.items()})
     method = learner.algorithm
     inner = method.inner(learner.noisy(episode), meta, episode, progress)
-    steps = list(trajectory(inner, method.inner_steps))
+    # Steps that nothing goes back through are not kept.
+    steps = deque(trajectory(inner, method.inner_steps), None if method.through_steps else 1)
     weights = method.weights(progress) or (*[0.0] * len(steps), 1.0)
     last = steps[-1].after if steps else inner.theta
     with convolution.only_sums(not steps):
         loss, score, v = _query(learner, last, episode, weights[-1] / tasks, 1 / tasks, query_tasks)
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
-    if (shortcut := method.back(inner, last, v, 1 / tasks)) is not None:
-        v, steps = shortcut, []
+    if not method.through_steps:
+        v = method.back(inner, last, v, 1 / tasks)
+        steps.clear()
     while steps:
         step = steps.pop()
         with convolution.only_sums(not steps):
@@ -97,18 +100,20 @@ def _shard(learner: MetaLearner, meta: Params, episode: Episode, tasks: int, que
 
 
 def _query(learner: MetaLearner, theta: Params, episode: Episode, weight: float, share: float, at_once: int) -> MetaGradient:
-    """Loss (a task counts `weight`) and score (it counts `share`) on the query sets, and the loss's gradient by each task's theta."""
-    parts = []
+    """Loss (a task counts `weight`) and score (it counts `share`) on the query sets, and the loss's gradient by each task's theta (empty
+    for a method that does not learn from them)."""
+    parts, differentiate = [], learner.algorithm.from_queries
     for start in range(0, episode.tasks, at_once):
         last = min(start + at_once, episode.tasks)
         some, final = episode.part(start, last), detached({name: p[start:last] for name, p in theta.items()})
-        outputs = learner.noisy(some).query_outputs(final, some)
-        loss = learner.objective.loss(outputs, some.query_y).sum() * weight
+        with torch.set_grad_enabled(differentiate):
+            outputs = learner.noisy(some).query_outputs(final, some)
+            loss = learner.objective.loss(outputs, some.query_y).sum() * weight
         score = learner.objective.score(outputs.detach(), some.query_y).sum() * share
-        parts.append(MetaGradient(loss.detach(), score, grad(loss, final)))
+        parts.append(MetaGradient(loss.detach(), score, grad(loss, final) if differentiate else {}))
     if len(parts) == 1:
         return parts[0]
-    gradient = {name: torch.cat([part.gradient[name] for part in parts]) for name in theta}
+    gradient = {name: torch.cat([part.gradient[name] for part in parts]) for name in parts[0].gradient}
     return MetaGradient(torch.stack([p.loss for p in parts]).sum(), torch.stack([p.score for p in parts]).sum(), gradient)
 
 

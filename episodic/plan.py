@@ -19,8 +19,8 @@ ten times as much) is moved to memory and back; with fewer, the calls are too sm
 DEVICE = 1 << 25
 """Numbers in support and query sets of the test episodes that a GPU computes at once, so that what the layers make of them fits."""
 
-MOST = 8
-"""Tasks at most that a CPU core computes at once, so that a usual meta-batch can be shared by several processes."""
+MOST, SHARDS = 8, 2
+"""Tasks at most that a CPU core computes at once, and shards at least, so that processes can share a meta-batch."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
         fits = max(1, SUPPORT // support)
         if tasks * (support + query) <= SUPPORT:
             shard, why = tasks, f"all {tasks} tasks are small for a CPU core"
+        elif (half := -(-tasks // SHARDS)) < min(fits, MOST):
+            shard, why = half, f"{SHARDS} shards at least, so that processes can share them"
         elif fits < MOST:
             shard, why = fits, f"{support:,} support numbers a task, of which a CPU core computes {SUPPORT:,} well at once"
         else:

@@ -142,7 +142,7 @@ def train(
     """Trains until `iterations` or until `patience` runs out; returns the best meta-parameters by validation.
 
     sampler: training episodes by index; iteration i takes the indices i * meta_batch ... (i+1) * meta_batch - 1
-    validation: the fixed validation episodes, scored after the method's training number of inner steps
+    validation: the fixed validation episodes, scored after the method's own number of inner steps at test
     plan: how meta-gradients are computed (config.plan, or chosen from the workload)
     group: the processes that share the work; each calls this function and returns the same result. The one of rank 0 alone writes
     checkpoint_path: where to save the state every `checkpoint_every` iterations and to go on from, if it exists
@@ -265,18 +265,19 @@ def _validate(learner: MetaLearner, state: State, validation: Episode, group: Gr
     score, loss = evaluate.scores(learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
-    place = _keep(state, mean, learner.objective) if math.isfinite(mean) else None
-    best = place == 0
-    state.stale = 0 if best else state.stale + 1
+    before = state.best_scores[:1]
+    best = math.isfinite(mean) and math.isfinite(loss.mean()) and _keep(state, mean, learner.objective) == 0
+    # As good as the best is good enough to be kept, later as it is, but no reason to go on for.
+    state.stale = 0 if best and before != [mean] else state.stale + 1
     row = {"iteration": state.iteration, "loss": float(loss.mean()), name: mean, f"{name}_ci95": ci95, "best": int(best)}
     state.history.validation.append(row)
     return {f"validation_{name}": mean}
 
 
 def _keep(state: State, score: float, objective: Objective) -> int:
-    """Puts theta in its place among the best (after those as good); returns the place, which may be past the last one kept."""
+    """Puts theta in its place among the best (before those as good); returns the place, which may be past the last one kept."""
     size = len(next(iter(state.best.values())))
-    place = sum(not objective.better(score, other) for other in state.best_scores)
+    place = sum(objective.better(other, score) for other in state.best_scores)
     if place < size:
         for name, kept in state.best.items():
             kept[place + 1 :] = kept[place:-1].clone()

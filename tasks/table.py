@@ -1,35 +1,20 @@
-"""The papers' table, made again: every method on the same episodes, at a budget that is stated.
-
-    make table                                            all of it, cell by cell; what is done stays done (table/dvc.yaml)
-    python -m tasks.table raw                             the data set
-    python -m tasks.table data SETTING                    the episodes of a setting, as `5w1s`
-    python -m tasks.table cell METHOD SETTING             one cell: train, evaluate, keep the accuracy of each episode
-    python -m tasks.table write                           results.csv, results.md and results.svg from the cells there are
-
-A cell's parameters are the defaults, then table/base.yaml, table/settings/SETTING.yaml, table/methods/METHOD.yaml and, where there is one,
-table/methods/METHOD-SETTING.yaml.
-"""
+"""The papers' table from its cells (tasks/cell.py): results.csv, results.md and results.svg."""
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from episodic.statistics import mean_ci95
-from tasks import preset, stage
-from tasks.files import ROOT, folder_beside, read_json, write_json, write_text
+from tasks import stage
+from tasks.files import ROOT, folder_beside, read_json, write_text
 from tasks.params import read_yaml
 from tasks.reporting import words
 from tasks.stage import StageError
 
-FOLDER = ROOT / "table"
 BASELINE = "maml"
 PUBLISHED = {
     "anil": "ANIL", "boil": "BOIL", "finetune": "fine-tuning", "fomaml": "first-order MAML", "imaml": "iMAML (GD)", "maml": "MAML",
@@ -38,70 +23,11 @@ PUBLISHED = {
 }  # fmt: skip
 """What tasks/published.csv calls a method."""
 
-
-def parameters(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
-    """The whole of params.yaml for the data set, for the episodes of a setting, or for a cell."""
-    files = [FOLDER / "base.yaml"]
-    if setting is not None:
-        files.append(FOLDER / "settings" / f"{setting}.yaml")
-    if method is not None:
-        files.append(FOLDER / "methods" / f"{method}.yaml")
-    for file in files:
-        if not file.is_file():
-            known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-            raise StageError(f"there is no {file.relative_to(ROOT)}: must be one of {known}")
-    own = FOLDER / "methods" / f"{method}-{setting}.yaml"
-    files += [own] if own.is_file() else []
-    wanted = preset.defaults()
-    for file in files:
-        preset.merge(wanted, read_yaml(file))
-    if method is not None:
-        wanted["algorithm"]["name"] = method
-    return wanted
-
-
-def raw(out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
-        write_json(Path(folder) / "params.yaml", parameters())  # JSON is YAML
-        _stage("download", params=Path(folder) / "params.yaml", out=out)
-
-
-def data(setting: str, downloaded: Path, out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
-        write_json(Path(folder) / "params.yaml", parameters(setting))
-        _stage("episodes", params=Path(folder) / "params.yaml", raw=downloaded, out=out)
-
-
-def cell(method: str, setting: str, prepared: Path, out: Path) -> None:
-    """Writes `episodes.csv` (accuracy of each test episode, in both modes) and `cell.json` (what it took)."""
-    wanted = parameters(setting, method)
-    with tempfile.TemporaryDirectory(prefix="episodic-") as name:
-        folder = Path(name)
-        write_json(folder / "params.yaml", wanted)
-        shared = {"params": folder / "params.yaml", "data": prepared, "model": folder / "model"}
-        _stage("train", **shared, history=folder / "history", run_json=folder / "run.json")
-        _stage("evaluate", **shared, scores=folder / "scores", metrics=folder / "metrics.json")
-        facts, metrics = read_json(folder / "run.json"), read_json(folder / "metrics.json")
-        scores = pd.read_parquet(folder / "scores" / "episodes.parquet")
-    mode, steps = wanted["train"]["batch_norm"], metrics["steps"]
-    table = scores[scores["step"] == steps].pivot(index="episode", columns="mode", values="accuracy").reset_index()
-    with folder_beside(out) as draft:
-        table.to_csv(draft / "episodes.csv", index=False)
-        write_json(
-            draft / "cell.json",
-            {
-                "method": method, "setting": setting, "batch_norm": mode, "steps": steps, "iterations": wanted["train"]["iterations"],
-                "meta_batch": wanted["train"]["meta_batch"], "label_sd": metrics["labels"]["accuracy_sd"],
-                **{key: facts[key] for key in ("seconds", "peak_memory_bytes", "processes", "device", "gpu", "processor", "torch")},
-            },
-        )  # fmt: skip
-
-
-def _stage(name: str, **paths: Path) -> None:
-    options = [word for key, path in paths.items() for word in (f"--{key.replace('_', '-')}", str(path))]
-    ended = subprocess.run([sys.executable, "-m", f"tasks.{name}", *options], cwd=ROOT)
-    if ended.returncode:
-        raise StageError(f"the stage {name} ended with exit code {ended.returncode}; what it said stands above")
+LEGEND = (
+    "Accuracy on the same 1,000 test episodes, with the 95 % interval of the mean. It is transductive, in training and at test: query "
+    "images are normalised by each other's batch statistics, as in MAML's code; `inductive`: the same model, normalised by the support set alone. "
+    "The published figures of the metric methods, closed-form heads and pre-trained classifiers are for running averages instead."
+)
 
 
 def rows(cells: Path) -> pd.DataFrame:
@@ -129,7 +55,7 @@ def rows(cells: Path) -> pd.DataFrame:
         ]  # fmt: skip
         columns = {"published": "accuracy", "published_ci95": "ci95", "published_note": "note"}
         printed = {key: same[of].iloc[0] if len(same) else "" for key, of in columns.items()}
-        took = {key: facts[key] for key in ("steps", "iterations", "meta_batch", "seconds", "label_sd", "peak_memory_bytes")}
+        took = {key: facts[key] for key in ("steps", "iterations", "meta_batch", "ensemble", "seconds", "label_sd", "peak_memory_bytes")}
         result.append({"setting": setting, "method": method} | row | printed | took)
     table = pd.DataFrame(result)
     order = {name: i for i, name in enumerate(sorted(set(table["setting"]), key=_size))}
@@ -142,12 +68,13 @@ def _size(setting: str) -> tuple[int, int]:
 
 
 def markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
-    """The table for README, a part a setting; notes: why a method falls short of its publication."""
-    parts = []
+    """The table for README, a part a setting; notes: what is to be said of a method, as why it falls short of its publication."""
+    parts = [LEGEND]
     for setting, part in table.groupby("setting", sort=False):
         head = ["method", "accuracy", "inductive", "to MAML, same episodes", "training", "memory", "published", "note"]
         lines = [f"**Omniglot, {setting}**\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in part.to_dict("records"):
+            together = f"{row['ensemble']} checkpoints answer together" if row["ensemble"] > 1 else ""
             cells = [
                 f"`{row['method']}`",
                 words.figure("accuracy", row["accuracy"], row["ci95"]),
@@ -156,7 +83,7 @@ def markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
                 f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
                 f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
                 (f"{row['published']} %" if row["published"] else "") + (f" ± {row['published_ci95']}" if row["published_ci95"] else ""),
-                "; ".join(filter(None, [row["published_note"], notes.get(row["method"], "")])),
+                "; ".join(filter(None, [together, row["published_note"], notes.get(row["method"], "")])),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
@@ -176,7 +103,7 @@ def picture(table: pd.DataFrame) -> str:
     panels = []
     for setting, part in drawn.groupby("setting", sort=False):
         low = max(0.0, min(part["low"].min(), np.nanmin(part["printed"])) - 0.02)
-        scale, axis = alt.Scale(domain=[low, 1.0], nice=False, zero=False), alt.Axis(format=".0%", title="accuracy")
+        scale, axis = alt.Scale(domain=[low, 1.0], nice=False, zero=False), alt.Axis(format=".1%", title="accuracy")
         base = alt.Chart(part).encode(y=alt.Y("method:N", sort=part["method"].tolist(), title=None))
         interval = base.mark_rule(strokeWidth=4, opacity=0.45, color="#0072b2")
         ours = base.mark_point(filled=True, size=80, color="#0072b2", opacity=1)
@@ -190,9 +117,9 @@ def picture(table: pd.DataFrame) -> str:
     return vl_convert.vegalite_to_svg(alt.vconcat(*panels).to_dict(), allowed_base_urls=[]) + "\n"
 
 
-def write(cells: Path, out: Path) -> None:
+def write(cells: Path, notes_yaml: Path, out: Path) -> None:
     table = rows(cells)
-    notes = read_yaml(FOLDER / "notes.yaml") or {}
+    notes = read_yaml(notes_yaml) or {}
     with folder_beside(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
         write_text(draft / "results.md", markdown(table, notes))
@@ -200,30 +127,12 @@ def write(cells: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    part = parts.add_parser("raw", help="the data set")
-    part.add_argument("--out", type=Path, required=True)
-    part = parts.add_parser("data", help="the episodes of a setting")
-    part.add_argument("setting")
-    part.add_argument("--raw", type=Path, required=True)
-    part.add_argument("--out", type=Path, required=True)
-    part = parts.add_parser("cell", help="train and evaluate one method in one setting")
-    part.add_argument("method")
-    part.add_argument("setting")
-    part.add_argument("--data", type=Path, required=True)
-    part.add_argument("--out", type=Path, required=True)
-    part = parts.add_parser("write", help="the table from the cells there are")
-    part.add_argument("--cells", type=Path, required=True)
-    part.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", type=Path, required=True, help="folder of cells: METHOD-SETTING/cell.json, METHOD-SETTING/episodes.csv")
+    parser.add_argument("--notes", type=Path, required=True, help="file of notes, one a method")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    works = {
-        "raw": lambda: raw(args.out),
-        "data": lambda: data(args.setting, args.raw, args.out),
-        "cell": lambda: cell(args.method, args.setting, args.data, args.out),
-        "write": lambda: write(args.cells, args.out),
-    }
-    stage.run(works[args.part])
+    stage.run(lambda: write(args.cells, args.notes, args.out))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Differs from the paper: nothing known. The support features are computed once, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -56,7 +56,7 @@ class Anil(base.Algorithm):
 
     @property
     def at_test(self) -> base.Algorithm:
-        return Nil() if self.test == "nil" else self
+        return Nil() if self.test == "nil" else replace(self, inner_steps=max(self.inner_steps, base.LEAST_STEPS))
 
 
 class Nil(base.Algorithm):

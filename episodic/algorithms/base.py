@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +38,12 @@ class Algorithm:
     changes: bool = False
     """Whether `inner` or `weights` depend on how far training is."""
 
+    through_steps: bool = True
+    """Whether the meta-gradient goes back through the inner steps; if not, `back` gives it from where they end."""
+
+    from_queries: bool = True
+    """Whether the meta-gradient follows from the loss on the query sets; if not, they are scored alone, and `back` gets no v."""
+
     def outputs_of_model(self, ways: int, classes: int) -> int:
         """Outputs of the model that the method trains, for episodes of `ways` classes out of `classes`; 0: features alone."""
         return ways
@@ -54,13 +60,13 @@ class Algorithm:
         """Weights of the query losses at theta_0 ... theta_inner_steps in the meta-gradient (None: the last alone, 1)."""
         return None
 
-    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params | None:
-        """The meta-gradient at theta_0 (`inner.theta`), where it is not that through the steps.
+    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
+        """The meta-gradient at theta_0 (`inner.theta`) of a method without `through_steps`.
 
         last, v: theta after the steps, and the gradient there of the mean query loss over the meta-batch; share: what one task
-        counts in that mean. None: v is taken back through one step after the other.
+        counts in that mean
         """
-        return None
+        raise NotImplementedError("a method without through_steps defines back")
 
     def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
         """The adapted answers on the query set `(tasks, n, outputs)`."""
@@ -86,6 +92,10 @@ class Config:
         require(self.inner_steps >= 1, "inner_steps", self.inner_steps, "must be at least 1")
 
 
+LEAST_STEPS = 3
+"""Inner steps at test, at least, of the methods that gain from a few more than in training."""
+
+
 @dataclass(frozen=True)
 class GradientMethod(Algorithm):
     """All parameters move by gradient descent at one rate; `second_order`: the meta-gradient sees through the inner gradient."""
@@ -97,3 +107,7 @@ class GradientMethod(Algorithm):
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)
         return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rules.sgd(self.inner_lr), self.second_order)
+
+    @property
+    def at_test(self) -> GradientMethod:
+        return replace(self, inner_steps=max(self.inner_steps, LEAST_STEPS))

@@ -5,7 +5,7 @@
 
 Differs from the paper: the new w_k start at the class means of the support features and take full-batch gradient steps (there: a random
 start, 100 steps of momentum on mini-batches of 4 with weight decay); images are not augmented; `scale` is a parameter of the run (there 2,
-or 10 for more than 200 classes).
+or 10 for more than 200 classes); batch norm takes the statistics of the images in hand, at test too (there: running averages).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     test:     the body stays, a new linear head is trained on the support set
 
 Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
-mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented.
+mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented; batch norm
+takes the statistics of the images in hand, at test too (there: running averages).
 """
 
 from __future__ import annotations

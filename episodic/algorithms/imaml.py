@@ -8,7 +8,7 @@ https://arxiv.org/abs/1909.04630
 H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken.
 
 Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free); a task whose system turns out not to be
-positive definite keeps the solution it has come to.
+positive definite keeps the solution it has come to; the conjugate gradient starts at the right-hand side (one product more).
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Imaml(base.Algorithm):
     inner_steps: int
     regularization: float
     cg_steps: int
+
+    through_steps = False
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         start = {name: p.detach() for name, p in expand(meta, episode.tasks).items()}

@@ -7,7 +7,8 @@ Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bid
 an LSTM that attends to it.
 
 Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat; the reading LSTM
-starts from h_0 = f(x). With full context the order of the support set counts, as in the paper.
+starts from h_0 = f(x); batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`). With full
+context the order of the support set counts, as in the paper.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ The head is the multi-class support vector machine of Crammer and Singer, in its
 I beside K is that of the authors' code, which makes the minimum unique. It is found by an interior-point method in float64; the
 gradient is that of the minimum itself, by the implicit function theorem (section 3.3).
 
-Differs from the paper: nothing known in the method; regularization, augmentation and network are what params name.
+Differs from the paper: batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`; there: running averages);
+regularization, augmentation and network are what params name.
 """
 
 from __future__ import annotations
@@ -38,19 +39,22 @@ barrier at the end."""
 
 @dataclass(frozen=True)
 class Config:
-    """c: the bound C, how much one example may weigh."""
+    """c: the bound C, how much one example may weigh; scale: the factor of the outputs at the start of training."""
 
     c: float = 0.1
+    scale: float = 1.0
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(0 < self.c < math.inf, "c", self.c, "must be a number greater than 0")
+        for key in ("c", "scale"):
+            require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "must be a number greater than 0")
 
 
 @dataclass(frozen=True)
 class MetaOptNet(Algorithm):
     c: float
+    scale: float
 
     any_ways = True
     regression = False
@@ -59,7 +63,7 @@ class MetaOptNet(Algorithm):
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        return theta | {"svm.scale": torch.ones(1)}
+        return theta | {"svm.scale": torch.full((1,), self.scale)}
 
     def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
@@ -71,41 +75,38 @@ class MetaOptNet(Algorithm):
 def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
     """The minimum alpha `(tasks, n, ways)`, differentiable by kernel `(tasks, n, n)`; y one-hot `(tasks, n, ways)`; float64."""
     tasks, n, ways = y.shape
-    size = n * ways
-    identity = torch.eye(size, dtype=y.dtype, device=y.device)
-    rows = torch.eye(n, dtype=y.dtype, device=y.device).repeat_interleave(ways, 1)  # (n, n * ways): sums over an example's classes
-    bound, linear = (c * y).flatten(1), -y.flatten(1)
+    y = y.mT  # from here on `(tasks, ways, n)`, a row a class
+    identity, bound = torch.eye(n, dtype=y.dtype, device=y.device), c * y
 
-    def slope(alpha: Tensor, k: Tensor) -> Tensor:
+    def slope(alpha: Tensor) -> Tensor:
         """The gradient of the objective."""
-        return (k @ alpha.view(tasks, n, ways)).flatten(1) + alpha + linear
+        return alpha @ kernel + alpha - y
 
     def newton(alpha_slope: Tensor, barrier: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
-        """(d alpha, nu) of [[H, A^T], [A, 0]] (d alpha, nu) = (-alpha_slope, -off), H the objective's Hessian + diag(barrier)."""
-        hessian = torch.kron(kernel.detach(), torch.eye(ways, dtype=y.dtype, device=y.device)) + identity + torch.diag_embed(barrier)
-        top = torch.cat([hessian, rows.mT.expand(tasks, -1, -1)], 2)
-        bottom = torch.cat([rows.expand(tasks, -1, -1), rows.new_zeros(tasks, n, n)], 2)
-        found, _ = torch.linalg.solve_ex(torch.cat([top, bottom], 1), -torch.cat([alpha_slope, off], 1))
-        return found[:, :size], found[:, size:]
+        """(d alpha, nu) of [[H, A^T], [A, 0]] (d alpha, nu) = (-alpha_slope, -off), H the objective's Hessian + diag(barrier), A the sum
+        over classes. H is a block `(n, n)` a class, so that nu solves (sum of the blocks' inverses) nu = off - A H^-1 alpha_slope."""
+        inverse, _ = torch.linalg.inv_ex(kernel.detach()[:, None] + identity + torch.diag_embed(barrier))
+        free = (inverse @ alpha_slope[..., None])[..., 0]
+        nu, _ = torch.linalg.solve_ex(inverse.sum(1), (off - free.sum(1))[..., None])
+        return -free - (inverse @ nu[:, None])[..., 0], nu[..., 0]
 
     with torch.no_grad():
-        spread = c / 2 * (y - (1 - y) / (ways - 1)).flatten(1)  # strictly inside, and its rows sum to 0
-        alpha, slack = spread, bound - spread
+        alpha = c / 2 * (y - (1 - y) / (ways - 1))  # strictly inside, and its columns sum to 0
+        slack = bound - alpha
         weight = 1 / slack  # of the bounds: barrier 1
         for _ in range(ITERATIONS):
-            target = (SHRINK * (weight * slack).mean(1, keepdim=True)).clamp_min(LEAST)
-            step, _ = newton(slope(alpha, kernel) + target / slack, weight / slack, (rows @ alpha[..., None])[..., 0])
+            target = (SHRINK * (weight * slack).mean((1, 2), keepdim=True)).clamp_min(LEAST)
+            step, _ = newton(slope(alpha) + target / slack, weight / slack, alpha.sum(1))
             change = (target + weight * step) / slack - weight
-            far = torch.cat([step / slack, -change / weight], 1).amax(1, keepdim=True).clamp_min(TO_THE_WALL)
+            far = torch.cat([step / slack, -change / weight], 1).amax((1, 2), keepdim=True).clamp_min(TO_THE_WALL)
             alpha, weight = alpha + TO_THE_WALL / far * step, weight + TO_THE_WALL / far * change
             slack = bound - alpha
-        barrier = weight / slack
-        _, nu = newton(slope(alpha, kernel) + weight, barrier, torch.zeros_like(rows @ alpha[..., None])[..., 0])
+        barrier, none = weight / slack, alpha.new_zeros(tasks, n)
+        _, nu = newton(slope(alpha) + weight, barrier, none)
     # One more step of Newton: in value nothing, in its derivative that of the minimum.
-    still = slope(alpha, kernel) + weight + (nu[:, None] @ rows)[:, 0]
-    step, _ = newton(still, barrier, still.new_zeros(tasks, n))
-    return (alpha + step).view(tasks, n, ways)
+    step, _ = newton(slope(alpha) + weight + nu[:, None], barrier, none)
+    return (alpha + step).mT
 
 
 def build(config: Config) -> MetaOptNet:
-    return MetaOptNet(config.c)
+    return MetaOptNet(config.c, config.scale)

@@ -3,7 +3,9 @@
     c_k = mean of f(x) over the support examples of class k                    (equation 1)
     p(y = k | x) = softmax_k(-||f(x) - c_k||^2)                                (equation 2)
 
-Differs from the paper: nothing known; that more ways are used in training than at test is `train.ways`.
+More ways in training than at test, as in the paper, are `train.ways`.
+
+Differs from the paper: batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`; there: running averages).
 """
 
 from __future__ import annotations

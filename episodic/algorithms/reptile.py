@@ -3,10 +3,12 @@
     theta_i = theta after inner_steps steps of SGD or Adam (beta1 = 0) on mini-batches of support set i
     theta  <- theta + epsilon * mean_i (theta_i - theta)                            (algorithm 2)
 
-epsilon is `train.meta_lr` with `train.optimizer: sgd`, annealed by `train.schedule: linear`; more shots while training: `train.shots`.
+epsilon is `train.meta_lr` with `train.optimizer: sgd`, annealed by `train.schedule: linear`; with `adam`, theta - theta_i is the gradient
+that Adam takes, as the paper suggests too. More shots while training: `train.shots`.
 
-Differs from the paper: each task's Adam starts anew (there: one state for all tasks, one after the other); mini-batches take the support
-set's classes in turn, in an order that a task keeps.
+Differs from the paper: each task's Adam starts anew, at test too (there: one state for all tasks, one after the other), so that its
+first steps are nearly of one size, inner_lr, for every weight; mini-batches take the support set's classes in turn, in an order that
+a task keeps.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ class Reptile(base.Algorithm):
     optimizer: str
     batch: int | None
     test_steps: int
+
+    through_steps = from_queries = False
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)

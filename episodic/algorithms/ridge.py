@@ -4,7 +4,8 @@ https://arxiv.org/abs/1805.08136
     W = X^T (X X^T + lambda I)^-1 Y          X: support features, Y: one-hot labels (equation 6, by Woodbury's identity)
     outputs = scale * X_query W + shift      lambda, scale and shift are learned (section 3.2)
 
-Differs from the paper: a column of ones in X in the place of a separate bias; the network is the one that params name.
+Differs from the paper: a column of ones in X in the place of a separate bias; batch norm takes the statistics of the images in hand, at
+test too (`train.batch_norm`; there: running averages); the network is the one that params name.
 """
 
 from __future__ import annotations
@@ -29,19 +30,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """regularization: lambda at the start of training."""
+    """regularization, scale: lambda and the factor of the outputs at the start of training."""
 
     regularization: float = 1.0
+    scale: float = 10.0
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(0 < self.regularization < math.inf, "regularization", self.regularization, "must be a number greater than 0")
+        for key in ("regularization", "scale"):
+            require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "must be a number greater than 0")
 
 
 @dataclass(frozen=True)
 class Ridge(Algorithm):
     regularization: float
+    scale: float
 
     any_ways = True
     regression = False
@@ -50,7 +54,7 @@ class Ridge(Algorithm):
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        start = {"log_lambda": math.log(self.regularization), "scale": 1.0, "shift": 0.0}
+        start = {"log_lambda": math.log(self.regularization), "scale": self.scale, "shift": 0.0}
         return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
 
     def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
@@ -63,4 +67,4 @@ class Ridge(Algorithm):
 
 
 def build(config: Config) -> Ridge:
-    return Ridge(config.regularization)
+    return Ridge(config.regularization, config.scale)

@@ -90,6 +90,11 @@ def test_it_learns_to_adapt(method):
     assert trained.mean() + margin < min(untrained.mean(), zero.mean())
 
 
+def validated_again(theta, chunk: int | None = None) -> float:
+    learner = meta_learner()
+    return evaluate.scores(learner, theta, sines("validation")(torch.arange(20)), learner.at_test.algorithm.inner_steps, chunk)[0].mean()
+
+
 @pytest.mark.parametrize("ensemble", [2, 5])
 def test_the_best_checkpoints_are_kept_the_best_first_and_resumed(ensemble, tmp_path):
     config, path = replace(CONFIG, ensemble=ensemble, validate_every=9), tmp_path / "state.safetensors"
@@ -103,7 +108,7 @@ def test_the_best_checkpoints_are_kept_the_best_first_and_resumed(ensemble, tmp_
     result = run(config, checkpoint_path=path)
     validated = sorted(row["mse"] for row in result.history.validation)
     assert len(validated) == 5 and len(result.members) == ensemble
-    scores = [evaluate.scores(meta_learner(), member, sines("validation")(torch.arange(20)), 1)[0].mean() for member in result.members]
+    scores = [validated_again(member) for member in result.members]
     np.testing.assert_allclose(scores, validated[:ensemble], rtol=1e-5)
     assert all(torch.equal(result.members[0][name], p) for name, p in result.theta.items())
     whole = run(config)
@@ -118,8 +123,24 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     scores = [row["mse"] for row in rows]
     assert result.score == min(scores) and result.iteration == rows[scores.index(min(scores))]["iteration"]
     assert [row["best"] for row in rows] == [int(score < min(scores[:i], default=math.inf)) for i, score in enumerate(scores)]
-    validated, _ = evaluate.scores(meta_learner(), result.theta, sines("validation")(torch.arange(20)), 1, 25)
-    assert validated.mean() == result.score
+    assert validated_again(result.theta, chunk=25) == result.score
+
+
+def test_of_equal_checkpoints_the_later_is_kept_yet_patience_runs_out(monkeypatch):
+    monkeypatch.setattr(evaluate, "scores", lambda *args, **kwargs: (np.full(20, 0.5), np.ones(20)))
+    result = run(replace(CONFIG, validate_every=9, ensemble=2, patience=3))
+    assert [row["best"] for row in result.history.validation] == [1, 1, 1, 1]
+    assert result.iteration == result.iterations == 36
+    state = train.start(meta_learner(), replace(CONFIG, ensemble=2), torch.device("cpu"))
+    places = [train._keep(state, score, Objective("classification")) for score in (0.5, 0.7, 0.7, 0.6, 0.1)]
+    assert places == [0, 0, 0, 2, 2] and state.best_scores == [0.7, 0.7]
+
+
+def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
+    """An accuracy is a number even where the outputs are none."""
+    monkeypatch.setattr(evaluate, "scores", lambda *args, **kwargs: (np.full(20, 0.2), np.full(20, math.nan)))
+    with pytest.raises(train.DivergedError, match="no validation had a finite loss"):
+        run()
 
 
 def test_patience_stops_early():

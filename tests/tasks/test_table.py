@@ -11,7 +11,7 @@ from support import ROOT
 
 from episodic import algorithms
 from episodic.statistics import mean_ci95
-from tasks import params, table
+from tasks import cell, params, table
 from tasks.files import read_json, write_json
 from tasks.stage import StageError
 
@@ -29,13 +29,13 @@ def test_a_cell_depends_on_all_the_code_that_its_stages_do():
     stages = params.read_yaml(ROOT / "dvc.yaml")["stages"]
     code = {dep for stage in ("train", "evaluate") for dep in stages[stage]["deps"] if dep.startswith(("episodic/", "tasks/"))}
     wanted = {dep.replace("${algorithm.name}", "${item.method}").replace("${model.name}", "conv4") for dep in code}
-    assert {f"../{dep}" for dep in wanted | {"tasks/preset.py", "tasks/table.py"}} <= set(PIPELINE["cell"]["deps"])
+    assert {f"../{dep}" for dep in wanted | {"tasks/preset.py", "tasks/cell.py"}} <= set(PIPELINE["cell"]["deps"])
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("method", sorted(algorithms.registry))
 def test_a_cells_parameters_are_sound(method, setting):
-    settings = params.parse(table.parameters(setting, method))
+    settings = params.parse(cell.parameters(setting, method))
     ways, shots = map(int, setting[:-1].split("w"))
     assert (settings.algorithm.name, settings.episodes.ways, settings.episodes.shots) == (method, ways, shots)
     assert settings.dataset.name == "omniglot" and settings.episodes.test == 1000
@@ -45,16 +45,16 @@ def test_cells_share_their_episodes():
     """What the episodes follow from is the same in all cells of a setting."""
 
     def parts(method: str | None) -> str:
-        return json.dumps([table.parameters("5w1s", method)[part] for part in ("dataset", "episodes")])
+        return json.dumps([cell.parameters("5w1s", method)[part] for part in ("dataset", "episodes")])
 
     assert {parts(method) for method in algorithms.registry} == {parts(None)}
 
 
 def test_an_unknown_cell_is_one_sentence():
     with pytest.raises(StageError, match=r"there is no table/methods/mamal\.yaml: must be one of anil, "):
-        table.parameters("5w1s", "mamal")
+        cell.parameters("5w1s", "mamal")
     with pytest.raises(StageError, match=r"there is no table/settings/7w7s\.yaml: must be one of 20w1s, "):
-        table.parameters("7w7s", "maml")
+        cell.parameters("7w7s", "maml")
 
 
 @pytest.fixture
@@ -71,19 +71,19 @@ def tiny(tmp_path, monkeypatch):
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    monkeypatch.setattr(table, "FOLDER", folder)
+    monkeypatch.setattr(cell, "FOLDER", folder)
     return folder
 
 
 def test_from_data_to_table(tiny):
-    table.raw(tiny / "raw")
-    table.data("5w1s", tiny / "raw", tiny / "data/5w1s")
+    cell.raw(tiny / "raw")
+    cell.data("5w1s", tiny / "raw", tiny / "data/5w1s")
     for method in ("maml", "protonet"):
-        table.cell(method, "5w1s", tiny / "data/5w1s", tiny / f"cells/{method}-5w1s")
+        cell.cell(method, "5w1s", tiny / "data/5w1s", tiny / f"cells/{method}-5w1s")
     facts, episodes = read_json(tiny / "cells/maml-5w1s/cell.json"), pd.read_csv(tiny / "cells/maml-5w1s/episodes.csv")
     assert (facts["steps"], facts["iterations"], len(episodes)) == (2, 6, 20) and facts["seconds"] > 0
     assert read_json(tiny / "cells/protonet-5w1s/cell.json")["steps"] == 0
-    table.write(tiny / "cells", tiny / "results")
+    table.write(tiny / "cells", tiny / "notes.yaml", tiny / "results")
     rows = pd.read_csv(tiny / "results/results.csv").set_index("method")
     other = pd.read_csv(tiny / "cells/protonet-5w1s/episodes.csv")
     mean, ci95 = mean_ci95((other["transductive"] - episodes["transductive"]).to_numpy())
@@ -103,7 +103,7 @@ def test_settings_come_in_order_and_best_first(tiny):
             folder / "episodes.csv", index=False
         )
         facts = {"method": method, "setting": setting, "batch_norm": "transductive", "steps": 1, "iterations": 5, "meta_batch": 4}
-        write_json(folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0})
+        write_json(folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0, "ensemble": 1})
     found = table.rows(tiny / "cells")
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(found["setting"], found["method"], strict=True)) == order
