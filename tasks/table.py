@@ -25,7 +25,8 @@ PUBLISHED = {
 
 LEGEND = (
     "Accuracy on the same 1,000 test episodes, with the 95 % interval of the mean. It is transductive, in training and at test: query "
-    "images are normalised by each other's batch statistics, as in MAML's code; `inductive`: the same model, normalised by the support set alone. "
+    "images are normalised by each other's batch statistics, as in MAML's code; `inductive`: the same model, normalised by the support set "
+    "alone. "
     "The published figures of the metric methods, closed-form heads and pre-trained classifiers are for running averages instead."
 )
 
