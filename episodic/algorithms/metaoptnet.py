@@ -42,7 +42,7 @@ class Config:
     """c: the bound C, how much one example may weigh; scale: the factor of the outputs at the start of training."""
 
     c: float = 0.1
-    scale: float = 1.0
+    scale: float = 5.0
 
     __pydantic_config__ = {"extra": "forbid"}
 
