@@ -11,7 +11,8 @@ class ConfigError(UserError, ValueError):
     """A value that cannot be used; `key` is the field (dotted when nested), `allowed` says what would do."""
 
     def __init__(self, key: str, value: Any, allowed: str):
-        super().__init__(f"{key} is {value!r}: {allowed}")
+        said = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)  # as YAML has it
+        super().__init__(f"{key} is {said}: {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
 

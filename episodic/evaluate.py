@@ -128,15 +128,21 @@ def scores(
 def relabelled(
     learner: MetaLearner, members: Sequence[Params], episode: Episode, steps: int, seed: int, number: int, first: int = 0
 ) -> Tensor:
-    """Score `(tasks,)` after `steps` inner steps where each task's classes have other numbers, the renaming `number`.
+    """Score `(tasks,)` after `steps` inner steps where each task's classes have other numbers, the renaming `number`, and with them another
+    place in the support set, which holds one class after the other.
 
-    For a method that treats classes alike it is the score itself; others depend on which output a class happens to get.
+    For a method that treats classes alike it is the score itself; others depend on which output a class happens to get, or on the order.
     members: as in `curve`; first: number of the first episode, so that a renaming does not depend on how episodes are grouped.
     """
     index = first + torch.arange(episode.tasks, device=episode.support_y.device)
     bits = counter.draws(counter.key(seed, f"renamed classes {number}"), index, episode.classes)
     names = counter.choose(bits, episode.classes, episode.classes)
-    renamed = episode._replace(support_y=names.gather(1, episode.support_y), query_y=names.gather(1, episode.query_y))
+    support_y = names.gather(1, episode.support_y)
+    order = support_y.argsort(dim=1, stable=True)
+    tasks = torch.arange(episode.tasks, device=order.device)[:, None]
+    renamed = episode._replace(
+        support_x=episode.support_x[tasks, order], support_y=support_y.gather(1, order), query_y=names.gather(1, episode.query_y)
+    )
     return curve(learner, members, renamed, [steps], [learner.batch_norm]).score[learner.batch_norm][:, 0]
 
 

@@ -25,7 +25,8 @@ from episodic.plan import Plan
 
 
 class MetaGradient(NamedTuple):
-    """loss: mean query loss after adaptation; score: mean accuracy or squared error; gradient: of `loss`, without a task axis."""
+    """loss: mean query loss after adaptation (or the method's weighted sum over the steps); score: mean accuracy or squared error after it;
+    gradient: of `loss`, without a task axis."""
 
     loss: Tensor
     score: Tensor

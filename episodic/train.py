@@ -66,6 +66,9 @@ class Config:
         clip = self.gradient_clip
         require(clip is None or 0 < clip < math.inf, "gradient_clip", clip, "must be null or a number greater than 0")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        looks = math.ceil(self.iterations / self.validate_every)
+        said = f"must be at most {looks}, as many as there are validations of {self.iterations} iterations every {self.validate_every}"
+        require(self.ensemble <= looks, "ensemble", self.ensemble, said)
         require(self.patience is None or self.patience >= 1, "patience", self.patience, "must be null or at least 1")
 
     def rate(self, iteration: int) -> float:

@@ -273,3 +273,48 @@ def _names(frames: Sequence[tuple[pd.DataFrame, str]], x: alt.X, y: alt.Y, scale
         place = alt.Chart(pd.DataFrame({"low": [edge], "share": [top["share"]], "text": [text]})).encode(x=x, y=y, text="text:N")
         layers += haloed(place, align=side, dy=-4 - 15 * i * together, fontWeight=600, color=var(colour))
     return layers
+
+
+def overlay(
+    frame: pd.DataFrame, ends: pd.DataFrame, x_axis: dict[str, Any], y_axis: dict[str, Any], tooltip: Sequence[alt.Tooltip]
+) -> Layers:
+    """Many lines, of which the one under the pointer comes to the front.
+
+    frame: `name`, `x`, `y`, `ink` (a colour), `faint` (drawn thin until pointed at), and what tooltips show;
+    ends: `y`, `name`, `ink`: names at the right end, already spread
+    """
+    x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
+    pointed = alt.selection_point(name="pointed", on="pointerover", clear="pointerout", fields=["name"], nearest=False, empty=False)
+    base = alt.Chart(frame).encode(x=x, y=y, detail="name:N", color=alt.Color("ink:N", scale=None))
+    width = alt.when(pointed).then(alt.value(4)).when("datum.faint").then(alt.value(1)).otherwise(alt.value(2.25))
+    opacity = alt.when(pointed).then(alt.value(1)).when("datum.faint").then(alt.value(0.35)).otherwise(alt.value(0.9))
+    lines = base.mark_line(clip=True).encode(strokeWidth=width, opacity=opacity)
+    target = base.mark_point(filled=True, size=160, clip=True).encode(opacity=alt.value(0), tooltip=list(tooltip)).add_params(pointed)
+    names = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600, limit=170)
+    named = names.encode(x=alt.value("width"), y=y, text="name:N", color=alt.Color("ink:N", scale=None))
+    return alt.layer(lines, target, named)
+
+
+def scatter(
+    points: pd.DataFrame, front: pd.DataFrame, x_axis: dict[str, Any], y_axis: dict[str, Any], tooltip: Sequence[alt.Tooltip]
+) -> Layers:
+    """Dots with vertical intervals and the line of those that none is better than in both.
+
+    points: `name`, `x`, `y`, `low`, `high`, `ink`, `words` (colours), `said` (a name beside the dot, or '');
+    front: `x`, `y` in the order of x
+    """
+    x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
+    base = alt.Chart(points).encode(x=x, color=alt.Color("ink:N", scale=None))
+    line = alt.Chart(front).mark_line(interpolate="step-after", strokeDash=[4, 4], color=var("muted"), clip=True).encode(x=x, y=y)
+    interval = base.mark_rule(strokeWidth=3, opacity=0.45, clip=True).encode(y=alt.Y("low:Q", **y_axis), y2="high:Q")
+    dots = base.mark_point(filled=True, size=95, opacity=1, stroke=var("paper"), strokeWidth=1.5).encode(
+        y=y, fill=alt.Fill("ink:N", scale=None), tooltip=list(tooltip)
+    )
+    return alt.layer(
+        line,
+        interval,
+        dots,
+        *haloed(
+            base.encode(y=y, text="said:N", color=alt.Color("words:N", scale=None)), align="left", dx=9, dy=4, baseline="middle", limit=200
+        ),
+    )

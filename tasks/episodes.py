@@ -48,8 +48,14 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
             "query": list(query),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    within = {"protocol": f"{data.protocol}, each episode within one group"} if episodes.within_group else {}
+    within = {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"} if episodes.within_group else {}
     return within | {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
+
+
+def _groups(table: pd.DataFrame, ways: int) -> str:
+    """`one of 8 groups (of 10)`: how many groups of test classes are large enough."""
+    sizes = table[table["split"] == "test"].groupby("group").size()
+    return f"one of {(sizes >= ways).sum()} groups (of {len(sizes)})"
 
 
 def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from episodic.files import beside, folder_beside, read_json, write_json, write_text
@@ -32,9 +33,10 @@ def code_files() -> list[Path]:
     return sorted(f for f in files if any(f.is_relative_to(ROOT / layer) for layer in ("episodic", "tasks")))
 
 
-def code_digest() -> str:
-    """The version of the code at work: a digest of `code_files`."""
+def code_digest(others: Iterable[Path] = ()) -> str:
+    """The version of the code at work: a digest of `code_files`, and of `others` by their name alone (a user's network)."""
     total = hashlib.sha256()
-    for file in code_files():
-        total.update(f"{file.relative_to(ROOT).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    own = [(file.relative_to(ROOT).as_posix(), file) for file in code_files()]
+    for name, file in own + [(file.name, file) for file in others]:
+        total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]

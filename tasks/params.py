@@ -270,6 +270,9 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
             faults.append(f"algorithm.name is {chosen!r}: must be a method for regression for sinusoid, such as maml")
         if episodes.ways != 1:
             faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
+        for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
+            if within:
+                faults.append(f"{key}.within_group is true: must be false for sinusoid, which has no classes")
         if model.name == "conv4":
             faults.append("model.name is 'conv4': must be mlp for sinusoid, whose examples are numbers and not images")
             return
@@ -297,6 +300,19 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
                 f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}: "
                 f"must be at most {limits.examples}, the images of a {name} class"
             )
+    for split, section, within in (
+        ("validation", "episodes", episodes.within_group),
+        ("test", "episodes", episodes.within_group),
+        ("train", "train", train.within_group),
+    ):
+        ways = (train.ways if split == "train" else None) or episodes.ways
+        sizes = limits.groups.get(split, [])
+        if within and not sizes:
+            faults.append(f"{section}.within_group is true: must be false for {name}, whose classes have no groups")
+        elif within and max(sizes) < ways:
+            key = "train" if split == "train" and train.ways else "episodes"
+            most = f"must be at most {max(sizes)}, the {split} classes of the largest group of {name}"
+            faults.append(f"{key}.ways is {ways}: {most}, with {section}.within_group")
     for split, classes in limits.classes.items():
         key, ways = ("train", train.ways) if split == "train" and train.ways else ("episodes", episodes.ways)
         if ways > classes:

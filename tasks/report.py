@@ -5,30 +5,19 @@ Loads no model and computes no new score; the same files give the same bytes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import io
-import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
-from tasks.reporting import courses, fits, gallery, mistakes, results, scores, words
+from tasks.reporting import courses, fits, gallery, mistakes, page, results, scores, words
 from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
 
-
-def run(settings: params.Params, found: Results, page: Path, summary: Path) -> None:
+def run(settings: params.Params, found: Results, html: Path, summary: Path) -> None:
     """Writes the page, and summary.md with its pictures."""
-    import vl_convert
-
     sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
     regression = found.kind == "regression"
     if not regression:
@@ -37,24 +26,14 @@ def run(settings: params.Params, found: Results, page: Path, summary: Path) -> N
     figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
     common = _headline(settings, found) | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
-    vega = _script(vl_convert.javascript_bundle())  # type: ignore[call-arg]
-    own = _script(_template("report.js"))
     context = common | {
         "cards": [] if regression else gallery.cards(found),
         "mistakes": None if regression else mistakes.pictures(found),
-        "figures": figures,
-        "drawn": {name: _data_uri(picture) for name, picture in drawn.items()},
-        "palette": charts.PALETTE,
-        "config": charts.CONFIG,
         "lines": fits.LINES,
-        "css": Markup(_template("report.css")),  # noqa: S704 (our own file)
-        "vega": vega,
-        "own": own,
-        "policy": _policy([vega, own]),
     }
-    write_text(page, _render("report.html.j2", context))
+    write_text(html, page.html("report.html.j2", context, figures, drawn))
     with folder_beside(summary) as folder:
-        write_text(folder / "summary.md", _render("summary.md.j2", common))
+        write_text(folder / "summary.md", page.render("summary.md.j2", common))
         for name, picture in drawn.items():
             write_text(folder / f"{name}.svg", picture)
 
@@ -104,7 +83,7 @@ def _provenance(settings: params.Params, found: Results) -> dict[str, Any]:
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
-    yaml.dump(in_use(settings.raw), stream)
+    yaml.dump(results.in_use(settings.raw), stream)
     digests = [
         ("data", "digest of data/prepared", found.meta.get("data_digest")),
         ("model", "SHA-256 of models/run/weights.safetensors", found.weights_digest),
@@ -112,56 +91,6 @@ def _provenance(settings: params.Params, found: Results) -> dict[str, Any]:
         ("code of train", "digest of the modules that made the model", found.config.get("code_digest")),
     ]
     return {"yaml": stream.getvalue(), "digests": [d for d in digests if d[2]], "command": "dvc repro"}
-
-
-def in_use(raw: dict[str, Any]) -> dict[str, Any]:
-    """The params that count: of a section that picks by name, only the picked one's own section."""
-    picks = {key: section for key, section in raw.items() if isinstance(section, dict) and "name" in section}
-    return {
-        key: {k: v for k, v in section.items() if not isinstance(v, dict) or k == section["name"]} if key in picks else section
-        for key, section in raw.items()
-    }
-
-
-def _template(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _render(name: str, context: dict[str, Any]) -> str:
-    """Every value is escaped for HTML; in Markdown also what Markdown would read as more than text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_markdown if name.endswith(".md.j2") else None,
-    )
-    return environment.get_template(name).render(context)
-
-
-def _markdown(value: Any) -> Any:
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    line = html.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False)
-    return Markup(re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line))  # noqa: S704 (escaped in this very line)
-
-
-def _script(text: str) -> Markup:
-    """A script to stand in a page: nothing in it ends the element."""
-    harmless = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
-    return Markup(harmless.strip())  # noqa: S704 (the project's and Vega's own code)
-
-
-def _policy(scripts: list[Markup]) -> str:
-    """A content security policy: these scripts alone, pictures from the page itself, no request to anywhere."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
-
-
-def _data_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def main() -> None:

@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.files import code_digest, digest
+from tasks.files import digest, read_json, write_json
 from tasks.stage import StageError
+
+STATE, SECONDS = "state.safetensors", "seconds.json"
 
 
 def root(workspace: Path = Path()) -> Path:
@@ -37,12 +39,23 @@ def root(workspace: Path = Path()) -> Path:
     return dvc / "resume"
 
 
-def key(settings: dict[str, Any], inputs: Path, device: torch.device) -> str:
-    """The digest of what a training depends on."""
+def key(settings: dict[str, Any], inputs: Path, device: torch.device, code: str) -> str:
+    """The digest of what a training depends on; code: the digest of its code."""
     versions = [torch.__version__, np.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability()]
     versions += [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
-    said = json.dumps([settings, digest(inputs), code_digest(), versions], sort_keys=True)
+    said = json.dumps([settings, digest(inputs), code, versions], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def seconds(folder: Path) -> float:
+    """How long the training had taken when its checkpoint in `folder` was written; 0 where there is none."""
+    file = folder / SECONDS
+    return float(read_json(file)["seconds"]) if file.exists() and (folder / STATE).exists() else 0.0
+
+
+def keep_seconds(folder: Path, spent: float) -> None:
+    """Beside the checkpoint, whose own bytes are the same every time."""
+    write_json(folder / SECONDS, {"seconds": round(spent, 2)})
 
 
 @contextmanager
@@ -54,5 +67,5 @@ def checkpoint(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StageError(f"another process is running this very training (lock {folder / 'lock'}); wait for it or stop it") from error
-        yield folder / "state.safetensors"
+        yield folder / STATE
         shutil.rmtree(folder)

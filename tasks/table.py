@@ -23,6 +23,9 @@ PUBLISHED = {
 }  # fmt: skip
 """What tasks/published.csv calls a method."""
 
+KEYS = {"batch_norm", "data_digest", "ensemble", "iterations", "label_sd", "meta_batch", "peak_memory_bytes", "seconds", "steps"}
+"""What a cell must say of itself."""
+
 LEGEND = (
     "Accuracy on the same 1,000 test episodes, with the 95 % interval of the mean. It is transductive, in training and at test: query "
     "images are normalised by each other's batch statistics, as in MAML's code; `inductive`: the same model, normalised by the support set "
@@ -36,6 +39,8 @@ def rows(cells: Path) -> pd.DataFrame:
     found = {}
     for path in sorted(cells.glob("*/cell.json")):
         facts = read_json(path)
+        if absent := KEYS - facts.keys():
+            raise StageError(f"{path} was made by other code (it lacks {', '.join(sorted(absent))}): run make table")
         found[facts["method"], facts["setting"]] = facts, pd.read_csv(path.parent / "episodes.csv")
     if not found:
         raise StageError(f"there are no cells in {cells}: run make table")
@@ -48,6 +53,8 @@ def rows(cells: Path) -> pd.DataFrame:
         row |= dict.fromkeys(("to_maml", "to_maml_ci95"), np.nan)
         if (BASELINE, setting) in found and method != BASELINE:
             other, theirs = found[BASELINE, setting]
+            if other["data_digest"] != facts["data_digest"]:
+                raise StageError(f"{method} and {BASELINE} were tested on different {setting} episodes: run make table")
             row["to_maml"], row["to_maml_ci95"] = mean_ci95(score - theirs[other["batch_norm"]].to_numpy())
         ways, shots = setting[:-1].split("w")
         same = published[

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -21,6 +22,7 @@ import torch
 
 from episodic import checkpoint, memory, train
 from episodic.group import Group
+from episodic.learner import MetaLearner
 from episodic.plan import Plan
 from tasks import params, prepared, ranks, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
@@ -41,8 +43,8 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     if plan.compiled and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
         raise StageError("train.plan.mode is 'compiled': needs a C++ compiler (g++ or clang++), and none is installed; use auto")
     shards = len(plan.bounds(settings.train.meta_batch))
-    code = code_digest()
-    folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device)
+    code = code_digest(_foreign(meta_learner))
+    folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device, code)
     count = ranks.suited(settings.processes, shards, large=shards > 1, device=device)
     with ranks.group(count, device) as group:
         if group.size > shards:
@@ -54,6 +56,14 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
             resume.checkpoint(folder) if first else nullcontext(None) as state,
             stage.bar("train", "iterations", settings.train.iterations) if first else nullcontext() as bar,
         ):
+            before = resume.seconds(folder)
+
+            def on_progress(done: int, figures: dict[str, float]) -> None:
+                if bar:
+                    bar.update(done, figures=figures)
+                    if done % settings.train.checkpoint_every == 0:
+                        resume.keep_seconds(folder, before + time.perf_counter() - start)
+
             result = train.train(
                 meta_learner,
                 sampler,
@@ -62,10 +72,10 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 plan=plan,
                 group=group,
                 checkpoint_path=state,
-                on_progress=lambda done, figures: bar.update(done, figures=figures) if bar else None,
+                on_progress=on_progress,
                 on_resume=lambda done: stage.emit("resume", stage="train", iteration=done) if first else None,
             )
-            seconds = time.perf_counter() - start
+            seconds = before + time.perf_counter() - start
             facts = _run_facts(result, seconds, device, group, plan)
             if not first:
                 return
@@ -86,6 +96,13 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
             write_json(run_json, facts)
 
 
+def _foreign(learner: MetaLearner) -> list[Path]:
+    """The files of what is not the project's own and yet computes: a user's network, or a method registered from outside."""
+    parts = [learner.algorithm, *getattr(learner.model, "parts", [learner.model])]
+    files = {Path(name).resolve() for part in parts if (name := getattr(sys.modules.get(type(part).__module__), "__file__", None))}
+    return sorted(f for f in files if not f.is_relative_to(ROOT / "episodic") and not f.is_relative_to(Path(torch.__file__).parent))
+
+
 def _idle(processes: int, shards: int, meta_batch: int) -> str:
     remedy = f"set train.plan.shard to {meta_batch // processes}" if processes <= meta_batch else "raise train.meta_batch"
     return f"{processes} processes for {shards} shard(s) of the meta-batch, so that some would stand idle: start fewer, or {remedy}"
@@ -101,10 +118,9 @@ def _said(plan: Plan, processes: int) -> dict[str, Any]:
 
 def _run_facts(result: train.Result, seconds: float, device: torch.device, group: Group, plan: Plan) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    done = result.iterations - result.resumed_at
     return {
         "seconds": round(seconds, 2),
-        "iterations_per_second": round(done / seconds, 3),
+        "iterations_per_second": round(result.iterations / seconds, 3),
         "resumed_at": result.resumed_at,
         "peak_memory_bytes": ranks.peak_memory(group, device),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,

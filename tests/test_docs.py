@@ -51,7 +51,7 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
     subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (root / ".dvc").is_dir() else None
     assert repro(root)["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
     assert "sign_maml" in (root / "reports/report.html").read_text()
-    (root / "table/methods/sign_maml.yaml").write_text(cell)
+    (root / "table/methods/5w1s/sign_maml.yaml").write_text(cell)
     program = "from tasks import cell, params; print(params.parse(cell.parameters('5w1s', 'sign_maml')).algorithm)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert "inner_lr=0.02" in answer.stdout

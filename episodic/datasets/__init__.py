@@ -15,8 +15,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,11 +59,21 @@ class UnansweredError(FetchError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example."""
+    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example, and the
+    number of classes of each group of a split (none where classes have no groups)."""
 
     examples: int
     classes: dict[str, int]
     input: tuple[int, ...] = (1, 28, 28)
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, examples: int, members: Iterable[tuple[str, str]], input: tuple[int, ...] = (1, 28, 28)) -> Limits:
+        """From each class's split and group ('' for none)."""
+        counted = Counter(members)
+        classes = {split: sum(n for (s, _), n in counted.items() if s == split) for split in SPLITS}
+        groups = {split: [n for (s, group), n in counted.items() if s == split and group] for split in SPLITS}
+        return cls(examples, classes, input, groups)
 
 
 @dataclass(frozen=True)

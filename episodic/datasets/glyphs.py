@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from episodic.config import require
-from episodic.datasets import SPLITS, Images, Limits, Progress, no_progress
+from episodic.datasets import Images, Limits, Progress, no_progress
 
 LICENSE = "Made by this program; free of any rights."
 
@@ -78,10 +78,8 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
 
 
 def limits(config: Config, seed: int) -> Limits:
-    classes = dict.fromkeys(SPLITS, 0)
-    for alphabet, split in enumerate(alphabet_splits(config.alphabets, seed)):
-        classes[split] += character_count(alphabet)
-    return Limits(DRAWERS, classes)
+    splits = enumerate(alphabet_splits(config.alphabets, seed))
+    return Limits.of(DRAWERS, ((split, str(alphabet)) for alphabet, split in splits for _ in range(character_count(alphabet))))
 
 
 def alphabet_splits(alphabets: int, seed: int) -> list[str]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from episodic.datasets import SPLITS, FetchError, Images, Limits, Progress, no_progress
+from episodic.datasets import FetchError, Images, Limits, Progress, no_progress
 from episodic.datasets.fetch import MIRROR, content_digest, download, in_mirror, read_folder, read_zip, write_zip
 
 LICENSE = "Omniglot, https://github.com/brendenlake/omniglot, MIT License, Copyright (c) 2015 Brenden Lake."
@@ -115,8 +115,8 @@ def _shuffled(names: list[str], seed: int, purpose: str) -> list[str]:
 
 
 def limits(config: Config, seed: int) -> Limits:
-    sizes = Counter(splits(config, seed).values())
-    return Limits(DRAWERS, {split: sizes[split] * len(config.turns(split)) for split in SPLITS})
+    known = splits(config, seed)
+    return Limits.of(DRAWERS, ((known[c.name], c.alphabet) for c in characters() for _ in config.turns(known[c.name])))
 
 
 def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,10 @@ class Config:
     head: str | None = None
 
     __pydantic_config__ = {"extra": "forbid"}
+
+
+class Head(nn.Identity):
+    """Where the network's own head was."""
 
 
 class BatchNorm(nn.Module):
@@ -70,6 +75,11 @@ class Module:
         found = [name for name, part in self.body.named_modules() if isinstance(part, BatchNorm) and part.weight is not None]
         return tuple(f"{name}.{part}" for name in found for part in ("weight", "bias"))
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The network and all that it is made of, whose code the result depends on."""
+        return list(self.body.modules())
+
     def init(self, generator: torch.Generator) -> Params:
         # Modules draw their weights from torch's global state: it is set, and put back.
         with torch.random.fork_rng(devices=[]):
@@ -92,10 +102,12 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     def make() -> tuple[nn.Module, int]:
         whole = _made(config).eval()
         name = config.head or next((n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)), None)
-        last = dict(whole.named_modules()).get(name or "")
+        last = dict(whole.named_modules()).get(name) if name is not None else None
         if not isinstance(last, nn.Linear):
             raise ConfigError("head", config.head, f"must be the name of a torch.nn.Linear of {config.path}, its last layer")
-        return _without(whole, name or ""), last.in_features
+        if not name:
+            raise ConfigError("path", config.path, "must be a network, not a single layer")
+        return _without(whole, name), last.in_features
 
     with torch.random.fork_rng(devices=[]):
         body, width = make()
@@ -103,28 +115,50 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     if taken:
         said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
         raise ConfigError("path", config.path, said)
+    scalars = [name for name, p in body.named_parameters() if p.dim() == 0]
+    if scalars:
+        raise ConfigError("path", config.path, f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]")
     buffers = [name for name, _ in body.named_buffers()]
     if buffers:
         raise ConfigError("path", config.path, f"has buffers ({', '.join(buffers)}), which tasks would share and might change")
     model = Module(copy.deepcopy(body), make, width, outputs)
-    theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
     try:
         with torch.no_grad():
+            theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
             found = model.features(theta, torch.zeros(1, 2, *input))
+            untouched = _ends_with(model.body, torch.zeros(2, *input))
     except Exception as error:
         raise ConfigError("path", config.path, f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})") from error
     if found.shape != (1, 2, width):
         said = f"must be the last layer: before it an example is {list(found.shape[2:])}, and it takes {width} numbers"
         raise ConfigError("head", config.head, said)
+    if not untouched:
+        raise ConfigError("path", config.path, "must return what its head answers, with nothing after it: a softmax is part of the loss")
     return model
+
+
+def _ends_with(body: nn.Module, x: Tensor) -> bool:
+    """Whether `body` returns what its head was given as it is."""
+    last = next(part for part in body.modules() if isinstance(part, Head))
+    given: list[Tensor] = []
+    handle = last.register_forward_hook(lambda part, inputs, output: given.append(output))
+    try:
+        return body(x) is given[-1]
+    finally:
+        handle.remove()
 
 
 def _made(config: Config) -> nn.Module:
     module, _, name = config.path.rpartition(".")
     try:
-        made = getattr(importlib.import_module(module), name)(**config.arguments)
-    except TypeError as error:
-        raise ConfigError("arguments", config.arguments, f"must be what {config.path} takes ({error})") from error
+        found = getattr(importlib.import_module(module), name)
+        try:
+            inspect.signature(found).bind(**config.arguments)
+        except TypeError as error:
+            raise ConfigError("arguments", config.arguments, f"must be what {config.path} takes ({error})") from error
+        made = found(**config.arguments)
+    except ConfigError:
+        raise
     except Exception as error:  # the user's code runs here, and may raise anything
         said = f"must be a class as package.module.Class ({type(error).__name__}: {' '.join(str(error).split())})"
         raise ConfigError("path", config.path, said) from error
@@ -134,12 +168,10 @@ def _made(config: Config) -> nn.Module:
 
 
 def _without(module: nn.Module, head: str) -> nn.Module:
-    """The head becomes the identity, and batch norm that of the batch in hand."""
+    """The head, at the dotted name `head`, becomes the identity, and batch norm that of the batch in hand."""
     for name, part in list(module.named_modules()):
-        new = nn.Identity() if name == head else BatchNorm(part) if isinstance(part, nn.modules.batchnorm._BatchNorm) else None
+        new = Head() if name == head else BatchNorm(part) if isinstance(part, nn.modules.batchnorm._BatchNorm) else None
         if new is not None:
-            if not name:
-                raise ConfigError("path", type(module).__name__, "must be a network, not a single layer")
             parent, _, last = name.rpartition(".")
             setattr(module.get_submodule(parent), last, new)
     return module

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tasks.reporting import words
 from tasks.reporting.pictures import Sheet
@@ -81,12 +83,20 @@ def cards(results: Results) -> list[Card]:
 def _card(results: Results, episode: int, place: str) -> Card:
     line = results.test.loc[results.test["episode"] == episode].iloc[0]
     answers = results.answers[results.answers["episode"] == episode]
-    ways, shots, queries = (results.meta[key] for key in ("ways", "shots", "queries"))
+    return card(results.meta, line, answers, results.table, results.images, place)
+
+
+def card(meta: dict[str, Any], line: pd.Series, answers: pd.DataFrame, table: pd.DataFrame, images: np.ndarray, place: str) -> Card:
+    """An episode with two sets of answers.
+
+    line: its row of test.parquet; answers: `image`, `label`, `before`, `after` of its queries; table, images: of data/prepared
+    """
+    ways, shots, queries = (meta[key] for key in ("ways", "shots", "queries"))
     shown = min(queries, max(1, TILES // ways))
     rows = [int(r) for r in line["support"]]
     classes = []
     for way in range(ways):
-        table = results.table.iloc[int(line["classes"][way])]
+        known = table.iloc[int(line["classes"][way])]
         mine = answers[answers["label"] == way].head(shown)
         first = len(rows)
         rows += [int(r) for r in mine["image"]]
@@ -97,8 +107,8 @@ def _card(results: Results, episode: int, place: str) -> Card:
         classes.append(
             Class(
                 label(way),
-                table["class"].removeprefix(f"{table['group']}/"),
-                table["group"],
+                known["class"].removeprefix(f"{known['group']}/"),
+                known["group"],
                 list(range(way * shots, (way + 1) * shots)),
                 before,
                 after,
@@ -107,7 +117,7 @@ def _card(results: Results, episode: int, place: str) -> Card:
     shares = [float(np.mean(answers[column] == answers["label"])) for column in ("before", "after")]
     told = [_told(classes, when) for when in ("before", "after")]
     return Card(
-        int(episode), place, words.percent(shares[0]), words.percent(shares[1]), told[0], told[1], classes, Sheet.of(results.images, rows),
+        int(line["episode"]), place, words.percent(shares[0]), words.percent(shares[1]), told[0], told[1], classes, Sheet.of(images, rows),
         ways * shown <= 25, shown, queries,
     )  # fmt: skip
 

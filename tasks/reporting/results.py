@@ -125,6 +125,15 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def in_use(raw: dict[str, Any]) -> dict[str, Any]:
+    """The params that count: of a section that picks by name, only the picked one's own section."""
+    picks = {key: section for key, section in raw.items() if isinstance(section, dict) and "name" in section}
+    return {
+        key: {k: v for k, v in section.items() if not isinstance(v, dict) or k == section["name"]} if key in picks else section
+        for key, section in raw.items()
+    }
+
+
 def _described(path: Path, stage: str) -> dict[str, Any]:
     found = _read(path, stage, read_json)
     if found.get("format") != FORMAT:

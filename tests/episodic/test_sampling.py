@@ -184,7 +184,7 @@ def test_without_groups_nothing_has_changed():
 def test_groups_that_are_too_small_are_refused():
     with pytest.raises(ConfigError, match="ways is 7: must be at most 6, the number of classes of the largest group"):
         Groups.of(ALPHABETS, 7)
-    with pytest.raises(ConfigError, match="within_group is True: must be false, since the classes have no groups"):
+    with pytest.raises(ConfigError, match="within_group is true: must be false, since the classes have no groups"):
         Groups.of(["", "", ""], 2)
 
 

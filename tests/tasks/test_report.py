@@ -240,7 +240,7 @@ def test_provenance(page, image_root):
 
 
 def test_params_in_use_leave_out_what_was_not_picked():
-    assert report.in_use({"device": "cpu", "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}}, "train": {"seed": 0}}) == {
+    assert results.in_use({"device": "cpu", "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}}, "train": {"seed": 0}}) == {
         "device": "cpu", "model": {"name": "b", "b": {"y": 2}}, "train": {"seed": 0},
     }  # fmt: skip
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -15,21 +18,44 @@ from tasks import cell, params, table
 from tasks.files import read_json, write_json
 from tasks.stage import StageError
 
-SETTINGS = ("5w1s", "5w5s", "20w1s", "20w5s")
 PIPELINE = params.read_yaml(ROOT / "table/dvc.yaml")["stages"]
+SETTINGS = PIPELINE["data"]["foreach"]
 
 
 def test_every_method_is_a_cell_and_every_cell_a_method():
-    assert set(PIPELINE["cell"]["matrix"]["method"]) == set(algorithms.registry)
-    assert {path.stem for path in (ROOT / "table/methods").glob("*.yaml")} == set(algorithms.registry)
-    assert set(PIPELINE["data"]["foreach"]) == set(SETTINGS)
+    for stage in ("train", "cell"):
+        assert set(PIPELINE[stage]["matrix"]["method"]) == set(algorithms.registry)
+        assert PIPELINE[stage]["matrix"]["setting"] == SETTINGS == PIPELINE["data"]["foreach"]
+    for setting in SETTINGS:
+        assert {path.stem for path in (ROOT / f"table/methods/{setting}").glob("*.yaml")} == set(algorithms.registry)
 
 
-def test_a_cell_depends_on_all_the_code_that_its_stages_do():
-    stages = params.read_yaml(ROOT / "dvc.yaml")["stages"]
-    code = {dep for stage in ("train", "evaluate") for dep in stages[stage]["deps"] if dep.startswith(("episodic/", "tasks/"))}
-    wanted = {dep.replace("${algorithm.name}", "${item.method}").replace("${model.name}", "conv4") for dep in code}
-    assert {f"../{dep}" for dep in wanted | {"tasks/preset.py", "tasks/cell.py"}} <= set(PIPELINE["cell"]["deps"])
+@pytest.mark.parametrize(("part", "stage"), [("raw", "download"), ("data", "episodes"), ("train", "train"), ("cell", "evaluate")])
+def test_a_part_depends_on_all_the_code_that_its_stage_does(part, stage):
+    known = params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    names = {"${dataset.name}": "omniglot", "${algorithm.name}": "${item.method}", "${model.name}": "conv4"}
+    wanted = {"tasks/preset.py", "tasks/cell.py", *(dep for dep in known if dep.startswith(("episodic/", "tasks/")))}
+    for name, here in names.items():
+        wanted = {dep.replace(name, here) for dep in wanted}
+    said = PIPELINE[part].get("do", PIPELINE[part])["deps"]
+    assert {f"../{dep}" for dep in wanted} <= set(said)
+    if part in ("train", "cell"):
+        assert "methods/${item.setting}/${item.method}.yaml" in said
+
+
+def test_dvc_reads_the_pipeline():
+    """Every part of the table by the name that DVC gives it."""
+    environment = os.environ | {"DVC_SITE_CACHE_DIR": str(ROOT / ".dvc/tmp/site-cache"), "DVC_NO_ANALYTICS": "1"}
+    said = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=ROOT / "table",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {f"{stage}@5w1s-{method}" for stage in ("train", "cell") for method in algorithms.registry} < set(said)
+    assert {"raw", "data@5w1s", "table"} < set(said)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -51,7 +77,7 @@ def test_cells_share_their_episodes():
 
 
 def test_an_unknown_cell_is_one_sentence():
-    with pytest.raises(StageError, match=r"there is no table/methods/mamal\.yaml: must be one of anil, "):
+    with pytest.raises(StageError, match=r"there is no table/methods/5w1s/mamal\.yaml: must be one of anil, "):
         cell.parameters("5w1s", "mamal")
     with pytest.raises(StageError, match=r"there is no table/settings/7w7s\.yaml: must be one of 20w1s, "):
         cell.parameters("7w7s", "maml")
@@ -65,8 +91,8 @@ def tiny(tmp_path, monkeypatch):
         "base.yaml": "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
         "train: {iterations: 6, meta_batch: 2, validate_every: 3}\n",
         "settings/5w1s.yaml": "episodes: {ways: 5, shots: 1, queries: 2}\n",
-        "methods/maml.yaml": "evaluate: {steps: 2}\n",
-        "methods/protonet.yaml": "train: {ways: 8}\n",
+        "methods/5w1s/maml.yaml": "evaluate: {steps: 2}\n",
+        "methods/5w1s/protonet.yaml": "train: {ways: 8}\n",
         "notes.yaml": "{protonet: a note}\n",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +105,8 @@ def test_from_data_to_table(tiny):
     cell.raw(tiny / "raw")
     cell.data("5w1s", tiny / "raw", tiny / "data/5w1s")
     for method in ("maml", "protonet"):
-        cell.cell(method, "5w1s", tiny / "data/5w1s", tiny / f"cells/{method}-5w1s")
+        cell.train(method, "5w1s", tiny / "data/5w1s", tiny / f"trained/{method}-5w1s")
+        cell.evaluate(method, "5w1s", tiny / "data/5w1s", tiny / f"trained/{method}-5w1s", tiny / f"cells/{method}-5w1s")
     facts, episodes = read_json(tiny / "cells/maml-5w1s/cell.json"), pd.read_csv(tiny / "cells/maml-5w1s/episodes.csv")
     assert (facts["steps"], facts["iterations"], len(episodes)) == (2, 6, 20) and facts["seconds"] > 0
     assert read_json(tiny / "cells/protonet-5w1s/cell.json")["steps"] == 0
@@ -103,7 +130,9 @@ def test_settings_come_in_order_and_best_first(tiny):
             folder / "episodes.csv", index=False
         )
         facts = {"method": method, "setting": setting, "batch_norm": "transductive", "steps": 1, "iterations": 5, "meta_batch": 4}
-        write_json(folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0, "ensemble": 1})
+        write_json(
+            folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0, "ensemble": 1, "data_digest": "a"}
+        )
     found = table.rows(tiny / "cells")
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(found["setting"], found["method"], strict=True)) == order

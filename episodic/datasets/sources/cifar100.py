@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from episodic.datasets import SPLITS, FetchError, Images, Limits, Progress
+from episodic.datasets import FetchError, Images, Limits, Progress
 from episodic.datasets.fetch import MIRROR, download, in_mirror, read_folder, read_tar
 from episodic.files import beside
 
@@ -36,8 +35,7 @@ def table() -> list[dict[str, str]]:
 
 
 def limits(name: str) -> Limits:
-    sizes = Counter(row[name] for row in table())
-    return Limits(EXAMPLES, {split: sizes[split] for split in SPLITS}, SHAPE)
+    return Limits.of(EXAMPLES, ((row[name], row["group"]) for row in table()), SHAPE)
 
 
 def fetch(raw: Path, mirror: Path | None, progress: Progress) -> None:

@@ -2,7 +2,8 @@
 
 Olga Russakovsky et al.: ImageNet Large Scale Visual Recognition Challenge, 2015. https://arxiv.org/abs/1409.0575
 They may not be passed on, so that everybody brings their own: a folder, or a zip archive of one, with files whose names begin with
-their class, as in `n01532829_5.JPEG`, in folders of any kind. Nothing of the usual `.pkl` files is read: a pickle may run anything.
+their class, as in `n01532829_5.JPEG`, in folders of any kind, or that lie in a folder named by it. Nothing of the usual `.pkl` files
+is read: a pickle may run anything.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ import io
 import json
 import re
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from episodic.datasets import SPLITS, FetchError, Images, Limits, Progress
+from episodic.datasets import FetchError, Images, Limits, Progress
 from episodic.datasets.fetch import MIRROR, UNSOUND, in_mirror
 from episodic.files import beside
 
 LICENSE = "ImageNet (ILSVRC 2012), https://image-net.org, for non-commercial research and education."
 
 SIZE = 84
-PICTURE = re.compile(r"(n\d{8})[^/\\]*\.(jpe?g|png)", re.IGNORECASE)
+PICTURE = re.compile(r"(?:.*/)?(?:(n\d{8})[^/]*|(n\d{8})/[^/]*)\.(?:jpe?g|png)", re.IGNORECASE)
+"""A picture's path: its class begins its name, or else names its folder."""
 SPLIT_TABLES = Path(__file__).parent.parent / "splits"
 MOST_BYTES = 64 << 20
 """A bound on one picture: the largest of ImageNet has 15 MB."""
@@ -38,8 +40,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def limits(name: str, examples: int) -> Limits:
-    sizes = Counter(row["split"] for row in table(name))
-    return Limits(examples, {split: sizes[split] for split in SPLITS}, (3, SIZE, SIZE))
+    return Limits.of(examples, ((row["split"], row.get("group", "")) for row in table(name)), (3, SIZE, SIZE))
 
 
 def fetch(raw: Path, name: str, exactly: int | None, least: int, mirror: Path | None, progress: Progress) -> None:
@@ -92,8 +93,8 @@ def _pictures(source: Path) -> dict[str, list[tuple[str, Callable[[], bytes]]]]:
             raise FetchError(f"{source} is no sound zip archive: {error}") from error
         files = [(m.filename, _member(archive, m)) for m in archive.infolist() if not m.is_dir() and m.file_size <= MOST_BYTES]
     for name, read in sorted(files):
-        if match := PICTURE.fullmatch(name.rsplit("/", 1)[-1]):
-            result[match[1].lower()].append((name, read))
+        if match := PICTURE.fullmatch(name.replace("\\", "/")):
+            result[(match[1] or match[2]).lower()].append((name, read))
     return result
 
 
@@ -107,7 +108,7 @@ def _decode(read: Callable[[], bytes], name: str) -> np.ndarray:
 
     try:
         picture = Image.open(io.BytesIO(read())).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, *UNSOUND) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, RuntimeError, *UNSOUND) as error:  # RuntimeError: an encrypted archive
         raise FetchError(f"{name} is no picture that can be read: {' '.join(str(error).split())}") from error
     if picture.size != (SIZE, SIZE):
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -1,0 +1,129 @@
+"""A repository with experiments for tests: made-up results where DVC and git keep real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import synthetic
+from ruamel.yaml import YAML
+from support import ROOT
+
+from tasks.files import read_json, write_json
+
+OUTS = ("data/prepared", "models/run", "reports/history", "reports/run.json", "reports/scores")
+
+
+class Repository:
+    """path: a git and DVC repository; `experiment` adds one to it."""
+
+    def __init__(self, path: Path, kind: str = "classification", **episodes: Any):
+        self.path, self.kind = path, kind
+        path.mkdir()
+        self.git("init", "-q", "-b", "main")
+        (path / ".dvc/cache/files/md5").mkdir(parents=True)
+        (path / ".dvc/config").write_text("[core]\n    analytics = false\n")
+        shutil.copy(ROOT / ".gitignore", path / ".gitignore")
+        self.git("add", "-A")
+        self.git("commit", "-qm", "start")
+        self.base = synthetic.write(path.parent / f"{path.name}-base", kind, **episodes)
+        self.made = 0
+
+    @property
+    def head(self) -> str:
+        return self.git("rev-parse", "HEAD").strip()
+
+    def git(self, *words: str, **environment: str) -> str:
+        who = {f"GIT_{role}_{what}": f"{role.lower()}@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return subprocess.run(
+            ["git", *words], cwd=self.path, env={**os.environ, **who, **environment}, check=True, capture_output=True, text=True
+        ).stdout
+
+    def result(self, folder: Path, skill: float = 0.0, changes: dict[str, Any] | None = None, seconds: float = 60.0) -> Path:
+        """A copy of the base with other params and better (or, below 0, worse) answers; `changes` by dotted key."""
+        shutil.copytree(self.base, folder)
+        params = YAML(typ="safe").load(folder / "params.yaml")
+        for key, value in (changes or {}).items():
+            section = params
+            *path, last = key.split(".")
+            for name in path:
+                section = section.setdefault(name, {})
+            section[last] = value
+        with (folder / "params.yaml").open("w") as stream:
+            YAML().dump(params, stream)
+        rng = np.random.default_rng([self.made, params["train"]["seed"]])
+        scores = folder / "reports/scores"
+        episodes = pd.read_parquet(scores / "episodes.parquet")
+        metrics, config = read_json(folder / "reports/metrics.json"), read_json(folder / "models/run/config.json")
+        mode = config["batch_norm"] = params["train"]["batch_norm"]
+        name = params["algorithm"]["name"]
+        config["algorithm"] = {"name": name} | params["algorithm"].get(name, {})
+        at = (episodes["mode"] == mode) & (episodes["step"] == metrics["steps"])
+        if self.kind == "classification":
+            answers = pd.read_parquet(scores / "answers.parquet")
+            other = answers["label"] if skill > 0 else rng.integers(0, int(answers["label"].max()) + 1, len(answers))
+            answers["after"] = np.where(rng.random(len(answers)) < abs(skill), other, answers["after"])
+            answers.to_parquet(scores / "answers.parquet", index=False)
+            right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
+            episodes.loc[at, "accuracy"] = right.loc[episodes.loc[at, "episode"]].to_numpy()
+            metrics["accuracy"] = float(right.mean())
+        else:
+            episodes.loc[at, "mse"] *= np.exp(-skill) * np.exp(rng.normal(0, 0.1, int(at.sum())))
+            metrics["mse"] = float(episodes.loc[at, "mse"].mean())
+        episodes.to_parquet(scores / "episodes.parquet", index=False)
+        write_json(folder / "reports/metrics.json", metrics)
+        write_json(folder / "models/run/config.json", config)
+        write_json(folder / "reports/run.json", {"seconds": seconds, "peak_memory_bytes": 10**9, "device": "cpu"})
+        self.made += 1
+        return folder
+
+    def commit(self, folder: Path, message: str = "a result", keep: bool = True) -> str:
+        """The hash of a commit of a result's params, lock and metrics, its other files put into the cache; `keep`: HEAD moves on to it."""
+        lock = {"schema": "2.0", "stages": {"all": {"cmd": "true", "outs": [self._cached(folder, out) for out in OUTS]}}}
+        index = {"GIT_INDEX_FILE": str(self.path / ".git/index-of-a-test")}
+        self.git("read-tree", "HEAD", **index)
+        for name, content in (
+            ("dvc.lock", json.dumps(lock)),
+            ("params.yaml", (folder / "params.yaml").read_text()),
+            ("reports/metrics.json", (folder / "reports/metrics.json").read_text()),
+        ):
+            (self.path / ".git/blob").write_text(content)
+            blob = self.git("hash-object", "-w", ".git/blob").strip()
+            self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", **index)
+        made = self.git("commit-tree", self.git("write-tree", **index).strip(), "-p", "HEAD", "-m", message).strip()
+        if keep:
+            self.git("reset", "-q", "--hard", made)
+        return made
+
+    def experiment(self, name: str, skill: float = 0.0, seconds: float = 60.0, **changes: Any) -> str:
+        """An experiment as `dvc exp save` leaves it; `changes`: params, `__` for a dot."""
+        folder = self.path.parent / f"{self.path.name}-{name}"
+        self.result(folder, skill, {key.replace("__", "."): value for key, value in changes.items()}, seconds)
+        made = self.commit(folder, name, keep=False)
+        self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", made)
+        shutil.rmtree(folder)
+        return made
+
+    def _cached(self, folder: Path, out: str) -> dict[str, Any]:
+        if (folder / out).is_file():
+            return {"path": out, "hash": "md5", "md5": self._object((folder / out).read_bytes())}
+        listing = [
+            {"md5": self._object(p.read_bytes()), "relpath": p.relative_to(folder / out).as_posix()}
+            for p in sorted((folder / out).rglob("*"))
+            if p.is_file()
+        ]
+        return {"path": out, "hash": "md5", "md5": self._object(json.dumps(listing).encode(), ".dir")}
+
+    def _object(self, content: bytes, end: str = "") -> str:
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + end
+        path = self.path / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        return md5

@@ -1,0 +1,284 @@
+"""Experiments side by side: what is read, what may be compared, what is said, and the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from history import Repository
+from support import ROOT
+
+from episodic.comparison import Resamples
+from tasks import compare
+from tasks.comparing import disagreements, groups, sections
+from tasks.experiments import History, Revision
+from tasks.stage import StageError
+
+METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Repository:
+    """Three methods with three seeds each, one more experiment that is no different from MAML but for its learning rate."""
+    made = Repository(tmp_path_factory.mktemp("history") / "a repo", test=120)
+    for place, (method, skill) in enumerate(METHODS.items()):
+        for seed in range(3):
+            made.experiment(f"{method}-{seed}", skill, 60.0 * (place + 1) + seed, algorithm__name=method, train__seed=seed)
+    made.experiment("maml-fast", -0.01, 30.0, algorithm__name="maml", train__meta_lr=0.01)
+    return made
+
+
+@pytest.fixture(scope="module")
+def protocol(repository) -> groups.Protocol:
+    experiments, left = compare.gather(repository.path, everything=True)
+    assert left == []
+    (found,) = groups.protocols(experiments, "maml-0")
+    return found
+
+
+def test_experiments_are_read_as_they_were_saved(repository):
+    with History.open(repository.path) as history:
+        names = [
+            "protonet-1",
+            repository.git("rev-parse", "--short", "refs/exps/" + repository.head[:2] + "/" + repository.head[2:] + "/maml-0").strip(),
+        ]
+        first, second = history.read(history.named(names))
+        assert list(history.experiments())[0] == "maml-0", "the oldest first"
+    assert (first.name, first.params["algorithm"]["name"], first.params["train"]["seed"]) == ("protonet-1", "protonet", 1)
+    assert second.params["algorithm"]["name"] == "maml"
+    assert first.scores.shape == (120,) and first.scores.mean() == pytest.approx(first.metrics["accuracy"])
+    assert first.run["seconds"] == 121.0 and first.mode == "transductive" and first.steps == 3
+    assert first.file("data/prepared/test.parquet").is_file()
+
+
+def test_nothing_is_checked_out(repository):
+    before = sorted(p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts)
+    compare.gather(repository.path, everything=True)
+    assert sorted(p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts) == before
+    assert repository.git("status", "--porcelain") == ""
+
+
+def test_seeds_are_grouped_and_only_what_differs_is_named(protocol):
+    assert protocol.keys == ["algorithm.name", "train.meta_lr"]
+    assert {c.name: len(c.experiments) for c in protocol.configurations} == {
+        "protonet, meta_lr=0.001": 3, "maml, meta_lr=0.001": 3, "maml, meta_lr=0.01": 1, "reptile, meta_lr=0.001": 3,
+    }  # fmt: skip
+    assert protocol.best.name.startswith("protonet") and protocol.baseline.name == "maml, meta_lr=0.001"
+
+
+def test_differences_are_those_of_the_statistics(protocol):
+    best, base = protocol.best, protocol.baseline
+    a, b = (np.stack([e.scores for e in c.experiments]) for c in (best, base))
+    expected = Resamples(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
+    assert best.to_baseline.mean == pytest.approx((a.mean(0) - b.mean(0)).mean())
+    assert (best.to_baseline.low, best.to_baseline.high) == pytest.approx((expected.low, expected.high))
+    assert best.to_baseline.of_methods and best.to_baseline.seeds == (3, 3)
+    one = next(c for c in protocol.configurations if "0.01" in c.name)
+    assert not one.to_baseline.of_methods, "one seed against three speaks of checkpoints"
+    assert all(p.p >= p.difference.p for p in protocol.pairs), "corrected for their number"
+
+
+def test_sentences_claim_no_more_than_seeds_allow(protocol):
+    by_name = {c.name.partition(",")[0] + ("-fast" if "0.01" in c.name else ""): c for c in protocol.configurations}
+
+    def said(a: str, b: str) -> str:
+        pair = protocol.pair(by_name[a], by_name[b]) or protocol.pair(by_name[b], by_name[a])
+        return sections.verdict(protocol, pair)
+
+    assert re.fullmatch(
+        r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, paired over 120.episodes\.",
+        said("protonet", "maml"),
+    )
+    assert re.match(r"maml, .* beats reptile", said("reptile", "maml"))
+    assert "checkpoint of protonet" in said("protonet", "maml-fast") and "not methods" in said("protonet", "maml-fast")
+    assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said("maml", "maml-fast")
+
+
+def test_the_same_seed_over_again_counts_once(tmp_path):
+    repository = Repository(tmp_path / "repo", test=40)
+    for name, seed in (("one", 0), ("two", 1)):
+        repository.experiment(name, 0.1, train__seed=seed)
+    with History.open(repository.path) as history:
+        one, two = history.read(history.everything())
+        again = next(history.read([Revision("again", one.commit)]))
+    (found,) = groups.protocols([one, two, again])
+    assert found.same == [("again", "one")] and [len(c.experiments) for c in found.configurations] == [2]
+    assert "again is one over again" in " ".join(sections.ranking(found, "").notes)
+    assert groups.protocols([one, two, again], "again")[0].baseline.first.name == "one"
+
+
+def test_other_code_is_another_configuration(protocol):
+    from dataclasses import replace
+
+    experiment = protocol.best.first
+    other = replace(experiment, name="later", config=experiment.config | {"code_digest": "0" * 16}, scores=experiment.scores * 0.9)
+    (found,) = groups.protocols([experiment, other])
+    assert found.keys == [groups.CODE] and len(found.configurations) == 2
+
+
+@pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])
+def test_what_is_not_comparable_is_never_paired(protocol, change, tmp_path):
+    from dataclasses import replace
+
+    experiment = protocol.best.first
+    other = {
+        "data_digest": replace(experiment, name="other", meta=experiment.meta | {"data_digest": "f" * 16}),
+        "batch_norm": replace(experiment, name="other", config=experiment.config | {"batch_norm": "inductive"}),
+        "episodes": replace(experiment, name="other", scores=experiment.scores[:-1]),
+    }[change]
+    found = compare.run([experiment, other], [], tmp_path / "out", "other")
+    assert [[e.name for e in p.experiments] for p in found] == [["other"], ["protonet-0"]], "that of the baseline first"
+    assert all(c.to_baseline is None for p in found for c in p.configurations) and all(p.pairs == [] for p in found)
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "follow two protocols" in page and "Nothing to compare it with" in page
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path):
+    experiments = protocol.experiments
+    compare.run(experiments, ["x: <b>no</b> result"], tmp_path / "out", "maml-0")
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
+    assert "Content-Security-Policy" in page and "&lt;b&gt;no&lt;/b&gt;" in page and "<b>Bold</b>" not in page.split("<script", 1)[0]
+    for heading in (
+        "Who is best",
+        "All configurations",
+        "Who beats whom",
+        "What it costs",
+        "How they learned",
+        "How they adapt",
+        "Where they differ",
+    ):
+        assert f">{heading}</h2>" in page
+    assert "conditional on the test classes" in page and "Where they disagree most" in page
+    table = pd.read_csv(tmp_path / "out/comparison.csv")
+    assert len(table) == 4 and table["accuracy"].is_monotonic_decreasing and table["to_baseline"].isna().sum() == 1
+    summary = (tmp_path / "out/comparison.md").read_text()
+    assert all((tmp_path / "out" / name).is_file() for name in re.findall(r"\]\(([^)]+\.svg)\)", summary))
+
+
+def test_the_pareto_front():
+    points = [{"x": x, "y": y} for x, y in ((1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8), (5, 0.9))]
+    assert sections.pareto(points, True) == [{"x": 1, "y": 0.5}, {"x": 3, "y": 0.9}]
+    assert sections.pareto(points, False) == [{"x": 1, "y": 0.5}, {"x": 2, "y": 0.4}]
+
+
+def test_groups_and_disagreements_by_hand(protocol):
+    first, second = sections.against(protocol)
+    both = sections.answers(first, second)
+    expected = (first.first.scores - second.first.scores)[both["episode"].unique()]
+    np.testing.assert_allclose(both.groupby("episode")["gain"].mean(), expected, atol=1e-12)
+    found = disagreements.find(protocol)
+    shown = {card.episode for card in found.cards}
+    assert int(np.argmax(first.first.scores - second.first.scores)) in shown or expected.max() == sorted(expected)[-1]
+    per_group = sections.by_group(first, second)
+    assert per_group["episodes"].max() <= 120 and per_group["mean"].is_monotonic_decreasing
+
+
+def test_a_regression_is_compared_by_its_error(tmp_path):
+    repository = Repository(tmp_path / "repo", "regression")
+    for name, skill in (("maml", 0.0), ("fomaml", 0.5)):
+        for seed in range(3):
+            repository.experiment(f"{name}-{seed}", skill, algorithm__name=name, train__seed=seed)
+    experiments, _ = compare.gather(repository.path, everything=True)
+    (found,) = compare.run(experiments, [], tmp_path / "out", "maml-0")
+    assert found.best.name == "fomaml" and found.best.to_baseline.mean < 0
+    assert re.match(r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds", sections.headline(found))
+    assert "mean squared error" in (tmp_path / "out/comparison.html").read_text()
+
+
+def test_commits_and_the_workspace_are_revisions_too(tmp_path):
+    repository = Repository(tmp_path / "repo", test=40)
+    start = repository.head
+    commits = []
+    for seed in range(2):
+        commits.append(repository.commit(repository.result(tmp_path / f"r{seed}", 0.05, {"train.seed": seed})))
+        repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
+    repository.experiment("after", 0.2, algorithm__name="protonet")
+    with History.open(repository.path) as history:
+        assert [r.commit for r in history.since(start)[:2]] == commits and history.since(start)[2].name == "after"
+        assert [r.name for r in history.since(commits[1])] == ["after"]
+    shutil.copytree(tmp_path / "r1", repository.path, dirs_exist_ok=True)
+    experiments, _ = compare.gather(repository.path, ["workspace", "main"])
+    assert [e.name for e in experiments] == ["workspace", "main"] and (experiments[0].scores == experiments[1].scores).all()
+    assert [e.name for e in compare.gather(repository.path)[0]] == ["workspace", "after"]
+
+
+def test_mistakes_are_one_sentence(repository, tmp_path):
+    for words, said in (
+        (["mamal-0"], r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no experiment or commit 'mamal-0'"),
+        (["main"], r"main: no stage evaluate has run there"),
+        (["workspace"], r"workspace: there is no reports/metrics\.json; run dvc repro"),
+    ):
+        with pytest.raises(StageError, match=said):
+            compare.gather(repository.path, words)
+    experiments, _ = compare.gather(repository.path, ["maml-0", "maml-1"])
+    with pytest.raises(StageError, match="the baseline protonet-0 is none of the experiments compared"):
+        compare.run(experiments, [], tmp_path / "out", "protonet-0")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StageError, match="is not a DVC repository"):
+        compare.gather(tmp_path)
+    empty = Repository(tmp_path / "empty")
+    with pytest.raises(StageError, match=r"nothing to compare .*run dvc repro, or a sweep, first"):
+        compare.gather(empty.path)
+
+
+def test_files_that_the_cache_lacks_are_named(tmp_path):
+    repository = Repository(tmp_path / "repo", test=40)
+    repository.experiment("one")
+    repository.experiment("two", 0.1)
+    with History.open(repository.path) as history:
+        one, _ = history.read(history.everything())
+        for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
+            one.file(path).unlink()
+    with pytest.raises(
+        StageError, match=r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. Run dvc pull"
+    ):
+        compare.gather(repository.path, everything=True)
+
+
+def test_scores_that_are_not_finite_are_left_out_aloud(tmp_path):
+    repository = Repository(tmp_path / "repo", "regression")
+    repository.experiment("good")
+    repository.experiment("bad", float("nan"))
+    experiments, left = compare.gather(repository.path, everything=True)
+    assert [e.name for e in experiments] == ["good"] and "bad: 60 of its episodes have a score that is not finite" in left[0]
+
+
+def test_the_program(repository, tmp_path):
+    """As a person calls it, in a checkout of the project with the experiments of this one."""
+    for folder in ("tasks", "episodic"):
+        shutil.copytree(ROOT / folder, repository.path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        command = [sys.executable, "-m", "tasks.compare", "maml-0", "protonet-0", "--out", str(tmp_path / "out")]
+        ended = subprocess.run(command, cwd=repository.path, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert "The checkpoint of protonet beats that of maml" in ended.stdout and ended.stdout.strip().endswith("comparison.html")
+        ended = subprocess.run([*command, "--baseline", "x"], cwd=repository.path, capture_output=True, text=True)
+        assert ended.returncode == 1 and ended.stderr.startswith("error: the baseline x is none of") and "Traceback" not in ended.stderr
+    finally:
+        for folder in ("tasks", "episodic"):
+            shutil.rmtree(repository.path / folder)
+
+
+def test_many_experiments_take_no_more_memory_each(tmp_path):
+    """60 experiments of 300 episodes: read one after the other, none keeps more than its scores and small tables."""
+    repository = Repository(tmp_path / "repo", test=300)
+    for number in range(60):
+        repository.experiment(f"e{number}", 0.002 * number, train__meta_lr=0.001 + 1e-5 * number)
+    start = time.perf_counter()
+    experiments, _ = compare.gather(repository.path, everything=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    compare.gather(repository.path, everything=True)
+    assert len(experiments) == 60 and time.perf_counter() - start < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kB more for reading them all a second time"
+    (found,) = groups.protocols(experiments)
+    assert len(found.configurations) == 60 and len(found.pairs) == 190
+    assert json.loads(json.dumps(sections.matrix(found)))["left"] == 40
