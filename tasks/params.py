@@ -166,7 +166,7 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
         if not faults:
             _together(values, faults)
     if faults:
-        raise StageError("\n".join(f"{source}: {fault}" for fault in faults))
+        raise StageError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
     return Params(raw=raw, device=device, processes=processes, **values)
 
 

@@ -115,6 +115,8 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     if taken:
         said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
         raise ConfigError("path", config.path, said)
+    if lazy := [name for name, p in body.named_parameters() if nn.parameter.is_lazy(p)]:
+        raise ConfigError("path", config.path, f"has layers without a shape of their own ({', '.join(lazy)}): say what they take in")
     scalars = [name for name, p in body.named_parameters() if p.dim() == 0]
     if scalars:
         raise ConfigError("path", config.path, f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]")

@@ -494,6 +494,31 @@ def test_baseline_plus_plus_starts_at_the_class_means():
     )
 
 
+def test_full_context_is_a_bidirectional_lstm():
+    """Appendix A.2, one task at a time, in numpy: each support example plus the states of both directions where they pass it."""
+    _, theta, episode = problem("mlp")
+    learner = classifier("mlp", matching_net.build(matching_net.Config(full_context=True)))
+    generator = torch.Generator().manual_seed(5)
+    meta = {
+        n: p + 0.3 * n.startswith("fce") * torch.randn(p.shape, generator=generator).double() for n, p in started(learner, theta).items()
+    }
+    wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
+    g = learner.model.features(wide, episode.support_x)
+    found = matching_net._in_context(wide, g)
+    for t in range(3):
+        support = g[t].numpy()
+        expected = support.copy()
+        for name, order in (("forward", range(len(support))), ("backward", range(len(support) - 1, -1, -1))):
+            weight, bias = (meta[f"fce.{name}.{part}"].numpy() for part in ("weight", "bias"))
+            h = c = np.zeros(support.shape[1])
+            for i in order:
+                gates = np.split(weight @ np.concatenate([support[i], h]) + bias, 4)
+                c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * np.tanh(gates[2])
+                h = sigmoid(gates[3]) * np.tanh(c)
+                expected[i] += h
+        np.testing.assert_allclose(found[t].numpy(), expected, atol=TOLERANCE)
+
+
 def test_full_context_reads_before_each_step():
     """The reading LSTM of appendix A.1, one query and one task at a time, in numpy; and one read already looks at the support set."""
     _, theta, episode = problem("mlp")

@@ -69,6 +69,31 @@ class TwoHeads(ConvNet):
         return self.second(self.first(x))
 
 
+class WithSoftmax(ConvNet):
+    def forward(self, x):
+        return F.log_softmax(super().forward(x), 1)
+
+
+class Scalar(ConvNet):
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+class TypeInside(ConvNet):
+    def __init__(self, channels=4):
+        super().__init__(channels + "4")
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.last = nn.LazyLinear(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.hidden(x.flatten(1)))
+
+
 def config(name: str = "ConvNet", **options) -> module.Config:
     return module.Config(f"{__name__}.{name}", **options)
 
@@ -152,6 +177,18 @@ def test_dropout_of_a_module_is_off():
         (module.Config(f"{__name__}.Reserved"), "lstm.weight_ih_l0, which the head or a method calls its own: rename them"),
         (module.Config(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
         (module.Config(f"{__name__}.TwoHeads", head="first"), "head is 'first': must be the last layer: before it an example is [7]"),
+        (
+            module.Config(f"{__name__}.WithSoftmax"),
+            "must return what its head answers, with nothing after it: a softmax is part of the loss",
+        ),
+        (module.Config(f"{__name__}.Scalar"), "has parameters without an axis (temperature): give them the shape [1]"),
+        (module.Config(f"{__name__}.TypeInside"), "must be a class as package.module.Class (TypeError: "),
+        (module.Config(f"{__name__}.Lazy"), "has layers without a shape of their own (hidden.weight, hidden.bias)"),
+        (
+            module.Config("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
+            "path is 'torch.nn.Linear': must be a network, not a single",
+        ),
+        (module.Config("torch.nn.Flatten"), "head is null: must be the name of a torch.nn.Linear of torch.nn.Flatten"),
     ],
 )
 def test_a_module_that_will_not_do_is_one_sentence(wrong, said):

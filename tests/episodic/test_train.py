@@ -143,6 +143,21 @@ def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
         run()
 
 
+def test_methods_are_told_how_far_training_is():
+    """What MAML++ anneals by: the fraction that is done before each iteration, also after a restart."""
+    told: list[float] = []
+
+    class Told(type(maml.build(maml.Config()))):
+        def inner(self, learner, meta, episode, progress):
+            told.append(progress)
+            return super().inner(learner, meta, episode, progress)
+
+    learner = replace(meta_learner(), algorithm=Told(0.01, 1))
+    config = replace(CONFIG, iterations=20, validate_every=100)
+    train.train(learner, sines("train"), sines("validation")(torch.arange(20)), config, plan=plan.Plan("batched", 4, 4, ""))
+    assert told[:20] == [i / 20 for i in range(20)] and set(told[20:]) == {1.0}, "and in validation as at the end"
+
+
 def test_patience_stops_early():
     result = run(replace(CONFIG, meta_lr=3.0, iterations=500, validate_every=5, patience=2))
     assert result.iterations < 500

@@ -30,6 +30,7 @@ class Repository:
         self.git("init", "-q", "-b", "main")
         (path / ".dvc/cache/files/md5").mkdir(parents=True)
         (path / ".dvc/config").write_text("[core]\n    analytics = false\n")
+        (path / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
         shutil.copy(ROOT / ".gitignore", path / ".gitignore")
         self.git("add", "-A")
         self.git("commit", "-qm", "start")
@@ -46,8 +47,11 @@ class Repository:
             ["git", *words], cwd=self.path, env={**os.environ, **who, **environment}, check=True, capture_output=True, text=True
         ).stdout
 
-    def result(self, folder: Path, skill: float = 0.0, changes: dict[str, Any] | None = None, seconds: float = 60.0) -> Path:
-        """A copy of the base with other params and better (or, below 0, worse) answers; `changes` by dotted key."""
+    def result(
+        self, folder: Path, skill: float = 0.0, changes: dict[str, Any] | None = None, seconds: float = 60.0, noise: float = 0.0
+    ) -> Path:
+        """A copy of the base with other params and better (or, below 0, worse) answers; `changes` by dotted key; noise: the share of wrong
+        answers that become right, and as many the other way."""
         shutil.copytree(self.base, folder)
         params = YAML(typ="safe").load(folder / "params.yaml")
         for key, value in (changes or {}).items():
@@ -70,13 +74,18 @@ class Repository:
             answers = pd.read_parquet(scores / "answers.parquet")
             other = answers["label"] if skill > 0 else rng.integers(0, int(answers["label"].max()) + 1, len(answers))
             answers["after"] = np.where(rng.random(len(answers)) < abs(skill), other, answers["after"])
+            wrong = answers["after"] != answers["label"]
+            turned = rng.random(len(answers)) < np.where(wrong, noise, noise * wrong.mean() / (1 - wrong.mean()))
+            instead = np.where(wrong, answers["label"], (answers["label"] + 1) % (int(answers["label"].max()) + 1))
+            answers["after"] = np.where(turned, instead, answers["after"])
             answers.to_parquet(scores / "answers.parquet", index=False)
             right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
             episodes.loc[at, "accuracy"] = right.loc[episodes.loc[at, "episode"]].to_numpy()
             metrics["accuracy"] = float(right.mean())
         else:
             episodes.loc[at, "mse"] *= np.exp(-skill) * np.exp(rng.normal(0, 0.1, int(at.sum())))
-            metrics["mse"] = float(episodes.loc[at, "mse"].mean())
+            mean = float(episodes.loc[at, "mse"].mean())
+            metrics["mse"] = mean if np.isfinite(mean) else None
         episodes.to_parquet(scores / "episodes.parquet", index=False)
         write_json(folder / "reports/metrics.json", metrics)
         write_json(folder / "models/run/config.json", config)
@@ -102,10 +111,10 @@ class Repository:
             self.git("reset", "-q", "--hard", made)
         return made
 
-    def experiment(self, name: str, skill: float = 0.0, seconds: float = 60.0, **changes: Any) -> str:
+    def experiment(self, name: str, skill: float = 0.0, seconds: float = 60.0, noise: float = 0.0, **changes: Any) -> str:
         """An experiment as `dvc exp save` leaves it; `changes`: params, `__` for a dot."""
         folder = self.path.parent / f"{self.path.name}-{name}"
-        self.result(folder, skill, {key.replace("__", "."): value for key, value in changes.items()}, seconds)
+        self.result(folder, skill, {key.replace("__", "."): value for key, value in changes.items()}, seconds, noise)
         made = self.commit(folder, name, keep=False)
         self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", made)
         shutil.rmtree(folder)

@@ -86,6 +86,15 @@ FAULTS = [
     ({"train__ways": 1, "algorithm__name": "protonet"}, "train.ways is 1: must be null or at least 2 for glyphs"),
     ({"train__ways": 7}, "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class"),
     ({"train__shots": 18}, "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the images of a glyphs class"),
+    ({"train__ensemble": 6}, "train.ensemble is 6: must be at most 5, as many as there are validations of 450 iterations every 90"),
+    (
+        {"episodes__within_group": True, "dataset__name": "mini_imagenet", "model__conv4__filters": 8},
+        "episodes.within_group is true: must be false for mini_imagenet, whose classes have no groups",
+    ),
+    (
+        {"train__within_group": True, "episodes__ways": 6, "dataset__name": "cifar_fs"},
+        "episodes.ways is 6: must be at most 5, the train classes of the largest group of cifar_fs, with train.within_group",
+    ),
     ({"report__title": 5}, "report.title is 5: must be text"),
 ]
 

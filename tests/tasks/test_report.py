@@ -23,6 +23,7 @@ from tasks import charts, report
 from tasks.files import ROOT, digest, read_json
 from tasks.params import parse, read_yaml
 from tasks.reporting import courses, fits, gallery, mistakes, published, results, scores, words
+from tasks.reporting import page as pages
 from tasks.stage import StageError
 
 
@@ -162,11 +163,11 @@ def test_hostile_names_in_markdown_and_svg(image_root):
 
 
 def test_markdown_escapes_what_markdown_reads():
-    assert report._markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
+    assert pages._markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
 
 
 def test_nothing_ends_a_script_early():
-    assert "</script" not in report._script("x = '</script><script>alert(1)</SCRIPT>'").lower()
+    assert "</script" not in pages.script("x = '</script><script>alert(1)</SCRIPT>'").lower()
 
 
 # --- page ------------------------------------------------------------------------------------------------------------

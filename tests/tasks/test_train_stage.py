@@ -13,6 +13,7 @@ import pytest
 from stages import EVALUATE, TRAIN, call, change, outputs, prepare, start
 from support import ROOT
 
+from tasks import resume
 from tasks.files import read_json
 
 
@@ -38,12 +39,15 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     change(prepared, "meta_lr", "0.002")
     assert state.exists()
 
+    resume.keep_seconds(state.parent, 1000.0)
+    kept = 1000.0
     said, _ = call(prepared, "train", *TRAIN)
     events = [json.loads(line) for line in said.splitlines()]
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
     assert 5 <= resumed < 400 and done[-1] == 400 and min(done) > resumed, "the iterations after it really ran"
-    assert read_json(prepared / "run.json")["resumed_at"] == resumed
+    facts = read_json(prepared / "run.json")
+    assert facts["resumed_at"] == resumed and facts["seconds"] > kept, "time before the kill counts"
     interrupted = outputs(prepared)
     assert not list((prepared / ".dvc" / "resume").iterdir()), "a finished checkpoint is deleted"
 

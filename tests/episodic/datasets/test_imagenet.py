@@ -113,6 +113,31 @@ def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
     assert list(raw.iterdir()) == []
 
 
+def test_a_folder_may_name_the_class(raw, tmp_path):
+    """As many archives of ImageNet are laid out."""
+    content = {
+        f"train/{name.split('/')[-1].split('_')[0]}/{i:04d}.png": data for i, (name, data) in enumerate(files("mini_imagenet", 2).items())
+    }
+    folder(tmp_path / "mini_imagenet", content)
+    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    assert len(mini_imagenet.prepare(raw, mini_imagenet.Config(), 0).images) == 200
+
+
+def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
+    path = tmp_path / "mini_imagenet.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, data in files("mini_imagenet", 2).items():
+            archive.writestr(inner, data)
+    content = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag of encryption, in both headers of each member
+        place = -1
+        while (place := content.find(mark, place + 1)) >= 0:
+            content[place + at] |= 1
+    path.write_bytes(content)
+    with pytest.raises(FetchError, match=r"is no picture that can be read: .*encrypted"):
+        mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+
+
 def test_a_broken_picture_is_named_and_nothing_is_left(raw, tmp_path):
     content = files("mini_imagenet", 2)
     name = list(content)[5]
