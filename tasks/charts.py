@@ -89,7 +89,8 @@ def svg(spec: dict[str, Any]) -> str:
     """
     import vl_convert
 
-    text = json.dumps([spec | {"width": WIDTH}, CONFIG | {"background": "var(--paper)"}])
+    sized = spec | {"width": WIDTH} if spec.get("width") == "container" else spec
+    text = json.dumps([sized, CONFIG | {"background": "var(--paper)"}])
     text = text.replace(json.dumps(FONT), json.dumps(STATIC_FONT))
     static, config = json.loads(re.sub(r"var\(--([a-z-]+)\)", lambda name: PALETTE[name[1]][0], text))
     return vl_convert.vegalite_to_svg(static, config=config, allowed_base_urls=[]) + "\n"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from episodic.statistics import mean_ci95
-from tasks import stage
-from tasks.files import ROOT, folder_beside, read_json, write_text
+from tasks import charts, stage
+from tasks.files import folder_beside, read_json, write_text
 from tasks.params import read_yaml
-from tasks.reporting import words
+from tasks.reporting import published, words
 from tasks.stage import StageError
 
 BASELINE = "maml"
@@ -23,15 +24,12 @@ PUBLISHED = {
 }  # fmt: skip
 """What tasks/published.csv calls a method."""
 
-KEYS = {"batch_norm", "data_digest", "ensemble", "iterations", "label_sd", "meta_batch", "peak_memory_bytes", "seconds", "steps"}
+KEYS = {
+    "batch_norm", "data_digest", "dataset", "device", "ensemble", "gpu", "iterations", "label_sd", "meta_batch", "model",
+    "peak_memory_bytes",
+    "processes", "processor", "protocol", "queries", "seconds", "steps", "train_shots", "train_ways",
+}  # fmt: skip
 """What a cell must say of itself."""
-
-LEGEND = (
-    "Accuracy on the same 1,000 test episodes, with the 95 % interval of the mean. It is transductive, in training and at test: query "
-    "images are normalised by each other's batch statistics, as in MAML's code; `inductive`: the same model, normalised by the support set "
-    "alone. "
-    "The published figures of the metric methods, closed-form heads and pre-trained classifiers are for running averages instead."
-)
 
 
 def rows(cells: Path) -> pd.DataFrame:
@@ -44,7 +42,7 @@ def rows(cells: Path) -> pd.DataFrame:
         found[facts["method"], facts["setting"]] = facts, pd.read_csv(path.parent / "episodes.csv")
     if not found:
         raise StageError(f"there are no cells in {cells}: run make table")
-    published = pd.read_csv(ROOT / "tasks" / "published.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
     result = []
     for (method, setting), (facts, episodes) in found.items():
         score = episodes[facts["batch_norm"]].to_numpy()
@@ -56,18 +54,36 @@ def rows(cells: Path) -> pd.DataFrame:
             if other["data_digest"] != facts["data_digest"]:
                 raise StageError(f"{method} and {BASELINE} were tested on different {setting} episodes: run make table")
             row["to_maml"], row["to_maml_ci95"] = mean_ci95(score - theirs[other["batch_norm"]].to_numpy())
-        ways, shots = setting[:-1].split("w")
-        same = published[
-            (published["dataset"] == "omniglot") & (published["network"] == "conv4") & (published["method"] == PUBLISHED.get(method, ""))
-            & (published["ways"] == ways) & (published["shots"] == shots)
-        ]  # fmt: skip
-        columns = {"published": "accuracy", "published_ci95": "ci95", "published_note": "note"}
-        printed = {key: same[of].iloc[0] if len(same) else "" for key, of in columns.items()}
-        took = {key: facts[key] for key in ("steps", "iterations", "meta_batch", "ensemble", "seconds", "label_sd", "peak_memory_bytes")}
-        result.append({"setting": setting, "method": method} | row | printed | took)
-    table = pd.DataFrame(result)
-    order = {name: i for i, name in enumerate(sorted(set(table["setting"]), key=_size))}
-    return table.sort_values(["setting", "accuracy"], key=lambda c: c.map(order) if c.name == "setting" else -c, ignore_index=True)
+        row |= {"test_episodes": len(score), "network": facts["model"]["name"], "filters": facts["model"].get("filters")}
+        took = {key: facts[key] for key in sorted(KEYS - {"data_digest", "dataset", "model"})}
+        result.append({"setting": setting, "method": method} | row | _printed(table, facts) | took)
+    made = pd.DataFrame(result)
+    order = {name: i for i, name in enumerate(sorted(set(made["setting"]), key=_size))}
+    return made.sort_values(["setting", "accuracy"], key=lambda c: c.map(order) if c.name == "setting" else -c, ignore_index=True)
+
+
+def _printed(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
+    """The published figure of a cell's method and setting, what its source says of it, and in what its protocol is another."""
+    ways, shots = facts["setting"][:-1].split("w")
+    wanted = {
+        "dataset": "omniglot",
+        "network": facts["model"]["name"],
+        "method": PUBLISHED.get(facts["method"], ""),
+        "ways": ways,
+        "shots": shots,
+    }
+    same = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
+    if same.empty:
+        return dict.fromkeys(("published", "published_ci95", "published_note", "published_differs"), "")
+    mine = {
+        "split": str(facts["dataset"].get("split", "")), "rotations": published.turned(facts["dataset"]),
+        "queries": str(facts["queries"]), "batch_norm": facts["batch_norm"],
+    }  # fmt: skip
+    first = same.iloc[0]
+    return {
+        "published": first["accuracy"], "published_ci95": first["ci95"], "published_note": first["note"],
+        "published_differs": published.differs(first.to_dict(), mine),
+    }  # fmt: skip
 
 
 def _size(setting: str) -> tuple[int, int]:
@@ -77,31 +93,73 @@ def _size(setting: str) -> tuple[int, int]:
 
 def markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
     """The table for README, a part a setting; notes: what is to be said of a method, as why it falls short of its publication."""
-    parts = [LEGEND]
+    parts = []
     for setting, part in table.groupby("setting", sort=False):
-        head = ["method", "accuracy", "inductive", "to MAML, same episodes", "training", "memory", "published", "note"]
-        lines = [f"**Omniglot, {setting}**\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        head = ["method", "accuracy", "inductive", "to MAML, same episodes", "numbering", "training", "memory", "published", "note"]
+        lines = [f"**Omniglot, {setting}**\n", _legend(part) + "\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in part.to_dict("records"):
-            together = f"{row['ensemble']} checkpoints answer together" if row["ensemble"] > 1 else ""
             cells = [
                 f"`{row['method']}`",
                 words.figure("accuracy", row["accuracy"], row["ci95"]),
                 words.percent(row["inductive"]),
-                "" if np.isnan(row["to_maml"]) else f"{100 * row['to_maml']:+.1f} ± {100 * row['to_maml_ci95']:.1f}",
+                "" if np.isnan(row["to_maml"]) else f"{100 * row['to_maml']:+.1f} ± {100 * row['to_maml_ci95']:.1f}".replace("-", "−"),
+                f"{100 * row['label_sd']:.2f}",
                 f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
                 f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
                 (f"{row['published']} %" if row["published"] else "") + (f" ± {row['published_ci95']}" if row["published_ci95"] else ""),
-                "; ".join(filter(None, [together, row["published_note"], notes.get(row["method"], "")])),
+                "; ".join(filter(None, [_own(row), _theirs(row), notes.get(row["method"], "")])),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
+def _legend(part: pd.DataFrame) -> str:
+    """What the cells of a setting have in common, and what the columns mean."""
+    ways, shots = _size(part["setting"].iloc[0])
+    modes, machines = sorted(set(part["batch_norm"])), sorted(set(part["gpu"].fillna(part["processor"])))
+    processes = sorted(set(part["processes"].astype(int)))
+    mode = (
+        "Transductive, in training and at test: query images are normalised by each other's batch statistics, as in MAML's code; "
+        "`inductive` is the same model, normalised by the support set alone."
+        if modes == ["transductive"]
+        else f"Batch norm is {words.joined(modes)}, as each cell was trained."
+    )
+    shape = f"{ways}-way {shots}-shot, {words.count(int(part['queries'].iloc[0]), 'query', 'queries')} a class"
+    episodes = words.count(int(part["test_episodes"].iloc[0]), "test episode")
+    trained = f"{words.joined(machines)}, {words.joined([str(p) for p in processes])} processes"
+    columns = (
+        "`to MAML`: paired difference in points. `numbering`: points by which the accuracy spreads over renumberings of the classes "
+        "(standard deviation). Published figures of metric methods, closed-form heads and pre-trained classifiers are for running averages "
+        "in batch norm."
+    )
+    trained = f"Trained on {words.joined(machines)}, {words.joined([str(p) for p in processes])} processes."
+    return f"{shape}, {part['protocol'].iloc[0]}; the same {episodes} for all, ± the 95 % interval over them. {mode} {columns} {trained}"
+
+
+def _own(row: dict[Any, Any]) -> str:
+    """In what a cell's training differs from MAML's, or its test."""
+    ways, shots = _size(row["setting"])
+    said = []
+    if (row["train_ways"], row["train_shots"]) != (ways, shots):
+        said.append(f"trained {row['train_ways']}-way {row['train_shots']}-shot")
+    if row["network"] == "conv4" and row["filters"] != 64:
+        said.append(f"{row['filters']:.0f} filters")
+    if row["steps"]:
+        said.append(words.count(row["steps"], "step"))
+    if row["ensemble"] > 1:
+        said.append(f"{row['ensemble']} checkpoints answer together")
+    return ", ".join(said)
+
+
+def _theirs(row: dict[Any, Any]) -> str:
+    said = ", ".join(filter(None, [row["published_note"], row["published_differs"]]))
+    return f"published: {said}" if said else ""
+
+
 def picture(table: pd.DataFrame) -> str:
     """Accuracy with its interval, a panel a setting, the published figure beside it."""
     import altair as alt
-    import vl_convert
 
     drawn = table.assign(
         low=table["accuracy"] - table["ci95"],
@@ -110,19 +168,27 @@ def picture(table: pd.DataFrame) -> str:
     )
     panels = []
     for setting, part in drawn.groupby("setting", sort=False):
-        low = max(0.0, min(part["low"].min(), np.nanmin(part["printed"])) - 0.02)
-        scale, axis = alt.Scale(domain=[low, 1.0], nice=False, zero=False), alt.Axis(format=".1%", title="accuracy")
-        base = alt.Chart(part).encode(y=alt.Y("method:N", sort=part["method"].tolist(), title=None))
-        interval = base.mark_rule(strokeWidth=4, opacity=0.45, color="#0072b2")
-        ours = base.mark_point(filled=True, size=80, color="#0072b2", opacity=1)
-        theirs = base.transform_filter("isValid(datum.printed)").mark_point(shape="diamond", size=90, color="#1b1f24")
+        low = max(0.0, float(np.nanmin(part[["low", "printed"]].to_numpy())) - 0.01)
+        scale = alt.Scale(domain=[low, 1.0], nice=False, zero=False)
+        x: dict[str, Any] = {
+            "scale": scale,
+            "axis": alt.Axis(format=".1%" if low > 0.9 else ".0%", title="accuracy", tickCount=5, grid=True),
+        }
+        y_axis = alt.Axis(title=None, labelFontSize=12, labelColor=charts.var("ink"), labelLimit=240, minExtent=150)
+        base = alt.Chart(part).encode(y=alt.Y("method:N", sort=part["method"].tolist(), axis=y_axis))
+        interval = base.mark_rule(strokeWidth=5, opacity=0.45, strokeCap="round", color=charts.var("model"))
+        ours = base.mark_point(filled=True, size=90, color=charts.var("model"), opacity=1)
+        theirs = base.transform_filter("isValid(datum.printed)").mark_point(shape="diamond", size=90, color=charts.var("published"))
         layers = [
-            interval.encode(x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q"),
-            ours.encode(x=alt.X("accuracy:Q", scale=scale, axis=axis)),
-            theirs.encode(x=alt.X("printed:Q", scale=scale, axis=axis)),
+            interval.encode(x=alt.X("low:Q", **x), x2="high:Q"),
+            theirs.encode(x=alt.X("printed:Q", **x)),
+            ours.encode(x=alt.X("accuracy:Q", **x)),
         ]
-        panels.append(alt.layer(*layers).properties(title=f"{setting}: ours (dot, 95 %) and published (diamond)", width=420))
-    return vl_convert.vegalite_to_svg(alt.vconcat(*panels).to_dict(), allowed_base_urls=[]) + "\n"
+        title = alt.TitleParams(f"{setting}: ours (dot, 95 % interval) and published (diamond)", anchor="start", fontSize=13, dy=-6)
+        panels.append(alt.layer(*layers).properties(title=title, width=560, height=24 * len(part)))
+    spec = alt.vconcat(*panels).to_dict()
+    spec.pop("config", None)
+    return charts.svg(spec)
 
 
 def write(cells: Path, notes_yaml: Path, out: Path) -> None:

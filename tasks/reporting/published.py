@@ -32,10 +32,15 @@ def protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
     if results.kind == "regression":
         family = {key: [float(v) for v in section.get(key, limits)] for key, limits in PAPERS_FAMILY.items()}
         return same | {"split": "maml" if family == PAPERS_FAMILY else "other ranges", "steps": str(results.steps)}
-    turned = {(True, True): "all", (True, False): "training", (False, True): "none", (False, False): "none"}
-    rotations = turned[bool(section.get("rotations")), bool(section.get("rotate_test"))]
-    split = {"split": str(section.get("split", meta["protocol"])), "rotations": rotations}
+    split = {"split": str(section.get("split", meta["protocol"])), "rotations": turned(section)}
     return same | split | {"queries": str(meta["queries"]), "batch_norm": results.mode}
+
+
+def turned(section: dict[str, Any]) -> str:
+    """Which Omniglot classes were turned into further ones, in the words of the table, from the section of the data set."""
+    if not section.get("rotations"):
+        return "none"
+    return "all" if section.get("rotate_test") else "training"
 
 
 def figures(mine: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -52,12 +57,13 @@ def figures(mine: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     near["value"], near["half"] = number * scale, pd.to_numeric(near["ci95"]) * scale
     unit, interval = np.where(percent, f"{words.NBSP}%", ""), (" ± " + near["ci95"]).where(near["ci95"] != "", "")
     near["printed"] = near["accuracy"].where(percent, near["mse"]) + unit + interval
-    near["differs"] = [_differs(row, mine) for row in near.to_dict("records")]
+    near["differs"] = [differs(row, mine) for row in near.to_dict("records")]
     same = near["differs"] == ""
     return near[same].reset_index(drop=True), near[~same].reset_index(drop=True)
 
 
-def _differs(row: dict[Any, Any], mine: dict[str, str]) -> str:
+def differs(row: dict[Any, Any], mine: dict[str, str]) -> str:
+    """What of its protocol is another, or not stated, in words ('' for the same)."""
     keys = [key for key in NAMED if key in mine and row[key] != mine[key]]
     said = [f"{NAMED[key]} {row[key]} (here {mine[key]})" for key in keys if row[key] != ""]
     unknown = [NAMED[key] for key in keys if row[key] == ""]

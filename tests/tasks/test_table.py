@@ -118,25 +118,62 @@ def test_from_data_to_table(tiny):
     np.testing.assert_allclose(rows.loc["maml", "accuracy"], episodes["transductive"].mean())
     assert np.isnan(rows.loc["maml", "to_maml"])
     said = (tiny / "results/results.md").read_text()
-    assert "**Omniglot, 5w1s**" in said and "98.7 % ± 0.4" in said and "98.8 %" in said and "| a note |" in said
+    assert "**Omniglot, 5w1s**" in said and "98.7 % ± 0.4" in said and "98.8 %" in said and "; a note |" in said
     assert (tiny / "results/results.svg").read_text().startswith("<svg")
 
 
-def test_settings_come_in_order_and_best_first(tiny):
+def made_up(folder, method: str, setting: str, accuracy: float, **changes) -> None:
+    """A cell of four episodes."""
+    place = folder / f"{method}-{setting}"
+    place.mkdir(parents=True)
+    pd.DataFrame({"episode": range(4), "inductive": accuracy - 0.1, "transductive": accuracy}).to_csv(place / "episodes.csv", index=False)
+    facts = {
+        "method": method, "setting": setting, "batch_norm": "transductive", "steps": 1, "iterations": 5, "meta_batch": 4, "ensemble": 1,
+        "seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0123, "data_digest": "a", "device": "cpu", "gpu": None, "processes": 2,
+        "processor": "x86_64", "protocol": "maml split", "queries": 1, "train_ways": 5, "train_shots": int(setting[-2]),
+        "model": {"name": "conv4", "filters": 64}, "dataset": {"split": "maml", "rotations": True, "rotate_test": True},
+    }  # fmt: skip
+    write_json(place / "cell.json", {key: value for key, value in (facts | changes).items() if value != "absent"})
+
+
+def test_settings_come_in_order_and_best_first(tmp_path):
     for number, (method, setting) in enumerate([("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]):
-        folder = tiny / "cells" / f"{method}-{setting}"
-        folder.mkdir(parents=True)
-        pd.DataFrame({"episode": range(4), "inductive": 0.5, "transductive": 0.5 + 0.1 * number}).to_csv(
-            folder / "episodes.csv", index=False
-        )
-        facts = {"method": method, "setting": setting, "batch_norm": "transductive", "steps": 1, "iterations": 5, "meta_batch": 4}
-        write_json(
-            folder / "cell.json", facts | {"seconds": 60.0, "peak_memory_bytes": 10**9, "label_sd": 0.0, "ensemble": 1, "data_digest": "a"}
-        )
-    found = table.rows(tiny / "cells")
+        made_up(tmp_path, method, setting, 0.5 + 0.1 * number)
+    found = table.rows(tmp_path)
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(found["setting"], found["method"], strict=True)) == order
+    np.testing.assert_allclose(found["inductive"], found["accuracy"] - 0.1)
     assert table.markdown(found, {}).count("**Omniglot") == 3
+
+
+def test_a_row_says_what_is_not_the_same(tmp_path):
+    made_up(tmp_path, "maml", "5w1s", 0.9)
+    made_up(tmp_path, "reptile", "5w1s", 0.8, train_shots=10, steps=50, model={"name": "conv4", "filters": 32}, ensemble=5)
+    maml, reptile = (
+        line
+        for line in table.markdown(table.rows(tmp_path), {"reptile": "why"}).splitlines()
+        if line.startswith(("| `maml`", "| `reptile`"))
+    )
+    assert maml.endswith("| 98.7 % ± 0.4 | 1\u00a0step |") and "| 1.23 |" in maml and "| 80.0\u00a0% |" in maml
+    assert (
+        "−10.0 ± 0.0" in reptile
+        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, 5 checkpoints answer together; published: " in reptile
+    )
+    assert "split 1200/423 (here maml)" in reptile and "rotated classes training (here all)" in reptile and reptile.endswith("; why |")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ensemble": "absent"}, r"protonet-5w1s/cell\.json was made by other code \(it lacks ensemble\): run make table"),
+        ({"data_digest": "b"}, "protonet and maml were tested on different 5w1s episodes: run make table"),
+    ],
+)
+def test_cells_that_do_not_belong_together_are_one_sentence(changes, said, tmp_path):
+    made_up(tmp_path, "maml", "5w1s", 0.9)
+    made_up(tmp_path, "protonet", "5w1s", 0.9, **changes)
+    with pytest.raises(StageError, match=said):
+        table.rows(tmp_path)
 
 
 def test_no_cells_are_one_sentence(tmp_path):
