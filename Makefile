@@ -42,6 +42,6 @@ check: lint types test ## lint, types and tests; what CI runs
 lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyproject.toml
 	@sh scripts/lock.sh
 
-clean: ## delete .venv, DVC's cache and everything a run made
-	git clean -fdXq data models reports
+clean: ## delete .venv, DVC's caches and everything that runs and make table made (results in git stay)
+	git clean -fdXq data models reports table
 	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect
