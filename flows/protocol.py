@@ -33,10 +33,12 @@ class Reproduce:
 
 @dataclass(frozen=True)
 class Steps:
-    """Answers `Plan`: stage names, and for each the stages of the plan that it depends on."""
+    """Answers `Plan`: stage names, for each the stages of the plan that it depends on, and a digest of its command and of all params that
+    its outcome follows from: two workspaces with the same code and the same digest do the same work."""
 
     names: list[str]
     needs: dict[str, list[str]]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 Outcome = Literal["ran", "restored", "unchanged", "failed", "busy"]

@@ -10,9 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.driver import Worker, WorkerError, ending
+from flows.driver import Worker, WorkerError
 from flows.progress import Log, Progress
 from flows.protocol import Reproduce, Verdict
+from flows.stage_output import Output
 from tasks.stage import TRY_AGAIN
 
 RETRY_DELAYS = [2.0, 20.0]
@@ -41,14 +42,15 @@ def run_stage(stage: str, worker: Worker, force: bool, patience: float) -> State
     one sentence, no traceback of ours around it.
     """
     log = get_run_logger()
-    output = Output(Progress(stage, log))
+    progress = Progress(stage, log)
+    output = Output(progress.line)
     start = time.monotonic()
     try:
         verdict = reproduce(stage, worker, force, patience, output, log)
     except WorkerError as error:
         return Failed(message=f"{stage}: {error}")
     finally:
-        output.progress.close()
+        progress.close()
     if verdict.outcome in ("failed", "busy"):
         name = TEMPORARY if verdict.exit_code == TRY_AGAIN else "Failed"
         return Failed(name=name, message=f"{stage}: {output.reason(verdict)}")
@@ -69,24 +71,3 @@ def reproduce(stage: str, worker: Worker, force: bool, patience: float, output: 
             log.warning("another DVC command works in this workspace; waiting up to %.0f s for it", patience)
             told = True
         time.sleep(BUSY_POLL)
-
-
-class Output:
-    """What a stage prints: passed on, and its last words kept."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-        self.error = self.last = ""
-
-    def line(self, text: str) -> None:
-        self.progress.line(text)
-        if text.startswith("error: "):
-            self.error = text.removeprefix("error: ")
-        if not text.startswith(("{", "> ", "Running stage ")):
-            self.last = text.strip()
-
-    def reason(self, verdict: Verdict) -> str:
-        """Why it failed: in the stage's own words if its command ran, in DVC's otherwise."""
-        if verdict.exit_code is None:
-            return verdict.message
-        return self.error or f"the stage {ending(verdict.exit_code)}" + (f"; its last line: {self.last}" if self.last else "")

@@ -6,6 +6,8 @@ however it went, and the whole process group ends, the running stage included.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import queue
@@ -78,14 +80,20 @@ def answer(request: Message) -> Message:
 
 def plan(request: Plan) -> Steps:
     """The order that `dvc repro` follows, by its own functions."""
+    from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
     with Repo() as repo:
         graph = get_active_graph(repo.index.graph)
         steps = plan_repro(graph, collect_stages(repo, request.targets or ["dvc.yaml"]))
-        names = [step.addressing for step in steps]
-        return Steps(names, {step.addressing: sorted(need.addressing for need in graph.successors(step)) for step in steps})
+        needs = {step.addressing: sorted(need.addressing for need in graph.successors(step)) for step in steps}
+        digests: dict[str, str] = {}
+        for step in steps:
+            params = {key: value for dep in step.deps if isinstance(dep, ParamsDependency) for key, value in dep.read_params().items()}
+            said = [step.addressing, step.cmd, params, [digests[need] for need in needs[step.addressing] if need in digests]]
+            digests[step.addressing] = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return Steps([step.addressing for step in steps], needs, digests)
 
 
 def reproduce(request: Reproduce) -> Verdict:

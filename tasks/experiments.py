@@ -214,7 +214,7 @@ class _Files:
         return json.loads(self.bytes(path))
 
     def yaml(self, path: str) -> Any:
-        return _yaml(self.bytes(path))
+        return parsed(self.bytes(path))
 
 
 class _Workspace(_Files):
@@ -283,7 +283,7 @@ class _Commit(_Files):
         return found
 
 
-def _yaml(content: bytes) -> Any:
+def parsed(content: bytes) -> Any:
     """YAML 1.2 as plain values."""
     from ruamel.yaml import YAML
 
@@ -291,7 +291,7 @@ def _yaml(content: bytes) -> Any:
 
 
 def _lock(content: bytes | None) -> dict[str, Any]:
-    """The stages of a dvc.lock with every scalar as text, so that no rule of a YAML version touches a digest; faster than _yaml."""
+    """The stages of a dvc.lock with every scalar as text, so that no rule of a YAML version touches a digest; faster than `parsed`."""
     import yaml
 
     return (yaml.load(content, getattr(yaml, "CBaseLoader", yaml.BaseLoader)) or {}).get("stages", {}) if content else {}  # noqa: S506

@@ -14,7 +14,7 @@ from flows.stage import Output, may_mend, reproduce, run_stage
 
 
 def output(*lines: str) -> Output:
-    result = Output(SimpleNamespace(line=lambda text: None))
+    result = Output(lambda text: None)
     for line in lines:
         result.line(line)
     return result

@@ -45,6 +45,8 @@ if knob("slow").exists():
     child.kill()
 print("words of", name)
 value = YAML(typ="safe").load(pathlib.Path("params.yaml"))[name]
+if value == "bad":
+    sys.exit("error: bad is no value")
 target = pathlib.Path(out)
 target.parent.mkdir(parents=True, exist_ok=True)
 target.write_text(json.dumps([value, *(pathlib.Path(path).read_text() for path in inputs)]))

@@ -1,0 +1,47 @@
+"""The command line of the comparison's flow."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flows import session
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    return session.command(lambda root: run(root, options))
+
+
+def parser() -> argparse.ArgumentParser:
+    about = "python -m tasks.compare as a Prefect flow, whose summary becomes an artifact."
+    result = argparse.ArgumentParser(
+        prog="python -m flows.compare", description=about, epilog=session.MORE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument(
+        "revisions", nargs="*", metavar="NAME|REV", help="experiments, commits, branches, tags, or `workspace` (none: everything)"
+    )
+    result.add_argument("--all", action="store_true", help="every experiment, without the workspace")
+    result.add_argument("--since", metavar="REV", help="commits after REV that changed the result, and experiments since")
+    result.add_argument("--baseline", metavar="NAME", help="what all others are measured against (default: the first one)")
+    result.add_argument("--out", default="reports/comparison", metavar="PATH", help="folder to write (default: reports/comparison)")
+    return result
+
+
+def run(root: Path, options: argparse.Namespace) -> int:
+    with session.prefect(root):
+        from flows.compare import compare
+        from tasks.experiments import History
+
+        names = list(options.revisions)
+        if options.all:
+            with History.open(root) as history:
+                names += [revision.name for revision in history.everything()]
+        state = compare(names, options.since, options.baseline, options.out, return_state=True)
+    if not state.is_completed():
+        print(f"error: {state.message}", file=sys.stderr)
+        return 1
+    print(state.message)
+    print(root / options.out / "comparison.html")
+    return 0

@@ -1,0 +1,121 @@
+"""What a sweep consists of: sweeps/NAME.yaml -> its points, each a set of params by dotted key under a name that can be read.
+
+base: {train.iterations: 200}                     # of all points, beside params.yaml as it is
+grid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}      # every combination
+points: [{model.name: mlp}, {model.name: conv4}]  # or one by one; with a grid: each of them with each combination
+seeds: [0, 1, 2]                                  # train.seed of every point
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from episodic.registry import did_you_mean
+from tasks import params
+from tasks.params import read_yaml
+from tasks.stage import StageError
+
+SEED = "train.seed"
+KEYS = ("base", "grid", "points", "seeds")
+
+
+@dataclass(frozen=True)
+class Point:
+    """name: of the experiment; changes: params by dotted key"""
+
+    name: str
+    changes: dict[str, Any]
+
+
+def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
+    """The points of a sweep file over the params `raw`, in its order; StageError lists every mistake of any of them.
+
+    check: whether each point's params are checked as a whole, before anything runs (a repository with other stages has other params)
+    """
+    content = read_yaml(file)
+    if not isinstance(content, dict) or not content:
+        raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
+    faults = [f"{file}: unknown key {key}{did_you_mean(str(key), list(KEYS))}" for key in content if key not in KEYS]
+    base, grid, singles, seeds = (
+        _section(content, "base", faults),
+        _section(content, "grid", faults),
+        content.get("points"),
+        content.get("seeds"),
+    )
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            faults.append(f"{file}: grid.{key} is {values!r}: must be a list of values")
+    if singles is not None and not (isinstance(singles, list) and singles and all(isinstance(p, dict) for p in singles)):
+        faults.append(f"{file}: points is {singles!r}: must be a list of sections of params by dotted key")
+    if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
+        faults.append(f"{file}: seeds is {seeds!r}: must be a list of whole numbers, 0 or more")
+    if faults:
+        raise StageError("\n".join(faults))
+    combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    rows = [combination | single for single in singles or [{}] for combination in combinations]
+    varied = list(dict.fromkeys(key for row in rows for key in row))
+    points = []
+    for row in rows:
+        label = _label(row, varied)
+        for seed in seeds if seeds is not None else [None]:
+            changes = base | row | ({SEED: seed} if seed is not None else {})
+            name = "-".join(filter(None, [_plain(file.stem), label, f"s{seed}" if seed is not None else ""]))
+            points.append(Point(name, changes))
+    names = [p.name for p in points]
+    points = [Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes) for i, p in enumerate(points)]
+    for point in points if check else []:
+        try:
+            params.parse(changed(raw, point.changes), f"{file}, {point.name}")
+        except StageError as error:
+            faults.append(str(error))
+    if faults:
+        raise StageError("\n".join(dict.fromkeys(faults)))
+    return points
+
+
+def _section(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[str, Any]:
+    found = content.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        faults.append(f"{key} is {found!r}: must be a section of params by dotted key, as train.iterations: 200")
+        return {}
+    return {str(name): value for name, value in found.items()}
+
+
+def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The params with `changes` made; a key that is not there is made, so that its check can name it."""
+    result = _copy(raw)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = result
+        for name in path:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return result
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _label(row: Mapping[str, Any], varied: list[str]) -> str:
+    """`protonet-shots5`: the values that differ between points; a name stands for itself."""
+    parts = []
+    for key in varied:
+        if key in row:
+            last = key.rpartition(".")[2]
+            parts.append(_plain(str(row[key])) if last == "name" else f"{_plain(last)}{_plain(str(row[key]))}")
+    return "-".join(parts)
+
+
+def _plain(text: str) -> str:
+    """What a git ref takes: letters, digits, `_` and inner dots."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.").replace("..", ".") or "x"

@@ -1,0 +1,77 @@
+"""A sweep file's points, their names, and mistakes in them."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.sweeps import changed, read
+from tasks import preset
+from tasks.stage import StageError
+
+
+@pytest.fixture
+def points(tmp_path):
+    def made(text: str, name: str = "sweep", **options):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(text)
+        return read(file, preset.defaults(), **options)
+
+    return made
+
+
+def test_a_grid_is_every_combination_for_every_seed(points):
+    found = points("base: {train.iterations: 7}\ngrid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}\nseeds: [0, 3]")
+    assert [p.name for p in found] == [
+        f"sweep-{method}-shots{shots}-s{seed}" for method in ("maml", "protonet") for shots in (1, 5) for seed in (0, 3)
+    ]
+    assert found[3].changes == {"train.iterations": 7, "algorithm.name": "maml", "episodes.shots": 5, "train.seed": 3}
+
+
+def test_points_one_by_one_and_with_a_grid(points):
+    text = "points: [{algorithm.name: protonet, train.ways: 20}, {algorithm.name: maml}]\n"
+    assert [p.name for p in points(text)] == ["sweep-protonet-ways20", "sweep-maml"]
+    both = points(text + "grid: {train.meta_lr: [0.001, 0.01]}")
+    assert [p.name for p in both] == [
+        "sweep-meta_lr0.001-protonet-ways20", "sweep-meta_lr0.01-protonet-ways20", "sweep-meta_lr0.001-maml", "sweep-meta_lr0.01-maml",
+    ]  # fmt: skip
+    assert [p.changes for p in points("seeds: [4]")] == [{"train.seed": 4}]
+
+
+def test_names_are_refs_and_differ(points):
+    found = points("grid: {model.mlp.hidden: [[4], [4, 4], [4, 4]], report.title: [a/b..c~ d]}", name="my sweep!")
+    assert [p.name for p in found] == [
+        "my-sweep-hidden4-titlea-b.c-d", "my-sweep-hidden4-4-titlea-b.c-d-2", "my-sweep-hidden4-4-titlea-b.c-d-3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "must hold some of base, grid, points, seeds"),
+        ("gird: {}", "unknown key gird - did you mean grid?"),
+        ("grid: {algorithm.name: maml}", "grid.algorithm.name is 'maml': must be a list of values"),
+        ("base: [1]", "base is [1]: must be a section of params by dotted key"),
+        ("points: 3", "points is 3: must be a list of sections"),
+        ("seeds: 3", "seeds is 3: must be a list of whole numbers"),
+        ("seeds: [true]", "seeds is [True]: must be a list of whole numbers"),
+        ("grid: {algorithm.nam: [maml]}", "unknown key algorithm.nam - did you mean name?"),
+        ("grid: {train.iterations: [10, 0]}", "sweep-iterations0: train.iterations is 0: must be at least 1"),
+        ("seeds: [0", "is not YAML"),
+    ],
+)
+def test_a_mistake_is_one_sentence(points, text, said):
+    with pytest.raises(StageError) as caught:
+        points(text)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_all_mistakes_are_listed_before_anything_runs(points):
+    with pytest.raises(StageError) as caught:
+        points("grid: {train.iterations: [0, -1]}\nseeds: [0]")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_params_are_changed_and_not_touched():
+    raw = {"a": {"b": 1, "c": {"d": 2}}}
+    assert changed(raw, {"a.c.d": 3, "a.e.f": 4, "g": 5}) == {"a": {"b": 1, "c": {"d": 3}, "e": {"f": 4}}, "g": 5}
+    assert raw == {"a": {"b": 1, "c": {"d": 2}}}
