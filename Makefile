@@ -9,7 +9,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run table test check lint types flow lock clean
+.PHONY: help setup run table ui test check lint types flow lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -27,6 +27,9 @@ table: $(STAMP) ## the papers' table: every method on Omniglot, ten minutes a ce
 
 flow: $(STAMP) ## the same as a Prefect flow
 	@$(ENV) python -m flows.pipeline
+
+ui: $(STAMP) ## Prefect's UI on this machine, with the deployments of prefect.yaml; Ctrl-C ends it
+	@$(ENV) python -m flows.ui
 
 test: $(STAMP) ## run the tests
 	@$(ENV) python -m pytest

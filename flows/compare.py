@@ -27,10 +27,11 @@ from tasks.stage import StageError
 def compare(names: list[str] | None = None, since: str | None = None, baseline: str | None = None, out: str = str(comparison.OUT)) -> State:
     """Writes the comparison of experiments, commits and the workspace, and leaves its summary as an artifact.
 
-    names: what to compare (None: the workspace and every experiment)
-    since: a commit; also what changed the result after it, and the experiments from there on
-    baseline: what all others are measured against (None: the first one)
-    out: folder to write, from the checkout's root
+    Args:
+        names: what to compare; empty is the workspace and every experiment
+        since: a commit; also what changed the result after it, and the experiments from there on
+        baseline: what all others are measured against; empty is the first one
+        out: folder to write, from the checkout's root
     """
     log = get_run_logger()
     try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from flows.driver import Worker, WorkerError
 from flows.environment import for_dvc
-from flows.protocol import Plan, Reproduce, Steps, Verdict
+from flows.protocol import Plan, Reproduce, Verdict
 from flows.stage_output import Output
 from flows.sweeps import changed
 from tasks.files import beside
@@ -67,35 +67,41 @@ def done(base: Base, name: str, wanted: Mapping[str, Any]) -> bool:
     return parsed(git(base.root, "show", f"{found}:params.yaml").encode()) == dict(wanted)
 
 
-def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], None] = print) -> float:
-    """Runs the experiment and saves it; returns the seconds that its stages took. StageError: why it failed, in a sentence."""
+@contextmanager
+def opened(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
+    """The experiment's workspace, its params written; kept as an experiment and removed if the block ends well, left to go on in if not."""
     workspace = base.root / FOLDER / name
     with locked(base.root):
         prepare(base, workspace)
-    wanted = changed(read_yaml(base.root / "params.yaml"), changes)
     write_params(base.root / "params.yaml", workspace / "params.yaml", changes)
-    start = time.monotonic()
-    with Worker(workspace) as worker:
-        output = Output(say)
-        try:
-            steps = worker.ask(Plan(), output.line)
-            if isinstance(steps, Verdict):
-                raise StageError(f"dvc.yaml: {steps.message}")
-            assert isinstance(steps, Steps)  # noqa: S101
-            for stage in steps.names:
-                with alone(base.root, steps.digests.get(stage, stage)):
-                    verdict = _stage(worker, stage, output)
-                say(f"{stage}: {verdict.outcome}")
-                if verdict.outcome in ("failed", "busy"):
-                    raise StageError(f"{stage}: {output.reason(verdict)}")
-        except WorkerError as error:
-            raise StageError(str(error)) from error
-    seconds = time.monotonic() - start
+    wanted = changed(read_yaml(base.root / "params.yaml"), changes)
+    yield workspace
     with locked(base.root):
         save(workspace, name)
         if not done(base, name, wanted):
             raise StageError(f"dvc exp save left no experiment {name} with these params; its workspace is {workspace}")
         remove(base, workspace)
+
+
+def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], None] = print) -> float:
+    """Runs the experiment and keeps it; returns the seconds that its stages took. StageError: why it failed, in a sentence."""
+    with opened(base, name, changes) as workspace:
+        start = time.monotonic()
+        with Worker(workspace) as worker:
+            output = Output(say)
+            try:
+                steps = worker.ask(Plan(), output.line)
+                if isinstance(steps, Verdict):
+                    raise StageError(f"dvc.yaml: {steps.message}")
+                for stage in steps.names:
+                    with alone(base.root, steps.digests.get(stage, stage)):
+                        verdict = _stage(worker, stage, output)
+                    say(f"{stage}: {verdict.outcome}")
+                    if verdict.outcome in ("failed", "busy"):
+                        raise StageError(f"{stage}: {output.reason(verdict)}")
+            except WorkerError as error:
+                raise StageError(str(error)) from error
+        seconds = time.monotonic() - start
     return seconds
 
 

@@ -21,6 +21,7 @@ from prefect.states import Completed, Failed
 from flows import driver, workspace
 from flows.driver import Worker, WorkerError
 from flows.protocol import Plan, Steps, Verdict
+from flows.results import show
 from flows.stage import run_stage
 from tasks.stage import StageError
 
@@ -52,17 +53,21 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
             steps = worker.ask(Plan(stages or []), log.info)
             if isinstance(steps, Verdict):
                 return Failed(message=f"dvc.yaml: {steps.message}", data=results)
-            return follow(steps, worker, force, patience, results)
+            state = follow(steps, worker, force, patience, results)
+            if state.is_completed():
+                show(root, "", root / "reports/report.html")
+            return state
     except (StageError, WorkerError) as error:
         return Failed(message=str(error), data=results)
 
 
-def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result]) -> State:
-    """The stages in order, up to the first that fails."""
+def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], experiment: str = "") -> State:
+    """The stages in order, up to the first that fails; `experiment`: begins the keys of their artifacts."""
     states: dict[str, State] = {}
     for position, stage in enumerate(steps.names):
         start = time.monotonic()
-        state = run_stage(stage, worker, force, patience, wait_for=[states[need] for need in steps.needs[stage]], return_state=True)
+        needs = [states[need] for need in steps.needs[stage]]
+        state = run_stage(stage, worker, force, patience, experiment, wait_for=needs, return_state=True)
         results.append(Result(stage, state.name or "", time.monotonic() - start))
         if not state.is_completed():
             results += [Result(later, "not run") for later in steps.names[position + 1 :]]

@@ -12,6 +12,8 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.curve import Curve
+
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 ARTIFACT_EVERY = 2.0
@@ -31,8 +33,9 @@ class Track:
 class Progress:
     """Follows one stage; every line of its output goes through `line`, `close` writes what the throttle kept back."""
 
-    def __init__(self, stage: str, log: Log):
-        self.stage, self.log = stage, log
+    def __init__(self, stage: str, log: Log, experiment: str = ""):
+        self.stage, self.log, self.experiment = stage, log, experiment
+        self.curve = Curve(key(experiment, "learning curve"))
         self.tracks: dict[str, Track] = {}
 
     def line(self, text: str) -> None:
@@ -49,11 +52,13 @@ class Progress:
         percent = 100.0 * min(event["done"] / max(event["total"], 1), 1.0)
         track = self.tracks.get(what)
         if track is None:
-            artifact = cast(UUID, create_progress_artifact(percent, key=key(self.stage, what), description=said))
+            artifact = cast(UUID, create_progress_artifact(percent, key=key(f"{self.experiment} {self.stage}", what), description=said))
             self.tracks[what] = Track(artifact, written=now, logged=now)
             self.log.info(said)
             return
         finished = event["done"] >= event["total"]
+        if self.stage == "train":
+            self.curve.add(event, finished)
         track.unwritten = percent, said
         if finished or now - track.written >= ARTIFACT_EVERY:
             self.write(track, now)

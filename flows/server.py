@@ -25,13 +25,14 @@ GRACE = 10
 class Server:
     """Started at once, ready after `wait`; ended at exit, after Prefect has sent what it still holds (so start it before the import)."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, host: str = "127.0.0.1", port: int = 0, pages: bool = False):
+        """pages: with the UI, and with the services that start scheduled runs. OSError: the port is taken."""
         home.mkdir(parents=True, exist_ok=True)
-        self.log = home / "server.log"
-        with socket.create_server(("127.0.0.1", 0)) as listener, self.log.open("wb") as log:
+        self.log, self.host = home / "server.log", host
+        with socket.create_server((host, port)) as listener, self.log.open("wb") as log:
             self.port = listener.getsockname()[1]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(listener.fileno())],
+                [sys.executable, "-m", "flows.server", str(listener.fileno()), *(["pages"] if pages else [])],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -42,7 +43,8 @@ class Server:
 
     def wait(self) -> None:
         """Until it answers; RuntimeError with one sentence when it does not."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=STARTUP)
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
+        connection = http.client.HTTPConnection(host, self.port, timeout=STARTUP)
         try:
             connection.request("GET", "/api/health")
             if connection.getresponse().status == 200:
@@ -63,14 +65,16 @@ class Server:
             self.process.wait()
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, pages: bool) -> None:
     servers: list[Any] = []
     threading.Thread(target=end_with_stdin, args=(servers,), daemon=True).start()
 
     import uvicorn
     from prefect.server.api.server import create_app
 
-    config = uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE // 2)
+    config = uvicorn.Config(
+        create_app(ephemeral=not pages, final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE // 2
+    )
     servers.append(uvicorn.Server(config))
     servers[0].run(sockets=[socket.socket(fileno=descriptor)])
     os._exit(0)  # all is written; taking the interpreter apart would be a second of waiting
@@ -86,4 +90,4 @@ def end_with_stdin(servers: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "pages" in sys.argv[2:])

@@ -35,14 +35,14 @@ def may_mend(task: Any, run: Any, state: State) -> bool:
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_mend,
 )
-def run_stage(stage: str, worker: Worker, force: bool, patience: float) -> State:
+def run_stage(stage: str, worker: Worker, force: bool, patience: float, experiment: str = "") -> State:
     """Brings one stage up to date through DVC, its output live in the log and its progress in artifacts.
 
-    `patience`: seconds to wait for another DVC command that holds this workspace's locks. A failure is a state, not an exception:
-    one sentence, no traceback of ours around it.
+    `patience`: seconds to wait for another DVC command that holds this workspace's locks; `experiment`: begins the keys of its artifacts. A
+    failure is a state, not an exception: one sentence, no traceback of ours around it.
     """
     log = get_run_logger()
-    progress = Progress(stage, log)
+    progress = Progress(stage, log, experiment)
     output = Output(progress.line)
     start = time.monotonic()
     try:

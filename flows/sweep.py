@@ -64,11 +64,12 @@ def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, A
 def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
     """Every point of a sweep file as a DVC experiment in a workspace of its own; what is done already is not run again.
 
-    file: as sweeps/methods.yaml
-    at_once: experiments at the same time, which share the cores
-    runner: threads of this process, or a local cluster of Dask or Ray (extras `dask`, `ray`)
-
     The final state holds a `Row` for each point; it fails if one of them did.
+
+    Args:
+        file: as sweeps/methods.yaml
+        at_once: experiments at the same time, which share the cores
+        runner: threads of this process, or a local cluster of Dask or Ray (extras `dask`, `ray`)
     """
     log = get_run_logger()
     rows: list[Row] = []

@@ -64,7 +64,7 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
         label = _label(row, varied)
         for seed in seeds if seeds is not None else [None]:
             changes = base | row | ({SEED: seed} if seed is not None else {})
-            name = "-".join(filter(None, [_plain(file.stem), label, f"s{seed}" if seed is not None else ""]))
+            name = "-".join(filter(None, [plain(file.stem), label, f"s{seed}" if seed is not None else ""]))
             points.append(Point(name, changes))
     names = [p.name for p in points]
     points = [Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes) for i, p in enumerate(points)]
@@ -112,10 +112,10 @@ def _label(row: Mapping[str, Any], varied: list[str]) -> str:
     for key in varied:
         if key in row:
             last = key.rpartition(".")[2]
-            parts.append(_plain(str(row[key])) if last == "name" else f"{_plain(last)}{_plain(str(row[key]))}")
+            parts.append(plain(str(row[key])) if last == "name" else f"{plain(last)}{plain(str(row[key]))}")
     return "-".join(parts)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What a git ref takes: letters, digits, `_` and inner dots."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.").replace("..", ".") or "x"

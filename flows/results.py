@@ -1,0 +1,38 @@
+"""What a finished run leaves on its page in Prefect's UI: its figures, and the report's summary with its pictures."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.progress import key
+from tasks.files import read_json
+from tasks.summary import rows
+
+
+def show(workspace: Path, experiment: str, page: Path | None) -> None:
+    """`workspace`: where the outputs lie; `experiment`: begins the artifacts' keys; `page`: the report, if it stays where it is."""
+    metrics = workspace / "reports/metrics.json"
+    if metrics.exists():
+        figures = [{"": name, "figure": figure} for name, figure in rows(read_json(metrics))]
+        create_table_artifact(figures, key=key(experiment, "result"), description=f"Result of {experiment or 'the run'}")
+    summary = workspace / "reports/summary/summary.md"
+    if summary.exists():
+        text = inlined(summary)
+        link = f"[The whole report]({page.as_uri()})\n\n" if page else ""
+        create_markdown_artifact(link + text, key=key(experiment, "report"), description=text.splitlines()[0].lstrip("# "))
+
+
+def inlined(file: Path) -> str:
+    """Markdown whose pictures beside it become part of it."""
+
+    def picture(found: re.Match[str]) -> str:
+        path = file.parent / found[2]
+        if not path.is_file():
+            return found[0]
+        return f"![{found[1]}](data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()})"
+
+    return re.sub(r"!\[([^\]]*)\]\(([^)]+\.svg)\)", picture, file.read_text(encoding="utf-8"))

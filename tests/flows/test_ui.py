@@ -1,0 +1,122 @@
+"""Prefect's UI: what it refuses, what it serves, and what a run leaves on its pages."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from flows import results, ui
+from flows.curve import Curve, svg
+from tasks import params, preset
+from tasks.files import ROOT
+from tasks.stage import StageError
+from tests.flows.toy import gone, wait_for
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
+def test_loopback_needs_no_password(host, monkeypatch):
+    monkeypatch.delenv(ui.AUTH, raising=False)
+    ui.guard(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "::"])  # noqa: S104
+def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, monkeypatch):
+    for name in (ui.AUTH, ui.ORIGINS):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StageError, match=f"can be reached by others: set {ui.AUTH} and {ui.ORIGINS} first"):
+        ui.guard(host)
+    monkeypatch.setenv(ui.AUTH, "admin:secret")
+    with pytest.raises(StageError, match=f"set {ui.ORIGINS} first"):
+        ui.guard(host)
+    monkeypatch.setenv(ui.ORIGINS, "http://host:4200")
+    ui.guard(host)
+    with pytest.raises(StageError, match="--host nowhere is no address"):
+        ui.guard("nowhere")
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
+    """On a port of one's own choice; the form has choices and descriptions; nothing is left behind."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "flows.ui", "--port", str(port)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    run = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
+    try:
+        assert run.stdout is not None and run.stdout.readline() == f"Prefect's UI: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+
+        def served() -> dict[str, dict]:
+            return {d["name"]: d for d in httpx.post(f"http://127.0.0.1:{port}/api/deployments/filter", json={}).json()}
+
+        wait_for(lambda: {"nightly", "sweep", "weekly"} <= set(served()) and served()["nightly"]["status"] == "READY", "deployments", 90)
+        nightly = served()["nightly"]
+        assert (
+            nightly["schedules"][0]["schedule"]["cron"] == "0 2 * * *" and nightly["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        )
+        form = nightly["parameter_openapi_schema"]["properties"]
+        assert {"maml", "anil", "protonet"} < set(form["algorithm"]["enum"]) and "omniglot_fast" in form["preset"]["enum"]
+        assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith("classes an episode")
+        pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
+        assert "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
+        second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert second.returncode == 1 and second.stderr.startswith(f"error: port {port} of 127.0.0.1 is taken")
+        family = psutil.Process(run.pid).children(recursive=True)
+    finally:
+        os.killpg(run.pid, signal.SIGINT)
+        run.communicate(timeout=60)
+    assert run.returncode == 0
+    gone(family)
+
+
+def test_what_the_form_asks_for_becomes_params():
+    from flows.train import AS_IT_IS, default_name, preset_changes
+
+    assert preset_changes(AS_IT_IS) == {}
+    changes = preset_changes("omniglot_fast")
+    assert changes["dataset.name"] == "omniglot" and changes["train.iterations"] == 4000 and changes["train.plan.mode"] == "auto"
+    from flows.sweeps import changed
+
+    assert params.parse(changed(preset.defaults(), changes)).train.iterations == 4000
+    assert (
+        default_name("omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5})
+        == "omniglot_fast-anil-ways5-shots5"
+    )
+    assert default_name(AS_IT_IS, {}) == "as-it-is"
+
+
+def test_pictures_become_part_of_the_summary(tmp_path):
+    (tmp_path / "a.svg").write_text("<svg/>")
+    (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
+    said = results.inlined(tmp_path / "summary.md")
+    assert f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})" in said and "![gone](b.svg)" in said
+
+
+def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
+    published = []
+    curve = Curve("x")
+    monkeypatch.setattr(curve, "publish", lambda: published.append(len(curve.rows)))
+    for done in range(1, 1001):
+        event = {"done": done, "loss": 2 / done, "accuracy": 1 - 1 / (done + 1)}
+        curve.add(event | ({"validation_accuracy": 0.5 + done // 100 / 30} if done >= 100 else {}), done == 1000)
+    assert published[-1] == len(curve.rows) <= 401 and len(published) == 1, "once every fifteen seconds, and at the end"
+    drawn = svg(curve.rows)
+    assert drawn.startswith("<svg") and "validation" in drawn and "training" in drawn
+    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), "a regression"
+    start = time.monotonic()
+    monkeypatch.setattr("flows.curve.time.monotonic", lambda: start + 100)
+    curve.add({"done": 1001, "loss": 0.1, "accuracy": 0.9}, False)
+    assert len(published) == 2
