@@ -15,9 +15,10 @@ from tasks.summary import rows
 
 def show(workspace: Path, experiment: str, page: Path | None) -> None:
     """`workspace`: where the outputs lie; `experiment`: begins the artifacts' keys; `page`: the report, if it stays where it is."""
-    metrics = workspace / "reports/metrics.json"
-    if metrics.exists():
-        figures = [{"": name, "figure": figure} for name, figure in rows(read_json(metrics))]
+    file = workspace / "reports/metrics.json"
+    metrics = read_json(file) if file.exists() else None
+    if isinstance(metrics, dict):  # another repository's stages may write something else
+        figures = [{"": name, "figure": figure} for name, figure in rows(metrics)]
         create_table_artifact(figures, key=key(experiment, "result"), description=f"Result of {experiment or 'the run'}")
     summary = workspace / "reports/summary/summary.md"
     if summary.exists():

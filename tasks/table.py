@@ -191,12 +191,20 @@ def picture(table: pd.DataFrame) -> str:
     return charts.svg(spec)
 
 
-def write(cells: Path, notes_yaml: Path, out: Path) -> None:
+def absent(table: pd.DataFrame, methods: Path) -> str:
+    """Which cells are not there yet of those that have a recipe, METHODS/SETTING/METHOD.yaml ('' for none)."""
+    there = set(zip(table["setting"], table["method"], strict=True))
+    wanted = sorted((path.parent.name, path.stem) for path in methods.glob("*/*.yaml"))
+    lacking = [f"`{method}` {setting}" for setting, method in wanted if (setting, method) not in there]
+    return f"Not made yet: {words.joined(lacking)}.\n" if lacking else ""
+
+
+def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
     table = rows(cells)
     notes = read_yaml(notes_yaml) or {}
     with folder_beside(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
-        write_text(draft / "results.md", markdown(table, notes))
+        write_text(draft / "results.md", "\n".join(filter(None, [markdown(table, notes), absent(table, methods)])))
         write_text(draft / "results.svg", picture(table))
 
 
@@ -204,9 +212,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=Path, required=True, help="folder of cells: METHOD-SETTING/cell.json, METHOD-SETTING/episodes.csv")
     parser.add_argument("--notes", type=Path, required=True, help="file of notes, one a method")
+    parser.add_argument("--methods", type=Path, required=True, help="folder of the cells' recipes: SETTING/METHOD.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
-    stage.run(lambda: write(args.cells, args.notes, args.out))
+    stage.run(lambda: write(args.cells, args.notes, args.methods, args.out))
 
 
 if __name__ == "__main__":

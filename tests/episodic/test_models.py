@@ -138,13 +138,13 @@ def test_maml_plus_plus_knows_a_modules_norms():
         assert set(other.norms) == {name for name in theta if "norm" in name}
 
 
-@pytest.mark.parametrize("name", ["maml", "protonet", "finetune"])
+@pytest.mark.parametrize("name", sorted(algorithms.registry))
 def test_methods_take_a_module(name):
     method = algorithms.build(name, algorithms.registry[name].Config())
     model = module.build(config(), (1, 8, 8), method.outputs_of_model(WAYS, 40))
     learner = MetaLearner(model, method, Objective("classification"))
     theta = {key: p.double() for key, p in learner.init(0).items()}
-    assert ("head.weight" in theta) == (name != "protonet")
+    assert ("head.weight" in theta) == (name not in ("protonet", "matching_net", "ridge", "metaoptnet"))
     *_, last = evaluate.adaptation(learner, theta, episode(), evaluate.headline(learner, 2))
     assert learner.at_test.query_outputs(last, episode()).shape == (2, 9, WAYS)
 

@@ -46,8 +46,10 @@ def test_it_runs_what_dvc_says(toy: Toy, api: str):
     assert "steps: 3 of 3 (100 %), 2 a second, 1 s left, loss 0.5" in first.output
     run = last_run(api)
     wait_for(lambda: task_states(api, run["id"]) == ran, "the tasks' states to reach the database")
-    bars = {bar["key"]: bar["data"] for bar in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})}
-    assert bars == {f"{stage}-steps": 100.0 for stage in STAGES[1:]}
+    left = found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    assert {a["key"]: a["data"] for a in left if a["type"] == "progress"} == {f"{stage}-steps": 100.0 for stage in STAGES[1:]}
+    (curve,) = [a for a in left if a["type"] == "markdown"]
+    assert curve["key"] == "learning-curve" and "data:image/svg+xml;base64," in curve["data"] and "loss 0.5" in curve["data"]
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
     assert "Running" not in toy.dvc("repro")
 

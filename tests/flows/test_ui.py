@@ -71,8 +71,7 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith("classes an episode")
         pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
         assert "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
-        second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True
-        )
+        second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert second.returncode == 1 and second.stderr.startswith(f"error: port {port} of 127.0.0.1 is taken")
         family = psutil.Process(run.pid).children(recursive=True)
     finally:

@@ -110,7 +110,8 @@ def test_from_data_to_table(tiny):
     facts, episodes = read_json(tiny / "cells/maml-5w1s/cell.json"), pd.read_csv(tiny / "cells/maml-5w1s/episodes.csv")
     assert (facts["steps"], facts["iterations"], len(episodes)) == (2, 6, 20) and facts["seconds"] > 0
     assert read_json(tiny / "cells/protonet-5w1s/cell.json")["steps"] == 0
-    table.write(tiny / "cells", tiny / "notes.yaml", tiny / "results")
+    (tiny / "methods/5w1s/anil.yaml").write_text("{}")
+    table.write(tiny / "cells", tiny / "notes.yaml", tiny / "methods", tiny / "results")
     rows = pd.read_csv(tiny / "results/results.csv").set_index("method")
     other = pd.read_csv(tiny / "cells/protonet-5w1s/episodes.csv")
     mean, ci95 = mean_ci95((other["transductive"] - episodes["transductive"]).to_numpy())
@@ -119,6 +120,7 @@ def test_from_data_to_table(tiny):
     assert np.isnan(rows.loc["maml", "to_maml"])
     said = (tiny / "results/results.md").read_text()
     assert "**Omniglot, 5w1s**" in said and "98.7 % ± 0.4" in said and "98.8 %" in said and "; a note |" in said
+    assert said.endswith("\n\nNot made yet: `anil` 5w1s.\n")
     assert (tiny / "results/results.svg").read_text().startswith("<svg")
 
 
