@@ -188,25 +188,35 @@ def _pairs(configurations: list[Configuration], resamples: Resamples) -> list[Pa
 
 
 def differing(params: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys with two values among those that have them at all, the seed aside: what only one method has follows from its name."""
-    keys = list(dict.fromkeys(key for values in params for key in values if key != SEED))
-    return [key for key in keys if len({repr(values[key]) for values in params if key in values}) > 1]
+    """Keys with two values among those that have them at all, the seed aside: what only one method has follows from its name.
+
+    The code counts where it is all that sets two of them apart: every method has its own.
+    """
+    keys = list(dict.fromkeys(key for values in params for key in values if key not in (SEED, CODE)))
+    keys = [key for key in keys if len({repr(values[key]) for values in params if key in values}) > 1]
+    labels = [_label(values, keys) for values in params]
+    return keys + [CODE] * (len(set(labels)) < len(labels))
 
 
 def _names(params: list[dict[str, Any]], keys: list[str], first: list[Experiment]) -> list[str]:
     """A readable name for each configuration: the values that differ, or the experiment's own name where there is but one."""
     if len(params) == 1:
         return [first[0].name]
-    names = []
-    for values in params:
-        parts = []
-        for key in keys:
-            if key in values:
-                section, _, last = key.rpartition(".")
-                parts.append(str(values[key]) if last == "name" else f"{last if section else key}={_short(values[key])}")
-        names.append(", ".join(parts))
-    twice = {name for name in names if names.count(name) > 1}
-    return [f"{name} ({e.name})" if name in twice or not name else name for name, e in zip(names, first, strict=True)]
+    names = [_label(values, [key for key in keys if key != CODE]) for values in params]
+    return [
+        (f"{name}, code {values[CODE][:7]}" if name else f"{experiment.name}") if names.count(name) > 1 or not name else name
+        for name, values, experiment in zip(names, params, first, strict=True)
+    ]
+
+
+def _label(values: dict[str, Any], keys: list[str]) -> str:
+    """`protonet, meta_lr=0.01`: a name by itself, another value with the last part of its key."""
+    parts = []
+    for key in keys:
+        if key in values:
+            last = key.rpartition(".")[2]
+            parts.append(str(values[key]) if last == "name" else f"{last}={_short(values[key])}")
+    return ", ".join(parts)
 
 
 def _short(value: Any) -> str:

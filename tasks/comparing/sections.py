@@ -205,7 +205,8 @@ def matrix(protocol: Protocol) -> dict[str, Any] | None:
         lines.append({"name": a.name, "cells": cells})
     pairs = protocol.pairs
     won = sum(p.p < SURE for p in pairs)
-    sentence = f"{won} of {words.count(len(pairs), 'pair')} differ by more than chance, corrected for looking at all of them."
+    differ = "differs" if len(pairs) == 1 else "differ"
+    sentence = f"{won} of {words.count(len(pairs), 'pair')} {differ} by more than chance, corrected for looking at all of them."
     paired = float(np.median([p.difference.paired for p in pairs]))
     note = (
         f"Line minus column{', in points' if protocol.higher else ''}. Pairing by episode makes the intervals "

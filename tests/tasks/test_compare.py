@@ -122,6 +122,18 @@ def test_other_code_is_another_configuration(protocol):
     other = replace(experiment, name="later", config=experiment.config | {"code_digest": "0" * 16}, scores=experiment.scores * 0.9)
     (found,) = groups.protocols([experiment, other])
     assert found.keys == [groups.CODE] and len(found.configurations) == 2
+    assert {c.name for c in found.configurations} == {"protonet-0", "later"}
+    (found,) = groups.protocols([experiment, other, protocol.baseline.first])
+    assert sum(", code " in c.name for c in found.configurations) == 2, "where nothing else sets them apart"
+
+
+def test_that_methods_have_their_own_code_is_not_told(protocol):
+    """The digest is of the modules that a training imports, which differ from method to method."""
+    from dataclasses import replace
+
+    one, two = protocol.best.first, protocol.baseline.first
+    (found,) = groups.protocols([one, replace(two, config=two.config | {"code_digest": "1" * 16})])
+    assert groups.CODE not in found.keys and {c.name for c in found.configurations} == {"protonet", "maml"}
 
 
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])

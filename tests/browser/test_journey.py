@@ -1,0 +1,180 @@
+"""A person's way through the pages, in a real browser against a server that was really started: a run from the form, its pages, the report,
+the comparison. No error on the console, no request to another host. EPISODIC_SCREENSHOTS names a folder for pictures on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import checkout, git
+
+from tasks import preset
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the pages were not looked at")
+
+
+PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
+"""Pictures that Prefect's pages ask its server for and that it does not have."""
+
+
+class Site:
+    """The server's address, the checkout that it works in, and what the browser complained of."""
+
+    def __init__(self, root: Path, address: str):
+        self.root, self.address = root, address
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+
+    def watch(self, page: Any) -> Any:
+        page.on("console", lambda m: self.complaints.append(f"{m.text} {m.location.get('url', '')}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+        def asked(request: Any) -> None:
+            if not request.url.startswith((self.address, "data:", "blob:", "file:", self.address.replace("http", "ws"))):
+                self.foreign.append(request.url)
+
+        page.on("request", asked)
+        return page
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = checkout(tmp_path_factory.mktemp("site") / "a checkout")
+    preset.apply("tiny", root / "params.yaml")
+    git(root, "commit", "--quiet", "--all", "--message=tiny")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "DVC_", "PYTHONPATH"))}
+    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui", "--port", str(port)], cwd=root, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert server.stdout is not None and server.stdout.readline().startswith("Prefect's UI: ")
+    try:
+        yield Site(root, f"http://127.0.0.1:{port}")
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        server.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture
+def page(site: Site, browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 1400}, color_scheme="light")
+    context.set_default_timeout(60_000)
+    yield site.watch(context.new_page())
+    context.close()
+
+
+def picture(page: Any, name: str) -> None:
+    folder = os.environ.get("EPISODIC_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(700)  # pages fade in
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def run_from_form(site: Site, page: Any, algorithm: str, shots: int) -> None:
+    page.goto(f"{site.address}/deployments/deployment/{deployment(site, page, 'nightly')}/run")
+    button = field(page, "algorithm").locator(".p-select-button__control")
+    button.focus()
+    button.press("ArrowDown")
+    page.locator(".p-select-option__text").get_by_text(algorithm, exact=True).click()
+    field(page, "shots").locator("input").fill(str(shots))
+    picture(page, f"form-{algorithm}")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(re.compile("tab=Runs"))
+
+
+def deployment(site: Site, page: Any, name: str, timeout: float = 60.0) -> str:
+    """Its id, once it is served."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        for known in page.request.post(f"{site.address}/api/deployments/filter", data={}).json():
+            if known["name"] == name and known["status"] == "READY":
+                return known["id"]
+        time.sleep(0.5)
+    raise AssertionError(f"no deployment {name} in {timeout:.0f} s")
+
+
+def field(page: Any, name: str) -> Any:
+    """A parameter of the run form."""
+    label = page.locator(".schema-form-property__label", has_text=re.compile(rf"^{name} "))
+    return page.locator(".schema-form-property", has=label).first
+
+
+def finished(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[str, Any]:
+    """The flow run whose experiment is `name`, once it has ended."""
+    end = time.monotonic() + timeout
+    ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+    while time.monotonic() < end:
+        runs = page.request.post(f"{site.address}/api/flow_runs/filter", data=ended).json()
+        done = [run for run in runs if name in (run["state"]["message"] or "")]
+        if done:
+            return done[0]
+        time.sleep(0.5)
+    raise AssertionError(f"no run of {name} ended in {timeout:.0f} s: {[(run['name'], run['state']) for run in runs]}")
+
+
+def test_from_the_form_to_the_comparison(site: Site, page: Any):
+    before = git(site.root, "status", "--porcelain")
+    run_from_form(site, page, "anil", 5)
+    run = finished(site, page, "anil-shots5")
+    assert run["state_type"] == "COMPLETED" and "5 stages ran" in run["state"]["message"]
+    page.goto(f"{site.address}/runs/flow-run/{run['id']}")
+    page.get_by_text("Completed").first.wait_for()
+    picture(page, "run")
+    page.get_by_text("Artifacts", exact=True).first.click()
+    page.get_by_text("anil-shots5-report").first.wait_for()
+    artifacts = {a["key"]: a for a in page.request.post(f"{site.address}/api/artifacts/filter", data={}).json()}
+    page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
+    page.get_by_role("heading", name="In proportion").wait_for()
+    drawn = page.locator("img[src^='data:image/svg+xml']")
+    assert drawn.count() >= 3 and drawn.first.evaluate("image => image.naturalWidth") > 100
+    picture(page, "artifact")
+    assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
+
+    run_from_form(site, page, "protonet", 5)
+    finished(site, page, "protonet-shots5")
+    ended = subprocess.run([sys.executable, "-m", "tasks.compare", "--all"], cwd=site.root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    page.goto((site.root / "reports/comparison/comparison.html").as_uri())
+    page.locator("html[data-drawn=yes]").wait_for()
+    rows = page.locator("table.sortable tbody tr")
+    order = [text.split("\n")[0] for text in rows.all_inner_texts()]
+    page.locator("table.sortable thead button", has_text="training").click()
+    page.locator("th[aria-sort=ascending]").wait_for()
+    seconds = [float(cell.get_attribute("data-key")) for cell in page.locator("table.sortable tbody tr td:nth-last-child(2)").all()]
+    assert seconds == sorted(seconds) and len(order) == 2
+    page.locator("input[type=search]").fill("protonet")
+    assert [row.is_visible() for row in rows.all()].count(True) == 1
+    assert page.locator("output").inner_text() == "1 of 2"
+    page.locator("input[type=search]").fill("seeds>1")
+    assert [row.is_visible() for row in rows.all()].count(True) == 0
+    page.locator("input[type=search]").fill("")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Dark theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+    picture(page, "comparison-dark")
+    page.get_by_role("button", name="Light theme").click()
+    picture(page, "comparison")
+    assert site.foreign == []
+    assert [said for said in site.complaints if not said.endswith(PREFECTS_OWN)] == []
