@@ -45,8 +45,9 @@ def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
 
 
 def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
+    """At a rate at which three steps, as validation takes, are still finite and ten are not."""
     monkeypatch.chdir(tmp_path)
-    metrics = stages(sinusoid(tmp_path, **{"maml.inner_lr": "3.0"}), tmp_path)
+    metrics = stages(sinusoid(tmp_path, **{"maml.inner_lr": "0.3"}), tmp_path)
     assert metrics["after_10"]["mse"] is None and metrics["after_10"]["diverged"] > 0
     assert all(isinstance(figure, str) for _, figure in summary.rows(metrics))
 
