@@ -25,9 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
-        prog="python -m flows.pipeline", description=ABOUT, epilog=session.MORE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = session.parser("pipeline", ABOUT)
     result.add_argument("--stage", nargs="+", metavar="NAME", help="go only as far as these stages, with all that they need")
     result.add_argument("--force", action="store_true", help="run every stage, also where DVC knows the outcome")
     result.add_argument(

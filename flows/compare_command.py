@@ -16,9 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     about = "python -m tasks.compare as a Prefect flow, whose summary becomes an artifact."
-    result = argparse.ArgumentParser(
-        prog="python -m flows.compare", description=about, epilog=session.MORE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = session.parser("compare", about)
     result.add_argument(
         "revisions", nargs="*", metavar="NAME|REV", help="experiments, commits, branches, tags, or `workspace` (none: everything)"
     )

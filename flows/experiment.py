@@ -24,6 +24,7 @@ from flows.environment import for_dvc
 from flows.protocol import Plan, Reproduce, Verdict
 from flows.stage_output import Output
 from flows.sweeps import changed
+from flows.workspace import alone
 from tasks.files import beside
 from tasks.params import read_yaml
 from tasks.stage import TRY_AGAIN, StageError
@@ -32,6 +33,9 @@ FOLDER = Path(".dvc/tmp/experiments")
 RESULT = "reports/metrics.json"
 MADE = (":!params.yaml", ":!dvc.lock", ":!.dvc/tmp", ":!reports", ":!sweeps", ":!docs", ":!tests", ":!*.md")
 """What an experiment changes itself, and what changes no result: all else is code, and is the same in checkout and experiment."""
+SHARE = {"processes": None}
+"""A param that says how long a result takes and not what it is: with another share of the cores it is the same experiment."""
+
 TRIES, DELAY = 3, 10.0
 """Of a stage whose failure another try may mend (a download), and of a save that meets another DVC command."""
 
@@ -64,7 +68,8 @@ def done(base: Base, name: str, wanted: Mapping[str, Any]) -> bool:
     found = git(base.root, "rev-parse", "--verify", "--quiet", ref(base, name), check=False)
     if not found or git(base.root, "diff", "--name-only", found, base.tree, "--", ".", *MADE):
         return False
-    return parsed(git(base.root, "show", f"{found}:params.yaml").encode()) == dict(wanted)
+    kept = parsed(git(base.root, "show", f"{found}:params.yaml").encode())
+    return kept | SHARE == dict(wanted) | SHARE
 
 
 @contextmanager
@@ -180,17 +185,6 @@ def remove(base: Base, workspace: Path) -> None:
     git(base.root, "worktree", "remove", "--force", str(workspace), check=False)
     shutil.rmtree(workspace, ignore_errors=True)
     git(base.root, "worktree", "prune")
-
-
-@contextmanager
-def alone(root: Path, digest: str) -> Iterator[None]:
-    """Of experiments that would do the same work one does it; those that waited then find it in the cache. (DVC's record of runs, which
-    they share, also takes no two writers of one run.)"""
-    path = root / ".dvc" / "tmp" / "stages" / digest
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
             steps = worker.ask(Plan(stages or []), log.info)
             if isinstance(steps, Verdict):
                 return Failed(message=f"dvc.yaml: {steps.message}", data=results)
-            state = follow(steps, worker, force, patience, results)
+            state = follow(steps, worker, force, patience, results, root)
             if state.is_completed():
                 show(root, "", root / "reports/report.html")
             return state
@@ -61,13 +61,15 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
         return Failed(message=str(error), data=results)
 
 
-def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], experiment: str = "") -> State:
-    """The stages in order, up to the first that fails; `experiment`: begins the keys of their artifacts."""
+def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], root: Path, experiment: str = "") -> State:
+    """The stages in order, up to the first that fails; root: of the checkout that all workspaces share; `experiment`: begins the keys of
+    the stages' artifacts."""
     states: dict[str, State] = {}
     for position, stage in enumerate(steps.names):
         start = time.monotonic()
         needs = [states[need] for need in steps.needs[stage]]
-        state = run_stage(stage, worker, force, patience, experiment, wait_for=needs, return_state=True)
+        with workspace.alone(root, steps.digests.get(stage, stage)):
+            state = run_stage(stage, worker, force, patience, experiment, wait_for=needs, return_state=True)
         results.append(Result(stage, state.name or "", time.monotonic() - start))
         if not state.is_completed():
             results += [Result(later, "not run") for later in steps.names[position + 1 :]]

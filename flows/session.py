@@ -5,6 +5,7 @@ Prefect reads its settings when it is imported: a command enters `prefect` first
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -16,6 +17,12 @@ from types import FrameType
 from flows import environment, workspace
 from flows.server import Server
 from tasks.stage import StageError
+
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """The start of a command line `python -m flows.NAME`."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m flows.{name}", description=about, epilog=MORE, formatter_class=layout)
 
 
 def command(body: Callable[[Path], int]) -> int:

@@ -69,7 +69,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
     Args:
         file: as sweeps/methods.yaml
         at_once: experiments at the same time, which share the cores
-        runner: threads of this process, or a local cluster of Dask or Ray (extras `dask`, `ray`)
+        runner: threads of this process, or a local cluster of Dask or Ray (needs prefect-dask or prefect-ray)
     """
     log = get_run_logger()
     rows: list[Row] = []
@@ -78,6 +78,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
         raw = read_yaml(root / "params.yaml")
         points = read(Path(file), raw, check=(root / "tasks").is_dir())
         base = experiment.base(root)
+        with_runner = task_runner(runner, at_once)
     except StageError as error:
         return Failed(message=str(error), data=rows)
     points = [Point(p.name, shared(p.changes, at_once)) for p in points]
@@ -85,7 +86,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
     table = Table(Path(file).stem, rows)
     log.info("%d points, %d of them done before, %d at once", len(points), sum(r.state == "done before" for r in rows), at_once)
     todo = [(row, point) for row, point in zip(rows, points, strict=True) if row.state == "waiting"]
-    with task_runner(runner, at_once) as running:
+    with with_runner as running:
         futures = {running.submit(run_point, _arguments(base, point), []): row for row, point in todo}  # type: ignore[arg-type]
         for future in as_completed(list(futures)):  # type: ignore[arg-type]
             future.wait()
@@ -125,7 +126,7 @@ def task_runner(name: Runner, at_once: int) -> TaskRunner[Any]:
 
         return RayTaskRunner(init_kwargs={"num_cpus": at_once, "include_dashboard": False})
     except ImportError as error:
-        raise StageError(f"--runner {name} needs the extra {name}: pip install 'prefect-{name}' ({error})") from error
+        raise StageError(f"runner {name} needs a package that is not installed: pip install prefect-{name} ({error})") from error
 
 
 class Table:

@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
-        prog="python -m flows.sweep", description=ABOUT, epilog=session.MORE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = session.parser("sweep", ABOUT)
     result.add_argument(
         "file", type=Path, metavar="FILE", help="what to run, as sweeps/methods.yaml (docs/sweeps.md says what it may hold)"
     )

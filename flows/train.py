@@ -89,7 +89,7 @@ def train(
             steps = worker.ask(Plan(), log.info)
             if isinstance(steps, Verdict):
                 raise StageError(f"dvc.yaml: {steps.message}")
-            state = follow(steps, worker, False, 300.0, stages, called)
+            state = follow(steps, worker, False, 300.0, stages, root, called)
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
             results.show(place, called, None)

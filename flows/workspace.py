@@ -39,6 +39,17 @@ def lock(root: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(root: Path, digest: str) -> Iterator[None]:
+    """Of runs that would do the same work one does it; those that waited then find it in the cache. (DVC's record of runs, which
+    they share, also takes no two writers of one run.)"""
+    path = root / ".dvc" / "tmp" / "stages" / digest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def acquired(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

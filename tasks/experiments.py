@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,19 +196,19 @@ class _Objects:
         return None if head[-1] == b"missing" else self.answer.read(int(head[2]) + 1)[:-1]
 
 
-class _Files:
+class _Files(ABC):
     """The files of one revision by their path in the repository."""
 
-    def bytes(self, path: str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def bytes(self, path: str) -> bytes: ...
 
-    def path(self, path: str) -> Path:
-        raise NotImplementedError
+    @abstractmethod
+    def path(self, path: str) -> Path: ...
 
-    def has(self, path: str) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def has(self, path: str) -> bool: ...
 
-    def need(self, *paths: str) -> None:
+    def need(self, *paths: str) -> None:  # noqa: B027 (the workspace tells a missing file when it is read)
         """Raises Missing with all that are not there, so that one pull brings them."""
 
     def json(self, path: str) -> Any:
@@ -294,4 +295,7 @@ def _lock(content: bytes | None) -> dict[str, Any]:
     """The stages of a dvc.lock with every scalar as text, so that no rule of a YAML version touches a digest; faster than `parsed`."""
     import yaml
 
-    return (yaml.load(content, getattr(yaml, "CBaseLoader", yaml.BaseLoader)) or {}).get("stages", {}) if content else {}  # noqa: S506
+    if not content:
+        return {}
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # makes text, lists and mappings, and nothing else
+    return (yaml.load(content, loader) or {}).get("stages", {})  # noqa: S506

@@ -223,8 +223,9 @@ def learning(protocol: Protocol, place: str) -> Section:
         each = pd.concat([e.validation[["iteration", protocol.score]] for e in c.experiments])
         course = each.groupby("iteration")[protocol.score].mean().reset_index()
         frames.append((c, pd.DataFrame({"x": course["iteration"], "y": course[protocol.score]})))
-    fastest = min(protocol.configurations[:1], key=lambda c: c.seconds)
-    sentence = f"{fastest.name} ends best; {_pace(protocol, frames)}"
+    ends = {c.name: float(f["y"].to_numpy()[-1]) for c, f in frames}
+    best = (max if protocol.higher else min)(ends, key=lambda name: ends[name])
+    sentence = f"{best} ends best in validation; {_pace(protocol, frames)}"
     return Section(
         f"learning{place}", "How they learned", sentence, [_overlay(protocol, f"learning{place}", frames, "iteration", ",d", sentence)],
         [f"Validation {axis_title(protocol)}, means over seeds. Point at a line to bring it to the front."],

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import psutil
 import pytest
@@ -47,13 +46,13 @@ def test_twelve_points_three_at_a_time(committed: Toy, api: str):
     )
     assert sum(" done " in line for line in lines if line.startswith("tiny-")) == 10 and "Traceback" not in first.output
     run = last_run(api)
-    assert (run["state"]["type"], run["name"] != "") == ("FAILED", True)
+    assert run["state"]["type"] == "FAILED"
     (table,) = [a for a in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}}) if a["key"] == "sweep-tiny"]
     states = {row["experiment"]: row["state"] for row in json.loads(table["data"])}
     assert {name for name, state in states.items() if state == "done"} == good and len(states) == 12
 
     (committed.path / FILE).write_text(json.dumps({"grid": {"train": [1, 3, 4, 5, 6], "evaluate": [1, 2]}}))
-    second = committed.start(FILE, "--at-once", "3", module="flows.sweep", PREFECT_API_URL=api)
+    second = committed.start(FILE, "--at-once", "1", module="flows.sweep", PREFECT_API_URL=api)
     assert second.wait() == 0, second.output
     assert second.output.count("done before") >= 10 and "words of" not in second.output, "nothing ran again"
     listed = subprocess.run(["git", "worktree", "list"], cwd=committed.path, capture_output=True, text=True, check=True).stdout
@@ -85,4 +84,4 @@ def test_mistakes_are_told_before_anything_runs(committed: Toy):
     assert committed.start(FILE, "--at-once", "0", module="flows.sweep").wait() == 2
     listed = committed.start(FILE, "--dry-run", module="flows.sweep")
     assert listed.wait() == 0 and listed.output.splitlines()[0] == "tiny-train1-evaluate1 train=1 evaluate=1"
-    assert sys.executable and experiments(committed) == set()
+    assert experiments(committed) == set()
