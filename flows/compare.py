@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import workspace
+from flows import pages, predecessors, results, workspace
 from tasks import compare as comparison
 from tasks.comparing import sections
 from tasks.stage import StageError
@@ -33,6 +33,7 @@ def compare(names: list[str] | None = None, since: str | None = None, baseline: 
         baseline: what all others are measured against; empty is the first one
         out: folder to write, from the checkout's root
     """
+    predecessors.arrive()
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
@@ -43,7 +44,7 @@ def compare(names: list[str] | None = None, since: str | None = None, baseline: 
     said = [f"{protocol.said}: {sections.headline(protocol)}" for protocol in found]
     for line in [*said, *(f"left out: {line}" for line in left)]:
         log.info(line)
-    summary = (root / out / "comparison.md").read_text(encoding="utf-8")
-    page = (root / out / "comparison.html").as_uri()
+    summary = results.inlined(root / out / "comparison.md")
+    page = pages.address(root, root / out / "comparison.html")
     create_markdown_artifact(f"[The whole page]({page})\n\n{summary}", key="comparison", description=said[0])
     return Completed(message=said[0])

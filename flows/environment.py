@@ -15,6 +15,13 @@ QUIET = {
 }
 
 
+RUNNER = "EPISODIC_RUNNER"
+"""Holds the process that started this one and without which it must not go on."""
+
+PAGES = "EPISODIC_PAGES"
+"""The address at which `make ui` serves pages to browsers."""
+
+
 def has_server() -> bool:
     """Whether the user named a Prefect server; if not, a run brings its own."""
     return bool(os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import pages
 from flows.driver import Worker, WorkerError
 from flows.environment import for_dvc
 from flows.protocol import Plan, Reproduce, Verdict
@@ -107,6 +108,7 @@ def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], 
             except WorkerError as error:
                 raise StageError(str(error)) from error
         seconds = time.monotonic() - start
+        pages.keep(base.root, workspace, name)
     return seconds
 
 

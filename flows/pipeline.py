@@ -18,7 +18,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import driver, workspace
+from flows import driver, pages, predecessors, workspace
 from flows.driver import Worker, WorkerError
 from flows.protocol import Plan, Steps, Verdict
 from flows.results import show
@@ -45,6 +45,7 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
 
     The final state holds a `Result` for each stage. One run at a time works in a workspace (the current folder's DVC repository).
     """
+    predecessors.arrive()
     log = get_run_logger()
     results: list[Result] = []
     try:
@@ -55,7 +56,7 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
                 return Failed(message=f"dvc.yaml: {steps.message}", data=results)
             state = follow(steps, worker, force, patience, results, root)
             if state.is_completed():
-                show(root, "", root / "reports/report.html")
+                show(root, root, "", root / pages.FOLDER / pages.REPORT)
             return state
     except (StageError, WorkerError) as error:
         return Failed(message=str(error), data=results)

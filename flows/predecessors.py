@@ -1,33 +1,61 @@
-"""Runs whose process was killed: their database still says `Running`, nobody else can set it right.
+"""Who runs a flow, and what became of runs whose process was killed: the server still has them as `Running`, nobody else can set it right.
 
-Only for the database in the workspace's own Prefect home, where every run carries the process that it runs in as a tag.
+Every run carries the machine and the process that it runs in as a tag; the next one on that machine, and `make ui`, look whether it lives.
 """
 
 from __future__ import annotations
 
 import os
-from datetime import datetime
+import signal
+import socket
+import threading
+import time
 
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
-PREFIX = "process "
+from flows.environment import RUNNER
+from flows.protocol import GRACE
+
+PREFIX = f"process {socket.gethostname()}:"
 KILLED = "the process of this run was killed"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+POLL = 0.5
 
 
-def tag() -> str:
-    return f"{PREFIX}{os.getpid()}"
+def arrive() -> None:
+    """What every flow does first: says which process it is, sets dead runs right, and does not outlive the program that started it."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None:
+        return
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, tags=sorted({*run.tags, f"{PREFIX}{os.getpid()}"}))
+    mark_crashed()
+    if runner := os.environ.get(RUNNER):
+        threading.Thread(target=follow, args=(int(runner), time.time()), daemon=True).start()
+
+
+def follow(runner: int, now: float) -> None:
+    """Ends this process when `runner` is gone: first in good order, then at once (there may be no server left to report to)."""
+    while lives(runner, now):
+        time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(2 * GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def mark_crashed() -> int:
-    """Sets unfinished runs of dead processes to `Crashed`; how many there were."""
+    """Sets unfinished runs of dead processes of this machine to `Crashed`; how many there were."""
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
     with get_client(sync_client=True) as client:
-        dead = [run for run in client.read_flow_runs(flow_run_filter=unfinished) if killed(run)]
+        # The latest first: a server tells of 200 at most.
+        dead = [run for run in client.read_flow_runs(flow_run_filter=unfinished, sort=FlowRunSort.START_TIME_DESC) if killed(run)]
         for run in dead:
             for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))):
                 if task.state_type in UNFINISHED:
@@ -38,13 +66,14 @@ def mark_crashed() -> int:
 
 def killed(run: FlowRun) -> bool:
     pids = [int(tag.removeprefix(PREFIX)) for tag in run.tags if tag.startswith(PREFIX)]
-    return bool(pids) and run.created is not None and not any(lives(pid, run.created) for pid in pids)
+    since = run.start_time or run.created
+    return bool(pids) and since is not None and not any(lives(pid, since.timestamp()) for pid in pids)
 
 
-def lives(pid: int, since: datetime) -> bool:
-    """Whether `pid` is still the process that it was at `since`."""
+def lives(pid: int, since: float) -> bool:
+    """Whether `pid` is still the process that it was at `since` (seconds of the epoch)."""
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since.timestamp() + 1
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1
     except psutil.NoSuchProcess:
         return False

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows import pages
 from flows.progress import key
 from tasks.files import read_json
 from tasks.summary import rows
 
 
-def show(workspace: Path, experiment: str, page: Path | None) -> None:
-    """`workspace`: where the outputs lie; `experiment`: begins the artifacts' keys; `page`: the report, if it stays where it is."""
+def show(root: Path, workspace: Path, experiment: str, page: Path) -> None:
+    """`workspace`: where the outputs lie; `experiment`: begins the artifacts' keys; `page`: the report, in the checkout `root`."""
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
     if isinstance(metrics, dict):  # another repository's stages may write something else
@@ -23,7 +24,7 @@ def show(workspace: Path, experiment: str, page: Path | None) -> None:
     summary = workspace / "reports/summary/summary.md"
     if summary.exists():
         text = inlined(summary)
-        link = f"[The whole report]({page.as_uri()})\n\n" if page else ""
+        link = f"[The whole report]({pages.address(root, page)})\n\n" if page.exists() else ""
         create_markdown_artifact(link + text, key=key(experiment, "report"), description=text.splitlines()[0].lstrip("# "))
 
 

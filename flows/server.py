@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"  # noqa: S105 (the variable's name)
 STARTUP = 120
 GRACE = 10
 
@@ -26,7 +27,7 @@ class Server:
     """Started at once, ready after `wait`; ended at exit, after Prefect has sent what it still holds (so start it before the import)."""
 
     def __init__(self, home: Path, host: str = "127.0.0.1", port: int = 0, pages: bool = False):
-        """pages: with the UI, and with the services that start scheduled runs. OSError: the port is taken."""
+        """pages: with the UI, the services that start scheduled runs, and the reports of the current folder. OSError: the port is taken."""
         home.mkdir(parents=True, exist_ok=True)
         self.log, self.host = home / "server.log", host
         with socket.create_server((host, port)) as listener, self.log.open("wb") as log:
@@ -72,9 +73,12 @@ def main(descriptor: int, pages: bool) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    config = uvicorn.Config(
-        create_app(ephemeral=not pages, final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE // 2
-    )
+    app = create_app(ephemeral=not pages, final=True)
+    if pages:
+        from flows import pages as reports
+
+        reports.serve(app, Path.cwd(), os.environ.get(PASSWORD))
+    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE // 2)
     servers.append(uvicorn.Server(config))
     servers[0].run(sockets=[socket.socket(fileno=descriptor)])
     os._exit(0)  # all is written; taking the interpreter apart would be a second of waiting

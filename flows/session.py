@@ -57,17 +57,13 @@ def prefect(root: Path, meanwhile: Callable[[], None] = lambda: None) -> Iterato
         environment.use_server(server.port)
     meanwhile()
 
-    from prefect import tags
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    from flows import predecessors
 
     if server:
         server.wait()
-        predecessors.mark_crashed()
     # Our own server acts on no heartbeat, and the thread that sends them takes up to a second to end.
     settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if own else {})
-    with settings, tags(*([predecessors.tag()] if own else [])):
+    with settings:
         yield
 
 

@@ -27,7 +27,7 @@ from prefect.futures import as_completed
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows import experiment, workspace
+from flows import experiment, predecessors, workspace
 from flows.progress import Progress, key
 from flows.sweeps import Point, changed, read
 from tasks.params import read_yaml
@@ -71,6 +71,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
         at_once: experiments at the same time, which share the cores
         runner: threads of this process, or a local cluster of Dask or Ray (needs prefect-dask or prefect-ray)
     """
+    predecessors.arrive()
     log = get_run_logger()
     rows: list[Row] = []
     try:

@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from episodic import algorithms, datasets, models
-from flows import experiment, results, workspace
+from flows import experiment, pages, predecessors, results, workspace
 from flows.driver import Worker, WorkerError
 from flows.pipeline import Result, follow
 from flows.protocol import Plan, Verdict
@@ -69,6 +69,7 @@ def train(
         more: any other parameter by its dotted key, as {"train.meta_lr": 0.001}
         name: of the experiment; empty is made of what was asked for
     """
+    predecessors.arrive()
     log = get_run_logger()
     stages: list[Result] = []
     names = {"dataset.name": dataset, "algorithm.name": algorithm, "model.name": model}
@@ -92,7 +93,8 @@ def train(
             state = follow(steps, worker, False, 300.0, stages, root, called)
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
-            results.show(place, called, None)
+            pages.keep(root, place, called)
+            results.show(root, place, called, root / pages.KEPT / f"{called}.html")
     except (StageError, WorkerError) as error:
         return Failed(message=str(error), data=stages)
     return Completed(message=f"experiment {called}: {state.message}", data=stages)

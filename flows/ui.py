@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from flows import environment, session
-from flows.server import Server
+from flows.server import PASSWORD, Server
 from tasks.params import read_yaml
 from tasks.stage import StageError
 
-AUTH, ORIGINS = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+AUTH, ORIGINS = PASSWORD, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,9 +39,13 @@ def run(root: Path, host: str, port: int) -> int:
         raise StageError(f"PREFECT_API_URL is {os.environ.get('PREFECT_API_URL')!r}: unset it, since this starts a server of its own")
     home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".prefect")))
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    # Browsers elsewhere know this machine by the address that they may come from.
+    pages = address if is_loopback(host) else os.environ[ORIGINS].split(",")[0].strip().rstrip("/")
     # The pages call this address; Prefect would have them call port 4200 whatever the port is.
-    os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{address}/api")
+    os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{pages}/api")
     os.environ["PREFECT_API_URL"] = f"{address}/api"
+    os.environ[environment.PAGES] = pages
+    os.environ[environment.RUNNER] = str(os.getpid())
     if auth := os.environ.get(AUTH):
         os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
     try:
@@ -51,11 +55,14 @@ def run(root: Path, host: str, port: int) -> int:
             f"port {port} of {host} is taken ({error.strerror}): end what listens there, or choose another with --port"
         ) from error
     try:
-        served = deployments(root)
-        server.wait()
-        print(f"Prefect's UI: {address} (Ctrl-C ends it)", flush=True)
         from prefect import serve
 
+        from flows import predecessors
+
+        served = deployments(root)
+        server.wait()
+        predecessors.mark_crashed()
+        print(f"Prefect's UI: {pages} (Ctrl-C ends it)", flush=True)
         serve(*served, pause_on_shutdown=False, print_starting_message=False, limit=4)
     finally:
         server.stop()
@@ -64,15 +71,19 @@ def run(root: Path, host: str, port: int) -> int:
 
 def guard(host: str) -> None:
     """StageError unless the server listens on loopback alone or asks for a password and names its browsers."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError as error:
-        raise StageError(f"--host {host} is no address: give one of this machine, as 127.0.0.1") from error
     lacking = [name for name in (AUTH, ORIGINS) if not os.environ.get(name)]
-    if not loopback and lacking:
+    if not is_loopback(host) and lacking:
         raise StageError(
             f"--host {host} can be reached by others: set {' and '.join(lacking)} first, as {AUTH}=admin:PASSWORD and {ORIGINS}=http://HOST:PORT"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """StageError if `host` is no address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise StageError(f"--host {host} is no address: give one of this machine, as 127.0.0.1") from error
 
 
 def deployments(root: Path) -> list[Any]:

@@ -1,0 +1,149 @@
+"""Runs that `make ui` starts, with real processes in a toy repository: by a schedule and by hand, cancelled, terminated and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.flows.test_pipeline import CACHED, found, task_states
+from tests.flows.toy import STAGES, Run, Toy, gone, wait_for
+
+BY_HAND = {"name": "by hand", "description": "", "entrypoint": "flows.pipeline.pipeline", "parameters": {}}
+SCHEDULED = {
+    "name": "scheduled", "description": "", "entrypoint": "flows.train.train", "parameters": {"name": "nightly"},
+    "schedules": [{"cron": "* * * * *", "timezone": "UTC", "active": True}],
+    "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
+}  # fmt: skip
+
+
+class Served:
+    """`make ui` in a toy repository that has one deployment."""
+
+    def __init__(self, toy: Toy, deployment: dict[str, Any]):
+        (toy.path / "prefect.yaml").write_text(json.dumps({"deployments": [deployment]}))
+        self.toy = toy
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.run: Run = toy.start("--port", str(self.port), module="flows.ui")
+        wait_for(self.deployment, "the deployment", 120)
+
+    def deployment(self) -> str | None:
+        """Its id, once it is ready."""
+        try:
+            return next((d["id"] for d in found(self.api, "deployments") if d["status"] == "READY"), None)
+        except httpx.HTTPError:
+            return None
+
+    def start(self) -> str:
+        answer = httpx.post(f"{self.api}/deployments/{self.deployment()}/create_flow_run", json={})
+        answer.raise_for_status()
+        return answer.json()["id"]
+
+    def state(self, run: str) -> dict[str, Any]:
+        return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]
+
+    def slow(self) -> list[psutil.Process]:
+        """The processes of the run whose stage is slow now: those of the flow first."""
+        pids = self.toy.slow_pids()
+        stage = psutil.Process(pids[0])
+        up = [stage, *stage.parents()]
+        flow = up[[p.pid for p in up].index(self.run.process.pid) - 1]
+        return [flow, *flow.children(recursive=True), *(psutil.Process(pid) for pid in pids)]
+
+
+@pytest.fixture
+def served(toy: Toy) -> Iterator[list[Served]]:
+    """Where a test puts those that it starts; they end with it."""
+    (toy.path / ".gitignore").write_text(".prefect/\nknobs/\nprefect.yaml\n")
+    who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for words in (["add", "-A"], ["commit", "-qm", "start"]):
+        subprocess.run(["git", *words], cwd=toy.path, env=os.environ | who, check=True)
+    started: list[Served] = []
+    yield started
+    for one in started:
+        if one.run.process.poll() is None:
+            os.killpg(one.run.process.pid, signal.SIGINT)
+            one.run.wait()
+
+
+def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]):
+    """Whatever ends a run: its state says so, no process and no lock is left, and the next run goes on from there."""
+    served.append(here := Served(toy, BY_HAND))
+    toy.knob("slow-train", "")
+
+    def begun() -> tuple[str, list[psutil.Process]]:
+        toy.knob("pids", None)
+        run = here.start()
+        return run, here.slow()
+
+    run, family = begun()
+    assert len(family) >= 4, "the flow, its DVC process, the stage and its child"
+    # What the button of the run's page asks for.
+    httpx.post(f"{here.api}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING", "name": "Cancelling"}}).raise_for_status()
+    wait_for(lambda: here.state(run)["type"] == "CANCELLED", "the cancelled run")
+    gone(family)
+    assert not toy.locked()
+    assert "RUNNING" not in {task["state_type"] for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        run, family = begun()
+        family[0].send_signal(number)
+        wait_for(lambda run=run: here.state(run)["type"] == "CRASHED", f"the run after {number.name}")
+        gone(family)
+        assert not toy.locked()
+
+    run, family = begun()
+    family += here.run.family()
+    here.run.process.kill()
+    gone(family)
+    assert not toy.locked()
+
+    served.append(here := Served(toy, BY_HAND))
+    wait_for(lambda: here.state(run)["type"] == "CRASHED", "the run whose server was killed")
+    assert "killed" in here.state(run)["message"]
+    run, family = begun()
+    os.killpg(here.run.process.pid, signal.SIGINT)
+    assert here.run.wait() == 0, here.run.output
+    gone(family)
+
+    served.append(here := Served(toy, BY_HAND))
+    wait_for(lambda: here.state(run)["type"] in ("CRASHED", "CANCELLED"), "the run whose server was ended")
+    toy.knob("slow-train", None)
+    run = here.start()
+    wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that goes on")
+    wait_for(lambda: set(task_states(here.api, run)) == set(STAGES), "its tasks")
+    assert task_states(here.api, run) == {**dict.fromkeys(STAGES, "Completed"), "download": "Cached", "episodes": "Cached"}
+    run = here.start()
+    wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that has nothing to do")
+    assert task_states(here.api, run) == CACHED
+    assert toy.dvc("status").strip() == "Data and pipelines are up to date."
+    assert found(here.api, "flow_runs", flow_runs={"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}) == []
+
+
+def test_a_schedule_fires(toy: Toy, served: list[Served]):
+    """Every minute here, at night in prefect.yaml; the run is an experiment, its report is served, and the checkout is as it was."""
+    served.append(here := Served(toy, SCHEDULED))
+
+    def done() -> list[dict]:
+        finished = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}, "tags": {"all_": ["auto-scheduled"]}}
+        return found(here.api, "flow_runs", flow_runs=finished)
+
+    wait_for(done, "a scheduled run", 150)
+    run = done()[0]
+    assert run["state_type"] == "COMPLETED" and run["state"]["message"].startswith("experiment nightly: 5 stages ran"), run["state"]
+    assert "nightly" in toy.dvc("exp", "show", "--md")
+    status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=toy.path, capture_output=True, text=True)
+    assert status.stdout == ""
+    page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly.html"
+    assert httpx.get(page).text == (toy.path / "reports/experiments/nightly.html").read_text()
+    assert httpx.get(f"{page}/../../../dvc.yaml").text != (toy.path / "dvc.yaml").read_text()
