@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +89,11 @@ def opened(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
         remove(base, workspace)
 
 
-def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], None] = print) -> float:
-    """Runs the experiment and keeps it; returns the seconds that its stages took. StageError: why it failed, in a sentence."""
+def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], None] = print, pull: bool = False) -> float:
+    """Runs the experiment and keeps it; returns the seconds that its stages took. StageError: why it failed, in a sentence.
+
+    pull: what others have computed comes from DVC's remote
+    """
     with opened(base, name, changes) as workspace:
         start = time.monotonic()
         with Worker(workspace) as worker:
@@ -101,7 +104,7 @@ def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], 
                     raise StageError(f"dvc.yaml: {steps.message}")
                 for stage in steps.names:
                     with alone(base.root, steps.digests.get(stage, stage)):
-                        verdict = _stage(worker, stage, output)
+                        verdict = _stage(worker, Reproduce(stage, pull=pull), output)
                     say(f"{stage}: {verdict.outcome}")
                     if verdict.outcome in ("failed", "busy"):
                         raise StageError(f"{stage}: {output.reason(verdict)}")
@@ -112,9 +115,9 @@ def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], 
     return seconds
 
 
-def _stage(worker: Worker, stage: str, output: Output) -> Verdict:
+def _stage(worker: Worker, request: Reproduce, output: Output) -> Verdict:
     for tried in range(TRIES):
-        verdict: Verdict = worker.ask(Reproduce(stage), output.line)
+        verdict: Verdict = worker.ask(request, output.line)
         if verdict.exit_code != TRY_AGAIN and verdict.outcome != "busy":
             break
         if tried + 1 < TRIES:
@@ -169,18 +172,41 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
 
 
 def save(workspace: Path, name: str) -> None:
-    """`dvc exp save`, tried again where another DVC command is at it."""
-    command = [sys.executable, "-m", "dvc", "exp", "save", "--force", "--name", name]
+    """Has DVC record the workspace as an experiment."""
+    command = ["save", "--force", "--name", name]
     if (workspace / RESULT).exists():
         command += ["--include-untracked", RESULT]
+    dvc_exp(workspace, *command)
+
+
+def sharing(root: Path, remote: str) -> None:
+    """StageError unless experiments can be shared through the git remote of that name and DVC's default remote."""
+    from dvc.repo import Repo
+
+    if not git(root, "remote", "get-url", remote, check=False):
+        raise StageError(f"there is no git remote {remote}: git remote add {remote} URL")
+    with Repo(str(root)) as repo:
+        if not repo.config["core"].get("remote"):
+            raise StageError("DVC has no default remote to share files through: dvc remote add --default NAME URL")
+
+
+def share(root: Path, remote: str, names: Sequence[str]) -> None:
+    """Pushes the experiments to the git remote, their files and the record of their runs to DVC's remote."""
+    if names:
+        dvc_exp(root, "push", "--force", "--run-cache", remote, *names)
+
+
+def dvc_exp(folder: Path, *words: str) -> None:
+    """A command of `dvc exp`, tried again where another DVC command is at work."""
     for tried in range(TRIES):
-        ended = subprocess.run(command, cwd=workspace, env=for_dvc(workspace) | nobody(workspace), capture_output=True, text=True)
+        command = [sys.executable, "-m", "dvc", "exp", *words]
+        ended = subprocess.run(command, cwd=folder, env=for_dvc(folder) | nobody(folder), capture_output=True, text=True)
         if not ended.returncode:
             return
         if tried + 1 < TRIES:
             time.sleep(DELAY)
     said = [line.removeprefix("ERROR: ") for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-    raise StageError(f"dvc exp save: {said[0] if said else f'exit code {ended.returncode}'}")
+    raise StageError(f"dvc exp {words[0]}: {said[0] if said else f'exit code {ended.returncode}'}")
 
 
 def remove(base: Base, workspace: Path) -> None:

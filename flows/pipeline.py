@@ -62,15 +62,17 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
         return Failed(message=str(error), data=results)
 
 
-def follow(steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], root: Path, experiment: str = "") -> State:
+def follow(
+    steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], root: Path, experiment: str = "", pull: bool = False
+) -> State:
     """The stages in order, up to the first that fails; root: of the checkout that all workspaces share; `experiment`: begins the keys of
-    the stages' artifacts."""
+    the stages' artifacts; `pull`: as in `Reproduce`."""
     states: dict[str, State] = {}
     for position, stage in enumerate(steps.names):
         start = time.monotonic()
         needs = [states[need] for need in steps.needs[stage]]
         with workspace.alone(root, steps.digests.get(stage, stage)):
-            state = run_stage(stage, worker, force, patience, experiment, wait_for=needs, return_state=True)
+            state = run_stage(stage, worker, force, patience, experiment, pull, wait_for=needs, return_state=True)
         results.append(Result(stage, state.name or "", time.monotonic() - start))
         if not state.is_completed():
             results += [Result(later, "not run") for later in steps.names[position + 1 :]]

@@ -25,10 +25,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Asks to bring one stage up to date, and that stage alone; `force` runs it whatever DVC knows."""
+    """Asks to bring one stage up to date, and that stage alone; `force` runs it whatever DVC knows; `pull` takes what others have computed
+    from DVC's remote."""
 
     stage: str
     force: bool = False
+    pull: bool = False
 
 
 @dataclass(frozen=True)

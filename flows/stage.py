@@ -35,18 +35,18 @@ def may_mend(task: Any, run: Any, state: State) -> bool:
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_mend,
 )
-def run_stage(stage: str, worker: Worker, force: bool, patience: float, experiment: str = "") -> State:
+def run_stage(stage: str, worker: Worker, force: bool, patience: float, experiment: str = "", pull: bool = False) -> State:
     """Brings one stage up to date through DVC, its output live in the log and its progress in artifacts.
 
-    `patience`: seconds to wait for another DVC command that holds this workspace's locks; `experiment`: begins the keys of its artifacts. A
-    failure is a state, not an exception: one sentence, no traceback of ours around it.
+    `patience`: seconds to wait for another DVC command that holds this workspace's locks; `experiment`: begins the keys of its artifacts;
+    `pull`: as in `Reproduce`. A failure is a state, not an exception: one sentence, no traceback of ours around it.
     """
     log = get_run_logger()
     progress = Progress(stage, log, experiment)
     output = Output(progress.line)
     start = time.monotonic()
     try:
-        verdict = reproduce(stage, worker, force, patience, output, log)
+        verdict = reproduce(Reproduce(stage, force, pull), worker, patience, output, log)
     except WorkerError as error:
         return Failed(message=f"{stage}: {error}")
     finally:
@@ -59,10 +59,10 @@ def run_stage(stage: str, worker: Worker, force: bool, patience: float, experime
     return Completed(name="Cached", message="restored from DVC's cache" if verdict.outcome == "restored" else "did not change")
 
 
-def reproduce(stage: str, worker: Worker, force: bool, patience: float, output: Output, log: Log) -> Verdict:
+def reproduce(request: Reproduce, worker: Worker, patience: float, output: Output, log: Log) -> Verdict:
     deadline, told = time.monotonic() + patience, False
     while True:
-        verdict: Verdict = worker.ask(Reproduce(stage, force), output.line)
+        verdict: Verdict = worker.ask(request, output.line)
         if verdict.outcome != "busy":
             return verdict
         if time.monotonic() >= deadline:

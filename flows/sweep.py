@@ -47,12 +47,12 @@ class Row:
 
 
 @task(name="experiment", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, Any]) -> State:
+def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, Any], pull: bool) -> State:
     """One experiment; a failure is a state with a sentence, so that the others go on."""
     log = get_run_logger()
     progress = Progress(name, log)
     try:
-        seconds = experiment.run(experiment.Base(Path(root), commit, tree), name, changes, progress.line)
+        seconds = experiment.run(experiment.Base(Path(root), commit, tree), name, changes, progress.line, pull)
     except StageError as error:
         return Failed(message=str(error))
     finally:
@@ -61,7 +61,7 @@ def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, A
 
 
 @flow(name="sweep", persist_result=False)
-def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
+def sweep(file: str, at_once: int = 1, runner: Runner = "threads", share: str = "") -> State:
     """Every point of a sweep file as a DVC experiment in a workspace of its own; what is done already is not run again.
 
     The final state holds a `Row` for each point; it fails if one of them did.
@@ -70,6 +70,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
         file: as sweeps/methods.yaml
         at_once: experiments at the same time, which share the cores
         runner: threads of this process, or a local cluster of Dask or Ray (needs prefect-dask or prefect-ray)
+        share: a git remote, as origin: what others have computed comes from DVC's remote, and the experiments are pushed to both at the end
     """
     predecessors.arrive()
     log = get_run_logger()
@@ -78,6 +79,8 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
         points = read(Path(file), raw, check=(root / "tasks").is_dir())
+        if share:
+            experiment.sharing(root, share)
         base = experiment.base(root)
         with_runner = task_runner(runner, at_once)
     except StageError as error:
@@ -88,7 +91,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
     log.info("%d points, %d of them done before, %d at once", len(points), sum(r.state == "done before" for r in rows), at_once)
     todo = [(row, point) for row, point in zip(rows, points, strict=True) if row.state == "waiting"]
     with with_runner as running:
-        futures = {running.submit(run_point, _arguments(base, point), []): row for row, point in todo}  # type: ignore[arg-type]
+        futures = {running.submit(run_point, _arguments(base, point) | {"pull": bool(share)}, []): row for row, point in todo}  # type: ignore[arg-type]
         for future in as_completed(list(futures)):  # type: ignore[arg-type]
             future.wait()
             row, state = futures[future], future.state  # type: ignore[index]
@@ -97,6 +100,11 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads") -> State:
             table.update()
             finished = sum(r.state in ("done", "failed", "done before") for r in rows)
             log.info("%d of %d: %s %s%s", finished, len(rows), row.experiment, row.state, f" ({row.reason})" if row.reason else "")
+    if share:
+        try:
+            experiment.share(root, share, [r.experiment for r in rows if r.state != "failed"])
+        except StageError as error:
+            return Failed(message=f"all that is done is kept here, but not shared: {error}", data=rows)
     failed = [r for r in rows if r.state == "failed"]
     if failed:
         said = "; ".join(f"{r.experiment}: {r.reason}" for r in failed)

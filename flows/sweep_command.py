@@ -29,6 +29,12 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--at-once", type=positive, default=1, metavar="N", help="experiments at the same time (default: 1)")
     result.add_argument("--runner", choices=("threads", "dask", "ray"), default="threads", help="what runs them (default: threads)")
+    result.add_argument(
+        "--share",
+        default="",
+        metavar="GIT_REMOTE",
+        help="take what others have computed from DVC's remote, push what is done to both, as origin",
+    )
     result.add_argument("--dry-run", action="store_true", help="list the points and run nothing")
     return result
 
@@ -54,7 +60,7 @@ def run(root: Path, options: argparse.Namespace) -> int:
     with session.prefect(root):
         from flows.sweep import sweep
 
-        state = sweep(str(options.file), options.at_once, options.runner, return_state=True)
+        state = sweep(str(options.file), options.at_once, options.runner, options.share, return_state=True)
     print(table(cast("list[Row]", state.result(raise_on_failure=False))))
     if state.is_completed():
         return 0

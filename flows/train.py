@@ -51,6 +51,7 @@ def train(
     seed: Annotated[int, Field(ge=-1)] = -1,
     more: dict[str, Any] = {},  # noqa: B006 (never changed; the form needs a value)
     name: str = "",
+    share: str = "",
 ) -> State:
     """Trains, tests and reports as an experiment of its own: the checkout's params.yaml and dvc.lock stay as they are.
 
@@ -68,6 +69,7 @@ def train(
         seed: of initial weights and training episodes; -1 keeps what the setting says
         more: any other parameter by its dotted key, as {"train.meta_lr": 0.001}
         name: of the experiment; empty is made of what was asked for
+        share: a git remote, as origin: what others have computed comes from DVC's remote, and the experiment is pushed to both
     """
     predecessors.arrive()
     log = get_run_logger()
@@ -83,6 +85,8 @@ def train(
         changes = preset_changes(preset) | asked
         if (root / "tasks").is_dir():
             params.parse(changed(raw, changes), "the form")
+        if share:
+            experiment.sharing(root, share)
         base = experiment.base(root)
         called = plain(name) if name else default_name(preset, asked)
         log.info("experiment %s", called)
@@ -90,11 +94,14 @@ def train(
             steps = worker.ask(Plan(), log.info)
             if isinstance(steps, Verdict):
                 raise StageError(f"dvc.yaml: {steps.message}")
-            state = follow(steps, worker, False, 300.0, stages, root, called)
+            state = follow(steps, worker, False, 300.0, stages, root, called, bool(share))
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
             pages.keep(root, place, called)
             results.show(root, place, called, root / pages.KEPT / f"{called}.html")
+        if share:
+            experiment.share(root, share, [called])
+            log.info("pushed to %s", share)
     except (StageError, WorkerError) as error:
         return Failed(message=str(error), data=stages)
     return Completed(message=f"experiment {called}: {state.message}", data=stages)

@@ -102,7 +102,7 @@ def reproduce(request: Reproduce) -> Verdict:
     with tempfile.TemporaryDirectory() as folder, Repo() as repo:
         marker = Path(folder, "started")  # DVC answers alike when it ran a stage and when it restored one
         os.environ[MARKER] = str(marker)
-        done = repo.reproduce(request.stage, single_item=True, force=request.force)
+        done = repo.reproduce(request.stage, single_item=True, force=request.force, pull=request.pull)
         return Verdict("ran" if marker.exists() else "restored" if done else "unchanged")
 
 

@@ -93,7 +93,7 @@ def picture(page: Any, name: str) -> None:
 
 
 def run_from_form(site: Site, page: Any, algorithm: str, shots: int) -> None:
-    page.goto(f"{site.address}/deployments/deployment/{deployment(site, page, 'nightly')}/run")
+    page.goto(f"{site.address}/deployments/deployment/{deployment(site, page, 'train')}/run")
     button = field(page, "algorithm").locator(".p-select-button__control")
     button.focus()
     button.press("ArrowDown")

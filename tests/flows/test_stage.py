@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from flows import stage
-from flows.protocol import Verdict
+from flows.protocol import Reproduce, Verdict
 from flows.stage import Output, may_mend, reproduce, run_stage
 
 
@@ -45,8 +45,8 @@ def test_patience_with_another_dvc(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr(stage, "time", clock)
     log = logging.getLogger("toy")
     answers = [Verdict("busy"), Verdict("busy"), Verdict("ran")]
-    patient = reproduce("train", SimpleNamespace(ask=lambda *_: answers.pop(0)), False, 10.0, output(), log)
+    patient = reproduce(Reproduce("train"), SimpleNamespace(ask=lambda *_: answers.pop(0)), 10.0, output(), log)
     assert patient.outcome == "ran" and len(caplog.messages) == 1
-    impatient = reproduce("train", SimpleNamespace(ask=lambda *_: Verdict("busy", "PID 12")), False, 10.0, output(), log)
+    impatient = reproduce(Reproduce("train"), SimpleNamespace(ask=lambda *_: Verdict("busy", "PID 12")), 10.0, output(), log)
     assert impatient.outcome == "busy" and "run this again" in impatient.message and "PID 12" in impatient.message
     assert clock.now == pytest.approx(4 + 10)

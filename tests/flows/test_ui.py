@@ -61,12 +61,10 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         def served() -> dict[str, dict]:
             return {d["name"]: d for d in httpx.post(f"http://127.0.0.1:{port}/api/deployments/filter", json={}).json()}
 
-        wait_for(lambda: {"nightly", "sweep", "weekly"} <= set(served()) and served()["nightly"]["status"] == "READY", "deployments", 90)
-        nightly = served()["nightly"]
-        assert (
-            nightly["schedules"][0]["schedule"]["cron"] == "0 2 * * *" and nightly["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-        )
-        form = nightly["parameter_openapi_schema"]["properties"]
+        wait_for(lambda: {"train", "sweep", "compare"} <= set(served()) and served()["train"]["status"] == "READY", "deployments", 90)
+        train = served()["train"]
+        assert train["schedules"][0]["schedule"]["cron"] == "0 2 * * *" and train["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        form = train["parameter_openapi_schema"]["properties"]
         assert {"maml", "anil", "protonet"} < set(form["algorithm"]["enum"]) and "omniglot_fast" in form["preset"]["enum"]
         assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith("classes an episode")
         pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
