@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from episodic import algorithms, datasets, models
-from flows import experiment, pages, predecessors, results, workspace
+from flows import experiment, pages, predecessors, results, watch, workspace
 from flows.driver import Worker, WorkerError
 from flows.pipeline import Result, follow
 from flows.protocol import Plan, Verdict
@@ -90,6 +90,7 @@ def train(
         base = experiment.base(root)
         called = plain(name) if name else default_name(preset, asked)
         log.info("experiment %s", called)
+        before = watch.latest(root, called)
         with experiment.opened(base, called, changes) as place, Worker(place) as worker:
             steps = worker.ask(Plan(), log.info)
             if isinstance(steps, Verdict):
@@ -99,12 +100,13 @@ def train(
                 raise StageError(state.message or "a stage failed")
             pages.keep(root, place, called)
             results.show(root, place, called, root / pages.KEPT / f"{called}.html")
+        said = watch.since(root, called, before, log) if (root / "tasks").is_dir() else ""
         if share:
             experiment.share(root, share, [called])
             log.info("pushed to %s", share)
     except (StageError, WorkerError) as error:
         return Failed(message=str(error), data=stages)
-    return Completed(message=f"experiment {called}: {state.message}", data=stages)
+    return Completed(message=f"experiment {called}: {state.message}{said}", data=stages)
 
 
 def preset_changes(name: str) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def protocols(experiments: Sequence[Experiment], baseline: str | None = None) ->
     """
     found: dict[tuple, list[Experiment]] = {}
     for experiment in experiments:
-        found.setdefault(_protocol(experiment), []).append(experiment)
+        found.setdefault(protocol_key(experiment), []).append(experiment)
     if baseline is not None and baseline not in [e.name for e in experiments]:
         raise StageError(f"the baseline {baseline} is none of the experiments compared")
     made = [_made(members, baseline) for members in found.values()]
@@ -118,7 +118,7 @@ def protocols(experiments: Sequence[Experiment], baseline: str | None = None) ->
     return [made[i] for i in order]
 
 
-def _protocol(experiment: Experiment) -> tuple:
+def protocol_key(experiment: Experiment) -> tuple:
     """What has to be equal for pairing: the same episodes of the same data (the digest says so), the mode, and what is counted."""
     return experiment.meta["data_digest"], experiment.mode, experiment.score, len(experiment.scores)
 

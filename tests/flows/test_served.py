@@ -7,15 +7,20 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from history import Repository
 
 from tests.flows.test_pipeline import CACHED, found, task_states
-from tests.flows.toy import STAGES, Run, Toy, gone, wait_for
+from tests.flows.toy import ROOT, STAGES, Run, Toy, gone, wait_for
 
 BY_HAND = {"name": "by hand", "description": "", "entrypoint": "flows.pipeline.pipeline", "parameters": {}}
 SCHEDULED = {
@@ -147,3 +152,70 @@ def test_a_schedule_fires(toy: Toy, served: list[Served]):
     page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly.html"
     assert httpx.get(page).text == (toy.path / "reports/experiments/nightly.html").read_text()
     assert httpx.get(f"{page}/../../../dvc.yaml").text != (toy.path / "dvc.yaml").read_text()
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a web hook, and what it is told."""
+    told: list[dict[str, str]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", told
+    server.shutdown()
+
+
+BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock as Hook
+print(Hook(name="hook", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}).save("team"))
+"""
+
+FALL = """
+import logging, sys
+from pathlib import Path
+from flows import watch
+from tasks.experiments import Revision
+print(watch.since(Path(sys.argv[1]), "nightly", Revision("nightly", sys.argv[2]), logging.getLogger()))
+"""
+
+
+def test_notifications(toy: Toy, served: list[Served], hook: tuple[str, list[dict[str, str]]], tmp_path: Path):
+    """Those of automations.yaml, to a web hook: of a run that failed, and of an accuracy that fell by more than its interval."""
+    address, told = hook
+    served.append(here := Served(toy, BY_HAND))
+    environment = toy.environment | {"PREFECT_API_URL": here.api, "PYTHONPATH": str(ROOT)}
+
+    def run(*words: str) -> str:
+        ended = subprocess.run([sys.executable, *words], cwd=toy.path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout.strip()
+
+    block = run("-c", BLOCK, address)
+    text = (ROOT / "automations.yaml").read_text()
+    (toy.path / "automations.yaml").write_text(text.replace("00000000-0000-0000-0000-000000000000", block))
+    run("-m", "prefect", "automation", "create", "--from-file", "automations.yaml")
+
+    toy.knob("fail-train", "iteration 3 is not finite: lower train.meta_lr")
+    here.start()
+    wait_for(lambda: told, "word of the failure", 90)
+    assert told[0]["subject"].startswith("pipeline ") and told[0]["subject"].endswith(": Failed")
+    assert told[0]["body"] == "train: iteration 3 is not finite: lower train.meta_lr"
+
+    history = Repository(tmp_path / "a history", test=200)
+    before = history.experiment("nightly", 0.1)
+    history.experiment("nightly", -0.2)
+    said = run("-c", FALL, str(history.path), before)
+    assert said.startswith("; accuracy fell by ")
+    wait_for(lambda: len(told) > 1, "word of the fall", 90)
+    assert told[1] == {"subject": "nightly", "body": said.removeprefix("; ").removesuffix(" since the last run")}
+    assert run("-c", FALL, str(history.path), history.experiment("nightly", -0.2)).startswith("; accuracy is as before")
+    assert len(told) == 2

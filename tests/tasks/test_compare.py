@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -295,3 +296,23 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
     (found,) = groups.protocols(experiments)
     assert len(found.configurations) == 60 and len(found.pairs) == 190
     assert json.loads(json.dumps(sections.matrix(found)))["left"] == 40
+
+
+def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
+    """Worse or better only beyond the interval of the paired difference; never between other episodes."""
+    from tasks.comparing.since import Change, change
+
+    by_name = {e.name: e for e in protocol.experiments}
+    fell = change(by_name["maml-0"], by_name["reptile-0"])
+    assert fell is not None and fell.worse and not fell.better
+    exact = 100 * (by_name["maml-0"].scores.mean() - by_name["reptile-0"].scores.mean())
+    assert str(fell).startswith(f"accuracy fell by {exact:.2f} points (")
+    rose = change(by_name["reptile-0"], by_name["maml-0"])
+    assert rose is not None and rose.better and str(rose) == str(fell).replace("fell", "rose")
+    same = change(by_name["maml-0"], by_name["maml-0"])
+    assert same is not None and not same.worse and str(same) == "accuracy is as before (difference +0.00 to +0.00 points)"
+    other = replace(by_name["maml-0"], meta=by_name["maml-0"].meta | {"data_digest": "another"})
+    assert change(by_name["maml-0"], other) is None
+    estimate = replace(fell.difference, mean=0.2, low=0.1, high=0.3)
+    assert Change("mse", estimate).worse and str(Change("mse", estimate)) == "squared error rose by 0.20 (0.10 to 0.30)"
+    assert Change("accuracy", estimate).better
