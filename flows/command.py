@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flows import driver, session
 from tasks import params
@@ -38,10 +38,11 @@ def run(root: Path, options: argparse.Namespace) -> int:
     if (root / "tasks").is_dir():
         params.load(root / "params.yaml")  # mistakes in any section are told before anything runs
     with session.prefect(root, meanwhile=lambda: driver.start(root)):
+        from flows import outcome
         from flows.pipeline import pipeline
 
         state = pipeline(options.stage, options.force, options.patience, return_state=True)
-    print(table(cast("list[Result]", state.result(raise_on_failure=False))))
+    print(table(outcome.results(state)))
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)

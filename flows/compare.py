@@ -15,9 +15,10 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import pages, predecessors, results, workspace
+from flows.outcome import failed
 from tasks import compare as comparison
 from tasks.comparing import sections
 from tasks.stage import StageError
@@ -40,7 +41,7 @@ def compare(names: list[str] | None = None, since: str | None = None, baseline: 
         experiments, left = comparison.gather(root, names or [], since=since)
         found = comparison.run(experiments, left, root / out, baseline)
     except StageError as error:
-        return Failed(message=str(error))
+        return failed(str(error))
     said = [f"{protocol.said}: {sections.headline(protocol)}" for protocol in found]
     for line in [*said, *(f"left out: {line}" for line in left)]:
         log.info(line)

@@ -160,13 +160,17 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
 
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 10_000, True
+    yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"))
     content = yaml.load(source)
     for key, value in changes.items():
         *path, last = key.split(".")
         section = content
         for name in path:
             section = section.setdefault(name, {})
-        section[last] = value
+        if isinstance(value, list) and isinstance(section.get(last), list):
+            section[last][:] = value  # in the way it was written
+        else:
+            section[last] = value
     with beside(target) as draft, draft.open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
 

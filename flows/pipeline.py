@@ -16,10 +16,11 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import driver, pages, predecessors, workspace
 from flows.driver import Worker, WorkerError
+from flows.outcome import failed
 from flows.protocol import Plan, Steps, Verdict
 from flows.results import show
 from flows.stage import run_stage
@@ -53,13 +54,13 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
         with workspace.lock(root, log.info), driver.take(root) as worker:
             steps = worker.ask(Plan(stages or []), log.info)
             if isinstance(steps, Verdict):
-                return Failed(message=f"dvc.yaml: {steps.message}", data=results)
+                return failed(f"dvc.yaml: {steps.message}", results)
             state = follow(steps, worker, force, patience, results, root)
             if state.is_completed():
                 show(root, root, "", root / pages.FOLDER / pages.REPORT)
             return state
     except (StageError, WorkerError) as error:
-        return Failed(message=str(error), data=results)
+        return failed(str(error), results)
 
 
 def follow(
@@ -76,7 +77,7 @@ def follow(
         results.append(Result(stage, state.name or "", time.monotonic() - start))
         if not state.is_completed():
             results += [Result(later, "not run") for later in steps.names[position + 1 :]]
-            return Failed(message=state.message, data=results)
+            return failed(state.message, results)
         states[stage] = state
     cached = sum(result.state == "Cached" for result in results)
     return Completed(message=f"{len(results) - cached} stages ran, {cached} cached", data=results)

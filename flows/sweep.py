@@ -28,6 +28,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import experiment, predecessors, workspace
+from flows.outcome import failed
 from flows.progress import Progress, key
 from flows.sweeps import Point, changed, read
 from tasks.params import read_yaml
@@ -84,7 +85,7 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads", share: str = 
         base = experiment.base(root)
         with_runner = task_runner(runner, at_once)
     except StageError as error:
-        return Failed(message=str(error), data=rows)
+        return failed(str(error), rows)
     points = [Point(p.name, shared(p.changes, at_once)) for p in points]
     rows = [Row(p.name, "done before" if experiment.done(base, p.name, changed(raw, p.changes)) else "waiting") for p in points]
     table = Table(Path(file).stem, rows)
@@ -104,11 +105,11 @@ def sweep(file: str, at_once: int = 1, runner: Runner = "threads", share: str = 
         try:
             experiment.share(root, share, [r.experiment for r in rows if r.state != "failed"])
         except StageError as error:
-            return Failed(message=f"all that is done is kept here, but not shared: {error}", data=rows)
-    failed = [r for r in rows if r.state == "failed"]
-    if failed:
-        said = "; ".join(f"{r.experiment}: {r.reason}" for r in failed)
-        return Failed(message=f"{len(failed)} of {len(rows)} experiments failed: {said}", data=rows)
+            return failed(f"all that is done is kept here, but not shared: {error}", rows)
+    without = [r for r in rows if r.state == "failed"]
+    if without:
+        said = "; ".join(f"{r.experiment}: {r.reason}" for r in without)
+        return failed(f"{len(without)} of {len(rows)} experiments failed: {said}", rows)
     return Completed(message=f"{len(rows)} experiments", data=rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flows import session
 
@@ -58,10 +58,11 @@ def run(root: Path, options: argparse.Namespace) -> int:
             print(point.name, *(f"{key}={value}" for key, value in point.changes.items()))
         return 0
     with session.prefect(root):
+        from flows import outcome
         from flows.sweep import sweep
 
         state = sweep(str(options.file), options.at_once, options.runner, options.share, return_state=True)
-    print(table(cast("list[Row]", state.result(raise_on_failure=False))))
+    print(table(outcome.results(state)))
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)

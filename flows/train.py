@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 from pydantic import Field
 
 from episodic import algorithms, datasets, models
 from flows import experiment, pages, predecessors, results, watch, workspace
 from flows.driver import Worker, WorkerError
+from flows.outcome import failed
 from flows.pipeline import Result, follow
 from flows.protocol import Plan, Verdict
 from flows.sweeps import changed, plain
@@ -105,7 +106,7 @@ def train(
             experiment.share(root, share, [called])
             log.info("pushed to %s", share)
     except (StageError, WorkerError) as error:
-        return Failed(message=str(error), data=stages)
+        return failed(str(error), stages)
     return Completed(message=f"experiment {called}: {state.message}{said}", data=stages)
 
 
@@ -116,7 +117,7 @@ def preset_changes(name: str) -> dict[str, Any]:
     whole = presets.defaults()
     if name != "default":
         presets.merge(whole, read_yaml(presets.FOLDER / f"{name}.yaml"))
-    return flat(whole)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat(whole).items()}  # as a file has them
 
 
 def default_name(preset: str, asked: dict[str, Any]) -> str:

@@ -209,6 +209,8 @@ def test_notifications(toy: Toy, served: list[Served], hook: tuple[str, list[dic
     wait_for(lambda: told, "word of the failure", 90)
     assert told[0]["subject"].startswith("pipeline ") and told[0]["subject"].endswith(": Failed")
     assert told[0]["body"] == "train: iteration 3 is not finite: lower train.meta_lr"
+    said = [line["message"] for line in found(here.api, "logs", logs={})]
+    assert said and "Traceback" not in "\n".join(said) + here.run.output
 
     history = Repository(tmp_path / "a history", test=200)
     before = history.experiment("nightly", 0.1)

@@ -79,14 +79,18 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
     gone(family)
 
 
-def test_what_the_form_asks_for_becomes_params():
+def test_what_the_form_asks_for_becomes_params(tmp_path):
+    from flows.experiment import write_params
+    from flows.sweeps import changed
     from flows.train import AS_IT_IS, default_name, preset_changes
 
     assert preset_changes(AS_IT_IS) == {}
     changes = preset_changes("omniglot_fast")
+    write_params(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
+    raw = params.read_yaml(ROOT / "params.yaml")
+    assert params.read_yaml(tmp_path / "params.yaml") == changed(raw, changes), "what is written is what was asked for"
+    assert (tmp_path / "params.yaml").read_text().count("\n") == (ROOT / "params.yaml").read_text().count("\n"), "in the way it was written"
     assert changes["dataset.name"] == "omniglot" and changes["train.iterations"] == 4000 and changes["train.plan.mode"] == "auto"
-    from flows.sweeps import changed
-
     assert params.parse(changed(preset.defaults(), changes)).train.iterations == 4000
     assert (
         default_name("omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5})
