@@ -1,5 +1,5 @@
 #!/bin/sh
-# Renews both locks from pyproject.toml (all extras but peers): hash-pinned, for Linux and Apple silicon, without the address of any index.
+# Renews both locks from pyproject.toml (all extras but peers and ray): hash-pinned, for Linux and Apple silicon, without the address of any index.
 set -eu
 uv=.venv/uv/bin/uv
 options="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet"

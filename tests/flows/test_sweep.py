@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -85,3 +86,18 @@ def test_mistakes_are_told_before_anything_runs(committed: Toy):
     listed = committed.start(FILE, "--dry-run", module="flows.sweep")
     assert listed.wait() == 0 and listed.output.splitlines()[0] == "tiny-train1-evaluate1 train=1 evaluate=1"
     assert experiments(committed) == set()
+
+
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_local_cluster_runs_the_points(committed: Toy, api: str, runner: str):
+    """The same experiments and the same table as with threads, and nothing is left behind."""
+    if importlib.util.find_spec(f"prefect_{runner}") is None:
+        pytest.skip(f"prefect-{runner} is not installed: pip install 'episodic[{runner}]'")
+    run = committed.start(FILE, "--at-once", "3", "--runner", runner, module="flows.sweep", PREFECT_API_URL=api)
+    wait_for(lambda: len(experiments(committed)) >= 2 or run.process.poll() is not None, "two experiments", 180)
+    family = [psutil.Process(run.process.pid), *psutil.Process(run.process.pid).children(recursive=True)]
+    assert run.wait() == 1, run.output
+    assert len(experiments(committed)) == 10, run.output
+    assert sum(" done " in line for line in run.output.splitlines() if line.startswith("tiny-")) == 10
+    assert run.output.splitlines()[-1].startswith("error: 2 of 12 experiments failed: tiny-trainbad-evaluate1: train: bad is no value;")
+    gone(family)
