@@ -52,6 +52,7 @@ class Progress:
         percent = 100.0 * min(event["done"] / max(event["total"], 1), 1.0)
         track = self.tracks.get(what)
         if track is None:
+            said = describe({name: value for name, value in event.items() if name not in ("rate", "eta")})  # of too short a time
             artifact = cast(UUID, create_progress_artifact(percent, key=key(f"{self.experiment} {self.stage}", what), description=said))
             self.tracks[what] = Track(artifact, written=now, logged=now)
             self.log.info(said)

@@ -43,14 +43,14 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
         if everything or not revisions:
             revisions += ([] if everything or since is not None else [Revision(WORKSPACE, "")]) + history.everything()
         revisions = list(dict.fromkeys(revisions))
-        asked, experiments, left, missing = set(names), [], [], []
+        asked, experiments, left, here, missing = set(names), [], [], [], []
         for revision, found in zip(revisions, history.read(revisions), strict=True):
             if isinstance(found, Missing):
                 missing.append(found)
             elif isinstance(found, NoResultError):
                 if revision.name in asked:
                     raise found
-                left.append(str(found))
+                (here if revision.name == WORKSPACE else left).append(str(found))
             elif not np.isfinite(found.scores).all():
                 left.append(f"{found.name}: {int((~np.isfinite(found.scores)).sum())} of its episodes have a score that is not finite")
             else:
@@ -62,8 +62,8 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
             + ". Run dvc pull (for experiments: dvc exp pull REMOTE NAME), or name only others"
         )  # fmt: skip
     if not experiments:
-        why = f" ({'; '.join(left[:3])})" if left else ""
-        raise StageError(f"nothing to compare{why}: run dvc repro, or a sweep, first")
+        why = f" ({'; '.join((left + here)[:3])})" if left + here else ""
+        raise StageError(f"there is nothing to compare{why}: run dvc repro, or a sweep, first")
     return experiments, left
 
 

@@ -3,6 +3,7 @@ the comparison. No error on the console, no request to another host. EPISODIC_SC
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -150,13 +151,17 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     drawn = page.locator("img[src^='data:image/svg+xml']")
     assert drawn.count() >= 3 and drawn.first.evaluate("image => image.naturalWidth") > 100
     picture(page, "artifact")
+    page.goto(page.get_by_role("link", name="The whole report").get_attribute("href"))
+    page.get_by_role("heading", name="In proportion").wait_for()
+    assert page.url == f"{site.address}/reports/experiments/anil-shots5.html"
+    picture(page, "report")
     assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
 
     run_from_form(site, page, "protonet", 5)
     finished(site, page, "protonet-shots5")
-    ended = subprocess.run([sys.executable, "-m", "tasks.compare", "--all"], cwd=site.root, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    page.goto((site.root / "reports/comparison/comparison.html").as_uri())
+    page.request.post(f"{site.address}/api/deployments/{deployment(site, page, 'compare')}/create_flow_run", data={})
+    finished(site, page, "5-way 5-shot")
+    page.goto(f"{site.address}/reports/comparison/comparison.html")
     page.locator("html[data-drawn=yes]").wait_for()
     rows = page.locator("table.sortable tbody tr")
     order = [text.split("\n")[0] for text in rows.all_inner_texts()]
@@ -178,3 +183,22 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     picture(page, "comparison")
     assert site.foreign == []
     assert [said for said in site.complaints if not said.endswith(PREFECTS_OWN)] == []
+
+
+def test_dvc_sees_the_same(site: Site):
+    """Figures and curves of the experiments, by DVC's own commands, which editors use too."""
+
+    def dvc(*words: str) -> Any:
+        ended = subprocess.run([sys.executable, "-m", "dvc", *words, "--json"], cwd=site.root, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
+
+    shown = {e["name"]: e["revs"][0]["data"] for base in dvc("exp", "show") for e in base.get("experiments") or []}
+    assert set(shown) == {"anil-shots5", "protonet-shots5"}
+    for data in shown.values():
+        assert 0.1 < data["metrics"]["reports/metrics.json"]["data"]["accuracy"] <= 1
+    changes = dvc("metrics", "diff", *shown)["reports/metrics.json"]["accuracy"]
+    assert [changes["old"], changes["new"]] == [d["metrics"]["reports/metrics.json"]["data"]["accuracy"] for d in shown.values()]
+    plots = dvc("plots", "diff", *shown)
+    assert plots.get("errors", []) == [] and set(plots["data"]) == {"learning curve", "adaptation curve"}
+    assert {tuple(plot["revisions"]) for plot in plots["data"]["learning curve"]} == {tuple(shown)}
