@@ -32,7 +32,7 @@ from tasks.stage import TRY_AGAIN, StageError
 
 FOLDER = Path(".dvc/tmp/experiments")
 RESULT = "reports/metrics.json"
-MADE = (":!params.yaml", ":!dvc.lock", ":!.dvc/tmp", ":!reports", ":!sweeps", ":!docs", ":!tests", ":!*.md")
+MADE = (":!params.yaml", ":!dvc.lock", ":!.dvc/tmp", ":!reports", ":!sweeps", ":!docs", ":!tests", ":!*.md", ":!*.gitignore")
 """What an experiment changes itself, and what changes no result: all else is code, and is the same in checkout and experiment."""
 SHARE = {"processes": None}
 """A param that says how long a result takes and not what it is: with another share of the cores it is the same experiment."""

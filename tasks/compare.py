@@ -43,7 +43,9 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
         if everything or not revisions:
             revisions += ([] if everything or since is not None else [Revision(WORKSPACE, "")]) + history.everything()
         revisions = list(dict.fromkeys(revisions))
-        asked, experiments, left, here, missing = set(names), [], [], [], []
+        asked, experiments, missing = set(names), [], []
+        left: list[str] = []
+        here: list[str] = []
         for revision, found in zip(revisions, history.read(revisions), strict=True):
             if isinstance(found, Missing):
                 missing.append(found)
