@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -26,6 +26,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
 
 from flows import experiment, predecessors, workspace
 from flows.outcome import failed
@@ -62,7 +63,7 @@ def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, A
 
 
 @flow(name="sweep", persist_result=False)
-def sweep(file: str, at_once: int = 1, runner: Runner = "threads", share: str = "") -> State:
+def sweep(file: str, at_once: Annotated[int, Field(ge=1)] = 1, runner: Runner = "threads", share: str = "") -> State:
     """Every point of a sweep file as a DVC experiment in a workspace of its own; what is done already is not run again.
 
     The final state holds a `Row` for each point; it fails if one of them did.

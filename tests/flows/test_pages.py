@@ -1,0 +1,76 @@
+"""The reports beside Prefect's pages: who may read them, what is served, what is kept of an experiment."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from flows import environment, pages
+
+
+def served(root: Path, password: str | None) -> Callable[..., httpx.Response]:
+    """`get` of a server that has an answer for every other path, as Prefect's has."""
+    app = Starlette(routes=[Route("/{rest:path}", lambda request: PlainTextResponse("Prefect's own"))])
+    pages.serve(app, root, password)
+
+    def get(path: str, **said: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+                return await client.get(path, **said)
+
+        return asyncio.run(ask())
+
+    return get
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/report.html").write_text("<p>a report")
+    (tmp_path / "params.yaml").write_text("not for others")
+    return tmp_path
+
+
+def test_reports_are_served_and_nothing_else(root):
+    get = served(root, None)
+    assert get("/reports/report.html").text == "<p>a report"
+    for path in ("/reports/%2e%2e/params.yaml", "/reports//../params.yaml", "/reports/", "/reports/none.html"):
+        assert "not for others" not in get(path).text
+    assert get("/reports/%2e%2e/params.yaml").status_code == get("/reports/none.html").status_code == 404
+    assert get("/runs").text == "Prefect's own"
+
+
+def test_a_server_with_a_password_asks_for_it(root):
+    get = served(root, "admin:secret")
+    refused = get("/reports/report.html")
+    assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic")
+    for said, status in (("admin:secret", 200), ("admin:wrong", 401), ("", 401)):
+        header = {"Authorization": "Basic " + base64.b64encode(said.encode()).decode()}
+        assert get("/reports/report.html", headers=header).status_code == status
+
+
+def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monkeypatch):
+    workspace = tmp_path / "elsewhere"
+    pages.keep(root, workspace, "none")
+    assert not (root / pages.KEPT).exists()
+    (workspace / "reports").mkdir(parents=True)
+    for text in ("<p>first", "<p>second"):
+        (workspace / "reports/report.html").unlink(missing_ok=True)
+        (workspace / "reports/report.html").write_text(text)
+        pages.keep(root, workspace, "maml s1")
+        assert [p.read_text() for p in (root / pages.KEPT).iterdir()] == [text]
+    page = root / pages.KEPT / "maml s1.html"
+    monkeypatch.delenv(environment.PAGES, raising=False)
+    assert pages.address(root, page) == page.as_uri()
+    monkeypatch.setenv(environment.PAGES, "http://127.0.0.1:4200")
+    assert pages.address(root, page) == "http://127.0.0.1:4200/reports/experiments/maml%20s1.html"
+    assert pages.address(root, workspace / "a.html").startswith("file:///"), "what is not served is a file"
