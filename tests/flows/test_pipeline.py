@@ -126,6 +126,22 @@ def test_a_killed_run_with_its_own_server(toy: Toy):
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
 
 
+def test_a_killed_run_at_a_server_of_the_users(toy: Toy, api: str):
+    """Nobody watches over it there: the next run of this machine says what became of it."""
+    toy.knob("slow-train", "")
+    run = toy.start(PREFECT_API_URL=api)
+    toy.slow_pids()
+    family, killed = run.family(), last_run(api)
+    run.process.kill()
+    run.wait()
+    gone(family)
+    toy.knob("slow-train", None)
+    assert toy.start(PREFECT_API_URL=api).wait() == 0
+    state = httpx.get(f"{api}/flow_runs/{killed['id']}").json()["state"]
+    assert (state["type"], state["message"]) == ("CRASHED", "the process of this run was killed")
+    assert "Running" not in task_states(api, killed["id"]).values()
+
+
 def test_a_server_that_does_not_start_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     server = Server(tmp_path)
