@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -53,7 +54,7 @@ class Progress:
         track = self.tracks.get(what)
         if track is None:
             said = describe({name: value for name, value in event.items() if name not in ("rate", "eta")})  # of too short a time
-            artifact = cast(UUID, create_progress_artifact(percent, key=key(f"{self.experiment} {self.stage}", what), description=said))
+            artifact = cast(UUID, create_progress_artifact(percent, key=key(self.experiment, self.stage, what), description=said))
             self.tracks[what] = Track(artifact, written=now, logged=now)
             self.log.info(said)
             return
@@ -109,6 +110,12 @@ def sentence(start: str, figures: dict[str, Any]) -> str:
     return ", ".join([start, *said])
 
 
-def key(stage: str, what: str) -> str:
-    """An artifact's key: lowercase letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{stage} {what}".lower()).strip("-")
+def key(experiment: str, *what: str) -> str:
+    """An artifact's key: lowercase letters, digits and dashes. Experiments whose names differ in other characters alone get other keys."""
+    name = plain(experiment)
+    known = [name] if name == experiment else [name, hashlib.sha256(experiment.encode()).hexdigest()[:6]]
+    return "-".join(filter(None, [*known, *map(plain, what)]))
+
+
+def plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

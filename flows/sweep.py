@@ -145,7 +145,7 @@ class Table:
 
     def __init__(self, name: str, rows: Sequence[Row]):
         self.rows = rows
-        self.artifact: Any = create_table_artifact(self._cells(), key=key("sweep", name), description=f"Sweep {name}")
+        self.artifact: Any = create_table_artifact(self._cells(), key=key(name, "sweep"), description=f"Sweep {name}")
 
     def update(self) -> None:
         with get_client(sync_client=True) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -83,4 +84,8 @@ def test_words():
     said = describe(parse(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
     assert said == "iterations: 350 of 600 (58 %), 12.35 a second, 20 s left, loss 1.25, accuracy 0.5"
     assert describe({"done": 0, "total": 0}) == "work: 0 of 0 (0 %)"
-    assert key("train", "Müll & more ") == "train-m-ll-more"
+    assert key("", "train", "Müll & more ") == "train-m-ll-more"
+    assert key("anil-shots5", "result") == "anil-shots5-result"
+    names = ["a-b", "a_b", "a.b", "A-b"]
+    assert len({key(name, "result") for name in names}) == len(names), "experiments never share an artifact"
+    assert all(re.fullmatch("[a-z0-9-]+", key(name, "result")) for name in names)

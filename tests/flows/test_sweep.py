@@ -48,7 +48,7 @@ def test_twelve_points_three_at_a_time(committed: Toy, api: str):
     assert sum(" done " in line for line in lines if line.startswith("tiny-")) == 10 and "Traceback" not in first.output
     run = last_run(api)
     assert run["state"]["type"] == "FAILED"
-    (table,) = [a for a in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}}) if a["key"] == "sweep-tiny"]
+    (table,) = [a for a in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}}) if a["key"] == "tiny-sweep"]
     states = {row["experiment"]: row["state"] for row in json.loads(table["data"])}
     assert {name for name, state in states.items() if state == "done"} == good and len(states) == 12
 
