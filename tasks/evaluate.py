@@ -48,6 +48,9 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     test, steps = source.table("test"), evaluate.headline(meta_learner, settings.evaluate.steps)
     points = evaluate.points(meta_learner, steps)
     first = source.fixed(test[:1])
+    meta_learner.at_test.accept(first)
+    if source.kind == "classification":
+        config = config | {"ways": source.meta["ways"]}  # of what is tested; a method may have been trained at others
     chunk, numbers = settings.evaluate.chunk or evaluate.at_once(first), first.query_x.numel() * len(test)
     sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
     count = ranks.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)

@@ -53,6 +53,8 @@ def rows(cells: Path) -> pd.DataFrame:
             other, theirs = found[BASELINE, setting]
             if other["data_digest"] != facts["data_digest"]:
                 raise StageError(f"{method} and {BASELINE} were tested on different {setting} episodes: run make table")
+            if len(score) != len(theirs):
+                raise StageError(f"{method} and {BASELINE} have {len(score)} and {len(theirs)} {setting} episodes: run make table")
             row["to_maml"], row["to_maml_ci95"] = mean_ci95(score - theirs[other["batch_norm"]].to_numpy())
         row |= {"test_episodes": len(score), "network": facts["model"]["name"], "filters": facts["model"].get("filters")}
         took = {key: facts[key] for key in sorted(KEYS - {"data_digest", "dataset", "model"})}
@@ -129,9 +131,11 @@ def _legend(part: pd.DataFrame) -> str:
     episodes = words.count(int(part["test_episodes"].iloc[0]), "test episode")
     trained = f"{words.joined(machines)}, {words.joined([str(p) for p in processes])} processes"
     columns = (
-        "`to MAML`: paired difference in points. `numbering`: points by which the accuracy spreads over renumberings of the classes "
-        "(standard deviation). Published figures of metric methods, closed-form heads and pre-trained classifiers are for running averages "
-        "in batch norm."
+        "One training a cell, from one seed: intervals are over test episodes alone. `to MAML`: paired difference in points. `numbering`: "
+        "points by which the accuracy of 50 episodes spreads over five renumberings of their classes (standard deviation). Methods with an "
+        "inner loop take at least 3 steps at test, also where they were trained with one. conv4 has stride 2 and reads the mean over "
+        "positions; most publications pool, and those of metric methods, closed-form heads and pre-trained classifiers take running "
+        "averages in batch norm."
     )
     trained = f"Trained on {words.joined(machines)}, {words.joined([str(p) for p in processes])} processes."
     return f"{shape}, {part['protocol'].iloc[0]}; the same {episodes} for all, ± the 95 % interval over them. {mode} {columns} {trained}"
@@ -202,6 +206,8 @@ def absent(table: pd.DataFrame, methods: Path) -> str:
 def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
     table = rows(cells)
     notes = read_yaml(notes_yaml) or {}
+    if unknown := sorted(set(notes) - set(table["method"]) - {path.stem for path in methods.glob("*/*.yaml")}):
+        raise StageError(f"{notes_yaml} has a note on {', '.join(unknown)}, which is no method of the table")
     with folder_beside(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
         write_text(draft / "results.md", "\n".join(filter(None, [markdown(table, notes), absent(table, methods)])))

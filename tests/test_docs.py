@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +27,15 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"```\w*\n(.*?)```", (ROOT / "docs" / name).read_text(), re.S)
 
 
-def repro(root) -> str:
+def run(folder, *command: str) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in (["python", "-m", "tasks.params", "--quiet"], ["dvc", "repro", "--quiet"]):
-        answer = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def repro(root) -> str:
+    run(root, "python", "-m", "tasks.params", "--quiet")
+    run(root, "dvc", "repro", "--quiet")
     return json.loads((root / "models/run/config.json").read_text())
 
 
@@ -55,6 +60,17 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
     program = "from tasks import cell, params; print(params.parse(cell.parameters('5w1s', 'sign_maml')).algorithm)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert "inner_lr=0.02" in answer.stdout
+    # The page's commands, on data and for a budget of seconds.
+    change(root / "table/dvc.yaml", "methods [anil", "methods [sign_maml, anil")
+    tiny = "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
+    (root / "table/base.yaml").write_text(tiny + "train: {validate_every: 3}\n")
+    change(root / "table/methods/5w1s/sign_maml.yaml", "iterations: 6000, meta_batch: 16", "iterations: 6, meta_batch: 2")
+    for old in (root / "table/cells").iterdir():
+        shutil.rmtree(old)
+    (root / "table/dvc.lock").unlink()
+    for command in re.findall(r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/adding-a-method.md").read_text())[0].split(" && "):
+        run(root / "table", *command.split())
+    assert "| `sign_maml` |" in (root / "table/results/results.md").read_text()
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):

@@ -154,6 +154,8 @@ def _made(config: Config) -> nn.Module:
     module, _, name = config.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
+        if not callable(found):
+            raise TypeError(f"it is a {type(found).__name__}")
         try:
             inspect.signature(found).bind(**config.arguments)
         except TypeError as error:

@@ -1,7 +1,7 @@
 """Published figures and which of them may stand beside ours: those of the same protocol, as far as it is known.
 
 `tasks/published.csv` has one row a figure. `accuracy` and its `ci95` are percent as printed (`mse` for regression); `rotations`
-says which Omniglot classes were turned into further ones (all, training, test, none); an empty field is one that the source does not state.
+says which Omniglot classes were turned into further ones (all, training, test, none); an empty field is one that is not recorded here.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def figures(mine: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def differs(row: dict[Any, Any], mine: dict[str, str]) -> str:
-    """What of its protocol is another, or not stated, in words ('' for the same)."""
+    """What of its protocol is another, or not recorded here, in words ('' for the same)."""
     keys = [key for key in NAMED if key in mine and row[key] != mine[key]]
     said = [f"{NAMED[key]} {row[key]} (here {mine[key]})" for key in keys if row[key] != ""]
     unknown = [NAMED[key] for key in keys if row[key] == ""]
-    return "; ".join(said + ([f"not stated: {', '.join(unknown)}"] if unknown else []))
+    return "; ".join(said + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))

@@ -168,6 +168,7 @@ def test_dropout_of_a_module_is_off():
     ("wrong", "said"),
     [
         (module.Config("nowhere.Net"), "path is 'nowhere.Net': must be a class as package.module.Class"),
+        (module.Config("os.path"), "path is 'os.path': must be a class as package.module.Class"),
         (module.Config(""), "path is '': must be a class as package.module.Class"),
         (module.Config("json.dumps", {"obj": 1}), "path is 'json.dumps': must be a torch.nn.Module"),
         (module.Config(f"{__name__}.ConvNet", {"wings": 2}), "arguments is {'wings': 2}: must be what"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,7 @@ def test_a_part_depends_on_all_the_code_that_its_stage_does(part, stage):
     wanted = {"tasks/preset.py", "tasks/cell.py", *(dep for dep in known if dep.startswith(("episodic/", "tasks/")))}
     for name, here in names.items():
         wanted = {dep.replace(name, here) for dep in wanted}
+    wanted.discard("episodic/algorithms/__init__.py")  # the list of methods alone
     said = PIPELINE[part].get("do", PIPELINE[part])["deps"]
     assert {f"../{dep}" for dep in wanted} <= set(said)
     if part in ("train", "cell"):
@@ -146,6 +148,34 @@ def test_settings_come_in_order_and_best_first(tmp_path):
     assert list(zip(found["setting"], found["method"], strict=True)) == order
     np.testing.assert_allclose(found["inductive"], found["accuracy"] - 0.1)
     assert table.markdown(found, {}).count("**Omniglot") == 3
+
+
+def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
+    made_up(tmp_path / "cells", "maml", "5w1s", 0.9)
+    made_up(tmp_path / "cells", "anil", "5w1s", 0.8)
+    (tmp_path / "notes.yaml").write_text("{mamal: a note}")
+    with pytest.raises(StageError, match=r"notes\.yaml has a note on mamal, which is no method of the table"):
+        table.write(tmp_path / "cells", tmp_path / "notes.yaml", tmp_path / "methods", tmp_path / "out")
+    cut = tmp_path / "cells/anil-5w1s/episodes.csv"
+    pd.read_csv(cut)[:3].to_csv(cut, index=False)
+    with pytest.raises(StageError, match="anil and maml have 3 and 4 5w1s episodes: run make table"):
+        table.rows(tmp_path / "cells")
+
+
+def test_readme_has_the_figures_of_the_table():
+    """Each row of README is a row of results.md, column by column as far as README has them."""
+
+    def rows(text: str) -> dict[str, list[str]]:
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+        return {line[0]: line[1:] for line in lines}
+
+    made = rows((ROOT / "table/results/results.md").read_text())
+    section = re.search(r"\| method \| accuracy \| inductive .*?\n\n", (ROOT / "README.md").read_text(), re.S)
+    said = rows(section[0])
+    assert said.keys() == made.keys()
+    for method, cells in said.items():
+        accuracy, inductive, to_maml, _, training, memory, published, _ = made[method]
+        assert cells == [accuracy, inductive, to_maml, training, memory, published], method
 
 
 def test_a_row_says_what_is_not_the_same(tmp_path):

@@ -103,6 +103,21 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
     assert error == "error: there is no params.yaml; run in the repository's root, or name the file with --params\n"
 
 
+def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path):
+    """A metric method answers at any ways, with its baselines and chance those of the test; one whose head has five outputs says so."""
+    prepare(tmp_path, **{"algorithm.name": "protonet"})
+    call(tmp_path, "train", *TRAIN)
+    change(tmp_path, "algorithm.name", "maml")
+    call(tmp_path, "train", *TRAIN[:2], "--model", "maml", *TRAIN[4:])
+    change(tmp_path, "episodes.ways", "7")
+    call(tmp_path, "episodes", "--raw", "raw", "--out", "wider")
+    call(tmp_path, "evaluate", "--data", "wider", *EVALUATE[2:])
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["baselines"]["chance"]["accuracy"] == 1 / 7 and set(metrics["baselines"]) == {"chance", "pixel_centroid", "random_init"}
+    _, error = call(tmp_path, "evaluate", "--data", "wider", "--model", "maml", *EVALUATE[4:], code=1)
+    assert error.splitlines()[-1].startswith("error: ways is 7: must be 5: the head has an output a class")
+
+
 def test_cuda_without_a_device_is_one_sentence(prepared):
     import torch
 
