@@ -20,6 +20,9 @@ from episodic.config import require
 LEAST_SEEDS = 3
 """Training seeds on each side from which on a difference is one of methods; with fewer it is one of checkpoints."""
 
+LEAST_EPISODES = 50
+"""Below it a percentile of the bootstrap is too narrow, and the interval is Student's."""
+
 LEVEL = 0.95
 
 
@@ -79,8 +82,8 @@ class Resamples:
 
         With at least LEAST_SEEDS on all sides the interval is mean +- t * s: s the spread of the bootstrap over seeds and episodes, less
         what that counts too much (the interaction of both, three times in place of once), t with the degrees of freedom of Satterthwaite
-        (1946). Percentiles of so few seeds would be far too narrow. Else it is the bootstrap's percentile interval over episodes, and p
-        that of the paired t-test.
+        (1946). Percentiles of so few seeds would be far too narrow. Else it is the bootstrap's percentile interval over episodes (below
+        LEAST_EPISODES that of the t-test), and p that of the paired t-test. With seeds p has the freedom of the seeds at most.
         """
         places, signs = [np.asarray(r, np.int64) for r in rows], (1, -1)
         sides = [self.scores[place] for place in places]
@@ -89,6 +92,10 @@ class Resamples:
         over_episodes = float(np.var(each, ddof=1)) / episodes
         apart = sum(float(side.mean(0).var(ddof=1)) / episodes for side in sides)
         of_methods = min(seeds) >= LEAST_SEEDS
+        if not of_methods and episodes < LEAST_EPISODES:
+            half = float(_student().ppf((1 + LEVEL) / 2, episodes - 1)) * math.sqrt(over_episodes)
+            p = _p(mean, math.sqrt(over_episodes), episodes - 1)
+            return Estimate(mean, mean - half, mean + half, p, False, seeds, episodes, _ratio(over_episodes, apart))
         if not of_methods:
             drawn = sum(sign * self._means[:, place].mean(1) for sign, place in zip(signs, places, strict=False))
             low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
@@ -104,7 +111,9 @@ class Resamples:
         freedom = total**2 / sum(variance**2 / df for variance, df in parts) if total > 0 else episodes - 1
         half = float(_student().ppf((1 + LEVEL) / 2, freedom)) * spread
         paired = _ratio(total, apart + sum(over_seeds))
-        return Estimate(mean, mean - half, mean + half, _p(mean, spread, freedom), True, seeds, episodes, paired)
+        # Far in the tail, where corrected p-values lie, Satterthwaite's freedom is too kind to seeds that agree by luck.
+        p = _p(mean, spread, min(freedom, sum(seeds) - len(seeds)))
+        return Estimate(mean, mean - half, mean + half, p, True, seeds, episodes, paired)
 
     def _of_seeds(self, rows: np.ndarray, side: str) -> np.ndarray:
         """The bootstrap means of a side `(number,)`, its seeds resampled as well, their deviations widened by what a bootstrap of k seeds

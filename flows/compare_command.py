@@ -23,7 +23,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--all", action="store_true", help="every experiment, without the workspace")
     result.add_argument("--since", metavar="REV", help="commits after REV that changed the result, and experiments since")
     result.add_argument("--baseline", metavar="NAME", help="what all others are measured against (default: the first one)")
-    result.add_argument("--out", default="reports/comparison", metavar="PATH", help="folder to write (default: reports/comparison)")
     return result
 
 
@@ -36,10 +35,10 @@ def run(root: Path, options: argparse.Namespace) -> int:
         if options.all:
             with History.open(root) as history:
                 names += [revision.name for revision in history.everything()]
-        state = compare(names, options.since, options.baseline, options.out, return_state=True)
+        state = compare(names, options.since, options.baseline, return_state=True)
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
         return 1
     print(state.message)
-    print(root / options.out / "comparison.html")
+    print(root / "reports/comparison/comparison.html")
     return 0

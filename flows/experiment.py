@@ -55,6 +55,7 @@ def base(root: Path) -> Base:
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not commit:
         raise StageError(f"{root} has no commit yet: commit first, since experiments are kept beside a commit")
+    git(root, "update-index", "-q", "--refresh", check=False)  # a file that was touched and not changed would fail the stash
     return Base(root, commit, git(root, "stash", "create") or commit)
 
 
@@ -75,18 +76,31 @@ def done(base: Base, name: str, wanted: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def opened(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
-    """The experiment's workspace, its params written; kept as an experiment and removed if the block ends well, left to go on in if not."""
+    """The experiment's workspace, its params written; kept as an experiment and removed if the block ends well, left to go on in if not.
+
+    One at a time works in it: a second waits, and then finds what the first has computed. An experiment of this name with other params or
+    code stays, under its name and the start of its commit.
+    """
     workspace = base.root / FOLDER / name
-    with locked(base.root):
-        prepare(base, workspace)
-    write_params(base.root / "params.yaml", workspace / "params.yaml", changes)
-    wanted = changed(read_yaml(base.root / "params.yaml"), changes)
-    yield workspace
-    with locked(base.root):
-        save(workspace, name)
-        if not done(base, name, wanted):
-            raise StageError(f"dvc exp save left no experiment {name} with these params; its workspace is {workspace}")
-        remove(base, workspace)
+    with alone(base.root, f"experiment {name}"):
+        with locked(base.root):
+            prepare(base, workspace)
+        write_params(base.root / "params.yaml", workspace / "params.yaml", changes)
+        wanted = changed(read_yaml(base.root / "params.yaml"), changes)
+        yield workspace
+        with locked(base.root):
+            keep_other(base, name, wanted)
+            save(workspace, name)
+            if not done(base, name, wanted):
+                raise StageError(f"dvc exp save left no experiment {name} with these params; its workspace is {workspace}")
+            remove(base, workspace)
+
+
+def keep_other(base: Base, name: str, wanted: Mapping[str, Any]) -> None:
+    """Gives an experiment that `name` would replace a name of its own."""
+    found = git(base.root, "rev-parse", "--verify", "--quiet", ref(base, name), check=False)
+    if found and not done(base, name, wanted):
+        git(base.root, "update-ref", ref(base, f"{name}-{found[:7]}"), found)
 
 
 def run(base: Base, name: str, changes: Mapping[str, Any], say: Callable[[str], None] = print, pull: bool = False) -> float:
@@ -140,7 +154,7 @@ def prepare(base: Base, workspace: Path) -> None:
 
 
 def share_cache(root: Path, workspace: Path) -> None:
-    """The checkout's own configuration, its cache by an absolute path; outputs are linked where that is safe."""
+    """The checkout's own configuration, its cache and remotes by absolute paths; outputs are linked where that is safe."""
     from configobj import ConfigObj
     from dvc.repo import Repo
 
@@ -148,6 +162,9 @@ def share_cache(root: Path, workspace: Path) -> None:
     config = ConfigObj(str(local) if local.exists() else None)
     with Repo(str(root)) as repo:
         cache = Path(repo.cache.local.path)
+        for name, remote in repo.config["remote"].items():
+            if Path(url := str(remote.get("url", ""))).is_absolute():  # DVC has made it so; in the worktree it would be another
+                config.setdefault(f'remote "{name}"', {})["url"] = url
     config.setdefault("cache", {})["dir"] = str(cache.parent.parent if cache.parts[-2:] == ("files", "md5") else cache)
     config["cache"].setdefault("type", "reflink,hardlink,copy")
     config.filename = str(workspace / ".dvc" / "config.local")

@@ -8,6 +8,7 @@ it. The socket listens before the server does: whoever calls early waits in its 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import http.client
 import os
 import socket
@@ -30,7 +31,13 @@ class Server:
         """pages: with the UI, the services that start scheduled runs, and the reports of the current folder. OSError: the port is taken."""
         home.mkdir(parents=True, exist_ok=True)
         self.log, self.host = home / "server.log", host
-        with socket.create_server((host, port)) as listener, self.log.open("wb") as log:
+        # The first start makes the database: one at a time, until it answers.
+        self.starting = (home / "start.lock").open("w")
+        fcntl.flock(self.starting, fcntl.LOCK_EX)
+        with (
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener,
+            self.log.open("wb") as log,
+        ):
             self.port = listener.getsockname()[1]
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flows.server", str(listener.fileno()), *(["pages"] if pages else [])],
@@ -54,10 +61,12 @@ class Server:
             pass
         finally:
             connection.close()
+            self.starting.close()
         raise RuntimeError(f"Prefect's server did not start; {self.log} says why")
 
     def stop(self) -> None:
         assert self.process.stdin is not None  # noqa: S101
+        self.starting.close()
         self.process.stdin.close()
         try:
             self.process.wait(GRACE)

@@ -37,6 +37,8 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
 
     check: whether each point's params are checked as a whole, before anything runs (a repository with other stages has other params)
     """
+    if file.is_dir():
+        raise StageError(f"{file} is a folder: name a file, as sweeps/methods.yaml")
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
@@ -54,8 +56,18 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
         faults.append(f"{file}: points is {singles!r}: must be a list of sections of params by dotted key")
     if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
         faults.append(f"{file}: seeds is {seeds!r}: must be a list of whole numbers, 0 or more")
+    given = [base, *({key: values[0]} for key, values in grid.items() if isinstance(values, list) and values)]
+    given += [single for single in singles if isinstance(single, dict)] if isinstance(singles, list) else []
+    for key, value in ((str(key), value) for part in given for key, value in part.items()):
+        if isinstance(value, dict) and value.keys() & _at(raw, key).keys():
+            inner = next(iter(value.keys() & _at(raw, key).keys()))
+            faults.append(f"{file}: {key} is a section: say which of its keys, as {key}.{inner}")
+    if seeds is not None and any(SEED in part for part in given):
+        faults.append(f"{file}: {SEED} is given beside seeds: leave one of them out")
+    if not faults and not grid and not any(singles or []) and seeds is None:
+        faults.append(f"{file} has nothing to vary: give it a grid, points or seeds")
     if faults:
-        raise StageError("\n".join(faults))
+        raise StageError("\n".join(dict.fromkeys(faults)))
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     rows = [combination | single for single in singles or [{}] for combination in combinations]
     varied = list(dict.fromkeys(key for row in rows for key in row))
@@ -66,6 +78,10 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
             changes = base | row | ({SEED: seed} if seed is not None else {})
             name = "-".join(filter(None, [plain(file.stem), label, f"s{seed}" if seed is not None else ""]))
             points.append(Point(name, changes))
+    for i, point in enumerate(points):
+        same = next((other for other in points[:i] if other.changes == point.changes), None)
+        if same is not None:
+            raise StageError(f"{file}: two points are the same, {same.name} with {same.changes}: leave one of them out")
     names = [p.name for p in points]
     points = [Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes) for i, p in enumerate(points)]
     for point in points if check else []:
@@ -76,6 +92,14 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     if faults:
         raise StageError("\n".join(dict.fromkeys(faults)))
     return points
+
+
+def _at(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The section of the params at a dotted key, empty if it is none."""
+    found: Any = raw
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _section(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -19,6 +20,7 @@ from flows.protocol import Plan, Verdict
 from flows.sweeps import changed, plain
 from tasks import params
 from tasks import preset as presets
+from tasks.experiments import WORKSPACE
 from tasks.params import read_yaml
 from tasks.reporting.results import flat
 from tasks.stage import StageError
@@ -89,6 +91,8 @@ def train(
         if share:
             experiment.sharing(root, share)
         base = experiment.base(root)
+        if name and (plain(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name)):
+            raise StageError(f"name is {name!r}: must have letters or digits (of ASCII), and not be {WORKSPACE}")
         called = plain(name) if name else default_name(preset, asked)
         log.info("experiment %s", called)
         before = watch.latest(root, called)

@@ -28,8 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m flows.ui", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
-    result.add_argument("--port", type=int, default=4200, help="default: 4200")
+    result.add_argument("--port", type=port, default=4200, help="default: 4200")
     return result
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number between 1 and 65535")
+    return int(text)
 
 
 def run(root: Path, host: str, port: int) -> int:
@@ -38,12 +44,13 @@ def run(root: Path, host: str, port: int) -> int:
     if environment.has_server():
         raise StageError(f"PREFECT_API_URL is {os.environ.get('PREFECT_API_URL')!r}: unset it, since this starts a server of its own")
     home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".prefect")))
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else f'[{host}]' if ':' in host else host}:{port}"  # noqa: S104
     # Browsers elsewhere know this machine by the address that they may come from.
     pages = address if is_loopback(host) else os.environ[ORIGINS].split(",")[0].strip().rstrip("/")
     # The pages call this address; Prefect would have them call port 4200 whatever the port is.
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{pages}/api")
     os.environ["PREFECT_API_URL"] = f"{address}/api"
+    os.environ.setdefault(ORIGINS, pages)  # Prefect's default lets pages of any site ask this server
     os.environ[environment.PAGES] = pages
     os.environ[environment.RUNNER] = str(os.getpid())
     if auth := os.environ.get(AUTH):
@@ -52,7 +59,7 @@ def run(root: Path, host: str, port: int) -> int:
         server = Server(home, host, port, pages=True)
     except OSError as error:
         raise StageError(
-            f"port {port} of {host} is taken ({error.strerror}): end what listens there, or choose another with --port"
+            f"port {port} of {host} cannot be used ({error.strerror}): end what listens there, or choose another with --port"
         ) from error
     try:
         from prefect import serve
@@ -72,6 +79,10 @@ def run(root: Path, host: str, port: int) -> int:
 def guard(host: str) -> None:
     """StageError unless the server listens on loopback alone or asks for a password and names its browsers."""
     lacking = [name for name in (AUTH, ORIGINS) if not os.environ.get(name)]
+    if not is_loopback(host) and not lacking and ":" not in os.environ[AUTH]:
+        raise StageError(f"{AUTH} must be a name and a password, as admin:PASSWORD")
+    if not is_loopback(host) and not lacking and not os.environ[ORIGINS].startswith(("http://", "https://")):
+        raise StageError(f"{ORIGINS} must be the addresses at which browsers know this server, as http://HOST:PORT")
     if not is_loopback(host) and lacking:
         raise StageError(
             f"--host {host} can be reached by others: set {' and '.join(lacking)} first, as {AUTH}=admin:PASSWORD and {ORIGINS}=http://HOST:PORT"

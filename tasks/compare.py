@@ -28,6 +28,7 @@ from tasks.reporting.parts import Section
 from tasks.stage import StageError
 
 OUT = Path("reports/comparison")
+PAGE = "comparison.html"
 
 
 def gather(root: Path, names: Sequence[str] = (), everything: bool = False, since: str | None = None) -> tuple[list[Experiment], list[str]]:
@@ -70,7 +71,12 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
 
 
 def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, baseline: str | None = None) -> list[Protocol]:
-    """Writes `comparison.html`, `comparison.md` with its pictures, and `comparison.csv`; returns what was compared."""
+    """Writes the folder `out` anew: `comparison.html`, `comparison.md` with its pictures, and `comparison.csv`; returns what was compared.
+
+    StageError: `out` holds something else than a comparison.
+    """
+    if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise StageError(f"{out} holds something else than a comparison, which would be lost: name a new folder")
     found = groups.protocols(experiments, baseline)
     parts = [_part(protocol, "" if i == 0 else f"-{i + 1}") for i, protocol in enumerate(found)]
     figures = [figure for part in parts for section in part["sections"] for figure in section.figures]
@@ -85,7 +91,7 @@ def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, basel
         "warning": _warning(found),
     }
     with folder_beside(out) as draft:
-        write_text(draft / "comparison.html", page.html("compare.html.j2", context, figures, drawn, ["compare.js"]))
+        write_text(draft / PAGE, page.html("compare.html.j2", context, figures, drawn, ["compare.js"]))
         write_text(draft / "comparison.md", page.render("compare.md.j2", context))
         for name, picture in drawn.items():
             write_text(draft / f"{name}.svg", picture)
@@ -162,7 +168,7 @@ def main() -> None:
             print(f"{protocol.said}\n  {sections.headline(protocol)}")
         for line in left:
             print(f"left out: {line}")
-        print(args.out / "comparison.html")
+        print(args.out / PAGE)
 
     stage.run(body)
 

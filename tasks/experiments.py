@@ -101,13 +101,20 @@ class History:
             yield cls(root, repo.cache.local.oid_to_path)
 
     def experiments(self) -> dict[str, tuple[str, str]]:
-        """Every experiment that DVC knows here: name -> (commit, the commit that it started from), the oldest first."""
+        """Every experiment that DVC knows here: name -> (commit, the commit that it started from), the oldest first.
+
+        Of several of one name, from different commits, the latest has the name and the others NAME@ and the start of the commit that each
+        started from.
+        """
         lines = self._git("for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
-        found = {}
+        found: dict[str, tuple[str, str]] = {}
         for line in lines:
             commit, ref = line.split(" ", 1)
             parts = ref.split("/", 4)  # refs/exps/AB/CDEF.../NAME
             if len(parts) == 5 and len(parts[2]) == 2 and len(parts[3]) == 38:
+                if parts[4] in found:
+                    older = found.pop(parts[4])
+                    found[f"{parts[4]}@{older[1][:7]}"] = older
                 found[parts[4]] = commit, parts[2] + parts[3]
         return found
 

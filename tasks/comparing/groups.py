@@ -113,6 +113,9 @@ def protocols(experiments: Sequence[Experiment], baseline: str | None = None) ->
     if baseline is not None and baseline not in [e.name for e in experiments]:
         raise StageError(f"the baseline {baseline} is none of the experiments compared")
     made = [_made(members, baseline) for members in found.values()]
+    if len({p.said for p in made}) < len(made):  # which they differ in, the words do not say
+        digests = [members[0].meta["data_digest"][:6] for members in found.values()]
+        made = [replace(p, said=f"{p.said} of data {digest}") for p, digest in zip(made, digests, strict=True)]
     chosen = [baseline in [e.name for e in p.experiments] + [name for name, _ in p.same] for p in made]
     order = sorted(range(len(made)), key=lambda i: (not chosen[i], -len(made[i].experiments), i))
     return [made[i] for i in order]

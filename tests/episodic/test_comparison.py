@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -53,7 +55,7 @@ def test_intervals_cover_what_is_true(seeds, gap):
     covered = np.mean([d.low <= truth <= d.high for d in found])
     assert 0.93 <= covered <= 0.97, covered
     rejected = np.mean([d.p < 0.05 for d in found])
-    assert (0.03 <= rejected <= 0.065) if gap == 0 else rejected > (0.9 if seeds == 1 else 0.2)
+    assert (0.02 <= rejected <= 0.065) if gap == 0 else rejected > (0.9 if seeds == 1 else 0.2)
 
 
 def test_checkpoints_taken_for_methods_would_be_wrong():
@@ -73,6 +75,25 @@ def test_false_alarms_among_many_comparisons_with_one_baseline():
         corrected = holm([resamples.difference([row], [rows[0]]).p for row in rows[1:]])
         alarms += min(corrected) < 0.05
     assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), "more than 5 %, beyond what chance allows"
+
+
+def test_false_alarms_among_all_pairs_of_methods_whose_seeds_differ():
+    """Three seeds say little of how far seeds spread; where they agree by luck, the smallest of fifteen p-values must not be believed."""
+    rng, methods, seeds, worlds = np.random.default_rng(5), 6, 3, 250
+    scores = [simulate(rng, 0.0, methods * seeds, 1)[0][0] for _ in range(worlds)]
+    resamples = Resamples(np.concatenate(scores), number=500)
+    alarms = 0
+    for world in range(worlds):
+        sides = [range(first, first + seeds) for first in range(world * methods * seeds, (world + 1) * methods * seeds, seeds)]
+        alarms += min(holm([resamples.difference(a, b).p for a, b in combinations(sides, 2)])) < 0.05
+    assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), alarms
+
+
+def test_few_episodes_have_students_interval():
+    scores = np.random.default_rng(0).normal(size=(2, 8))
+    found, expected = Resamples(scores, number=100).difference([0], [1]), stats.ttest_rel(*scores)
+    interval = expected.confidence_interval()
+    np.testing.assert_allclose([found.low, found.high, found.p], [interval.low, interval.high, expected.pvalue])
 
 
 def test_pairing_narrows_the_interval_where_episodes_correlate():

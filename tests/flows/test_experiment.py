@@ -69,6 +69,43 @@ def test_what_is_uncommitted_belongs_to_it(committed: Toy):
     assert not experiment.done(experiment.base(committed.path), "dirty", wanted), "other code is another experiment"
 
 
+def test_an_experiment_that_would_be_replaced_stays_under_another_name(committed: Toy):
+    (committed.path / "params.yaml").touch()  # newer than git knows, and the same
+    base = experiment.base(committed.path)
+    for value in (1, 1, 2):
+        experiment.run(base, "again", {"train": value}, lambda line: None)
+    kept = names(committed)
+    assert len(kept) == 2 and "again" in kept, "the second time nothing was replaced"
+    (other,) = kept - {"again"}
+    assert other.startswith("again-")
+    assert json.loads(git(committed, "show", f"{experiment.ref(base, other)}:params.yaml"))["train"] == 1
+
+
+def test_a_worktree_finds_a_remote_where_the_checkout_does(committed: Toy, tmp_path):
+    committed.dvc("remote", "add", "--default", "store", "../a store")
+    workspace = committed.path / experiment.FOLDER / "elsewhere"
+    experiment.prepare(experiment.base(committed.path), workspace)
+    assert f"url = {tmp_path / 'a store'}" in (workspace / ".dvc/config.local").read_text()
+
+
+def test_two_of_one_name_take_turns(committed: Toy):
+    base, failed, said = experiment.base(committed.path), [], []
+
+    def one() -> None:
+        try:
+            experiment.run(base, "twice", {"train": 8}, said.append)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and names(committed) == {"twice"}
+    assert said.count("words of train") == 1
+
+
 def test_a_failure_is_a_sentence_and_the_next_try_goes_on(committed: Toy):
     base = experiment.base(committed.path)
     workspace = committed.path / experiment.FOLDER / "luck"

@@ -38,9 +38,10 @@ def test_points_one_by_one_and_with_a_grid(points):
 
 
 def test_names_are_refs_and_differ(points):
-    found = points("grid: {model.mlp.hidden: [[4], [4, 4], [4, 4]], report.title: [a/b..c~ d]}", name="my sweep!")
+    found = points("grid: {model.mlp.hidden: [[4], [4, 5]], report.title: [a/b..c~ d, a/b..c~  d]}", name="my sweep!")
     assert [p.name for p in found] == [
-        "my-sweep-hidden4-titlea-b.c-d", "my-sweep-hidden4-4-titlea-b.c-d-2", "my-sweep-hidden4-4-titlea-b.c-d-3",
+        "my-sweep-hidden4-titlea-b.c-d-1", "my-sweep-hidden4-titlea-b.c-d-2", "my-sweep-hidden4-5-titlea-b.c-d-3",
+        "my-sweep-hidden4-5-titlea-b.c-d-4",
     ]  # fmt: skip
 
 
@@ -57,12 +58,23 @@ def test_names_are_refs_and_differ(points):
         ("grid: {algorithm.nam: [maml]}", "unknown key algorithm.nam - did you mean name?"),
         ("grid: {train.iterations: [10, 0]}", "sweep-iterations0: train.iterations is 0: must be at least 1"),
         ("seeds: [0", "is not YAML"),
+        ("grid: {}", "has nothing to vary: give it a grid, points or seeds"),
+        ("points: [{}]", "has nothing to vary"),
+        ("grid: {train.iterations: [5, 5]}", "two points are the same, sweep-iterations5"),
+        ("seeds: [0, 0]", "two points are the same, sweep-s0"),
+        ("grid: {train.seed: [0, 1]}\nseeds: [5]", "train.seed is given beside seeds"),
+        ("base: {train: {iterations: 5}}\nseeds: [1]", "train is a section: say which of its keys, as train.iterations"),
     ],
 )
 def test_a_mistake_is_one_sentence(points, text, said):
     with pytest.raises(StageError) as caught:
         points(text)
     assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_is_no_sweep(tmp_path):
+    with pytest.raises(StageError, match="is a folder: name a file"):
+        read(tmp_path, preset.defaults())
 
 
 def test_all_mistakes_are_listed_before_anything_runs(points):

@@ -37,10 +37,23 @@ def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, 
     monkeypatch.setenv(ui.AUTH, "admin:secret")
     with pytest.raises(StageError, match=f"set {ui.ORIGINS} first"):
         ui.guard(host)
+    monkeypatch.setenv(ui.ORIGINS, "*")
+    with pytest.raises(StageError, match="must be the addresses at which browsers know this server"):
+        ui.guard(host)
     monkeypatch.setenv(ui.ORIGINS, "http://host:4200")
     ui.guard(host)
+    monkeypatch.setenv(ui.AUTH, "secret")
+    with pytest.raises(StageError, match="must be a name and a password"):
+        ui.guard(host)
     with pytest.raises(StageError, match="--host nowhere is no address"):
         ui.guard("nowhere")
+
+
+@pytest.mark.parametrize("number", ["0", "99999", "-1", "x"])
+def test_a_port_is_a_number_that_there_is(number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        ui.main(["--port", number])
+    assert ended.value.code == 2 and "must be a whole number between 1 and 65535" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -67,10 +80,13 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         form = train["parameter_openapi_schema"]["properties"]
         assert {"maml", "anil", "protonet"} < set(form["algorithm"]["enum"]) and "omniglot_fast" in form["preset"]["enum"]
         assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith("classes an episode")
+        asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+        answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=asked)
+        assert answer.headers.get("access-control-allow-origin") not in ("*", "http://elsewhere.example"), "no other site's pages may ask"
         pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
         assert "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
         second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert second.returncode == 1 and second.stderr.startswith(f"error: port {port} of 127.0.0.1 is taken")
+        assert second.returncode == 1 and second.stderr.startswith(f"error: port {port} of 127.0.0.1 cannot be used")
         family = psutil.Process(run.pid).children(recursive=True)
     finally:
         os.killpg(run.pid, signal.SIGINT)

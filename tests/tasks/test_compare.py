@@ -244,6 +244,27 @@ def test_mistakes_are_one_sentence(repository, tmp_path):
         compare.gather(empty.path)
 
 
+def test_a_folder_with_something_else_is_left_alone(protocol, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.txt").write_text("gold")
+    with pytest.raises(StageError, match="thesis holds something else than a comparison, which would be lost: name a new folder"):
+        compare.run(protocol.experiments[:2], [], tmp_path / "thesis")
+    assert (tmp_path / "thesis/thesis.txt").read_text() == "gold"
+    for _ in range(2):
+        compare.run(protocol.experiments[:2], [], tmp_path / "new")
+    assert (tmp_path / "new" / compare.PAGE).is_file()
+
+
+def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
+    repository = Repository(tmp_path / "repo", test=40)
+    first, base = repository.experiment("nightly", 0.1), repository.head
+    repository.git("commit", "-q", "--allow-empty", "-m", "another")
+    second = repository.experiment("nightly", 0.2)
+    with History.open(repository.path) as history:
+        assert history.everything() == [Revision(f"nightly@{base[:7]}", first), Revision("nightly", second)]
+        assert [e.commit for e in history.read(history.named([f"nightly@{base[:7]}"]))] == [first]
+
+
 def test_files_that_the_cache_lacks_are_named(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     repository.experiment("one")
