@@ -5,7 +5,8 @@ https://arxiv.org/abs/1909.04630
     (I + 1/lambda H_i) g_i = grad L_i(theta_i; query_i)                          g_i by conjugate gradient (equation 7)
     theta <- Adam(theta, mean_i g_i)
 
-H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken.
+H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken. Away from a minimum
+I + H / lambda need not be positive definite: `damping` is added to lambda there, as the authors' code does.
 
 Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free); a task whose system turns out not to be
 positive definite keeps the solution it has come to; the conjugate gradient starts at the right-hand side (one product more).
@@ -33,16 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """regularization: lambda, the pull towards theta; cg_steps: of the conjugate gradient."""
+    """regularization: lambda, the pull towards theta; cg_steps: of the conjugate gradient; damping: of its system."""
 
     inner_lr: float = 0.1
     inner_steps: int = 16
     regularization: float = 2.0
     cg_steps: int = 5
+    damping: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         require(0 < self.regularization < math.inf, "regularization", self.regularization, "must be a number greater than 0")
+        require(0 <= self.damping < math.inf, "damping", self.damping, "must be a number, 0 or greater")
         require(self.cg_steps >= 1, "cg_steps", self.cg_steps, "must be at least 1")
 
 
@@ -52,6 +55,7 @@ class Imaml(base.Algorithm):
     inner_steps: int
     regularization: float
     cg_steps: int
+    damping: float
 
     through_steps = False
 
@@ -65,7 +69,7 @@ class Imaml(base.Algorithm):
         return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order=False)
 
     def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
-        """v -> (I + H / lambda)^-1 v, each task's own system by conjugate gradient."""
+        """v -> (I + H / (lambda + damping))^-1 v, each task's own system by conjugate gradient."""
         theta = detached(last)
         gradient = grad(inner.loss(theta, self.inner_steps).sum(), theta, create_graph=True)
         seen = [name for name, g in gradient.items() if g.requires_grad]
@@ -75,7 +79,7 @@ class Imaml(base.Algorithm):
                 [gradient[n] for n in seen], list(theta.values()), [u[n] for n in seen], retain_graph=True, allow_unused=True,
                 materialize_grads=True,
             )  # fmt: skip
-            return {name: u[name] + h / self.regularization for (name, h) in zip(theta, found, strict=True)}
+            return {name: u[name] + h / (self.regularization + self.damping) for (name, h) in zip(theta, found, strict=True)}
 
         return conjugate_gradient(times, v, self.cg_steps)
 

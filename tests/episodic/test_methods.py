@@ -267,10 +267,11 @@ def quadratic_episode(dims: int = 4) -> Episode:
     return Episode(x, x @ truth + 0.1, query, query @ truth)
 
 
-def test_imaml_is_the_exact_implicit_gradient_of_a_quadratic():
+@pytest.mark.parametrize("damping", [0.0, 10.0])
+def test_imaml_is_the_exact_implicit_gradient_of_a_quadratic(damping):
     strength, episode = 2.0, quadratic_episode()
     theta = {"w": torch.tensor([[0.3, -0.2, 0.5, 1.0]], dtype=torch.float64)}
-    method = imaml.build(imaml.Config(0.1, 3000, regularization=strength, cg_steps=10))
+    method = imaml.build(imaml.Config(0.1, 3000, regularization=strength, cg_steps=10, damping=damping))
     result = meta_gradient(MetaLearner(Quadratic(), method, Objective("regression")), theta, episode)  # type: ignore[arg-type]
     gradients = []
     for x, y, query_x, query_y in zip(*episode.tensors, strict=True):
@@ -278,7 +279,7 @@ def test_imaml_is_the_exact_implicit_gradient_of_a_quadratic():
         system = hessian + strength * torch.eye(4, dtype=torch.float64)
         best = torch.linalg.solve(system, 2 / len(x) * x.mT @ y + strength * theta["w"].mT)
         outer = 2 / len(query_x) * query_x.mT @ (query_x @ best - query_y)
-        gradients.append(torch.linalg.solve(torch.eye(4) + hessian / strength, outer))
+        gradients.append(torch.linalg.solve(torch.eye(4) + hessian / (strength + damping), outer))
     torch.testing.assert_close(result.gradient["w"], torch.stack(gradients).mean(0).mT, rtol=0, atol=TOLERANCE)
 
 
