@@ -50,9 +50,16 @@ class Served:
             return None
 
     def start(self) -> str:
-        answer = httpx.post(f"{self.api}/deployments/{self.deployment()}/create_flow_run", json={})
-        answer.raise_for_status()
-        return answer.json()["id"]
+        answers: list[httpx.Response] = []
+
+        def created() -> bool:
+            """A server whose database is busy says so and may be asked again."""
+            answers.append(httpx.post(f"{self.api}/deployments/{self.deployment()}/create_flow_run", json={}, timeout=60))
+            return answers[-1].status_code != 503
+
+        wait_for(created, "the server to take a run")
+        answers[-1].raise_for_status()
+        return answers[-1].json()["id"]
 
     def state(self, run: str) -> dict[str, Any]:
         return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]
@@ -209,8 +216,14 @@ def test_notifications(toy: Toy, served: list[Served], hook: tuple[str, list[dic
     wait_for(lambda: told, "word of the failure", 90)
     assert told[0]["subject"].startswith("pipeline ") and told[0]["subject"].endswith(": Failed")
     assert told[0]["body"] == "train: iteration 3 is not finite: lower train.meta_lr"
-    said = [line["message"] for line in found(here.api, "logs", logs={})]
-    assert said and "Traceback" not in "\n".join(said) + here.run.output
+    log: list[str] = []
+
+    def logged() -> bool:
+        log[:] = [line["message"] for line in found(here.api, "logs", logs={})]
+        return any("Finished in state Failed" in line for line in log)
+
+    wait_for(logged, "the run's log")
+    assert "Traceback" not in "\n".join(log) + here.run.output
 
     history = Repository(tmp_path / "a history", test=200)
     before = history.experiment("nightly", 0.1)

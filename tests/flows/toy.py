@@ -77,7 +77,7 @@ class Toy:
         (path / "knobs").mkdir(parents=True)
         (path / "stage.py").write_text(STAGE)
         (path / "dvc.yaml").write_text(DVC)
-        (path / ".gitignore").write_text(".prefect/\nknobs/\n")
+        (path / ".gitignore").write_text(".prefect/\nknobs/\nreports/experiments/\n")
         result = cls(path)
         result.params(**dict.fromkeys(STAGES, 1))
         subprocess.run(["git", "init", "-q"], cwd=path, check=True)
