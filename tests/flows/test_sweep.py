@@ -92,7 +92,7 @@ def test_mistakes_are_told_before_anything_runs(committed: Toy):
 def test_a_local_cluster_runs_the_points(committed: Toy, api: str, runner: str):
     """The same experiments and the same table as with threads, and nothing is left behind."""
     if importlib.util.find_spec(f"prefect_{runner}") is None:
-        pytest.skip(f"prefect-{runner} is not installed: pip install 'episodic[{runner}]'")
+        pytest.skip(f"prefect-{runner} is not installed: pip install prefect-{runner}")
     run = committed.start(FILE, "--at-once", "3", "--runner", runner, module="flows.sweep", PREFECT_API_URL=api)
     wait_for(lambda: len(experiments(committed)) >= 2 or run.process.poll() is not None, "two experiments", 180)
     family = [psutil.Process(run.process.pid), *psutil.Process(run.process.pid).children(recursive=True)]
