@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import pages
-from flows.driver import Worker, WorkerError
+from flows.driver import Worker, WorkerError, ending
 from flows.environment import for_dvc
 from flows.protocol import Plan, Reproduce, Verdict
 from flows.stage_output import Output
@@ -224,6 +224,8 @@ def dvc_exp(folder: Path, *words: str) -> None:
         ended = subprocess.run(command, cwd=folder, env=for_dvc(folder) | nobody(folder), capture_output=True, text=True)
         if not ended.returncode:
             return
+        if ended.returncode < 0:  # what it left behind is no state to try again in
+            raise StageError(f"dvc exp {words[0]} {ending(ended.returncode)}")
         if tried + 1 < TRIES:
             time.sleep(DELAY)
     said = [line.removeprefix("ERROR: ") for line in ended.stderr.splitlines() if line.startswith("ERROR")]

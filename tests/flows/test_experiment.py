@@ -164,6 +164,36 @@ def test_a_killed_one_leaves_no_process_and_goes_on(committed: Toy):
     assert "slow" in names(committed)
 
 
+KILLED = """
+import os, pathlib, signal, sys
+
+first = pathlib.Path(__file__).with_name("killed")
+if sys.orig_argv[1:5] == ["-m", "dvc", "exp", "save"] and not first.exists():
+    from dvc.repo.experiments.executor.local import WorkspaceExecutor
+
+    def cleanup(*_):
+        first.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    WorkspaceExecutor.cleanup = cleanup
+"""
+"""A sitecustomize that has the first `dvc exp save` terminated when the experiment is kept and the worktree not yet back at its base."""
+
+
+def test_a_save_that_was_terminated_is_neither_tried_again_nor_kept_twice(committed: Toy, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setattr(experiment, "DELAY", 0.0)
+    base = experiment.base(committed.path)
+    with pytest.raises(StageError, match="dvc exp save was killed by SIGTERM"):
+        experiment.run(base, "cut", {"train": 5}, lambda line: None)
+    assert (tmp_path / "killed").exists() and names(committed) == {"cut"}
+    assert git(committed, "-C", str(experiment.FOLDER / "cut"), "rev-parse", "HEAD") != base.commit, "the state that this is about"
+    experiment.run(base, "cut", {"train": 5}, lambda line: None)
+    experiment.run(base, "next", {"train": 6}, lambda line: None)
+    assert names(committed) == {"cut", "next"} and not (committed.path / experiment.FOLDER / "cut").exists()
+
+
 def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):
     with pytest.raises(StageError, match="has no commit yet: commit first"):
         experiment.base(toy.path)
