@@ -56,41 +56,46 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
         faults.append(f"{file}: points is {singles!r}: must be a list of sections of params by dotted key")
     if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
         faults.append(f"{file}: seeds is {seeds!r}: must be a list of whole numbers, 0 or more")
-    given = [base, *({key: values[0]} for key, values in grid.items() if isinstance(values, list) and values)]
-    given += [single for single in singles if isinstance(single, dict)] if isinstance(singles, list) else []
-    for key, value in ((str(key), value) for part in given for key, value in part.items()):
-        if isinstance(value, dict) and value.keys() & _at(raw, key).keys():
-            inner = next(iter(value.keys() & _at(raw, key).keys()))
-            faults.append(f"{file}: {key} is a section: say which of its keys, as {key}.{inner}")
+    # From here on with what is right of it, so that its other mistakes are told at once.
+    grid = {key: values for key, values in grid.items() if isinstance(values, list) and values}
+    singles = [single for single in singles if isinstance(single, dict)] if isinstance(singles, list) else []
+    seeds = [s for s in seeds if type(s) is int and s >= 0] if isinstance(seeds, list) else None
+    given = [base, *({key: values[0]} for key, values in grid.items()), *singles]
+    for part in given:
+        for key, value in list(part.items()):
+            if isinstance(value, dict) and (inner := [name for name in value if name in _at(raw, str(key))]):
+                faults.append(f"{file}: {key} is a section: say which of its keys, as {key}.{inner[0]}")
+                part.pop(key)
+                grid.pop(key, None)
     if seeds is not None and any(SEED in part for part in given):
         faults.append(f"{file}: {SEED} is given beside seeds: leave one of them out")
-    if not faults and not grid and not any(singles or []) and seeds is None:
+    if not faults and not grid and not any(singles) and seeds is None:
         faults.append(f"{file} has nothing to vary: give it a grid, points or seeds")
-    if faults:
-        raise StageError("\n".join(dict.fromkeys(faults)))
     combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     rows = [combination | single for single in singles or [{}] for combination in combinations]
     varied = list(dict.fromkeys(key for row in rows for key in row))
     points = []
     for row in rows:
         label = _label(row, varied)
-        for seed in seeds if seeds is not None else [None]:
+        for seed in seeds or [None]:
             changes = base | row | ({SEED: seed} if seed is not None else {})
             name = "-".join(filter(None, [plain(file.stem), label, f"s{seed}" if seed is not None else ""]))
             points.append(Point(name, changes))
     for i, point in enumerate(points):
         same = next((other for other in points[:i] if other.changes == point.changes), None)
-        if same is not None:
+        if same is not None and not faults:
             raise StageError(f"{file}: two points are the same, {same.name} with {same.changes}: leave one of them out")
     names = [p.name for p in points]
     points = [Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes) for i, p in enumerate(points)]
+    of_params: dict[str, str] = {}  # one that many points share is told of the first
     for point in points if check else []:
         try:
-            params.parse(changed(raw, point.changes), f"{file}, {point.name}")
+            params.parse(changed(raw, point.changes), point.name)
         except StageError as error:
-            faults.append(str(error))
-    if faults:
-        raise StageError("\n".join(dict.fromkeys(faults)))
+            for line in str(error).splitlines():
+                of_params.setdefault(line.removeprefix(f"{point.name}: "), f"{file}, {line}")
+    if faults or of_params:
+        raise StageError("\n".join(dict.fromkeys([*faults, *of_params.values()])))
     return points
 
 

@@ -81,6 +81,21 @@ def test_all_mistakes_are_listed_before_anything_runs(points):
     with pytest.raises(StageError) as caught:
         points("grid: {train.iterations: [0, -1]}\nseeds: [0]")
     assert len(str(caught.value).splitlines()) == 2
+    with pytest.raises(StageError) as caught:
+        points(
+            "gird: {}\nbase: {train: {seed: 5}}\nseeds: [0, x]\n"
+            "grid: {algorithm.name: [maml, mmal], train.iterations: 0, train.meta_lr: [0, -1]}"
+        )
+    said = str(caught.value)
+    for words in (
+        "unknown key gird",
+        "train is a section",
+        "grid.train.iterations is 0",
+        "seeds is [0, 'x']",
+        "is 'mmal'",
+        "meta_lr is -1",
+    ):
+        assert said.count(words) == 1, said
 
 
 def test_params_are_changed_and_not_touched():
