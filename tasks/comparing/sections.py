@@ -128,14 +128,17 @@ HEAD = ("configuration", "seeds", "figure", "to baseline", "95 % CI", "corrected
 
 def table(protocol: Protocol) -> dict[str, Any]:
     """All configurations for the page's table: head, and per line its cells in words with what to sort them by."""
-    head = [HEAD[0], *protocol.keys, HEAD[1], axis_title(protocol), *HEAD[3:]]
-    numeric = [False, *[_numeric(protocol, key) for key in protocol.keys], *[True] * 7]
+    keys = [
+        key for key in protocol.keys if any(_cell(c.params.get(key)) != c.name for c in protocol.configurations)
+    ]  # else said by the name
+    head = [HEAD[0], *keys, HEAD[1], axis_title(protocol), *HEAD[3:]]
+    numeric = [False, *[_numeric(protocol, key) for key in keys], *[True] * 7]
     lines = []
     for c in protocol.configurations:
         d = c.to_baseline
         better = 1 if protocol.higher else -1
         cells: list[tuple[str, Any]] = [(c.name, c.name)]
-        cells += [(_cell(c.params.get(key)), c.params.get(key) if c.params.get(key) is not None else "") for key in protocol.keys]
+        cells += [(_cell(c.params.get(key)), c.params.get(key) if c.params.get(key) is not None else "") for key in keys]
         cells += [(str(len(c.experiments)), len(c.experiments)), (figure(protocol, c.score), c.score.mean)]
         if d is None:
             cells += [("baseline", 0.0), ("", ""), ("", "")]
