@@ -83,8 +83,12 @@ def headline(protocol: Protocol) -> str:
         only = protocol.best
         seeds = words.count(len(only.experiments), "seed")
         return f"One configuration alone, {only.name}, with {seeds}: {figure(protocol, only.score)}. Nothing to compare it with."
-    pair = protocol.pair(protocol.configurations[0], protocol.configurations[1])
-    return verdict(protocol, pair) if pair else ""
+    best, second, *others = protocol.configurations
+    pair = protocol.pair(best, second)
+    if pair is None:
+        return ""
+    beaten = [p for other in others if (p := protocol.pair(best, other)) and p.p < SURE] if pair.p >= SURE else []
+    return " ".join(verdict(protocol, p) for p in [pair, *beaten[:1]])
 
 
 def ranking(protocol: Protocol, place: str) -> Section:

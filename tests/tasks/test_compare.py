@@ -101,6 +101,13 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     assert re.match(r"maml, .* beats reptile", said("reptile", "maml"))
     assert "checkpoint of protonet" in said("protonet", "maml-fast") and "not methods" in said("protonet", "maml-fast")
     assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said("maml", "maml-fast")
+    # Where the first two are level, the headline goes on to the first that the best one beats.
+    level = replace(protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")])
+    level = replace(level, pairs=[p for p in protocol.pairs if by_name["protonet"] not in (p.first, p.second)])
+    if level.pair(*level.configurations[:2]) is None:
+        level.configurations[:2] = level.configurations[1::-1]
+    first, second = re.fullmatch(r"(No winner: .*\(corrected p = .*\)\.) (.*)", sections.headline(level)).groups()
+    assert first == said("maml", "maml-fast") and second == sections.verdict(level, level.pair(level.configurations[0], by_name["reptile"]))
 
 
 def test_the_same_seed_over_again_counts_once(tmp_path):
