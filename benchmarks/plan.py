@@ -20,8 +20,9 @@ import torch
 from benchmarks.table import positive
 from episodic import memory, outer, train
 from episodic.plan import Plan
+from episodic.trained import learner
 from tasks import params, prepared, ranks, stage
-from tasks.model import described, learner
+from tasks.train import described
 
 
 def main() -> None:

@@ -27,9 +27,10 @@ from benchmarks.table import existing, positive, write
 from benchmarks.workloads import WORKLOADS
 from episodic import evaluate, memory, train
 from episodic.statistics import mean_ci95
+from episodic.trained import learner
 from tasks import params, prepared, preset, ranks
 from tasks.files import ROOT
-from tasks.model import described, learner
+from tasks.train import described
 
 GOALS = (0.95, 0.97, 0.987)
 STEPS, CHUNK = 3, 5

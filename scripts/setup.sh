@@ -26,6 +26,12 @@ if ! [ -x .venv/uv/bin/uv ] || ! cmp -s requirements-uv.lock .venv/uv/installed.
 fi
 echo "setting up .venv (about 6.3 GiB; the first time downloads about 3 GB) ..."
 .venv/uv/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
+# The command `episodic` of this checkout, from any folder.
+cat > .venv/bin/episodic <<EOF
+#!/bin/sh
+PYTHONPATH="$PWD\${PYTHONPATH:+:\$PYTHONPATH}" exec "$PWD/.venv/bin/python" -m episodic "\$@"
+EOF
+chmod +x .venv/bin/episodic
 # DVC keeps its store of known hashes in the checkout; the path must be absolute.
 if [ -d .dvc ]; then .venv/bin/dvc config --quiet --local core.site_cache_dir "$PWD/.dvc/tmp/site-cache"; fi
 touch .venv/.synced

@@ -19,10 +19,12 @@ from tasks.prepared import FORMAT
 def run(settings: params.Params, raw: Path, out: Path) -> None:
     """Writes the folder described in docs/files.md, section data/prepared."""
     chosen = settings.dataset
-    data = datasets.registry[chosen.name].prepare(raw, chosen.config, chosen.seed)
+    module = datasets.registry[chosen.name]
+    data = module.prepare(raw, chosen.config, chosen.seed)
     with folder_beside(out) as folder:
         make: Any = _images if isinstance(data, Images) else _sinusoids
         meta = {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
+        meta |= {"inputs": data.inputs, "license": module.LICENSE}
         meta |= make(data, settings, folder)
         meta |= {key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")}
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})

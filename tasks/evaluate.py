@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import evaluate, memory
+from episodic import evaluate, memory, trained
 from episodic.episode import Episode
 from episodic.evaluate import CURVE_STEPS
 from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from episodic.statistics import mean_ci95
-from tasks import model as trained
 from tasks import params, prepared, ranks, stage
 from tasks.files import folder_beside, write_json
 from tasks.prepared import Prepared
@@ -44,7 +43,8 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     memory.keep_freed()
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
-    meta_learner, members, config = trained.load(model, device)
+    found = trained.load(model, device)
+    meta_learner, members, config = found.learner, found.members, found.config
     test, steps = source.table("test"), evaluate.headline(meta_learner, settings.evaluate.steps)
     points = evaluate.points(meta_learner, steps)
     first = source.fixed(test[:1])

@@ -18,7 +18,7 @@ from tasks.files import read_json
 from tasks.params import Params
 from tasks.stage import StageError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

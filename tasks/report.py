@@ -1,4 +1,4 @@
-"""Stage `report`: everything that the earlier stages left -> one self-contained page and a Markdown summary.
+"""Stage `report`: everything that the earlier stages left -> one self-contained page, a Markdown summary and the model's card.
 
 Loads no model and computes no new score; the same files give the same bytes.
 """
@@ -11,13 +11,14 @@ from typing import Any
 
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
+from tasks.reporting import card as cards
 from tasks.reporting import courses, fits, gallery, mistakes, page, results, scores, words
 from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
 
-def run(settings: params.Params, found: Results, html: Path, summary: Path) -> None:
-    """Writes the page, and summary.md with its pictures."""
+def run(settings: params.Params, found: Results, html: Path, summary: Path, card: Path) -> None:
+    """Writes the page, summary.md with its pictures, and the model card."""
     sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
     regression = found.kind == "regression"
     if not regression:
@@ -25,7 +26,8 @@ def run(settings: params.Params, found: Results, html: Path, summary: Path) -> N
     curves = fits.fits(found) if regression else []
     figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
-    common = _headline(settings, found) | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
+    headline = _headline(settings, found)
+    common = headline | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
     context = common | {
         "cards": [] if regression else gallery.cards(found),
         "mistakes": None if regression else mistakes.pictures(found),
@@ -36,6 +38,7 @@ def run(settings: params.Params, found: Results, html: Path, summary: Path) -> N
         write_text(folder / "summary.md", page.render("summary.md.j2", common))
         for name, picture in drawn.items():
             write_text(folder / f"{name}.svg", picture)
+    write_text(card, page.render("model_card.md.j2", cards.context(found, card.parent, headline)))
 
 
 def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
@@ -84,13 +87,7 @@ def _provenance(settings: params.Params, found: Results) -> dict[str, Any]:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
     yaml.dump(results.in_use(settings.raw), stream)
-    digests = [
-        ("data", "digest of data/prepared", found.meta.get("data_digest")),
-        ("model", "SHA-256 of models/run/weights.safetensors", found.weights_digest),
-        ("code of episodes", "digest of the modules that made the data", found.meta.get("code_digest")),
-        ("code of train", "digest of the modules that made the model", found.config.get("code_digest")),
-    ]
-    return {"yaml": stream.getvalue(), "digests": [d for d in digests if d[2]], "command": "dvc repro"}
+    return {"yaml": stream.getvalue(), "digests": cards.digests(found), "command": "dvc repro"}
 
 
 def main() -> None:
@@ -103,12 +100,13 @@ def main() -> None:
         history="folder written by the stage train",
         html="file to write: the page",
         summary="folder to write: summary.md and its pictures",
+        card="file to write: the model card, beside the model",
     )
     args = parser.parse_args()
 
     def body() -> None:
         settings = params.load(args.params, "report")
-        run(settings, results.read(args.data, args.model, args.scores, args.metrics, args.history), args.html, args.summary)
+        run(settings, results.read(args.data, args.model, args.scores, args.metrics, args.history), args.html, args.summary, args.card)
 
     stage.run(body)
 

@@ -20,13 +20,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from episodic import checkpoint, memory, train
+from episodic import memory, train, trained
 from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.plan import Plan
 from tasks import params, prepared, ranks, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
-from tasks.model import FORMAT, described, learner
 from tasks.stage import StageError
 
 
@@ -37,7 +36,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
     config = described(settings, source.meta)
-    meta_learner = learner(config)
+    meta_learner = trained.learner(config)
     sampler, validation = source.training(settings, meta_learner.algorithm.labels), source.fixed(source.table("validation"))
     plan = train.suited(sampler, settings.train, device)
     if plan.compiled and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
@@ -80,20 +79,28 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
             if not first:
                 return
             description = config | {
-                "format": FORMAT, "dataset": source.meta["dataset"], "shots": source.meta["shots"],
-                "ensemble": len(result.members), "iteration": result.iteration, "iterations": result.iterations, "validation": result.score,
+                "dataset": source.meta["dataset"], "shots": source.meta["shots"], "iteration": result.iteration,
+                "iterations": result.iterations, "validation": result.score,
                 "parameters": sum(p.numel() for p in result.theta.values()), "data_digest": source.meta["data_digest"], "code_digest": code,
             }  # fmt: skip
-            with folder_beside(model) as draft:
-                checkpoint.save(draft / "weights.safetensors", result.theta, {})
-                if len(result.members) > 1:
-                    others = {f"{i}/{name}": p for i, member in enumerate(result.members[1:], 2) for name, p in member.items()}
-                    checkpoint.save(draft / "ensemble.safetensors", others, {})
-                write_json(draft / "config.json", description)
+            trained.save(model, result.members, description)
             with folder_beside(history) as draft:
                 pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
                 pd.DataFrame(result.history.validation).to_csv(draft / "validation.csv", index=False)
             write_json(run_json, facts)
+
+
+def described(settings: params.Params, data: dict[str, Any]) -> dict[str, Any]:
+    """What of `models/run/config.json` makes the meta-learner, from params and `data/prepared/meta.json`."""
+    chosen = {"model": settings.model, "algorithm": settings.algorithm}
+    return {section: {"name": choice.name} | asdict(choice.config) for section, choice in chosen.items()} | {
+        "batch_norm": settings.train.batch_norm,
+        "input": data["input"],
+        "inputs": data["inputs"],
+        "kind": data["kind"],
+        "ways": data["ways"],
+        "classes": data["classes"].get("train", 0),
+    }
 
 
 def _foreign(learner: MetaLearner) -> list[Path]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -84,6 +85,7 @@ class Images:
     classes, groups, splits: one entry a class, in the order of the rows
     counts: int64 `(classes,)`, images a class
     protocol: words for a caption, as in 'maml split, rotations as classes'
+    inverted: whether dark ink on light paper is stored as light on dark
     """
 
     images: np.ndarray
@@ -92,8 +94,14 @@ class Images:
     splits: list[str]
     counts: np.ndarray
     protocol: str
+    inverted: bool = False
 
     kind = "classification"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """How a user's pictures become such images: `episodic.inputs`."""
+        return {"kind": "image", "inverted": self.inverted}
 
 
 @dataclass(frozen=True)
@@ -106,3 +114,4 @@ class Sinusoids:
     protocol: str
 
     kind = "regression"
+    inputs: ClassVar[dict[str, Any]] = {"kind": "numbers"}

@@ -74,6 +74,7 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
         splits=[split_of[int(group.rsplit("-", 1)[1])] for group in groups],
         counts=np.array([c["count"] for c in classes], dtype=np.int64),
         protocol="alphabets kept apart",
+        inverted=True,
     )
 
 

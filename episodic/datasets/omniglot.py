@@ -196,6 +196,7 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
         splits=[split_of[c.name] for c, _ in classes],
         counts=np.full(len(classes), DRAWERS, np.int64),
         protocol=config.protocol,
+        inverted=True,
     )
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from tasks.files import read_json
 from tasks.stage import StageError
 
-FORMAT = 1
+FORMAT = 2
 """Of data/prepared and models/run; named here so that a change of the stages' code alone is no reason to report again."""
 
 
@@ -139,7 +139,7 @@ def _described(path: Path, stage: str) -> dict[str, Any]:
     if found.get("format") != FORMAT:
         raise StageError(f"{path} has format {found.get('format')!r}, not {FORMAT}: run the stage {stage} again")
     wanted = ["kind", "dataset", "ways", "shots"] + (
-        ["queries", "protocol"] if stage == "episodes" else ["algorithm", "model", "batch_norm"]
+        ["queries", "protocol", "license"] if stage == "episodes" else ["algorithm", "model", "batch_norm", "inputs", "input"]
     )
     absent = [key for key in wanted if key not in found]
     if absent:

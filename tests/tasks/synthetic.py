@@ -76,6 +76,7 @@ def arguments(root: Path) -> list[str]:
     places = {
         "params": "params.yaml", "data": "data/prepared", "model": "models/run", "scores": "reports/scores",
         "metrics": "reports/metrics.json", "history": "reports/history", "html": "reports/report.html", "summary": "reports/summary",
+        "card": "models/run/README.md",
     }  # fmt: skip
     return [part for name, place in places.items() for part in (f"--{name}", str(root / place))]
 
@@ -105,10 +106,11 @@ def _model(root: Path, kind: str, raw: dict[str, Any]) -> None:
     pick = {s: {"name": raw[s]["name"]} | raw[s][raw[s]["name"]] for s in ("model", "algorithm")}
     image = kind == "classification"
     config = {
-        "format": 1,
+        "format": 2,
         "dataset": raw["dataset"]["name"],
         "kind": kind,
         "input": [1, 28, 28] if image else [1],
+        "inputs": {"kind": "image", "inverted": True} if image else {"kind": "numbers"},
         "batch_norm": "transductive",
     }
     config |= pick | {key: raw["episodes"][key] for key in ("ways", "shots")} | DIGESTS
@@ -148,7 +150,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     table, data, scores = _classes(), root / "data/prepared", root / "reports/scores"
     table.to_parquet(data / "classes.parquet", index=False)
     np.save(data / "images.npy", glyphs(rng, len(table), 20))
-    meta = {"format": 1, "dataset": "omniglot", "kind": "classification", "protocol": "maml split, rotations as classes"}
+    meta = {"format": 2, "dataset": "omniglot", "kind": "classification", "protocol": "maml split, rotations as classes", "license": "MIT."}
     meta |= {"input": [1, 28, 28], "classes": {"train": 5, "validation": 5, "test": 20}} | DIGESTS
     write_json(data / "meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     rows, answers = [], []
@@ -206,7 +208,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
 
 def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:
     test, shots, scores = raw["episodes"]["test"], raw["episodes"]["shots"], root / "reports/scores"
-    meta = {"format": 1, "dataset": "sinusoid", "kind": "regression", "protocol": "sine waves of the MAML paper", "input": [1]}
+    meta = {"format": 2, "dataset": "sinusoid", "kind": "regression", "protocol": "sine waves", "license": "None.", "input": [1]}
     meta |= {"classes": {}, "family": raw["dataset"]["sinusoid"]} | DIGESTS
     write_json(root / "data/prepared/meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     amplitude, phase = rng.uniform(0.1, 5, test), rng.uniform(0, np.pi, test)

@@ -76,7 +76,13 @@ def raw(root: Path) -> dict:
 
 def make(root: Path | str) -> None:
     root = Path(root)
-    report.run(parse(raw(root), sections=["report"]), found(root), root / "reports/report.html", root / "reports/summary")
+    report.run(
+        parse(raw(root), sections=["report"]),
+        found(root),
+        root / "reports/report.html",
+        root / "reports/summary",
+        root / "models/run/README.md",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -535,17 +541,18 @@ def test_another_format_is_one_sentence(spare, file, stage):
     path = spare / file
     kept = path.read_text()
     try:
-        path.write_text(kept.replace('"format": 1', '"format": 2'))
-        with pytest.raises(StageError, match=f"format 2, not 1: run the stage {stage} again"):
+        path.write_text(kept.replace('"format": 2', '"format": 3'))
+        with pytest.raises(StageError, match=f"format 3, not 2: run the stage {stage} again"):
             found(spare)
     finally:
         path.write_text(kept)
 
 
 def test_formats_are_those_of_the_stages():
-    from tasks import prepared, train
+    from episodic import trained
+    from tasks import prepared
 
-    assert results.FORMAT == prepared.FORMAT == train.FORMAT
+    assert results.FORMAT == prepared.FORMAT == trained.FORMAT
 
 
 def test_a_missing_column_and_a_foreign_model_are_one_sentence(spare):

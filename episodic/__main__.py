@@ -1,0 +1,20 @@
+"""`python -m episodic`, installed as `episodic`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    try:
+        from episodic.cli import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        print("error: the command line needs two more packages: pip install 'episodic[use]'", file=sys.stderr)
+        sys.exit(1)
+    app(prog_name="episodic")
+
+
+if __name__ == "__main__":
+    main()

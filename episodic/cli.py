@@ -1,0 +1,271 @@
+"""The command `episodic`: adapt a trained model to classes of your own and ask it.
+
+What is heavy is imported by the command that needs it, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from episodic.errors import UserError
+
+if TYPE_CHECKING:
+    from episodic.inputs import Inputs
+
+app = typer.Typer(
+    name="episodic",
+    help="Adapt a trained few-shot model to new classes by a few examples each, and ask it. Models come from the pipeline (models/run).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[Path, typer.Argument(help="folder of a trained model, as models/run", show_default=False)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
+P = ParamSpec("P")
+
+STDIN = "-"
+
+
+def told(body: Callable[P, None]) -> Callable[P, None]:
+    """What the user can mend is one sentence and exit code 1."""
+
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            body(*args, **kwargs)
+        except UserError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # as `| head` leaves it
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def fail(message: str) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True)] = False) -> None:
+    if show:
+        from episodic import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+@told
+def info(model: Annotated[Path, typer.Argument(help="folder of a trained or an adapted model", show_default=False)]) -> None:
+    """Say what a model is: method, network, what it takes, how well it did."""
+    from episodic import trained
+
+    config = trained.described(model)
+    shape = " x ".join(map(str, config["input"]))
+    facts = {
+        "method": config["algorithm"]["name"],
+        "network": f"{config['model']['name']}, {config.get('parameters', 0):,} parameters",
+        "takes": f"{config['inputs']['kind']}, {shape}" + (", dark ink on light paper" if config["inputs"].get("inverted") else ""),
+        "trained on": f"{config.get('dataset')}: {config['ways']}-way {config.get('shots')}-shot"
+        if config["kind"] == "classification"
+        else config.get("dataset"),
+    }
+    if "adapted" in config:
+        facts["adapted to"] = ", ".join(map(str, config["adapted"]["classes"])) or "a curve"
+    else:
+        from episodic.few_shot import load
+
+        load(model)  # says what is wrong with the weights, if anything is
+        facts["validation"] = f"{config.get('validation'):.4g} after {config.get('iteration'):,} of {config.get('iterations'):,} iterations"
+        if (model / "README.md").exists():
+            facts["model card"] = str(model / "README.md")
+    for name, value in facts.items():
+        print(f"{name:<12}{value}")
+
+
+@app.command()
+@told
+def adapt(
+    model: Model,
+    support: Annotated[Path, typer.Argument(help="folder with a folder of examples for each class", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write the adapted model to", show_default=False)],
+    steps: Annotated[int | None, typer.Option(help="inner steps (default: the method's own)", show_default=False)] = None,
+    device: Device = "cpu",
+) -> None:
+    """Adapt a trained model to new classes by a few labelled examples."""
+    from episodic import few_shot
+
+    replaceable(out)
+    learner = few_shot.load(model, device)
+    files, labels = labelled(support, learner.inputs)
+    adapted = learner.adapt(read(files, learner.inputs), labels, steps)
+    adapted.save(out)
+    counts = Counter(labels)
+    print(f"{out}: adapted to {len(counts)} classes by {len(labels)} examples ({', '.join(f'{name} {n}' for name, n in counts.items())})")
+
+
+@app.command()
+@told
+def predict(
+    adapted: Annotated[Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)],
+    files: Annotated[
+        list[str], typer.Argument(help="files, or folders of them; - reads their names from standard input, one a line", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a file and line, with all probabilities")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all probabilities")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Name the class of each file."""
+    from episodic import few_shot
+
+    if as_json and as_csv:
+        fail("--json and --csv: choose one of them")
+    model = few_shot.load_adapted(adapted, device)
+    wanted = [path for name in (lines(files)) for path in expanded(name, model.inputs)]
+    if not wanted:
+        fail("there are no files to predict: name some, or a folder that holds some")
+    probabilities = model.predict_proba(read(wanted, model.inputs))
+    labels = model.named(probabilities).tolist()
+    for line in shown(wanted, labels, probabilities, model.classes_, "json" if as_json else "csv" if as_csv else "text"):
+        print(line)
+
+
+@app.command()
+@told
+def evaluate(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="your own examples: a folder for each class", show_default=False)],
+    ways: Annotated[int | None, typer.Option(min=2, help="classes an episode (default: as trained)", show_default=False)] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="labelled examples a class (default: as trained)", show_default=False)] = None,
+    queries: Annotated[int, typer.Option(min=1, help="examples a class to score on")] = 5,
+    episodes: Annotated[int, typer.Option(min=2, help="how many")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="which episodes")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Measure how well a model adapts to your own classes: episodes drawn from your examples, accuracy with its 95 % interval."""
+    from episodic import few_shot
+
+    learner = few_shot.load(model, device)
+    files, labels = labelled(folder, learner.inputs)
+    found = learner.evaluate(read(files, learner.inputs), labels, ways, shots, queries, episodes, seed, progress=Bar("episodes"))
+    if as_json:
+        print(json.dumps(found.summary))
+        return
+    task = f"{found.ways} classes by {found.shots} examples each, {found.queries} queries a class"
+    print(f"{100 * found.accuracy:.1f} % ± {100 * found.ci95:.1f} on {episodes} episodes of {task} (chance: {100 / found.ways:.1f} %)")
+
+
+def labelled(folder: Path, inputs: Inputs) -> tuple[list[Path], list[str]]:
+    """Examples and labels from a folder with a folder for each class; all that is wrong with it in one error."""
+    from episodic.inputs import folders
+
+    found = folders(folder, inputs)
+    return [path for paths in found.values() for path in paths], [name for name, paths in found.items() for _ in paths]
+
+
+def lines(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        if name == STDIN:
+            yield from (line for line in sys.stdin.read().splitlines() if line.strip())
+        else:
+            yield name
+
+
+def expanded(name: str, inputs: Inputs) -> list[Path]:
+    path = Path(name)
+    folders = [path, *sorted(p for p in path.rglob("*") if p.is_dir())] if path.is_dir() else []
+    return [file for folder in folders for file in inputs.files(folder)] if folders else [path]
+
+
+def read(files: Sequence[Path], inputs: Inputs) -> Any:
+    """The examples of files, with a bar where there are many; what is wrong with any of them is one error."""
+    import torch
+
+    from episodic import inputs as kinds
+
+    bar, parts, problems = Bar(f"{inputs.what}s"), [], []
+    for done, path in enumerate(files, 1):
+        try:
+            parts.append(inputs([path]))
+        except kinds.InputError as error:
+            problems.append(str(error))
+        bar(done, len(files))
+    if problems:
+        raise kinds.InputError("\n".join(kinds.told(problems)))
+    return torch.cat(parts)
+
+
+class Bar:
+    """Progress on standard error, if that is a terminal and there is enough to do."""
+
+    def __init__(self, what: str, least: int = 50):
+        self.what, self.least = what, least
+        self.rich: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if total < self.least or not sys.stderr.isatty():
+            return
+        if self.rich is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.rich = Progress(console=Console(stderr=True), transient=True)
+            self.task = self.rich.add_task(self.what, total=total)
+            self.rich.start()
+        self.rich.update(self.task, completed=done)
+        if done >= total:
+            self.rich.stop()
+
+
+def replaceable(out: Path) -> None:
+    """Only an adapted model is written over, never something else that the folder holds."""
+    from episodic import trained
+
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        if "adapted" in trained.described(out):
+            return
+    except UserError:
+        pass
+    raise UserError(f"{out} is there and holds something else than an adapted model, which would be lost: name another folder")
+
+
+def shown(files: Sequence[Path], labels: Sequence[Any], probabilities: Any, classes: Sequence[Any], form: str) -> Iterator[str]:
+    """A line for each file; the CSV's first line is its head."""
+    rows = zip(files, labels, probabilities, strict=True)
+    if form == "json":
+        for path, label, row in rows:
+            by_class = {str(name): round(float(p), 6) for name, p in zip(classes, row, strict=True)}
+            yield json.dumps({"file": str(path), "label": label, "probabilities": by_class}, ensure_ascii=False)
+    elif form == "csv":
+        yield _csv(["file", "label", *classes])
+        for path, label, row in rows:
+            yield _csv([path, label, *(f"{p:.6f}" for p in row)])
+    else:
+        widths = max(map(len, map(str, files))), max(map(len, map(str, classes)))
+        for path, label, row in rows:
+            yield f"{path!s:<{widths[0]}}  {label!s:<{widths[1]}}  {100 * max(row):5.1f} %"
+
+
+def _csv(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
