@@ -172,6 +172,25 @@ def evaluate(
     print(f"{100 * found.accuracy:.1f} % ± {100 * found.ci95:.1f} on {episodes} episodes of {task} (chance: {100 / found.ways:.1f} %)")
 
 
+@app.command()
+@told
+def export(
+    adapted: Annotated[Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="file to write: *.onnx, or *.pt2 for torch.export", show_default=False)],
+    encoder: Annotated[bool, typer.Option("--encoder", help="the features in front of the head, in place of probabilities")] = False,
+) -> None:
+    """Write an adapted model as ONNX or torch.export, for other runtimes."""
+    from episodic import export, few_shot, trained
+
+    kinds = {".onnx": export.onnx, ".pt2": export.torch_program}
+    if out.suffix not in kinds:
+        fail(f"{out} ends in neither .onnx nor .pt2: the ending says which kind of file to write")
+    if "adapted" not in trained.described(adapted):
+        fail(export.NOT_ADAPTED)
+    kinds[out.suffix](few_shot.load_adapted(adapted), out, encoder)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
 def labelled(folder: Path, inputs: Inputs) -> tuple[list[Path], list[str]]:
     """Examples and labels from a folder with a folder for each class; all that is wrong with it in one error."""
     from episodic.inputs import folders

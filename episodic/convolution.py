@@ -107,7 +107,8 @@ def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
 def _own(x: Tensor, w: Tensor, stride: int) -> Tensor:
     """Each task its own weights."""
     height, width = _out(x, stride)
-    if _few(torch.Size((*x.shape[:2], 0, height, width)), FEW, x.device):
+    # While a model is exported the number of examples is open, so that nothing can be chosen by it.
+    if not torch.compiler.is_exporting() and _few(torch.Size((*x.shape[:2], 0, height, width)), FEW, x.device):
         y = torch.bmm(_columns(x, w.shape[-1], stride), _matrix(w).mT)
         return y.view(*x.shape[:2], height, width, -1).permute(0, 1, 4, 2, 3)
     return _stack([F.conv2d(a, b, None, stride, b.shape[-1] // 2) for a, b in zip(x, w, strict=True)])

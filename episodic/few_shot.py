@@ -221,18 +221,36 @@ class Adapted:
         return as_labels(self.classes_)[probabilities.argmax(1)]
 
     def _answers(self, x: Tensor) -> Tensor:
-        parts = []
+        parts, heads = [], self.heads()
         with torch.no_grad():
             for start in range(0, len(x), AT_ONCE):
-                parts.append(self.outputs(x[start : start + AT_ONCE].to(self.device)).cpu())
+                parts.append(self.outputs(x[start : start + AT_ONCE].to(self.device), heads).cpu())
         return torch.cat(parts)
 
-    def outputs(self, x: Tensor) -> Tensor:
-        """Logits `(n, classes)` or targets `(n, 1)` of prepared examples `(n, *input)` on the device."""
-        learner = self.trained.learner.at_test
-        episode = self.support._replace(query_x=x[None], query_y=self.support.support_y[:, :0])
-        answers = [learner.query_outputs(theta, episode) for theta in self.thetas]
+    def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Logits `(n, classes)` or targets `(n, 1)` of prepared examples `(n, *input)` on the device; heads: of `heads`, if there are."""
+        learner, episode = self.trained.learner.at_test, self._with(x)
+        if heads is None:
+            answers = [learner.query_outputs(theta, episode) for theta in self.thetas]
+        else:
+            answers = [self.features(x, i)[None] @ weight + bias for i, (weight, bias) in enumerate(heads)]
         return learner.objective.together(answers)[0]
+
+    def features(self, x: Tensor, member: int = 0) -> Tensor:
+        """What the head sees `(n, width)` of prepared examples on the device."""
+        learner = self.trained.learner.at_test
+        return learner.on_query(learner.model.features, self.thetas[member], self._with(x), "inductive")[0]
+
+    def heads(self) -> list[tuple[Tensor, Tensor]] | None:
+        """The head of each member that its method solves for from the support set: weight and bias. None: it solves for none."""
+        learner, found = self.trained.learner.at_test, []
+        with torch.no_grad():
+            for theta in self.thetas:
+                found.append(learner.algorithm.head(theta, learner.model.features(theta, self.support.support_x), self.support))
+        return None if None in found else [head for head in found if head]
+
+    def _with(self, x: Tensor) -> Episode:
+        return self.support._replace(query_x=x[None], query_y=self.support.support_y[:, :0])
 
     def save(self, folder: Path | str) -> None:
         """Writes a folder that `load_adapted` reads. It holds the support set's examples, as the model sees them."""

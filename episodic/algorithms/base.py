@@ -72,6 +72,11 @@ class Algorithm:
         """The adapted answers on the query set `(tasks, n, outputs)`."""
         return learner.on_query(learner.model, theta, episode, batch_norm)
 
+    def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor] | None:
+        """The linear head that solves a problem over the features of the support set `(tasks, n, width)`: weight `(tasks, width, ways)` and
+        bias, with which `outputs` is features @ weight + bias. None: the method solves none."""
+        return None
+
     @property
     def at_test(self) -> Algorithm:
         """The method as it adapts to new tasks once it is trained."""

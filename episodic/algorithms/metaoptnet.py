@@ -67,9 +67,14 @@ class MetaOptNet(Algorithm):
 
     def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        weight, bias = self.head(theta, support, episode)
+        return query @ weight + bias
+
+    def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)
         alpha = crammer_singer((support @ support.mT).double(), y.double(), self.c).to(support.dtype)
-        return theta["svm.scale"][..., None] * (query @ support.mT) @ alpha
+        weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
+        return weight, torch.zeros_like(weight[:, :1])
 
 
 def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:

@@ -58,12 +58,18 @@ class Ridge(Algorithm):
         return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
 
     def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
-        x, query = (F.pad(part, (0, 1), value=1.0) for part in learner.on_both(learner.model.features, theta, episode, batch_norm))
+        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        weight, bias = self.head(theta, support, episode)
+        return query @ weight + bias
+
+    def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
+        x = F.pad(support, (0, 1), value=1.0)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         # solve_ex, since solve waits for a GPU to see whether the matrix is singular; with lambda > 0 it is not.
         w = x.mT @ torch.linalg.solve_ex(x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y)[0]
-        return theta["ridge.scale"][..., None] * (query @ w) + theta["ridge.shift"][..., None]
+        w = theta["ridge.scale"][..., None] * w
+        return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]
 
 
 def build(config: Config) -> Ridge:

@@ -18,14 +18,15 @@ from episodic import checkpoint, evaluate, trained
 from episodic.errors import UserError
 from episodic.few_shot import AdaptError, FewShotLearner
 from episodic.inputs import InputError
+from episodic.ops import Params
 from episodic.trained import TrainedError
 from tests.episodic.test_every_method import CASES, QUERIES, SHOTS, WAYS, learner, sampler
 
 NAMES = ["pear", "fig", "apple", "date", "lime"]
 
 
-def folder_of(name: str, path: Path, members: int = 1) -> Path:
-    """An untrained model of a case, as the stage train would write it."""
+def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = None) -> Path:
+    """An untrained model of a case (or one of parameters theta), as the stage train would write it."""
     case, made = CASES[name], learner(name)
     method = case.method or name
     config = {
@@ -34,7 +35,7 @@ def folder_of(name: str, path: Path, members: int = 1) -> Path:
         "inputs": {"kind": "image", "inverted": True}, "kind": "classification", "ways": WAYS, "shots": SHOTS,
         "classes": len(sampler("train").counts), "dataset": "glyphs", "iteration": 1, "iterations": 1, "validation": 0.5,
     }  # fmt: skip
-    trained.save(path, [made.init(seed) for seed in range(members)], config)
+    trained.save(path, [theta or made.init(seed) for seed in range(members)], config)
     return path
 
 
