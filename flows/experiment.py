@@ -87,6 +87,7 @@ def opened(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
             prepare(base, workspace)
         write_params(base.root / "params.yaml", workspace / "params.yaml", changes)
         wanted = changed(read_yaml(base.root / "params.yaml"), changes)
+        bring_data(base.root, workspace, wanted)
         yield workspace
         with locked(base.root):
             keep_other(base, name, wanted)
@@ -169,6 +170,18 @@ def share_cache(root: Path, workspace: Path) -> None:
     config["cache"].setdefault("type", "reflink,hardlink,copy")
     config.filename = str(workspace / ".dvc" / "config.local")
     config.write()
+
+
+def bring_data(root: Path, workspace: Path, params: Mapping[str, Any]) -> None:
+    """The user's own data, where params name it by a path in the checkout that git does not know: a link to it, at the same path."""
+    section = params.get("dataset")
+    source = section.get("source") if isinstance(section, Mapping) else None
+    if not isinstance(source, str) or Path(source).is_absolute():
+        return
+    here, there = root / source, workspace / source
+    if here.exists() and not there.exists() and not there.is_symlink():
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.symlink_to(here)
 
 
 def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None:

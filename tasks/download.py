@@ -20,7 +20,8 @@ def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
     """Writes the folder described in docs/files.md, section data/raw."""
     chosen = settings.dataset
     with folder_beside(out) as folder, bars() as progress:
-        datasets.registry[chosen.name].fetch(folder, chosen.config, mirror=mirror, progress=progress)
+        module = datasets.registry[chosen.name]
+        module.fetch(folder, chosen.config, mirror=mirror, progress=progress, **datasets.own(module, chosen.source))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from episodic.config import ConfigError, require
+from episodic.errors import UserError
 from episodic.registry import Registry, did_you_mean
 from tasks.stage import StageError
 
@@ -53,6 +54,10 @@ class Report:
     __pydantic_config__ = FORBID
 
 
+SOURCE = "data/README.md"
+"""dataset.source where no data of one's own is used: a file that is always there, since DVC wants one."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A section that picks a module by name and carries that module's own section."""
@@ -60,6 +65,7 @@ class Choice:
     name: str
     config: Any
     seed: int = 0
+    source: str = SOURCE
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Params:
     report: Report = None  # type: ignore[assignment]
 
 
-CHOICES = {"dataset": ("episodic.datasets", ("seed",)), "model": ("episodic.models", ()), "algorithm": ("episodic.algorithms", ())}
+CHOICES = {"dataset": ("episodic.datasets", ("seed", "source")), "model": ("episodic.models", ()), "algorithm": ("episodic.algorithms", ())}
 """Sections that pick by name: where the registry is, and their keys beside `name` and one section a name."""
 
 PLAIN = {
@@ -177,6 +183,9 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
         faults.append(f"{section}.name is missing: must be one of {', '.join(names)}")
         return None
     known = ["name", *beside, *names]
+    source = raw.get("source", SOURCE)
+    if not isinstance(source, str) or not source:
+        faults.append(f"{section}.source is {source!r}: must be the path of a folder or file")
     faults += [f"unknown key {section}.{key}{did_you_mean(str(key), known)}" for key in raw if key not in known]
     name, seed = raw["name"], raw.get("seed", 0)
     if type(seed) is not int or seed < 0:
@@ -187,7 +196,7 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
         faults.append(f"{section}.{error}")
         return None
     config = _section(f"{section}.{name}", module.Config, raw.get(name), faults)
-    return Choice(name, config, seed)
+    return Choice(name, config, seed, str(source))
 
 
 def _not_chosen(raw: dict[str, Any], faults: list[str]) -> None:
@@ -257,6 +266,8 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
 
 def _together(values: dict[str, Any], faults: list[str]) -> None:
     """What no section can know alone."""
+    from episodic.datasets import own
+
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
     module, config = registry("dataset")[name], values["dataset"].config
     chosen, train = values["algorithm"].name, values["train"]
@@ -285,7 +296,14 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
     if train.ways == 1:
         faults.append(f"train.ways is 1: must be null or at least 2 for {name}")
-    limits = module.limits(config, values["dataset"].seed)
+    if own(module, "") and values["dataset"].source == SOURCE:
+        faults.append(f"dataset.source is {SOURCE}: name your own data there, or by python -m tasks.preset {name} --source PATH")
+        return
+    try:
+        limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].source))
+    except UserError as error:
+        faults += str(error).splitlines()
+        return
     try:
         registry("model")[model.name].build(model.config, limits.input, episodes.ways)
     except ConfigError as error:
@@ -298,7 +316,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         if shots + queries > limits.examples:
             faults.append(
                 f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}: "
-                f"must be at most {limits.examples}, the images of a {name} class"
+                f"must be at most {limits.examples}, the images of a {name} class" + (f" ({limits.smallest})" if limits.smallest else "")
             )
     for split, section, within in (
         ("validation", "episodes", episodes.within_group),

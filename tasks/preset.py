@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from tasks.files import ROOT, write_text
 from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry
 
 FOLDER = ROOT / "presets"
+COLUMN = 28
+COMMENT = re.compile(r"(?m)^([^#'\"\n]*[^#'\"\s]) +(# .*)$")
+"""A line's value and its comment, which begins at a column wherever the value leaves room."""
 DEFAULTS = {"dataset": "glyphs", "model": "conv4", "algorithm": "maml"}
 
 
@@ -31,18 +35,20 @@ def defaults() -> dict[str, Any]:
     """Every key at the value that the code gives it, as plain values."""
     result: dict[str, Any] = {"device": "auto", "processes": None}
     for section, (_, beside) in CHOICES.items():
-        result[section] = {"name": DEFAULTS[section]} | dict.fromkeys(beside, 0)
+        result[section] = {"name": DEFAULTS[section]} | {key: {"seed": 0, "source": params.SOURCE}[key] for key in beside}
         result[section] |= {name: asdict(registry(section)[name].Config()) for name in registry(section)}
     return result | {section: asdict(plain_type(section)()) for section in PLAIN}
 
 
-def apply(name: str, path: Path) -> list[str]:
-    """Rewrites `path`; returns the changes as 'key: old -> new'."""
+def apply(name: str, path: Path, source: str | None = None) -> list[str]:
+    """Rewrites `path`; returns the changes as 'key: old -> new'. source: of data of one's own (None: that of the preset)"""
     if name not in names():
         raise ConfigError("preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}")
     wanted = defaults()
     if name != "default":
         merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
+    if source is not None:
+        wanted["dataset"]["source"] = source
     round_trip = YAML()
     round_trip.width = 200
     round_trip.preserve_quotes = True
@@ -58,9 +64,14 @@ def apply(name: str, path: Path) -> list[str]:
     _assign(document, wanted, "", changes)
     text = io.StringIO()
     round_trip.dump(document, text)
-    params.parse(YAML(typ="safe", pure=True).load(text.getvalue()), str(path))  # nothing is written that would be refused
+    aligned = COMMENT.sub(lambda line: f"{line[1]:<{COLUMN - 1}} {line[2]}", text.getvalue())
+    found = YAML(typ="safe", pure=True).load(aligned)
+    if source is None:
+        params.parse(found, str(path))  # nothing is written that would be refused
     if changes:
-        write_text(path, text.getvalue())
+        write_text(path, aligned)
+    if source is not None:
+        params.parse(found, str(path))  # what one's own data cannot give is set right in the file
     return changes
 
 
@@ -93,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", metavar="NAME", help="the preset; without it the presets are listed")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="the file to set (default: params.yaml)")
+    parser.add_argument("--source", metavar="PATH", help="your own data, for presets as image_folder (dataset.source)")
     args = parser.parse_args()
 
     def body() -> None:
@@ -101,7 +113,7 @@ def main() -> None:
                 first = "the values that params.yaml came with" if name == "default" else _headline(name)
                 print(f"{name:16} {first}")
             return
-        changes = apply(args.name, args.params)
+        changes = apply(args.name, args.params, args.source)
         print("\n".join(changes) if changes else f"{args.params} already is {args.name}")
 
     stage.run(body)

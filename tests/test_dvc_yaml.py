@@ -13,6 +13,7 @@ import pytest
 from support import ROOT, checkout
 
 from tasks import params, preset
+from tests.episodic.datasets.test_image_folder import drawn
 
 PROGRAM = """
 import json, runpy, sys
@@ -32,6 +33,7 @@ def dvc_yaml(settings) -> dict:
     text = (ROOT / "dvc.yaml").read_text()
     for section in ("dataset", "model", "algorithm"):
         text = text.replace(f"${{{section}.name}}", settings[section]["name"])
+    text = text.replace("${dataset.source}", settings["dataset"]["source"])
     assert "${" not in text
     from ruamel.yaml import YAML
 
@@ -40,14 +42,23 @@ def dvc_yaml(settings) -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"model": "mlp", "algorithm": "fomaml"}, {"algorithm": "protonet"}, {"algorithm": "finetune"}, {"preset": "sinusoid"}],
-    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid"],
+    [
+        {},
+        {"model": "mlp", "algorithm": "fomaml"},
+        {"algorithm": "protonet"},
+        {"algorithm": "finetune"},
+        {"preset": "sinusoid"},
+        {"preset": "image_folder"},
+    ],
+    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder"],
 )
 def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
     root = checkout(tmp_path / "checkout")
     preset.apply("tiny", root / "params.yaml")
     if "preset" in changes:
-        preset.apply(changes["preset"], root / "params.yaml")
+        own = {"image_folder": drawn}.get(changes["preset"])
+        source = str(own(tmp_path / "own", [f"class {i}" for i in range(25)], 12)) if own else None
+        preset.apply(changes["preset"], root / "params.yaml", source)
         text = (root / "params.yaml").read_text()
         text = re.sub(r"iterations: \d+", "iterations: 2", re.sub(r"(validation|test): \d+", r"\1: 10", text))
         (root / "params.yaml").write_text(text)

@@ -10,7 +10,9 @@
 `limits(config, seed)`
     `Limits`, known before any data is there (classification);
 `LICENSE`
-    one line: where the data comes from and on what terms.
+    one line: where the data comes from and on what terms;
+`OWN = True`
+    only where the data is the user's own: `fetch` and `limits` then take the path that params call `dataset.source`, as `source`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +36,7 @@ registry = Registry(
         "cifar_fs": "episodic.datasets.cifar_fs",
         "fc100": "episodic.datasets.fc100",
         "glyphs": "episodic.datasets.glyphs",
+        "image_folder": "episodic.datasets.image_folder",
         "mini_imagenet": "episodic.datasets.mini_imagenet",
         "omniglot": "episodic.datasets.omniglot",
         "sinusoid": "episodic.datasets.sinusoid",
@@ -60,21 +64,29 @@ class UnansweredError(FetchError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example, and the
-    number of classes of each group of a split (none where classes have no groups)."""
+    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example, the
+    number of classes of each group of a split (none where classes have no groups), and the name of the smallest class ('': all alike)."""
 
     examples: int
     classes: dict[str, int]
     input: tuple[int, ...] = (1, 28, 28)
     groups: dict[str, list[int]] = field(default_factory=dict)
+    smallest: str = ""
 
     @classmethod
-    def of(cls, examples: int, members: Iterable[tuple[str, str]], input: tuple[int, ...] = (1, 28, 28)) -> Limits:
+    def of(
+        cls, examples: int, members: Iterable[tuple[str, str]], input: tuple[int, ...] = (1, 28, 28), smallest: str = ""
+    ) -> Limits:  # fmt: skip
         """From each class's split and group ('' for none)."""
         counted = Counter(members)
         classes = {split: sum(n for (s, _), n in counted.items() if s == split) for split in SPLITS}
         groups = {split: [n for (s, group), n in counted.items() if s == split and group] for split in SPLITS}
-        return cls(examples, classes, input, groups)
+        return cls(examples, classes, input, groups, smallest)
+
+
+def own(module: Any, source: Path | str) -> dict[str, Path]:
+    """What `fetch` and `limits` of a data set take beside what all take."""
+    return {"source": Path(source)} if getattr(module, "OWN", False) else {}
 
 
 @dataclass(frozen=True)

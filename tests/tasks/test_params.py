@@ -13,6 +13,7 @@ from support import ROOT
 from episodic import algorithms, datasets
 from tasks import params, preset
 from tasks.stage import StageError
+from tests.episodic.datasets.test_image_folder import drawn
 
 GOOD = params.read_yaml(ROOT / "params.yaml")
 DATA_SETS = ", ".join(sorted(datasets.registry))
@@ -192,7 +193,8 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
     file = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
     file.write_text(original)
-    changes = preset.apply(name, file)
+    source = drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 10) if name == "image_folder" else None
+    changes = preset.apply(name, file, source and str(source))
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
@@ -202,6 +204,23 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
         assert (settings.train.meta_batch, settings.train.iterations) == (16, 60000)
     preset.apply("default", file)
     assert file.read_text() == original, "the way back is exact"
+
+
+def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    with pytest.raises(StageError, match=r"name your own data there, or by python -m tasks.preset image_folder --source PATH"):
+        preset.apply("image_folder", file)
+    assert file.read_text() == (ROOT / "params.yaml").read_text()
+    source = drawn(tmp_path / "own", [f"class {i}" for i in range(10)], 10)
+    for more in sorted((source / "class 3").iterdir())[3:]:
+        more.unlink()
+    with pytest.raises(StageError) as caught:
+        preset.apply("image_folder", file, str(source))
+    said = str(caught.value)
+    assert "must be at most 2, the number of validation classes of image_folder" in said
+    assert "the images of a image_folder class (class 3)" in said
+    assert f"source: {source}" in file.read_text() and "name: image_folder" in file.read_text()
 
 
 def test_presets_hold_only_what_differs():

@@ -1,0 +1,117 @@
+"""Pictures of one's own: divided as asked, read as a model in use reads them, all that is wrong with them told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from episodic.datasets import SPLITS, FetchError, image_folder
+from episodic.datasets.image_folder import Config, divided
+from episodic.inputs.image import Pictures
+
+NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
+
+
+def drawn(folder: Path, names: list[str], count: int = 4, colour: bool = False) -> Path:
+    """Each class a level of grey (or of red), its pictures of several sizes and kinds."""
+    for place, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            level = (20 * place, 0, 5) if colour else 20 * place
+            Image.new("RGB" if colour else "L", (10 + i, 12), level).save(folder / name / f"{i}.{('png', 'bmp', 'gif', 'tif')[i % 4]}")
+    return folder
+
+
+def made(source: Path, raw: Path, config: Config | None = None, seed: int = 0):
+    config = config or Config(size=8)
+    raw.mkdir()
+    image_folder.fetch(raw, config, source=source)
+    return image_folder.prepare(raw, config, seed)
+
+
+def test_a_folder_for_each_class(tmp_path):
+    source = drawn(tmp_path / "pictures", NAMES)
+    (source / "plain/notes.txt").write_text("no picture")
+    (source / "plain/.thumb.png").touch()
+    found = made(source, tmp_path / "raw")
+    visible = sorted(set(NAMES) - {".hidden"})
+    assert found.classes == visible and found.counts.tolist() == [4] * 5 and found.images.shape == (20, 1, 8, 8)
+    for name, first in zip(found.classes, found.images[::4], strict=True):
+        assert (first == 20 * NAMES.index(name)).all()
+    assert found.protocol == "pictures, classes divided at random" and str(tmp_path) not in found.protocol
+    assert not found.inverted and found.kind == "classification"
+
+
+def test_it_reads_what_a_model_in_use_reads(tmp_path):
+    source = drawn(tmp_path / "pictures", ["a", "b", "c"])
+    for config in (Config(size=8, inverted=True), Config(size=9, colour=True)):
+        found = made(source, tmp_path / f"raw{config.size}", config)
+        inputs = Pictures(config.input, config.inverted)
+        files = [path for name in found.classes for path in inputs.files(source / name)]
+        assert (inputs(files).numpy() == found.images.astype(np.float32) / 255).all()
+
+
+def test_colours_are_kept_if_asked_for(tmp_path):
+    found = made(drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True), tmp_path / "raw", Config(size=8, colour=True))
+    assert found.images.shape[1:] == (3, 8, 8) and (found.images[-1, 0] == 60).all() and (found.images[-1, 2] == 5).all()
+
+
+def test_the_division_is_a_function_of_seed_and_names():
+    names = [f"class {i}" for i in range(50)]
+    first = divided(names, Config(), 0)
+    assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
+    assert first == divided(names[::-1], Config(), 0) != divided(names, Config(), 1)
+    assert [list(divided(names[:3], Config(), 0).values()).count(split) for split in SPLITS] == [2, 0, 1]
+
+
+def test_folders_may_say_the_division(tmp_path):
+    source = tmp_path / "pictures"
+    for part, names in {"train": ["a", "d"], "val": ["c"], "test": ["b"]}.items():
+        drawn(source / part, names)
+    found = made(source, tmp_path / "raw", seed=5)
+    assert dict(zip(found.classes, found.splits, strict=True)) == {"a": "train", "b": "test", "c": "validation", "d": "train"}
+    assert found.protocol == "pictures, classes divided by its folders"
+    assert image_folder.limits(Config(), 0, source).classes == {"train": 2, "validation": 1, "test": 1}
+    drawn(source / "test", ["a"])
+    with pytest.raises(FetchError, match="a lies in several of test, train, val: a class belongs to one of them alone"):
+        image_folder.limits(Config(), 0, source)
+    for path in (source / "val").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (source / "val/c").rmdir()
+    (source / "val").rmdir()
+    with pytest.raises(FetchError, match="has the folders test, train and none for validation"):
+        image_folder.limits(Config(), 0, source)
+
+
+def test_limits_name_the_smallest_class(tmp_path):
+    source = drawn(tmp_path / "pictures", ["a", "b", "c", "d", "e"])
+    (source / "c/3.tif").unlink()
+    found = image_folder.limits(Config(size=16, colour=True), 0, source)
+    assert (found.examples, found.smallest, found.input) == (3, "c", (3, 16, 16))
+
+
+def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
+    source = drawn(tmp_path / "pictures", ["a", "b", "c"])
+    (source / "a/empty.png").touch()
+    (source / "b/words.jpg").write_text("words")
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(FetchError) as caught:
+        image_folder.fetch(tmp_path / "raw", Config(), source=source)
+    assert (
+        len(str(caught.value).splitlines()) == 2
+        and "empty.png is empty" in str(caught.value)
+        and "words.jpg is no picture" in str(caught.value)
+    )
+    assert list((tmp_path / "raw").iterdir()) == []
+    for wrong, said in ((tmp_path / "none", "must be a folder with a folder of pictures"), (tmp_path / "raw", "has no folders")):
+        with pytest.raises(FetchError, match=said):
+            image_folder.limits(Config(), 0, wrong)
+    (source / "d").mkdir()
+    with pytest.raises(FetchError, match="d has 0 pictures"):
+        image_folder.limits(Config(), 0, source)
+    with pytest.raises(FetchError, match="run the stage download first"):
+        image_folder.prepare(tmp_path / "raw", Config(), 0)
