@@ -1,0 +1,53 @@
+"""params.schema.json says what the code says."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import jsonschema
+import pytest
+from support import ROOT
+
+from tasks import preset, schema
+from tasks.params import read_yaml
+
+KNOWN = json.loads((ROOT / schema.FILE).read_text())
+
+
+def test_the_file_is_what_the_code_gives():
+    assert json.loads(json.dumps(schema.schema(ROOT / "params.yaml"))) == KNOWN, "run python -m tasks.schema"
+    assert (ROOT / "params.yaml").read_text().startswith(f"# yaml-language-server: $schema={schema.FILE}\n")
+
+
+def test_every_key_is_described_and_has_the_default_of_the_code():
+    def check(part, value, path):
+        if isinstance(value, dict):
+            assert part.get("properties", {}).keys() == value.keys(), path
+            for name, inner in value.items():
+                check(part["properties"][name], inner, f"{path}.{name}")
+        else:
+            assert part["description"] and part["default"] == value, path
+
+    check(KNOWN, json.loads(json.dumps(preset.defaults())), "params")
+
+
+@pytest.mark.parametrize("name", [name for name in preset.names() if name != "image_folder"])
+def test_presets_are_valid(tmp_path, name):
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    preset.apply(name, file)
+    jsonschema.validate(read_yaml(file), KNOWN, jsonschema.Draft202012Validator)
+
+
+def test_mistakes_are_found():
+    good = read_yaml(ROOT / "params.yaml")
+    jsonschema.validate(good | {"report": None}, KNOWN)
+    for path, value in ((("train", "iteration"), 3), (("train", "iterations"), "many"), (("dataset", "name"), "glyph"), (("devise",), 1)):
+        bad = copy.deepcopy(good)
+        section = bad
+        for name in path[:-1]:
+            section = section[name]
+        section[path[-1]] = value
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, KNOWN)
