@@ -191,6 +191,25 @@ def export(
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command()
+@told
+def demo(
+    model: Model,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of the page; 0 takes a free one")] = 8765,
+    host: Annotated[str, typer.Option(help="to listen on; anything but loopback lets others in, without a password")] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
+    device: Device = "cpu",
+) -> None:
+    """Show a page where a person teaches the model new classes by drawing, dropping or typing a few examples."""
+    from episodic import few_shot
+
+    try:
+        from episodic.demo import serve
+    except ModuleNotFoundError as error:
+        fail(f"the page needs more packages: pip install 'episodic[demo]' ({error})")
+    serve(few_shot.load(model, device), str(model), host, port, browser)
+
+
 def labelled(folder: Path, inputs: Inputs) -> tuple[list[Path], list[str]]:
     """Examples and labels from a folder with a folder for each class; all that is wrong with it in one error."""
     from episodic.inputs import folders

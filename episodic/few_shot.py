@@ -71,6 +71,12 @@ class FewShotLearner:
         """`classification` or `regression`."""
         return self.config["kind"]
 
+    @property
+    def any_ways(self) -> bool:
+        """Whether it adapts to any number of classes, or to as many as it was trained with alone."""
+        method = self.trained.learner.at_test.algorithm
+        return method.any_ways or method.labels == "split"
+
     def adapt(self, support_x: Any, support_y: Any, steps: int | None = None) -> Adapted:
         """The learner adapted to a task by its support set.
 

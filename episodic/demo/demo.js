@@ -1,0 +1,211 @@
+"use strict";
+const TEXT = MODEL.kind !== "image", DRAWN = !TEXT && MODEL.input[0] === 1;
+const SIDE = 280, PEN = SIDE / MODEL.input[1] * 1.9;  // about as thick as the strokes that such models are trained on
+const byId = id => document.getElementById(id);
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+let classes = [], model = null, asked = 0;
+
+byId("about").textContent = `A model trained by ${MODEL.method} on ${MODEL.dataset}` +
+  (MODEL.anyWays ? ", which takes any number of classes." : `, which takes ${MODEL.ways} classes.`);
+byId("how").textContent = TEXT ? "One sentence a line, a few for each class."
+  : DRAWN ? "Draw one, or drop pictures on a class; one example each is enough, more are better." : "Drop a few pictures on each class, or choose files.";
+byId("shapes").hidden = !DRAWN;
+byId("more").hidden = !MODEL.anyWays;
+
+/* A pad to draw on; `changed` is called after every stroke. */
+function pad(label, changed) {
+  const canvas = make("canvas", { width: SIDE, height: SIDE, tabIndex: 0 });
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", label);
+  const context = canvas.getContext("2d");
+  const wipe = () => { context.fillStyle = "#fff"; context.fillRect(0, 0, SIDE, SIDE); canvas.inked = false; };
+  wipe();
+  Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
+  const at = event => [event.offsetX * SIDE / canvas.clientWidth, event.offsetY * SIDE / canvas.clientHeight];
+  let drawing = false;
+  const line = event => { context.lineTo(...at(event)); context.stroke(); canvas.inked = true; };
+  canvas.addEventListener("pointerdown", event => {
+    drawing = true;
+    canvas.setPointerCapture(event.pointerId);
+    context.beginPath();
+    context.moveTo(...at(event));
+    line(event);
+  });
+  canvas.addEventListener("pointermove", event => drawing && line(event));
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { if (drawing) { drawing = false; changed(); } });
+  canvas.wipe = wipe;
+  canvas.picture = () => canvas.toDataURL("image/png");
+  canvas.polyline = points => {
+    wipe();
+    context.beginPath();
+    points.forEach(([x, y], i) => i ? context.lineTo(x * SIDE, y * SIDE) : context.moveTo(x * SIDE, y * SIDE));
+    context.stroke();
+    canvas.inked = true;
+    changed();
+  };
+  return canvas;
+}
+
+/* Pictures dropped on `place` or chosen by the field that is returned, as data URLs, one after the other to `take`. */
+function files(place, label, take) {
+  const field = make("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden" });
+  const read = list => [...list].filter(file => file.type.startsWith("image/")).forEach(file => {
+    const reader = new FileReader();
+    reader.onload = () => take(reader.result);
+    reader.readAsDataURL(file);
+  });
+  field.addEventListener("change", () => { read(field.files); field.value = ""; });
+  place.addEventListener("dragover", event => { event.preventDefault(); place.classList.add("over"); });
+  place.addEventListener("dragleave", () => place.classList.remove("over"));
+  place.addEventListener("drop", event => { event.preventDefault(); place.classList.remove("over"); read(event.dataTransfer.files); });
+  const button = make("button", { type: "button", className: "small", textContent: "Files…", onclick: () => field.click() });
+  button.setAttribute("aria-label", label);
+  return [button, field];
+}
+
+function addClass() {
+  const number = classes.length + 1, card = make("div", { className: "class" });
+  const name = make("input", { value: `class ${number}`, maxLength: 100 });
+  name.setAttribute("aria-label", `name of class ${number}`);
+  name.addEventListener("input", stale);
+  const entry = { name, card, kept: [] };
+  if (TEXT) {
+    const box = make("textarea", { rows: 4, placeholder: "One sentence a line" });
+    box.setAttribute("aria-label", `examples of class ${number}`);
+    box.addEventListener("input", stale);
+    entry.examples = () => box.value.split("\n").map(line => line.trim()).filter(Boolean);
+    entry.wipe = () => { box.value = ""; };
+    card.append(name, box);
+  } else {
+    const shown = make("div", { className: "kept" });
+    const draw = () => shown.replaceChildren(...entry.kept.map((picture, i) => {
+      const button = make("button", { type: "button", title: "Take away", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: picture, alt: `example ${i + 1}` }));
+      return button;
+    }));
+    const keep = picture => { entry.kept.push(picture); draw(); stale(); };
+    const tools = make("div", { className: "tools" });
+    card.append(name);
+    if (DRAWN) {
+      const canvas = entry.canvas = pad(`drawing of class ${number}`, stale);
+      tools.append(
+        make("button", { type: "button", className: "small", textContent: "Keep, draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
+        make("button", { type: "button", className: "small", textContent: "Wipe", onclick: () => { canvas.wipe(); stale(); } }));
+      card.append(canvas);
+    }
+    tools.append(...files(card, `pictures of class ${number} from files`, keep));
+    card.append(shown, tools);
+    entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.picture()] : [])];
+    entry.wipe = () => { entry.kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
+  }
+  classes.push(entry);
+  byId("classes").append(card);
+  byId("more").disabled = classes.length >= MODEL.mostClasses;
+}
+
+/* What was adapted to is no longer what is shown. */
+function stale() {
+  if (model) byId("adapted").textContent = "The examples have changed: adapt again.";
+}
+
+async function post(path, content) {
+  let answer;
+  try {
+    answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
+  } catch {
+    throw new Error("The program does not answer: is it still running?");
+  }
+  const found = await answer.json();
+  if (!answer.ok) throw new Error(typeof found.detail === "string" ? found.detail : found.detail.map(fault => fault.msg).join("; "));
+  return found;
+}
+
+async function adapt() {
+  const said = byId("adapted"), support = {};
+  said.className = "";
+  try {
+    for (const entry of classes) {
+      const name = entry.name.value.trim(), examples = entry.examples();
+      if (!examples.length && MODEL.anyWays) continue;
+      if (!name) throw new Error("A class has no name.");
+      if (!examples.length) throw new Error(`${name} has no example yet.`);
+      if (name in support) throw new Error(`Two classes are called ${name}.`);
+      support[name] = examples;
+    }
+    if (Object.keys(support).length < 2) throw new Error("Give examples of at least two classes.");
+    byId("adapt").disabled = true;
+    const start = performance.now(), found = await post("/adapt", { classes: support });
+    model = found.model;
+    said.textContent = `Adapted to ${found.classes.length} classes by ${found.examples} ${found.examples === 1 ? "example" : "examples"} in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
+    question.enable();
+  } catch (error) {
+    said.textContent = error.message;
+    said.className = "fault";
+  }
+  byId("adapt").disabled = false;
+}
+
+async function predict(example) {
+  if (!model) return;
+  const number = ++asked, place = byId("answers");
+  try {
+    const [answer] = (await post("/predict", { model, examples: [example] })).answers;
+    if (number !== asked) return;  // a later question was asked meanwhile
+    const rows = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
+      const bar = make("i");
+      bar.style.width = `${100 * p}%`;
+      return make("div", { className: name === answer.label ? "answer best" : "answer" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: `${(100 * p).toFixed(1)} %` }));
+    });
+    place.replaceChildren(...rows);
+  } catch (error) {
+    place.replaceChildren(make("p", { className: "fault", textContent: error.message }));
+  }
+}
+
+const question = (() => {
+  const place = byId("question");
+  let again = () => {};
+  if (TEXT) {
+    const field = make("input", { id: "sentence", placeholder: "A new sentence", disabled: true });
+    field.setAttribute("aria-label", "a new sentence");
+    field.addEventListener("input", () => field.value.trim() && predict(field.value.trim()));
+    place.append(field);
+    again = () => { field.disabled = false; if (field.value.trim()) predict(field.value.trim()); };
+  } else {
+    const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
+    const ask = picture => { again = () => predict(picture); again(); };
+    if (DRAWN) {
+      const canvas = pad("drawing to ask about", () => { shown.replaceChildren(); ask(canvas.picture()); });
+      tools.append(make("button", { type: "button", className: "small", textContent: "Wipe", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
+      place.append(canvas);
+    }
+    tools.append(...files(place, "a picture to ask about from a file", picture => { shown.replaceChildren(make("img", { src: picture, alt: "what is asked about", width: 40 })); ask(picture); }));
+    place.append(shown, tools);
+  }
+  return { enable: () => { byId("answers").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type something." : DRAWN ? "Draw something, or drop a picture." : "Drop a picture." })); again(); } };
+})();
+
+const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {
+  const angle = from + (to - from) * i / steps, r = radius(i / steps);
+  return [.5 + r * Math.cos(angle), .5 + r * Math.sin(angle)];
+});
+const SHAPES = {
+  circle: arc(0, 2 * Math.PI), zigzag: [[.2, .3], [.8, .3], [.2, .7], [.8, .7]], triangle: [[.5, .2], [.8, .75], [.2, .75], [.5, .2]],
+  spiral: arc(0, 5 * Math.PI, 80, t => .05 + .3 * t), hook: [[.35, .2], [.35, .75], [.65, .75], [.65, .5]],
+};
+
+byId("shapes").addEventListener("click", () => {
+  const names = Object.keys(SHAPES).slice(0, MODEL.anyWays ? 5 : MODEL.ways);
+  while (classes.length < names.length) addClass();
+  names.forEach((name, i) => { classes[i].name.value = name; classes[i].canvas.polyline(SHAPES[name]); });
+});
+byId("more").addEventListener("click", () => { addClass(); classes.at(-1).name.focus(); });
+byId("clear").addEventListener("click", () => {
+  classes.forEach((entry, i) => { entry.wipe(); entry.name.value = `class ${i + 1}`; });
+  stale();
+});
+byId("adapt").addEventListener("click", adapt);
+for (let i = 0; i < MODEL.ways; i++) addClass();

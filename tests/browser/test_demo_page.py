@@ -1,0 +1,124 @@
+"""`episodic demo` as a person uses it in a real browser: shapes, adapt, draw, drop a file. EPISODIC_SCREENSHOTS: a folder for a picture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.episodic.test_every_method import trained
+from tests.episodic.test_few_shot import folder_of
+from tests.support import ROOT
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page was not looked at")
+ZIGZAG = [(0.24, 0.33), (0.77, 0.29), (0.23, 0.72), (0.79, 0.74)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    folder = folder_of("protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "episodic", "demo", str(folder), "--port", "0", "--no-browser"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process.stdout.readline().split()[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def page(address) -> Iterator[Any]:
+    """The page, which at the end has complained of nothing and asked no other host."""
+    from playwright.sync_api import sync_playwright
+
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else complaints.append(r.url))
+        page.goto(address)
+        yield page
+        browser.close()
+    assert complaints == []
+
+
+def draw(page: Any, canvas: Any, points: list[tuple[float, float]]) -> None:
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
+    page.mouse.up()
+
+
+def best(page: Any) -> str:
+    return page.locator(".answer.best span").first.inner_text()
+
+
+def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
+    page.click("#shapes")
+    page.click("#adapt")
+    page.locator("#adapted", has_text="Adapted to 5 classes by 5 examples in").wait_for()
+    draw(page, page.locator("#question canvas"), ZIGZAG)
+    page.locator(".answer.best").wait_for()
+    assert best(page) == "zigzag"
+    shares = [float(text.removesuffix(" %")) for text in page.locator(".answer span:last-child").all_inner_texts()]
+    assert len(shares) == 5 and abs(sum(shares) - 100) < 0.5 and shares == sorted(shares, reverse=True)
+    if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / "demo.png"), full_page=True)
+    # A picture from a file in the place of the drawing.
+    picture = Image.new("L", (90, 90), 255)
+    ImageDraw.Draw(picture).ellipse((20, 20, 70, 70), outline=0, width=6)
+    picture.save(tmp_path / "ring.png")
+    page.set_input_files("#question input[type=file]", str(tmp_path / "ring.png"))
+    page.locator(".answer.best", has_text="circle").wait_for()
+
+
+def test_mistakes_are_said_and_mended(page):
+    said = page.locator("#adapted")
+    page.click("#adapt")
+    said.filter(has_text="Give examples of at least two classes.").wait_for()
+    cards = page.locator(".class")
+    draw(page, cards.nth(0).locator("canvas"), ZIGZAG)
+    draw(page, cards.nth(1).locator("canvas"), ZIGZAG[:2])
+    cards.nth(1).locator("input").first.fill("class 1")
+    page.click("#adapt")
+    said.filter(has_text="Two classes are called class 1.").wait_for()
+    cards.nth(1).locator("input").first.fill("<b>line</b>")
+    cards.nth(1).get_by_text("Keep, draw another").click()
+    draw(page, cards.nth(1).locator("canvas"), [(0.2, 0.5), (0.8, 0.52)])
+    page.click("#more")
+    assert cards.count() == 6
+    page.click("#adapt")
+    said.filter(has_text="Adapted to 2 classes by 3 examples").wait_for()
+    draw(page, page.locator("#question canvas"), [(0.2, 0.45), (0.8, 0.5)])
+    page.locator(".answer.best", has_text="<b>line</b>").wait_for()
+    cards.nth(1).get_by_title("Take away").click()
+    said.filter(has_text="The examples have changed: adapt again.").wait_for()
+    page.click("#clear")
+    assert page.locator(".kept img").count() == 0
+
+
+def test_the_description_for_programs_needs_no_network(page, address):
+    page.goto(f"{address}/docs")
+    page.locator(".opblock", has_text="/predict").wait_for()
+
+
+def test_nothing_is_wider_than_the_page(page):
+    page.set_viewport_size({"width": 380, "height": 800})
+    page.click("#shapes")
+    assert page.locator("html").evaluate("e => e.scrollWidth") <= 380
