@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md and docs/your-own-model.md, followed literally."""
+"""docs/adding-a-method.md, docs/your-own-model.md and docs/using-a-model.md, followed literally."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 from support import ROOT, checkout
 
 from episodic import algorithms
@@ -21,6 +22,9 @@ from episodic.outer import meta_gradient
 from episodic.registry import Registry
 from episodic.sampling import SinusoidSampler
 from tasks import preset
+from tests.episodic.datasets.test_image_folder import drawn
+from tests.episodic.test_every_method import sampler, trained
+from tests.episodic.test_few_shot import folder_of
 
 
 def blocks(name: str) -> list[str]:
@@ -108,3 +112,41 @@ def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
     (root / "params.yaml").write_text(text)
     config = repro(root)
     assert config["model"] == {"name": "module", "path": "my_models.Net", "arguments": {"channels": 16}, "head": "head"}
+
+
+def test_a_model_is_used_as_the_page_says(tmp_path):
+    """The page's commands and programs on a trained model and pictures of five classes, and those of its table."""
+    text = (ROOT / "docs/using-a-model.md").read_text()
+    commands, python, sklearn, train = blocks("using-a-model.md")
+    folder_of("protonet", tmp_path / "models/run", theta=trained("protonet").theta)
+    images = sampler("test").images[-100:, 0].numpy()
+    for c in range(5):
+        for i in range(10):
+            path = tmp_path / ("support" if i < 5 else "query") / f"class {c}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(255 - images[20 * c + i]).save(path)
+    for i, path in enumerate(sorted((tmp_path / "query").rglob("*.png"))):
+        shutil.copy(path, tmp_path / "query" / f"{i}.png")
+    table = [command.replace("\\|", "|") for command in re.findall(r"`(episodic (?!demo|--|info)[^`]*|ls [^`]*)`", text)]
+    assert len(table) >= 4
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/episodic").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m episodic \"$@\"\n")
+    (tmp_path / "bin/episodic").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    programs = ["pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))", "labels = [p.split('/')[1] for p in pictures]"]
+    programs = ["import pathlib", *programs, "others = pictures[::3]", python, sklearn]
+    for command in [*commands.strip().splitlines(), *table, "episodic info models/run", f"'{sys.executable}' -c \"$PROGRAM\""]:
+        answer = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment | {"PROGRAM": "\n".join(programs)}, capture_output=True, text=True
+        )
+        assert answer.returncode == 0 and answer.stdout, f"{command}: {answer.stderr}"
+    root = checkout(tmp_path / "checkout")
+    source = drawn(tmp_path / "own pictures", [f"class {i}" for i in range(25)], 10)
+    first, second = train.strip().splitlines()
+    assert second == "make run"
+    run(
+        root,
+        *first.replace("python", sys.executable, 1).replace("/path/to/pictures", "SOURCE").replace("SOURCE", "own").split()[:-1],
+        str(source),
+    )
+    assert f"source: {source}" in (root / "params.yaml").read_text()
