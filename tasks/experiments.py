@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from episodic.registry import did_you_mean
+from tasks.preset import merge
 from tasks.reporting.results import flat
 from tasks.stage import StageError
 
@@ -37,7 +39,8 @@ class Revision(NamedTuple):
 class Experiment:
     """One trained and tested model.
 
-    params: params.yaml as plain values; meta, config, run: the JSON files of that name (docs/files.md); metrics: dotted key -> number
+    params: what its stages ran with, in the shape of params.yaml, by dvc.lock; stated: params.yaml as it stands, which says something else
+    where it was edited since; meta, config, run: the JSON files of that name (docs/files.md); metrics: dotted key -> number
     scores: accuracy or squared error of each test episode, in the headline's mode after its number of steps `(episodes,)`
     curve, validation, classes: the tables of that name; file: path of a file of a later look, such as the test episodes' pictures
     """
@@ -45,6 +48,7 @@ class Experiment:
     name: str
     commit: str
     params: dict[str, Any]
+    stated: dict[str, Any]
     meta: dict[str, Any]
     config: dict[str, Any]
     run: dict[str, Any]
@@ -168,10 +172,10 @@ class History:
         files.need(f"{SCORES}/episodes.parquet", f"{SCORES}/curve.csv", f"{HISTORY}/validation.csv")
         wanted = [("mode", "==", config["batch_norm"]), ("step", "==", int(metrics["steps"]))]
         table = pd.read_parquet(files.path(f"{SCORES}/episodes.parquet"), columns=["episode", score], filters=wanted)
-        classes = f"{SCORES}/classes.parquet"
+        classes, stated = f"{SCORES}/classes.parquet", files.yaml("params.yaml")
         return Experiment(
-            name=name, commit=revision.commit, params=files.yaml("params.yaml"), meta=meta, config=config, run=run, metrics=metrics,
-            score=score, scores=table.sort_values("episode")[score].to_numpy(np.float64),
+            name=name, commit=revision.commit, params=_ran_with(files.stages()) or stated, stated=stated, meta=meta, config=config,
+            run=run, metrics=metrics, score=score, scores=table.sort_values("episode")[score].to_numpy(np.float64),
             curve=pd.read_csv(files.path(f"{SCORES}/curve.csv")), validation=pd.read_csv(files.path(f"{HISTORY}/validation.csv")),
             classes=pd.read_parquet(files.path(classes)) if files.has(classes) else pd.DataFrame(), file=files.path,
         )  # fmt: skip
@@ -215,6 +219,10 @@ class _Files(ABC):
     @abstractmethod
     def has(self, path: str) -> bool: ...
 
+    @abstractmethod
+    def stages(self) -> dict[str, Any]:
+        """Those of dvc.lock."""
+
     def need(self, *paths: str) -> None:  # noqa: B027 (the workspace tells a missing file when it is read)
         """Raises Missing with all that are not there, so that one pull brings them."""
 
@@ -235,6 +243,9 @@ class _Workspace(_Files):
     def has(self, path: str) -> bool:
         return (self.root / path).is_file()
 
+    def stages(self) -> dict[str, Any]:
+        return _lock(self.bytes("dvc.lock")) if self.has("dvc.lock") else {}
+
     def path(self, path: str) -> Path:
         if not self.has(path):
             raise NoResultError(f"{WORKSPACE}: there is no {path}; run dvc repro, or dvc pull")
@@ -244,8 +255,8 @@ class _Workspace(_Files):
 class _Commit(_Files):
     def __init__(self, revision: Revision, objects: _Objects, cache: Callable[[str], str]):
         self.name, self.commit, self.objects, self.cache = revision.name, revision.commit, objects, cache
-        stages = _lock(objects.get(revision.commit, "dvc.lock"))
-        self.outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        self.locked = _lock(objects.get(revision.commit, "dvc.lock"))
+        self.outs = {out["path"]: out["md5"] for stage in self.locked.values() for out in stage.get("outs", [])}
         if SCORES not in self.outs:
             raise NoResultError(f"{self.name}: no stage evaluate has run there (dvc.lock has no {SCORES})")
         self.folders: dict[str, dict[str, str]] = {}
@@ -256,6 +267,9 @@ class _Commit(_Files):
 
     def has(self, path: str) -> bool:
         return self._md5(path) is not None
+
+    def stages(self) -> dict[str, Any]:
+        return self.locked
 
     def need(self, *paths: str) -> None:
         lacking = []
@@ -298,11 +312,44 @@ def parsed(content: bytes) -> Any:
     return YAML(typ="safe", pure=True).load(content)
 
 
+class _Plain(str):
+    """A scalar of dvc.lock without quotes: what type it has, YAML's rules say."""
+
+
 def _lock(content: bytes | None) -> dict[str, Any]:
     """The stages of a dvc.lock with every scalar as text, so that no rule of a YAML version touches a digest; faster than `parsed`."""
     import yaml
 
-    if not content:
-        return {}
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # makes text, lists and mappings, and nothing else
-    return (yaml.load(content, loader) or {}).get("stages", {})  # noqa: S506
+    base: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # makes text, lists and mappings, and nothing else
+
+    class Loader(base):
+        def construct_scalar(self, node: Any) -> str:
+            return node.value if node.style in ("'", '"', "|", ">") else _Plain(node.value)
+
+    return ((yaml.load(content, Loader) if content else None) or {}).get("stages", {})  # noqa: S506
+
+
+def _ran_with(stages: dict[str, Any]) -> dict[str, Any]:
+    """The params that the stages of a dvc.lock ran with, in the shape of params.yaml; empty where it records none."""
+    result: dict[str, Any] = {}
+    # The report's stage only repeats what the others ran with, and may not have run since.
+    for name in sorted(stages, key=lambda name: name != "report"):
+        for key, value in (stages[name].get("params", {}).get("params.yaml") or {}).items():
+            for part in reversed(key.split(".")):
+                value = {str(part): value}
+            merge(result, _typed(value))
+    return result
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _typed(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_typed(v) for v in value]
+    return _scalar(str(value)) if isinstance(value, _Plain) else value
+
+
+@cache
+def _scalar(text: str) -> Any:
+    """By the rules by which the stages read params.yaml; once for each text, which many experiments share."""
+    return parsed(text.encode())

@@ -6,8 +6,11 @@ of one *configuration* differ in `train.seed` alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +18,7 @@ import numpy as np
 
 from episodic.comparison import Estimate, Resamples, holm
 from tasks.experiments import Experiment
+from tasks.preset import defaults, merge
 from tasks.reporting import words
 from tasks.reporting.results import flat, in_use
 from tasks.stage import StageError
@@ -76,6 +80,7 @@ class Protocol:
     """Comparable experiments.
 
     said: the protocol in words; configurations: the best first; keys: params that differ among them; same: who repeats whom
+    edited: experiments whose params.yaml says something else than what ran
     """
 
     said: str
@@ -85,6 +90,7 @@ class Protocol:
     keys: list[str]
     pairs: list[Pair]
     same: list[tuple[str, str]] = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
 
     @property
     def experiments(self) -> list[Experiment]:
@@ -138,8 +144,19 @@ def said(experiment: Experiment) -> str:
 
 def settings(experiment: Experiment) -> dict[str, Any]:
     """The params that count and can make a difference, by dotted key, and the code that trained."""
-    params = {key: value for key, value in flat(in_use(experiment.params)).items() if not key.startswith(ASIDE)}
-    return params | {CODE: experiment.config.get("code_digest", "")}
+    return _counting(experiment.params) | {CODE: experiment.config.get("code_digest", "")}
+
+
+def _counting(params: dict[str, Any]) -> dict[str, Any]:
+    """By dotted key, with the code's defaults where an older file lacks a key: that is what a run takes."""
+    whole = deepcopy(_defaults())
+    merge(whole, params)
+    return {key: value for key, value in flat(in_use(whole)).items() if not key.startswith(ASIDE)}
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return json.loads(json.dumps(defaults()))  # lists where the code has tuples, as in a file
 
 
 def _made(members: list[Experiment], baseline: str | None) -> Protocol:
@@ -169,7 +186,8 @@ def _made(members: list[Experiment], baseline: str | None) -> Protocol:
     measured = [c if c is base else replace(c, to_baseline=corrected[id(c)][0], p=corrected[id(c)][1]) for c in configurations]
     measured.sort(key=lambda c: (-c.score.mean if higher else c.score.mean, c.name))
     base = next(c for c in measured if c.to_baseline is None)
-    return Protocol(said(unique[0]), unique[0].score, measured, base, keys, _pairs(measured[:MOST_IN_MATRIX], resamples), same)
+    edited = [e.name for e in members if _counting(e.stated) != _counting(e.params)]
+    return Protocol(said(unique[0]), unique[0].score, measured, base, keys, _pairs(measured[:MOST_IN_MATRIX], resamples), same, edited)
 
 
 def _unique(members: list[Experiment]) -> tuple[list[Experiment], list[tuple[str, str]]]:

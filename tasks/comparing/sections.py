@@ -122,6 +122,8 @@ def ranking(protocol: Protocol, place: str) -> Section:
     if more > 0:
         notes.append(f"The best {DRAWN} are drawn; {more} more are in the table.")
     notes += [f"{name} is {of} over again (same params, seed and scores) and counts once." for name, of in protocol.same]
+    if protocol.edited:
+        notes.append(f"{words.joined(protocol.edited)}: params.yaml was changed after this run; the figures are those of the run.")
     told = f"{axis_title(protocol).capitalize()} of {words.count(len(rows), 'configuration')} with 95 % intervals, the best first."
     picture = Figure(f"ranking{place}", charts.page_spec(chart, charts.ROW * len(rows)), f"{told} {sentence}")
     return Section(f"ranking{place}", "Who is best", sentence, [picture], notes)

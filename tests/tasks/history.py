@@ -17,6 +17,8 @@ from ruamel.yaml import YAML
 from support import ROOT
 
 from tasks.files import read_json, write_json
+from tasks.params import read_yaml
+from tasks.reporting.results import in_use
 
 OUTS = ("data/prepared", "models/run", "reports/history", "reports/run.json", "reports/scores")
 
@@ -95,7 +97,8 @@ class Repository:
 
     def commit(self, folder: Path, message: str = "a result", keep: bool = True) -> str:
         """The hash of a commit of a result's params, lock and metrics, its other files put into the cache; `keep`: HEAD moves on to it."""
-        lock = {"schema": "2.0", "stages": {"all": {"cmd": "true", "outs": [self._cached(folder, out) for out in OUTS]}}}
+        stage = {"cmd": "true", "params": {"params.yaml": self._ran_with(folder)}, "outs": [self._cached(folder, out) for out in OUTS]}
+        lock = {"schema": "2.0", "stages": {"all": stage}}
         index = {"GIT_INDEX_FILE": str(self.path / ".git/index-of-a-test")}
         self.git("read-tree", "HEAD", **index)
         for name, content in (
@@ -121,6 +124,14 @@ class Repository:
         self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", made)
         shutil.rmtree(folder)
         return made
+
+    def _ran_with(self, folder: Path) -> dict[str, Any]:
+        """The params as a dvc.lock has them: of sections that pick by name each key of those in use, else the whole section."""
+        found: dict[str, Any] = {}
+        for key, value in in_use(read_yaml(folder / "params.yaml")).items():
+            picks = isinstance(value, dict) and "name" in value
+            found |= {f"{key}.{name}": v for name, v in value.items()} if picks else {key: value}
+        return found
 
     def _cached(self, folder: Path, out: str) -> dict[str, Any]:
         if (folder / out).is_file():

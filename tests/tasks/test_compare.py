@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,11 @@ from history import Repository
 from support import ROOT
 
 from episodic.comparison import Resamples
-from tasks import compare
+from tasks import compare, experiments, preset
 from tasks.comparing import disagreements, groups, sections
 from tasks.experiments import History, Revision
+from tasks.params import read_yaml
+from tasks.reporting.results import in_use
 from tasks.stage import StageError
 
 METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
@@ -121,6 +124,69 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
     assert found.same == [("again", "one")] and [len(c.experiments) for c in found.configurations] == [2]
     assert "again is one over again" in " ".join(sections.ranking(found, "").notes)
     assert groups.protocols([one, two, again], "again")[0].baseline.first.name == "one"
+
+
+def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
+    """An edit that was not run puts no other name on a result, neither of a commit nor of the workspace."""
+    repository = Repository(tmp_path / "repo", test=40)
+    made = repository.commit(repository.result(tmp_path / "r", 0.1, {"algorithm.name": "maml"}))
+    repository.experiment("other", 0.2, algorithm__name="reptile")
+    shutil.copytree(tmp_path / "r", repository.path, dirs_exist_ok=True)
+    file = repository.path / "params.yaml"
+    file.write_text(file.read_text().replace("name: maml", "name: protonet"))
+    repository.git("commit", "-qm", "edited, not run", "params.yaml")
+    experiments, _ = compare.gather(repository.path, [made, "main", "workspace", "other"])
+    assert [e.params["algorithm"]["name"] for e in experiments] == ["maml"] * 3 + ["reptile"]
+    assert experiments[0].params["train"] == read_yaml(tmp_path / "r/params.yaml")["train"], "with their types"
+    (found,) = compare.run(experiments, [], tmp_path / "out")
+    assert {c.name for c in found.configurations} == {"maml", "reptile"} and found.edited == ["main", "workspace"]
+    said = "main and workspace: params.yaml was changed after this run; the figures are those of the run"
+    assert said in (tmp_path / "out/comparison.html").read_text() and said in (tmp_path / "out/comparison.md").read_text()
+
+
+def test_the_params_of_the_lock_of_this_project():
+    """Types, quotes and the order of stages as DVC writes them: the report's, which repeats all, never overrules."""
+    lock = """
+stages:
+  train:
+    params:
+      params.yaml:
+        train:
+          meta_lr: 1e-3
+          ways:
+          plan: {tf32: false}
+        algorithm.name: 'on'
+  report:
+    params:
+      params.yaml:
+        train: {meta_lr: 5, seed: 08}
+        report.title: '5'
+    outs:
+    - md5: 1234e567
+"""
+    stages = experiments._lock(lock.encode())
+    assert stages["report"]["outs"][0]["md5"] == "1234e567"
+    train = {"meta_lr": 0.001, "seed": 8, "ways": None, "plan": {"tf32": False}}
+    assert experiments._ran_with(stages) == {"train": train, "algorithm": {"name": "on"}, "report": {"title": "5"}}
+    ran = experiments._ran_with(experiments._lock((ROOT / "dvc.lock").read_bytes()))
+    wanted = in_use(read_yaml(ROOT / "params.yaml"))
+    assert {key: ran[key].keys() for key in ("dataset", "train", "episodes")} == {
+        key: wanted[key].keys() for key in ("dataset", "train", "episodes")
+    }
+
+
+def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
+    """`train.patience` missing is null, and `train.meta_lr` what the code says: a difference to another value is one."""
+    experiment, usual = protocol.best.first, preset.defaults()["train"]["meta_lr"]
+    older = deepcopy(experiment.params)
+    for key in ("meta_lr", "patience"):
+        older["train"].pop(key, None)
+    other = replace(experiment, name="older", params=older, stated=older, scores=experiment.scores * 0.9)
+    newer = deepcopy(experiment.params)
+    newer["train"] |= {"meta_lr": 10 * usual, "patience": None}
+    (found,) = groups.protocols([other, replace(experiment, params=newer, stated=newer)])
+    assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {f"meta_lr={v:g}" for v in (usual, 10 * usual)}
+    assert found.edited == []
 
 
 def test_other_code_is_another_configuration(protocol):
