@@ -63,8 +63,8 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     given = [base, *({key: values[0]} for key, values in grid.items()), *singles]
     for part in given:
         for key, value in list(part.items()):
-            if isinstance(value, dict) and (inner := [name for name in value if name in _at(raw, str(key))]):
-                faults.append(f"{file}: {key} is a section: say which of its keys, as {key}.{inner[0]}")
+            if said := whole_section(raw, key, value):
+                faults.append(f"{file}: {said}")
                 part.pop(key)
                 grid.pop(key, None)
     if seeds is not None and any(SEED in part for part in given):
@@ -97,6 +97,12 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     if faults or of_params:
         raise StageError("\n".join(dict.fromkeys([*faults, *of_params.values()])))
     return points
+
+
+def whole_section(raw: Mapping[str, Any], key: str, value: Any) -> str:
+    """Why `value` cannot be given for `key`: in a section's place it would drop the section's other keys; '' where it can."""
+    inner = [name for name in value if name in _at(raw, str(key))] if isinstance(value, dict) else []
+    return f"{key} is a section: say which of its keys, as {key}.{inner[0]}" if inner else ""
 
 
 def _at(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:

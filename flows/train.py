@@ -17,7 +17,7 @@ from flows.driver import Worker, WorkerError
 from flows.outcome import failed
 from flows.pipeline import Result, follow
 from flows.protocol import Plan, Verdict
-from flows.sweeps import changed, plain
+from flows.sweeps import changed, plain, whole_section
 from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
@@ -85,6 +85,7 @@ def train(
     try:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
+        keys_alone(raw, more)
         changes = preset_changes(preset) | asked
         if (root / "tasks").is_dir():
             params.parse(changed(raw, changes), "the form")
@@ -112,6 +113,12 @@ def train(
     except (StageError, WorkerError) as error:
         return failed(str(error), stages)
     return Completed(message=f"experiment {called}: {state.message}{said}", data=stages)
+
+
+def keys_alone(raw: dict[str, Any], more: dict[str, Any]) -> None:
+    """StageError where `more` gives a whole section of the params, whose other keys would be lost."""
+    if faults := [f"more: {said}" for key, value in more.items() if (said := whole_section(raw, key, value))]:
+        raise StageError("\n".join(faults))
 
 
 def preset_changes(name: str) -> dict[str, Any]:

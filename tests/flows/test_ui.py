@@ -115,6 +115,15 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
     assert default_name(AS_IT_IS, {}) == "as-it-is"
 
 
+def test_the_form_takes_no_whole_section():
+    from flows.train import keys_alone
+
+    raw = preset.defaults()
+    keys_alone(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
+    with pytest.raises(StageError, match=r"^more: train is a section: say which of its keys, as train\.iterations$"):
+        keys_alone(raw, {"train": {"iterations": 3}})
+
+
 def test_pictures_become_part_of_the_summary(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
     (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
