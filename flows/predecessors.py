@@ -13,7 +13,15 @@ import time
 
 import psutil
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
@@ -25,6 +33,8 @@ from flows.protocol import GRACE
 PREFIX = f"process {socket.gethostname()}:"
 KILLED = "the process of this run was killed"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+ENDED = [StateType.CRASHED, StateType.CANCELLED]
+"""What Prefect's own runner makes of a run whose process is gone; it leaves the run's tasks as they were."""
 POLL = 0.5
 
 
@@ -51,16 +61,21 @@ def follow(runner: int, now: float) -> None:
 
 
 def mark_crashed() -> int:
-    """Sets unfinished runs of dead processes of this machine to `Crashed`; how many there were."""
-    unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
+    """Sets unfinished runs of dead processes of this machine to `Crashed`, and the tasks that one left; how many runs there were."""
+    unfinished, ended = (FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=s))) for s in (UNFINISHED, ENDED))
+    with_tasks = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED)))
     with get_client(sync_client=True) as client:
         # The latest first: a server tells of 200 at most.
-        dead = [run for run in client.read_flow_runs(flow_run_filter=unfinished, sort=FlowRunSort.START_TIME_DESC) if killed(run)]
+        latest = FlowRunSort.START_TIME_DESC
+        runs = client.read_flow_runs(flow_run_filter=unfinished, sort=latest)
+        runs += client.read_flow_runs(flow_run_filter=ended, task_run_filter=with_tasks, sort=latest)
+        dead = [run for run in runs if killed(run)]
         for run in dead:
             for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))):
                 if task.state_type in UNFINISHED:
                     client.set_task_run_state(task.id, Crashed(message=KILLED), force=True)
-            client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
+            if run.state_type in UNFINISHED:
+                client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
     return len(dead)
 
 

@@ -139,7 +139,9 @@ def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]
     wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that has nothing to do")
     assert task_states(here.api, run) == CACHED
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
-    assert found(here.api, "flow_runs", flow_runs={"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}) == []
+    unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    assert found(here.api, "flow_runs", flow_runs=unfinished) == []
+    wait_for(lambda: found(here.api, "task_runs", task_runs=unfinished) == [], "tasks of killed runs to have their state")
 
 
 def test_a_schedule_fires(toy: Toy, served: list[Served]):
