@@ -19,7 +19,7 @@ def show(root: Path, workspace: Path, experiment: str, page: Path) -> None:
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
     if isinstance(metrics, dict):  # another repository's stages may write something else
-        figures = [{"": name, "figure": figure} for name, figure in rows(metrics)]
+        figures = [{"what": name, "figure": figure} for name, figure in rows(metrics)]
         create_table_artifact(figures, key=key(experiment, "result"), description=f"Result of {experiment or 'the run'}")
     summary = workspace / "reports/summary/summary.md"
     if summary.exists():
