@@ -1,7 +1,7 @@
 (() => {
   "use strict";
 
-  // Tables that sort by a click on a head (again: the other way round) and filter by words or by conditions such as seeds>2.
+  // Tables that sort by a click on a head (again: the other way round) and filter by words or by conditions such as accuracy>95.
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
     const key = (row, i) => { const text = row.cells[i].dataset.key, number = Number(text); return text === "" || Number.isNaN(number) ? text : number; };
@@ -32,18 +32,27 @@
     if (!field) continue;
     const count = document.querySelector(`output[data-count="${table.id}"]`), names = heads.map(head => head.textContent.toLowerCase());
     field.closest("[hidden]").hidden = false;
-    const condition = word => {
-      const match = /^(.+?)(>=|<=|>|<|=)(.+)$/.exec(word);
-      const i = match ? names.findIndex(name => name === match[1] || name.split(".").pop() === match[1]) : -1;
-      if (i < 0) return row => row.textContent.toLowerCase().includes(word);
-      const sign = match[2], wanted = Number.isNaN(Number(match[3])) ? match[3] : Number(match[3]);
+    // The number as it is shown (percent, points, GB); of a time, whose unit varies, and of what is no number, what it is sorted by.
+    const value = (row, i) => {
+      const cell = row.cells[i], number = cell.classList.contains("n") && /^[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=$|\sto\s|\s[%(]|\sGB)/.exec(cell.textContent);
+      const found = number ? Number(number[0].replace("−", "-")) : key(row, i);
+      return typeof found === "string" ? found.toLowerCase() : found;
+    };
+    const columns = new Map();  // by name, or by its last part
+    names.forEach((name, i) => { for (const said of [name, name.split(".").pop()]) if (!columns.has(said)) columns.set(said, i); });
+    const known = [...columns.keys()].sort((a, b) => b.length - a.length).map(name => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
+    const conditions = new RegExp(`(?<=^|\\s)(${known})\\s*(>=|<=|>|<|=)\\s*(\\S+)(\\s*%)?`, "g");
+    const condition = (name, sign, text) => {
+      const number = Number(text.replace(/(%|gb|s)$/, "")), wanted = Number.isNaN(number) ? text : number;
       return row => {
-        const value = key(row, i), order = before(typeof value === "string" ? value.toLowerCase() : value, wanted);
-        return sign === "=" ? order === 0 : sign === ">" ? order > 0 : sign === "<" ? order < 0 : sign === ">=" ? order >= 0 : order <= 0;
+        const mine = value(row, columns.get(name)), order = before(mine, wanted);
+        return mine !== "" && (sign === "=" ? order === 0 : sign === ">" ? order > 0 : sign === "<" ? order < 0 : sign === ">=" ? order >= 0 : order <= 0);
       };
     };
     field.addEventListener("input", () => {
-      const tests = field.value.toLowerCase().split(/\s+/).filter(Boolean).map(condition);
+      const tests = [];
+      const rest = field.value.toLowerCase().replace(conditions, (_, name, sign, text) => { tests.push(condition(name, sign, text)); return " "; });
+      for (const word of rest.split(/\s+/).filter(Boolean)) tests.push(row => row.textContent.toLowerCase().includes(word));
       let shown = 0;
       for (const row of body.rows) { row.hidden = !tests.every(test => test(row)); shown += !row.hidden; }
       count.textContent = tests.length ? `${shown} of ${body.rows.length}` : "";

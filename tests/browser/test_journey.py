@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from history import Repository
 from support import checkout, git
 
-from tasks import preset
+from tasks import compare, preset
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the pages were not looked at")
@@ -186,6 +187,42 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     picture(page, "comparison")
     assert site.foreign == []
     assert [said for said in site.complaints if not said.endswith(PREFECTS_OWN)] == []
+
+
+def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path):
+    repository = Repository(tmp_path / "repo", test=100)
+    for name, skill, seconds in (("maml", 0.0, 60.0), ("protonet", 0.3, 150.0), ("reptile", -0.2, 90.0)):
+        repository.experiment(name, skill, seconds, algorithm__name=name)
+    (found,) = compare.run(compare.gather(repository.path, everything=True)[0], [], tmp_path / "out", "maml")
+    best, middle, last = (100 * c.score.mean for c in found.configurations)
+    assert [c.name for c in found.configurations] == ["protonet", "maml", "reptile"]
+    page = browser.new_page()
+    page.goto((tmp_path / "out" / compare.PAGE).as_uri())
+
+    def shown(said: str) -> str:
+        page.locator("input[type=search]").fill(said)
+        rows = page.locator("table.sortable tbody tr:visible th").all_inner_texts()
+        return " ".join(row.split("\n")[0] for row in rows)
+
+    for said, names in {
+        f"accuracy>{(best + middle) / 2:.1f}": "protonet",
+        f"accuracy > {(middle + last) / 2:.1f} %": "protonet maml",
+        f"accuracy={middle:.1f}%": "maml",
+        "to baseline>2": "protonet",
+        "to baseline<-2": "reptile",
+        "corrected p<0.05": "protonet reptile",
+        "corrected p<=1": "protonet reptile",
+        "training<100": "maml reptile",
+        "training<100s reptile": "reptile",
+        "memory<1": "",
+        "memory<=1gb": "protonet maml reptile",
+        "configuration=maml": "maml",
+        "REPTILE": "reptile",
+        "nosuch>1": "",
+        "": "protonet maml reptile",
+    }.items():
+        assert shown(said) == names, said
+    page.close()
 
 
 def test_dvc_sees_the_same(site: Site):
