@@ -32,7 +32,10 @@ class Track:
 
 
 class Progress:
-    """Follows one stage; every line of its output goes through `line`, `close` writes what the throttle kept back."""
+    """Follows one stage, or all of an experiment; every line of its output goes through `line`, `close` writes what the throttle kept back.
+
+    stage: '' takes it from the events
+    """
 
     def __init__(self, stage: str, log: Log, experiment: str = ""):
         self.stage, self.log, self.experiment = stage, log, experiment
@@ -49,17 +52,18 @@ class Progress:
             self.log.info(sentence(event.pop("event"), {name: value for name, value in event.items() if name != "stage"}))
 
     def progress(self, event: dict[str, Any]) -> None:
-        what, said, now = str(event.get("what", "work")), describe(event), time.monotonic()
+        stage = self.stage or str(event.get("stage", ""))
+        what, said, now = key(self.experiment, stage, str(event.get("what", "work"))), describe(event), time.monotonic()
         percent = 100.0 * min(event["done"] / max(event["total"], 1), 1.0)
         track = self.tracks.get(what)
         if track is None:
             said = describe({name: value for name, value in event.items() if name not in ("rate", "eta")})  # of too short a time
-            artifact = cast(UUID, create_progress_artifact(percent, key=key(self.experiment, self.stage, what), description=said))
+            artifact = cast(UUID, create_progress_artifact(percent, key=what, description=said))
             self.tracks[what] = Track(artifact, written=now, logged=now)
             self.log.info(said)
             return
         finished = event["done"] >= event["total"]
-        if self.stage == "train":
+        if stage == "train":
             self.curve.add(event, finished)
         track.unwritten = percent, said
         if finished or now - track.written >= ARTIFACT_EVERY:

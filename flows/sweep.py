@@ -52,7 +52,7 @@ class Row:
 def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, Any], pull: bool) -> State:
     """One experiment; a failure is a state with a sentence, so that the others go on."""
     log = get_run_logger()
-    progress = Progress(name, log)
+    progress = Progress("", log, name)
     try:
         seconds = experiment.run(experiment.Base(Path(root), commit, tree), name, changes, progress.line, pull)
     except StageError as error:

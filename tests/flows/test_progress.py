@@ -70,6 +70,20 @@ def test_two_kinds_of_work_are_two_artifacts(watched):
     assert [name for name, _ in written] == ["train-iterations", "train-test-episodes-5-way"]
 
 
+def test_an_experiment_has_its_own_artifacts_and_its_training_a_curve(watched):
+    _, _, written = watched
+    drawn = []
+    for name in ("s-inner_lr0.1", "s-inner-lr0-1"):
+        follow = Progress("", logging.getLogger("toy"), name)
+        for stage in ("train", "evaluate"):
+            follow.line(event(1).replace('"train"', f'"{stage}"'))
+            follow.line(event(2, loss=0.5).replace('"train"', f'"{stage}"'))
+        drawn.append((follow.curve.key, len(follow.curve.rows)))
+    keys = [one[0] for one in written if isinstance(one, tuple)]
+    assert len(set(keys)) == 4 and keys[2:] == ["s-inner-lr0-1-train-iterations", "s-inner-lr0-1-evaluate-iterations"]
+    assert keys[0].endswith("-train-iterations") and [rows for _, rows in drawn] == [1, 1] and drawn[0][0] != drawn[1][0]
+
+
 def test_other_lines_are_logged_as_they_are(watched, caplog):
     follow, _, written = watched
     for line in ("words", "{", '{"a": 1}', '{"event": "progress", "done": null, "total": 3}', "[1]"):
