@@ -67,8 +67,9 @@ def svg(rows: list[dict[str, Any]]) -> str:
 
     table = pd.DataFrame(rows)
     measure = "accuracy" if "accuracy" in table else "loss"
+    validation = "validation_accuracy" if measure == "accuracy" else "validation_mse"  # the loss of a regression is its squared error
     lines = []
-    for name, column, colour in (("training", measure, "training"), ("validation", f"validation_{measure}", "model")):
+    for name, column, colour in (("training", measure, "training"), ("validation", validation, "model")):
         if column in table and table[column].notna().sum() > 1:
             part = table.dropna(subset=[column])
             part = part[part[column] != part[column].shift()] if name == "validation" else part

@@ -141,7 +141,9 @@ def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
     assert published[-1] == len(curve.rows) <= 401 and len(published) == 1, "once every fifteen seconds, and at the end"
     drawn = svg(curve.rows)
     assert drawn.startswith("<svg") and "validation" in drawn and "training" in drawn
-    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), "a regression"
+    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), "a regression, before its first validation"
+    regression = [{"iteration": i, "loss": 1 / i, "validation_mse": 1.2 / i} for i in (1, 2, 3)]
+    assert "validation" in svg(regression)
     start = time.monotonic()
     monkeypatch.setattr("flows.curve.time.monotonic", lambda: start + 100)
     curve.add({"done": 1001, "loss": 0.1, "accuracy": 0.9}, False)
