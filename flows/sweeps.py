@@ -17,6 +17,7 @@ from typing import Any
 
 from episodic.registry import did_you_mean
 from tasks import params
+from tasks.experiments import WORKSPACE
 from tasks.params import read_yaml
 from tasks.stage import StageError
 
@@ -39,6 +40,8 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     """
     if file.is_dir():
         raise StageError(f"{file} is a folder: name a file, as sweeps/methods.yaml")
+    if not file.exists():
+        raise StageError(f"there is no {file}: name a sweep file, as sweeps/methods.yaml")
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
@@ -85,6 +88,8 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
         same = next((other for other in points[:i] if other.changes == point.changes), None)
         if same is not None and not faults:
             raise StageError(f"{file}: two points are the same, {same.name} with {same.changes}: leave one of them out")
+    if any(p.name == WORKSPACE for p in points):
+        faults.append(f"{file}: its experiment would be called {WORKSPACE}, which means the files that lie here: name the file otherwise")
     names = [p.name for p in points]
     points = [Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes) for i, p in enumerate(points)]
     of_params: dict[str, str] = {}  # one that many points share is told of the first
@@ -152,5 +157,5 @@ def _label(row: Mapping[str, Any], varied: list[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """What a git ref takes: letters, digits, `_` and inner dots."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.").replace("..", ".") or "x"
+    """What a git ref takes: letters, digits, `_`, `+` and inner dots."""
+    return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.").replace("..", ".") or "x"

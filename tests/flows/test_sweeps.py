@@ -72,6 +72,21 @@ def test_a_mistake_is_one_sentence(points, text, said):
     assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
+def test_no_experiment_is_called_as_the_workspace(points):
+    with pytest.raises(StageError, match="its experiment would be called workspace, which means the files that lie here"):
+        points("points: [{}, {train.iterations: 6}]", "workspace")
+
+
+def test_large_and_small_numbers_have_names_of_their_own(points):
+    found = points("grid: {train.meta_lr: [1e+30, 1e-30]}", check=False)
+    assert [p.name for p in found] == ["sweep-meta_lr1e+30", "sweep-meta_lr1e-30"]
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(StageError, match=r"there is no .*nosuch\.yaml: name a sweep file, as sweeps/methods\.yaml$"):
+        read(tmp_path / "nosuch.yaml", preset.defaults())
+
+
 def test_a_folder_is_no_sweep(tmp_path):
     with pytest.raises(StageError, match="is a folder: name a file"):
         read(tmp_path, preset.defaults())
