@@ -34,5 +34,13 @@ def is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], Stopped))
 
 
+def without_nothing(record: logging.LogRecord) -> bool:
+    """Prefect logs a task that ended in a failed state with the exception at hand, of which there is none: `NoneType: None`."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
 for name in ("prefect.flow_runs", "prefect.engine"):
     logging.getLogger(name).addFilter(is_news)
+logging.getLogger("prefect.task_runs").addFilter(without_nothing)

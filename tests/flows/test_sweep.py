@@ -46,6 +46,7 @@ def test_twelve_points_three_at_a_time(committed: Toy, api: str):
         "error: 2 of 12 experiments failed: tiny-trainbad-evaluate1: train: bad is no value; tiny-trainbad-evaluate2:"
     )
     assert sum(" done " in line for line in lines if line.startswith("tiny-")) == 10 and "Traceback" not in first.output
+    assert "NoneType" not in first.output, "as where a failure that is a state is logged with the exception that it is not"
     run = last_run(api)
     assert run["state"]["type"] == "FAILED"
     (table,) = [a for a in found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}}) if a["key"] == "tiny-sweep"]
