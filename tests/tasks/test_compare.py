@@ -243,6 +243,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Where they differ",
     ):
         assert f">{heading}</h2>" in page
+    assert "intervals are not, so that one may leave out 0 where the corrected p is not small" in page
     assert "conditional on the test classes" in page and "Where they disagree most" in page
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     assert len(table) == 4 and table["accuracy"].is_monotonic_decreasing and table["to_baseline"].isna().sum() == 1
