@@ -62,6 +62,9 @@ def over(estimate: Estimate) -> str:
 def verdict(protocol: Protocol, pair: Pair) -> str:
     """Who beats whom, in a sentence that claims no more than the seeds allow."""
     first, second, d = pair.first, pair.second, pair.difference
+    if d.mean == 0:
+        one, two = (np.mean([e.scores for e in c.experiments], axis=0) for c in (first, second))
+        return f"{first.name} and {second.name} score the same {'on every episode' if np.array_equal(one, two) else 'on average'}."
     better = 1 if protocol.higher else -1
     ahead = d.mean * better >= 0
     winner, loser = (first, second) if ahead else (second, first)
@@ -71,7 +74,14 @@ def verdict(protocol: Protocol, pair: Pair) -> str:
     if d.of_methods:
         return f"{winner.name} beats {loser.name} by {said}."
     few = "With fewer than three seeds a side this is about checkpoints, not methods."
-    return f"The checkpoint of {winner.name} beats that of {loser.name} by {said}. {few}"
+    return f"{_checkpoints(winner)} beats {_checkpoints(loser, winner)} by {said}. {few}"
+
+
+def _checkpoints(c: Configuration, after: Configuration | None = None) -> str:
+    """`The checkpoint of maml`, `The mean of maml's 3 checkpoints`; within a sentence that began with those of `after`: `that of maml`."""
+    if (seeds := len(c.experiments)) > 1:
+        return f"{'the' if after else 'The'} mean of the {seeds} checkpoints of {c.name}"
+    return f"{'The checkpoint' if after is None else 'that' if len(after.experiments) == 1 else 'the checkpoint'} of {c.name}"
 
 
 def p_value(p: float) -> str:

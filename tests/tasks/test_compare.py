@@ -102,7 +102,10 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         said("protonet", "maml"),
     )
     assert re.match(r"maml, .* beats reptile", said("reptile", "maml"))
-    assert "checkpoint of protonet" in said("protonet", "maml-fast") and "not methods" in said("protonet", "maml-fast")
+    assert re.match(
+        r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* not methods\.$",
+        said("protonet", "maml-fast"),
+    )
     assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said("maml", "maml-fast")
     # Where the first two are level, the headline goes on to the first that the best one beats.
     level = replace(protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")])
@@ -111,6 +114,26 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         level.configurations[:2] = level.configurations[1::-1]
     first, second = re.fullmatch(r"(No winner: .*\(corrected p = .*\)\.) (.*)", sections.headline(level)).groups()
     assert first == said("maml", "maml-fast") and second == sections.verdict(level, level.pair(level.configurations[0], by_name["reptile"]))
+
+
+def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
+    """How many checkpoints a side has is said of both; where every score is the same nobody is ahead."""
+    protonet, maml, fast = (next(c for c in protocol.configurations if c.name == name) for name in (
+        "protonet, meta_lr=0.001", "maml, meta_lr=0.001", "maml, meta_lr=0.01"
+    ))  # fmt: skip
+    one, other = (replace(e, name=name) for e, name in ((protonet.first, "one"), (maml.first, "other")))
+
+    def headline(*experiments) -> str:
+        (found,) = groups.protocols(experiments)
+        return sections.headline(found)
+
+    assert headline(one, other).startswith("The checkpoint of protonet beats that of maml by ")
+    assert headline(one, *maml.experiments).startswith("The checkpoint of protonet beats the mean of the 3 checkpoints of maml by ")
+    assert headline(*protonet.experiments, other).startswith("The mean of the 3 checkpoints of protonet beats the checkpoint of maml by ")
+    two = headline(*protonet.experiments[:2], *maml.experiments)
+    assert two.startswith("The mean of the 2 checkpoints of protonet beats the mean of the 3 checkpoints of maml by ")
+    assert headline(fast.first, replace(other, scores=fast.first.scores)).endswith(" score the same on every episode.")
+    assert headline(fast.first, replace(other, scores=fast.first.scores[::-1])).endswith(" score the same on average.")
 
 
 def test_the_same_seed_over_again_counts_once(tmp_path):
