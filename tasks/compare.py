@@ -59,10 +59,12 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
             else:
                 experiments.append(found)
     if missing:
+        pull = "Run dvc pull (for experiments: dvc exp pull REMOTE NAME)"
+        repro = "Run dvc repro there, since there is no DVC remote to pull them from"
         lines = [f"{m.revision} lacks {words.joined(m.names)}" for m in missing]
         raise StageError(
             "DVC's cache does not hold all files: " + "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
-            + ". Run dvc pull (for experiments: dvc exp pull REMOTE NAME), or name only others"
+            + f". {pull if history.remote else repro}, or name only others"
         )  # fmt: skip
     if not experiments:
         why = f" ({'; '.join((left + here)[:3])})" if left + here else ""

@@ -85,11 +85,12 @@ class NoResultError(StageError):
 class History:
     """A repository's revisions.
 
-    root: of the checkout; cache: where DVC keeps the files (DVC's own word for it)
+    root: of the checkout; cache: where DVC keeps the files (DVC's own word for it); remote: whether there is one to pull them from
     """
 
     root: Path
     cache: Callable[[str], str]
+    remote: bool = False
 
     @classmethod
     @contextmanager
@@ -102,7 +103,7 @@ class History:
         except NotDvcRepoError as error:
             raise StageError(f"{root} is not a DVC repository: run in a checkout of the project") from error
         with repo:
-            yield cls(root, repo.cache.local.oid_to_path)
+            yield cls(root, repo.cache.local.oid_to_path, bool(repo.config["remote"]))
 
     def experiments(self) -> dict[str, tuple[str, str]]:
         """Every experiment that DVC knows here: name -> (commit, the commit that it started from), the oldest first.

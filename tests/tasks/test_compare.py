@@ -370,9 +370,12 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
         one, _ = history.read(history.everything())
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
             one.file(path).unlink()
-    with pytest.raises(
-        StageError, match=r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. Run dvc pull"
-    ):
+    lacking = r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. "
+    with pytest.raises(StageError, match=lacking + "Run dvc repro there, since there is no DVC remote to pull them from, or name"):
+        compare.gather(repository.path, everything=True)
+    with (repository.path / ".dvc/config").open("a") as config:
+        config.write("['remote \"store\"']\n    url = /nowhere\n")
+    with pytest.raises(StageError, match=lacking + r"Run dvc pull \(for experiments: dvc exp pull REMOTE NAME\), or name"):
         compare.gather(repository.path, everything=True)
 
 
