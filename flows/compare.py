@@ -25,27 +25,28 @@ from tasks.stage import StageError
 
 
 @flow(name="compare", persist_result=False)
-def compare(names: list[str] | None = None, since: str | None = None, baseline: str | None = None) -> State:
-    """Writes the comparison of experiments, commits and the workspace (reports/comparison), and leaves its summary as an artifact.
+def compare(names: list[str] | None = None, since: str | None = None, baseline: str | None = None, out: str = str(comparison.OUT)) -> State:
+    """Writes the comparison of experiments, commits and the workspace, and leaves its summary as an artifact.
 
     Args:
         names: what to compare; empty is the workspace and every experiment
         since: a commit; also what changed the result after it, and the experiments from there on
         baseline: what all others are measured against; empty is the first one
+        out: the folder to write, new or of an earlier comparison
     """
     predecessors.arrive()
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
         experiments, left = comparison.gather(root, names or [], since=since)
-        out = root / comparison.OUT
-        found = comparison.run(experiments, left, out, baseline)
+        folder = root / out
+        found = comparison.run(experiments, left, folder, baseline)
     except StageError as error:
         return failed(str(error))
     said = [f"{protocol.said}: {sections.headline(protocol)}" for protocol in found]
     for line in [*said, *(f"left out: {line}" for line in left)]:
         log.info(line)
-    summary = results.inlined(out / "comparison.md")
-    page = pages.address(root, out / comparison.PAGE)
+    summary = results.inlined(folder / "comparison.md")
+    page = pages.address(root, folder / comparison.PAGE)
     create_markdown_artifact(f"[The whole page]({page})\n\n{summary}", key="comparison", description=said[0])
     return Completed(message=said[0])

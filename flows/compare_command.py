@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from flows import session
+from tasks import compare as comparison
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +24,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--all", action="store_true", help="every experiment, without the workspace")
     result.add_argument("--since", metavar="REV", help="commits after REV that changed the result, and experiments since")
     result.add_argument("--baseline", metavar="NAME", help="what all others are measured against (default: the first one)")
+    result.add_argument("--out", type=absolute, default=comparison.OUT, metavar="PATH", help=f"folder to write (default: {comparison.OUT})")
     return result
+
+
+def absolute(text: str) -> Path:
+    """From where the command was called: it goes on in the checkout's root."""
+    return Path(text).absolute()
 
 
 def run(root: Path, options: argparse.Namespace) -> int:
@@ -35,10 +42,10 @@ def run(root: Path, options: argparse.Namespace) -> int:
         if options.all:
             with History.open(root) as history:
                 names += [revision.name for revision in history.everything()]
-        state = compare(names, options.since, options.baseline, return_state=True)
+        state = compare(names, options.since, options.baseline, str(options.out), return_state=True)
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)
         return 1
     print(state.message)
-    print(root / "reports/comparison/comparison.html")
+    print(root / options.out / comparison.PAGE)
     return 0
