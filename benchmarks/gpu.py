@@ -30,7 +30,7 @@ from benchmarks.table import existing, write  # noqa: E402
 from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic import evaluate, outer, plan, train  # noqa: E402
 from episodic.group import Group  # noqa: E402
-from episodic.sampling import ImageSampler  # noqa: E402
+from episodic.sampling import ClassSampler  # noqa: E402
 
 NEAR = 1e-10
 PAPER = 60_000
@@ -131,14 +131,14 @@ def training(workload: Workload, way: Way, device: torch.device) -> Callable[[],
     return one
 
 
-def images(workload: Workload, device: torch.device) -> ImageSampler:
+def images(workload: Workload, device: torch.device) -> ClassSampler:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (CLASSES * IMAGES, *workload.input), generator=generator, dtype=torch.uint8).to(device)
     offsets = torch.arange(CLASSES, device=device) * IMAGES
     counts = torch.full((CLASSES,), IMAGES, device=device)
     shots = workload.shots
     queries = min(workload.queries, IMAGES - shots)
-    return ImageSampler(pixels, offsets, counts, 0, "train", workload.ways, shots, queries)
+    return ClassSampler(pixels, offsets, counts, 0, "train", workload.ways, shots, queries)
 
 
 def precision(tf32: bool) -> None:

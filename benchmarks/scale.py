@@ -28,7 +28,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 from episodic import evaluate, memory, outer
 from episodic.files import beside
 from episodic.group import Group
-from episodic.sampling import ImageSampler
+from episodic.sampling import ClassSampler
 from episodic.stored import StoredImages
 
 BASE = replace(WORKLOADS["W1q1"], tasks=8)
@@ -88,7 +88,7 @@ def resident(path: Path) -> int:
     """The most bytes that this process held (resident size, of files too) while it drew episodes from all over the file."""
     images = StoredImages(path)
     classes = len(images) // 20
-    sampler = ImageSampler(images, torch.arange(classes) * 20, torch.full((classes,), 20), 0, "train", 5, 1, 5)
+    sampler = ClassSampler(images, torch.arange(classes) * 20, torch.full((classes,), 20), 0, "train", 5, 1, 5)
     for i in range(100):
         sampler(torch.arange(i * 8, i * 8 + 8))
     status = Path("/proc/self/status")

@@ -103,7 +103,12 @@ def info(model: Annotated[Path, typer.Argument(help="folder of a trained or an a
 @told
 def adapt(
     model: Model,
-    support: Annotated[Path, typer.Argument(help="folder with a folder of examples for each class", show_default=False)],
+    support: Annotated[
+        Path,
+        typer.Argument(
+            help="folder with a folder of examples for each class; text: also a CSV text,label, or - for it", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write the adapted model to", show_default=False)],
     steps: Annotated[int | None, typer.Option(help="inner steps (default: the method's own)", show_default=False)] = None,
     device: Device = "cpu",
@@ -125,24 +130,28 @@ def adapt(
 def predict(
     adapted: Annotated[Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)],
     files: Annotated[
-        list[str], typer.Argument(help="files, or folders of them; - reads their names from standard input, one a line", show_default=False)
+        list[str],
+        typer.Argument(
+            help="files, or folders of them; - reads names of pictures, or sentences, one a line, from standard input", show_default=False
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a file and line, with all probabilities")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all probabilities")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Name the class of each file."""
+    """Name the class of each picture, or of each sentence (a line of a file)."""
     from episodic import few_shot
 
     if as_json and as_csv:
         fail("--json and --csv: choose one of them")
     model = few_shot.load_adapted(adapted, device)
-    wanted = [path for name in (lines(files)) for path in expanded(name, model.inputs)]
+    wanted = list(asked(files, model.inputs))
     if not wanted:
-        fail("there are no files to predict: name some, or a folder that holds some")
+        fail("there is nothing to predict: name files, or a folder that holds some")
     probabilities = model.predict_proba(read(wanted, model.inputs))
     labels = model.named(probabilities).tolist()
-    for line in shown(wanted, labels, probabilities, model.classes_, "json" if as_json else "csv" if as_csv else "text"):
+    kind = "text" if model.inputs.what == "sentence" else "file"
+    for line in shown(wanted, labels, probabilities, model.classes_, "json" if as_json else "csv" if as_csv else "text", kind):
         print(line)
 
 
@@ -150,7 +159,7 @@ def predict(
 @told
 def evaluate(
     model: Model,
-    folder: Annotated[Path, typer.Argument(help="your own examples: a folder for each class", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="your own examples: a folder for each class, or a CSV text,label", show_default=False)],
     ways: Annotated[int | None, typer.Option(min=2, help="classes an episode (default: as trained)", show_default=False)] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="labelled examples a class (default: as trained)", show_default=False)] = None,
     queries: Annotated[int, typer.Option(min=1, help="examples a class to score on")] = 5,
@@ -210,41 +219,49 @@ def demo(
     serve(few_shot.load(model, device), str(model), host, port, browser)
 
 
-def labelled(folder: Path, inputs: Inputs) -> tuple[list[Path], list[str]]:
-    """Examples and labels from a folder with a folder for each class; all that is wrong with it in one error."""
+def labelled(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:
+    """Examples and labels from a folder with a folder for each class, or a table; all that is wrong with it in one error."""
     from episodic.inputs import folders
 
-    found = folders(folder, inputs)
-    return [path for paths in found.values() for path in paths], [name for name, paths in found.items() for _ in paths]
+    if inputs.what == "sentence" and (str(path) == STDIN or path.is_file()):
+        from episodic.inputs.text import read_table
+
+        rows = read_table(None if str(path) == STDIN else path)
+        return [row["text"] for row in rows], [row["label"] for row in rows]
+    found = folders(path, inputs)
+    return [example for examples in found.values() for example in examples], [name for name, examples in found.items() for _ in examples]
 
 
-def lines(names: Sequence[str]) -> Iterator[str]:
+def asked(names: Sequence[str], inputs: Inputs) -> Iterator[Any]:
+    """The examples of files and folders; on standard input stand names of pictures, or sentences."""
     for name in names:
-        if name == STDIN:
-            yield from (line for line in sys.stdin.read().splitlines() if line.strip())
-        else:
-            yield name
+        given = (line.strip() for line in sys.stdin.read().splitlines() if line.strip()) if name == STDIN else iter([name])
+        if name == STDIN and inputs.what == "sentence":
+            yield from given
+            continue
+        for path in map(Path, given):
+            if not path.is_dir():
+                yield from inputs.in_file(path)
+                continue
+            for folder in [path, *sorted(p for p in path.rglob("*") if p.is_dir())]:
+                yield from inputs.in_folder(folder)
 
 
-def expanded(name: str, inputs: Inputs) -> list[Path]:
-    path = Path(name)
-    folders = [path, *sorted(p for p in path.rglob("*") if p.is_dir())] if path.is_dir() else []
-    return [file for folder in folders for file in inputs.files(folder)] if folders else [path]
-
-
-def read(files: Sequence[Path], inputs: Inputs) -> Any:
-    """The examples of files, with a bar where there are many; what is wrong with any of them is one error."""
+def read(examples: Sequence[Any], inputs: Inputs) -> Any:
+    """The examples as numbers, with a bar where there are many; what is wrong with any of them is one error."""
     import torch
 
     from episodic import inputs as kinds
 
+    if inputs.what != "picture":
+        return inputs(examples)
     bar, parts, problems = Bar(f"{inputs.what}s"), [], []
-    for done, path in enumerate(files, 1):
+    for done, path in enumerate(examples, 1):
         try:
             parts.append(inputs([path]))
         except kinds.InputError as error:
             problems.append(str(error))
-        bar(done, len(files))
+        bar(done, len(examples))
     if problems:
         raise kinds.InputError("\n".join(kinds.told(problems)))
     return torch.cat(parts)
@@ -286,15 +303,15 @@ def replaceable(out: Path) -> None:
     raise UserError(f"{out} is there and holds something else than an adapted model, which would be lost: name another folder")
 
 
-def shown(files: Sequence[Path], labels: Sequence[Any], probabilities: Any, classes: Sequence[Any], form: str) -> Iterator[str]:
+def shown(files: Sequence[Any], labels: Sequence[Any], probabilities: Any, classes: Sequence[Any], form: str, what: str) -> Iterator[str]:
     """A line for each file; the CSV's first line is its head."""
     rows = zip(files, labels, probabilities, strict=True)
     if form == "json":
         for path, label, row in rows:
             by_class = {str(name): round(float(p), 6) for name, p in zip(classes, row, strict=True)}
-            yield json.dumps({"file": str(path), "label": label, "probabilities": by_class}, ensure_ascii=False)
+            yield json.dumps({what: str(path), "label": label, "probabilities": by_class}, ensure_ascii=False)
     elif form == "csv":
-        yield _csv(["file", "label", *classes])
+        yield _csv([what, "label", *classes])
         for path, label, row in rows:
             yield _csv([path, label, *(f"{p:.6f}" for p in row)])
     else:

@@ -156,8 +156,9 @@ def chunks(episode: Episode, size: int) -> Iterator[Episode]:
         yield episode.part(start, start + size)
 
 
-def pixel_centroid(episode: Episode) -> Tensor:
-    """Accuracy `(tasks,)` of naming the class whose mean support image is nearest in pixels (squared Euclidean distance)."""
+def input_centroid(episode: Episode) -> Tensor:
+    """Accuracy `(tasks,)` of naming the class whose mean support example is nearest as it is, such as in pixels (squared Euclidean
+    distance)."""
     support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
     centroids = ops.class_means(support, episode.support_y, episode.classes)
     return (torch.cdist(query, centroids).argmin(-1) == episode.query_y).double().mean(1)
@@ -167,7 +168,9 @@ def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode, group: 
     """The rate of FINE_TUNE_RATES with which `random_init` does best, so that the baseline is not made weak by a poor choice."""
 
     def one(i: int) -> Tensor:
-        return random_init(learner, seed, validation, FINE_TUNE_RATES[i]).double().mean().view(1, 1)
+        size = at_once(validation)
+        parts = [random_init(learner, seed, part, FINE_TUNE_RATES[i], k * size) for k, part in enumerate(chunks(validation, size))]
+        return torch.cat(parts).double().mean().view(1, 1)
 
     best = FINE_TUNE_RATES[0], math.nan
     for rate, score in zip(FINE_TUNE_RATES, (group or Group()).rows(one, [1] * len(FINE_TUNE_RATES))[:, 0].tolist(), strict=True):

@@ -27,7 +27,7 @@ from episodic.errors import UserError
 from episodic.files import folder_beside
 from episodic.inputs import Inputs
 from episodic.ops import Params
-from episodic.sampling import ImageSampler
+from episodic.sampling import ClassSampler
 from episodic.statistics import mean_ci95
 from episodic.trained import CONFIG, TrainedError
 
@@ -146,7 +146,7 @@ class FewShotLearner:
         if few:
             wanted = f"every class needs {shots} + {queries} examples, and {', '.join(few[:10])}{' ...' if len(few) > 10 else ''}"
             raise AdaptError(f"{wanted}: give more, or take fewer shots or queries")
-        sampler = ImageSampler(torch.empty(0), counts.cumsum(0) - counts, counts, seed, "test", ways, shots, queries)
+        sampler = ClassSampler(torch.empty(0), counts.cumsum(0) - counts, counts, seed, "test", ways, shots, queries)
         _, support, query = sampler.rows(torch.arange(episodes))
         names = torch.arange(ways)
 

@@ -23,6 +23,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], x, weight.mT)
 
 
+def embedding(x: Tensor, weight: Tensor) -> Tensor:
+    """Rows of a table: x int64 `(tasks, n, ...)`, weight `(tasks, size, width)` -> `(tasks, n, ..., width)`."""
+    rows = weight.gather(1, x.flatten(1)[..., None].expand(-1, -1, weight.shape[-1]))
+    return rows.view(*x.shape, weight.shape[-1])
+
+
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
     """3x3 convolution (any odd kernel) with 'same' padding.
 

@@ -17,7 +17,7 @@ from episodic import counter
 from episodic.config import require
 from episodic.counter import below, choose, draws, uniform
 from episodic.episode import Episode
-from episodic.stored import StoredImages
+from episodic.stored import Rows
 
 NOISE = 1
 """Tells the stream of an episode's noise from that of its classes and examples."""
@@ -74,16 +74,16 @@ class Groups(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageSampler:
+class ClassSampler:
     """Episodes of one split's classes.
 
-    images: uint8 `(N, C, H, W)`, in memory or in a file, the images of a class in consecutive rows
+    images: examples by row, those of a class in consecutive rows: uint8 images in memory or in a file, features, or tokens
     offsets, counts: int64 `(classes,)`, first row and number of images of each class of the split; all on one device
     labels: what an episode calls its classes: `episode` (0 ... ways - 1) or `split` (the place among all classes of the split)
     groups: if given, each episode's classes are of one group, such as an alphabet
     """
 
-    images: Tensor | StoredImages
+    images: Rows
     offsets: Tensor
     counts: Tensor
     seed: int
@@ -98,7 +98,7 @@ class ImageSampler:
     def __post_init__(self):
         classes, smallest, size = len(self.counts), int(self.counts.min()), self.shots + self.queries
         require(self.ways <= classes, "ways", self.ways, f"must be at most {classes}, the number of {self.split} classes")
-        require(size <= smallest, "shots + queries", size, f"must be at most {smallest}, the images of the smallest {self.split} class")
+        require(size <= smallest, "shots + queries", size, f"must be at most {smallest}, the examples of the smallest {self.split} class")
         object.__setattr__(self, "key", counter.key(self.seed, self.split))
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,18 +113,19 @@ class ImageSampler:
     def __call__(self, index: Tensor) -> Episode:
         classes, support, query = self.rows(index)
         noise = draws(self.key ^ NOISE, index.to(self.counts.device), 1)[:, 0]
-        episode = image_episode(self.images, support, query, self.ways)._replace(noise=noise)
+        episode = labelled_episode(self.images, support, query, self.ways)._replace(noise=noise)
         if self.labels == "episode":
             return episode
         return episode._replace(support_y=classes.gather(1, episode.support_y), query_y=classes.gather(1, episode.query_y))
 
 
-def image_episode(images: Tensor | StoredImages, support: Tensor, query: Tensor, ways: int) -> Episode:
-    """Rows of `images` as an Episode in float32, 0 (paper) to 1 (ink); rows int64 `(tasks, ways * n)`, class after class."""
+def labelled_episode(images: Rows, support: Tensor, query: Tensor, ways: int) -> Episode:
+    """Rows of `images` as an Episode, images in float32 from 0 (paper) to 1 (ink); rows int64 `(tasks, ways * n)`, class after class."""
     labels = torch.arange(ways, device=images.device)
 
     def side(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = images[rows.flatten()].float().div_(255).unflatten(0, tuple(rows.shape))
+        x = images[rows.flatten()]
+        x = (x.float().div_(255) if x.dtype == torch.uint8 else x).unflatten(0, tuple(rows.shape))
         return x, labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1).expand(len(rows), -1)
 
     return Episode(*side(support), *side(query), ways)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import datasets, sampling
-from episodic.datasets import Images, Sinusoids
+from episodic import datasets, sampling, stored
+from episodic.datasets import Images, Sinusoids, Texts
 from tasks import params, stage
 from tasks.files import digest, folder_beside, write_json
 from tasks.prepared import FORMAT
@@ -22,7 +22,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
     module = datasets.registry[chosen.name]
     data = module.prepare(raw, chosen.config, chosen.seed)
     with folder_beside(out) as folder:
-        make: Any = _images if isinstance(data, Images) else _sinusoids
+        make: Any = _sinusoids if isinstance(data, Sinusoids) else _classes
         meta = {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
         meta |= {"inputs": data.inputs, "license": module.LICENSE}
         meta |= make(data, settings, folder)
@@ -30,15 +30,19 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
 
-def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, Any]:
-    np.save(folder / "images.npy", data.images)
+def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dict[str, Any]:
+    stored.save(folder, data.examples)
+    outside = {}
+    if isinstance(data, Texts):
+        pd.DataFrame({"text": data.texts + data.outside}).to_parquet(folder / "texts.parquet", index=False)
+        outside = {"outside": len(data.outside)} if data.outside else {}
     table = pd.DataFrame({"class": data.classes, "group": data.groups, "split": data.splits, "count": data.counts.astype(np.int64)})
     table.to_parquet(folder / "classes.parquet", index=False)
     offset, episodes = (table["count"].cumsum() - table["count"]).to_numpy(), settings.episodes
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = np.flatnonzero(table["split"] == split)
         groups = sampling.Groups.of(table["group"].to_numpy()[rows].tolist(), episodes.ways) if episodes.within_group else None
-        sampler = sampling.ImageSampler(
+        sampler = sampling.ClassSampler(
             torch.empty(0), torch.tensor(offset[rows]), torch.tensor(table["count"].to_numpy()[rows]),
             episodes.seed, split, episodes.ways, episodes.shots, episodes.queries, groups=groups,
         )  # fmt: skip
@@ -51,7 +55,7 @@ def _images(data: Images, settings: params.Params, folder: Path) -> dict[str, An
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     within = {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"} if episodes.within_group else {}
-    return within | {"input": list(data.images.shape[1:]), "classes": table["split"].value_counts().sort_index().to_dict()}
+    return within | outside | {"input": list(data.input), "classes": table["split"].value_counts().sort_index().to_dict()}
 
 
 def _groups(table: pd.DataFrame, ways: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
-from episodic import evaluate, memory, trained
+from episodic import counter, evaluate, memory, trained
 from episodic.episode import Episode
 from episodic.evaluate import CURVE_STEPS
 from episodic.group import Group
@@ -27,6 +29,9 @@ DIVERGED = 100.0
 
 RATE_EPISODES = 20
 """Validation episodes on which the rate of the baseline `random_init` is chosen."""
+
+LARGE_NETWORK, TUNED = 1_000_000, 100
+"""Of a network with more parameters than this, the baseline `random_init`, a training for each episode, sees so many test episodes."""
 
 LARGE = 1 << 20
 """Numbers in the query sets of all test episodes from which more processes pay."""
@@ -58,10 +63,11 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         if group.rank == 0:
             stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size)
         curve, baselines = _scores(meta_learner, trained.plain(config), members, source, test, points, sizes, group)
-        labels = _renamed(meta_learner, members, source, test, steps, chunk, group)
+        more = {"labels": labels} if (labels := _renamed(meta_learner, members, source, test, steps, chunk, group)) else {}
+        more |= _outside(meta_learner, members, source, test, curve, points.index(steps), steps, chunk, group)
         if group.rank:
             return
-    _write(source, meta_learner, members, config, test, curve, points, steps, baselines, labels, scores, metrics)
+    _write(source, meta_learner, members, config, test, curve, points, steps, baselines, more, scores, metrics)
 
 
 def _scores(
@@ -75,18 +81,23 @@ def _scores(
     group: Group,
 ) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
     """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
-    images = source.images() if source.kind == "classification" else None
+    examples = source.examples() if source.kind == "classification" else None
+    sentences = _tfidf(source, test) if source.texts() else None
+    tuned = TUNED if sum(p.numel() for p in members[0].values()) > LARGE_NETWORK else len(test)
     seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
-    rate = evaluate.fine_tune_rate(plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], images), group)
+    rate = evaluate.fine_tune_rate(plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], examples), group)
     layout: dict[str, torch.Size] = {}
     with stage.bar("evaluate", "episodes", len(test)) if group.rank == 0 else nullcontext() as bar:
 
         def one(i: int) -> torch.Tensor:
-            episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], images)
+            episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], examples)
             curve = evaluate.curve(meta_learner, members, episode, points)
             parts = {f"{part} {mode}": value for part in ("score", "loss") for mode, value in getattr(curve, part).items()}
             parts |= {"outputs": curve.outputs.transpose(0, 1)}
-            parts |= {f"baseline {name}": s for name, s in _baselines(plain, episode, seed, rate, starts[i]).items()}
+            parts |= {
+                f"baseline {name}": s
+                for name, s in _baselines(plain, episode, seed, rate, starts[i], source.meta["inputs"], sentences, tuned).items()
+            }
             layout.update({name: value.shape[1:] for name, value in parts.items()})
             if bar:
                 bar.update(min(len(test), bar.done + episode.tasks * group.size))
@@ -98,7 +109,66 @@ def _scores(
     score, loss = ({mode: found[f"{part} {mode}"] for mode in BATCH_NORM} for part in ("score", "loss"))
     outputs = found["outputs"].to(torch.get_default_dtype()).transpose(0, 1)
     baselines = {name.removeprefix("baseline "): s.cpu().numpy() for name, s in found.items() if name.startswith("baseline ")}
+    baselines["random_init"] = baselines["random_init"][:tuned]
     return evaluate.Curve(score, loss, outputs), baselines
+
+
+Sentences = Callable[[Episode, int], dict[str, torch.Tensor]]
+
+
+def _tfidf(source: Prepared, test: pd.DataFrame) -> Sentences:
+    """Baselines that read the sentences: scikit-learn's tf-idf of words, its weights from the training classes."""
+    from episodic.inputs.text import TfIdf
+
+    texts, classes = source.texts(), source.classes()
+    train = classes[classes["split"] == "train"]
+    known = [texts[row] for first, count in zip(train["offset"], train["count"], strict=True) for row in range(first, first + count)]
+    baselines = TfIdf.fit(known)
+
+    def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
+        lines = test.iloc[first : first + episode.tasks]
+        found = []
+        for line, support_y, query_y in zip(lines.to_dict("records"), episode.support_y.cpu(), episode.query_y.cpu(), strict=True):
+            support, query = ([texts[row] for row in line[part]] for part in ("support", "query"))
+            answers = baselines.answers(support, support_y.numpy(), query)
+            found.append({name: float((answer == query_y.numpy()).mean()) for name, answer in answers.items()})
+        return {name: torch.tensor([one[name] for one in found], device=episode.query_y.device) for name in found[0]}
+
+    return score
+
+
+def _outside(
+    meta_learner: MetaLearner, members: list[Params], source: Prepared, test: pd.DataFrame, curve: evaluate.Curve, at: int, steps: int,
+    chunk: int, group: Group,
+) -> dict[str, Any]:  # fmt: skip
+    """How well the probability of the answer tells an episode's queries from examples of no class at all: the area under the ROC curve."""
+    number = source.meta.get("outside", 0)
+    if not number:
+        return {}
+    examples = source.examples()
+    first, queries = len(examples) - number, curve.outputs.shape[2]
+    bits = counter.draws(counter.key(source.meta["seed"], "outside"), torch.arange(len(test)), queries)
+    rows = (first + counter.below(bits, number)).to(source.device)
+    starts = range(0, len(test), chunk)
+
+    def one(i: int) -> torch.Tensor:
+        part = slice(starts[i], starts[i] + chunk)
+        episode = source.fixed(test[part], examples)
+        x = examples[rows[part].flatten()].unflatten(0, (episode.tasks, queries))
+        strange = episode._replace(query_x=x, query_y=torch.zeros_like(rows[part]))
+        answer = evaluate.curve(meta_learner, members, strange, [steps], [meta_learner.batch_norm]).outputs[0]
+        return answer.softmax(-1).amax(-1).double()
+
+    strange = group.rows(one, [min(chunk, len(test) - start) for start in starts]).cpu().numpy()
+    known = curve.outputs[at].softmax(-1).amax(-1).double().cpu().numpy()
+    mean, ci95 = mean_ci95(np.array([_auroc(a, b) for a, b in zip(known, strange, strict=True)]))
+    return {"rejection": {"auroc": mean, "auroc_ci95": ci95}}
+
+
+def _auroc(above: np.ndarray, below: np.ndarray) -> float:
+    """The probability that one of `above` is greater than one of `below`, ties counted half (Mann, Whitney 1947)."""
+    greater, same = (above[:, None] > below).mean(), (above[:, None] == below).mean()
+    return float(greater + same / 2)
 
 
 def _renamed(
@@ -120,13 +190,13 @@ def _renamed(
 
 def _write(
     source: Prepared, meta_learner: MetaLearner, members: list[Params], config: dict[str, Any], test: pd.DataFrame,
-    curve: evaluate.Curve, points: list[int], steps: int, baselines: dict[str, np.ndarray], labels: dict[str, Any],
+    curve: evaluate.Curve, points: list[int], steps: int, baselines: dict[str, np.ndarray], more: dict[str, Any],
     scores: Path, metrics: Path,
 ) -> None:  # fmt: skip
     name = meta_learner.objective.score_name
     episodes = _episode_table(curve, points, name)
     compared = pd.concat(
-        [pd.DataFrame({"method": method, "episode": np.arange(len(test)), name: score}) for method, score in baselines.items()]
+        [pd.DataFrame({"method": method, "episode": np.arange(len(score)), name: score}) for method, score in baselines.items()]
     )
     with folder_beside(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
@@ -141,14 +211,33 @@ def _write(
             fits, support = _fits(meta_learner, members, source, test, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
-    figures = _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | ({"labels": labels} if labels else {})
+    figures = _metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | more
     write_json(metrics, _finite(figures))
 
 
-def _baselines(plain: MetaLearner, episode: Episode, seed: int, rate: float, first: int) -> dict[str, torch.Tensor]:
-    result = {"random_init": evaluate.random_init(plain, seed, episode, rate, first)}
+CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid"}
+"""What the nearest class mean of the inputs is called; of tokens, which are no quantities, there is none."""
+
+
+def _baselines(
+    plain: MetaLearner,
+    episode: Episode,
+    seed: int,
+    rate: float,
+    first: int,
+    inputs: dict[str, Any],
+    sentences: Sentences | None,
+    tuned: int,
+) -> dict[str, torch.Tensor]:
+    """sentences: of the support and the query sets, where people read the examples; tuned: episodes that `random_init` sees"""
+    part = episode.part(0, max(0, tuned - first)) if first + episode.tasks > tuned else episode
+    random_init = evaluate.random_init(plain, seed, part, rate, first) if part.tasks else torch.empty(0, device=episode.query_y.device)
+    result = {"random_init": F.pad(random_init, (0, episode.tasks - part.tasks))}
     if plain.objective.kind == "classification":
-        result["pixel_centroid"] = evaluate.pixel_centroid(episode)
+        if name := CENTROIDS.get(inputs.get("features", inputs["kind"])):
+            result[name] = evaluate.input_centroid(episode)
+        if sentences:
+            result |= sentences(episode, first)
     else:
         result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
         result["support_mean"] = evaluate.constant(episode, episode.support_y.mean(1, keepdim=True))

@@ -304,6 +304,17 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     except UserError as error:
         faults += str(error).splitlines()
         return
+    if (features := getattr(config, "features", None)) is not None:
+        suits = ("textcnn",) if features.kind == "tokens" else ("bag", "mlp")
+        if model.name not in (*suits, "module"):
+            faults.append(f"model.name is {model.name!r}: must be {' or '.join(suits)} for dataset.{name}.features.kind {features.kind}")
+            return
+        if model.name == "textcnn" and model.config.tokens < features.size:
+            said = f"must be at least dataset.{name}.features.size ({features.size})"
+            faults.append(f"model.textcnn.tokens is {model.config.tokens}: {said}")
+    elif model.name in ("bag", "textcnn"):
+        faults.append(f"model.name is {model.name!r}: must be a model for images for {name}, such as conv4")
+        return
     try:
         registry("model")[model.name].build(model.config, limits.input, episodes.ways)
     except ConfigError as error:
@@ -316,7 +327,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         if shots + queries > limits.examples:
             faults.append(
                 f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}: "
-                f"must be at most {limits.examples}, the images of a {name} class" + (f" ({limits.smallest})" if limits.smallest else "")
+                f"must be at most {limits.examples}, the examples of a {name} class" + (f" ({limits.smallest})" if limits.smallest else "")
             )
     for split, section, within in (
         ("validation", "episodes", episodes.within_group),

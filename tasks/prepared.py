@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import sampling
+from episodic import sampling, stored
 from episodic.episode import Episode
-from episodic.stored import StoredImages
 from tasks.files import read_json
 from tasks.params import Params
 from tasks.stage import StageError
@@ -38,13 +37,17 @@ class Prepared:
         table = pd.read_parquet(self.folder / "classes.parquet")
         return table.assign(offset=table["count"].cumsum() - table["count"])
 
-    def images(self) -> torch.Tensor | StoredImages:
-        """uint8 `(N, C, H, W)`; left in their file on the CPU, copied to another device."""
-        path = self.folder / "images.npy"
-        return StoredImages(path) if self.device.type == "cpu" else torch.from_numpy(np.load(path, mmap_mode="c")).to(self.device)
+    def examples(self) -> stored.Rows:
+        """The examples of all classes, row by row."""
+        return stored.load(self.folder, self.meta["input"], self.device)
+
+    def texts(self) -> list[str]:
+        """What people read of the examples, where they are sentences; else nothing."""
+        path = self.folder / "texts.parquet"
+        return pd.read_parquet(path)["text"].to_list() if path.exists() else []
 
     def training(self, params: Params, labels: sampling.Labels = "episode") -> sampling.Sampler:
-        """The training episodes, made as they are asked for; labels: see `sampling.ImageSampler`."""
+        """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
         config = params.train
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.kind == "regression":
@@ -55,13 +58,13 @@ class Prepared:
         classes = self.classes().query("split == 'train'")
         offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
         groups = sampling.Groups.of(classes["group"].to_list(), ways, self.device) if config.within_group else None
-        return sampling.ImageSampler(self.images(), offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups)
+        return sampling.ClassSampler(self.examples(), offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups)
 
     def table(self, split: str) -> pd.DataFrame:
         """The fixed episodes of a split, one row each."""
         return pd.read_parquet(self.folder / f"{split}.parquet")
 
-    def fixed(self, table: pd.DataFrame, images: torch.Tensor | StoredImages | None = None) -> Episode:
+    def fixed(self, table: pd.DataFrame, examples: stored.Rows | None = None) -> Episode:
         """Rows of `table` as one Episode on the device."""
 
         def column(name: str) -> torch.Tensor:
@@ -69,7 +72,9 @@ class Prepared:
 
         if self.kind == "regression":
             return sampling.wave_episode(column("amplitude")[:, None], column("phase")[:, None], column("support_x"), column("query_x"))
-        return sampling.image_episode(self.images() if images is None else images, column("support"), column("query"), self.meta["ways"])
+        return sampling.labelled_episode(
+            self.examples() if examples is None else examples, column("support"), column("query"), self.meta["ways"]
+        )
 
 
 def read(folder: Path, device: torch.device) -> Prepared:

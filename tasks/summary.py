@@ -28,12 +28,18 @@ def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     words = {
         "chance": "chance",
         "pixel_centroid": "nearest class mean in pixels",
+        "ngram_centroid": "nearest class mean of n-grams",
+        "tfidf_centroid": "tf-idf, nearest class mean",
+        "tfidf_logistic": "tf-idf, logistic regression",
         "random_init": "same network, random start",
         "zero": "answer 0",
         "support_mean": "answer the support's mean",
     }
     if metrics.get("ensemble", 1) > 1:
         said[0] = f"{said[0][0]}, {metrics['ensemble']} checkpoints", said[0][1]
+    if "rejection" in metrics:
+        share = metrics["rejection"]
+        said.append(("told from what is of no class (AUROC)", f"{100 * share['auroc']:.1f} % ± {100 * share['auroc_ci95']:.1f}"))
     return said + [(words[method], figure(part)) for method, part in sorted(metrics["baselines"].items())]
 
 
@@ -47,7 +53,7 @@ def main() -> None:
         metrics = read_json(args.metrics)
         print(f"\n{'accuracy' if 'accuracy' in metrics else 'mean squared error'} over {metrics['episodes']} test episodes (± 95 %)")
         for name, figure in rows(metrics):
-            print(f"  {name:30} {figure:>14}")
+            print(f"  {name:38} {figure:>14}")
         print(f"\nreport: {args.report}")
 
     stage.run(body)

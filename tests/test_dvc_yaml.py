@@ -14,6 +14,7 @@ from support import ROOT, checkout
 
 from tasks import params, preset
 from tests.episodic.datasets.test_image_folder import drawn
+from tests.tasks.test_params import said
 
 PROGRAM = """
 import json, runpy, sys
@@ -49,15 +50,19 @@ def dvc_yaml(settings) -> dict:
         {"algorithm": "finetune"},
         {"preset": "sinusoid"},
         {"preset": "image_folder"},
+        {"preset": "text_folder"},
     ],
-    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder"],
+    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder", "text_folder"],
 )
 def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
     root = checkout(tmp_path / "checkout")
     preset.apply("tiny", root / "params.yaml")
     if "preset" in changes:
-        own = {"image_folder": drawn}.get(changes["preset"])
-        source = str(own(tmp_path / "own", [f"class {i}" for i in range(25)], 12)) if own else None
+        own = {
+            "image_folder": lambda: drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 12),
+            "text_folder": lambda: said(tmp_path),
+        }
+        source = str(own[changes["preset"]]()) if changes["preset"] in own else None
         preset.apply(changes["preset"], root / "params.yaml", source)
         text = (root / "params.yaml").read_text()
         text = re.sub(r"iterations: \d+", "iterations: 2", re.sub(r"(validation|test): \d+", r"\1: 10", text))

@@ -6,7 +6,7 @@
 `fetch(raw, config, *, mirror=None, progress=no_progress)`
     fills the empty folder `raw` (a download, a drawing); raises `FetchError` with one sentence;
 `prepare(raw, config, seed)`
-    the raw files as `Images` (classification) or `Sinusoids` (regression); `seed` decides which class is for what;
+    the raw files as `Images` or `Texts` (classification) or `Sinusoids` (regression); `seed` decides which class is for what;
 `limits(config, seed)`
     `Limits`, known before any data is there (classification);
 `LICENSE`
@@ -20,13 +20,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from episodic.errors import UserError
 from episodic.registry import Registry
+
+if TYPE_CHECKING:
+    from episodic.inputs.text import Features
 
 SPLITS = ("train", "validation", "test")
 
@@ -34,12 +38,14 @@ registry = Registry(
     "data set",
     {
         "cifar_fs": "episodic.datasets.cifar_fs",
+        "clinc150": "episodic.datasets.clinc150",
         "fc100": "episodic.datasets.fc100",
         "glyphs": "episodic.datasets.glyphs",
         "image_folder": "episodic.datasets.image_folder",
         "mini_imagenet": "episodic.datasets.mini_imagenet",
         "omniglot": "episodic.datasets.omniglot",
         "sinusoid": "episodic.datasets.sinusoid",
+        "text_folder": "episodic.datasets.text_folder",
         "tiered_imagenet": "episodic.datasets.tiered_imagenet",
     },
 )
@@ -114,6 +120,56 @@ class Images:
     def inputs(self) -> dict[str, Any]:
         """How a user's pictures become such images: `episodic.inputs`."""
         return {"kind": "image", "inverted": self.inverted}
+
+    @property
+    def examples(self) -> np.ndarray:
+        """What episodes are made of, row by row."""
+        return self.images
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.images.shape[1:]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sentences of many classes.
+
+    texts: the sentences of a class one after the other; classes, groups, splits, counts, protocol: as of `Images`
+    features: how they become numbers; outside: sentences that are of no class, as people say them too
+    """
+
+    texts: list[str]
+    classes: list[str]
+    groups: list[str]
+    splits: list[str]
+    counts: np.ndarray
+    protocol: str
+    features: Features
+    outside: list[str] = field(default_factory=list)
+
+    kind = "classification"
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """Fitted to the sentences of the training classes alone."""
+        from episodic.inputs import text
+
+        split = np.repeat(self.splits, self.counts)
+        return text.fit(self.features, [t for t, s in zip(self.texts, split, strict=True) if s == "train"])
+
+    @property
+    def examples(self) -> Any:
+        """Of all sentences, those outside last."""
+        from episodic import inputs
+
+        encoder: Any = inputs.build({"input": self.input, "inputs": self.inputs})
+        return encoder.encode(self.texts + self.outside)
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        return self.features.input
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from torch import Tensor
 from episodic.errors import UserError
 from episodic.registry import Registry
 
-registry = Registry("kind of input", {"image": "episodic.inputs.image", "numbers": "episodic.inputs.numbers"})
+registry = Registry(
+    "kind of input", {"image": "episodic.inputs.image", "numbers": "episodic.inputs.numbers", "text": "episodic.inputs.text"}
+)
 
 
 class InputError(UserError, ValueError):
@@ -31,8 +33,11 @@ class Inputs(Protocol):
     def __call__(self, x: Any) -> Tensor:
         """Examples `(n, *input)`, from a list of what a user has or an array of prepared ones; InputError names what is none."""
 
-    def files(self, folder: Path) -> list[Path]:
-        """The files of a folder that are examples, sorted by name; InputError where a folder cannot hold any."""
+    def in_folder(self, folder: Path) -> list[Any]:
+        """The examples that lie in a folder, its own folders aside, in the order of their names; InputError where it cannot hold any."""
+
+    def in_file(self, path: Path) -> list[Any]:
+        """The examples of one file."""
 
 
 def build(config: dict[str, Any]) -> Inputs:
@@ -41,16 +46,16 @@ def build(config: dict[str, Any]) -> Inputs:
     return registry[options.pop("kind")].build(tuple(config["input"]), **options)
 
 
-def folders(folder: Path, inputs: Inputs, least: int = 1) -> dict[str, list[Path]]:
+def folders(folder: Path, inputs: Inputs, least: int = 1) -> dict[str, list[Any]]:
     """The examples of each class, from a folder with a folder for each; InputError lists all that is wrong with it.
 
     Hidden folders are left out, and so are files that are no examples. least: examples that a class must have
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one that holds a folder of {inputs.what}s for each class")
-    found = {path.name: inputs.files(path) for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found = {path.name: inputs.in_folder(path) for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
     if not found:
-        loose = f" ({len(inputs.files(folder))} {inputs.what}s lie in it loosely)" if inputs.files(folder) else ""
+        loose = f" ({len(own)} {inputs.what}s lie in it loosely)" if (own := inputs.in_folder(folder)) else ""
         raise InputError(f"{folder} has no folders{loose}: put the {inputs.what}s of each class in a folder named by the class")
     few = [
         f"{folder / name} has {len(files)} {inputs.what}s: a class needs at least {least}"

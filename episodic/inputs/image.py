@@ -53,8 +53,11 @@ class Pictures:
             raise InputError("there are no pictures")
         return torch.from_numpy(np.stack(pictures))
 
-    def files(self, folder: Path) -> list[Path]:
+    def in_folder(self, folder: Path) -> list[Path]:
         return pictures_in(folder)
+
+    def in_file(self, path: Path) -> list[Path]:
+        return [path]
 
 
 def pictures_in(folder: Path) -> list[Path]:

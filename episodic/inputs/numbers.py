@@ -22,8 +22,10 @@ class Numbers:
     def __call__(self, x: Any) -> Tensor:
         return torch.from_numpy(array(x if isinstance(x, Tensor) else listed(x, self.what), self.input).astype(np.float32))
 
-    def files(self, folder: Path) -> list[Path]:
+    def in_folder(self, folder: Path) -> list[Any]:
         raise InputError("a model of numbers takes no files: use it from Python (docs/using-a-model.md)")
+
+    in_file = in_folder
 
 
 def array(x: Any, input: tuple[int, ...]) -> np.ndarray:

@@ -15,10 +15,12 @@ from episodic.registry import Registry
 registry = Registry(
     "model",
     {
+        "bag": "episodic.models.bag",
         "conv4": "episodic.models.conv4",
         "mlp": "episodic.models.mlp",
         "module": "episodic.models.module",
         "resnet12": "episodic.models.resnet12",
+        "textcnn": "episodic.models.textcnn",
     },
 )
 

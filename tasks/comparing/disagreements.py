@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from tasks.comparing.groups import Configuration, Protocol
 from tasks.comparing.sections import against, answers
-from tasks.reporting import gallery
+from tasks.reporting import gallery, pictures
 
 EACH_WAY = 2
 """Episodes shown in which the one gains most, and in which the other does."""
@@ -44,10 +43,10 @@ def find(protocol: Protocol) -> Disagreements | None:
     experiment = first.first
     test = pd.read_parquet(experiment.file("data/prepared/test.parquet"))
     table = pd.read_parquet(experiment.file("data/prepared/classes.parquet"))
-    images = np.load(experiment.file("data/prepared/images.npy"), mmap_mode="r")
+    examples = pictures.read(experiment.file(f"data/prepared/{pictures.file(experiment.meta)}"))
     cards = []
     for episode, place in picked:
         line = test.loc[test["episode"] == episode].iloc[0]
         said = both[both["episode"] == episode].rename(columns={"two": "before", "one": "after"})
-        cards.append(gallery.card(experiment.meta, line, said, table, images, place))
+        cards.append(gallery.card(experiment.meta, line, said, table, examples, place))
     return Disagreements(first, second, sentence, cards)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tasks.reporting import words
 from tasks.reporting.results import Results
 
-KINDS = {"image": ("picture", "pictures"), "numbers": ("row of numbers", "rows of numbers")}
+KINDS = {"image": ("picture", "pictures"), "numbers": ("row of numbers", "rows of numbers"), "text": ("sentence", "sentences")}
 
 
 def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +80,9 @@ def _limits(found: Results, one: str, shape: str) -> list[str]:
     config = found.config
     limits = [f"It knows {found.meta['dataset']} alone; on things of another kind it may be no better than its baselines."]
     if found.kind == "classification":
-        limits.append(f"Every {one} is brought to {shape} first. It answers one of the classes it was given, whatever it is shown.")
+        if config["inputs"]["kind"] == "image":
+            limits.append(f"Every {one} is brought to {shape} first.")
+        limits.append("It answers one of the classes it was given, whatever it is shown.")
         if config["inputs"].get("inverted"):
             limits.append("It expects dark ink on light paper.")
         limits.append("Its probabilities are not calibrated: they rank answers and are no odds.")

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.reporting import words
-from tasks.reporting.pictures import Sheet
+from tasks.reporting.pictures import Examples, Lines, Sheet
+from tasks.reporting.pictures import shown as show
 from tasks.reporting.results import Results
 
 PLACES = (
@@ -58,7 +59,7 @@ class Card:
     told_before: str
     told_after: str
     classes: list[Class]
-    sheet: Sheet
+    sheet: Sheet | Lines
     large: bool
     shown: int
     queries: int
@@ -83,13 +84,13 @@ def cards(results: Results) -> list[Card]:
 def _card(results: Results, episode: int, place: str) -> Card:
     line = results.test.loc[results.test["episode"] == episode].iloc[0]
     answers = results.answers[results.answers["episode"] == episode]
-    return card(results.meta, line, answers, results.table, results.images, place)
+    return card(results.meta, line, answers, results.table, results.examples, place)
 
 
-def card(meta: dict[str, Any], line: pd.Series, answers: pd.DataFrame, table: pd.DataFrame, images: np.ndarray, place: str) -> Card:
+def card(meta: dict[str, Any], line: pd.Series, answers: pd.DataFrame, table: pd.DataFrame, examples: Examples, place: str) -> Card:
     """An episode with two sets of answers.
 
-    line: its row of test.parquet; answers: `image`, `label`, `before`, `after` of its queries; table, images: of data/prepared
+    line: its row of test.parquet; answers: `image`, `label`, `before`, `after` of its queries; table, examples: of data/prepared
     """
     ways, shots, queries = (meta[key] for key in ("ways", "shots", "queries"))
     shown = min(queries, max(1, TILES // ways))
@@ -117,7 +118,7 @@ def card(meta: dict[str, Any], line: pd.Series, answers: pd.DataFrame, table: pd
     shares = [float(np.mean(answers[column] == answers["label"])) for column in ("before", "after")]
     told = [_told(classes, when) for when in ("before", "after")]
     return Card(
-        int(line["episode"]), place, words.percent(shares[0]), words.percent(shares[1]), told[0], told[1], classes, Sheet.of(images, rows),
+        int(line["episode"]), place, words.percent(shares[0]), words.percent(shares[1]), told[0], told[1], classes, show(examples, rows),
         ways * shown <= 25, shown, queries,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tasks.reporting import words
 from tasks.reporting.parts import Section, Table, chance, dot_figure, row
-from tasks.reporting.pictures import Sheet
+from tasks.reporting.pictures import Lines, Sheet, shown
 from tasks.reporting.results import Results
 
 HARDEST, LISTED = 10, 50
@@ -33,7 +33,7 @@ class Mistaken:
 class Mistakes:
     """The hardest classes in pictures."""
 
-    sheet: Sheet
+    sheet: Sheet | Lines
     rows: list[Mistaken]
 
 
@@ -136,4 +136,4 @@ def pictures(results: Results, rows: int = 6, drawings: int = 4) -> Mistakes:
         name, taken = (words.class_name(table["class"][i], table["group"][i]) for i in (row, other))
         figure = words.figure("accuracy", line["accuracy"], line["ci95"])
         result.append(Mistaken(name, figure, take(row), taken, share, take(other)))
-    return Mistakes(Sheet.of(results.images, sheet_rows), result)
+    return Mistakes(shown(results.examples, sheet_rows), result)

@@ -1,4 +1,4 @@
-"""Images of the data as one PNG a group: a sheet of equal cells that the page cuts up, pixel for pixel."""
+"""Examples as a page shows them: images as one PNG a group, a sheet of equal cells that the page cuts up; sentences as lines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 COLUMNS = 16
 
@@ -43,6 +46,32 @@ class Sheet:
     def place(self, cell: int) -> tuple[int, int]:
         """Column and row of a cell."""
         return cell % self.columns, cell // self.columns
+
+
+@dataclass(frozen=True)
+class Lines:
+    """lines: the sentences, by cell"""
+
+    lines: list[str]
+
+
+Examples = np.ndarray | list[str]
+"""Images uint8 `(N, C, H, W)` or sentences, by row."""
+
+
+def shown(examples: Examples, rows: Sequence[int]) -> Sheet | Lines:
+    """The examples of `rows`, in the order of the cells."""
+    return Lines([examples[row] for row in rows]) if isinstance(examples, list) else Sheet.of(examples, rows)
+
+
+def file(meta: dict[str, Any]) -> str:
+    """Which file of data/prepared holds them, from its meta.json."""
+    return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"
+
+
+def read(path: Path) -> Examples:
+    """Of such a file; images stay in it."""
+    return pd.read_parquet(path)["text"].to_list() if path.suffix == ".parquet" else np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _png(pixels: np.ndarray) -> str:

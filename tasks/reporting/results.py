@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.files import read_json
+from tasks.reporting import pictures
+from tasks.reporting.pictures import Examples
 from tasks.stage import StageError
 
 FORMAT = 2
@@ -41,7 +43,7 @@ class Results:
     baselines: pd.DataFrame
     weights_digest: str
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
-    images: np.ndarray = field(default_factory=lambda: np.empty(0))
+    examples: Examples = field(default_factory=lambda: np.empty(0))
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     answers: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -100,7 +102,7 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
     if kind == "classification":
         parts["test"] = _table(data / "test.parquet", "episodes", ["episode", "classes", "support", "query"])
         parts["table"] = _table(data / "classes.parquet", "episodes", ["class", "group", "split", "count"])
-        parts["images"] = _read(data / "images.npy", "episodes", lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
+        parts["examples"] = _read(data / pictures.file(meta), "episodes", pictures.read)
         parts["classes"] = _table(
             scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"]
         )
@@ -139,7 +141,7 @@ def _described(path: Path, stage: str) -> dict[str, Any]:
     if found.get("format") != FORMAT:
         raise StageError(f"{path} has format {found.get('format')!r}, not {FORMAT}: run the stage {stage} again")
     wanted = ["kind", "dataset", "ways", "shots"] + (
-        ["queries", "protocol", "license"] if stage == "episodes" else ["algorithm", "model", "batch_norm", "inputs", "input"]
+        ["queries", "protocol", "license", "inputs"] if stage == "episodes" else ["algorithm", "model", "batch_norm", "inputs", "input"]
     )
     absent = [key for key in wanted if key not in found]
     if absent:

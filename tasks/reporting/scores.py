@@ -32,8 +32,9 @@ def comparison(results: Results, raw: dict[str, Any]) -> Section:
     same, others = published.figures(published.protocol(results, raw))
     rows = [row(results, f"this model ({config['algorithm']['name']}, {config['model']['name']})", value, ci95, "model", episodes)]
     known = list(baselines(results))
+    seen = {str(name): int(count) for name, count in results.baselines["method"].value_counts(sort=False).items()}
     for name, theirs, half in known:
-        detail = "by definition" if name == "chance" else episodes
+        detail = "by definition" if name == "chance" else words.count(seen.get(name, results.metrics["episodes"]), "test episode")
         rows.append(row(results, words.METHODS.get(name, name), theirs, half, "baseline", detail, "square"))
     for line in same.to_dict("records"):
         name = f"{line['method']}, {line['network']} ({line['source']})"
@@ -46,6 +47,17 @@ def comparison(results: Results, raw: dict[str, Any]) -> Section:
     if results.mode == "transductive" and results.other_mode:
         notes.append(
             "Transductive: batch norm takes its statistics from the query set, which helps; the inductive figure stands further down."
+        )
+    notes += [
+        f"{words.METHODS.get(name, name).capitalize()} was measured on the first {count:,} test episodes."
+        for name, count in seen.items()
+        if count < results.metrics["episodes"]
+    ]
+    if "rejection.auroc" in results.metrics:
+        auroc = words.figure("accuracy", results.metrics["rejection.auroc"], results.metrics["rejection.auroc_ci95"])
+        notes.append(
+            "Sentences of no class: the probability of the answer is higher for a query of the episode than for one that belongs nowhere "
+            f"in {auroc} of pairs (area under the ROC curve; chance: 50 %)."
         )
     tables = [numbers("The figures of the chart", results, rows)]
     if len(others):

@@ -10,7 +10,9 @@ import pandas as pd
 
 NBSP = "\u00a0"
 METHODS = {
-    "chance": "chance", "pixel_centroid": "nearest class mean in pixels", "random_init": "fine-tuned from random weights",
+    "chance": "chance", "pixel_centroid": "nearest class mean in pixels", "ngram_centroid": "nearest class mean of n-grams",
+    "tfidf_centroid": "tf-idf, nearest class mean", "tfidf_logistic": "tf-idf, logistic regression",
+    "random_init": "fine-tuned from random weights",
     "zero": "always answer 0", "support_mean": "answer the support set's mean",
 }  # fmt: skip
 """What the baselines of metrics.json are called."""

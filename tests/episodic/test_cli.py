@@ -116,7 +116,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
         (("adapt", "run", "support", "-o", "x", "--device", "tpu"), "must be one of auto, cpu, cuda, mps"),
         (("predict", "run", "a.png"), "is adapted to no task yet"),
         (("predict", "adapted", "a.png", "run/config.json"), "a.png cannot be read: No such file"),
-        (("predict", "adapted", "run"), "there are no files to predict"),
+        (("predict", "adapted", "run"), "there is nothing to predict"),
         (("predict", "adapted", "query", "--json", "--csv"), "choose one of them"),
         (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),

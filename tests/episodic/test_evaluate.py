@@ -91,11 +91,11 @@ def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
     assert scores[best] > min(scores.values())
 
 
-def test_pixel_centroid_by_hand():
+def test_nearest_class_mean_of_the_inputs_by_hand():
     support = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [5.0, 5.0], [7.0, 5.0]]])  # class means (0, 1) and (6, 5)
     query = torch.tensor([[[0.0, 3.0], [6.0, 6.0], [3.1, 3.0], [1.0, 1.0]]])
     episode = Episode(support, torch.tensor([[0, 0, 1, 1]]), query, torch.tensor([[0, 1, 1, 1]]))
-    assert evaluate.pixel_centroid(episode).tolist() == [0.75]
+    assert evaluate.input_centroid(episode).tolist() == [0.75]
 
 
 def test_mean_ci95_by_hand():

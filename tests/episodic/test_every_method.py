@@ -17,7 +17,7 @@ from episodic.learner import MetaLearner
 from episodic.models import conv4
 from episodic.objective import Objective
 from episodic.outer import meta_gradient
-from episodic.sampling import ImageSampler
+from episodic.sampling import ClassSampler
 from episodic.statistics import mean_ci95
 
 WAYS, SHOTS, QUERIES = 5, 1, 5
@@ -73,11 +73,11 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, counts.cumsum(0) - counts, counts
 
 
-def sampler(split: str, ways: int = WAYS, shots: int = SHOTS, labels: Any = "episode", queries: int = QUERIES) -> ImageSampler:
+def sampler(split: str, ways: int = WAYS, shots: int = SHOTS, labels: Any = "episode", queries: int = QUERIES) -> ClassSampler:
     images, offsets, counts = pictures()
     half = len(counts) // 2
     part = slice(0, half) if split == "train" else slice(half, None)
-    return ImageSampler(images, offsets[part], counts[part], 0, split, ways, shots, queries, labels)
+    return ClassSampler(images, offsets[part], counts[part], 0, split, ways, shots, queries, labels)
 
 
 def learner(name: str) -> MetaLearner:

@@ -141,9 +141,9 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
     x = images[-20 * 8 :]
     y = [f"c{i // 20}" for i in range(len(x))]
     found = model.evaluate(x, y, ways=4, shots=2, queries=3, episodes=7, seed=5)
-    from episodic.sampling import ImageSampler
+    from episodic.sampling import ClassSampler
 
-    drawn = ImageSampler(x, torch.arange(8) * 20, counts[:8], 5, "test", 4, 2, 3)(torch.arange(7))
+    drawn = ClassSampler(x, torch.arange(8) * 20, counts[:8], 5, "test", 4, 2, 3)(torch.arange(7))
     wanted, _ = evaluate.scores(replace(model.trained.learner, batch_norm="inductive"), model.trained.members[0], drawn, 0)
     np.testing.assert_allclose(found.scores, wanted)
     assert found.summary["accuracy"] == pytest.approx(wanted.mean()) and found.summary["chance"] == 0.25

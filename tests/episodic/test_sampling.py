@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from episodic import counter
 from episodic.config import ConfigError
-from episodic.sampling import Groups, ImageSampler, SinusoidSampler, class_episodes
+from episodic.sampling import ClassSampler, Groups, SinusoidSampler, class_episodes
 
 
 def sampler(
     classes: int = 7, ways: int = 3, shots: int = 1, queries: int = 2, seed: int = 0, split: str = "train", counts=None
-) -> ImageSampler:
+) -> ClassSampler:
     counts = torch.full((classes,), 5) if counts is None else torch.tensor(counts)
     offsets = counts.cumsum(0) - counts
     images = torch.arange(int(counts.sum()), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    return ImageSampler(images, offsets, counts, seed, split, ways, shots, queries)
+    return ClassSampler(images, offsets, counts, seed, split, ways, shots, queries)
 
 
 sizes = st.fixed_dictionaries(
@@ -157,7 +157,7 @@ def test_gpu_draws_the_same_episodes():
 ALPHABETS = ["b"] * 4 + ["a"] * 3 + ["c"] * 5 + ["a"] * 3 + ["d"] * 2
 
 
-def within(ways: int) -> ImageSampler:
+def within(ways: int) -> ClassSampler:
     made = sampler(classes=len(ALPHABETS), ways=ways)
     return replace(made, groups=Groups.of(ALPHABETS, ways))
 

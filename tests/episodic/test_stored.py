@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from episodic.sampling import ImageSampler
+from episodic.sampling import ClassSampler
 from episodic.stored import StoredImages
 
 
@@ -19,7 +19,7 @@ def test_rows_of_the_file_are_rows_of_the_array(tmp_path):
     rows = torch.tensor([19, 0, 7, 7])
     assert len(stored) == 20 and torch.equal(stored[rows], torch.from_numpy(array)[rows])
     sizes = {"offsets": torch.tensor([0, 10]), "counts": torch.tensor([10, 10]), "seed": 0, "split": "train", "ways": 2}
-    here, there = (ImageSampler(images, **sizes, shots=1, queries=2)(torch.arange(3)) for images in (torch.from_numpy(array), stored))
+    here, there = (ClassSampler(images, **sizes, shots=1, queries=2)(torch.arange(3)) for images in (torch.from_numpy(array), stored))
     assert all(torch.equal(a, b) for a, b in zip(here.tensors, there.tensors, strict=True))
 
 

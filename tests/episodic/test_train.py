@@ -18,7 +18,7 @@ from episodic.algorithms import fomaml, maml
 from episodic.learner import MetaLearner
 from episodic.models import conv4, mlp
 from episodic.objective import Objective
-from episodic.sampling import ImageSampler, SinusoidSampler
+from episodic.sampling import ClassSampler, SinusoidSampler
 
 CONFIG = train.Config(iterations=45, meta_batch=4, queries=5, validate_every=15, checkpoint_every=10, meta_lr=0.01)
 
@@ -257,10 +257,10 @@ def eagerly(update, first, rates, meta_batch):
     return lambda: graph.body(update, number, rates, meta_batch)
 
 
-def glyph_like(split: str) -> ImageSampler:
+def glyph_like(split: str) -> ClassSampler:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8 * 6, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return ImageSampler(images, torch.arange(8) * 6, torch.full((8,), 6), 0, split, 3, 1, 2)
+    return ClassSampler(images, torch.arange(8) * 6, torch.full((8,), 6), 0, split, 3, 1, 2)
 
 
 @pytest.mark.parametrize("mode", ["batched", "per_task", "compiled"])

@@ -150,7 +150,14 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     table, data, scores = _classes(), root / "data/prepared", root / "reports/scores"
     table.to_parquet(data / "classes.parquet", index=False)
     np.save(data / "images.npy", glyphs(rng, len(table), 20))
-    meta = {"format": 2, "dataset": "omniglot", "kind": "classification", "protocol": "maml split, rotations as classes", "license": "MIT."}
+    meta = {
+        "format": 2,
+        "dataset": "omniglot",
+        "kind": "classification",
+        "inputs": {"kind": "image"},
+        "protocol": "maml split, rotations as classes",
+        "license": "MIT.",
+    }
     meta |= {"input": [1, 28, 28], "classes": {"train": 5, "validation": 5, "test": 20}} | DIGESTS
     write_json(data / "meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     rows, answers = [], []
@@ -208,7 +215,15 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
 
 def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:
     test, shots, scores = raw["episodes"]["test"], raw["episodes"]["shots"], root / "reports/scores"
-    meta = {"format": 2, "dataset": "sinusoid", "kind": "regression", "protocol": "sine waves", "license": "None.", "input": [1]}
+    meta = {
+        "format": 2,
+        "dataset": "sinusoid",
+        "kind": "regression",
+        "inputs": {"kind": "numbers"},
+        "protocol": "sine waves",
+        "license": "None.",
+        "input": [1],
+    }
     meta |= {"classes": {}, "family": raw["dataset"]["sinusoid"]} | DIGESTS
     write_json(root / "data/prepared/meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
     amplitude, phase = rng.uniform(0.1, 5, test), rng.uniform(0, np.pi, test)

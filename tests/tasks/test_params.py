@@ -81,12 +81,12 @@ FAULTS = [
     ({"algorithm__maml__inner_lr": -0.4}, "algorithm.maml.inner_lr is -0.4: must be a number greater than 0"),
     ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
     ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
-    ({"episodes__queries": 20}, "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
-    ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the images of a glyphs class"),
+    ({"episodes__queries": 20}, "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class"),
+    ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class"),
     ({"evaluate__steps": 1001}, "evaluate.steps is 1001: must be null or between 0 and 1000"),
     ({"train__ways": 1, "algorithm__name": "protonet"}, "train.ways is 1: must be null or at least 2 for glyphs"),
     ({"train__ways": 7}, "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class"),
-    ({"train__shots": 18}, "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the images of a glyphs class"),
+    ({"train__shots": 18}, "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the examples of a glyphs class"),
     ({"train__ensemble": 6}, "train.ensemble is 6: must be at most 5, as many as there are validations of 450 iterations every 90"),
     (
         {"episodes__within_group": True, "dataset__name": "mini_imagenet", "model__conv4__filters": 8},
@@ -188,12 +188,20 @@ def test_every_key_of_params_yaml_is_commented():
     assert [line for line in values if "#" not in line] == []
 
 
+def said(folder):
+    """A CSV of 25 labels with ten sentences each."""
+    lines = [f"sentence {i} about {label},label {label}" for label in range(25) for i in range(10)]
+    (folder / "said.csv").write_text("\n".join(["text,label", *lines]))
+    return folder / "said.csv"
+
+
 @pytest.mark.parametrize("name", preset.names())
 def test_presets_apply_and_keep_comments(tmp_path, name):
     file = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
     file.write_text(original)
-    source = drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 10) if name == "image_folder" else None
+    own = {"image_folder": lambda: drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 10), "text_folder": lambda: said(tmp_path)}
+    source = own[name]() if name in own else None
     changes = preset.apply(name, file, source and str(source))
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
@@ -219,7 +227,7 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
         preset.apply("image_folder", file, str(source))
     said = str(caught.value)
     assert "must be at most 2, the number of validation classes of image_folder" in said
-    assert "the images of a image_folder class (class 3)" in said
+    assert "the examples of a image_folder class (class 3)" in said
     assert f"source: {source}" in file.read_text() and "name: image_folder" in file.read_text()
 
 

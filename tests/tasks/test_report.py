@@ -330,9 +330,9 @@ def test_gallery_cells_are_the_pixels_of_the_data(image_root):
         return 255 - sheet[28 * y : 28 * y + 28, 28 * x : 28 * x + 28]
 
     for way, c in enumerate(card.classes):
-        assert np.array_equal(cell(c.support[0]), data.images[line["support"][way], 0])
+        assert np.array_equal(cell(c.support[0]), data.examples[line["support"][way], 0])
         for i, query in enumerate(c.after):
-            assert np.array_equal(cell(query.cell), data.images[line["query"][15 * way + i], 0])
+            assert np.array_equal(cell(query.cell), data.examples[line["query"][15 * way + i], 0])
 
 
 def test_wrong_answers_are_marked_with_the_letter_not_by_colour_alone(image_root):

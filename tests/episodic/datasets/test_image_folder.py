@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from episodic.datasets import SPLITS, FetchError, image_folder
-from episodic.datasets.image_folder import Config, divided
+from episodic.datasets.image_folder import Config
+from episodic.datasets.sources.folder import divided
 from episodic.inputs.image import Pictures
 
+SHARES = Config().shares
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
 
 
@@ -50,7 +52,7 @@ def test_it_reads_what_a_model_in_use_reads(tmp_path):
     for config in (Config(size=8, inverted=True), Config(size=9, colour=True)):
         found = made(source, tmp_path / f"raw{config.size}", config)
         inputs = Pictures(config.input, config.inverted)
-        files = [path for name in found.classes for path in inputs.files(source / name)]
+        files = [path for name in found.classes for path in inputs.in_folder(source / name)]
         assert (inputs(files).numpy() == found.images.astype(np.float32) / 255).all()
 
 
@@ -61,10 +63,10 @@ def test_colours_are_kept_if_asked_for(tmp_path):
 
 def test_the_division_is_a_function_of_seed_and_names():
     names = [f"class {i}" for i in range(50)]
-    first = divided(names, Config(), 0)
+    first = divided(names, SHARES, 0)
     assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
-    assert first == divided(names[::-1], Config(), 0) != divided(names, Config(), 1)
-    assert [list(divided(names[:3], Config(), 0).values()).count(split) for split in SPLITS] == [2, 0, 1]
+    assert first == divided(names[::-1], SHARES, 0) != divided(names, SHARES, 1)
+    assert [list(divided(names[:3], SHARES, 0).values()).count(split) for split in SPLITS] == [2, 0, 1]
 
 
 def test_folders_may_say_the_division(tmp_path):

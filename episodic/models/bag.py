@@ -1,0 +1,82 @@
+"""A bag of features, such as n-grams or words: their embeddings are added up, an MLP follows, and the features themselves stay in sight.
+
+    features = [s_1 x, s_2 h / |h|],    h = MLP(x E),    s_1, s_2 learned
+
+With E the embedding of each feature this is the text classifier of Armand Joulin, Edouard Grave, Piotr Bojanowski, Tomas Mikolov: Bag of
+Tricks for Efficient Text Classification, 2017 (https://arxiv.org/abs/1607.01759), and x beside it is what a nearest neighbour by
+tf-idf compares: for words that were never seen in training there is nothing better.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic.config import require
+from episodic.models import classify, glorot, head
+from episodic.ops import Params, linear
+
+
+@dataclass(frozen=True)
+class Config:
+    """embedding: length of a feature's embedding; hidden: sizes of the layers after their sum, ReLU before each; lexical: whether the
+    features themselves are in sight too."""
+
+    embedding: int = 128
+    hidden: tuple[int, ...] = ()
+    lexical: bool = True
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self):
+        require(self.embedding >= 1, "embedding", self.embedding, "must be at least 1")
+        require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "must be sizes of at least 1")
+
+
+@dataclass(frozen=True)
+class Bag:
+    """Parameters `embedding.weight (embedding, in)`, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `scale (2,)` (logarithms of the s),
+    `head.weight`, `head.bias`."""
+
+    config: Config
+    input: int
+    outputs: int
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def width(self) -> int:
+        last = self.config.hidden[-1] if self.config.hidden else self.config.embedding
+        return last + (self.input if self.config.lexical else 0)
+
+    def init(self, generator: torch.Generator) -> Params:
+        size = self.config.embedding
+        drawn = torch.empty(size, self.input).normal_(generator=generator) / math.sqrt(size)
+        theta: Params = {"embedding.weight": drawn}
+        for i, out in enumerate(self.config.hidden):
+            theta |= {f"hidden{i}.weight": glorot(generator, out, size), f"hidden{i}.bias": torch.zeros(out)}
+            size = out
+        theta["scale"] = torch.tensor([math.log(10) / 2, math.log(3) / 2])
+        return theta | head(generator, self.width, self.outputs)
+
+    def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        h = x @ theta["embedding.weight"].mT
+        for i in range(len(self.config.hidden)):
+            h = linear(h.relu(), theta[f"hidden{i}.weight"], theta[f"hidden{i}.bias"])
+        scale = theta["scale"].exp()[:, None]
+        h = scale[..., 1:] * F.normalize(h, dim=-1, eps=1e-6)
+        return torch.cat([scale[..., :1] * x, h], -1) if self.config.lexical else h
+
+    def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
+        return classify(theta, self.features(theta, x, reference))
+
+
+def build(config: Config, input: tuple[int, ...], outputs: int) -> Bag:
+    require(len(input) == 1, "input", list(input), "must be a row of features for bag; use conv4 for images")
+    return Bag(config, input[0], outputs)
