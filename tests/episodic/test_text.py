@@ -309,3 +309,18 @@ def test_a_text_model_from_python_and_onnx(place, tmp_path):
     export.onnx(adapted, tmp_path / "model.onnx")
     (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"x": model.inputs(texts).numpy()})
     np.testing.assert_allclose(found, adapted.predict_proba(texts), atol=1e-5)
+
+
+def test_a_text_model_in_the_demo(place):
+    from fastapi.testclient import TestClient
+
+    from episodic import demo
+
+    client = TestClient(demo.app(episodic.load(place / "run"), "run"), base_url="http://127.0.0.1:1")
+    assert '"kind": "text"' in client.get("/").text
+    support = {label: corpus()[label][:2] for label in ("music", "alarm")}
+    key = client.post("/adapt", json={"classes": support}).json()["model"]
+    answers = client.post("/predict", json={"model": key, "examples": ["play music by bach", "set my alarm"]}).json()["answers"]
+    assert [answer["label"] for answer in answers] == ["music", "alarm"]
+    refused = client.post("/predict", json={"model": key, "examples": [" "]})
+    assert refused.status_code == 422 and "example 0 is empty" in refused.json()["detail"]
