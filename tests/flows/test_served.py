@@ -105,7 +105,11 @@ def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]
     wait_for(lambda: here.state(run)["type"] == "CANCELLED", "the cancelled run")
     gone(family)
     assert not toy.locked()
-    assert "RUNNING" not in {task["state_type"] for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+
+    def running() -> bool:
+        return "RUNNING" in {task["state_type"] for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+
+    wait_for(lambda: not running(), "its tasks' states, which the server learns of a little later")
 
     for number in (signal.SIGTERM, signal.SIGKILL):
         run, family = begun()
