@@ -187,7 +187,9 @@ def random_init(learner: MetaLearner, seed: int, episode: Episode, rate: float, 
     first: number of the first episode, so that an episode's weights do not depend on how episodes are grouped.
     """
     drawn = [learner.model.init(counter.generator(seed, f"random initialisation {first + i}")) for i in range(episode.tasks)]
-    theta = {name: torch.stack([d[name] for d in drawn]).to(episode.support_x) for name in drawn[0]}
+    x = episode.support_x
+    like = x if x.is_floating_point() else torch.empty(0, device=x.device)  # tokens are no weights
+    theta = {name: torch.stack([d[name] for d in drawn]).to(like) for name in drawn[0]}
     inner = Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rules.sgd(rate), second_order=False)
     *_, theta = _graph_free(inner, FINE_TUNE_STEPS)
     with torch.no_grad():

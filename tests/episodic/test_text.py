@@ -180,6 +180,15 @@ def test_they_learn(name, method):
     assert now > max(before + 0.05, 0.6), (before, now)  # chance: 0.25
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_baseline_from_random_weights_learns_its_support_set(name):
+    learner, sampler = learner_of(name, "maml")
+    episode = sampler(torch.arange(4))
+    again = episode._replace(query_x=episode.support_x, query_y=episode.support_y)
+    assert evaluate.random_init(learner, 0, again, 0.4).mean() > 0.9
+    assert evaluate.fine_tune_rate(learner, 0, again) in evaluate.FINE_TUNE_RATES
+
+
 # --- data sets -----------------------------------------------------------------------------------------------------------
 
 
