@@ -10,9 +10,11 @@ compares with the support set, that is part of the file.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,8 +88,12 @@ def torch_program(adapted: Adapted, path: Path | str, encoder: bool = False) -> 
 
     def write(draft: Path) -> None:
         program = torch.export.export(made, (made.example,), dynamic_shapes=({0: torch.export.Dim("n")},))
-        with draft.open("wb") as stream:
-            torch.export.save(program, stream, extra_files=described(adapted))
+        saved = io.BytesIO()
+        torch.export.save(program, saved, extra_files=described(adapted))
+        # torch adds the inputs of the trace as a pickle, which nobody needs, and takes an empty one in its place.
+        with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as written:
+            for part in archive.infolist():
+                written.writestr(part, b"" if "/sample_inputs/" in part.filename else archive.read(part))
 
     _write(Path(path), write)
 

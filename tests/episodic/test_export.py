@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -68,6 +69,10 @@ def test_torch_export_answers_the_same(name, tmp_path):
     for n in (1, 7):
         same(program(x[:n]).detach().numpy(), adapted.predict_proba(x[:n]))
     assert json.loads(extra["classes"]) == sorted(NAMES)
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    held = [part for part, content in parts.items() if content and (content[:2] == b"PK" or part.endswith((".pt", ".pkl")))]
+    assert len(parts) > 5 and held == [], "pickles, which torch.save would leave"
 
 
 def test_a_curve_is_exported(tmp_path):
