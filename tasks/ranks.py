@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -50,7 +50,7 @@ def group(count: int, device: torch.device) -> Iterator[Group]:
     if device.type == "cpu":
         torch.set_num_threads(1)
     if torchrun():
-        with _joined(device, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "env://") as result:
+        with _joined(device, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None) as result:
             yield result
     elif count == 1 or device.type != "cpu":
         yield Group()
@@ -137,14 +137,30 @@ def _how_it_ended(children: list[int]) -> str:
 
 
 @contextmanager
-def _joined(device: torch.device, rank: int, size: int, meeting: str) -> Iterator[Group]:
+def _joined(device: torch.device, rank: int, size: int, meeting: str | None) -> Iterator[Group]:
+    """meeting: the file where the processes find each other; None: where torchrun says."""
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=meeting, rank=rank, world_size=size)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if meeting is None:
+        dist.init_process_group(backend, store=_torchruns_store(), rank=rank, world_size=size)
+    else:
+        dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=size)
     try:
         yield Group(rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def _torchruns_store() -> Any:
+    """Where torchrun's processes find each other. On one machine each try has names of its own: the store outlives a restart, and a process
+    could find there the address of one that was killed."""
+    import torch.distributed as dist
+
+    store, _, _ = next(iter(dist.rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":  # machines count their restarts apart
+        return store
+    return dist.PrefixStore(f"try {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def peak_memory(group: Group, device: torch.device) -> int:
