@@ -16,6 +16,7 @@ from episodic.config import require
 from episodic.episode import Episode
 from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
+from episodic.objective import average
 from episodic.ops import Params
 
 
@@ -100,8 +101,8 @@ def curve(
         with torch.no_grad():
             for mode in score:
                 answer = learner.objective.together([learner.query_outputs(theta, episode, mode) for theta in thetas])
-                score[mode].append(learner.objective.score(answer, episode.query_y))
-                loss[mode].append(learner.objective.loss(answer, episode.query_y))
+                score[mode].append(learner.objective.score(answer, episode.query_y, episode.query_size))
+                loss[mode].append(learner.objective.loss(answer, episode.query_y, episode.query_size))
                 if mode == learner.batch_norm:
                     outputs.append(answer)
     return Curve({m: torch.stack(s, 1) for m, s in score.items()}, {m: torch.stack(s, 1) for m, s in loss.items()}, torch.stack(outputs))
@@ -119,7 +120,8 @@ def scores(
         *_, theta = adaptation(learner, meta, parts[i], steps)
         with torch.no_grad():
             answer = learner.query_outputs(theta, parts[i])
-            return torch.stack([learner.objective.score(answer, parts[i].query_y), learner.objective.loss(answer, parts[i].query_y)], 1)
+            query_y, size = parts[i].query_y, parts[i].query_size
+            return torch.stack([learner.objective.score(answer, query_y, size), learner.objective.loss(answer, query_y, size)], 1)
 
     score, loss = (group or Group()).rows(one, [part.tasks for part in parts]).double().cpu().numpy().T
     return score, loss
@@ -194,9 +196,9 @@ def random_init(learner: MetaLearner, seed: int, episode: Episode, rate: float, 
     *_, theta = _graph_free(inner, FINE_TUNE_STEPS)
     with torch.no_grad():
         answer = learner.on_query(learner.model, theta, episode, learner.batch_norm)
-        return learner.objective.score(answer, episode.query_y)
+        return learner.objective.score(answer, episode.query_y, episode.query_size)
 
 
 def constant(episode: Episode, value: Tensor) -> Tensor:
     """Regression: mean squared error `(tasks,)` of answering `value` (broadcast over the query set)."""
-    return (episode.query_y - value).square().flatten(1).mean(1)
+    return average((episode.query_y - value).square(), episode.query_size)

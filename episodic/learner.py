@@ -46,7 +46,11 @@ class MetaLearner:
         return self if noisy is None or episode.noise is None else replace(self, model=noisy(episode.noise))
 
     def accept(self, episode: Episode) -> None:
-        """Raises ConfigError where the method's head has not one output a class of the episode."""
+        """Raises ConfigError where the method's head has not one output a class of the episode, or where batch norm would take its
+        statistics from what fills up tasks of unequal sizes."""
+        if episode.support_size is not None and self.model.norms:
+            said = "must be a model without batch norm, since tasks differ in size and what fills them up must not count"
+            raise ConfigError("model", type(self.model).__name__, said)
         if self.objective.kind == "classification" and not self.algorithm.any_ways and self.algorithm.labels == "episode":
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:
@@ -60,7 +64,7 @@ class MetaLearner:
 
     def support_loss(self, theta: Params, episode: Episode) -> Tensor:
         """`(tasks,)`; theta carries the task axis."""
-        return self.objective.loss(self.model(theta, episode.support_x), episode.support_y)
+        return self.objective.loss(self.model(theta, episode.support_x), episode.support_y, episode.support_size)
 
     def query_outputs(self, theta: Params, episode: Episode, batch_norm: str | None = None) -> Tensor:
         """The answers on the query set `(tasks, n, outputs)`; theta carries the task axis."""

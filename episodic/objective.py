@@ -30,11 +30,12 @@ class Objective:
         """Whether score a is strictly better than score b."""
         return a > b if self.kind == "classification" else a < b
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The mean loss over a task's examples: outputs `(tasks, n, out)`, y `(tasks, n)` or `(tasks, n, out)` -> `(tasks,)`."""
+    def loss(self, outputs: Tensor, y: Tensor, size: Tensor | None = None) -> Tensor:
+        """The mean loss over a task's examples: outputs `(tasks, n, out)`, y `(tasks, n)` or `(tasks, n, out)` -> `(tasks,)`; size: as in
+        `Episode`, how many of the n count."""
         if self.kind == "classification":
-            return F.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
-        return (outputs - y).square().flatten(1).mean(1)
+            return average(F.cross_entropy(outputs.flatten(0, 1), y.flatten(), reduction="none").view(y.shape), size)
+        return average((outputs - y).square(), size)
 
     def together(self, outputs: list[Tensor]) -> Tensor:
         """What several models answer together, each `(tasks, n, out)`: the mean of their probabilities (its logarithm) or targets."""
@@ -44,8 +45,20 @@ class Objective:
             return torch.stack([one.log_softmax(-1) for one in outputs]).logsumexp(0) - math.log(len(outputs))
         return torch.stack(outputs).mean(0)
 
-    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def score(self, outputs: Tensor, y: Tensor, size: Tensor | None = None) -> Tensor:
         """Accuracy (a fraction) or mean squared error of each task -> `(tasks,)`."""
         if self.kind == "classification":
-            return (outputs.argmax(-1) == y).to(outputs.dtype).mean(1)
-        return self.loss(outputs, y)
+            return average((outputs.argmax(-1) == y).to(outputs.dtype), size)
+        return self.loss(outputs, y, size)
+
+
+def average(values: Tensor, size: Tensor | None = None) -> Tensor:
+    """The mean of each task's values, of the first `size` of its examples: `(tasks, n, ...)`, size `(tasks,)` -> `(tasks,)`.
+
+    What fills a task up adds exactly 0 to it and to its gradient, whatever (finite) value it has.
+    """
+    if size is None:
+        return values.flatten(1).mean(1)
+    values = values.flatten(2).mean(2) if values.dim() > 2 else values
+    counts = torch.arange(values.shape[1], device=values.device) < size[:, None]
+    return torch.where(counts, values, 0).sum(1) / size

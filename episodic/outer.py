@@ -109,8 +109,8 @@ def _query(learner: MetaLearner, theta: Params, episode: Episode, weight: float,
         some, final = episode.part(start, last), detached({name: p[start:last] for name, p in theta.items()})
         with torch.set_grad_enabled(differentiate):
             outputs = learner.noisy(some).query_outputs(final, some)
-            loss = learner.objective.loss(outputs, some.query_y).sum() * weight
-        score = learner.objective.score(outputs.detach(), some.query_y).sum() * share
+            loss = learner.objective.loss(outputs, some.query_y, some.query_size).sum() * weight
+        score = learner.objective.score(outputs.detach(), some.query_y, some.query_size).sum() * share
         parts.append(MetaGradient(loss.detach(), score, grad(loss, final) if differentiate else {}))
     if len(parts) == 1:
         return parts[0]

@@ -132,6 +132,65 @@ def labelled_episode(images: Rows, support: Tensor, query: Tensor, ways: int) ->
 
 
 @dataclass(frozen=True)
+class TaskSampler:
+    """Tasks as they were found, of unequal sizes and in an order, such as the ratings of each user in the order of time: the support set is
+    the first examples of a task, the query set is some that come after them.
+
+    x, y: examples by row, those of a task in consecutive rows; targets float32 `(N,)`
+    offsets, counts: int64 `(tasks,)`, first row and number of examples of each task of the split, each more than `shots`
+    vary: whether a task's support set is 1 to `shots` examples, each number as likely, or always `shots`
+    queries: how many of what comes after it at most: a run of them that begins anywhere
+    """
+
+    x: Rows
+    y: Tensor
+    offsets: Tensor
+    counts: Tensor
+    seed: int
+    split: str
+    shots: int
+    queries: int
+    vary: bool = False
+    key: int = field(init=False)
+
+    def __post_init__(self):
+        most = int(self.counts.min()) - 1
+        require(self.shots <= most, "shots", self.shots, f"must be at most {most}, one fewer than the smallest {self.split} task has")
+        object.__setattr__(self, "key", counter.key(self.seed, self.split))
+
+    def __call__(self, index: Tensor) -> Episode:
+        index = index.to(self.counts.device)
+        bits = draws(self.key, index, 3)
+        task = below(bits[:, 0], len(self.counts))
+        support = 1 + below(bits[:, 1], self.shots) if self.vary else torch.full_like(index, self.shots)
+        query = (self.counts[task] - support).clamp(max=self.queries)
+        skipped = below(bits[:, 2], self.counts[task] - support - query + 1)
+        first = self.offsets[task]
+        rows = Runs(first, support), Runs(first + support + skipped, query)
+        noise = draws(self.key ^ NOISE, index, 1)[:, 0]
+        return task_episode(self.x, self.y, *rows, self.shots, self.queries)._replace(noise=noise)
+
+
+class Runs(NamedTuple):
+    """Consecutive rows, a run for each task: the first `(tasks,)` and how many `(tasks,)`."""
+
+    first: Tensor
+    size: Tensor
+
+
+def task_episode(x: Rows, y: Tensor, support: Runs, query: Runs, shots: int, queries: int) -> Episode:
+    """Runs of examples as an Episode `(tasks, shots, ...)` and `(tasks, queries, ...)`, filled up with each run's last example."""
+
+    def side(run: Runs, width: int) -> tuple[Tensor, Tensor]:
+        rows = run.first[:, None] + torch.arange(width, device=y.device).minimum(run.size[:, None] - 1)
+        found = x[rows.flatten()]
+        found = found if found.is_floating_point() else found.long()
+        return found.unflatten(0, tuple(rows.shape)), y[rows][..., None]
+
+    return Episode(*side(support, shots), *side(query, queries), support_size=support.size, query_size=query.size)
+
+
+@dataclass(frozen=True)
 class SinusoidSampler:
     """Sine waves y = amplitude * sin(x - phase); every range is (low, high), drawn from uniformly (MAML paper, section 5.1)."""
 

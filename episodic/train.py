@@ -41,6 +41,7 @@ class Config:
     ways: int | None = None
     shots: int | None = None
     within_group: bool = False
+    vary_shots: bool = False
     meta_lr: float = 0.002
     meta_lr_end: float = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"

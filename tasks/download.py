@@ -21,7 +21,7 @@ def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
     chosen = settings.dataset
     with folder_beside(out) as folder, bars() as progress:
         module = datasets.registry[chosen.name]
-        module.fetch(folder, chosen.config, mirror=mirror, progress=progress, **datasets.own(module, chosen.source))
+        module.fetch(folder, chosen.config, mirror=mirror, progress=progress, **datasets.own(module, chosen.own))
 
 
 @contextmanager

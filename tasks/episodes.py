@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import datasets, sampling, stored
-from episodic.datasets import Images, Sinusoids, Texts
+from episodic import counter, datasets, sampling, stored
+from episodic.config import require
+from episodic.datasets import Images, Sinusoids, Tasks, Texts
 from tasks import params, stage
 from tasks.files import digest, folder_beside, write_json
 from tasks.prepared import FORMAT
@@ -22,7 +23,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
     module = datasets.registry[chosen.name]
     data = module.prepare(raw, chosen.config, chosen.seed)
     with folder_beside(out) as folder:
-        make: Any = _sinusoids if isinstance(data, Sinusoids) else _classes
+        make: Any = {Sinusoids: _sinusoids, Tasks: _tasks}.get(type(data), _classes)
         meta = {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
         meta |= {"inputs": data.inputs, "license": module.LICENSE}
         meta |= make(data, settings, folder)
@@ -75,6 +76,31 @@ def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[s
         columns |= {"support_x": list(x[:, : episodes.shots]), "query_x": list(x[:, episodes.shots :])}
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     return {"input": [1], "classes": {}, "family": {key: list(value) for key, value in family.items()}}
+
+
+def _tasks(data: Tasks, settings: params.Params, folder: Path) -> dict[str, Any]:
+    """Of validation and test, each task once: its first examples as support set, and those that follow as query set."""
+    stored.save(folder, data.examples)
+    np.save(folder / "targets.npy", data.targets)
+    pd.DataFrame({"text": data.texts}).to_parquet(folder / "texts.parquet", index=False)
+    table = pd.DataFrame({"task": data.names, "split": data.splits, "count": data.counts})
+    table.to_parquet(folder / "tasks.parquet", index=False)
+    table["offset"], episodes = table["count"].cumsum() - table["count"], settings.episodes
+    require(
+        episodes.shots < table["count"].min(), "episodes.shots", episodes.shots,
+        f"must be below {table['count'].min()}, the examples of the smallest task",
+    )  # fmt: skip
+    longest = 0
+    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
+        rows = table[table["split"] == split].reset_index(drop=True)
+        bits = counter.draws(counter.key(episodes.seed, split), torch.zeros(1, dtype=torch.int64), len(rows))
+        rows = rows.iloc[counter.choose(bits, len(rows), len(rows))[0].numpy()][:count].reset_index(drop=True)
+        query = (rows["count"] - episodes.shots).clip(upper=episodes.queries)
+        fixed = {"episode": np.arange(len(rows)), "task": rows["task"], "offset": rows["offset"], "support": episodes.shots}
+        pd.DataFrame(fixed | {"skipped": 0, "query": query}).to_parquet(folder / f"{split}.parquet", index=False)
+        longest = max(longest, int(query.max()))
+    tasks = table["split"].value_counts().sort_index().to_dict()
+    return {"input": list(data.input), "classes": {}, "tasks": tasks, "longest": longest}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from tasks import params, prepared, ranks, stage
-from tasks.evaluating import baselines, more, tables
+from tasks.evaluating import baselines, more, ratings, tables
 from tasks.files import folder_beside, write_json
 from tasks.prepared import Prepared
 
@@ -53,9 +53,10 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         labels = more.label_spread(meta_learner, members, source, test, steps, chunk, group)
         others = {"labels": labels} if labels else {}
         others |= more.rejection(meta_learner, members, source, test, curve, points.index(steps), steps, chunk, group)
+        rated = ratings.table(meta_learner, members, source, test, steps, chunk, group) if source.given else None
         if group.rank:
             return
-    _write(source, meta_learner, members, config, test, curve, points, steps, simpler, others, scores, metrics)
+    _write(source, meta_learner, members, config, test, curve, points, steps, simpler, others, rated, scores, metrics)
 
 
 def _scores(
@@ -69,8 +70,8 @@ def _scores(
     group: Group,
 ) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
     """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
-    examples = source.examples() if source.kind == "classification" else None
-    read = baselines.sentences(source, test) if source.texts() else None
+    examples = source.examples() if source.kind == "classification" or source.given else None
+    read = ratings.readers(source, test) if source.given else baselines.sentences(source, test) if source.texts() else None
     tuned = TUNED if sum(p.numel() for p in members[0].values()) > LARGE_NETWORK else len(test)
     seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
     rate = evaluate.fine_tune_rate(plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], examples), group)
@@ -104,7 +105,7 @@ def _scores(
 def _write(
     source: Prepared, meta_learner: MetaLearner, members: list[Params], config: dict[str, Any], test: pd.DataFrame,
     curve: evaluate.Curve, points: list[int], steps: int, simpler: dict[str, np.ndarray], others: dict[str, Any],
-    scores: Path, metrics: Path,
+    rated: ratings.Rated | None, scores: Path, metrics: Path,
 ) -> None:  # fmt: skip
     name = meta_learner.objective.score_name
     episodes = tables.episode_table(curve, points, name)
@@ -119,6 +120,12 @@ def _write(
             answers = tables.answers(source, test, curve.outputs[0], curve.outputs[points.index(steps)])
             answers.to_parquet(folder / "answers.parquet", index=False)
             tables.class_table(source, test, answers).to_parquet(folder / "classes.parquet", index=False)
+        elif rated is not None:
+            rated.users.to_parquet(folder / "ratings.parquet", index=False)
+            summary = ratings.summary(rated.users)
+            summary.to_csv(folder / "ratings.csv", index=False)
+            rated.lists.to_parquet(folder / "lists.parquet", index=False)
+            others |= ratings.figures(summary)
         else:
             headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
             fits, support = tables.fits(meta_learner, members, source, test, headline)

@@ -67,6 +67,11 @@ class Choice:
     seed: int = 0
     source: str = SOURCE
 
+    @property
+    def own(self) -> Path | None:
+        """Where data of one's own is, None where none is named."""
+        return None if self.source == SOURCE else Path(self.source)
+
 
 @dataclass(frozen=True)
 class Params:
@@ -276,31 +281,20 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         faults.append(
             f"train.ways is {train.ways}: must be null or episodes.ways ({episodes.ways}) for {chosen}, whose head has an output a class"
         )
-    if name == "sinusoid":
-        if not method.regression:
-            faults.append(f"algorithm.name is {chosen!r}: must be a method for regression for sinusoid, such as maml")
-        if episodes.ways != 1:
-            faults.append(f"episodes.ways is {episodes.ways}: must be 1 for sinusoid, which has no classes")
-        for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
-            if within:
-                faults.append(f"{key}.within_group is true: must be false for sinusoid, which has no classes")
-        if model.name == "conv4":
-            faults.append("model.name is 'conv4': must be mlp for sinusoid, whose examples are numbers and not images")
-            return
-        try:
-            registry("model")[model.name].build(model.config, (1,), 1)
-        except ConfigError as error:
-            faults.append(f"model.{model.name}.{error}")
+    if getattr(module, "OWN", False) is True and values["dataset"].own is None:
+        faults.append(f"dataset.source is {SOURCE}: name your own data there, or by python -m tasks.preset {name} --source PATH")
         return
+    if hasattr(module, "shape"):
+        _regression(values, module, method, faults)
+        return
+    if train.vary_shots:
+        faults.append(f"train.vary_shots is true: must be false for {name}, whose tasks are drawn at one size")
     if episodes.ways < 2:
         faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
     if train.ways == 1:
         faults.append(f"train.ways is 1: must be null or at least 2 for {name}")
-    if own(module, "") and values["dataset"].source == SOURCE:
-        faults.append(f"dataset.source is {SOURCE}: name your own data there, or by python -m tasks.preset {name} --source PATH")
-        return
     try:
-        limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].source))
+        limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].own))
     except UserError as error:
         faults += str(error).splitlines()
         return
@@ -312,7 +306,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         if model.name == "textcnn" and model.config.tokens < features.size:
             said = f"must be at least dataset.{name}.features.size ({features.size})"
             faults.append(f"model.textcnn.tokens is {model.config.tokens}: {said}")
-    elif model.name in ("bag", "textcnn"):
+    elif model.name in ("bag", "embeddings", "textcnn"):
         faults.append(f"model.name is {model.name!r}: must be a model for images for {name}, such as conv4")
         return
     try:
@@ -346,6 +340,42 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         key, ways = ("train", train.ways) if split == "train" and train.ways else ("episodes", episodes.ways)
         if ways > classes:
             faults.append(f"{key}.ways is {ways}: must be at most {classes}, the number of {split} classes of {name}")
+
+
+def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[str]) -> None:
+    """The same for tasks without classes."""
+    from episodic.datasets import own
+
+    name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
+    chosen, train, config = values["algorithm"].name, values["train"], values["dataset"].config
+    if not method.regression:
+        faults.append(f"algorithm.name is {chosen!r}: must be a method for regression for {name}, such as maml")
+    if episodes.ways != 1:
+        faults.append(f"episodes.ways is {episodes.ways}: must be 1 for {name}, which has no classes")
+    for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
+        if within:
+            faults.append(f"{key}.within_group is true: must be false for {name}, which has no classes")
+    suits = ("embeddings",) if hasattr(config, "tokens") else ("mlp",)
+    if model.name not in (*suits, "module"):
+        examples = "names and not numbers" if hasattr(config, "tokens") else "numbers and not images"
+        faults.append(f"model.name is {model.name!r}: must be {suits[0]} for {name}, whose examples are {examples}")
+        return
+    if hasattr(config, "least"):
+        for section, shots in (("episodes", episodes.shots), ("train", train.shots or 0)):
+            if shots >= config.least:
+                faults.append(f"{section}.shots is {shots}: must be below dataset.{name}.least ({config.least}), the ratings of a user")
+    elif train.vary_shots:
+        faults.append(f"train.vary_shots is true: must be false for {name}, whose tasks are drawn at one size")
+    if model.name == "embeddings" and model.config.tokens < config.tokens:
+        faults.append(f"model.embeddings.tokens is {model.config.tokens}: must be at least dataset.{name}.tokens ({config.tokens})")
+        return
+    try:
+        shape = module.shape(config, **own(module, values["dataset"].own))
+        registry("model")[model.name].build(model.config, shape, 1)
+    except ConfigError as error:
+        faults.append(f"{'dataset' if error.key == 'source' else f'model.{model.name}'}.{error}")
+    except UserError as error:
+        faults += str(error).splitlines()
 
 
 def main() -> None:

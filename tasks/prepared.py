@@ -32,6 +32,11 @@ class Prepared:
     def kind(self) -> str:
         return self.meta["kind"]
 
+    @property
+    def given(self) -> bool:
+        """Whether tasks are given ones, of unequal sizes, and not made of classes or a formula."""
+        return "tasks" in self.meta
+
     def classes(self) -> pd.DataFrame:
         """The class table, with the first row of each class's images as `offset`."""
         table = pd.read_parquet(self.folder / "classes.parquet")
@@ -40,6 +45,16 @@ class Prepared:
     def examples(self) -> stored.Rows:
         """The examples of all classes, row by row."""
         return stored.load(self.folder, self.meta["input"], self.device)
+
+    def targets(self) -> torch.Tensor:
+        """The targets of given tasks, row by row."""
+        return torch.from_numpy(np.load(self.folder / "targets.npy")).to(self.device)
+
+    def tasks(self, split: str) -> pd.DataFrame:
+        """The given tasks of a split, with the first row of each one's examples as `offset`."""
+        table = pd.read_parquet(self.folder / "tasks.parquet")
+        table = table.assign(offset=table["count"].cumsum() - table["count"])
+        return table[table["split"] == split].reset_index(drop=True)
 
     def texts(self) -> list[str]:
         """What people read of the examples, where they are sentences; else nothing."""
@@ -50,6 +65,12 @@ class Prepared:
         """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
         config = params.train
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
+        if self.given:
+            table = self.tasks("train")
+            offsets, counts = (torch.tensor(table[column].to_numpy(), device=self.device) for column in ("offset", "count"))
+            return sampling.TaskSampler(
+                self.examples(), self.targets(), offsets, counts, config.seed, "train", shots, config.queries, config.vary_shots
+            )
         if self.kind == "regression":
             family = {key: tuple(value) for key, value in self.meta["family"].items()}
             return sampling.SinusoidSampler(
@@ -70,6 +91,11 @@ class Prepared:
         def column(name: str) -> torch.Tensor:
             return torch.tensor(np.stack(table[name].to_list()), device=self.device)
 
+        if self.given:
+            offset, support, skipped, query = (column(name) for name in ("offset", "support", "skipped", "query"))
+            runs = sampling.Runs(offset, support), sampling.Runs(offset + support + skipped, query)
+            x = self.examples() if examples is None else examples
+            return sampling.task_episode(x, self.targets(), *runs, self.meta["shots"], self.meta["longest"])
         if self.kind == "regression":
             return sampling.wave_episode(column("amplitude")[:, None], column("phase")[:, None], column("support_x"), column("query_x"))
         return sampling.labelled_episode(

@@ -12,7 +12,7 @@ from typing import Any
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
 from tasks.reporting import card as cards
-from tasks.reporting import courses, fits, gallery, mistakes, page, results, scores, words
+from tasks.reporting import courses, fits, gallery, mistakes, page, ratings, results, scores, words
 from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
@@ -21,9 +21,12 @@ def run(settings: params.Params, found: Results, html: Path, summary: Path, card
     """Writes the page, summary.md with its pictures, and the model card."""
     sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
     regression = found.kind == "regression"
+    rated = len(found.ratings) > 0
+    if rated:
+        sections.insert(1, ratings.section(found))
     if not regression:
         sections += [*courses.modes(found), *mistakes.sections(found)]
-    curves = fits.fits(found) if regression else []
+    curves = fits.fits(found) if regression and not rated else []
     figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
     headline = _headline(settings, found)
@@ -32,6 +35,7 @@ def run(settings: params.Params, found: Results, html: Path, summary: Path, card
         "cards": [] if regression else gallery.cards(found),
         "mistakes": None if regression else mistakes.pictures(found),
         "lines": fits.LINES,
+        "users": ratings.users(found) if rated else [],
     }
     write_text(html, page.html("report.html.j2", context, figures, drawn))
     with folder_beside(summary) as folder:
@@ -45,7 +49,9 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
     """The top of the page: the figure, under which protocol, by which method."""
     meta, config, metrics, score = found.meta, found.config, found.metrics, found.score
     if found.kind == "regression":
-        shape, queries = words.count(meta["shots"], "support point"), words.count(meta["queries"], "query", "queries")
+        point = "first rating" if len(found.ratings) else "support point"
+        shape, queries = words.count(meta["shots"], point), words.count(meta["queries"], "query", "queries")
+        queries = f"at most {queries} after them" if len(found.ratings) else queries
     else:
         shape, queries = f"{meta['ways']}-way {meta['shots']}-shot", f"{words.count(meta['queries'], 'query', 'queries')} a class"
     # Without batch norm the mode says nothing.

@@ -13,8 +13,7 @@ import pytest
 from support import ROOT, checkout
 
 from tasks import params, preset
-from tests.episodic.datasets.test_image_folder import drawn
-from tests.tasks.test_params import said
+from tests.tasks.test_params import own
 
 PROGRAM = """
 import json, runpy, sys
@@ -51,19 +50,16 @@ def dvc_yaml(settings) -> dict:
         {"preset": "sinusoid"},
         {"preset": "image_folder"},
         {"preset": "text_folder"},
+        {"preset": "movielens"},
+        {"preset": "ratings"},
     ],
-    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder", "text_folder"],
+    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder", "text_folder", "movielens", "ratings"],
 )
 def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
     root = checkout(tmp_path / "checkout")
     preset.apply("tiny", root / "params.yaml")
     if "preset" in changes:
-        own = {
-            "image_folder": lambda: drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 12),
-            "text_folder": lambda: said(tmp_path),
-        }
-        source = str(own[changes["preset"]]()) if changes["preset"] in own else None
-        preset.apply(changes["preset"], root / "params.yaml", source)
+        preset.apply(changes["preset"], root / "params.yaml", own(changes["preset"], tmp_path))
         text = (root / "params.yaml").read_text()
         text = re.sub(r"iterations: \d+", "iterations: 2", re.sub(r"(validation|test): \d+", r"\1: 10", text))
         (root / "params.yaml").write_text(text)

@@ -16,7 +16,7 @@ registry = Registry(
         name: f"episodic.algorithms.{name}"
         for name in (
             "anil", "baseline_plus_plus", "boil", "finetune", "fomaml", "imaml", "maml", "maml_plus_plus", "matching_net", "meta_curvature",
-            "meta_lstm", "meta_sgd", "metaoptnet", "protonet", "reptile", "ridge",
+            "melu", "meta_lstm", "meta_sgd", "metaoptnet", "protonet", "reptile", "ridge",
         )
     },
 )  # fmt: skip

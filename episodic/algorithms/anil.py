@@ -50,7 +50,7 @@ class Anil(base.Algorithm):
         theta |= {"support": learner.model.features(theta, episode.support_x)}
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(classify(theta, theta["support"]), episode.support_y)
+            return learner.objective.loss(classify(theta, theta["support"]), episode.support_y, episode.support_size)
 
         return Inner(theta, loss, rules.sgd(self.inner_lr), moved=HEAD)
 

@@ -79,7 +79,7 @@ class MetaLstm(Algorithm):
         theta = {name: p for name, p in whole.items() if not name.startswith(LSTM)}
         moved, sizes = tuple(theta), [p[0].numel() for p in theta.values()]
         shape = (episode.tasks, sum(sizes))
-        zeros = episode.support_x.new_zeros(*shape, self.hidden)
+        zeros = whole[moved[0]].new_zeros(*shape, self.hidden)
         state = {"state.h": zeros, "state.c": zeros, "state.forget": zeros[..., 0], "state.input": zeros[..., 0]}
 
         def flat(part: Params) -> Tensor:
@@ -99,8 +99,8 @@ class MetaLstm(Algorithm):
             return result | {"state.h": h, "state.c": c, "state.forget": f, "state.input": i}
 
         def loss(theta: Params, step: int) -> Tensor:
-            x, y = episode.batch(step, self.batch)
-            return learner.objective.loss(learner.model(theta, x), y)
+            x, y, size = episode.batch(step, self.batch)
+            return learner.objective.loss(learner.model(theta, x), y, size)
 
         return Inner(theta | state, loss, rule, second_order=False, moved=moved)
 

@@ -62,8 +62,8 @@ class Reptile(base.Algorithm):
             theta |= {rules.SQUARE + name: torch.zeros_like(p) for name, p in theta.items()}
 
         def loss(theta: Params, step: int) -> Tensor:
-            x, y = episode.batch(step, self.batch)
-            return learner.objective.loss(learner.model(theta, x), y)
+            x, y, size = episode.batch(step, self.batch)
+            return learner.objective.loss(learner.model(theta, x), y, size)
 
         rule = rules.adam(self.inner_lr) if self.optimizer == "adam" else rules.sgd(self.inner_lr)
         return Inner(theta, loss, rule, second_order=False, moved=tuple(meta))

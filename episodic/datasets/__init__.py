@@ -6,13 +6,17 @@
 `fetch(raw, config, *, mirror=None, progress=no_progress)`
     fills the empty folder `raw` (a download, a drawing); raises `FetchError` with one sentence;
 `prepare(raw, config, seed)`
-    the raw files as `Images` or `Texts` (classification) or `Sinusoids` (regression); `seed` decides which class is for what;
+    the raw files as `Images` or `Texts` (classification), `Sinusoids` or `Tasks` (regression); `seed` decides which class or task is for
+    what;
 `limits(config, seed)`
     `Limits`, known before any data is there (classification);
+`shape(config)`
+    the shape of an example, in the place of `limits` (regression);
 `LICENSE`
     one line: where the data comes from and on what terms;
-`OWN = True`
-    only where the data is the user's own: `fetch` and `limits` then take the path that params call `dataset.source`, as `source`.
+`OWN`
+    True only where the data is the user's own: `fetch`, `limits` and `shape` then take the path that params call `dataset.source`, as
+    `source`; "if named" where it can be: `source` is None where params name none.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from episodic.errors import UserError
 from episodic.registry import Registry
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from episodic.inputs.text import Features
 
 SPLITS = ("train", "validation", "test")
@@ -43,7 +49,9 @@ registry = Registry(
         "glyphs": "episodic.datasets.glyphs",
         "image_folder": "episodic.datasets.image_folder",
         "mini_imagenet": "episodic.datasets.mini_imagenet",
+        "movielens": "episodic.datasets.movielens",
         "omniglot": "episodic.datasets.omniglot",
+        "ratings": "episodic.datasets.ratings",
         "sinusoid": "episodic.datasets.sinusoid",
         "text_folder": "episodic.datasets.text_folder",
         "tiered_imagenet": "episodic.datasets.tiered_imagenet",
@@ -90,9 +98,9 @@ class Limits:
         return cls(examples, classes, input, groups, smallest)
 
 
-def own(module: Any, source: Path | str) -> dict[str, Path]:
-    """What `fetch` and `limits` of a data set take beside what all take."""
-    return {"source": Path(source)} if getattr(module, "OWN", False) else {}
+def own(module: Any, source: Path | None) -> dict[str, Any]:
+    """What `fetch` and others of a data set take beside what all take; source: None where params name none."""
+    return {"source": source} if getattr(module, "OWN", False) else {}
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,32 @@ class Texts:
     @property
     def input(self) -> tuple[int, ...]:
         return self.features.input
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Regression tasks as they were found, of unequal sizes, the examples of each in their order.
+
+    examples: `(N, *input)`, those of a task in consecutive rows; targets: float32 `(N,)`
+    texts: what people call each example, in the order of the rows
+    names, splits: one entry a task, in the order of the rows; counts: int64 `(tasks,)`
+    inputs: how what a user has becomes such examples: `episodic.inputs`
+    """
+
+    examples: Tensor
+    targets: np.ndarray
+    texts: list[str]
+    names: list[str]
+    splits: list[str]
+    counts: np.ndarray
+    protocol: str
+    inputs: dict[str, Any]
+
+    kind = "regression"
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        return tuple(self.examples.shape[1:])
 
 
 @dataclass(frozen=True)

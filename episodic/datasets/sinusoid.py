@@ -33,6 +33,10 @@ class Config:
             require(-1e6 <= low <= high <= 1e6, key, [low, high], "must be [low, high] with low <= high, both within 1e6")
 
 
+def shape(config: Config) -> tuple[int]:
+    return (1,)
+
+
 def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
     (raw / "family.json").write_text(json.dumps(asdict(config), indent=2, sort_keys=True) + "\n")
 

@@ -17,9 +17,7 @@ from torch import Tensor
 from episodic.errors import UserError
 from episodic.registry import Registry
 
-registry = Registry(
-    "kind of input", {"image": "episodic.inputs.image", "numbers": "episodic.inputs.numbers", "text": "episodic.inputs.text"}
-)
+registry = Registry("kind of input", {name: f"episodic.inputs.{name}" for name in ("image", "numbers", "ratings", "text")})
 
 
 class InputError(UserError, ValueError):

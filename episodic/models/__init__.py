@@ -17,6 +17,7 @@ registry = Registry(
     {
         "bag": "episodic.models.bag",
         "conv4": "episodic.models.conv4",
+        "embeddings": "episodic.models.embeddings",
         "mlp": "episodic.models.mlp",
         "module": "episodic.models.module",
         "resnet12": "episodic.models.resnet12",

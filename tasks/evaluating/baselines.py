@@ -12,15 +12,17 @@ import torch.nn.functional as F
 from episodic import evaluate
 from episodic.episode import Episode
 from episodic.learner import MetaLearner
+from episodic.objective import average
 from tasks.prepared import Prepared
 
 CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid"}
 """What the nearest class mean of the inputs is called; of tokens, which are no quantities, there is none."""
 
-Sentences = Callable[[Episode, int], dict[str, torch.Tensor]]
+Readers = Callable[[Episode, int], dict[str, torch.Tensor]]
+"""(episode, number of its first task) -> the score `(tasks,)` of each baseline that looks at more than the tensors of an episode."""
 
 
-def sentences(source: Prepared, test: pd.DataFrame) -> Sentences:
+def sentences(source: Prepared, test: pd.DataFrame) -> Readers:
     """Baselines that read the sentences: scikit-learn's tf-idf of words, its weights from the training classes."""
     from episodic.inputs.text import TfIdf
 
@@ -48,19 +50,18 @@ def scores(
     rate: float,
     first: int,
     inputs: dict[str, Any],
-    read: Sentences | None,
+    read: Readers | None,
     tuned: int,
 ) -> dict[str, torch.Tensor]:
-    """read: of the support and the query sets, where people read the examples; tuned: episodes that `random_init` sees"""
+    """read: of baselines that look at sentences or at who rated what; tuned: episodes that `random_init` sees"""
     part = episode.part(0, max(0, tuned - first)) if first + episode.tasks > tuned else episode
     random_init = evaluate.random_init(plain, seed, part, rate, first) if part.tasks else torch.empty(0, device=episode.query_y.device)
     result = {"random_init": F.pad(random_init, (0, episode.tasks - part.tasks))}
     if plain.objective.kind == "classification":
         if name := CENTROIDS.get(inputs.get("features", inputs["kind"])):
             result[name] = evaluate.input_centroid(episode)
-        if read:
-            result |= read(episode, first)
     else:
-        result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
-        result["support_mean"] = evaluate.constant(episode, episode.support_y.mean(1, keepdim=True))
-    return result
+        if episode.support_size is None:
+            result["zero"] = evaluate.constant(episode, torch.zeros((), device=episode.query_y.device))
+        result["support_mean"] = evaluate.constant(episode, average(episode.support_y, episode.support_size)[:, None, None])
+    return result | (read(episode, first) if read else {})

@@ -21,20 +21,14 @@ def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str,
     kind = config["inputs"]["kind"]
     one, many = KINDS.get(kind, (kind, f"{kind}s"))
     shape = " x ".join(map(str, config["input"]))
-    task = words.count(config["shots"], "example") + ("" if regression else " each")
-    use = (
-        f"Fitting a curve of the family that it was trained on to {words.count(config['shots'], 'point')} or a few more."
-        if regression
-        else f"Telling apart a few new classes of {many}, {config['ways']} as trained, from {task}, where they are of the kind that the "
-        "training classes were."
-    )
+    adapts, support, use = _purpose(kind, regression, config, many)
     return {
         "title": f"{method} for {headline['title']}",
         "what": f"A {network} network of {config.get('parameters', 0):,} parameters, meta-trained by {method} to adapt to new "
-        + (f"curves by {task}." if regression else f"classes of {many} by {task}."),
+        + f"{adapts}.",
         "folder": Markup(folder),  # noqa: S704 (it stands in code, and is the user's own)
         "regression": regression,
-        "support": "points (x, y)" if regression else f"a list of {many}, and a label each",
+        "support": support,
         "measured": f"on {words.count(int(found.metrics['episodes']), 'test episode')}",
         "score": "mean squared error" if regression else "accuracy",
         "figures": _figures(found),
@@ -54,6 +48,24 @@ def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str,
             "All parameters stand at the end of the run's report, and in params.yaml of the commit.",
         ],
     }
+
+
+def _purpose(kind: str, regression: bool, config: dict[str, Any], many: str) -> tuple[str, str, str]:
+    """What the model adapts to and by what, what `adapt` takes, and what it is for."""
+    shots = config["shots"]
+    if kind == "ratings":
+        given = f"{words.count(shots, 'rating')} or fewer"
+        use = f"Telling how a new user will rate items, from {given}, where users and items are of the kind that it was trained on."
+        return f"users by {given}", "names of items, and a rating each", use
+    if regression:
+        use = f"Fitting a curve of the family that it was trained on to {words.count(shots, 'point')} or a few more."
+        return f"curves by {words.count(shots, 'example')}", "points (x, y)", use
+    given = f"{words.count(shots, 'example')} each"
+    use = (
+        f"Telling apart a few new classes of {many}, {config['ways']} as trained, from {given}, where they are of the kind that the "
+        "training classes were."
+    )
+    return f"classes of {many} by {given}", f"a list of {many}, and a label each", use
 
 
 def _figures(found: Results) -> list[tuple[str, str]]:

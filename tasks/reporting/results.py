@@ -48,6 +48,8 @@ class Results:
     answers: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: pd.DataFrame = field(default_factory=pd.DataFrame)
     support: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ratings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    lists: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -107,6 +109,10 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
             scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"]
         )
         parts["answers"] = _table(scores / "answers.parquet", "evaluate", ["episode", "image", "label", "before", "after"])
+    elif "tasks" in meta:
+        parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
+        parts["ratings"] = _table(scores / "ratings.csv", "evaluate", ["method", "shots", "mae", "rmse", "ahead"])
+        parts["lists"] = _table(scores / "lists.parquet", "evaluate", ["episode", "part", "item", "rating", "answer"])
     else:
         parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
         parts["fits"] = _table(scores / "fits.parquet", "evaluate", ["episode", "x", "truth"])

@@ -13,6 +13,8 @@ METHODS = {
     "chance": "chance", "pixel_centroid": "nearest class mean in pixels", "ngram_centroid": "nearest class mean of n-grams",
     "tfidf_centroid": "tf-idf, nearest class mean", "tfidf_logistic": "tf-idf, logistic regression",
     "random_init": "fine-tuned from random weights",
+    "global_mean": "mean of all ratings", "item_mean": "item mean", "shifted_item_mean": "item mean, shifted by the user's level",
+    "factorisation": "matrix factorisation with fold-in",
     "zero": "always answer 0", "support_mean": "answer the support set's mean",
 }  # fmt: skip
 """What the baselines of metrics.json are called."""

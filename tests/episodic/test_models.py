@@ -285,10 +285,10 @@ def test_one_by_one_convolutions_are_matrix_products():
 def test_every_model_says_what_it_is():
     for name in models.registry:
         if name != "module":
-            input = (12,) if name in ("bag", "textcnn") else (1, 32, 32)
+            input = {"bag": (12,), "textcnn": (12,), "embeddings": (2, 12)}.get(name, (1, 32, 32))
             model = models.build(name, models.registry[name].Config(), input, 4)
             theta = {key: p[None] for key, p in model.init(torch.Generator()).items()}
-            x = torch.randint(0, 99, (1, 6, 12)) if name == "textcnn" else torch.randn(1, 6, *input)
+            x = torch.randint(0, 99, (1, 6, *input)) if name in ("embeddings", "textcnn") else torch.randn(1, 6, *input)
             assert model.features(theta, x).shape == (1, 6, model.width) and model(theta, x).shape == (1, 6, 4) and model.outputs == 4
             bare = models.build(name, models.registry[name].Config(), input, 0)
             assert not set(models.HEAD) & bare.init(torch.Generator()).keys()

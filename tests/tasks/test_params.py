@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import films
 import pytest
 from support import ROOT
 
@@ -195,14 +196,23 @@ def said(folder):
     return folder / "said.csv"
 
 
+def own(name, folder):
+    """Where a preset's data of one's own is; None: it needs none."""
+    made = {
+        "image_folder": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
+        "movielens": lambda: films.ml_100k(folder / "own", least=31),
+        "ratings": lambda: films.own_csv(folder / "own", least=31),
+        "text_folder": lambda: said(folder),
+    }
+    return str(made[name]()) if name in made else None
+
+
 @pytest.mark.parametrize("name", preset.names())
 def test_presets_apply_and_keep_comments(tmp_path, name):
     file = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
     file.write_text(original)
-    own = {"image_folder": lambda: drawn(tmp_path / "own", [f"class {i}" for i in range(25)], 10), "text_folder": lambda: said(tmp_path)}
-    source = own[name]() if name in own else None
-    changes = preset.apply(name, file, source and str(source))
+    changes = preset.apply(name, file, own(name, tmp_path))
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):

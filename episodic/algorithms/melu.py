@@ -1,0 +1,36 @@
+"""Hoyeop Lee, Jinbae Im, Seongwon Jang, Hyunsouk Cho, Sehee Chung: MeLU: Meta-Learned User Preference Estimator for Cold-Start
+Recommendation, KDD 2019. https://arxiv.org/abs/1908.00413
+
+    decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)    the embeddings stay, in training and at test
+    both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))                (algorithm 1)
+
+Of a model without embeddings all moves: that is MAML.
+
+Differs from the paper: one outer rate for embeddings and decision layers, and the second order kept for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from episodic.adapt import Inner
+from episodic.algorithms.base import Config, GradientMethod
+from episodic.episode import Episode
+from episodic.ops import Params
+
+if TYPE_CHECKING:
+    from episodic.learner import MetaLearner
+
+__all__ = ["Config", "build"]
+
+
+@dataclass(frozen=True)
+class Melu(GradientMethod):
+    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+        tables = getattr(learner.model, "tables", ())
+        return super().inner(learner, meta, episode, progress)._replace(moved=tuple(name for name in meta if name not in tables))
+
+
+def build(config: Config) -> Melu:
+    return Melu(config.inner_lr, config.inner_steps)

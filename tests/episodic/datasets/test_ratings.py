@@ -1,0 +1,232 @@
+"""Ratings as tasks: MovieLens in its two formats and one's own, in the order of time, users and items divided as asked."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import films
+import numpy as np
+import pytest
+
+from episodic.config import ConfigError
+from episodic.datasets import SPLITS, FetchError, Tasks, movielens, ratings
+from episodic.inputs import InputError, build
+
+FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
+
+
+def prepared(source: Path, raw: Path, seed: int = 0, **config) -> Tasks:
+    raw.mkdir(exist_ok=True)
+    settings = movielens.Config(**{"least": 20} | config)
+    movielens.fetch(raw, settings, source=source)
+    return movielens.prepare(raw, settings, seed)
+
+
+def own(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.csv").write_text(content, encoding="utf-8")
+    return folder
+
+
+def of(found: Tasks, name: str) -> tuple[list[str], list[float]]:
+    """What a user rated, in the order of the rows, and how."""
+    place = found.names.index(name)
+    first = int(found.counts[:place].sum())
+    rows = slice(first, first + int(found.counts[place]))
+    return found.texts[rows], found.targets[rows].tolist()
+
+
+@pytest.mark.parametrize("version", FORMATS)
+def test_both_formats_hold_the_same_ratings(version, tmp_path):
+    found = prepared(FORMATS[version](tmp_path / "source"), tmp_path / "raw", version=version)
+    rows, genres = films.rated(60, 70)
+    assert found.kind == "regression" and found.input == movielens.INPUT == found.examples.shape[1:]
+    assert sum(found.counts) == len(found.examples) == len(found.targets) == len(found.texts)
+    by_user = {}
+    for user, film, value, time in rows:
+        by_user.setdefault(str(user + 1), []).append((time, film, value))
+    assert found.names == sorted(user for user, of_user in by_user.items() if len(of_user) >= 20)
+    name = found.names[7]
+    items, values = of(found, name)
+    assert Counter(zip(items, values, strict=True)) == Counter((f"Fäden {f} ({1980 + f % 20})", float(v)) for _, f, v in by_user[name])
+    times = {f"Fäden {f} ({1980 + f % 20})": t for t, f, _ in by_user[name]}
+    assert [times[item] for item in items] == sorted(times.values()), "in the order of time"
+    assert {feature.split("=")[0] for feature in found.inputs["users"]} == {"gender", "age", "occupation"}
+    numbers = found.inputs["items"]["Fäden 3 (1983)"].split()
+    assert len(numbers) == 2 + len(genres[3]), "the film, its year and its genres"
+
+
+def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
+    source = films.ml_100k(tmp_path / "ml-100k")
+    mirror = tmp_path / "mirror"
+    (mirror / "movielens").mkdir(parents=True)
+    archive = mirror / "movielens" / "ml-100k.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(source.iterdir()):
+            file.write(path, f"ml-100k/{path.name}")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    with pytest.raises(FetchError, match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with the files"):
+        movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
+    real = movielens.VERSIONS["ml-100k"]._replace(md5=hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest())
+    monkeypatch.setitem(movielens.VERSIONS, "ml-100k", real)
+    movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
+    assert sorted(path.name for path in raw.iterdir()) == ["u.data", "u.item", "u.user"]
+    assert (raw / "u.data").read_bytes() == (source / "u.data").read_bytes()
+
+
+def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
+    source = films.ml_100k(tmp_path / "source", users=200, films=70)
+    found = prepared(source, tmp_path / "raw")
+    counts = Counter(found.splits)
+    assert set(counts) == set(SPLITS) and abs(counts["train"] / len(found.names) - 0.7) < 0.05
+    again, other = prepared(source, tmp_path / "raw"), prepared(source, tmp_path / "raw", seed=1)
+    assert again.splits == found.splits and (again.examples == found.examples).all()
+    assert other.splits != found.splits
+    assert found.protocol == f"new users, known items, {counts['train']} / {counts['validation']} / {counts['test']} users"
+    seen = {text for text, split in zip(found.texts, np.repeat(found.splits, found.counts), strict=True) if split == "train"}
+    assert set(found.texts) == seen, "every item is known from training"
+    assert (found.examples[:, 0, 0] > 0).all()
+
+
+def test_new_items_are_seen_by_test_users_alone(tmp_path):
+    found = prepared(films.ml_100k(tmp_path / "source", users=200, films=120, least=60, most=90), tmp_path / "raw", items="new", least=5)
+    split = np.repeat(found.splits, found.counts)
+    items = {name: {t for t, s in zip(found.texts, split, strict=True) if s == name} for name in SPLITS}
+    assert all(items.values()) and not items["train"] & items["test"] and not items["validation"] & items["test"]
+    test = found.examples[split == "test"]
+    assert (test[:, 0, 0] == 0).all(), "the item itself is not known"
+    assert (test[:, 0, 1:] > 0).any(), "its genres are"
+
+
+def test_titles_that_come_twice_are_told_apart(tmp_path):
+    source = films.ml_1m(tmp_path / "source")
+    text = (source / "movies.dat").read_text("latin-1").replace("Fäden 1 (1981)", "Fäden 0 (1980)")
+    (source / "movies.dat").write_text(text, "latin-1")
+    found = prepared(source, tmp_path / "raw", version="ml-1m")
+    assert {"Fäden 0 (1980) [1]", "Fäden 0 (1980) [2]"} <= set(found.texts)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("u.data", "1\t2\t3\n", r"u\.data, line 1: 3 columns, where there should be 4"),
+        ("u.data", "1\t2\tgood\t5\n", r"the rating 'good' at '5' of film 2 by user 1 is no number"),
+        ("u.data", "", "has no ratings"),
+        ("u.item", "1|a film\n", r"u\.item, line 1: 2 columns, where there should be 24"),
+    ],
+)
+def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
+    source = films.ml_100k(tmp_path / "source")
+    (source / file).write_text(content)
+    with pytest.raises(FetchError, match=said):
+        prepared(source, tmp_path / "raw")
+    assert list((tmp_path / "raw").iterdir()) == [], "nothing is written"
+
+
+def test_other_mistakes_are_told(tmp_path):
+    source = films.ml_100k(tmp_path / "source")
+    with pytest.raises(FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"):
+        prepared(tmp_path / "nowhere", tmp_path / "raw")
+    with pytest.raises(FetchError, match=r"has no ratings\.dat and no movies\.dat and no users\.dat, which ml-1m consists of"):
+        prepared(source, tmp_path / "raw", version="ml-1m")
+    with pytest.raises(FetchError, match="no train and no validation and no test user has 500 ratings of known items: lower least"):
+        prepared(source, tmp_path / "raw", least=500)
+    with pytest.raises(FetchError, match=r"the data has \d+ features, and tokens is 20: set it \(and model.embeddings.tokens\) above that"):
+        prepared(source, tmp_path / "raw", tokens=20)
+    with pytest.raises(FetchError, match="run the stage download first"):
+        movielens.prepare(tmp_path / "empty", movielens.Config(), 0)
+    with pytest.raises(ConfigError, match="least is 1: must be at least 2"):
+        movielens.Config(least=1)
+
+
+LINES = ["user,item,rating,timestamp"] + [
+    f"{user},thing {(user + place) % 7},{(user + place) % 5 + 0.5},2024-01-{place + 1:02d}" for user in range(12) for place in (3, 0, 2, 1)
+]
+ITEMS = "item,kind,maker\n" + "".join(f"thing {i},{'large|red' if i % 2 else 'small'},m{i % 3}\n" for i in range(7))
+
+
+def rated(source: Path, raw: Path, **config) -> Tasks:
+    raw.mkdir(exist_ok=True)
+    settings = ratings.Config(**{"least": 4} | config)
+    ratings.fetch(raw, settings, source=source)
+    found = ratings.prepare(raw, settings, 0)
+    assert ratings.shape(settings, source) == found.input
+    return found
+
+
+def test_ones_own_ratings(tmp_path):
+    source = own(tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n3,25\n4,25\n")
+    found = rated(source, tmp_path / "raw")
+    assert found.input == (2, 4) and len(found.names) == 12
+    assert of(found, "3") == ([f"thing {(3 + place) % 7}" for place in range(4)], [(3 + place) % 5 + 0.5 for place in range(4)])
+    alone = rated(own(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone")
+    assert alone.input == (1, 1)
+    file = rated(tmp_path / "alone" / "ratings.csv", tmp_path / "raw file")
+    assert (file.examples == alone.examples).all() and file.names == alone.names
+
+
+def test_without_a_time_the_lines_are_in_order(tmp_path):
+    lines = [line.rsplit(",", 1)[0] for line in LINES]
+    found = rated(own(tmp_path / "own", ratings="\n".join(lines)), tmp_path / "raw")
+    assert of(found, "3")[0] == [f"thing {(3 + place) % 7}" for place in (3, 0, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("user,item\n1,2\n", "has no column rating: its first line must name the columns user, item, rating"),
+        ("user,item,rating\n1,2,good\n", r"ratings\.csv, line 2: the rating 'good' is no number"),
+        ("user,item,rating\n1,2,nan\n", r"ratings\.csv, line 2: the rating 'nan' is no number"),
+        ("user,item,rating\n1,,3\n", r"ratings\.csv, line 2: item is empty"),
+        ("user,item,rating\n1,2,3\n1,2,4\n", r"ratings\.csv, line 3: user 1 rates item 2 a second time"),
+        ("user,item,rating,timestamp\n1,2,3,yesterday\n", r"line 2: the timestamp 'yesterday' is no number and no date"),
+        ("user,item,rating,timestamp\n1,2,3,\n", r"line 2: the timestamp '' is no number and no date"),
+        ("user,item,rating\n", "has no rows"),
+    ],
+)
+def test_mistakes_in_ones_own_are_told_by_line(tmp_path, content, said):
+    source = own(tmp_path / "own", ratings=content)
+    with pytest.raises(FetchError, match=said):
+        rated(source, tmp_path / "raw")
+    with pytest.raises(FetchError, match=said):
+        ratings.shape(ratings.Config(), source)
+
+
+def test_mistakes_in_what_is_known_of_items(tmp_path):
+    good = "\n".join(LINES)
+    with pytest.raises(FetchError, match=r"items\.csv, line 3: item a comes a second time"):
+        rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")
+    with pytest.raises(FetchError, match=r"users\.csv has no column user"):
+        rated(own(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
+    with pytest.raises(FetchError, match="must be a CSV with the columns user, item and rating, or a folder"):
+        rated(tmp_path / "nowhere", tmp_path / "raw")
+    many = "|".join(f"v{i}" for i in range(80))
+    with pytest.raises(ConfigError, match="has 81 features of one item or user: must be at most 64"):
+        ratings.shape(ratings.Config(), own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"))
+
+
+def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
+    source = own(
+        tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n" + "".join(f"{u},{20 + u % 2}\n" for u in range(12))
+    )
+    found = rated(source, tmp_path / "raw")
+    inputs = build({"input": list(found.input), "inputs": found.inputs})
+    place = found.names.index("3")
+    first = int(found.counts[:place].sum())
+    assert inputs([(found.texts[first], {"age": 21})])[0].tolist() == found.examples[first].tolist()
+    assert inputs(["thing 2"])[0, 1].tolist() == [0] * 4, "nothing is known of the user"
+    assert inputs(found.examples.long())[5].tolist() == found.examples[5].tolist()
+    with pytest.raises(InputError, match=r"'thing 22' is no item that the model knows - did you mean 'thing 2'"):
+        inputs(["thing 22"])
+    with pytest.raises(InputError, match="are no features"):
+        inputs(np.full((1, 2, 4), 99))
+    with pytest.raises(InputError, match="not a list"):
+        inputs("thing 2")
+    alone = rated(own(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone")
+    with pytest.raises(InputError, match="knows nothing but ratings"):
+        build({"input": list(alone.input), "inputs": alone.inputs})([("thing 2", {"age": 21})])

@@ -1,0 +1,115 @@
+"""Ratings through the stages: planted groups of users are found, and the page says what was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import films
+import numpy as np
+import pandas as pd
+import pytest
+from stages import EVALUATE, TRAIN, call, change
+from support import ROOT
+
+import episodic
+from episodic.errors import UserError
+from tasks import preset
+from tasks.files import read_json
+
+CHANGES = {"iterations": "250", "validate_every": "50", "hidden": "[]", "embedding": "16", "processes": "1"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The stages after a short training."""
+    folder = tmp_path_factory.mktemp("ratings")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    source = films.ml_100k(folder / "source", users=200, least=40, most=60)
+    preset.apply("movielens", folder / "params.yaml", str(source))
+    for key, value in CHANGES.items():
+        change(folder, f"embeddings.{key}" if key in ("hidden", "embedding") else key, value)
+    call(folder, "download", "--out", "raw")
+    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    call(folder, "train", *TRAIN)
+    call(folder, "evaluate", *EVALUATE)
+    return folder
+
+
+def test_planted_groups_are_found(run):
+    found = pd.read_csv(run / "scores/ratings.csv").set_index(["method", "shots"])
+    mae = found["mae"]
+    assert sorted(found.loc["model"].index) == [1, 3, 5, 10, 20]
+    # The noise of a rating (0.4, and rounding) alone makes an error of about 0.4.
+    assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
+    assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
+    assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]
+    gain = found.loc[("shifted_item_mean", 20)]
+    assert gain["ahead"] > 2 * gain["ahead_ci95"] and gain["ahead"] == pytest.approx(gain["mae"] - mae["model", 20])
+    assert found.loc[("model", 20), "ndcg_10"] > found.loc[("item_mean", 20), "ndcg_10"] > found.loc[("global_mean", 20), "ndcg_10"]
+
+
+def test_what_is_written_is_what_is_documented(run):
+    metrics, users = read_json(run / "metrics.json"), pd.read_parquet(run / "scores/ratings.parquet")
+    names = {f"{m}{end}" for m in ("mae", "rmse", "ndcg_1", "ndcg_3", "ndcg_10") for end in ("", "_ci95")}
+    assert metrics["ratings"].keys() == {"1", "3", "5", "10", "20"} and metrics["ratings"]["5"].keys() == names
+    assert set(metrics["baselines"]) == {"global_mean", "item_mean", "shifted_item_mean", "factorisation", "support_mean", "random_init"}
+    own = users.query("method == 'model' and shots == 20")
+    assert metrics["ratings"]["20"]["mae"] == pytest.approx(own["mae"].mean())
+    assert metrics["mse"] == pytest.approx((own["rmse"] ** 2).mean(), rel=1e-5), "one model, measured twice"
+    test, targets = pd.read_parquet(run / "prepared/test.parquet"), np.load(run / "prepared/targets.npy")
+    lists = pd.read_parquet(run / "scores/lists.parquet")
+    episode = int(lists["episode"].iloc[0])
+    mine, line = lists[lists["episode"] == episode], test.iloc[episode]
+    first = targets[line["offset"] : line["offset"] + 20]
+    assert mine[mine["part"] == "support"]["rating"].tolist() == first.tolist()
+    answers = mine[mine["part"] == "list"]["answer"]
+    assert len(answers) == 8 and answers.is_monotonic_decreasing
+
+
+def test_support_and_queries_of_test_users(run):
+    test, tasks = pd.read_parquet(run / "prepared/test.parquet"), pd.read_parquet(run / "prepared/tasks.parquet")
+    offset = tasks["count"].cumsum() - tasks["count"]
+    mine = tasks[tasks["split"] == "test"]
+    assert sorted(test["offset"]) == sorted(offset[mine.index]), "every test user once"
+    counts = dict(zip(offset, tasks["count"], strict=True))
+    assert all(line.support == 20 and line.query == counts[line.offset] - 20 for line in test.itertuples())
+
+
+def test_more_processes_change_no_byte(run):
+    expected = {path.name: path.read_bytes() for path in (run / "scores").iterdir()}
+    change(run, "processes", "2")
+    call(run, "evaluate", *EVALUATE[:4], "--scores", "again", "--metrics", "again.json")
+    change(run, "processes", "1")
+    assert {path.name: path.read_bytes() for path in (run / "again").iterdir()} == expected
+    assert (run / "again.json").read_bytes() == (run / "metrics.json").read_bytes()
+
+
+def plain(path: Path) -> str:
+    return path.read_text().replace("\xa0", " ")
+
+
+def test_the_report_says_it(run):
+    written = ["--html", "report.html", "--summary", "summary", "--card", "card.md"]
+    call(run, "report", *EVALUATE, "--history", "history", *written)
+    page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
+    assert f"{metrics['ratings']['20']['mae']:.3f} after 20 ratings" in page
+    assert "By the number of ratings" in page and "matrix factorisation with fold-in" in page and "A typical user" in page
+    assert len(re.findall("Rated first", page)) == 4
+    card = plain(run / "card.md")
+    assert "to adapt to new users by 20 ratings or fewer" in card and "episodic adapt" not in card
+    assert "By the number of ratings" in (run / "summary/summary.md").read_text()
+
+
+def test_a_new_user_in_python(run, tmp_path):
+    learner = episodic.load(run / "model")
+    items = list(learner.config["inputs"]["items"])
+    adapted = learner.adapt(items[:4], [5, 5, 1, 1])
+    other = learner.adapt(items[:4], [1, 1, 5, 5])
+    assert (adapted.predict(items[:2]) > other.predict(items[:2])).all(), "what was liked"
+    assert 0 < adapted.predict(items).mean() < 6
+    adapted.save(tmp_path / "adapted")
+    np.testing.assert_allclose(episodic.load_adapted(tmp_path / "adapted").predict(items), adapted.predict(items), rtol=0, atol=1e-6)
+    assert learner.adapt([(items[0], {"age": 25, "gender": "F"})], [4]).predict([items[1]]).shape == (1,)
+    with pytest.raises(UserError, match="is no item that the model knows"):
+        adapted.predict(["no such film"])
