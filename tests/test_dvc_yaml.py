@@ -50,12 +50,15 @@ def dvc_yaml(settings) -> dict:
         {"preset": "sinusoid"},
         {"preset": "image_folder"},
         {"preset": "text_folder"},
+        {"preset": "clinc150"},
         {"preset": "movielens"},
         {"preset": "ratings"},
     ],
-    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder", "text_folder", "movielens", "ratings"],
+    ids=["maml", "fomaml", "protonet", "finetune", "sinusoid", "image_folder", "text_folder", "clinc150", "movielens", "ratings"],
 )
-def test_code_deps_are_what_a_stage_imports(tmp_path, changes):
+def test_code_deps_are_what_a_stage_imports(tmp_path, changes, request):
+    if changes.get("preset") == "clinc150":
+        request.getfixturevalue("mirror")  # or it is skipped, and says so
     root = checkout(tmp_path / "checkout")
     preset.apply("tiny", root / "params.yaml")
     if "preset" in changes:

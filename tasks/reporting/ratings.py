@@ -68,12 +68,10 @@ def _sentence(found: pd.DataFrame, shots: list[int]) -> str:
         part: dict[Any, Any] = found[found["shots"] == number].set_index("method").to_dict("index")
         best = min((method for method in part if method != "model"), key=lambda method: part[method]["mae"])
         ahead, half = part[best]["ahead"], part[best]["ahead_ci95"]
-        side = "below" if ahead >= 0 else "above"
-        sure = "" if abs(ahead) > half else ", which may be chance"
-        against = f"the best baseline for the same users ({words.METHODS.get(str(best), str(best))}){sure}"
-        after = f"{part['model']['mae']:.3f} after {words.count(number, 'rating')}"
-        said.append(f"{after}, {shown(abs(ahead), half)} {side} {against}")
-    return f"The mean absolute error is {'; '.join(said)}."
+        sure = "" if abs(ahead) > half else " (which may be chance)"
+        than = f"{shown(abs(ahead), half)} {'less' if ahead >= 0 else 'more'} than {words.METHODS.get(str(best), str(best))}{sure}"
+        said.append(f"after {words.count(number, 'rating')} by {part['model']['mae']:.3f}, {than}")
+    return f"The model errs on average {'; '.join(said)}."
 
 
 def _table(found: pd.DataFrame, shots: list[int]) -> Table:

@@ -85,6 +85,8 @@ def _beside(results: Results, value: float, ci95: float, same: pd.DataFrame, oth
     if len(others) and same.empty:
         count = words.count(len(others), "figure")
         return f"No figure known to us has exactly this protocol; {count} under other protocols are listed below and not drawn."
+    if same.empty and results.kind == "regression":
+        return "No figure of this protocol is known to us: baselines alone are drawn."
     if same.empty:
         meta = results.meta
         return f"No figure is published for {meta['ways']}-way {meta['shots']}-shot {meta['dataset']}: baselines alone are drawn."

@@ -93,7 +93,7 @@ def test_the_report_says_it(run):
     written = ["--html", "report.html", "--summary", "summary", "--card", "card.md"]
     call(run, "report", *EVALUATE, "--history", "history", *written)
     page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
-    assert f"{metrics['ratings']['20']['mae']:.3f} after 20 ratings" in page
+    assert f"after 20 ratings by {metrics['ratings']['20']['mae']:.3f}" in page
     assert "By the number of ratings" in page and "matrix factorisation with fold-in" in page and "A typical user" in page
     assert len(re.findall("Rated first", page)) == 4
     card = plain(run / "card.md")
