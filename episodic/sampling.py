@@ -22,6 +22,9 @@ from episodic.stored import Rows
 NOISE = 1
 """Tells the stream of an episode's noise from that of its classes and examples."""
 
+NEAR = 2
+"""A harder episode's classes are drawn from this many times as many: a class and those most alike to it."""
+
 Labels = Literal["episode", "split"]
 
 
@@ -31,24 +34,25 @@ class Sampler(Protocol):
     def __call__(self, index: Tensor) -> Episode: ...
 
 
-def class_episodes(key: int, index: Tensor, counts: Tensor, ways: int, size: int, groups: Groups | None = None) -> tuple[Tensor, Tensor]:
+def class_episodes(
+    key: int, index: Tensor, counts: Tensor, ways: int, size: int, groups: Groups | None = None, hard: Hard | None = None
+) -> tuple[Tensor, Tensor]:
     """Which classes and which of their examples make up the episodes `index`.
 
     index: int64 `(episodes,)`
     counts: int64 `(classes,)`, examples a class, each at least `size`
     size: examples a class and episode (shots + queries)
     groups: if given, all classes of an episode are of one group, and each group is as likely
+    hard: if given, a share of the episodes has classes that are alike; the others are what they are without it
 
     Returns classes `(episodes, ways)`, distinct and in random order (the position is the label), and examples
     `(episodes, ways, size)`: distinct numbers below the class's count, in random order.
     """
-    bits = draws(key, index, ways * (1 + size) + 1)
-    bits, last = bits[:, :-1], bits[:, -1]
-    if groups is None:
-        classes = choose(bits[:, :ways], len(counts), ways)
-    else:
-        group = below(last, len(groups.sizes))
-        classes = groups.members[group].gather(1, choose(bits[:, :ways], groups.sizes[group], ways))
+    bits = draws(key, index, ways * (1 + size) + 2)
+    bits, of, coin = bits[:, :-2], bits[:, -2], bits[:, -1]
+    classes = choose(bits[:, :ways], len(counts), ways) if groups is None else groups.choose(bits[:, :ways], of)
+    if hard is not None:
+        classes = torch.where((uniform(coin, 0, 1) < hard.share)[:, None], hard.around.choose(bits[:, :ways], of), classes)
     return classes, choose(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
 
 
@@ -57,6 +61,11 @@ class Groups(NamedTuple):
 
     members: Tensor
     sizes: Tensor
+
+    def choose(self, bits: Tensor, of: Tensor) -> Tensor:
+        """Classes `(episodes, ways)` of one group an episode, from random bits `(episodes, ways)` and, for which group, `(episodes,)`."""
+        group = below(of, len(self.sizes))
+        return self.members[group].gather(1, choose(bits, self.sizes[group], bits.shape[1]))
 
     @classmethod
     def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
@@ -73,6 +82,18 @@ class Groups(NamedTuple):
         return cls(members, torch.tensor([len(group) for group in large], device=device))
 
 
+class Hard(NamedTuple):
+    """share: of the episodes that are harder; around: for each class a group, itself and those most alike to it."""
+
+    share: float
+    around: Groups
+
+    @classmethod
+    def of(cls, share: float, around: Tensor) -> Hard:
+        """around: int64 `(classes, k)`, known before training, so that an episode still depends on its index alone"""
+        return cls(share, Groups(around, torch.full((len(around),), around.shape[1], device=around.device)))
+
+
 @dataclass(frozen=True)
 class ClassSampler:
     """Episodes of one split's classes.
@@ -81,6 +102,7 @@ class ClassSampler:
     offsets, counts: int64 `(classes,)`, first row and number of images of each class of the split; all on one device
     labels: what an episode calls its classes: `episode` (0 ... ways - 1) or `split` (the place among all classes of the split)
     groups: if given, each episode's classes are of one group, such as an alphabet
+    hard: if given, a share of the episodes is harder
     """
 
     images: Rows
@@ -93,6 +115,7 @@ class ClassSampler:
     queries: int
     labels: Labels = "episode"
     groups: Groups | None = None
+    hard: Hard | None = None
     key: int = field(init=False)
 
     def __post_init__(self):
@@ -105,7 +128,7 @@ class ClassSampler:
         """For int64 `(tasks,)`: positions of the classes within the split `(tasks, ways)`, rows of the support images
         `(tasks, ways * shots)` and of the query images `(tasks, ways * queries)`, class after class."""
         classes, examples = class_episodes(
-            self.key, index.to(self.counts.device), self.counts, self.ways, self.shots + self.queries, self.groups
+            self.key, index.to(self.counts.device), self.counts, self.ways, self.shots + self.queries, self.groups, self.hard
         )
         rows = self.offsets[classes][..., None] + examples
         return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)

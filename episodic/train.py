@@ -42,6 +42,9 @@ class Config:
     shots: int | None = None
     within_group: bool = False
     vary_shots: bool = False
+    classes: int | None = None
+    groups: tuple[str, ...] | None = None
+    hard: float = 0.0
     meta_lr: float = 0.002
     meta_lr_end: float = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -61,9 +64,12 @@ class Config:
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(0 < self.meta_lr < math.inf, "meta_lr", self.meta_lr, "must be a number greater than 0")
         require(0 <= self.meta_lr_end < math.inf, "meta_lr_end", self.meta_lr_end, "must be a number, 0 or greater")
-        for key in ("ways", "shots"):
+        for key in ("ways", "shots", "classes"):
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be null or at least 1")
+        require(self.groups is None or len(self.groups) > 0, "groups", self.groups, "must be null or a list of names")
+        require(0 <= self.hard <= 1, "hard", self.hard, "must be between 0 and 1")
+        require(not (self.hard and self.within_group), "hard", self.hard, "must be 0 with within_group, whose classes are of one group")
         clip = self.gradient_clip
         require(clip is None or 0 < clip < math.inf, "gradient_clip", clip, "must be null or a number greater than 0")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")

@@ -272,6 +272,7 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
 def _together(values: dict[str, Any], faults: list[str]) -> None:
     """What no section can know alone."""
     from episodic.datasets import own
+    from tasks import pool
 
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
     module, config = registry("dataset")[name], values["dataset"].config
@@ -336,6 +337,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
             key = "train" if split == "train" and train.ways else "episodes"
             most = f"must be at most {max(sizes)}, the {split} classes of the largest group of {name}"
             faults.append(f"{key}.ways is {ways}: {most}, with {section}.within_group")
+    faults += pool.mistakes(train, name, train.ways or episodes.ways, limits.classes["train"], bool(limits.groups.get("train")))
     for split, classes in limits.classes.items():
         key, ways = ("train", train.ways) if split == "train" and train.ways else ("episodes", episodes.ways)
         if ways > classes:
@@ -345,6 +347,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
 def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[str]) -> None:
     """The same for tasks without classes."""
     from episodic.datasets import own
+    from tasks import pool
 
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
     chosen, train, config = values["algorithm"].name, values["train"], values["dataset"].config
@@ -355,6 +358,7 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
     for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
         if within:
             faults.append(f"{key}.within_group is true: must be false for {name}, which has no classes")
+    faults += pool.mistakes(train, name, 1, None, False)
     suits = ("embeddings",) if hasattr(config, "tokens") else ("mlp",)
     if model.name not in (*suits, "module"):
         examples = "names and not numbers" if hasattr(config, "tokens") else "numbers and not images"

@@ -76,10 +76,13 @@ class Prepared:
             return sampling.SinusoidSampler(
                 **family, seed=config.seed, split="train", shots=shots, queries=config.queries, device=self.device
             )
-        classes = self.classes().query("split == 'train'")
+        from tasks import pool  # only the stage train depends on it
+
+        classes, examples = pool.chosen(self.classes(), config), self.examples()
         offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
         groups = sampling.Groups.of(classes["group"].to_list(), ways, self.device) if config.within_group else None
-        return sampling.ClassSampler(self.examples(), offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups)
+        hard = pool.hard_episodes(config.hard, examples, offsets, counts, ways) if config.hard else None
+        return sampling.ClassSampler(examples, offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups, hard)
 
     def table(self, split: str) -> pd.DataFrame:
         """The fixed episodes of a split, one row each."""

@@ -24,7 +24,7 @@ from episodic import memory, train, trained
 from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.plan import Plan
-from tasks import params, prepared, ranks, resume, stage
+from tasks import params, pool, prepared, ranks, resume, stage
 from tasks.files import ROOT, code_digest, folder_beside, write_json
 from tasks.stage import StageError
 
@@ -36,6 +36,8 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     device = prepared.pick_device(settings.device)
     source = prepared.read(data, device)
     config = described(settings, source.meta)
+    if source.kind == "classification":
+        config["classes"] = len(pool.chosen(source.classes(), settings.train))
     meta_learner = trained.learner(config)
     sampler, validation = source.training(settings, meta_learner.algorithm.labels), source.fixed(source.table("validation"))
     plan = train.suited(sampler, settings.train, device)

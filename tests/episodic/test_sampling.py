@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 from collections import Counter
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from episodic import counter
 from episodic.config import ConfigError
-from episodic.sampling import ClassSampler, Groups, SinusoidSampler, class_episodes
+from episodic.sampling import ClassSampler, Groups, Hard, SinusoidSampler, class_episodes
 
 
 def sampler(
@@ -186,6 +187,47 @@ def test_groups_that_are_too_small_are_refused():
         Groups.of(ALPHABETS, 7)
     with pytest.raises(ConfigError, match="within_group is true: must be false, since the classes have no groups"):
         Groups.of(["", "", ""], 2)
+
+
+RING = (torch.arange(20)[:, None] + torch.tensor([0, 1, -1, 2, -2, 3, -3, 4])) % 20
+"""Twenty classes in a circle: each and the seven nearest to it."""
+
+
+def test_episodes_are_those_of_the_first_release():
+    found = hashlib.sha256()
+    for groups in (None, Groups.of([f"g{i % 3}" for i in range(20)], 4)):
+        for part in class_episodes(counter.key(3, "train"), torch.arange(200), torch.arange(7, 27), 4, 6, groups):
+            found.update(part.numpy().tobytes())
+    assert found.hexdigest() == "0d93fcba2b063a70399b4abaeed800ca023a75eab133e1614e56ab733f3f52b2"
+
+
+def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
+    index, plain = torch.arange(4000), sampler(classes=20, ways=4)
+    before, _, _ = plain.rows(index)
+
+    def width(classes):
+        """On the circle: how far apart an episode's classes are."""
+        gaps = classes.sort(1).values.diff(dim=1, append=classes.min(1, keepdim=True).values + 20)
+        return 20 - gaps.max(1).values
+
+    for share in (0.0, 0.3, 1.0):
+        classes, support, _ = replace(plain, hard=Hard.of(share, RING)).rows(index)
+        near = width(classes) <= 7
+        changed = (classes != before).any(1)
+        assert near[changed].all() and all(len(set(row)) == 4 for row in classes.tolist())
+        assert abs(float(changed.double().mean()) - share) < 0.03
+        assert (support // 5 == classes).all(), "images are those of the classes"
+    by_chance = float((width(before) <= 7).double().mean())
+    assert by_chance < 0.3 and near.all(), "that episodes are near is no chance"
+    assert chi_square(classes.flatten().bincount(minlength=20)) < bound(19), "no class is favoured"
+    for position in range(4):
+        assert chi_square(classes[:, position].bincount(minlength=20)) < bound(19), "nor its place"
+
+
+def test_a_harder_episode_depends_on_its_index_alone():
+    made = replace(sampler(classes=20, ways=4), hard=Hard.of(0.5, RING))
+    batch = made.rows(torch.arange(50))[0]
+    assert all(torch.equal(made.rows(torch.tensor([i]))[0][0], batch[i]) for i in (0, 7, 49))
 
 
 def test_labels_may_be_those_of_the_split():

@@ -43,6 +43,27 @@ FAULTS = [
     ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be a number greater than 0"),
     ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant, cosine or linear"),
     ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or a number greater than 0"),
+    ({"train__classes": 4}, "train.classes is 4: must be null or between 5 and 1090, the classes of glyphs to train on"),
+    ({"train__classes": 0}, "train.classes is 0: must be null or at least 1"),
+    ({"train__groups": []}, "train.groups is (): must be null or a list of names"),
+    ({"train__groups": "Latin"}, "train.groups is 'Latin': must be a list"),
+    ({"train__hard": 1.5}, "train.hard is 1.5: must be between 0 and 1"),
+    (
+        {"train__hard": 0.5, "train__within_group": True},
+        "train.hard is 0.5: must be 0 with within_group, whose classes are of one group",
+    ),
+    (
+        {"dataset__name": "sinusoid", "model__name": "mlp", "episodes__ways": 1, "train__hard": 0.5},
+        "train.hard is 0.5: must be 0 for sinusoid, which has no classes",
+    ),
+    (
+        {"dataset__name": "sinusoid", "model__name": "mlp", "episodes__ways": 1, "train__groups": ["a"]},
+        "train.groups is ['a']: must be null for sinusoid, which has no classes",
+    ),
+    (
+        {"dataset__name": "mini_imagenet", "train__groups": ["a"]},
+        "train.groups is ['a']: must be null for mini_imagenet, whose classes have no groups",
+    ),
     ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
     ({"train__plan__shard": 0}, "train.plan.shard is 0: must be null or at least 1"),
     ({"train__plan__shard": "x"}, "train.plan.shard is 'x': must be a whole number"),
