@@ -21,7 +21,9 @@ from starlette.types import Receive, Scope, Send
 from flows.environment import PAGES
 
 FOLDER = "reports"
-REPORT = "report.html"
+REPORT, TASKS = "report.html", "tasks.html"
+"""Pages of a run, which name each other."""
+
 KEPT = Path(FOLDER, "experiments")
 
 
@@ -48,19 +50,25 @@ def serve(app: Any, root: Path, password: str | None) -> None:
 
 
 def keep(root: Path, workspace: Path, experiment: str) -> None:
-    """The report of an experiment whose workspace goes, under reports/experiments/ of the checkout."""
-    report = workspace / FOLDER / REPORT
-    if not report.is_file():
-        return
-    target = root / KEPT / f"{experiment}.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".part")
-    draft.unlink(missing_ok=True)
-    with suppress(OSError):  # another file system takes no link
-        os.link(report, draft)
-    if not draft.exists():
-        shutil.copy(report, draft)
-    draft.replace(target)
+    """The pages of an experiment whose workspace goes, under reports/experiments/NAME of the checkout."""
+    for name in (REPORT, TASKS):
+        page = workspace / FOLDER / name
+        if not page.is_file():
+            continue
+        target = kept(root, experiment).with_name(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(".part")
+        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # another file system takes no link
+            os.link(page, draft)
+        if not draft.exists():
+            shutil.copy(page, draft)
+        draft.replace(target)
+
+
+def kept(root: Path, experiment: str) -> Path:
+    """Where `keep` leaves the report."""
+    return root / KEPT / experiment / REPORT
 
 
 def address(root: Path, page: Path) -> str:

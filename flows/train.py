@@ -105,7 +105,7 @@ def train(
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
             pages.keep(root, place, called)
-            results.show(root, place, called, root / pages.KEPT / f"{called}.html")
+            results.show(root, place, called, pages.kept(root, called))
         said = watch.since(root, called, before, log) if (root / "tasks").is_dir() else ""
         if share:
             experiment.share(root, share, [called])

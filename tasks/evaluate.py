@@ -16,7 +16,7 @@ from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
 from tasks import params, prepared, ranks, stage
-from tasks.evaluating import baselines, more, ratings, tables
+from tasks.evaluating import baselines, more, ratings, space, tables
 from tasks.files import folder_beside, write_json
 from tasks.prepared import Prepared
 
@@ -54,9 +54,10 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         others = {"labels": labels} if labels else {}
         others |= more.rejection(meta_learner, members, source, test, curve, points.index(steps), steps, chunk, group)
         rated = ratings.table(meta_learner, members, source, test, steps, chunk, group) if source.given else None
+        means = space.centroids(meta_learner, members[0], source, test, group)
         if group.rank:
             return
-    _write(source, meta_learner, members, config, test, curve, points, steps, simpler, others, rated, scores, metrics)
+    _write(source, meta_learner, members, config, test, curve, points, steps, simpler, others, rated, means, scores, metrics)
 
 
 def _scores(
@@ -105,13 +106,15 @@ def _scores(
 def _write(
     source: Prepared, meta_learner: MetaLearner, members: list[Params], config: dict[str, Any], test: pd.DataFrame,
     curve: evaluate.Curve, points: list[int], steps: int, simpler: dict[str, np.ndarray], others: dict[str, Any],
-    rated: ratings.Rated | None, scores: Path, metrics: Path,
+    rated: ratings.Rated | None, means: torch.Tensor | None, scores: Path, metrics: Path,
 ) -> None:  # fmt: skip
     name = meta_learner.objective.score_name
     episodes = tables.episode_table(curve, points, name)
     compared = pd.concat(
         [pd.DataFrame({"method": method, "episode": np.arange(len(score)), name: score}) for method, score in simpler.items()]
     )
+    headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
+    answers = pd.DataFrame()
     with folder_beside(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
         tables.curve_table(episodes, name).to_csv(folder / "curve.csv", index=False)
@@ -127,11 +130,13 @@ def _write(
             rated.lists.to_parquet(folder / "lists.parquet", index=False)
             others |= ratings.figures(summary)
         else:
-            headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
             fits, support = tables.fits(meta_learner, members, source, test, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
-    figures = tables.metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | others
+        found = space.described(source, test, headline, answers, means)
+        for part, table in found.tables.items():
+            table.to_parquet(folder / f"{part}.parquet", index=False)
+    figures = tables.metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | others | found.metrics
     write_json(metrics, _finite(figures))
 
 

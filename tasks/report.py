@@ -1,4 +1,4 @@
-"""Stage `report`: everything that the earlier stages left -> one self-contained page, a Markdown summary and the model's card.
+"""Stage `report`: everything that the earlier stages left -> two self-contained pages, a Markdown summary and the model's card.
 
 Loads no model and computes no new score; the same files give the same bytes.
 """
@@ -12,13 +12,13 @@ from typing import Any
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
 from tasks.reporting import card as cards
-from tasks.reporting import courses, fits, gallery, mistakes, page, ratings, results, scores, words
+from tasks.reporting import courses, fits, gallery, landscape, mistakes, page, ratings, results, scores, words
 from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
 
-def run(settings: params.Params, found: Results, html: Path, summary: Path, card: Path) -> None:
-    """Writes the page, summary.md with its pictures, and the model card."""
+def run(settings: params.Params, found: Results, html: Path, tasks: Path, summary: Path, card: Path) -> None:
+    """Writes the page and the one of its tasks, summary.md with its pictures, and the model card."""
     sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
     regression = found.kind == "regression"
     rated = len(found.ratings) > 0
@@ -38,11 +38,21 @@ def run(settings: params.Params, found: Results, html: Path, summary: Path, card
         "users": ratings.users(found) if rated else [],
     }
     write_text(html, page.html("report.html.j2", context, figures, drawn))
+    write_text(tasks, _tasks(found, headline))
     with folder_beside(summary) as folder:
         write_text(folder / "summary.md", page.render("summary.md.j2", common))
         for name, picture in drawn.items():
             write_text(folder / f"{name}.svg", picture)
     write_text(card, page.render("model_card.md.j2", cards.context(found, card.parent, headline)))
+
+
+def _tasks(found: Results, headline: dict[str, Any]) -> str:
+    """The page 'The tasks'."""
+    sections, keys = landscape.sections(found)
+    figures = [figure for section in sections for figure in section.figures]
+    pairs = landscape.pairs(found) if found.kind == "classification" else None
+    context = headline | {"sections": sections, "keys": keys, "pairs": pairs, "ink": found.meta.get("input", [0])[0] == 1}
+    return page.html("tasks.html.j2", context, figures, {figure.name: charts.svg(figure.spec) for figure in figures})
 
 
 def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
@@ -105,6 +115,7 @@ def main() -> None:
         metrics="file written by the stage evaluate",
         history="folder written by the stage train",
         html="file to write: the page",
+        tasks="file to write: the page of its tasks, beside the other",
         summary="folder to write: summary.md and its pictures",
         card="file to write: the model card, beside the model",
     )
@@ -112,7 +123,14 @@ def main() -> None:
 
     def body() -> None:
         settings = params.load(args.params, "report")
-        run(settings, results.read(args.data, args.model, args.scores, args.metrics, args.history), args.html, args.summary, args.card)
+        run(
+            settings,
+            results.read(args.data, args.model, args.scores, args.metrics, args.history),
+            args.html,
+            args.tasks,
+            args.summary,
+            args.card,
+        )
 
     stage.run(body)
 

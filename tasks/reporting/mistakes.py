@@ -72,8 +72,8 @@ def classes(results: Results) -> Section:
     return Section("classes", "Hardest classes", sentence, [dot_figure(results, "classes", rows, told, chance(results))], notes, tables)
 
 
-def groups(results: Results) -> list[Section]:
-    """Groups of classes (alphabets), by accuracy; nothing where there is one group only."""
+def groups(results: Results, most: int = HARDEST) -> list[Section]:
+    """Groups of classes (alphabets), by accuracy, the `most` hardest of them; nothing where there is one group only."""
     lines: list[dict[str, Any]] = []
     for name, part in _sorted(results).groupby("group", sort=True):
         accuracy, half = pooled(part)
@@ -83,7 +83,7 @@ def groups(results: Results) -> list[Section]:
         return []
     lines.sort(key=lambda line: (line["accuracy"], line["group"]))
     rows = []
-    for line in lines[:HARDEST]:
+    for line in lines[:most]:
         detail = f"{words.count(line['queries'], 'query', 'queries')} of {words.count(line['classes'], 'class', 'classes')}"
         rows.append(row(results, line["group"], line["accuracy"], line["ci95"], "model", detail, ink="ink"))
     low, high = lines[0]["accuracy"], lines[-1]["accuracy"]

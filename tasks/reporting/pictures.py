@@ -64,6 +64,28 @@ def shown(examples: Examples, rows: Sequence[int]) -> Sheet | Lines:
     return Lines([examples[row] for row in rows]) if isinstance(examples, list) else Sheet.of(examples, rows)
 
 
+SMALL = 40
+"""Pixels that a picture on a map has at most."""
+
+
+def small(images: np.ndarray, rows: Sequence[int]) -> list[str]:
+    """Each of `rows` as a PNG of its own, a data address; of one channel as dark ink on nothing, so that what lies below shows."""
+    from PIL import Image
+
+    made = []
+    for row in rows:
+        pixels = np.asarray(images[row])
+        if len(pixels) == 1:
+            ink = np.zeros((*pixels.shape[1:], 2), np.uint8)
+            ink[..., 1] = pixels[0]
+            made.append(_png(ink))
+            continue
+        picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        picture.thumbnail((SMALL, SMALL))
+        made.append(_png(np.asarray(picture)))
+    return made
+
+
 def file(meta: dict[str, Any]) -> str:
     """Which file of data/prepared holds them, from its meta.json."""
     return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"

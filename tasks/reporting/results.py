@@ -50,6 +50,10 @@ class Results:
     support: pd.DataFrame = field(default_factory=pd.DataFrame)
     ratings: pd.DataFrame = field(default_factory=pd.DataFrame)
     lists: pd.DataFrame = field(default_factory=pd.DataFrame)
+    tasks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
+    space: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -99,6 +103,8 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
         "episodes": _table(scores / "episodes.parquet", "evaluate", ["mode", "episode", "step", score]),
         "curve": _table(scores / "curve.csv", "evaluate", ["mode", "step", score, f"{score}_ci95"]),
         "baselines": _table(scores / "baselines.parquet", "evaluate", ["method", "episode", score]),
+        "tasks": _table(scores / "tasks.parquet", "evaluate", ["episode", "x", "y", score]),
+        "difficulty": _table(scores / "difficulty.parquet", "evaluate", ["fifth", "low", "high", "mean", "episodes", score, "ci95"]),
         "weights_digest": _read(model / "weights.safetensors", "train", lambda path: hashlib.sha256(path.read_bytes()).hexdigest()),
     }
     if kind == "classification":
@@ -108,6 +114,10 @@ def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) ->
         parts["classes"] = _table(
             scores / "classes.parquet", "evaluate", ["class", "group", "episodes", "queries", "correct", score, "ci95"]
         )
+        columns = ["row", "class", "group", "x", "y", "nearest", "similarity"]
+        parts["space"] = _table(scores / "space.parquet", "evaluate", columns)
+        columns = ["first", "second", "similarity", "queries", "confused"]
+        parts["pairs"] = _table(scores / "pairs.parquet", "evaluate", columns, empty=True)
         parts["answers"] = _table(scores / "answers.parquet", "evaluate", ["episode", "image", "label", "before", "after"])
     elif "tasks" in meta:
         parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
@@ -164,11 +174,11 @@ def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
         raise StageError(f"{path} cannot be read ({' '.join(str(error).split())}): run the stage {stage} again") from error
 
 
-def _table(path: Path, stage: str, columns: list[str]) -> pd.DataFrame:
+def _table(path: Path, stage: str, columns: list[str], empty: bool = False) -> pd.DataFrame:
     found = _read(path, stage, pd.read_csv if path.suffix == ".csv" else pd.read_parquet)
     absent = [column for column in columns if column not in found]
     if absent:
         raise StageError(f"{path} has no column {', '.join(absent)}: run the stage {stage} again")
-    if found.empty:
+    if found.empty and not empty:
         raise StageError(f"{path} has no rows: run the stage {stage} again")
     return found

@@ -28,7 +28,7 @@
   draw();
 
   // Where the reader is.
-  const links = new Map([...document.querySelectorAll("nav a")].map(a => [a.hash.slice(1), a]));
+  const links = new Map([...document.querySelectorAll('nav a[href^="#"]')].map(a => [a.hash.slice(1), a]));
   const seen = new IntersectionObserver(entries => {
     for (const entry of entries) if (entry.isIntersecting) {
       for (const a of links.values()) a.removeAttribute("aria-current");

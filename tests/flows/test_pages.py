@@ -64,13 +64,16 @@ def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monk
     assert not (root / pages.KEPT).exists()
     (workspace / "reports").mkdir(parents=True)
     for text in ("<p>first", "<p>second"):
-        (workspace / "reports/report.html").unlink(missing_ok=True)
-        (workspace / "reports/report.html").write_text(text)
+        for name in ("report.html", "tasks.html"):
+            (workspace / "reports" / name).unlink(missing_ok=True)
+            (workspace / "reports" / name).write_text(text + name)
         pages.keep(root, workspace, "maml s1")
-        assert [p.read_text() for p in (root / pages.KEPT).iterdir()] == [text]
-    page = root / pages.KEPT / "maml s1.html"
+        assert {p.name: p.read_text() for p in (root / pages.KEPT / "maml s1").iterdir()} == {
+            name: text + name for name in ("report.html", "tasks.html")
+        }
+    page = pages.kept(root, "maml s1")
     monkeypatch.delenv(environment.PAGES, raising=False)
     assert pages.address(root, page) == page.as_uri()
     monkeypatch.setenv(environment.PAGES, "http://127.0.0.1:4200")
-    assert pages.address(root, page) == "http://127.0.0.1:4200/reports/experiments/maml%20s1.html"
+    assert pages.address(root, page) == "http://127.0.0.1:4200/reports/experiments/maml%20s1/report.html"
     assert pages.address(root, workspace / "a.html").startswith("file:///"), "what is not served is a file"

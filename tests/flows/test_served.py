@@ -162,8 +162,8 @@ def test_a_schedule_fires(toy: Toy, served: list[Served]):
     assert "nightly" in toy.dvc("exp", "show", "--md")
     status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=toy.path, capture_output=True, text=True)
     assert status.stdout == ""
-    page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly.html"
-    assert httpx.get(page).text == (toy.path / "reports/experiments/nightly.html").read_text()
+    page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly/report.html"
+    assert httpx.get(page).text == (toy.path / "reports/experiments/nightly/report.html").read_text()
     assert httpx.get(f"{page}/../../../dvc.yaml").text != (toy.path / "dvc.yaml").read_text()
 
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
+from tasks import prepared
+from tasks.evaluate import _finite
+from tasks.evaluating import space
 from tasks.files import write_json
 
 HOSTILE = [
@@ -75,7 +79,8 @@ def arguments(root: Path) -> list[str]:
     """The stage's command line for a folder made by `write`."""
     places = {
         "params": "params.yaml", "data": "data/prepared", "model": "models/run", "scores": "reports/scores",
-        "metrics": "reports/metrics.json", "history": "reports/history", "html": "reports/report.html", "summary": "reports/summary",
+        "metrics": "reports/metrics.json", "history": "reports/history", "html": "reports/report.html",
+        "tasks": "reports/tasks.html", "summary": "reports/summary",
         "card": "models/run/README.md",
     }  # fmt: skip
     return [part for name, place in places.items() for part in (f"--{name}", str(root / place))]
@@ -210,6 +215,8 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     pd.DataFrame(per_class).to_parquet(scores / "classes.parquet", index=False)
     metrics = _metrics(episodes, baselines, "accuracy", raw) | {m: _at(episodes, m, steps, "accuracy") for m in MODES}
     metrics["baselines"]["chance"] = {"accuracy": 1 / ways}
+    places = easy[of_test, None] * 4 + rng.normal(0, 1, (len(of_test), 8))  # hard classes are alike
+    metrics |= _space(root, episodes, said, torch.tensor(places), steps)
     write_json(root / "reports/metrics.json", metrics)
 
 
@@ -253,7 +260,17 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
     pd.concat(points, ignore_index=True).to_parquet(scores / "support.parquet", index=False)
     metrics = _metrics(episodes, baselines, "mse", raw)
     metrics |= {f"after_{step}": _at(episodes, "transductive", step, "mse") for step in (1, 10)}
+    metrics |= _space(root, episodes, pd.DataFrame(), None, 1)
     write_json(root / "reports/metrics.json", metrics)
+
+
+def _space(root: Path, episodes: pd.DataFrame, answers: pd.DataFrame, means: torch.Tensor | None, steps: int) -> dict[str, Any]:
+    source = prepared.read(root / "data/prepared", torch.device("cpu"))
+    headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
+    found = space.described(source, source.table("test"), headline, answers, means)
+    for name, table in found.tables.items():
+        table.to_parquet(root / f"reports/scores/{name}.parquet", index=False)
+    return _finite(found.metrics)
 
 
 def _scores(folder: Path, episodes: pd.DataFrame, baselines: dict[str, np.ndarray], name: str) -> pd.DataFrame:

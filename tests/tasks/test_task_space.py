@@ -1,0 +1,110 @@
+"""The test tasks as a distribution: tables and figures of made-up classes, where the answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+import torch
+from stages import EVALUATE, TRAIN, call, change, prepare
+
+from tasks import prepared
+from tasks.evaluating import space
+from tasks.files import digest, read_json
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = synthetic.write(tmp_path_factory.mktemp("space") / "run")
+    source = prepared.read(root / "data/prepared", torch.device("cpu"))
+    return source, pd.read_parquet(root / "reports/scores/answers.parquet"), pd.read_parquet(root / "reports/scores/episodes.parquet")
+
+
+def described(made, means, accuracy=None):
+    source, answers, episodes = made
+    test = source.table("test")
+    headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 3)]
+    if accuracy is not None:
+        headline = headline.assign(accuracy=accuracy(test))
+    return space.described(source, test, headline, answers, means)
+
+
+def line(source):
+    """Test classes on a line, one after the other."""
+    return torch.arange(len(source.classes().query("split == 'test'")), dtype=torch.float64)[:, None] * torch.tensor([[1.0, 0.5]])
+
+
+def test_a_map_of_a_line_is_a_line(made):
+    table = described(made, line(made[0])).tables["space"]
+    assert table["y"].abs().max() < 1e-6
+    steps = table.sort_values("x")["x"].diff().dropna()
+    assert np.allclose(steps, math.hypot(1, 0.5)), "all as far apart as they were"
+
+
+def test_episodes_that_are_made_hard_by_likeness_are_found_to_be(made):
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(20, 6, generator=generator, dtype=torch.float64)
+    first = described(made, means)
+    alike = first.tables["tasks"].set_index("episode")["similarity"]
+
+    found = described(made, means, lambda test: 0.8 - 0.5 * alike[test["episode"]].to_numpy())
+    figures = found.metrics["tasks"]
+    assert figures["similarity"]["spearman"] == pytest.approx(-1) and figures["similarity"]["high"] < -0.99
+    assert abs(first.metrics["tasks"]["similarity"]["spearman"]) < 0.5, "means of chance have nothing to do with the scores"
+    fifths = found.tables["difficulty"]
+    assert fifths["accuracy"].is_monotonic_decreasing and fifths["episodes"].sum() == 60 and fifths["low"].is_monotonic_increasing
+    assert figures["most_alike"]["accuracy"] == fifths["accuracy"].iloc[-1] < figures["least_alike"]["accuracy"]
+    constant = described(made, means, lambda test: np.ones(len(test)))
+    assert math.isnan(constant.metrics["tasks"]["similarity"]["spearman"])
+
+
+def test_an_episode_is_known_by_its_classes(made):
+    source, test = made[0], made[0].table("test")
+    means = torch.randn(20, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    tables = described(made, means).tables
+    places = tables["space"].set_index("row")
+    apart = means - means.mean(0)
+    rows = source.classes().query("split == 'test'").index.get_indexer(test["classes"].iloc[7])
+    unit = torch.nn.functional.normalize(apart[rows], dim=1)
+    cosines = (unit @ unit.T)[tuple(torch.triu_indices(5, 5, 1))]
+    episode = tables["tasks"].set_index("episode").loc[7]
+    assert episode["similarity"] == pytest.approx(float(cosines.mean())) and episode["closest"] == pytest.approx(float(cosines.max()))
+    assert episode["x"] == pytest.approx(places.loc[test["classes"].iloc[7], "x"].mean())
+
+
+def test_confusions_are_counted_in_both_directions(made):
+    source, answers, _ = made
+    pairs = described(made, line(source)).tables["pairs"]
+    class_of = np.stack(source.table("test")["classes"].to_list())
+    true, said = (class_of[answers["episode"], answers[column]] for column in ("label", "after"))
+    top = pairs.iloc[0]
+    a, b = int(top["first"]), int(top["second"])
+    together = [(a in row) and (b in row) for row in class_of.tolist()]
+    assert top["episodes"] == sum(together) and top["queries"] == 2 * 15 * sum(together)
+    assert top["confused"] == (((true == a) & (said == b)) | ((true == b) & (said == a))).sum()
+    assert pairs["confused"].is_monotonic_decreasing and (pairs["first"] < pairs["second"]).all()
+
+
+def test_waves_are_described_by_their_parameters(tmp_path):
+    root = synthetic.write(tmp_path / "run", "regression")
+    metrics = read_json(root / "reports/metrics.json")["tasks"]
+    assert metrics["amplitude"]["low"] > 0.5 > abs(metrics["phase"]["spearman"]), "errors were made of the amplitude"
+    fifths = pd.read_parquet(root / "reports/scores/difficulty.parquet")
+    assert fifths["mse"].iloc[-1] > 3 * fifths["mse"].iloc[0]
+
+
+@pytest.mark.parametrize("method", ["maml_plus_plus", "finetune"])
+def test_processes_change_no_byte_of_the_map(tmp_path, method):
+    root = prepare(tmp_path)
+    change(root, "algorithm.name", method)
+    call(root, "train", *TRAIN)
+    found = []
+    for processes in ("1", "2"):
+        change(root, "processes", processes)
+        call(root, "evaluate", *EVALUATE)
+        found.append(digest(root / "scores"))
+    assert found[0] == found[1]
+    assert len(pd.read_parquet(root / "scores/space.parquet")) == read_json(root / "prepared/meta.json")["classes"]["test"]
