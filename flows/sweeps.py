@@ -2,6 +2,7 @@
 
 base: {train.iterations: 200}                     # of all points, beside params.yaml as it is
 grid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}      # every combination
+grid: [{train.classes: [10, 100]}, {episodes.shots: [2, 5]}, {}]       # or several grids, one after the other; {}: the base alone
 points: [{model.name: mlp}, {model.name: conv4}]  # or one by one; with a grid: each of them with each combination
 seeds: [0, 1, 2]                                  # train.seed of every point
 """
@@ -46,35 +47,34 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
     faults = [f"{file}: unknown key {key}{did_you_mean(str(key), list(KEYS))}" for key in content if key not in KEYS]
-    base, grid, singles, seeds = (
-        _section(content, "base", faults),
-        _section(content, "grid", faults),
-        content.get("points"),
-        content.get("seeds"),
-    )
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            faults.append(f"{file}: grid.{key} is {values!r}: must be a list of values")
+    base, singles, seeds = _section(content, "base", faults), content.get("points"), content.get("seeds")
+    listed = content.get("grid")
+    grids = [_section({"grid": grid}, "grid", faults) for grid in (listed if isinstance(listed, list) and listed else [listed])]
+    for grid in grids:
+        for key, values in grid.items():
+            if not isinstance(values, list) or not values:
+                faults.append(f"{file}: grid.{key} is {values!r}: must be a list of values")
     if singles is not None and not (isinstance(singles, list) and singles and all(isinstance(p, dict) for p in singles)):
         faults.append(f"{file}: points is {singles!r}: must be a list of sections of params by dotted key")
     if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)):
         faults.append(f"{file}: seeds is {seeds!r}: must be a list of whole numbers, 0 or more")
     # From here on with what is right of it, so that its other mistakes are told at once.
-    grid = {key: values for key, values in grid.items() if isinstance(values, list) and values}
+    grids = [{key: values for key, values in grid.items() if isinstance(values, list) and values} for grid in grids]
     singles = [single for single in singles if isinstance(single, dict)] if isinstance(singles, list) else []
     seeds = [s for s in seeds if type(s) is int and s >= 0] if isinstance(seeds, list) else None
-    given = [base, *({key: values[0]} for key, values in grid.items()), *singles]
+    given = [base, *({key: values[0]} for grid in grids for key, values in grid.items()), *singles]
     for part in given:
         for key, value in list(part.items()):
             if said := whole_section(raw, key, value):
                 faults.append(f"{file}: {said}")
                 part.pop(key)
-                grid.pop(key, None)
+                for grid in grids:
+                    grid.pop(key, None)
     if seeds is not None and any(SEED in part for part in given):
         faults.append(f"{file}: {SEED} is given beside seeds: leave one of them out")
-    if not faults and not grid and not any(singles) and seeds is None:
+    if not faults and not any(grids) and not any(singles) and seeds is None:
         faults.append(f"{file} has nothing to vary: give it a grid, points or seeds")
-    combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    combinations = [dict(zip(grid, values, strict=True)) for grid in grids for values in product(*grid.values())]
     rows = [combination | single for single in singles or [{}] for combination in combinations]
     varied = list(dict.fromkeys(key for row in rows for key in row))
     points = []

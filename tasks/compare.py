@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from tasks import charts, stage
-from tasks.comparing import disagreements, groups, sections
+from tasks.comparing import disagreements, groups, growth, sections, transfer
 from tasks.comparing.groups import Protocol
 from tasks.experiments import WORKSPACE, Experiment, History, Missing, NoResultError, Revision
 from tasks.files import ROOT, folder_beside, write_text
@@ -81,7 +81,9 @@ def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, basel
         raise StageError(f"{out} holds something else than a comparison, which would be lost: name a new folder")
     found = groups.protocols(experiments, baseline)
     parts = [_part(protocol, "" if i == 0 else f"-{i + 1}") for i, protocol in enumerate(found)]
+    across = growth.sections(found)
     figures = [figure for part in parts for section in part["sections"] for figure in section.figures]
+    figures += [figure for section in across for figure in section.figures]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}
     count = sum(len(p.experiments) for p in found)
     configurations = sum(len(p.configurations) for p in found)
@@ -89,6 +91,7 @@ def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, basel
         "title": f"{words.count(count, 'experiment')} in {words.count(configurations, 'configuration')}",
         "sentence": parts[0]["sections"][0].sentence,
         "parts": parts,
+        "across": across,
         "left": list(left),
         "warning": _warning(found),
     }
@@ -108,7 +111,7 @@ def _part(protocol: Protocol, place: str) -> dict[str, Any]:
         made += [sections.cost(protocol, place)]
     made += [sections.learning(protocol, place), sections.adaptation(protocol, place)]
     if several and protocol.higher:
-        made.append(sections.groups(protocol, place))
+        made += [sections.groups(protocol, place), transfer.transfer(protocol, place)]
     return {
         "place": place,
         "said": protocol.said,

@@ -94,3 +94,23 @@ def heat(
     opacity = alt.Opacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.55]), legend=None)
     square = base.mark_rect(fill=var("model"), stroke=var("paper"), strokeWidth=2).encode(opacity=opacity, tooltip=list(tooltip))
     return alt.layer(square, base.mark_text(baseline="middle", color=var("ink")).encode(text="said:N"))
+
+
+def law(dots: pd.DataFrame, line: pd.DataFrame, x_axis: dict[str, Any], y_axis: dict[str, Any], tooltip: Sequence[alt.Tooltip]) -> Layers:
+    """Measurements with intervals, and a fitted line with its band.
+
+    dots: `x`, `y`, `low`, `high` and what tooltips show; line: `x` and, where there is a fit, `y`, `low`, `high`
+    """
+    layers: list[alt.Chart] = []
+    x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
+    if "y" in line:
+        fitted = alt.Chart(line).encode(x=x)
+        band = fitted.mark_area(color=var("early"), opacity=0.18, clip=True)
+        layers += [
+            band.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"),
+            fitted.mark_line(color=var("early"), strokeWidth=2, clip=True).encode(y=y),
+        ]
+    base = alt.Chart(dots).encode(x=x)
+    interval = base.mark_rule(strokeWidth=4, strokeCap="round", opacity=0.45, color=var("model"), clip=True)
+    point = base.mark_point(filled=True, size=100, opacity=1, fill=var("model"), stroke=var("paper"), strokeWidth=1.5, clip=True)
+    return alt.layer(*layers, interval.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"), point.encode(y=y, tooltip=list(tooltip)))

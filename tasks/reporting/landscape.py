@@ -52,7 +52,7 @@ def sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
         drawn, key = map_of_parameters(results)
         return [drawn, difficulty(results)], {drawn.name: key}
     (classes, of_classes), (episodes, of_episodes) = map_of_classes(results), map_of_episodes(results)
-    found = [difficulty(results), classes, confused(results), episodes, *mistakes.groups(results, GROUPS)]
+    found = [classes, difficulty(results), confused(results), episodes, *mistakes.groups(results, GROUPS)]
     return found, {classes.name: of_classes, episodes.name: of_episodes}
 
 
@@ -251,6 +251,7 @@ def difficulty(results: Results) -> Section:
     ends = [words.figure(results.score, line[results.score], line["ci95"]) for line in (first, last)]
     sentence = _harder(results, ends)
     low, high = domain(results, pd.concat([points["y"], means["low"]]))
+    low = float(points["y"].min()) - 0.03 if accuracy else low  # chance would leave the dots no room
     pad = 0.03 * max(float(points["x"].max() - points["x"].min()), 1e-9)
     x_axis: dict[str, Any] = {
         "axis": alt.Axis(title=title, format=".2~f", tickCount=6),

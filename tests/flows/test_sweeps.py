@@ -27,6 +27,19 @@ def test_a_grid_is_every_combination_for_every_seed(points):
     assert found[3].changes == {"train.iterations": 7, "algorithm.name": "maml", "episodes.shots": 5, "train.seed": 3}
 
 
+def test_several_grids_are_one_after_the_other(points):
+    found = points("grid: [{}, {train.classes: [10, 100]}, {episodes.shots: [2], train.meta_lr: [0.1, 0.2]}]\nseeds: [0]")
+    assert [p.name for p in found] == [
+        "sweep-s0",
+        "sweep-classes10-s0",
+        "sweep-classes100-s0",
+        "sweep-shots2-meta_lr0.1-s0",
+        "sweep-shots2-meta_lr0.2-s0",
+    ]
+    assert found[0].changes == {"train.seed": 0} and found[1].changes == {"train.classes": 10, "train.seed": 0}
+    assert [p.name for p in points("grid: [{train.iterations: [5]}]")] == ["sweep-iterations5"]
+
+
 def test_points_one_by_one_and_with_a_grid(points):
     text = "points: [{algorithm.name: protonet, train.ways: 20}, {algorithm.name: maml}]\n"
     assert [p.name for p in points(text)] == ["sweep-protonet-ways20", "sweep-maml"]
@@ -51,6 +64,11 @@ def test_names_are_refs_and_differ(points):
         ("", "must hold some of base, grid, points, seeds"),
         ("gird: {}", "unknown key gird - did you mean grid?"),
         ("grid: {algorithm.name: maml}", "grid.algorithm.name is 'maml': must be a list of values"),
+        ("grid: [{train.iterations: 5}]", "grid.train.iterations is 5: must be a list of values"),
+        ("grid: [3]", "grid is 3: must be a section of params by dotted key"),
+        ("grid: [{train.iterations: [5]}, {train.iterations: [5]}]", "two points are the same, sweep-iterations5"),
+        ("grid: []", "has nothing to vary"),
+        ("grid: [{}]", "has nothing to vary"),
         ("base: [1]", "base is [1]: must be a section of params by dotted key"),
         ("points: 3", "points is 3: must be a list of sections"),
         ("seeds: 3", "seeds is 3: must be a list of whole numbers"),

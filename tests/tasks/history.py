@@ -71,6 +71,7 @@ class Repository:
         mode = config["batch_norm"] = params["train"]["batch_norm"]
         name = params["algorithm"]["name"]
         config["algorithm"] = {"name": name} | params["algorithm"].get(name, {})
+        config["classes"] = params["train"].get("classes") or 1000
         at = (episodes["mode"] == mode) & (episodes["step"] == metrics["steps"])
         if self.kind == "classification":
             answers = pd.read_parquet(scores / "answers.parquet")
