@@ -49,7 +49,7 @@ def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
     faults = [f"{file}: unknown key {key}{did_you_mean(str(key), list(KEYS))}" for key in content if key not in KEYS]
     base, singles, seeds = _section(content, "base", faults), content.get("points"), content.get("seeds")
     listed = content.get("grid")
-    grids = [_section({"grid": grid}, "grid", faults) for grid in (listed if isinstance(listed, list) and listed else [listed])]
+    grids = [_section({"grid": grid}, "grid", faults) for grid in (listed if isinstance(listed, list) and listed else [listed or None])]
     for grid in grids:
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
