@@ -126,8 +126,8 @@ def ranking(protocol: Protocol, place: str) -> Section:
     sentence = headline(protocol)
     more = len(protocol.configurations) - DRAWN
     notes = [
-        "Dots: means over seeds and test episodes; lines: 95 % intervals, by a bootstrap over episodes, and over seeds too from three on. "
-        "All intervals are conditional on the test classes: other classes would move all figures together."
+        "Dots: means over seeds and test episodes; lines: 95 % intervals, by a bootstrap over episodes, and over seeds too from three on."
+        + (" All intervals are conditional on the test classes: other classes would move all figures together." if protocol.higher else "")
     ]
     if more > 0:
         notes.append(f"The best {DRAWN} are drawn; {more} more are in the table.")
