@@ -12,7 +12,7 @@ from typing import Any
 from tasks import charts, params, stage
 from tasks.files import folder_beside, write_text
 from tasks.reporting import card as cards
-from tasks.reporting import courses, fits, gallery, landscape, mistakes, page, ratings, results, scores, words
+from tasks.reporting import courses, fits, gallery, hardness, landscape, mistakes, page, ratings, results, scores, words
 from tasks.reporting.parts import axis_title
 from tasks.reporting.results import Results
 
@@ -50,7 +50,7 @@ def _tasks(found: Results, headline: dict[str, Any]) -> str:
     """The page 'The tasks'."""
     sections, keys = landscape.sections(found)
     figures = [figure for section in sections for figure in section.figures]
-    pairs = landscape.pairs(found) if found.kind == "classification" else None
+    pairs = hardness.pairs(found) if found.kind == "classification" else None
     context = headline | {"sections": sections, "keys": keys, "pairs": pairs, "ink": found.meta.get("input", [0])[0] == 1}
     return page.html("tasks.html.j2", context, figures, {figure.name: charts.svg(figure.spec) for figure in figures})
 

@@ -8,7 +8,7 @@ import synthetic
 from test_report import Page, found, make, specs_data
 
 from tasks.files import read_json
-from tasks.reporting import landscape
+from tasks.reporting import hardness, landscape
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_the_sentence_claims_no_more_than_the_interval(roots):
     ends = ["91 % ± 1", "92 % ± 1"]
     for low, high, said in ((-0.5, -0.1, "the harder the episode"), (0.1, 0.5, "the easier"), (-0.3, 0.1, "tells little of how hard")):
         data.metrics.update({"tasks.similarity.spearman": (low + high) / 2, "tasks.similarity.low": low, "tasks.similarity.high": high})
-        assert said in landscape._harder(data, ends)
+        assert said in hardness._harder(data, ends)
     data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
-    assert "no figure" in landscape._harder(data, ends)
+    assert "no figure" in hardness._harder(data, ends)
 
 
 def test_every_class_and_episode_is_on_its_map(roots):
