@@ -52,7 +52,9 @@ def class_episodes(
     bits, of, coin = bits[:, :-2], bits[:, -2], bits[:, -1]
     classes = choose(bits[:, :ways], len(counts), ways) if groups is None else groups.choose(bits[:, :ways], of)
     if hard is not None:
-        classes = torch.where((uniform(coin, 0, 1) < hard.share)[:, None], hard.around.choose(bits[:, :ways], of), classes)
+        classes = torch.where(
+            (below(coin, 1 << 30) < round(hard.share * (1 << 30)))[:, None], hard.around.choose(bits[:, :ways], of), classes
+        )
     return classes, choose(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
 
 

@@ -22,7 +22,7 @@ def class_means(examples: Rows, offsets: Tensor, counts: Tensor) -> Tensor:
         if x.dtype == torch.int64:
             means.append(torch.bincount(x.flatten().cpu()).double() / len(x))
         else:
-            means.append(x.double().mean(0).cpu())
+            means.append(x.cpu().double().mean(0))
     return torch.nn.utils.rnn.pad_sequence(means, batch_first=True)
 
 

@@ -37,15 +37,15 @@ def parts(n: int) -> list[int]:
 
 
 def features(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor) -> Tensor:
-    """What the head sees of the rows `(n, width)`, float64; theta: with a task axis of 1."""
+    """What the head sees of the rows `(n, width)`; theta: with a task axis of 1."""
     x = labelled_episode(examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1).support_x
     with torch.no_grad():
-        return learner.model.features(theta, x)[0].flatten(1).double()
+        return learner.model.features(theta, x)[0].flatten(1)
 
 
 def centroids(found: Tensor, of: Tensor, classes: int) -> Tensor:
     """The mean of each class `(classes, width)`; of: the class of each row of `found`."""
-    found = found.cpu()
+    found = found.cpu().double()
     total = torch.zeros(classes, found.shape[1], dtype=torch.float64).index_add_(0, of, found)
     return total / of.bincount(minlength=classes)[:, None]
 
