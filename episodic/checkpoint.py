@@ -37,8 +37,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["json"])  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).to(device) for name in file.keys()}, json.loads((file.metadata() or {})["json"])  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error}); delete it and run again") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodic import counter, ops, plan, rules
+from episodic import counter, exact, ops, plan, rules
 from episodic.adapt import Inner, detached, trajectory
 from episodic.config import require
 from episodic.episode import Episode
@@ -123,7 +123,7 @@ def scores(
             query_y, size = parts[i].query_y, parts[i].query_size
             return torch.stack([learner.objective.score(answer, query_y, size), learner.objective.loss(answer, query_y, size)], 1)
 
-    score, loss = (group or Group()).rows(one, [part.tasks for part in parts]).double().cpu().numpy().T
+    score, loss = (group or Group()).rows(one, [part.tasks for part in parts]).cpu().double().numpy().T
     return score, loss
 
 
@@ -136,12 +136,13 @@ def relabelled(
     For a method that treats classes alike it is the score itself; others depend on which output a class happens to get, or on the order.
     members: as in `curve`; first: number of the first episode, so that a renaming does not depend on how episodes are grouped.
     """
-    index = first + torch.arange(episode.tasks, device=episode.support_y.device)
+    device = episode.support_y.device
+    index = first + torch.arange(episode.tasks, device=exact.place(device))
     bits = counter.draws(counter.key(seed, f"renamed classes {number}"), index, episode.classes)
-    names = counter.choose(bits, episode.classes, episode.classes)
+    names = counter.choose(bits, episode.classes, episode.classes).to(device)
     support_y = names.gather(1, episode.support_y)
     order = support_y.argsort(dim=1, stable=True)
-    tasks = torch.arange(episode.tasks, device=order.device)[:, None]
+    tasks = torch.arange(episode.tasks, device=device)[:, None]
     renamed = episode._replace(
         support_x=episode.support_x[tasks, order], support_y=support_y.gather(1, order), query_y=names.gather(1, episode.query_y)
     )
@@ -163,7 +164,7 @@ def input_centroid(episode: Episode) -> Tensor:
     distance)."""
     support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
     centroids = ops.class_means(support, episode.support_y, episode.classes)
-    return (torch.cdist(query, centroids).argmin(-1) == episode.query_y).double().mean(1)
+    return exact.double(torch.cdist(query, centroids).argmin(-1) == episode.query_y).mean(1)
 
 
 def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode, group: Group | None = None) -> float:
@@ -172,7 +173,7 @@ def fine_tune_rate(learner: MetaLearner, seed: int, validation: Episode, group: 
     def one(i: int) -> Tensor:
         size = at_once(validation)
         parts = [random_init(learner, seed, part, FINE_TUNE_RATES[i], k * size) for k, part in enumerate(chunks(validation, size))]
-        return torch.cat(parts).double().mean().view(1, 1)
+        return exact.double(torch.cat(parts)).mean().view(1, 1)
 
     best = FINE_TUNE_RATES[0], math.nan
     for rate, score in zip(FINE_TUNE_RATES, (group or Group()).rows(one, [1] * len(FINE_TUNE_RATES))[:, 0].tolist(), strict=True):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from episodic import checkpoint, evaluate, graph, outer
+from episodic import checkpoint, evaluate, exact, graph, outer
 from episodic import plan as plans
 from episodic.config import require
 from episodic.episode import Episode
@@ -194,7 +194,7 @@ def train(
 
 def suited(sampler: Sampler, config: Config, device: torch.device) -> Plan:
     """The plan for training by `config`: params, or what fits the workload."""
-    return outer.suited(sampler(torch.zeros(1, dtype=torch.int64, device=device)), config.meta_batch, config.plan)
+    return outer.suited(sampler(torch.zeros(1, dtype=torch.int64, device=exact.place(device))), config.meta_batch, config.plan)
 
 
 Iterate = Callable[[], Tensor]
@@ -225,7 +225,7 @@ def iteration(
 
     def one() -> Tensor:
         first = state.iteration * config.meta_batch
-        return update(torch.arange(first, first + config.meta_batch, device=device), config.rate(state.iteration))
+        return update(torch.arange(first, first + config.meta_batch, device=exact.place(device)), config.rate(state.iteration))
 
     return one
 
@@ -248,7 +248,7 @@ def _sgd(state: State, gradient: Params, rate: float | Tensor) -> None:
 
 
 def _record(state: State, window: list[Tensor], score_name: str, config: Config, checkpoint_path: Path | None) -> dict[str, float]:
-    table = torch.stack(window).double().cpu()  # (iterations, [loss, score, norm])
+    table = torch.stack(window).cpu().double()  # (iterations, [loss, score, norm])
     bad = ~table.isfinite().all(1)
     if bad.any():
         iteration = state.iteration - len(window) + int(bad.nonzero()[0]) + 1

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import evaluate, memory, trained
+from episodic import evaluate, exact, memory, trained
 from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
@@ -91,7 +91,7 @@ def _scores(
             layout.update({name: value.shape[1:] for name, value in parts.items()})
             if bar:
                 bar.update(min(len(test), bar.done + episode.tasks * group.size))
-            return torch.cat([value.double().flatten(1) if value.dim() > 1 else value.double()[:, None] for value in parts.values()], 1)
+            return torch.cat([exact.double(value).reshape(len(value), -1) for value in parts.values()], 1)
 
         rows = group.rows(one, sizes)
     columns = rows.split([shape.numel() for shape in layout.values()], 1)

@@ -102,7 +102,7 @@ PLAIN = {
 `dataset` depends on no method's code."""
 
 SECTIONS = (*CHOICES, *PLAIN)
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def registry(section: str) -> Registry:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import sampling, stored
+from episodic import exact, sampling, stored
 from episodic.episode import Episode
 from tasks.files import read_json
 from tasks.params import Params
@@ -22,11 +22,16 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """folder: where it lies; meta: `meta.json`; device: where episodes are made."""
+    """folder: where it lies; meta: `meta.json`; device: where episodes are wanted."""
 
     folder: Path
     meta: dict[str, Any]
     device: torch.device
+
+    @property
+    def drawn_on(self) -> torch.device:
+        """Where episodes are made, in 64-bit arithmetic, before they are moved to the device."""
+        return exact.place(self.device)
 
     @property
     def kind(self) -> str:
@@ -44,7 +49,7 @@ class Prepared:
 
     def examples(self) -> stored.Rows:
         """The examples of all classes, row by row."""
-        return stored.load(self.folder, self.meta["input"], self.device)
+        return stored.load(self.folder, self.meta["input"], self.drawn_on)
 
     def targets(self) -> torch.Tensor:
         """The targets of given tasks, row by row."""
@@ -63,6 +68,10 @@ class Prepared:
 
     def training(self, params: Params, labels: sampling.Labels = "episode") -> sampling.Sampler:
         """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
+        made = self._sampler(params, labels)
+        return lambda index: made(index).to(self.device)
+
+    def _sampler(self, params: Params, labels: sampling.Labels) -> sampling.Sampler:
         config = params.train
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.given:
@@ -74,13 +83,13 @@ class Prepared:
         if self.kind == "regression":
             family = {key: tuple(value) for key, value in self.meta["family"].items()}
             return sampling.SinusoidSampler(
-                **family, seed=config.seed, split="train", shots=shots, queries=config.queries, device=self.device
+                **family, seed=config.seed, split="train", shots=shots, queries=config.queries, device=self.drawn_on
             )
         from tasks import pool  # only the stage train depends on it
 
         classes, examples = pool.chosen(self.classes(), config), self.examples()
-        offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.device) for column in ("offset", "count"))
-        groups = sampling.Groups.of(classes["group"].to_list(), ways, self.device) if config.within_group else None
+        offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.drawn_on) for column in ("offset", "count"))
+        groups = sampling.Groups.of(classes["group"].to_list(), ways, self.drawn_on) if config.within_group else None
         hard = pool.hard_episodes(config.hard, examples, offsets, counts, ways) if config.hard else None
         return sampling.ClassSampler(examples, offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups, hard)
 
@@ -92,7 +101,7 @@ class Prepared:
         """Rows of `table` as one Episode on the device."""
 
         def column(name: str) -> torch.Tensor:
-            return torch.tensor(np.stack(table[name].to_list()), device=self.device)
+            return torch.tensor(np.stack(table[name].to_list()), device=self.drawn_on)
 
         if self.given:
             offset, support, skipped, query = (column(name) for name in ("offset", "support", "skipped", "query"))
@@ -100,10 +109,10 @@ class Prepared:
             x = self.examples() if examples is None else examples
             return sampling.task_episode(x, self.targets(), *runs, self.meta["shots"], self.meta["longest"])
         if self.kind == "regression":
-            return sampling.wave_episode(column("amplitude")[:, None], column("phase")[:, None], column("support_x"), column("query_x"))
-        return sampling.labelled_episode(
-            self.examples() if examples is None else examples, column("support"), column("query"), self.meta["ways"]
-        )
+            waves = column("amplitude")[:, None], column("phase")[:, None]
+            return sampling.wave_episode(*waves, column("support_x"), column("query_x")).to(self.device)
+        rows = self.examples() if examples is None else examples
+        return sampling.labelled_episode(rows, column("support"), column("query"), self.meta["ways"]).to(self.device)
 
 
 def read(folder: Path, device: torch.device) -> Prepared:
@@ -114,7 +123,9 @@ def read(folder: Path, device: torch.device) -> Prepared:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one, else cpu."""
+    """`auto` is cuda where there is one, else cpu: an Apple GPU (mps) promises no equal bytes, so that it must be asked for."""
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise StageError("device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise StageError("device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu")
     device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

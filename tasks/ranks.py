@@ -32,6 +32,10 @@ def torchrun() -> bool:
 
 def suited(wanted: int | None, parts: int, large: bool, device: torch.device) -> int:
     """How many processes share `parts` parts of work: what params say, else one a core on a Linux CPU if the work is large."""
+    if device.type == "mps" and torchrun():
+        raise StageError(
+            "device is 'mps': torchrun's processes cannot share an Apple GPU; start the stage without it, or set device to cpu"
+        )
     if device.type != "cpu":
         if wanted not in (None, 1) and not torchrun():
             raise StageError(f"processes is {wanted}: must be null or 1 on a GPU; to use several GPUs, start the stage with torchrun")

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from episodic import exact
 from episodic.algorithms.base import Algorithm
 from episodic.config import require
 from episodic.episode import Episode
@@ -72,7 +73,7 @@ class MetaOptNet(Algorithm):
 
     def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)
-        alpha = crammer_singer((support @ support.mT).double(), y.double(), self.c).to(support.dtype)
+        alpha = crammer_singer(exact.double(support @ support.mT), exact.double(y), self.c).to(support)
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
 

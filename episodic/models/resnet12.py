@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic import counter, ops
+from episodic import counter, exact, ops
 from episodic.config import require
 from episodic.models import classify, glorot, head
 from episodic.ops import Params
@@ -109,9 +109,9 @@ class ResNet12:
         centres = (height - side + 1) * (width - side + 1)
         rate = self.config.drop / side**2 * height * width / centres
         shape = (*x.shape[:3], height - side + 1, width - side + 1)
-        bits = counter.draws(counter.key(block, "DropBlock"), self.noise.to(x.device), math.prod(shape[1:]))
+        bits = counter.draws(counter.key(block, "DropBlock"), self.noise.to(exact.place(x.device)), math.prod(shape[1:]))
         corner = (counter.below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
-        padded = F.pad(corner.to(x.dtype), (side - 1,) * 4)
+        padded = F.pad(corner.to(x), (side - 1,) * 4)
         kept = 1 - F.max_pool2d(padded.flatten(0, 1), side, 1).unflatten(0, x.shape[:2])
         return x * kept * (kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)).view(-1, 1, 1, 1, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import counter, evaluate
+from episodic import counter, evaluate, exact
 from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.ops import Params
@@ -30,19 +30,19 @@ def rejection(
     examples = source.examples()
     first, queries = len(examples) - number, curve.outputs.shape[2]
     bits = counter.draws(counter.key(source.meta["seed"], "outside"), torch.arange(len(test)), queries)
-    rows = (first + counter.below(bits, number)).to(source.device)
+    rows = (first + counter.below(bits, number)).to(source.drawn_on)
     starts = range(0, len(test), chunk)
 
     def one(i: int) -> torch.Tensor:
         part = slice(starts[i], starts[i] + chunk)
         episode = source.fixed(test[part], examples)
         x = examples[rows[part].flatten()].unflatten(0, (episode.tasks, queries))
-        strange = episode._replace(query_x=x, query_y=torch.zeros_like(rows[part]))
+        strange = episode._replace(query_x=x, query_y=torch.zeros_like(rows[part])).to(source.device)
         answer = evaluate.curve(meta_learner, members, strange, [steps], [meta_learner.batch_norm]).outputs[0]
-        return answer.softmax(-1).amax(-1).double()
+        return exact.double(answer.softmax(-1).amax(-1))
 
     strange = group.rows(one, [min(chunk, len(test) - start) for start in starts]).cpu().numpy()
-    known = curve.outputs[at].softmax(-1).amax(-1).double().cpu().numpy()
+    known = curve.outputs[at].softmax(-1).amax(-1).cpu().double().numpy()
     mean, ci95 = mean_ci95(np.array([_auroc(a, b) for a, b in zip(known, strange, strict=True)]))
     return {"rejection": {"auroc": mean, "auroc_ci95": ci95}}
 
@@ -64,7 +64,7 @@ def label_spread(
     def one(i: int) -> torch.Tensor:
         number, part = divmod(i, len(parts))
         score = evaluate.relabelled(meta_learner, members, parts[part], steps, source.meta["seed"], number, part * chunk)
-        return score.double().sum().view(1, 1)
+        return exact.double(score).sum().view(1, 1)
 
     rows = group.rows(one, [1] * (RENAMINGS * len(parts))).view(RENAMINGS, -1).sum(1) / sum(part.tasks for part in parts)
     return {"accuracy_sd": float(rows.std()), "renamings": RENAMINGS, "episodes": min(RENAMED, len(test))}

@@ -25,7 +25,7 @@ FITS = 6
 def episode_table(curve: evaluate.Curve, points: list[int], name: str) -> pd.DataFrame:
     tables = []
     for mode in BATCH_NORM:
-        score, loss = (getattr(curve, part)[mode].double().cpu().numpy() for part in ("score", "loss"))
+        score, loss = (getattr(curve, part)[mode].cpu().double().numpy() for part in ("score", "loss"))
         episode, point = np.indices(score.shape)
         step = np.array(points)[point.ravel()]
         columns = {"mode": mode, "episode": episode.ravel(), "step": step, "loss": loss.ravel(), name: score.ravel()}
@@ -98,9 +98,9 @@ def fits(
         if step in (0, 1, CURVE_STEPS):
             with torch.no_grad():
                 answer = meta_learner.objective.together([meta_learner.model(theta, x) for theta in thetas])
-            table[f"step_{step}"] = answer.double().cpu().numpy().ravel()
+            table[f"step_{step}"] = answer.cpu().double().numpy().ravel()
     shots = episode.support_x.shape[1]
-    points = [part.double().cpu().numpy().ravel() for part in (episode.support_x, episode.support_y)]
+    points = [part.cpu().double().numpy().ravel() for part in (episode.support_x, episode.support_y)]
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
 
 

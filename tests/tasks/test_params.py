@@ -77,7 +77,7 @@ FAULTS = [
     ({"processes": 0}, "processes is 0: must be null or a whole number, 1 or more"),
     ({"processes": "two"}, "processes is 'two': must be null or a whole number, 1 or more"),
     ({"train": 3}, "train is 3: must be a section of keys"),
-    ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda"),
+    ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda, mps"),
     (
         {"dataset__name": "omniglott"},
         f"dataset.name is 'omniglott': must be one of {DATA_SETS} - did you mean omniglot?",
