@@ -173,15 +173,20 @@ def share_cache(root: Path, workspace: Path) -> None:
 
 
 def bring_data(root: Path, workspace: Path, params: Mapping[str, Any]) -> None:
-    """The user's own data, where params name it by a path in the checkout that git does not know: a link to it, at the same path."""
-    section = params.get("dataset")
-    source = section.get("source") if isinstance(section, Mapping) else None
-    if not isinstance(source, str) or Path(source).is_absolute():
-        return
-    here, there = root / source, workspace / source
-    if here.exists() and not there.exists() and not there.is_symlink():
-        there.parent.mkdir(parents=True, exist_ok=True)
-        there.symlink_to(here)
+    """The user's own data and encoders, where params name them by a path in the checkout that git does not know: links there."""
+
+    def part(section: Any, key: str) -> Any:
+        return section.get(key) if isinstance(section, Mapping) else None
+
+    dataset = params.get("dataset")
+    features = [part(section, "features") for section in dataset.values()] if isinstance(dataset, Mapping) else []
+    for name in (part(dataset, "source"), *(part(section, "path") for section in features)):
+        if not isinstance(name, str) or Path(name).is_absolute():
+            continue
+        here, there = root / name, workspace / name
+        if here.exists() and not there.exists() and not there.is_symlink():
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(here)
 
 
 def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
 
 
 def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dict[str, Any]:
-    stored.save(folder, data.examples)
+    stored.save(folder, _examples(data))
     outside = {}
     if isinstance(data, Texts):
         pd.DataFrame({"text": data.texts + data.outside}).to_parquet(folder / "texts.parquet", index=False)
@@ -57,6 +57,13 @@ def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dic
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     within = {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"} if episodes.within_group else {}
     return within | outside | {"input": list(data.input), "classes": table["split"].value_counts().sort_index().to_dict()}
+
+
+def _examples(data: Images | Texts) -> Any:
+    if not isinstance(data, Texts) or data.features.kind != "encoder":
+        return data.examples
+    with stage.bar("episodes", "sentences", len(data.texts) + len(data.outside)) as bar:
+        return data.encoded(lambda what, done, total: bar.update(done, total))
 
 
 def _groups(table: pd.DataFrame, ways: int) -> str:

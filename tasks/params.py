@@ -300,7 +300,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         faults += str(error).splitlines()
         return
     if (features := getattr(config, "features", None)) is not None:
-        suits = ("textcnn",) if features.kind == "tokens" else ("bag", "mlp")
+        suits = ("textcnn",) if features.kind == "tokens" else ("bag", "mlp")  # n-grams or embeddings
         if model.name not in (*suits, "module"):
             faults.append(f"model.name is {model.name!r}: must be {' or '.join(suits)} for dataset.{name}.features.kind {features.kind}")
             return

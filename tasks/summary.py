@@ -29,6 +29,7 @@ def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         "chance": "chance",
         "pixel_centroid": "nearest class mean in pixels",
         "ngram_centroid": "nearest class mean of n-grams",
+        "encoder_centroid": "nearest class mean of the encoder's embeddings",
         "tfidf_centroid": "tf-idf, nearest class mean",
         "tfidf_logistic": "tf-idf, logistic regression",
         "random_init": "same network, random start",

@@ -34,6 +34,8 @@ def dvc_yaml(settings) -> dict:
     for section in ("dataset", "model", "algorithm"):
         text = text.replace(f"${{{section}.name}}", settings[section]["name"])
     text = text.replace("${dataset.source}", settings["dataset"]["source"])
+    for name in ("clinc150", "text_folder"):
+        text = text.replace(f"${{dataset.{name}.features.path}}", settings["dataset"][name]["features"]["path"])
     assert "${" not in text
     from ruamel.yaml import YAML
 
@@ -101,6 +103,14 @@ def test_deps_and_params_exist():
             for part in key.split("."):
                 assert part in place, key
                 place = place[part]
+
+
+@pytest.mark.parametrize("name", ["clinc150", "text_folder"])
+def test_a_changed_encoder_runs_again_what_uses_it(name):
+    settings = params.read_yaml(ROOT / "params.yaml")
+    settings["dataset"][name]["features"]["path"] = "/some/encoder"
+    users = [stage for stage, body in dvc_yaml(settings)["stages"].items() if "/some/encoder" in body["deps"]]
+    assert users == ["episodes"], "the stage that reads it; those after it have its embeddings"
 
 
 def test_every_param_is_read_by_a_stage():

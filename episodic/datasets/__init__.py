@@ -170,10 +170,15 @@ class Texts:
     @property
     def examples(self) -> Any:
         """Of all sentences, those outside last."""
+        return self.encoded(no_progress)
+
+    def encoded(self, progress: Progress) -> Any:
+        """The examples, whose making is told of where it takes long."""
         from episodic import inputs
 
-        encoder: Any = inputs.build({"input": self.input, "inputs": self.inputs})
-        return encoder.encode(self.texts + self.outside)
+        local = {"path": Path(self.features.path)} if self.features.kind == "encoder" else {}
+        encoder: Any = inputs.build({"input": self.input, "inputs": self.inputs | local})
+        return encoder.encode(self.texts + self.outside, progress)
 
     @property
     def input(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,28 +30,47 @@ from episodic.inputs.numbers import array
 if TYPE_CHECKING:
     from episodic.stored import SparseRows
 
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)`."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    pass
+
+
 LONGEST = 100_000
 """Characters of a sentence."""
 
 
+NO_ENCODER = "data/README.md"
+"""features.path where no encoder is used: a file that is always there, since DVC wants one."""
+
+
 @dataclass(frozen=True)
 class Features:
-    """kind: ngrams (for the models bag and mlp) or tokens (for textcnn); size: how many n-grams (rounded up to a power of 2) or tokens
-    are told apart; length: tokens of a sentence, of which longer ones lose their end."""
+    """kind: ngrams or encoder (for the models bag and mlp), or tokens (for textcnn); size: how many n-grams (rounded up to a power of 2) or
+    tokens are told apart; length: tokens of a sentence, of which longer ones lose their end; path: the folder of the sentence encoder."""
 
-    kind: Literal["ngrams", "tokens"] = "ngrams"
+    kind: Literal["ngrams", "tokens", "encoder"] = "ngrams"
     size: int = 8192
     length: int = 32
+    path: str = NO_ENCODER
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
         require(64 <= self.size <= 1 << 20, "size", self.size, "must be between 64 and 1048576")
         require(1 <= self.length <= 4096, "length", self.length, "must be between 1 and 4096")
+        named = self.kind != "encoder" or self.path not in ("", NO_ENCODER)
+        require(named, "path", self.path, "must be the folder of a sentence encoder, for kind encoder")
 
     @property
     def input(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """Shape of one example; InputError where the encoder's folder cannot be used."""
+        if self.kind == "encoder":
+            from episodic.inputs import encoder
+
+            return (encoder.width(Path(self.path)),)
         return (1 << (self.size - 1).bit_length(),) if self.kind == "ngrams" else (self.length,)
 
 
@@ -62,6 +81,10 @@ def fit(features: Features, texts: Sequence[str]) -> dict[str, Any]:
         seen = np.bincount(counted.indices, minlength=features.input[0])
         idf = np.log((1 + len(texts)) / (1 + seen)) + 1
         return {"kind": "text", "features": "ngrams", "idf": [round(float(value), 4) for value in idf]}
+    if features.kind == "encoder":
+        from episodic.inputs import encoder
+
+        return {"kind": "text", "features": "encoder", "encoder": encoder.described(Path(features.path))}
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="?"))  # noqa: S106 (a token of text)
@@ -98,7 +121,7 @@ class Sentences:
             return self._prepared(array(x, self.input))
         return self.encode(sentences(listed(x, self.what)))[torch.arange(len(x))]
 
-    def encode(self, texts: Sequence[str]) -> SparseRows | Tensor:
+    def encode(self, texts: Sequence[str], progress: Progress = no_progress) -> SparseRows | Tensor:
         """Rows of prepared examples."""
         raise NotImplementedError
 
@@ -117,7 +140,7 @@ class Sentences:
 class Ngrams(Sentences):
     idf: np.ndarray
 
-    def encode(self, texts: Sequence[str]) -> SparseRows:
+    def encode(self, texts: Sequence[str], progress: Progress = no_progress) -> SparseRows:
         from episodic.stored import SparseRows
 
         found = _hashed(texts, self.input[0])
@@ -133,7 +156,7 @@ class Ngrams(Sentences):
 class Tokens(Sentences):
     tokenizer: Any
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
+    def encode(self, texts: Sequence[str], progress: Progress = no_progress) -> Tensor:
         length = self.input[0]
         found = np.zeros((len(texts), length), np.int64)
         for row, encoded in zip(found, self.tokenizer.encode_batch(list(texts)), strict=True):
@@ -245,7 +268,11 @@ def sentences(x: Sequence[Any]) -> list[str]:
     return list(x)
 
 
-def build(input: tuple[int, ...], features: str, idf: list[float] | None = None, tokenizer: dict[str, Any] | None = None) -> Sentences:
+def build(
+    input: tuple[int, ...], features: str, idf: list[float] | None = None, tokenizer: dict[str, Any] | None = None,
+    encoder: dict[str, str] | None = None, path: Path | None = None,
+) -> Sentences:  # fmt: skip
+    """path: where the encoder lies, if that is known"""
     if features == "ngrams" and idf is not None:
         weights = np.asarray(idf, np.float64)
         if weights.shape != input or not np.isfinite(weights).all():
@@ -258,4 +285,8 @@ def build(input: tuple[int, ...], features: str, idf: list[float] | None = None,
             return Tokens(input, Tokenizer.from_str(json.dumps(tokenizer)))
         except Exception as error:  # what the library raises has no type of its own
             raise ValueError(f"tokenizer cannot be read: {error}") from error
-    raise ValueError(f"features is {features!r}: must be ngrams, with idf, or tokens, with tokenizer")
+    if features == "encoder" and encoder is not None:
+        from episodic.inputs.encoder import Embedded
+
+        return Embedded(input, str(encoder["name"]), str(encoder["digest"]), path)
+    raise ValueError(f"features is {features!r}: must be ngrams, with idf, tokens, with tokenizer, or encoder, with encoder")

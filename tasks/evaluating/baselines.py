@@ -15,7 +15,7 @@ from episodic.learner import MetaLearner
 from episodic.objective import average
 from tasks.prepared import Prepared
 
-CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid"}
+CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid", "encoder": "encoder_centroid"}
 """What the nearest class mean of the inputs is called; of tokens, which are no quantities, there is none."""
 
 Readers = Callable[[Episode, int], dict[str, torch.Tensor]]

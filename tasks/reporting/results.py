@@ -144,12 +144,19 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def in_use(raw: dict[str, Any]) -> dict[str, Any]:
-    """The params that count: of a section that picks by name, only the picked one's own section."""
+    """The params that count: of a section that picks by name, only the picked one's own section; of an encoder's folder its name alone."""
     picks = {key: section for key, section in raw.items() if isinstance(section, dict) and "name" in section}
-    return {
+    found = {
         key: {k: v for k, v in section.items() if not isinstance(v, dict) or k == section["name"]} if key in picks else section
         for key, section in raw.items()
     }
+    return _placeless(found)
+
+
+def _placeless(tree: dict[str, Any]) -> dict[str, Any]:
+    """Without the path of a folder that is of one machine."""
+    result = {key: _placeless(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return result | {key: Path(value).name for key, value in tree.items() if key == "path" and Path(str(value)).is_absolute()}
 
 
 def _described(path: Path, stage: str) -> dict[str, Any]:

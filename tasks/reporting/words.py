@@ -11,6 +11,7 @@ import pandas as pd
 NBSP = "\u00a0"
 METHODS = {
     "chance": "chance", "pixel_centroid": "nearest class mean in pixels", "ngram_centroid": "nearest class mean of n-grams",
+    "encoder_centroid": "nearest class mean of the encoder's embeddings",
     "tfidf_centroid": "tf-idf, nearest class mean", "tfidf_logistic": "tf-idf, logistic regression",
     "random_init": "fine-tuned from random weights",
     "global_mean": "mean of all ratings", "item_mean": "item mean", "shifted_item_mean": "item mean, shifted by the user's level",
