@@ -53,7 +53,7 @@ class Prepared:
 
     def targets(self) -> torch.Tensor:
         """The targets of given tasks, row by row."""
-        return torch.from_numpy(np.load(self.folder / "targets.npy")).to(self.device)
+        return torch.from_numpy(np.load(self.folder / "targets.npy")).to(self.drawn_on)
 
     def tasks(self, split: str) -> pd.DataFrame:
         """The given tasks of a split, with the first row of each one's examples as `offset`."""
@@ -76,7 +76,7 @@ class Prepared:
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.given:
             table = self.tasks("train")
-            offsets, counts = (torch.tensor(table[column].to_numpy(), device=self.device) for column in ("offset", "count"))
+            offsets, counts = (torch.tensor(table[column].to_numpy(), device=self.drawn_on) for column in ("offset", "count"))
             return sampling.TaskSampler(
                 self.examples(), self.targets(), offsets, counts, config.seed, "train", shots, config.queries, config.vary_shots
             )
@@ -107,7 +107,7 @@ class Prepared:
             offset, support, skipped, query = (column(name) for name in ("offset", "support", "skipped", "query"))
             runs = sampling.Runs(offset, support), sampling.Runs(offset + support + skipped, query)
             x = self.examples() if examples is None else examples
-            return sampling.task_episode(x, self.targets(), *runs, self.meta["shots"], self.meta["longest"])
+            return sampling.task_episode(x, self.targets(), *runs, self.meta["shots"], self.meta["longest"]).to(self.device)
         if self.kind == "regression":
             waves = column("amplitude")[:, None], column("phase")[:, None]
             return sampling.wave_episode(*waves, column("support_x"), column("query_x")).to(self.device)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import evaluate, rating
+from episodic import evaluate, exact, rating
 from episodic.episode import Episode
 from episodic.group import Group
 from episodic.learner import MetaLearner
@@ -91,7 +91,7 @@ def table(
         def one(i: int, shots: int = shots) -> torch.Tensor:
             episode = source.fixed(parts[i], examples).fewer(shots)
             curve = evaluate.curve(meta_learner, members, episode, [steps], [meta_learner.batch_norm])
-            return curve.outputs[0, :, :, 0].double()
+            return exact.double(curve.outputs[0, :, :, 0])
 
         said = group.rows(one, [len(part) for part in parts]).cpu().numpy()
         if fitted is None:
