@@ -11,7 +11,7 @@ from torch import Tensor
 from episodic import counter
 from episodic.registry import did_you_mean
 from episodic.sampling import NEAR, Hard
-from episodic.similarity import class_means, cosine, neighbours
+from episodic.similarity import class_means, nearest
 from episodic.stored import Rows
 from tasks.stage import StageError
 
@@ -63,5 +63,4 @@ def chosen(table: pd.DataFrame, config: Config) -> pd.DataFrame:
 
 def hard_episodes(share: float, examples: Rows, offsets: Tensor, counts: Tensor, ways: int) -> Hard:
     """Episodes around each class, from how alike the inputs are; offsets, counts: as of `ClassSampler`."""
-    similarity = cosine(class_means(examples, offsets, counts))
-    return Hard.of(share, neighbours(similarity, NEAR * ways).to(offsets.device))
+    return Hard.of(share, nearest(class_means(examples, offsets, counts), NEAR * ways).to(offsets.device))

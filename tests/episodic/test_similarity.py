@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from episodic.similarity import MEAN_OF, class_means, cosine, neighbours
+from episodic.similarity import AT_ONCE, MEAN_OF, class_means, cosine, nearest, neighbours
 from episodic.stored import SparseRows
 
 
@@ -43,3 +43,8 @@ def test_neighbours_begin_with_the_class_itself():
     similarity = torch.tensor([[1.0, 0.2, 0.9, 0.2], [0.2, 1.0, 0.1, 1.0], [0.9, 0.1, 1.0, 0.3], [0.2, 1.0, 0.3, 1.0]])
     assert neighbours(similarity, 3).tolist() == [[0, 2, 1], [1, 3, 0], [2, 0, 3], [3, 1, 2]]
     assert neighbours(similarity, 9).shape == (4, 4), "no more than there are"
+
+
+def test_neighbours_by_parts_are_those_of_the_whole():
+    points = torch.randn(AT_ONCE + 40, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nearest(points, 7), neighbours(cosine(points), 7))
