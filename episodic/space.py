@@ -39,6 +39,7 @@ def parts(n: int) -> list[int]:
 def features(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor) -> Tensor:
     """What the head sees of the rows `(n, width)`; theta: with a task axis of 1."""
     x = labelled_episode(examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1).support_x
+    x = x.to(next(iter(theta.values())).device)  # an Apple GPU's examples lie on the CPU
     with torch.no_grad():
         return learner.model.features(theta, x)[0].flatten(1)
 
