@@ -130,7 +130,7 @@ def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
             break
     started = sorted(child.pid for child in psutil.Process(process.pid).children())
     os.kill(started[-1], signal.SIGKILL)
-    said, error = process.communicate(timeout=120)
+    said, error = process.communicate(timeout=400)
     change(prepared, "iterations", "20")
     assert process.returncode == 0, error
     (resumed,) = [event["iteration"] for event in map(json.loads, said.splitlines()) if event["event"] == "resume"]
