@@ -20,6 +20,7 @@ import typer
 from episodic.errors import UserError
 
 if TYPE_CHECKING:
+    from episodic.few_shot import FewShotLearner
     from episodic.inputs import Inputs
 
 app = typer.Typer(
@@ -117,7 +118,7 @@ def adapt(
     from episodic import few_shot
 
     replaceable(out)
-    learner = few_shot.load(model, device)
+    learner = of_classes(few_shot.load(model, device), model)
     files, labels = labelled(support, learner.inputs)
     adapted = learner.adapt(read(files, learner.inputs), labels, steps)
     adapted.save(out)
@@ -171,7 +172,7 @@ def evaluate(
     """Measure how well a model adapts to your own classes: episodes drawn from your examples, accuracy with its 95 % interval."""
     from episodic import few_shot
 
-    learner = few_shot.load(model, device)
+    learner = of_classes(few_shot.load(model, device), model)
     files, labels = labelled(folder, learner.inputs)
     found = learner.evaluate(read(files, learner.inputs), labels, ways, shots, queries, episodes, seed, progress=Bar("episodes"))
     if as_json:
@@ -216,7 +217,14 @@ def demo(
         from episodic.demo import serve
     except ModuleNotFoundError as error:
         fail(f"the page needs more packages: pip install 'episodic[demo]' ({error})")
-    serve(few_shot.load(model, device), str(model), host, port, browser)
+    serve(of_classes(few_shot.load(model, device), model), str(model), host, port, browser)
+
+
+def of_classes(learner: FewShotLearner, model: Path) -> FewShotLearner:
+    """The learner, or the end where its tasks have no classes."""
+    if learner.kind != "classification":
+        fail(f"{model} tells numbers and no classes: use it from Python (docs/using-a-model.md)")
+    return learner
 
 
 def labelled(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:

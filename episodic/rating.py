@@ -6,7 +6,7 @@ Every answer is of one user's query set; users count alike, however much they ra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,19 +26,19 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 """Regularisation of it and of the shifts that is tried on validation users."""
 
 
-def measures(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
+def measures(truth: np.ndarray, answer: np.ndarray, lowest: float) -> dict[str, float]:
     """Of one user: mean absolute error, root of the mean squared error, and nDCG at each of TOPS; truth, answer `(n,)`.
 
-    nDCG@k (Jarvelin, Kekalainen 2002) with gains 2^rating - 1, as in MeLU (equation 6): of the list by `answer`, against that by `truth`;
-    equal answers share their places, as scikit-learn has it.
+    nDCG@k (Jarvelin, Kekalainen 2002) of the list by `answer`, against that by `truth`; gains are linear, how far a rating is above
+    `lowest`, so that they hold for any scale (2^rating, as MeLU has it, sees the best item alone on a scale of 100). Equal answers share
+    their places, as scikit-learn has it; a user whose ratings are all equal has 1, whatever is said.
     """
     from sklearn.metrics import ndcg_score
 
     error = truth.astype(np.float64) - answer
     result = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
-    gains = 2 ** (truth.astype(np.float64) - min(0.0, float(truth.min()))) - 1
+    gains = np.maximum(truth.astype(np.float64) - lowest, 0.0)
     for top in TOPS:
-        # One item is in order whatever is said; so are equal ones.
         ordered = len(truth) > 1 and bool(np.ptp(gains) > 0)
         result[f"ndcg_{top}"] = float(ndcg_score(gains[None], answer[None].astype(np.float64), k=top)) if ordered else 1.0
     return result
@@ -71,17 +71,24 @@ class Baselines:
     strength: float
 
     @classmethod
-    def fit(cls, train: Sequence[Ratings], validation: Sequence[tuple[Ratings, Ratings]], items: int) -> Baselines:
-        """train: all ratings of each training user; validation: support and query of each validation user; items: largest number + 1"""
+    def fit(
+        cls, train: Sequence[Ratings], validation: Sequence[tuple[Ratings, Ratings]], items: int, shots: Sequence[int]
+    ) -> dict[int, Baselines]:
+        """For each number of first ratings of `shots`, its strengths chosen for it; train: all ratings of each training user; validation:
+        support and query of each validation user; items: largest number + 1"""
         item, value = (np.concatenate([getattr(user, part) for user in train]) for part in ("items", "values"))
         mean = float(value.mean())
         counts, sums = np.bincount(item, minlength=items), np.bincount(item, value - mean, items)
         means = mean + sums / (counts + DAMPING)
         means[0] = mean
         tried = [cls(mean, means, _factors(train, means, s), 0.0, s) for s in STRENGTHS]
-        best = min(tried, key=lambda b: b.error(validation, "factorisation"))
-        shifts = [cls(mean, means, best.factors, shift, best.strength) for shift in (0.0, *STRENGTHS)]
-        return min(shifts, key=lambda b: b.error(validation, "shifted_item_mean"))
+        found = {}
+        for n in shots:
+            users = [(support.first(n), query) for support, query in validation]
+            best = min(tried, key=lambda b: b.error(users, "factorisation"))
+            shifted = [replace(best, shift=shift) for shift in (0.0, *STRENGTHS)]
+            found[n] = min(shifted, key=lambda b: b.error(users, "shifted_item_mean"))
+        return found
 
     def error(self, users: Sequence[tuple[Ratings, Ratings]], method: str) -> float:
         return float(np.mean([((query.values - self.answers(support, query.items)[method]) ** 2).mean() for support, query in users]))

@@ -107,7 +107,9 @@ def _tasks(data: Tasks, settings: params.Params, folder: Path) -> dict[str, Any]
         pd.DataFrame(fixed | {"skipped": 0, "query": query}).to_parquet(folder / f"{split}.parquet", index=False)
         longest = max(longest, int(query.max()))
     tasks = table["split"].value_counts().sort_index().to_dict()
-    return {"input": list(data.input), "classes": {}, "tasks": tasks, "longest": longest}
+    known = data.targets[np.repeat(table["split"] == "train", table["count"])].astype(np.float64)
+    targets = {"mean": round(float(known.mean()), 6), "variance": round(float(known.var()), 6)}
+    return {"input": list(data.input), "classes": {}, "tasks": tasks, "longest": longest, "targets": targets}
 
 
 def main() -> None:

@@ -115,9 +115,10 @@ def _write(
     )
     headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
     answers = pd.DataFrame()
+    limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)
     with folder_beside(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
-        tables.curve_table(episodes, name).to_csv(folder / "curve.csv", index=False)
+        tables.curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
             answers = tables.answers(source, test, curve.outputs[0], curve.outputs[points.index(steps)])
@@ -136,7 +137,7 @@ def _write(
         found = space.described(source, test, headline, answers, means)
         for part, table in found.tables.items():
             table.to_parquet(folder / f"{part}.parquet", index=False)
-    figures = tables.metrics(episodes, compared, name, meta_learner.batch_norm, steps, config) | others | found.metrics
+    figures = tables.metrics(episodes, compared, name, meta_learner.batch_norm, steps, config, limit) | others | found.metrics
     write_json(metrics, _finite(figures))
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,8 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
 def described(settings: params.Params, data: dict[str, Any]) -> dict[str, Any]:
     """What of `models/run/config.json` makes the meta-learner, from params and `data/prepared/meta.json`."""
     chosen = {"model": settings.model, "algorithm": settings.algorithm}
+    if getattr(settings.model.config, "start", 0.0) is None and "targets" in data:
+        chosen["model"] = replace(settings.model, config=replace(settings.model.config, start=data["targets"]["mean"]))
     return {section: {"name": choice.name} | asdict(choice.config) for section, choice in chosen.items()} | {
         "batch_norm": settings.train.batch_norm,
         "input": data["input"],

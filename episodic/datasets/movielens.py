@@ -64,7 +64,13 @@ class Config(rated.Config):
 
 
 def shape(config: Config, source: Path | None) -> tuple[int, int]:
+    if source is not None and not source.is_dir():
+        raise FetchError(_no_folder(source, config.version))
     return INPUT
+
+
+def _no_folder(source: Path, version: str) -> str:
+    return f"dataset.source is {source}: must be a folder that holds {', '.join(VERSIONS[version].files)} of {version}"
 
 
 def fetch(raw: Path, config: Config, *, source: Path | None, mirror: Path | None = None, progress: Progress = no_progress) -> None:
@@ -76,7 +82,7 @@ def fetch(raw: Path, config: Config, *, source: Path | None, mirror: Path | None
     wanted = rf"[^/]+/({'|'.join(map(re.escape, version.files))})"
     if source is not None:
         if not source.is_dir():
-            raise FetchError(f"dataset.source is {source}: must be a folder that holds {', '.join(version.files)} of {config.version}")
+            raise FetchError(_no_folder(source, config.version))
         files = read_folder(source, wanted=wanted, cap=CAP, most=len(version.files))
         name = str(source)
     else:

@@ -57,6 +57,10 @@ def prepare(raw: Path, config: Config, seed: int) -> Tasks:
 
 def _files(source: Path) -> dict[str, Path]:
     if source.is_file():
+        if beside := [name for name in FILES[1:] if (source.parent / name).is_file()]:
+            raise FetchError(
+                f"beside {source} lies {' and '.join(beside)}: name the folder, with {source.name} as {FILES[0]}, or put it elsewhere"
+            )
         return {FILES[0]: source}
     if not (source / FILES[0]).is_file():
         raise FetchError(
@@ -69,12 +73,15 @@ def _read(files: dict[str, Path]) -> Found:
     problems: list[str] = []
     path = files[FILES[0]]
     ratings, told_twice = [], set()
+    kinds: dict[str, int] = {}
+    """Ways of telling the time, and the line where each comes first."""
     for place, (number, row) in enumerate(_rows(path, ("user", "item", "rating"), problems)):
         try:
             value = float(row["rating"])
         except ValueError:
             value = math.nan
-        time = _time(row["timestamp"]) if "timestamp" in row else float(place)
+        time, kind = _time(row["timestamp"]) if "timestamp" in row else (float(place), "")
+        kinds.setdefault(kind, number)
         if not math.isfinite(value):
             problems.append(f"{path}, line {number}: the rating {row['rating']!r} is no number")
         elif not math.isfinite(time):
@@ -83,9 +90,16 @@ def _read(files: dict[str, Path]) -> Found:
             problems.append(f"{path}, line {number}: user {row['user']} rates item {row['item']} a second time")
         told_twice.add((row["user"], row["item"]))
         ratings.append(Rating(row["user"], row["item"], value, time))
+    if {"number", "date"} <= kinds.keys():
+        problems.append(
+            f"{path} tells the time as a number (line {kinds['number']}) and as a date (line {kinds['date']}): take one of them"
+        )
     items, users = (_features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user"))
     if problems or not ratings:
         raise FetchError("\n".join(told(problems)) or f"{path} has no rows")
+    for what, features, rated_ones in (("item", items, {r.item for r in ratings}), ("user", users, {r.user for r in ratings})):
+        if features and not features.keys() & rated_ones:
+            raise FetchError(f"{files[f'{what}s.csv']} tells of no {what} that is in {path.name}: are its names written in the same way?")
     return Found(ratings, items, users)
 
 
@@ -110,6 +124,9 @@ def _rows(path: Path, wanted: tuple[str, ...], problems: list[str]) -> Iterator[
                 problems.append(f"{path} has no column {' and '.join(absent)}: its first line must name the columns {', '.join(wanted)}")
                 return
             for row in reader:
+                if None in row:
+                    problems.append(f"{path}, line {reader.line_num}: more cells than the first line has columns (a comma in a number?)")
+                    continue
                 plain = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)}
                 if empty := [column for column in wanted if not plain[column]]:
                     problems.append(f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty")
@@ -119,13 +136,14 @@ def _rows(path: Path, wanted: tuple[str, ...], problems: list[str]) -> Iterator[
         problems.append(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
-def _time(said: str) -> float:
+def _time(said: str) -> tuple[float, str]:
+    """Seconds (or whatever the numbers are), and whether it was told as a `number` or a `date`; NaN where it is neither."""
     try:
-        return float(said)
+        return float(said), "number"
     except ValueError:
         pass
     try:
         when = datetime.fromisoformat(said)
     except ValueError:
-        return math.nan
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        return math.nan, ""
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp(), "date"

@@ -49,16 +49,32 @@ class Rated:
             return []
         sides = [self.items[str(item)]]
         if self.input[0] == 2:
-            features = [self.users.get(f"{name}={value}", 0) for name, value in user.items()][: self.input[1]]
-            sides.append(features + [0] * (self.input[1] - len(features)))
+            sides.append(self._user(user, problems))
         elif user:
             problems.append(f"{one!r} tells something of the user, of whom the model knows nothing but ratings")
         return sides
 
+    def _user(self, user: Mapping[str, Any], problems: list[str]) -> list[int]:
+        told_of = [f"{name}={value}" for name, value in user.items()]
+        known = [feature.partition("=") for feature in self.users]
+        for name, feature in zip(user, told_of, strict=True):
+            if feature not in self.users:
+                values = [value for other, _, value in known if other == str(name)]
+                names = sorted({other for other, _, _ in known})
+                of = f"{name} may be {', '.join(values)}" if values else f"it knows {', '.join(names)}"
+                problems.append(f"{feature} is nothing that the model knows of users: {of}")
+        if len(told_of) > self.input[1]:
+            problems.append(f"a user has {len(told_of)} features, and the model sees {self.input[1]} at most")
+        features = [self.users.get(feature, 0) for feature in told_of][: self.input[1]]
+        return features + [0] * (self.input[1] - len(features))
+
     def in_folder(self, folder: Path) -> list[Any]:
-        raise InputError("a model of ratings takes no files: use it from Python (docs/using-a-model.md)")
+        raise InputError(NO_FILES)
 
     in_file = in_folder
+
+
+NO_FILES = "a model of ratings takes no files: use it from Python (docs/using-a-model.md)"
 
 
 def build(input: tuple[int, ...], items: dict[str, str], users: dict[str, int]) -> Rated:

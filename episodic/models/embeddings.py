@@ -24,12 +24,13 @@ from episodic.ops import Params
 @dataclass(frozen=True)
 class Config:
     """tokens: how many features are told apart, at least those of the data; embedding: length of a feature's; hidden: sizes of the decision
-    layers, ReLU after each; start: the answer that training starts at, near the mean target."""
+    layers, ReLU after each; start: the answer that training starts at (None: the mean target of training users; 0 where
+    nobody knows it)."""
 
     tokens: int = 4096
     embedding: int = 32
     hidden: tuple[int, ...] = (64, 64)
-    start: float = 0.0
+    start: float | None = None
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -37,7 +38,7 @@ class Config:
         for key in ("tokens", "embedding"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "must be sizes of at least 1")
-        require(abs(self.start) < 1e6, "start", self.start, "must be a number within 1e6")
+        require(self.start is None or abs(self.start) < 1e6, "start", self.start, "must be null or a number within 1e6")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Embeddings:
             theta |= {f"hidden{i}.weight": glorot(generator, size, into), f"hidden{i}.bias": torch.zeros(size)}
         theta |= head(generator, self.width, self.outputs)
         if self.outputs:
-            theta[HEAD[1]] += config.start
+            theta[HEAD[1]] += config.start or 0.0
         return theta
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:

@@ -46,15 +46,19 @@ class Known:
         lines = table[["offset", "support", "skipped", "query"]].itertuples(index=False)
         return [(self.run(o, s), self.run(o + s + skipped, q)) for o, s, skipped, q in lines]
 
-    def baselines(self) -> Baselines:
-        train = [self.run(o, n) for o, n in self.source.tasks("train")[["offset", "count"]].itertuples(index=False)]
-        return Baselines.fit(train, self.users(self.source.table("validation")), int(self.item.max()) + 1)
+    def training(self) -> list[Ratings]:
+        """All ratings of each training user."""
+        return [self.run(o, n) for o, n in self.source.tasks("train")[["offset", "count"]].itertuples(index=False)]
+
+    def baselines(self, shots: Sequence[int]) -> dict[int, Baselines]:
+        return Baselines.fit(self.training(), self.users(self.source.table("validation")), int(self.item.max()) + 1, shots)
 
 
 def readers(source: Prepared, test: pd.DataFrame) -> Readers:
     """The squared error of what knows which item was rated."""
     known = Known(source)
-    fitted, users = known.baselines(), known.users(test)
+    most = source.meta["shots"]
+    fitted, users = known.baselines([most])[most], known.users(test)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
         some = users[first : first + episode.tasks]
@@ -83,10 +87,12 @@ def table(
     known, examples = Known(source), source.examples()
     users, most = known.users(test), source.meta["shots"]
     parts = [test[start : start + chunk] for start in range(0, len(test), chunk)]
-    fitted = known.baselines() if group.rank == 0 else None
+    numbers = sorted({n for n in SHOTS if n < most} | {most})
+    fitted = known.baselines(numbers) if group.rank == 0 else None
+    lowest = min(float(user.values.min()) for user in known.training())
     rows: list[dict[str, Any]] = []
     said = np.empty((0, 0))
-    for shots in sorted({n for n in SHOTS if n < most} | {most}):
+    for shots in numbers:
 
         def one(i: int, shots: int = shots) -> torch.Tensor:
             episode = source.fixed(parts[i], examples).fewer(shots)
@@ -97,13 +103,13 @@ def table(
         if fitted is None:
             continue
         for episode, ((support, query), answer) in enumerate(zip(users, said, strict=True)):
-            simpler = fitted.answers(support.first(shots), query.items)
+            simpler = fitted[shots].answers(support.first(shots), query.items)
             for method, values in {"model": answer[: len(query.values)], **simpler}.items():
-                rows.append({"method": method, "shots": shots, "episode": episode} | rating.measures(query.values, values))
+                rows.append({"method": method, "shots": shots, "episode": episode} | rating.measures(query.values, values, lowest))
     if fitted is None:
         return None
     found = pd.DataFrame(rows)
-    errors = found[(found["method"] == "model") & (found["shots"] == most)].sort_values(["mae", "episode"])["episode"].to_numpy()
+    errors = found[(found["method"] == "model") & (found["shots"] == most)].sort_values(["rmse", "episode"])["episode"].to_numpy()
     picked = errors[np.linspace(len(errors) // 2, len(errors) - 1, LISTS).round().astype(int)]
     return Rated(found, _lists(source, test, said, dict.fromkeys(picked.tolist())))
 

@@ -16,7 +16,7 @@ from episodic.statistics import mean_ci95
 from tasks.prepared import Prepared
 
 DIVERGED = 100.0
-"""Regression: an episode whose squared error is not finite or above this counts as diverged."""
+"""Regression: an episode whose squared error is not finite or above this (given tasks: this many variances) counts as diverged."""
 
 FITS = 6
 """Regression: how many episodes, from typical to worst, are kept as curves for the report."""
@@ -33,20 +33,20 @@ def episode_table(curve: evaluate.Curve, points: list[int], name: str) -> pd.Dat
     return pd.concat(tables, ignore_index=True)
 
 
-def curve_table(episodes: pd.DataFrame, name: str) -> pd.DataFrame:
+def curve_table(episodes: pd.DataFrame, name: str, limit: float) -> pd.DataFrame:
     rows = []
     for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
-        rows.append({"mode": mode, "step": step, "loss": part["loss"].mean()} | summary(part[name].to_numpy(), name))
+        rows.append({"mode": mode, "step": step, "loss": part["loss"].mean()} | summary(part[name].to_numpy(), name, limit))
     return pd.DataFrame(rows)
 
 
-def summary(values: np.ndarray, name: str) -> dict[str, Any]:
+def summary(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
     """Mean and half-width; regression: also the median, and how many episodes diverged (then the mean may be infinite)."""
     with np.errstate(invalid="ignore", over="ignore"):
         mean, ci95 = mean_ci95(values)
     result: dict[str, Any] = {name: mean, f"{name}_ci95": ci95}
     if name == "mse":
-        result |= {"mse_median": float(np.median(values)), "diverged": int((~np.isfinite(values) | (values > DIVERGED)).sum())}
+        result |= {"mse_median": float(np.median(values)), "diverged": int((~np.isfinite(values) | (values > limit)).sum())}
     return result
 
 
@@ -104,14 +104,16 @@ def fits(
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
 
 
-def metrics(episodes: pd.DataFrame, compared: pd.DataFrame, name: str, headline: str, steps: int, config: dict[str, Any]) -> dict[str, Any]:
-    """The fixed schema of docs/files.md."""
+def metrics(
+    episodes: pd.DataFrame, compared: pd.DataFrame, name: str, headline: str, steps: int, config: dict[str, Any], limit: float
+) -> dict[str, Any]:
+    """The fixed schema of docs/files.md; limit: of `diverged`."""
 
     def at(mode: str, step: int) -> dict[str, Any]:
-        return summary(episodes.query(f"mode == '{mode}' and step == {step}")[name].to_numpy(), name)
+        return summary(episodes.query(f"mode == '{mode}' and step == {step}")[name].to_numpy(), name, limit)
 
     loss = episodes.query(f"mode == '{headline}' and step == {steps}")["loss"].mean()
-    baselines = {method: summary(part[name].to_numpy(), name) for method, part in compared.groupby("method")}
+    baselines = {method: summary(part[name].to_numpy(), name, limit) for method, part in compared.groupby("method")}
     if name == "accuracy":
         baselines["chance"] = {"accuracy": 1 / config["ways"]}
     result = at(headline, steps) | {

@@ -24,8 +24,8 @@ def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str,
     adapts, support, use = _purpose(kind, regression, config, many)
     return {
         "title": f"{method} for {headline['title']}",
-        "what": f"A {network} network of {config.get('parameters', 0):,} parameters, meta-trained by {method} to adapt to new "
-        + f"{adapts}.",
+        "what": f"{_article(network)} {network} network of {config.get('parameters', 0):,} parameters, meta-trained by {method} to adapt "
+        f"to new {adapts}.",
         "folder": Markup(folder),  # noqa: S704 (it stands in code, and is the user's own)
         "regression": regression,
         "support": support,
@@ -48,6 +48,10 @@ def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str,
             "All parameters stand at the end of the run's report, and in params.yaml of the commit.",
         ],
     }
+
+
+def _article(name: str) -> str:
+    return "An" if name[:1] in "aeiou" or name == "mlp" else "A"
 
 
 def _purpose(kind: str, regression: bool, config: dict[str, Any], many: str) -> tuple[str, str, str]:

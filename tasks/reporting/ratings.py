@@ -49,8 +49,9 @@ def section(results: Results) -> Section:
     sentence = _sentence(found, shots)
     notes = [
         "A user's first ratings in time are what the model adapts on; the ratings that it has to tell come after them and are the same for "
-        "every number. Intervals are over users, who count alike; nDCG@k is of the user's rated items in the order of the answers, with "
-        "gains 2^rating - 1. Strengths of the baselines were chosen on validation users."
+        "every number. Intervals are over users, who count alike; nDCG@k is of the user's rated items in the order of the answers, its "
+        "gains how far a rating is above the lowest one (1 for a user whose ratings are all equal). The baselines' strengths were chosen "
+        "on validation users, for each number of ratings; they know no features of users and items."
     ]
     drawn = figure("ratings", chart, "Mean absolute error by the number of a user's ratings, of the model and of baselines.", sentence)
     return Section("ratings", "By the number of ratings", sentence, [drawn], notes, [_table(found, shots)])

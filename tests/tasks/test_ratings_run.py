@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 from stages import EVALUATE, TRAIN, call, change
 from support import ROOT
+from typer.testing import CliRunner
 
 import episodic
+from episodic.cli import app
 from episodic.errors import UserError
 from tasks import preset
 from tasks.files import read_json
@@ -44,6 +46,8 @@ def test_planted_groups_are_found(run):
     assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
     assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]
+    # These ratings are what a factorisation assumes, so that it can hardly be beaten; a model that learned the groups is near it.
+    assert mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1 and mae["model", 20] < mae["factorisation", 20] + 0.05
     gain = found.loc[("shifted_item_mean", 20)]
     assert gain["ahead"] > 2 * gain["ahead_ci95"] and gain["ahead"] == pytest.approx(gain["mae"] - mae["model", 20])
     assert found.loc[("model", 20), "ndcg_10"] > found.loc[("item_mean", 20), "ndcg_10"] > found.loc[("global_mean", 20), "ndcg_10"]
@@ -65,6 +69,14 @@ def test_what_is_written_is_what_is_documented(run):
     assert mine[mine["part"] == "support"]["rating"].tolist() == first.tolist()
     answers = mine[mine["part"] == "list"]["answer"]
     assert len(answers) == 8 and answers.is_monotonic_decreasing
+
+
+def test_training_starts_at_the_mean_rating(run):
+    meta, config = read_json(run / "prepared/meta.json"), read_json(run / "model/config.json")
+    tasks, targets = pd.read_parquet(run / "prepared/tasks.parquet"), np.load(run / "prepared/targets.npy")
+    known = targets[np.repeat(tasks["split"] == "train", tasks["count"])]
+    assert config["model"]["start"] == meta["targets"]["mean"] == pytest.approx(known.mean(), abs=1e-5)
+    assert meta["targets"]["variance"] == pytest.approx(known.var(), abs=1e-4)
 
 
 def test_support_and_queries_of_test_users(run):
@@ -112,5 +124,9 @@ def test_a_new_user_in_python(run, tmp_path):
     adapted.save(tmp_path / "adapted")
     np.testing.assert_allclose(episodic.load_adapted(tmp_path / "adapted").predict(items), adapted.predict(items), rtol=0, atol=1e-6)
     assert learner.adapt([(items[0], {"age": 25, "gender": "F"})], [4]).predict([items[1]]).shape == (1,)
+    for command in (["adapt", "MODEL", "x", "-o", str(tmp_path / "out")], ["evaluate", "MODEL", "x"], ["demo", "MODEL"]):
+        words = [str(run / "model") if word == "MODEL" else word for word in command]
+        answer = CliRunner().invoke(app, words)
+        assert answer.exit_code == 1 and "tells numbers and no classes: use it from Python" in answer.output
     with pytest.raises(UserError, match="is no item that the model knows"):
         adapted.predict(["no such film"])

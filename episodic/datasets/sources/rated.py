@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -79,7 +78,8 @@ def tasks(found: Found, config: Config, seed: int, input: tuple[int, int]) -> Ta
     """
     sides, width = input
     split_of = divided(sorted({r.user for r in found.ratings}), config.shares, seed)
-    kept = [r for r in found.ratings if math.isfinite(r.value)]
+    many = {user for user, n in Counter(r.user for r in found.ratings).items() if n >= config.least}
+    kept = [r for r in found.ratings if r.user in many]
     if config.items == "new":
         item_split = divided(sorted({r.item for r in kept}), config.shares, seed)
         kept = [r for r in kept if item_split[r.item] == split_of[r.user]]
@@ -111,6 +111,9 @@ def tasks(found: Found, config: Config, seed: int, input: tuple[int, int]) -> Ta
         raise FetchError(
             f"the data has {len(seen)} features, and tokens is {config.tokens}: set it (and model.embeddings.tokens) above that"
         )
+    if config.items == "new" and not any(seen.intersection(found.items.get(r.item, ())) for r in kept if split_of[r.user] == "test"):
+        said = "of the items of test users nothing is known that training items have too: tell of items, or take known"
+        raise FetchError(f"items is 'new', and {said}")
     number = {feature: i + 1 for i, feature in enumerate(sorted(seen))}
 
     def numbers(features: tuple[str, ...]) -> list[int]:

@@ -13,6 +13,7 @@ import pytest
 
 from episodic.config import ConfigError
 from episodic.datasets import SPLITS, FetchError, Tasks, movielens, ratings
+from episodic.datasets.sources.folder import divided
 from episodic.inputs import InputError, build
 
 FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
@@ -170,6 +171,17 @@ def test_ones_own_ratings(tmp_path):
     assert (file.examples == alone.examples).all() and file.names == alone.names
 
 
+def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
+    lines = [*LINES, "few,rare,3.0,2024-01-01", *(f"{user},rare,1.0,2024-02-01" for user in range(12))]
+    names = {user for user in range(12) if divided([*map(str, range(12)), "few"], ratings.Config().shares, 0)[str(user)] != "train"}
+    assert names, "a user who is not for training rates it too"
+    kept = [line for line in lines if not (",rare," in line and line.split(",")[0] not in {"few", *map(str, names)})]
+    found = rated(own(tmp_path / "own", ratings="\n".join(kept)), tmp_path / "raw")
+    assert "rare" not in found.texts and "rare" not in found.inputs["items"]
+    everywhere = rated(own(tmp_path / "all", ratings="\n".join(lines)), tmp_path / "raw all")
+    assert "rare" in everywhere.texts
+
+
 def test_without_a_time_the_lines_are_in_order(tmp_path):
     lines = [line.rsplit(",", 1)[0] for line in LINES]
     found = rated(own(tmp_path / "own", ratings="\n".join(lines)), tmp_path / "raw")
@@ -187,6 +199,8 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
         ("user,item,rating,timestamp\n1,2,3,yesterday\n", r"line 2: the timestamp 'yesterday' is no number and no date"),
         ("user,item,rating,timestamp\n1,2,3,\n", r"line 2: the timestamp '' is no number and no date"),
         ("user,item,rating\n", "has no rows"),
+        ("user,item,rating\n1,2,3,5\n", r"line 2: more cells than the first line has columns \(a comma in a number\?\)"),
+        ("user,item,rating,timestamp\n1,2,3,77\n1,3,3,2020-01-01\n", r"as a number \(line 2\) and as a date \(line 3\): take one"),
     ],
 )
 def test_mistakes_in_ones_own_are_told_by_line(tmp_path, content, said):
@@ -205,6 +219,14 @@ def test_mistakes_in_what_is_known_of_items(tmp_path):
         rated(own(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
     with pytest.raises(FetchError, match="must be a CSV with the columns user, item and rating, or a folder"):
         rated(tmp_path / "nowhere", tmp_path / "raw")
+    with pytest.raises(FetchError, match=r"items\.csv tells of no item that is in ratings\.csv"):
+        rated(own(tmp_path / "d", ratings=good, items="item,kind\nThing 1,b\n"), tmp_path / "raw")
+    with pytest.raises(FetchError, match=r"beside \S*ratings\.csv lies items\.csv: name the folder"):
+        rated(own(tmp_path / "e", ratings=good, items=ITEMS) / "ratings.csv", tmp_path / "raw")
+    with pytest.raises(FetchError, match="items is 'new', and of the items of test users nothing is known"):
+        alone = films.own_csv(tmp_path / "f", users=80, films=120, least=60, most=80) / "items.csv"
+        alone.unlink()
+        rated(alone.parent, tmp_path / "raw", items="new", least=3)
     many = "|".join(f"v{i}" for i in range(80))
     with pytest.raises(ConfigError, match="has 81 features of one item or user: must be at most 64"):
         ratings.shape(ratings.Config(), own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"))
@@ -219,6 +241,10 @@ def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
     place = found.names.index("3")
     first = int(found.counts[:place].sum())
     assert inputs([(found.texts[first], {"age": 21})])[0].tolist() == found.examples[first].tolist()
+    with pytest.raises(InputError, match="age=27 is nothing that the model knows of users: age may be 20, 21"):
+        inputs([("thing 2", {"age": 27})])
+    with pytest.raises(InputError, match="agee=20 is nothing that the model knows of users: it knows age"):
+        inputs([("thing 2", {"agee": 20})])
     assert inputs(["thing 2"])[0, 1].tolist() == [0] * 4, "nothing is known of the user"
     assert inputs(found.examples.long())[5].tolist() == found.examples[5].tolist()
     with pytest.raises(InputError, match=r"'thing 22' is no item that the model knows - did you mean 'thing 2'"):
