@@ -69,7 +69,7 @@ class Prepared:
     def training(self, params: Params, labels: sampling.Labels = "episode") -> sampling.Sampler:
         """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
         made = self._sampler(params, labels)
-        return lambda index: made(index).to(self.device)
+        return made if self.drawn_on == self.device else lambda index: made(index).to(self.device)
 
     def _sampler(self, params: Params, labels: sampling.Labels) -> sampling.Sampler:
         config = params.train

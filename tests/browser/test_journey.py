@@ -157,7 +157,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
     page.goto(page.get_by_role("link", name="The whole report").get_attribute("href"))
     page.get_by_role("heading", name="In proportion").wait_for()
-    assert page.url == f"{site.address}/reports/experiments/anil-shots5.html"
+    assert page.url == f"{site.address}/reports/experiments/anil-shots5/report.html"
     picture(page, "report")
     assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
 

@@ -46,6 +46,7 @@ CASES = {
     "maml_plus_plus": Case({"inner_steps": 2, "inner_lr": 0.2}, {"iterations": 50}),
     "matching_net": Case(),
     "matching_net, full context": Case({"full_context": True}, {}, 0, "matching_net"),
+    "melu": Case({"inner_lr": 0.4}),
     "meta_curvature": Case({"inner_lr": 0.4}),
     "meta_lstm": Case({"inner_lr": 0.3, "inner_steps": 2, "hidden": 4}, {"iterations": 60}),
     "meta_sgd": Case({"inner_lr": 0.4}),

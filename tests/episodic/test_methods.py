@@ -130,7 +130,7 @@ def test_reptile_adam_is_torch_adam():
     fast = {name: p.clone()[None].requires_grad_() for name, p in theta.items()}
     optimiser = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
     for step in range(5):
-        x, y = one.batch(step, 4)
+        x, y, _ = one.batch(step, 4)
         optimiser.zero_grad()
         learner.objective.loss(learner.model(fast, x), y).sum().backward()
         optimiser.step()
@@ -142,7 +142,7 @@ def test_mini_batches_take_the_classes_in_turn_and_every_example_equally_often()
     episode = problem("mlp")[2]._replace(ways=3)  # 2 shots
     seen = []
     for step in range(3):
-        x, y = episode.batch(step, 4)
+        x, y, _ = episode.batch(step, 4)
         assert x.shape[1] == y.shape[1] == 4
         assert len(set(y[0].tolist())) == 3
         seen += [next(i for i in range(6) if torch.equal(episode.support_x[0, i], one)) for one in x[0]]

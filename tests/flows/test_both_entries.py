@@ -79,7 +79,7 @@ class Workspace:
 
         lock = YAML(typ="safe", pure=True).load((self.root / "dvc.lock").read_text())
         outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-        assert len(outs) == 11
+        assert len(outs) == 12
         del outs["reports/run.json"]
         return outs
 

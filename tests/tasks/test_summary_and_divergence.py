@@ -38,7 +38,18 @@ def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     metrics = stages(sinusoid(tmp_path), tmp_path)
     figures = {"mse", "mse_ci95", "mse_median", "diverged"}
-    assert set(metrics) == figures | {"loss", "episodes", "steps", "before", "after_1", "after_10", "baselines", "train", "ensemble"}
+    assert set(metrics) == figures | {
+        "loss",
+        "episodes",
+        "steps",
+        "before",
+        "after_1",
+        "after_10",
+        "baselines",
+        "train",
+        "ensemble",
+        "tasks",
+    }
     assert set(metrics["baselines"]) == {"zero", "support_mean", "random_init"}
     assert set(metrics["after_10"]) == figures and "validation_mse" in metrics["train"]
     assert summary.rows(metrics)[0][0] == "after 1 inner step"

@@ -75,7 +75,7 @@ def test_evaluation_writes_what_is_documented(prepared):
     episodes = pd.read_parquet(prepared / "scores/episodes.parquet")
     assert set(metrics) == {
         "accuracy", "accuracy_ci95", "loss", "episodes", "steps", "transductive", "inductive", "before", "baselines", "train",
-        "labels", "ensemble",
+        "labels", "ensemble", "tasks",
     }  # fmt: skip
     headline = episodes.query("mode == 'transductive' and step == 1")["accuracy"]
     assert metrics["accuracy"] == pytest.approx(headline.mean()) and len(headline) == metrics["episodes"] == 20
