@@ -23,7 +23,8 @@ NOISE = 1
 """Tells the stream of an episode's noise from that of its classes and examples."""
 
 NEAR = 2
-"""A harder episode's classes are drawn from this many times as many: a class and those most alike to it."""
+"""A harder episode's classes are drawn from this many times as many: those most alike to a class drawn at random, itself among them, so
+that it is in the episode one time in NEAR. A class that is near many others comes more often than one that is near few."""
 
 Labels = Literal["episode", "split"]
 

@@ -330,14 +330,15 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         ("train", "train", train.within_group),
     ):
         ways = (train.ways if split == "train" else None) or episodes.ways
-        sizes = limits.groups.get(split, [])
-        if within and not sizes:
+        sizes = [n for group, n in limits.groups.get(split, {}).items() if split != "train" or group in (train.groups or (group,))]
+        if within and not limits.groups.get(split):
             faults.append(f"{section}.within_group is true: must be false for {name}, whose classes have no groups")
-        elif within and max(sizes) < ways:
+        elif within and sizes and max(sizes) < ways:
             key = "train" if split == "train" and train.ways else "episodes"
-            most = f"must be at most {max(sizes)}, the {split} classes of the largest group of {name}"
+            of = "of train.groups" if split == "train" and train.groups else f"group of {name}"
+            most = f"must be at most {max(sizes)}, the {split} classes of the largest {of}"
             faults.append(f"{key}.ways is {ways}: {most}, with {section}.within_group")
-    faults += pool.mistakes(train, name, train.ways or episodes.ways, limits.classes["train"], bool(limits.groups.get("train")))
+    faults += pool.mistakes(train, name, train.ways or episodes.ways, limits)
     for split, classes in limits.classes.items():
         key, ways = ("train", train.ways) if split == "train" and train.ways else ("episodes", episodes.ways)
         if ways > classes:
@@ -358,7 +359,7 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
     for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
         if within:
             faults.append(f"{key}.within_group is true: must be false for {name}, which has no classes")
-    faults += pool.mistakes(train, name, 1, None, False)
+    faults += pool.mistakes(train, name, 1, None)
     suits = ("embeddings",) if hasattr(config, "tokens") else ("mlp",)
     if model.name not in (*suits, "module"):
         examples = "names and not numbers" if hasattr(config, "tokens") else "numbers and not images"

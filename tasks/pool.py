@@ -13,18 +13,18 @@ from episodic.registry import did_you_mean
 from episodic.sampling import NEAR, Hard
 from episodic.similarity import class_means, nearest
 from episodic.stored import Rows
-from tasks.stage import StageError
 
 if TYPE_CHECKING:
+    from episodic.datasets import Limits
     from episodic.train import Config
 
 
-def mistakes(config: Config, name: str, ways: int, classes: int | None, grouped: bool) -> list[str]:
-    """What is wrong with the keys for the data set `name`, as far as it shows before there is data, a sentence each.
+def mistakes(config: Config, name: str, ways: int, limits: Limits | None) -> list[str]:
+    """What is wrong with the keys for the data set `name`, a sentence each.
 
-    ways: of a training episode; classes: how many there are to train on (None: the data has no classes); grouped: whether they have groups
+    ways: of a training episode; limits: None where the data has no classes
     """
-    if classes is None:
+    if limits is None:
         given = {"classes": config.classes, "groups": config.groups and list(config.groups), "hard": config.hard or None}
         wanted = {"classes": "null", "groups": "null", "hard": "0"}
         return [
@@ -32,12 +32,30 @@ def mistakes(config: Config, name: str, ways: int, classes: int | None, grouped:
             for key, value in given.items()
             if value is not None
         ]
-    found = []
+    classes, of = limits.classes["train"], f"the classes of {name} to train on"
+    if config.groups is not None:
+        known = limits.groups.get("train", {})
+        if not known:
+            return [f"train.groups is {list(config.groups)}: must be null for {name}, whose classes have no groups"]
+        if unknown := [group for group in config.groups if group not in known]:
+            return [
+                f"train.groups names {group!r}, which no class to train on is of: must be some of {', '.join(sorted(known))}"
+                f"{did_you_mean(group, sorted(known))}"
+                for group in unknown
+            ]
+        classes, of = sum(known[group] for group in set(config.groups)), "the classes of train.groups"
+        if classes < ways:
+            return [
+                f"train.groups is {list(config.groups)}: must have at least {ways} classes, as many as a training episode; has {classes}"
+            ]
     if config.classes is not None and not ways <= config.classes <= classes:
-        found.append(f"train.classes is {config.classes}: must be null or between {ways} and {classes}, the classes of {name} to train on")
-    if config.groups is not None and not grouped:
-        found.append(f"train.groups is {list(config.groups)}: must be null for {name}, whose classes have no groups")
-    return found
+        return [f"train.classes is {config.classes}: must be null or between {ways} and {classes}, {of}"]
+    drawn = config.classes or classes
+    if config.hard and NEAR * ways >= drawn:
+        return [
+            f"train.hard is {config.hard}: must be 0 where no more than {NEAR * ways} classes ({NEAR} x ways) are trained on, here {drawn}"
+        ]
+    return []
 
 
 def chosen(table: pd.DataFrame, config: Config) -> pd.DataFrame:
@@ -47,20 +65,13 @@ def chosen(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """
     train = table[table["split"] == "train"]
     if config.groups is not None:
-        known = sorted(set(train["group"]))
-        for name in config.groups:
-            if name not in known:
-                said = f"must be some of {', '.join(known)}{did_you_mean(name, known)}"
-                raise StageError(f"train.groups names {name!r}, which no class to train on is of: {said}")
         train = train[train["group"].isin(config.groups)]
     if config.classes is None:
         return train
-    if config.classes > len(train):
-        raise StageError(f"train.classes is {config.classes}: must be at most {len(train)}, the classes of train.groups")
     bits = counter.draws(counter.key(config.seed, "training classes"), torch.tensor(train.index.to_numpy()), 1)[:, 0]
     return train.iloc[bits.argsort(stable=True)[: config.classes].sort().values.numpy()]
 
 
 def hard_episodes(share: float, examples: Rows, offsets: Tensor, counts: Tensor, ways: int) -> Hard:
-    """Episodes around each class, from how alike the inputs are; offsets, counts: as of `ClassSampler`."""
+    """Of each class the NEAR x ways most alike to it by their inputs, itself among them; offsets, counts: as of `ClassSampler`."""
     return Hard.of(share, nearest(class_means(examples, offsets, counts), NEAR * ways).to(offsets.device))

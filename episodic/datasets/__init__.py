@@ -79,12 +79,13 @@ class UnansweredError(FetchError):
 @dataclass(frozen=True)
 class Limits:
     """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example, the
-    number of classes of each group of a split (none where classes have no groups), and the name of the smallest class ('': all alike)."""
+    number of classes of each group of a split by the group's name (none where classes have no groups), and the name of the smallest class
+    ('': all alike)."""
 
     examples: int
     classes: dict[str, int]
     input: tuple[int, ...] = (1, 28, 28)
-    groups: dict[str, list[int]] = field(default_factory=dict)
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
     smallest: str = ""
 
     @classmethod
@@ -94,7 +95,7 @@ class Limits:
         """From each class's split and group ('' for none)."""
         counted = Counter(members)
         classes = {split: sum(n for (s, _), n in counted.items() if s == split) for split in SPLITS}
-        groups = {split: [n for (s, group), n in counted.items() if s == split and group] for split in SPLITS}
+        groups = {split: {group: n for (s, group), n in counted.items() if s == split and group} for split in SPLITS}
         return cls(examples, classes, input, groups, smallest)
 
 

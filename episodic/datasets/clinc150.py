@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,10 @@ FILES = {
 """SHA-256 of the official files."""
 CAP = 64 << 20
 
-DOMAINS, INTENTS, SENTENCES = 10, 15, 150
+DOMAINS = (
+    "auto_and_commute", "banking", "credit_cards", "home", "kitchen_and_dining", "meta", "small_talk", "travel", "utility", "work",
+)  # fmt: skip
+INTENTS, SENTENCES = 15, 150
 DIVISION = {"train": 5, "validation": 2, "test": 3}
 OUTSIDE = "oos"
 
@@ -45,8 +49,9 @@ class Config:
 
 
 def limits(config: Config, seed: int) -> Limits:
-    members = [(split, f"{split} {i}") for split, count in DIVISION.items() for i in range(count) for _ in range(INTENTS)]
-    return Limits.of(SENTENCES, members, config.features.input)
+    return Limits.of(
+        SENTENCES, ((split, domain) for domain, split in splits(DOMAINS, seed).items() for _ in range(INTENTS)), config.features.input
+    )
 
 
 def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
@@ -69,7 +74,7 @@ def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Pr
             draft.write_bytes(content)
 
 
-def splits(domains: list[str], seed: int) -> dict[str, str]:
+def splits(domains: Iterable[str], seed: int) -> dict[str, str]:
     """The split of each domain: a random order by the seed."""
     order = sorted(domains, key=lambda name: hashlib.sha256(f"{seed}/clinc150/{name}".encode()).digest())
     return dict(zip(order, np.repeat(SPLITS, [DIVISION[split] for split in SPLITS]).tolist(), strict=True))

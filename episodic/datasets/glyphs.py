@@ -55,7 +55,7 @@ def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Pr
     for alphabet in range(config.alphabets):
         images = draw_alphabet(alphabet)
         drawn.append(images.reshape(-1, 1, SIZE, SIZE))
-        group = f"alphabet-{alphabet:03d}"
+        group = group_name(alphabet)
         classes += [{"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS} for i in range(len(images))]
         progress("alphabets", alphabet + 1, config.alphabets)
     np.save(raw / "images.npy", np.concatenate(drawn))
@@ -80,7 +80,7 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
 
 def limits(config: Config, seed: int) -> Limits:
     splits = enumerate(alphabet_splits(config.alphabets, seed))
-    return Limits.of(DRAWERS, ((split, str(alphabet)) for alphabet, split in splits for _ in range(character_count(alphabet))))
+    return Limits.of(DRAWERS, ((split, group_name(alphabet)) for alphabet, split in splits for _ in range(character_count(alphabet))))
 
 
 def alphabet_splits(alphabets: int, seed: int) -> list[str]:
@@ -88,6 +88,10 @@ def alphabet_splits(alphabets: int, seed: int) -> list[str]:
     validation, test = max(1, round(0.1 * alphabets)), max(1, round(0.2 * alphabets))
     splits = ["validation"] * validation + ["test"] * test + ["train"] * (alphabets - validation - test)
     return [splits[i] for i in _random(seed, SPLIT).permutation(alphabets)]
+
+
+def group_name(alphabet: int) -> str:
+    return f"alphabet-{alphabet:03d}"
 
 
 def character_count(alphabet: int) -> int:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 import episodic
 from episodic import evaluate, inputs, stored, train, trained
 from episodic.algorithms import registry as algorithms
-from episodic.datasets import FetchError, clinc150, text_folder
+from episodic.datasets import FetchError, Limits, clinc150, text_folder
 from episodic.inputs import InputError
 from episodic.inputs.text import REGULARIZATION, Features, TfIdf, fit, table
 from episodic.learner import MetaLearner
@@ -261,6 +261,7 @@ def test_clinc150_of_the_mirror(tmp_path):
     assert len(by_domain) == 10 and all(len(parts) == 1 for parts in by_domain.values())
     limits = clinc150.limits(config, 0)
     assert {s: found.splits.count(s) for s in limits.classes} == limits.classes == {"train": 75, "validation": 30, "test": 45}
+    assert limits.groups == Limits.of(150, zip(found.splits, found.groups, strict=True)).groups
     assert found.splits != clinc150.prepare(tmp_path, config, 1).splits
     (tmp_path / "other/clinc150").mkdir(parents=True)
     for name in clinc150.FILES:

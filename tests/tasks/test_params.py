@@ -12,6 +12,7 @@ import pytest
 from support import ROOT
 
 from episodic import algorithms, datasets
+from episodic.datasets import cifar_fs
 from tasks import params, preset
 from tasks.stage import StageError
 from tests.episodic.datasets.test_image_folder import drawn
@@ -47,6 +48,23 @@ FAULTS = [
     ({"train__classes": 0}, "train.classes is 0: must be null or at least 1"),
     ({"train__groups": []}, "train.groups is (): must be null or a list of names"),
     ({"train__groups": "Latin"}, "train.groups is 'Latin': must be a list"),
+    (
+        {"dataset__name": "cifar_fs", "train__groups": ["fish", "treees"]},
+        "train.groups names 'treees', which no class to train on is of: must be some of "
+        f"{', '.join(sorted(cifar_fs.limits(cifar_fs.Config(), 0).groups['train']))} - did you mean trees?",
+    ),
+    (
+        {"train__groups": ["alphabet-000"], "train__classes": 1000},
+        "train.classes is 1000: must be null or between 5 and 39, the classes of train.groups",
+    ),
+    (
+        {"train__groups": ["alphabet-000", "alphabet-008"], "train__within_group": True, "episodes__ways": 41},
+        "episodes.ways is 41: must be at most 40, the train classes of the largest of train.groups, with train.within_group",
+    ),
+    (
+        {"dataset__name": "clinc150", "model__name": "bag", "algorithm__name": "protonet", "train__ways": 60, "train__hard": 0.5},
+        "train.hard is 0.5: must be 0 where no more than 120 classes (2 x ways) are trained on, here 75",
+    ),
     ({"train__hard": 1.5}, "train.hard is 1.5: must be between 0 and 1"),
     (
         {"train__hard": 0.5, "train__within_group": True},

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
+from episodic.counter import below, draws
+from episodic.datasets import Limits
 from episodic.similarity import class_means, cosine
 from episodic.train import Config
 from tasks import download, episodes, params, pool, prepared, preset
@@ -51,11 +53,55 @@ def test_groups_by_name(folder):
     assert set(found["group"]) == set(names) and len(found) == int(table["group"].isin(names).sum())
     few = pool.chosen(table, Config(groups=tuple(names), classes=6))
     assert len(few) == 6 and set(few.index) < set(found.index)
-    of_test = table[table["split"] == "test"]["group"].iloc[0]
-    with pytest.raises(StageError, match=f"train.groups names '{of_test}', which no class to train on is of: must be some of {names[0]}, "):
-        pool.chosen(table, Config(groups=(of_test,)))
-    with pytest.raises(StageError, match=r"train\.classes is 500: must be at most"):
-        pool.chosen(table, Config(groups=tuple(names), classes=500))
+
+
+LIMITS = Limits(20, {"train": 30}, groups={"train": {"Greek": 20, "Latin": 6, "Runes": 4}, "test": {"Braille": 9}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"groups": ("Latin", "Runes")}, ""),
+        (
+            {"groups": ("Latni",)},
+            "names 'Latni', which no class to train on is of: must be some of Greek, Latin, Runes - did you mean Latin?",
+        ),
+        ({"groups": ("Greek", "Braille")}, "names 'Braille', which no class to train on is of"),
+        ({"groups": ("Runes",)}, "is ['Runes']: must have at least 5 classes, as many as a training episode; has 4"),
+        ({"groups": ("Runes", "Runes")}, "; has 4"),
+        ({"groups": ("Latin",), "classes": 6}, ""),
+        ({"groups": ("Latin",), "classes": 7}, "train.classes is 7: must be null or between 5 and 6, the classes of train.groups"),
+        ({"classes": 31}, "train.classes is 31: must be null or between 5 and 30, the classes of made to train on"),
+        ({"hard": 0.5}, ""),
+        ({"hard": 0.5, "classes": 11}, ""),
+        ({"hard": 0.5, "classes": 10}, "train.hard is 0.5: must be 0 where no more than 10 classes (2 x ways) are trained on, here 10"),
+        ({"hard": 0.5, "groups": ("Latin", "Runes")}, "(2 x ways) are trained on, here 10"),
+        ({"hard": 0.5, "groups": ("Greek",)}, ""),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
+    found = pool.mistakes(Config(**keys), "made", 5, LIMITS)
+    assert len(found) == bool(said) and said in "".join(found)
+
+
+def test_a_harder_episode_is_not_made_of_all_classes(folder):
+    """Where the neighbourhood were the whole set, every episode would be as likely as without."""
+    source, settings = folder
+    with pytest.raises(StageError, match=r"train\.hard is 0\.5: must be 0 where no more than 10 classes"):
+        raw = preset.defaults()
+        preset.merge(raw, {"train": {"hard": 0.5, "classes": 10}})
+        params.parse(raw)
+    hard = source._sampler(trained_with(settings, hard=1.0, classes=11), "episode").hard
+    assert hard.around.members.shape == (11, 10)
+
+
+def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
+    source, settings = folder
+    made = source._sampler(trained_with(settings, hard=1.0), "episode")
+    index = torch.arange(2000)
+    bits = draws(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
+    around = below(bits[:, -2], len(made.counts))
+    assert abs(float((made.rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
 
 
 def test_harder_episodes_are_more_alike_than_chance(folder):
@@ -65,7 +111,7 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
     alike = cosine(class_means(source.examples(), torch.tensor(train["offset"].to_numpy()), torch.tensor(train["count"].to_numpy())))
 
     def similarity(share: float) -> float:
-        classes = source.training(trained_with(settings, hard=share)).rows(index)[0]
+        classes = source._sampler(trained_with(settings, hard=share), "episode").rows(index)[0]
         pairs = torch.combinations(torch.arange(classes.shape[1]))
         return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 
@@ -84,6 +130,6 @@ def test_a_share_of_0_is_the_episodes_without_it(folder):
 
 def test_test_and_validation_episodes_are_never_harder(folder, tmp_path):
     source, settings = folder
-    episodes.run(trained_with(settings, hard=1.0, classes=10), source.folder.parent / "raw", tmp_path / "prepared")
+    episodes.run(trained_with(settings, hard=1.0, classes=20), source.folder.parent / "raw", tmp_path / "prepared")
     for split in ("validation", "test"):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"prepared/{split}.parquet"), source.table(split))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from episodic.config import ConfigError
-from episodic.datasets import SPLITS, Images, glyphs
+from episodic.datasets import SPLITS, Images, Limits, glyphs
 from episodic.statistics import mean_ci95
 
 DRAWERS = 20
@@ -110,6 +110,7 @@ def test_limits_are_known_before_the_drawing(data: Images):
     limits = glyphs.limits(glyphs.Config(), seed=0)
     assert limits.examples == data.counts.min()
     assert limits.classes == {split: data.splits.count(split) for split in SPLITS}
+    assert limits.groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
 
 
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import Omniglot as Official
 
-from episodic.datasets import SPLITS, FetchError, fetch, omniglot
+from episodic.datasets import SPLITS, FetchError, Limits, fetch, omniglot
 from episodic.datasets.omniglot import Character, Config
 
 SMALL = (
@@ -189,6 +189,7 @@ def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
 def test_rotations_where_they_are_asked_for(raw, config, classes, said):
     data = omniglot.prepare(raw, config, 0)
     assert [data.splits.count(split) for split in SPLITS] == classes == list(omniglot.limits(config, 0).classes.values())
+    assert omniglot.limits(config, 0).groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
     assert data.protocol == f"vinyals split, {said}"
     assert len(data.images) == 20 * sum(classes)
 
