@@ -31,7 +31,7 @@ class Estimate:
     """A mean, or the mean difference of two sides, first minus second.
 
     low, high: its 95 % interval; p: two-sided, of its being 0
-    of_methods: whether seeds were resampled too (else it holds for these checkpoints alone)
+    se: its standard error; of_methods: whether seeds were resampled too (else it holds for these checkpoints alone)
     seeds: checkpoints on each side; episodes: how many
     paired: width of a difference's interval as a fraction of that of the same scores taken as independent (of a mean: 1)
     """
@@ -40,6 +40,7 @@ class Estimate:
     low: float
     high: float
     p: float
+    se: float
     of_methods: bool
     seeds: tuple[int, ...]
     episodes: int
@@ -91,17 +92,17 @@ class Resamples:
         mean, episodes, seeds = float(np.mean(each)), self.scores.shape[1], tuple(len(side) for side in sides)
         over_episodes = float(np.var(each, ddof=1)) / episodes
         apart = sum(float(side.mean(0).var(ddof=1)) / episodes for side in sides)
-        of_methods = min(seeds) >= LEAST_SEEDS
+        of_methods, se = min(seeds) >= LEAST_SEEDS, math.sqrt(over_episodes)
         if not of_methods and episodes < LEAST_EPISODES:
-            half = float(_student().ppf((1 + LEVEL) / 2, episodes - 1)) * math.sqrt(over_episodes)
-            p = _p(mean, math.sqrt(over_episodes), episodes - 1)
-            return Estimate(mean, mean - half, mean + half, p, False, seeds, episodes, _ratio(over_episodes, apart))
+            half = float(_student().ppf((1 + LEVEL) / 2, episodes - 1)) * se
+            return Estimate(
+                mean, mean - half, mean + half, _p(mean, se, episodes - 1), se, False, seeds, episodes, _ratio(over_episodes, apart)
+            )
         if not of_methods:
             drawn = sum(sign * self._means[:, place].mean(1) for sign, place in zip(signs, places, strict=False))
             low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-            return Estimate(
-                mean, low, high, _p(mean, math.sqrt(over_episodes), episodes - 1), False, seeds, episodes, _ratio(over_episodes, apart)
-            )
+            p = _p(mean, se, episodes - 1)
+            return Estimate(mean, low, high, p, se, False, seeds, episodes, _ratio(over_episodes, apart))
         both = [_interaction(side) / (episodes * len(side)) for side in sides]
         over_seeds = [max(float(side.mean(1).var(ddof=1)) / len(side) - twice, 0.0) for side, twice in zip(sides, both, strict=True)]
         drawn = sum(sign * self._of_seeds(place, str(i)) for i, (sign, place) in enumerate(zip(signs, places, strict=False)))
@@ -113,7 +114,7 @@ class Resamples:
         paired = _ratio(total, apart + sum(over_seeds))
         # Far in the tail, where corrected p-values lie, Satterthwaite's freedom is too kind to seeds that agree by luck.
         p = _p(mean, spread, min(freedom, sum(seeds) - len(seeds)))
-        return Estimate(mean, mean - half, mean + half, p, True, seeds, episodes, paired)
+        return Estimate(mean, mean - half, mean + half, p, spread, True, seeds, episodes, paired)
 
     def _of_seeds(self, rows: np.ndarray, side: str) -> np.ndarray:
         """The bootstrap means of a side `(number,)`, its seeds resampled as well, their deviations widened by what a bootstrap of k seeds

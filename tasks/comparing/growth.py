@@ -1,4 +1,4 @@
-"""How the error falls with more shots, more classes to train on, or grows with more ways: experiments that differ in one of these alone,
+"""How the error changes with shots, ways or classes to train on: experiments that differ in one of these alone,
 and a power law through them."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from episodic import power_law
 from episodic.power_law import Fit
 from tasks import charts, maps
 from tasks.comparing.groups import SEED, Configuration, Protocol, settings
+from tasks.comparing.sections import SURE, p_value
 from tasks.reporting import words
 from tasks.reporting.parts import Figure, Section, Table
 
@@ -26,11 +27,15 @@ OF_EPISODES = ("episodes.shots", "episodes.ways")
 
 @dataclass(frozen=True)
 class Series:
-    """Configurations that differ in `key` alone: `n`, `error`, `low`, `high`, `seeds`, `episodes`, in the order of n."""
+    """Configurations that differ in `key` alone: `n`, `error`, `se`, `low`, `high`, `seeds`, `episodes`, in the order of n.
+
+    training: whether the test episodes' number is that of training as well
+    """
 
     key: str
     score: str
     points: pd.DataFrame
+    training: bool
 
 
 def sections(protocols: Sequence[Protocol]) -> list[Section]:
@@ -46,11 +51,12 @@ def series(protocols: Sequence[Protocol], key: str) -> Series | None:
             rest = {k: v for k, v in settings(configuration.first).items() if k not in (key, SEED)}
             where = protocol.score, configuration.first.mode, configuration.first.meta["dataset"]
             alike.setdefault(repr((where, sorted((k, repr(v)) for k, v in rest.items()))), []).append((protocol, configuration))
-    made = [_points(members, key) for members in alike.values()]
-    best = max(made, key=lambda points: points["n"].nunique(), default=pd.DataFrame({"n": []}))
-    if best["n"].nunique() < power_law.LEAST:
+    made = [(_points(members, key), members[0][1]) for members in alike.values()]
+    points, one = max(made, key=lambda found: found[0]["n"].nunique(), default=(pd.DataFrame({"n": []}), None))
+    if one is None or points["n"].nunique() < power_law.LEAST:
         return None
-    return Series(key, str(best["score"].iloc[0]), best)
+    training = key in OF_EPISODES and settings(one.first).get(key.replace("episodes.", "train.")) is None
+    return Series(key, str(points["score"].iloc[0]), points, training)
 
 
 def _points(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd.DataFrame:
@@ -60,17 +66,15 @@ def _points(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd.D
         mean, low, high = (1 - c.score.mean, 1 - high, 1 - low) if protocol.higher else (c.score.mean, low, high)
         count = c.first.config.get("classes") if key == "train.classes" else c.first.meta[key.rpartition(".")[2]]
         rows.append(
-            {"n": count, "error": mean, "low": max(low, 0.0), "high": high, "seeds": len(c.experiments), "episodes": c.score.episodes,
-             "score": protocol.score}
+            {"n": count, "error": mean, "se": c.score.se, "low": max(low, 0.0), "high": high, "seeds": len(c.experiments),
+             "episodes": c.score.episodes, "score": protocol.score}
         )  # fmt: skip
     return pd.DataFrame(rows).dropna(subset=["n"]).sort_values("n", kind="stable").drop_duplicates("n", ignore_index=True)
 
 
 def _section(found: Series) -> Section:
     points, what, accuracy = found.points, KEYS[found.key], found.score == "accuracy"
-    law = power_law.fit(
-        points["n"].to_numpy(), points["error"].to_numpy(), ((points["high"] - points["low"]) / (2 * power_law.Z)).to_numpy()
-    )
+    law = power_law.fit(points["n"].to_numpy(), points["error"].to_numpy(), points["se"].to_numpy())
     shown = words.percent if accuracy else words.number
     first, last = points.iloc[0], points.iloc[-1]
     ends = f"{shown(first['error'])} with {int(first['n']):,} and {shown(last['error'])} with {int(last['n']):,}"
@@ -79,12 +83,15 @@ def _section(found: Series) -> Section:
         "Dots: means over seeds and test episodes with 95 % intervals; line: the fitted law error = a n^-b "
         "with its 95 % band; both axes are logarithmic."
     ]
-    if law is not None and law.misfit > 1:
+    if law is not None and law.p < SURE:
         notes.append(
-            f"The points miss the law by more than their intervals (chi-square {law.misfit:.1f} a degree of freedom): its interval is "
-            "widened by that, and the exponent is a summary of this range, not a law to go beyond it."
+            f"The points miss the law by more than chance (chi-square {law.misfit:.1f} a degree of freedom, p {p_value(law.p)}): the "
+            "exponent is a summary of this range, not a law to go beyond it, and its interval, widened by the root of that, is too "
+            "narrow where points are few."
         )
     if found.key in OF_EPISODES:
+        if found.training:
+            notes.append(f"The {what} of training change with those of the test episodes (train.{what} is null).")
         notes.append(
             f"Each number of {what} has test episodes of its own, so that these points are not paired"
             + ("; with more ways the task itself is harder, and chance lower (1 / ways)." if found.key == "episodes.ways" else ".")
@@ -107,7 +114,7 @@ def _section(found: Series) -> Section:
     name = f"growth-{found.key.rpartition('.')[2]}"
     told = f"Error against {what} on logarithmic axes, {words.count(len(points), 'point')} with 95 % intervals."
     picture = Figure(name, charts.page_spec(_chart(points, law, what, accuracy), 280), f"{told} {sentence}")
-    return Section(name, f"How accuracy grows: {what}", sentence, [picture], notes, [table])
+    return Section(name, f"How the error changes: {what}", sentence, [picture], notes, [table])
 
 
 def _law(law: Fit | None) -> str:

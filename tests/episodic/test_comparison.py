@@ -149,3 +149,13 @@ def test_holm_by_hand():
 def test_a_single_episode_cannot_be_compared():
     with pytest.raises(ConfigError, match="at least 2"):
         Resamples(np.ones((2, 1)))
+
+
+def test_the_standard_error_is_not_the_interval_by_the_normal_quantile():
+    """With few seeds the interval is Student's, so that its width would overstate the standard error."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.5, 0.1, (3, 200)) + rng.normal(0, 0.05, (3, 1))
+    of_seeds, of_one = Resamples(scores).mean([0, 1, 2]), Resamples(scores).mean([0])
+    assert (of_seeds.high - of_seeds.low) / 2 > 3 * of_seeds.se > 0
+    assert of_one.se == pytest.approx(float(scores[0].std(ddof=1)) / 200**0.5)
+    assert (of_one.high - of_one.low) / 2 == pytest.approx(1.96 * of_one.se, rel=0.05)
