@@ -18,15 +18,19 @@ PICTURE = 26
 """Height of a picture on a map in pixels."""
 
 
-def atlas(points: pd.DataFrame, shown: pd.DataFrame, titles: tuple[str, str], tooltip: Sequence[alt.Tooltip], pointed: str = "") -> Layers:
-    """Dots on a map without scales, some with their picture or name.
+def atlas(
+    points: pd.DataFrame, shown: pd.DataFrame, titles: tuple[str, str], tooltip: Sequence[alt.Tooltip], pointed: str = "",
+    numbers: bool = False,
+) -> Layers:  # fmt: skip
+    """Dots on a map, some with their picture or name.
 
     points: `x`, `y`, `colour` (of PALETTE) and what tooltips show, those to be seen best last; shown: `x`, `y`, and `picture` (a data
     address) or `said`; pointed: the column whose equals come to the front with the dot under the pointer
+    numbers: whether the axes have a scale, as quantities have and places in a space do not
     """
     x, y = (
-        alt.X("x:Q", axis=_bare(titles[0]), scale=_padded(points["x"], 0.04)),
-        alt.Y("y:Q", axis=_bare(titles[1]), scale=_padded(points["y"], 0.1)),
+        alt.X("x:Q", axis=_axis(titles[0], numbers), scale=_padded(points["x"], 0.04)),
+        alt.Y("y:Q", axis=_axis(titles[1], numbers), scale=_padded(points["y"], 0.1)),
     )
     points = points.assign(ink=[var(colour) for colour in points["colour"]])
     base = alt.Chart(points).encode(x=x, y=y)
@@ -48,8 +52,8 @@ def atlas(points: pd.DataFrame, shown: pd.DataFrame, titles: tuple[str, str], to
     return alt.layer(*layers)
 
 
-def _bare(title: str) -> alt.Axis:
-    return alt.Axis(title=title, labels=False, ticks=False, grid=True, tickCount=5)
+def _axis(title: str, numbers: bool) -> alt.Axis:
+    return alt.Axis(title=title, labels=numbers, ticks=numbers, grid=True, tickCount=5)
 
 
 def _padded(values: pd.Series, share: float) -> alt.Scale:
@@ -87,9 +91,15 @@ def heat(
     cells: `row`, `column`, `strength` (0 to 1), `said` and what tooltips show; titles: of columns and rows
     """
     x = alt.X(
-        "column:N", sort=list(columns), axis=alt.Axis(title=titles[0], labelAngle=-30, labelLimit=110, orient="top", titleAnchor="start")
+        "column:N",
+        sort=list(columns),
+        axis=alt.Axis(title=titles[0], labelAngle=-45, labelLimit=110, labelOverlap=False, orient="top", titleAnchor="start"),
     )
-    y = alt.Y("row:N", sort=list(rows), axis=alt.Axis(title=titles[1], labelLimit=130, titleY=-6))
+    y = alt.Y(
+        "row:N",
+        sort=list(rows),
+        axis=alt.Axis(title=titles[1], labelLimit=130, labelOverlap=False, titleAlign="right", titleX=-8, titleY=-6),
+    )
     base = alt.Chart(cells).encode(x=x, y=y)
     opacity = alt.Opacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.55]), legend=None)
     square = base.mark_rect(fill=var("model"), stroke=var("paper"), strokeWidth=2).encode(opacity=opacity, tooltip=list(tooltip))

@@ -8,8 +8,8 @@ import altair as alt
 import pandas as pd
 
 from tasks import charts, maps
-from tasks.comparing.groups import SEED, Configuration, Protocol, settings
-from tasks.comparing.sections import figure
+from tasks.comparing.groups import MOST_IN_MATRIX, SEED, Configuration, Protocol, settings
+from tasks.comparing.sections import SURE, figure, gap, over, p_value
 from tasks.reporting import words
 from tasks.reporting.mistakes import pooled
 from tasks.reporting.parts import Figure, Section, Table
@@ -38,14 +38,11 @@ def transfer(protocol: Protocol, place: str) -> Section | None:
         alt.Tooltip("row:N", title="trained on"), alt.Tooltip("column:N", title="tested on"), alt.Tooltip("figure:N", title="accuracy"),
     ]  # fmt: skip
     chart = maps.heat(cells, ("tested on", "trained on"), rows, columns, tooltip)
-    best, worst = members[0], members[-1]
-    sentence = (
-        f"Over all test groups {names[id(best)]} teaches most, {figure(protocol, best.score)}, and {names[id(worst)]} least, "
-        f"{figure(protocol, worst.score)}. {_spread(cells)}"
-    )
+    sentence = _teaches(protocol, members, names)
     notes = [
         "Accuracy in percent, seeds pooled; an episode's classes may be of several groups, and a class counts for its own. Groups to "
-        "train on also differ in how many classes they have (in the table)."
+        "train on also differ in how many classes they have (in the table). Single squares are not tested against each other: of this many "
+        "some differ by chance."
     ]
     if own := sorted(set(rows) & set(columns)):
         notes.append(f"Of {words.joined(own)} there are classes on both sides, though not the same ones.")
@@ -75,13 +72,24 @@ def by_group(c: Configuration) -> list[dict[str, Any]]:
     return found
 
 
-def _spread(cells: pd.DataFrame) -> str:
-    """The test group that training matters most for."""
-    ends = cells.groupby("column")["accuracy"].agg(["min", "max"])
-    column = str((ends["max"] - ends["min"]).idxmax())
-    of = cells[cells["column"] == column].sort_values("accuracy", kind="stable")
-    low, high = of.iloc[0], of.iloc[-1]
+def _teaches(protocol: Protocol, members: list[Configuration], names: dict[int, str]) -> str:
+    """What the pairs of training groups that were compared (those of the matrix, by its corrected p-values) allow to say."""
+    within = {id(c) for c in members}
+    pairs = [p for p in protocol.pairs if id(p.first) in within and id(p.second) in within]
+    if not pairs:
+        return f"The table is not about the {MOST_IN_MATRIX} best configurations, which alone are compared in pairs."
+    sure = [p for p in pairs if p.p < SURE]
+    most = max(sure or pairs, key=lambda p: abs(p.difference.mean))
+    ahead = most.difference.mean >= 0
+    better, worse = (most.first, most.second) if ahead else (most.second, most.first)
+    said = f"{gap(protocol, most.difference, 1 if ahead else -1)}, {over(most.difference)}"
+    if not sure:
+        return (
+            f"No training group teaches more than another beyond chance: {names[id(better)]} is ahead of {names[id(worse)]} by {said}; "
+            f"chance would do as much (corrected p {p_value(most.p)})."
+        )
+    few = "" if most.difference.of_methods else " With fewer than three seeds a side this is about checkpoints, not about groups."
     return (
-        f"The choice matters most for {column}: {words.percent(high['accuracy'])} after {high['row']}, "
-        f"{words.percent(low['accuracy'])} after {low['row']}."
+        f"Over all test groups {names[id(better)]} teaches more than {names[id(worse)]}, by {said}; {len(sure)} of "
+        f"{words.count(len(pairs), 'pair')} of training groups {'differs' if len(pairs) == 1 else 'differ'} beyond chance.{few}"
     )

@@ -65,11 +65,17 @@ def correlation(results: Results, key: str) -> str:
     return f"{mean} (95 % CI {low} to {high})"
 
 
-def bootstrap(n: int) -> str:
-    return (
-        f"Spearman's rank correlation, its interval by a bootstrap over {words.count(n, 'episode')}; episodes share classes, so that other "
-        "classes would move it further than the interval says."
-    )
+def bootstrap(results: Results, n: int) -> str:
+    said = f"Spearman's rank correlation, its interval by a bootstrap over {words.count(n, 'episode')}"
+    if results.kind == "regression":
+        return f"{said}, of which each is a task of its own."
+    return f"{said}; episodes share classes, so that other classes would move it further than the interval says."
+
+
+def beyond_chance(results: Results, key: str) -> bool:
+    """Whether the interval of a correlation leaves out 0."""
+    low, high = (results.metrics.get(f"tasks.{key}.{end}") for end in ("low", "high"))
+    return low is not None and high is not None and not low <= 0 <= high
 
 
 def difficulty(results: Results) -> Section:
@@ -136,7 +142,7 @@ def difficulty(results: Results) -> Section:
         rows,
         frozenset({1, 2, 3}),
     )
-    notes = ["Grey: episodes; blue: the mean of each fifth of them with its 95 % interval. " + bootstrap(len(points))]
+    notes = ["Grey: episodes; blue: the mean of each fifth of them with its 95 % interval. " + bootstrap(results, len(points))]
     if accuracy:
         notes.append(
             "By the two classes that are most alike in place of the mean the correlation is "
@@ -150,12 +156,12 @@ def _harder(results: Results, ends: list[str]) -> str:
     if results.score == "mse":
         up = parameters(results)[1]
         return f"The fifth of the episodes with the smallest {up} has an error of {ends[0]}, that with the largest {ends[1]}."
-    low, high = (results.metrics.get(f"tasks.similarity.{end}") for end in ("low", "high"))
     said = f"rank correlation {correlation(results, 'similarity')}"
-    if low is None or high is None or low <= 0 <= high:
+    if not beyond_chance(results, "similarity"):
         said = f"How alike its classes are tells little of how hard an episode is ({said})"
     else:
-        said = f"The more alike its classes, the {'harder' if high < 0 else 'easier'} the episode ({said})"
+        easier = results.metrics["tasks.similarity.spearman"] > 0
+        said = f"The more alike its classes, the {'easier' if easier else 'harder'} the episode ({said})"
     return f"{said}: the fifth whose classes are least alike has {ends[0]}, the fifth whose are most alike {ends[1]}."
 
 
@@ -168,24 +174,28 @@ def confused(results: Results) -> Section:
     names = [class_name(results, int(top[column])) for column in ("first", "second")]
     sentence = (
         f"{names[0]} and {names[1]} are taken for each other most often: {words.count(top['confused'], 'time')} in "
-        f"{words.count(top['queries'], 'query', 'queries')} of episodes that hold both; their cosine is {cosine(top['similarity'])}."
+        f"{words.count(top['queries'], 'query', 'queries')} of the {words.count(top['episodes'], 'episode')} that "
+        f"{'holds' if top['episodes'] == 1 else 'hold'} both; their cosine is {cosine(top['similarity'])}."
     )
     rows = [
         [
             class_name(results, int(p["first"])),
             class_name(results, int(p["second"])),
             f"{int(p['confused']):,} of {int(p['queries']):,}",
+            f"{int(p['episodes']):,}",
             cosine(p["similarity"]),
         ]
         for p in pairs.head(mistakes.LISTED).to_dict("records")
     ]
-    table = Table("Pairs by how often they are confused", ["class", "other class", "confused", "cosine"], rows, frozenset({2, 3}))
+    table = Table(
+        "Pairs by how often they are confused", ["class", "other class", "confused", "episodes", "cosine"], rows, frozenset({2, 3, 4})
+    )
     return Section(
         "pairs",
         "Taken for each other",
         sentence,
         [],
-        ["Counted in both directions; pairs that meet in few episodes are there by luck."],
+        ["Counted in both directions. The first of many pairs, each of which meets in few episodes, are there partly by luck."],
         [table],
     )
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tasks import maps
 from tasks.reporting import mistakes, pictures, words
-from tasks.reporting.hardness import SAID, bootstrap, class_name, confused, correlation, cosine, difficulty, parameters
+from tasks.reporting.hardness import SAID, beyond_chance, bootstrap, class_name, confused, correlation, cosine, difficulty, parameters
 from tasks.reporting.parts import Section, Table, axis_title, figure
 from tasks.reporting.results import Results
 
@@ -160,11 +160,18 @@ def map_of_parameters(results: Results) -> tuple[Section, Key]:
         alt.Tooltip("episode:Q"), alt.Tooltip("said:N", title=axis_title(results)), alt.Tooltip("y:Q", format=".2f", title=up),
         alt.Tooltip("x:Q", format=".2f", title=across),
     ]  # fmt: skip
-    sentence = (
-        f"Errors go with the {up} by a rank correlation of {correlation(results, up)}, with the {across} by one of "
-        f"{correlation(results, across)}."
-    )
-    chart = maps.atlas(points, pd.DataFrame(), (SAID.get(across, across), SAID.get(up, up)), tooltip)
+    chart = maps.atlas(points, pd.DataFrame(), (SAID.get(across, across), SAID.get(up, up)), tooltip, numbers=True)
     told = f"Map of {words.count(len(tasks), 'test episode')} by {up} and {across}, coloured by error."
+    sentence = _go_with(results, (up, across))
     drawn = figure("episodes-map", chart, told, sentence, 320)
-    return Section("episodes-map", "The episodes on a map", sentence, [drawn], [bootstrap(len(tasks))]), key
+    return Section("episodes-map", "The episodes on a map", sentence, [drawn], [bootstrap(results, len(tasks))]), key
+
+
+def _go_with(results: Results, names: tuple[str, str]) -> str:
+    """What errors go with, as far as it is beyond chance."""
+    found = [name for name in names if beyond_chance(results, name)]
+    said = {name: f"{name} (rank correlation {correlation(results, name)})" for name in names}
+    if not found:
+        return f"Nothing was found that errors go with: neither the {said[names[0]]} nor the {said[names[1]]}."
+    others = "".join(f"; of the {said[name]} no such thing was found" for name in names if name not in found)
+    return f"Errors go with the {' and with the '.join(said[name] for name in found)}{others}."

@@ -1,4 +1,4 @@
-"""How accuracy grows and what transfers to what: experiments of which the answer is known."""
+"""How errors change and what transfers to what: experiments of which the answer is known."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def protocols(repository):
 def test_the_exponent_is_found(protocols):
     found = growth.series(protocols, "train.classes")
     assert found.points["n"].tolist() == [10, 40, 160, 640] and found.points["seeds"].tolist() == [2] * 4
+    scores = {c.first.name: c.score for c in protocols[0].configurations}
+    assert found.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
     (section,) = growth.sections(protocols)
     assert section.name == "growth-classes"
     b, low, high = (
@@ -49,7 +51,7 @@ def test_points_that_differ_in_something_else_are_not_on_the_curve(repository, p
     changed = [
         replace(e, params={**e.params, "train": {**e.params["train"], "meta_lr": 0.5}}) if e.name.startswith("c640") else e for e in made
     ]
-    assert growth.series(groups.protocols(changed), "train.classes").points["n"].tolist() == [10, 40, 160]
+    assert growth.series(groups.protocols(changed), "train.classes") is None, "three points are left"
     assert growth.series(protocols, "episodes.shots") is None and growth.series(protocols, "episodes.ways") is None
 
 
@@ -61,13 +63,33 @@ def test_shots_are_followed_across_protocols(repository):
             one, name=f"s{s}", meta={**one.meta, "shots": s, "data_digest": f"d{s}"}, scores=1 - (1 - one.scores) / s,
             params={**one.params, "episodes": {**one.params["episodes"], "shots": s}},
         )
-        for s in (1, 2, 4)
+        for s in (1, 2, 4, 8)
     ]  # fmt: skip
     found = groups.protocols(several)
-    assert len(found) == 3, "the test episodes differ"
+    assert len(found) == 4, "the test episodes differ"
     (section,) = growth.sections(found)
     assert "falls as n to the power of −1.00" in section.sentence
-    assert any("not paired" in note for note in section.notes)
+    assert section.heading == "How the error changes: shots"
+    assert any("not paired" in note for note in section.notes) and not any("chi-square" in note for note in section.notes)
+    trained = "The shots of training change with those of the test episodes (train.shots is null)."
+    assert trained in section.notes
+    own = [replace(e, params={**e.params, "train": {**e.params["train"], "shots": 3}}) for e in several]
+    (section,) = growth.sections(groups.protocols(own))
+    assert trained not in section.notes
+
+
+def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repository):
+    made = compare.gather(repository.path, everything=True)[0]
+    one = next(e for e in made if e.name == "c10-0")
+    bent = [
+        replace(
+            one, name=f"b{n}", config={**one.config, "classes": n}, scores=1 - (1 - one.scores) * factor,
+            params={**one.params, "train": {**one.params["train"], "classes": n}},
+        )
+        for n, factor in ((10, 1.0), (20, 0.25), (40, 0.25), (80, 0.25))
+    ]  # fmt: skip
+    (section,) = growth.sections(groups.protocols(bent))
+    assert any("The points miss the law by more than chance (chi-square " in note and "p < 0.001)" in note for note in section.notes)
 
 
 def test_no_trend_is_said_to_be_none(repository):
@@ -78,7 +100,7 @@ def test_no_trend_is_said_to_be_none(repository):
             one, name=f"f{n}", config={**one.config, "classes": n}, scores=np.roll(one.scores, n),
             params={**one.params, "train": {**one.params["train"], "classes": n}},
         )
-        for n in (10, 20, 40)
+        for n in (10, 20, 40, 80)
     ]  # fmt: skip
     (section,) = growth.sections(groups.protocols(flat))
     assert "no trend beyond chance" in section.sentence
@@ -87,13 +109,29 @@ def test_no_trend_is_said_to_be_none(repository):
 def test_transfer_is_by_the_classes_own_group(protocols):
     (protocol,) = protocols
     section = transfer.transfer(protocol, "")
-    assert section.sentence.startswith("Over all test groups a teaches most, ") and " and b + c least, " in section.sentence
+    assert section.sentence.startswith("Over all test groups a teaches more than b + c, by ") and "95 % CI" in section.sentence
+    assert "1 of 1\xa0pair of training groups differs beyond chance. With fewer than three seeds" in section.sentence
     table = section.tables[0]
     assert table.head[:3] == ["trained on", "classes", "all test groups"] and [row[0] for row in table.rows] == ["a", "b + c"]
     classes = next(e for e in protocol.experiments if e.name == "of-a").classes
     for name, part in classes.groupby("group"):
         cell = table.rows[0][table.head.index(name)].replace("\xa0", " ")
         assert cell.startswith(f"{100 * part['correct'].sum() / part['queries'].sum():.1f} % ± ")
+
+
+def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
+    (protocol,) = protocols
+    level = replace(protocol, pairs=[replace(pair, p=0.2) for pair in protocol.pairs])
+    section = transfer.transfer(level, "")
+    assert section.sentence.startswith("No training group teaches more than another beyond chance: a is ahead of b + c by ")
+    assert section.sentence.endswith("chance would do as much (corrected p 0.20).")
+    assert transfer.transfer(replace(protocol, pairs=[]), "").sentence.startswith("The table is not about the 20 best")
+
+
+def test_every_column_of_the_table_in_colour_is_named(protocols):
+    chart = next(iter(transfer.transfer(protocols[0], "").figures)).spec
+    axes = [axis for layer in chart["layer"] for axis in [layer["encoding"]["x"]["axis"]]]
+    assert axes and all(axis["labelOverlap"] is False for axis in axes)
 
 
 def test_without_groups_there_is_no_table(protocols):

@@ -79,6 +79,34 @@ def test_the_sentence_claims_no_more_than_the_interval(roots):
     assert "no figure" in hardness._harder(data, ends)
 
 
+def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
+    data = found(roots["regression"])
+    for ends, said in (
+        (((-0.2, 0.1), (-0.1, 0.2)), "Nothing was found that errors go with: neither the amplitude (rank correlation "),
+        (((0.1, 0.5), (-0.1, 0.2)), "Errors go with the amplitude (rank correlation 0.30 (95 % CI 0.10 to 0.50)); of the phase (rank"),
+        (((0.1, 0.5), (0.1, 0.2)), " and with the phase (rank correlation "),
+    ):
+        for key, (low, high) in zip(("amplitude", "phase"), ends, strict=True):
+            data.metrics.update({f"tasks.{key}.spearman": (low + high) / 2, f"tasks.{key}.low": low, f"tasks.{key}.high": high})
+        section, _ = landscape.map_of_parameters(data)
+        assert said in section.sentence
+        assert not any("classes" in note for note in section.notes + hardness.difficulty(data).notes)
+
+
+def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
+    for kind, numbers in (("regression", True), ("classification", False)):
+        spec = Page((roots[kind] / "reports/tasks.html").read_text()).specs["spec-episodes-map"]
+        axes = [spec["layer"][0]["encoding"][side]["axis"] for side in "xy"] if "layer" in spec else []
+        assert [axis["labels"] for axis in axes] == [numbers] * 2
+
+
+def test_a_pair_says_how_few_episodes_it_is_from(roots):
+    data = found(roots["classification"])
+    for episodes, said in ((1, "of the 1\xa0episode that holds both"), (7, "of the 7\xa0episodes that hold both")):
+        data.pairs.loc[0, "episodes"] = episodes
+        assert said in hardness.confused(data).sentence
+
+
 def test_every_class_and_episode_is_on_its_map(roots):
     data, page = found(roots["classification"]), Page((roots["classification"] / "reports/tasks.html").read_text())
     dots = [row for row in specs_data(page.specs["spec-map"]) if "nearest" in row]
