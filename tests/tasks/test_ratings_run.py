@@ -108,7 +108,7 @@ def test_the_report_says_it(run):
     assert f"after 20 ratings by {metrics['ratings']['20']['mae']:.3f}" in page
     assert "By the number of ratings" in page and "matrix factorisation with fold-in" in page and "A typical user" in page
     assert len(re.findall("Rated first", page)) == 4
-    assert "Errors go with the spread by a rank correlation of" in plain(run / "tasks.html")
+    assert "spread of ratings (standard deviation)" in plain(run / "tasks.html")
     card = plain(run / "card.md")
     assert "to adapt to new users by 20 ratings or fewer" in card and "episodic adapt" not in card
     assert "By the number of ratings" in (run / "summary/summary.md").read_text()
