@@ -45,15 +45,16 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
         config = config | {"ways": source.meta["ways"]}  # of what is tested; a method may have been trained at others
     chunk, numbers = settings.evaluate.chunk or evaluate.at_once(first), first.query_x.numel() * len(test)
     sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
+    known = ratings.Known(source) if source.given else None
     count = ranks.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)
     with ranks.group(count, device) as group:
         if group.rank == 0:
             stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size)
-        curve, simpler = _scores(meta_learner, trained.plain(config), members, source, test, points, sizes, group)
+        curve, simpler = _scores(meta_learner, trained.plain(config), members, source, test, points, sizes, group, known)
         labels = more.label_spread(meta_learner, members, source, test, steps, chunk, group)
         others = {"labels": labels} if labels else {}
         others |= more.rejection(meta_learner, members, source, test, curve, points.index(steps), steps, chunk, group)
-        rated = ratings.table(meta_learner, members, source, test, steps, chunk, group) if source.given else None
+        rated = ratings.table(meta_learner, members, known, test, steps, chunk, group) if known else None
         means = space.centroids(meta_learner, members[0], source, test, group)
         if group.rank:
             return
@@ -69,10 +70,11 @@ def _scores(
     points: list[int],
     sizes: list[int],
     group: Group,
+    known: ratings.Known | None,
 ) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
     """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
     examples = source.examples() if source.kind == "classification" or source.given else None
-    read = ratings.readers(source, test) if source.given else baselines.sentences(source, test) if source.texts() else None
+    read = ratings.readers(known, test) if known else baselines.sentences(source, test) if source.texts() else None
     tuned = TUNED if sum(p.numel() for p in members[0].values()) > LARGE_NETWORK else len(test)
     seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
     rate = evaluate.fine_tune_rate(plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], examples), group)

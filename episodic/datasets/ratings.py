@@ -73,8 +73,7 @@ def _read(files: dict[str, Path]) -> Found:
     problems: list[str] = []
     path = files[FILES[0]]
     ratings, told_twice = [], set()
-    kinds: dict[str, int] = {}
-    """Ways of telling the time, and the line where each comes first."""
+    kinds: dict[str, int] = {}  # ways of telling the time, and the line where each comes first
     for place, (number, row) in enumerate(_rows(path, ("user", "item", "rating"), problems)):
         try:
             value = float(row["rating"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class Known:
 
     def __init__(self, source: Prepared):
         examples: Any = source.examples()
-        self.source = source
+        self.source, most = source, source.meta["shots"]
+        self.shots = sorted({n for n in SHOTS if n < most} | {most})
         self.item, self.value = examples[:, 0, 0].cpu().numpy().astype(np.int64), source.targets().cpu().numpy().astype(np.float64)
 
     def run(self, first: int, size: int) -> Ratings:
@@ -50,15 +52,15 @@ class Known:
         """All ratings of each training user."""
         return [self.run(o, n) for o, n in self.source.tasks("train")[["offset", "count"]].itertuples(index=False)]
 
-    def baselines(self, shots: Sequence[int]) -> dict[int, Baselines]:
-        return Baselines.fit(self.training(), self.users(self.source.table("validation")), int(self.item.max()) + 1, shots)
+    @cached_property
+    def baselines(self) -> dict[int, Baselines]:
+        """For each number of first ratings."""
+        return Baselines.fit(self.training(), self.users(self.source.table("validation")), int(self.item.max()) + 1, self.shots)
 
 
-def readers(source: Prepared, test: pd.DataFrame) -> Readers:
+def readers(known: Known, test: pd.DataFrame) -> Readers:
     """The squared error of what knows which item was rated."""
-    known = Known(source)
-    most = source.meta["shots"]
-    fitted, users = known.baselines([most])[most], known.users(test)
+    fitted, users = known.baselines[known.shots[-1]], known.users(test)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
         some = users[first : first + episode.tasks]
@@ -81,18 +83,16 @@ class Rated:
 
 
 def table(
-    meta_learner: MetaLearner, members: Sequence[Params], source: Prepared, test: pd.DataFrame, steps: int, chunk: int, group: Group
+    meta_learner: MetaLearner, members: Sequence[Params], known: Known, test: pd.DataFrame, steps: int, chunk: int, group: Group
 ) -> Rated | None:
     """None for all processes of the group but the first."""
-    known, examples = Known(source), source.examples()
-    users, most = known.users(test), source.meta["shots"]
+    source, examples, users = known.source, known.source.examples(), known.users(test)
     parts = [test[start : start + chunk] for start in range(0, len(test), chunk)]
-    numbers = sorted({n for n in SHOTS if n < most} | {most})
-    fitted = known.baselines(numbers) if group.rank == 0 else None
+    fitted = known.baselines if group.rank == 0 else None
     lowest = min(float(user.values.min()) for user in known.training())
     rows: list[dict[str, Any]] = []
     said = np.empty((0, 0))
-    for shots in numbers:
+    for shots in known.shots:
 
         def one(i: int, shots: int = shots) -> torch.Tensor:
             episode = source.fixed(parts[i], examples).fewer(shots)
@@ -109,7 +109,9 @@ def table(
     if fitted is None:
         return None
     found = pd.DataFrame(rows)
-    errors = found[(found["method"] == "model") & (found["shots"] == most)].sort_values(["rmse", "episode"])["episode"].to_numpy()
+    errors = (
+        found[(found["method"] == "model") & (found["shots"] == known.shots[-1])].sort_values(["rmse", "episode"])["episode"].to_numpy()
+    )
     picked = errors[np.linspace(len(errors) // 2, len(errors) - 1, LISTS).round().astype(int)]
     return Rated(found, _lists(source, test, said, dict.fromkeys(picked.tolist())))
 
