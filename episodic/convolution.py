@@ -111,7 +111,7 @@ def _own(x: Tensor, w: Tensor, stride: int) -> Tensor:
     if not torch.compiler.is_exporting() and _few(torch.Size((*x.shape[:2], 0, height, width)), FEW, x.device):
         y = torch.bmm(_columns(x, w.shape[-1], stride), _matrix(w).mT)
         return y.view(*x.shape[:2], height, width, -1).permute(0, 1, 4, 2, 3)
-    return _stack([F.conv2d(a, b, None, stride, b.shape[-1] // 2) for a, b in zip(x, w, strict=True)])
+    return _stack([F.conv2d(a, _one_channel_last(b), None, stride, b.shape[-1] // 2) for a, b in zip(x, w, strict=True)])
 
 
 def _to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
@@ -139,7 +139,14 @@ def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 def _native(g: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tensor:
     padding, mask = w.shape[-1] // 2, [which == 0, which == 1, False]
+    w = _one_channel_last(w)
     return torch.ops.aten.convolution_backward(g, x, w, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask)[which]
+
+
+def _one_channel_last(w: Tensor) -> Tensor:
+    """The same kernels `(out, in, k, k)`. Of a single channel both orders of memory look alike, and torch takes it for channels first:
+    its output would have to be turned, and its gradient takes up to six times as long."""
+    return w.reshape(len(w), *w.shape[2:], 1).permute(0, 3, 1, 2) if w.shape[1] == 1 else w
 
 
 def _out(x: Tensor, stride: int) -> tuple[int, int]:
