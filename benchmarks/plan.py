@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     parser.add_argument("--data", type=Path, default=Path("data/prepared"), metavar="FOLDER", help="written by the stage episodes")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--compiled", action="store_true", help="also try mode: compiled (minutes for the compiler)")
+    parser.add_argument("--compiled", action="store_true", help="also try mode: compiled (needs a C++ compiler; on a GPU it takes minutes)")
     args = parser.parse_args()
     stage.run(lambda: measure(args))
 

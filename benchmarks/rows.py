@@ -13,7 +13,8 @@ import torch
 
 from benchmarks import peers
 from benchmarks.workloads import WORKLOADS, Workload
-from episodic import memory, outer, plan
+from episodic import memory, native, outer, plan
+from episodic.errors import UserError
 from episodic.group import Group
 
 THREADS = 2
@@ -32,6 +33,11 @@ class Row:
 
     @property
     def available(self) -> bool:
+        if self.plan.mode == "compiled":
+            try:
+                native.compiler()
+            except UserError:
+                return False
         return self.needs is None or peers.installed(self.needs)
 
 
@@ -44,9 +50,10 @@ ROWS = {
     "jax": Row("JAX, jit of grad of vmap", peers.jax_library, "jax"),
     "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.Config(mode="per_task")),
     "engine_1": Row("engine, 1 process"),
-    "engine_compiled": Row(f"engine, plan compiled, {THREADS} processes", plan=plan.Config(mode="compiled"), processes=THREADS),
     "engine_shard_16": Row(f"engine, plan.shard 16, {THREADS} processes", plan=plan.Config(shard=16), processes=THREADS),
     "engine": Row(f"engine, {THREADS} processes", processes=THREADS),
+    "engine_compiled": Row(f"engine, compiled, {THREADS} processes", plan=plan.Config(mode="compiled"), processes=THREADS),
+    "engine_compiled_16": Row(f"engine, compiled, plan.shard 16, {THREADS} processes", plan=plan.Config("compiled", 16), processes=THREADS),
 }
 
 

@@ -28,33 +28,32 @@ from benchmarks import peers  # noqa: E402
 from benchmarks.rows import BASELINE, ROWS, THREADS  # noqa: E402
 from benchmarks.table import existing, positive, write  # noqa: E402
 from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
-from episodic import outer  # noqa: E402
+from episodic import outer, plan  # noqa: E402
 from episodic.files import beside  # noqa: E402
 
 NEAR = 1e-10
-SLOW = {"engine_compiled"}
-"""Rows that are timed when they are asked for alone."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=positive, default=9, help="rounds, after one that does not count (default: 9)")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W1q1, W1q15, W2")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}; default: all but {', '.join(SLOW)}")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--out", type=existing, help="folder to write speed.csv and speed.png to")
     args = parser.parse_args()
-    names = [name for name in args.rows or ROWS if ROWS[name].available and (args.rows or name not in SLOW)]
+    names = [name for name in args.rows or ROWS if ROWS[name].available]
     missing = [name for name in args.rows or ROWS if not ROWS[name].available]
     if BASELINE not in names:
         names.insert(0, BASELINE)
     peak = peak_flops()
+    modes: list[plan.Mode] = ["auto", *{ROWS[name].plan.mode for name in names} - {"auto", "per_task"}]
     print(f"{cpu()}, torch {torch.__version__}, {THREADS} threads; measured peak {peak / 1e9:.0f} GFLOP/s")
     if missing:
         print(f"not installed: {', '.join(missing)}")
     table = []
     for name in args.workloads:
         workload = WORKLOADS[name]
-        print(f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; float64 {verified(workload)}")
+        print(f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; float64 {verified(workload, modes)}")
         table += rows(name, workload, names, args.rounds, peak)
     if args.out and table:
         write(args.out / "speed.csv", table)
@@ -117,11 +116,13 @@ def ask(process: subprocess.Popen[str]) -> float | None:
     return float(answer) if answer else None
 
 
-def verified(workload: Workload) -> str:
-    """The engine against the eager loop on two tasks in float64."""
+def verified(workload: Workload, modes: list[plan.Mode]) -> str:
+    """The engine's plans against the eager loop on two tasks in float64."""
     theta, episode = workload.theta(torch.float64), workload.episode(torch.float64, 2)
-    ours, other = outer.meta_gradient(workload.learner, theta, episode).gradient, peers.eager(workload, theta, episode)()
-    worst = max(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())
+    other, worst = peers.eager(workload, theta, episode)(), 0.0
+    for mode in modes:
+        ours = outer.meta_gradient(workload.learner, theta, episode, outer.suited(episode, 2, plan.Config(mode))).gradient
+        worst = max(worst, *(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items()))
     if worst > NEAR:
         sys.exit(f"error: the engine's gradient differs from the eager loop's by {worst:.1e} in float64")
     return f"difference {worst:.0e}"

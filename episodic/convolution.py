@@ -3,7 +3,7 @@
 x is `(tasks, n, in, H, W)` with channels last in memory, w `(tasks, out, in, k, k)`. Each of the three bilinear maps (forward, to x,
 to w) is computed in one of three ways, chosen from the shapes alone: one call of torch's convolution where all tasks share their
 weights; a batch of matrix products over columns (im2col) where a task has few positions, since a call of oneDNN then costs
-more than its work; else one call a task.
+more than its work; else one call a task. With the plan `compiled` native.cpp does all of it on a CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from episodic import kernels, native
 
 FEW, FEW_TO_W = 128, 200
 """Output positions a task (examples * height * width) up to which matrix products are faster on a CPU: forward and to x, and to w.
@@ -98,6 +100,11 @@ def _few(y: Tensor | torch.Size, limit: int, device: torch.device) -> bool:
     return shape[1] * shape[3] * shape[4] <= limit
 
 
+def _native(x: Tensor, channels: int) -> bool:
+    """Whether native.cpp computes a result of so many channels: of very few it makes poor use of its vectors."""
+    return kernels.native(x) and channels >= 4
+
+
 def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _shared(w):
         return _own(x.flatten(0, 1)[None], w[:1], stride).view(*x.shape[:2], w.shape[1], *_out(x, stride))
@@ -106,6 +113,8 @@ def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 def _own(x: Tensor, w: Tensor, stride: int) -> Tensor:
     """Each task its own weights."""
+    if _native(x, w.shape[1]):
+        return native.convolve(x, w, stride)
     height, width = _out(x, stride)
     # While a model is exported the number of examples is open, so that nothing can be chosen by it.
     if not torch.compiler.is_exporting() and _few(torch.Size((*x.shape[:2], 0, height, width)), FEW, x.device):
@@ -119,8 +128,10 @@ def _to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _shared(w) and len(x) > 1:
         flat = _to_x(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return flat[0].unflatten(0, x.shape[:2])
+    if _native(x, w.shape[2]):
+        return native.to_images(grad_y, x, w, stride)
     if not _few(grad_y, FEW, x.device):
-        return _stack([_native(g, a, b, stride, 0) for g, a, b in zip(grad_y, x, w, strict=True)])
+        return _stack([_by_torch(g, a, b, stride, 0) for g, a, b in zip(grad_y, x, w, strict=True)])
     columns = torch.bmm(_last(grad_y).flatten(1, 3), _matrix(w))
     return _add_columns(columns.view(*grad_y.shape[:2], *grad_y.shape[3:], w.shape[-1], w.shape[-1], -1), x, stride)
 
@@ -131,13 +142,15 @@ def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _only_sums and tasks > 1 and _shared(w):
         whole = _to_w(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return (whole / tasks).expand(tasks, -1, -1, -1, -1)
+    if _native(x, w.shape[1]):
+        return native.to_kernels(grad_y, x, w, stride)
     if _few(grad_y, FEW_TO_W, x.device):
         product = torch.bmm(_last(grad_y).flatten(1, 3).mT, _columns(x, k, stride))
         return product.view(tasks, w.shape[1], k, k, -1).permute(0, 1, 4, 2, 3)
-    return torch.stack([_native(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, w, strict=True)])
+    return torch.stack([_by_torch(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, w, strict=True)])
 
 
-def _native(g: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tensor:
+def _by_torch(g: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tensor:
     padding, mask = w.shape[-1] // 2, [which == 0, which == 1, False]
     w = _one_channel_last(w)
     return torch.ops.aten.convolution_backward(g, x, w, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask)[which]

@@ -7,54 +7,21 @@ that follows is done on a quarter of the positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from episodic import native
+from episodic.kernels import compilable
+
 aten = torch.ops.aten
 Size = tuple[int, int] | None
 
 LARGE, BLOCK = 1 << 20, 1 << 17
 """Numbers in a tensor from which a CPU sums it block by block, and about as many in a block."""
-
-_compiled = False
-
-
-@contextmanager
-def compiled(on: bool = True) -> Iterator[None]:
-    """Within, the three kernels below go through torch's compiler (C++ on a CPU, Triton on a GPU), anew for each shape."""
-    global _compiled
-    before = _compiled
-    if on:
-        import torch._dynamo
-
-        torch._dynamo.config.recompile_limit = 256  # a shape each; beyond it the compiler would fall back in silence
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
-    _compiled = on
-    try:
-        yield
-    finally:
-        _compiled = before
-
-
-def _kernel(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    fast: list[Callable[..., tuple[Tensor, ...]]] = []
-
-    @wraps(function)
-    def call(*arguments: Any) -> tuple[Tensor, ...]:
-        if not _compiled:
-            return function(*arguments)
-        if not fast:
-            fast.append(torch.compile(function, dynamic=False))
-        with torch.no_grad():
-            return fast[0](*(a.detach() if isinstance(a, Tensor) else a for a in arguments))
-
-    return call
 
 
 class NormRelu(torch.autograd.Function):
@@ -99,7 +66,7 @@ class NormReluGradient(torch.autograd.Function):
         return to_d, to_x, to_scale.flatten(1), None, None, None, None, None, None
 
 
-@_kernel
+@compilable(native.norm_forward)
 def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool, eps: float) -> tuple[Tensor, ...]:
     """y, mean, r, and with a maximum its values and places."""
     m = _count(x)
@@ -114,7 +81,7 @@ def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool
     return torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(), mean, r, picked, where
 
 
-@_kernel
+@compilable(native.norm_gradient)
 def _gradient(
     grad_y: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None, mean: Tensor, r: Tensor, y: Tensor, size: Size
 ) -> tuple[Tensor, ...]:
@@ -133,7 +100,7 @@ def _gradient(
     return _add(to_x, d, sr, where, size), t * r, d_sum, d, t
 
 
-@_kernel
+@compilable(native.norm_second)
 def _second(
     u: Tensor, p: Tensor, q: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None,
     mean: Tensor, r: Tensor, y: Tensor, d: Tensor, d_sum: Tensor, t: Tensor, size: Size,
@@ -201,7 +168,7 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     stays in the cache."""
     x = tensors[0]
     few = x.shape[1]
-    if x.device.type == "cpu" and not _compiled and x.numel() > LARGE:
+    if x.device.type == "cpu" and x.numel() > LARGE:
         few = max(1, few * BLOCK // x.numel())
     for start in range(0, x.shape[1], few):
         yield tuple(tensor[:, start : start + few] for tensor in tensors)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from episodic import convolution, normalization
+from episodic import convolution, kernels
 from episodic import plan as plans
 from episodic.adapt import Step, detached, grad, trajectory
 from episodic.episode import Episode
@@ -59,7 +59,7 @@ def sharded(
     bounds = plan.bounds(tasks)
 
     def row(i: int) -> Tensor:
-        with normalization.compiled(plan.compiled):
+        with kernels.compiled(plan.compiled):
             loss, score, gradient = _shard(learner, meta, part(*bounds[i]), tasks, plan.query_tasks, progress)
         return torch.cat([loss[None], score[None], *(gradient[name].reshape(-1) for name in meta)])[None]
 

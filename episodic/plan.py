@@ -44,7 +44,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Plan:
-    """mode: batched, per_task or compiled (batched, its elementwise work made into kernels by torch's compiler)
+    """mode: batched, per_task or compiled (batched, by native.cpp on a CPU; elsewhere with norms that torch's compiler makes)
     shard: tasks computed at once, and the unit in which processes share a batch and sums are taken
     query_tasks: of these, tasks whose query sets are computed at once
     why: for the log

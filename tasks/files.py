@@ -27,9 +27,10 @@ def digest(*paths: Path) -> str:
 
 
 def code_files() -> list[Path]:
-    """The project's own modules that this process has imported, sorted."""
+    """The project's own modules that this process has imported, and what they compile, sorted."""
     named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     files = {Path(name).resolve() for name in named if name}
+    files |= {source for file in files if (source := file.with_suffix(".cpp")).exists()}
     return sorted(f for f in files if any(f.is_relative_to(ROOT / layer) for layer in ("episodic", "tasks")))
 
 

@@ -6,9 +6,7 @@ Kill it at any time and run it again: it goes on from its last checkpoint and en
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from episodic import memory, train, trained
+from episodic import kernels, memory, train, trained
 from episodic.group import Group
 from episodic.learner import MetaLearner
 from episodic.plan import Plan
@@ -41,8 +39,8 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     meta_learner = trained.learner(config)
     sampler, validation = source.training(settings, meta_learner.algorithm.labels), source.fixed(source.table("validation"))
     plan = train.suited(sampler, settings.train, device)
-    if plan.compiled and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
-        raise StageError("train.plan.mode is 'compiled': needs a C++ compiler (g++ or clang++), and none is installed; use auto")
+    if plan.compiled:
+        kernels.prepare(device)
     shards = len(plan.bounds(settings.train.meta_batch))
     code = code_digest(_foreign(meta_learner))
     folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device, code)

@@ -83,7 +83,7 @@ def test_code_deps_are_what_a_stage_imports(tmp_path, changes, request):
         )
         assert answer.returncode == 0, answer.stderr
         used = set(json.loads(re.search("^FILES(.*)$", answer.stdout, re.M)[1])) | {f"tasks/{name}.py"}
-        named = {dep for dep in stage["deps"] if dep.endswith(".py")}
+        named = {dep for dep in stage["deps"] if dep.endswith((".py", ".cpp"))}
         folders = tuple(f"{dep}/" for dep in stage["deps"] if (root / dep).is_dir())
         used = {file for file in used if not file.startswith(folders)}
         assert used - named == set(), f"{name} uses code that dvc.yaml does not name"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from networks import MODELS, NETWORKS, TOLERANCE, error, problem
 from torch.func import grad, vmap
 
-from episodic import convolution, normalization, ops
+from episodic import convolution, kernels, native, normalization, ops
 from episodic.algorithms.base import GradientMethod
 from episodic.learner import MetaLearner
 from episodic.models import mlp
@@ -109,9 +109,31 @@ def test_the_way_of_a_gpu_to_place_a_maximum_gives_the_golden_gradient(case, mon
     assert error(meta_gradient(learner("conv_pooled", case, golden), theta, episode).gradient, golden, case) < TOLERANCE
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs a C++ compiler, which is not installed here")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="the plan compiled needs a C++ compiler, and none is installed here"
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("plan", [Plan("compiled", 3, 3, ""), Plan("compiled", 2, 1, "")], ids=["whole", "unequal shards"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkeypatch):
+    calls, call = [], native._call
+    monkeypatch.setattr(native, "_call", lambda name, *rest: (calls.append(name), call(name, *rest))[1])
+    golden, theta, episode = problem(network)
+    result = meta_gradient(learner(network, case, golden), theta, episode, plan)
+    assert error(result.gradient, golden, case) < TOLERANCE
+    assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
+    convolutions = {"convolve", "to_kernels", "norm_forward", "norm_gradient"} | ({"norm_second"} if CASES[case][1] else set())
+    assert set(calls) >= convolutions if network.startswith("conv") else not calls
+
+
+@needs_compiler
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
-def test_the_compiled_plan_gives_the_golden_gradient(network):
+def test_what_a_gpu_compiles_gives_the_golden_gradient(network, monkeypatch):
+    """By torch's compiler, here for a CPU."""
+    monkeypatch.setattr(kernels, "native", lambda x: False)
     golden, theta, episode = problem(network)
     case = "maml_order2_steps3"
     calls = torch._dynamo.utils.counters["frames"]["ok"]

@@ -1,0 +1,211 @@
+"""native.cpp against torch's own convolution, batch norm, ReLU and maximum, and their derivatives by autograd; and how it is made."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic import convolution, kernels, native, ops
+from episodic.errors import UserError
+from episodic.ops import conv2d, norm_relu
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="the plan compiled needs a C++ compiler, and none is installed here"
+)
+TIGHT = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """The names of the native functions that were called."""
+    names: list[str] = []
+    call = native._call
+    monkeypatch.setattr(native, "_call", lambda name, *rest: (names.append(name), call(name, *rest))[1])
+    return names
+
+
+def near(found: Tensor, wanted: Tensor) -> None:
+    assert found.shape == wanted.shape
+    scale = max(1.0, wanted.abs().max().item())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TIGHT[wanted.dtype] * scale)
+
+
+def through(function, inputs: list[Tensor], along: Tensor, second: list[Tensor]) -> list[Tensor]:
+    """function's value; its gradients along `along`; and the gradients of those along `second`, with respect to inputs and `along`."""
+    inputs, along = [x.clone().requires_grad_() for x in inputs], along.clone().requires_grad_()
+    y = function(*inputs)
+    first = torch.autograd.grad(y, inputs, along, create_graph=True)
+    last = torch.autograd.grad(first, [*inputs, along], second, allow_unused=True, materialize_grads=True)
+    return [y.detach(), *(g.detach() for g in first), *last]
+
+
+SHAPES = [
+    # tasks, n, in, out, height, width, kernel, stride
+    (2, 3, 1, 4, 7, 9, 3, 2),  # one channel in, fewer channels than a vector
+    (3, 2, 5, 7, 8, 8, 3, 1),  # no multiple of anything
+    (2, 5, 64, 64, 14, 14, 3, 2),  # conv4's second layer: whole tiles
+    (2, 2, 32, 48, 9, 7, 5, 2),  # two and three vectors, a wider kernel
+    (1, 3, 16, 19, 6, 6, 1, 1),  # a kernel of one place
+    (2, 9, 35, 20, 28, 28, 3, 3),  # a stride as wide as the kernel; images in several parts
+    (2, 2, 17, 5, 5, 4, 1, 2),  # a stride wider than the kernel: places that no window sees
+    (1, 2, 130, 80, 11, 11, 3, 1),  # more terms than are taken at a time
+    (1, 1, 8, 8, 1, 1, 3, 2),  # an image of one place
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TIGHT, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls):
+    tasks, n, into, out, height, width, k, stride = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tasks, n, into, height, width, generator=generator, dtype=dtype)
+    w = torch.randn(tasks, out, into, k, k, generator=generator, dtype=dtype) / (into * k * k) ** 0.5
+    along = torch.randn(tasks, n, out, -(-height // stride), -(-width // stride), generator=generator, dtype=dtype)
+
+    def loop(x, w):
+        return torch.stack([F.conv2d(a, b, None, stride, k // 2) for a, b in zip(x, w, strict=True)])
+
+    wanted = through(loop, [x, w], along, [x.flip(1), w.flip(1)])
+    with kernels.compiled():
+        found = through(lambda x, w: conv2d(x, w, stride=stride), [x, w], along, [x.flip(1), w.flip(1)])
+    for a, b in zip(found, wanted, strict=True):
+        near(a, b)
+    assert {"convolve", "to_kernels"} <= set(calls) and ("to_images" in calls) == (into >= 4)
+
+
+@needs_compiler
+def test_tasks_that_share_their_weights_are_one_call(calls):
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(3, 2, 8, 6, 6, generator=generator).double(), torch.randn(1, 16, 8, 3, 3, generator=generator).double()
+    along = torch.randn(3, 2, 16, 6, 6, generator=generator).double()
+    wanted = through(lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1).contiguous()), [x, w], along, [x.flip(1), w.flip(1)])
+    with kernels.compiled(), convolution.only_sums():
+        found = through(lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)), [x, w], along, [x.flip(1), w.flip(1)])
+    for a, b in zip(found, wanted, strict=True):
+        near(a, b)
+    assert calls
+
+
+def plain(pool: bool):
+    """Batch norm, ReLU and maximum as torch has them, one task after the other."""
+
+    def function(x, scale, shift):
+        y = torch.stack([F.batch_norm(a, None, None, b, c, training=True).relu() for a, b, c in zip(x, scale, shift, strict=True)])
+        return ops.max_pool2d(y) if pool else y
+
+    return function
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TIGHT, ids=str)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3, 1, 4, 4), (2, 2, 5, 7, 5), (3, 5, 64, 4, 6), (1, 25, 33, 20, 21), (2, 1, 16, 2, 2)], ids=str)
+def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
+    tasks, n, channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(shape, generator=generator, dtype=torch.float64)
+    scale = 1 + 0.1 * torch.randn(tasks, channels, generator=generator, dtype=torch.float64)
+    scale[:, ::3] *= -1  # there the smallest value is the maximum
+    shift = 0.1 * torch.randn(tasks, channels, generator=generator, dtype=torch.float64)
+    size = (height // 2, width // 2) if pool else (height, width)
+    along = torch.randn(tasks, n, channels, *size, generator=generator, dtype=torch.float64)
+    second = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, scale, shift)]
+    wanted = through(plain(pool), [x, scale, shift], along, second)
+    with kernels.compiled():
+        found = through(
+            lambda x, scale, shift: norm_relu(x, scale, shift, pool),
+            *([t.to(dtype) for t in some] if isinstance(some, list) else some.to(dtype) for some in ([x, scale, shift], along, second)),
+        )
+    if dtype == torch.float64:
+        for a, b in zip(found, wanted, strict=True):
+            near(a, b)
+    else:  # where a ReLU or a maximum can switch by rounding, only nearly all agree
+        for a, b in zip(found, wanted, strict=True):
+            assert ((a - b).norm() / b.norm().clamp(min=1e-3)).item() < 1e-3
+    assert set(calls) == {"norm_forward", "norm_gradient", "norm_second"}
+
+
+@needs_compiler
+def test_of_equal_values_the_first_is_the_maximum(calls):
+    """As on white paper: torch's choice decides where gradients go."""
+    x = torch.zeros(1, 2, 4, 4, 4, dtype=torch.float64)
+    x[:, :, :, 1:3, 3] = 1
+    scale, shift = torch.tensor([[1.0, -1.0, 2.0, -0.5]]).double(), torch.full((1, 4), 0.7).double()
+    along = torch.arange(32.0).double().view(1, 2, 4, 2, 2)
+    wanted = through(plain(True), [x, scale, shift], along, [x.flip(1), scale, shift])
+    with kernels.compiled():
+        found = through(lambda x, scale, shift: norm_relu(x, scale, shift, True), [x, scale, shift], along, [x.flip(1), scale, shift])
+    for a, b in zip(found, wanted, strict=True):
+        near(a, b)
+    assert calls
+
+
+@needs_compiler
+@pytest.mark.parametrize("pool", [False, True])
+def test_what_is_not_a_number_is_not_hidden(pool):
+    x = torch.ones(1, 2, 16, 4, 4)
+    x[0, 1, 3, 2, 2] = float("nan")
+    with kernels.compiled():
+        y = norm_relu(x, torch.ones(1, 16), torch.zeros(1, 16), pool)
+    assert y[0, :, 3].isnan().all() and not y[0, :, 4:].isnan().any()
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """Nothing is compiled, and the cache folder is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+def test_without_a_compiler_there_is_one_sentence(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(fresh))
+    with pytest.raises(
+        UserError, match=r"^train.plan.mode is 'compiled': needs a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; use"
+    ):
+        kernels.prepare(torch.device("cpu"))
+    monkeypatch.setenv("CXX", "icpx -O2")
+    with pytest.raises(UserError, match="compiler, icpx, which CXX names, is not installed; use auto"):
+        kernels.prepare(torch.device("cpu"))
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
+    script = fresh / "c++"
+    script.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && exit\nwhile [ "$1" != -o ]; do shift; done\n'
+        'echo half > "$2"; echo "x.cpp:1: fatal error: no such thing" >&2; exit 1\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(UserError, match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; use auto"):
+        kernels.prepare(torch.device("cpu"))
+    assert list((fresh / "cache").rglob("*.*")) == []
+
+
+def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
+    (fresh / "cache").write_text("a file")
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        monkeypatch.setenv("CXX", "true")
+    with pytest.raises(UserError, match=r"cache/episodic cannot be written \(Not a directory\); set XDG_CACHE_HOME to another folder"):
+        kernels.prepare(torch.device("cpu"))
+
+
+@needs_compiler
+def test_it_is_compiled_once_for_all_programs(fresh, monkeypatch):
+    real, log = shutil.which("g++") or shutil.which("clang++"), fresh / "log"
+    script = fresh / "c++"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    for _ in range(2):
+        native.library.cache_clear()  # as a new program begins
+        kernels.prepare(torch.device("cpu"))
+    assert log.read_text() == "compiled\n"
+    assert [path.suffix for path in (fresh / "cache" / "episodic").iterdir()] == [".so"]
