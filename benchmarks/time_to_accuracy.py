@@ -1,10 +1,10 @@
 """Seconds of training until 95, 97 and 98.7 % on the 1,000 test episodes: real Omniglot, 5-way 1-shot, split `maml`, after 3 inner steps.
 
-    python -m benchmarks.time_to_accuracy [--preset omniglot_fast] [--sides engine eager] [--minutes 60] [--out benchmarks/results]
+    python -m benchmarks.time_to_accuracy [--preset omniglot_fast] [--sides compiled engine eager] [--minutes 60] [--out benchmarks/results]
 
-`engine` trains by the preset. `eager` trains with the paper's hyper-parameters (preset omniglot_5w1s) one task after the other, with two
-threads. Time is that of training alone: looks at the test episodes are not counted, and choose nothing. The pictures are found as the
-pipeline finds them (EPISODIC_MIRROR, or the official address).
+`engine` trains by the preset, `compiled` does so with `train.plan.mode: compiled`. `eager` trains with the paper's hyper-parameters
+(preset omniglot_5w1s) one task after the other, with two threads. Time is that of training alone: looks at the test episodes are not
+counted, and choose nothing. The pictures are found as the pipeline finds them (EPISODIC_MIRROR, or the official address).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks import peers
 from benchmarks.rows import THREADS
 from benchmarks.table import existing, positive, write
 from benchmarks.workloads import WORKLOADS
-from episodic import evaluate, memory, train
+from episodic import evaluate, kernels, memory, train
 from episodic.statistics import mean_ci95
 from episodic.trained import learner
 from tasks import params, prepared, preset, ranks
@@ -34,13 +34,14 @@ from tasks.train import described
 
 GOALS = (0.95, 0.97, 0.987)
 STEPS, CHUNK = 3, 5
+SIDES = ("compiled", "engine", "eager")
 PRESETS = {"eager": "omniglot_5w1s"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="omniglot_fast", choices=preset.names(), help="what the engine trains by")
-    parser.add_argument("--sides", nargs="+", choices=("engine", "eager"), default=["engine", "eager"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all")
     parser.add_argument("--minutes", type=float, default=60, help="training time after which a side gives up (default: 60)")
     parser.add_argument("--every", type=positive, default=250, help="iterations between two looks (default: 250)")
     parser.add_argument("--out", type=existing, help="folder to write time_to_accuracy.csv to")
@@ -121,13 +122,16 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     source = prepared.read(Path("prepared"), device)
     meta_learner = learner(described(settings, source.meta))
     sampler, test = source.training(settings), source.fixed(source.table("test"))
+    if side == "compiled":
+        config = replace(config, plan=replace(config.plan, mode="compiled"))
+        kernels.prepare(device)
     plan = train.suited(sampler, config, device)
-    if side == "engine":
+    if side != "eager":
         memory.keep_freed()
-    count = ranks.suited(None, len(plan.bounds(config.meta_batch)), True, device) if side == "engine" else 1
+    count = ranks.suited(None, len(plan.bounds(config.meta_batch)), True, device) if side != "eager" else 1
     with ranks.group(count, device) as group:
         state = train.start(meta_learner, config, device)
-        if side == "engine":
+        if side != "eager":
             iterate = train.iteration(meta_learner, sampler, state, config, device, plan, group)
         else:
             torch.set_num_threads(THREADS)
