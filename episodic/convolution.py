@@ -3,7 +3,8 @@
 x is `(tasks, n, in, H, W)` with channels last in memory, w `(tasks, out, in, k, k)`. Each of the three bilinear maps (forward, to x,
 to w) is computed in one of three ways, chosen from the shapes alone: one call of torch's convolution where all tasks share their
 weights; a batch of matrix products over columns (im2col) where a task has few positions, since a call of oneDNN then costs
-more than its work; else one call a task. With the plan `compiled` native.cpp does all of it on a CPU.
+more than its work; else one call a task. With the plan `compiled` native.cpp does it on a CPU, but for results of fewer than
+four channels.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ def _few(y: Tensor | torch.Size, limit: int, device: torch.device) -> bool:
     return shape[1] * shape[3] * shape[4] <= limit
 
 
-def _native(x: Tensor, channels: int) -> bool:
+def _by_native(x: Tensor, channels: int) -> bool:
     """Whether native.cpp computes a result of so many channels: of very few it makes poor use of its vectors."""
-    return kernels.native(x) and channels >= 4
+    return kernels.by_native(x) and channels >= 4
 
 
 def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
@@ -113,7 +114,7 @@ def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 def _own(x: Tensor, w: Tensor, stride: int) -> Tensor:
     """Each task its own weights."""
-    if _native(x, w.shape[1]):
+    if _by_native(x, w.shape[1]):
         return native.convolve(x, w, stride)
     height, width = _out(x, stride)
     # While a model is exported the number of examples is open, so that nothing can be chosen by it.
@@ -128,7 +129,7 @@ def _to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _shared(w) and len(x) > 1:
         flat = _to_x(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return flat[0].unflatten(0, x.shape[:2])
-    if _native(x, w.shape[2]):
+    if _by_native(x, w.shape[2]):
         return native.to_images(grad_y, x, w, stride)
     if not _few(grad_y, FEW, x.device):
         return _stack([_by_torch(g, a, b, stride, 0) for g, a, b in zip(grad_y, x, w, strict=True)])
@@ -142,8 +143,8 @@ def _to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
     if _only_sums and tasks > 1 and _shared(w):
         whole = _to_w(grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None], w[:1], stride)
         return (whole / tasks).expand(tasks, -1, -1, -1, -1)
-    if _native(x, w.shape[1]):
-        return native.to_kernels(grad_y, x, w, stride)
+    if _by_native(x, w.shape[1]):
+        return native.to_kernels(grad_y, x, w.expand(tasks, -1, -1, -1, -1), stride)
     if _few(grad_y, FEW_TO_W, x.device):
         product = torch.bmm(_last(grad_y).flatten(1, 3).mT, _columns(x, k, stride))
         return product.view(tasks, w.shape[1], k, k, -1).permute(0, 1, 4, 2, 3)
@@ -158,8 +159,8 @@ def _by_torch(g: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tenso
 
 def _one_channel_last(w: Tensor) -> Tensor:
     """The same kernels `(out, in, k, k)`. Of a single channel both orders of memory look alike, and torch takes it for channels first:
-    its output would have to be turned, and its gradient takes up to six times as long."""
-    return w.reshape(len(w), *w.shape[2:], 1).permute(0, 3, 1, 2) if w.shape[1] == 1 else w
+    on a CPU its output would have to be turned, and its gradient takes up to six times as long."""
+    return w.reshape(len(w), *w.shape[2:], 1).permute(0, 3, 1, 2) if w.shape[1] == 1 and w.device.type == "cpu" else w
 
 
 def _out(x: Tensor, stride: int) -> tuple[int, int]:

@@ -23,10 +23,11 @@ from episodic.ops import Params
 @dataclass(frozen=True)
 class Config:
     """steps: inner steps of the headline figure (None: the method's own at test, as in validation; a method without an inner loop takes
-    none); chunk: episodes computed at once (None: chosen from the workload)."""
+    none); chunk: episodes computed at once (None: chosen from the workload); compiled: on a CPU, by the kernels of the plan `compiled`."""
 
     steps: int | None = None
     chunk: int | None = None
+    compiled: bool = False
 
     __pydantic_config__ = {"extra": "forbid"}
 

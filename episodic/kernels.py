@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodic.native import compiler, library
+from episodic.native import compiler, library, version
 
 _compiled = False
 
@@ -26,17 +26,19 @@ def compiled(on: bool = True) -> Iterator[None]:
         _compiled = before
 
 
-def native(x: Tensor) -> bool:
+def by_native(x: Tensor) -> bool:
     """Whether native.cpp computes what is asked of x."""
     return _compiled and x.device.type == "cpu"
 
 
-def prepare(device: torch.device) -> None:
-    """Raises UserError where nothing can be compiled for `device`; what is compiled once is compiled here, before processes are forked."""
+def prepare(device: torch.device) -> str:
+    """Compiles what is compiled once, so that processes that are forked have it; returns the compiler's version.
+
+    Raises UserError where nothing can be compiled.
+    """
     if device.type == "cpu":
         library()
-    else:
-        compiler()
+    return version(compiler())
 
 
 def compilable(
@@ -51,7 +53,7 @@ def compilable(
         def call(*arguments: Any) -> tuple[Tensor, ...]:
             if not _compiled:
                 return function(*arguments)
-            if native(arguments[0]):
+            if by_native(arguments[0]):
                 return on_cpu(*arguments)
             if not fast:
                 from torch._dynamo import config

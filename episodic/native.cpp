@@ -9,11 +9,29 @@
 #include <new>
 #include <vector>
 
-namespace {
-
 using Size = std::int64_t;
 
-// Memory that begins where a vector may begin: those that lie across two lines of the cache take twice as long to read.
+struct Shape {
+    Size tasks, n, height, width, in, out, k, stride;
+    Size rows() const { return (height + stride - 1) / stride; }
+    Size columns() const { return (width + stride - 1) / stride; }
+    Size kernel() const { return out * k * k * in; }
+};
+
+struct Norm {
+    Size tasks, n, height, width, channels;
+    Size pool;  // whether the maximum of 2x2 squares follows
+    Size high() const { return pool ? height / 2 : height; }
+    Size wide() const { return pool ? width / 2 : width; }
+    Size rows() const { return n * height * width; }
+    Size results() const { return n * high() * wide(); }
+    // Rows that are added up in T: few enough for its precision, and for the first cache.
+    Size at_once() const { return std::clamp<Size>((1 << 13) / channels, 1, 128); }
+};
+
+namespace {
+
+// Memory that begins where a line of the cache does: a vector that lies across two lines takes twice as long to read.
 template <typename T>
 struct Aligned {
     using value_type = T;
@@ -109,8 +127,10 @@ class Product {
         }
         if (left >= 2 * length<BYTES>) return tiles<BYTES, 2>(column, add);
         if (left >= length<BYTES>) return tiles<BYTES, 1>(column, add);
-        if (BYTES > 32 && left >= length<32>) return tiles<32, 1>(column, add);
-        if (BYTES > 16 && left >= length<16>) return tiles<16, 1>(column, add);
+        if constexpr (BYTES > 32)
+            if (left >= length<32>) return tiles<32, 1>(column, add);
+        if constexpr (BYTES > 16)
+            if (left >= length<16>) return tiles<16, 1>(column, add);
         return tiles<sizeof(T), 1>(column, add);
     }
 
@@ -167,20 +187,13 @@ class Product {
 
 // ---- Convolution: 'same' padding, an odd kernel.
 
-struct Shape {
-    Size tasks, n, height, width, in, out, k, stride;
-    Size rows() const { return (height + stride - 1) / stride; }
-    Size columns() const { return (width + stride - 1) / stride; }
-    Size kernel() const { return out * k * k * in; }
-};
-
 // Images with a rim of zeros, which is written once; some images at a time, so that they stay in the second cache.
 template <typename T>
 class Padded {
   public:
-    Padded(Size height, Size width, Size channels, Size before, Size padded_height, Size padded_width)
+    Padded(Size n, Size height, Size width, Size channels, Size before, Size padded_height, Size padded_width)
         : height(padded_height), width(padded_width), channels(channels), inner_height(height), inner_width(width), before(before),
-          at_once(std::max<Size>(1, (Size(1) << 18) / Size(sizeof(T)) / size())), data(static_cast<std::size_t>(at_once * size())) {}
+          at_once(std::clamp<Size>((Size(1) << 18) / Size(sizeof(T)) / size(), 1, n)), data(static_cast<std::size_t>(at_once * size())) {}
 
     void fill(const T* images, Size count) {
         for (Size i = 0; i < count * inner_height; ++i)
@@ -208,7 +221,7 @@ class Padded {
 template <typename T>
 Padded<T> windows(const Shape& s) {
     const Size around = 2 * (s.k / 2);
-    return Padded<T>(s.height, s.width, s.in, s.k / 2, s.height + around, s.width + around);
+    return Padded<T>(s.n, s.height, s.width, s.in, s.k / 2, s.height + around, s.width + around);
 }
 
 // (rows, columns) -> (columns, rows), in squares that stay in the first cache.
@@ -248,7 +261,7 @@ template <typename T>
 void to_images(const T* g, const T* w, T* to, const Shape& s) {
     const Size pad = s.k / 2, before = (s.k - 1 - pad + s.stride - 1) / s.stride, after = (s.stride - 1 + pad) / s.stride;
     const Size rows = s.rows(), columns = s.columns();
-    Padded<T> padded(rows, columns, s.out, before, before + rows + after, before + columns + after);
+    Padded<T> padded(s.n, rows, columns, s.out, before, before + rows + after, before + columns + after);
     Product<T> product(1, s.k * s.k * s.in, false);
     for (Size task = 0; task < s.tasks; ++task) {
         const T* kernel = w + task * s.kernel();
@@ -327,18 +340,6 @@ class Sums {
     std::vector<double> all;
 };
 
-constexpr Size BLOCK = 1 << 13;  // numbers of x, about, that are gone through at a time
-
-struct Norm {
-    Size tasks, n, height, width, channels;
-    Size pool;  // whether the maximum of 2x2 squares follows
-    Size high() const { return pool ? height / 2 : height; }
-    Size wide() const { return pool ? width / 2 : width; }
-    Size rows() const { return n * height * width; }
-    Size results() const { return n * high() * wide(); }
-    Size at_once() const { return std::max<Size>(1, BLOCK / channels); }
-};
-
 // Loops over channels are functions of their own: with pointers that do not overlap, and no branch, they become vector instructions.
 #define APART __restrict__
 
@@ -380,14 +381,15 @@ void moments(const T* x, const Norm& s, std::vector<double>& mean, std::vector<d
     for (double& v : variance) v /= double(s.rows());
 }
 
-// The first of the four places of a 2x2 square of x.
-template <typename T>
-T* corner(T* x, const Norm& s, Size result) {
-    const Size line = result / s.wide(), image = line / s.high();
-    return x + ((image * s.height + line % s.high() * 2) * s.width + result % s.wide() * 2) * s.channels;
+// visit(result, place) for one result after the other; place: of the first pixel of its 2x2 square.
+template <typename Visit>
+void each_square(const Norm& s, Visit visit) {
+    Size result = 0;
+    for (Size image = 0; image < s.n; ++image)
+        for (Size row = 0; row < s.high(); ++row)
+            for (Size column = 0; column < s.wide(); ++column) visit(result++, (image * s.height + 2 * row) * s.width + 2 * column);
 }
 
-// The value that is largest after the affine map (turn: the sign of its scale), and which of the four it is; the first one of equals.
 template <typename T>
 void largest(const T* APART a, const T* APART b, const T* APART c, const T* APART d, const T* APART turn, T* APART picked,
              std::uint8_t* APART where, Size channels) {
@@ -405,7 +407,7 @@ template <typename T>
 void affine_relu(const T* APART z, const T* APART mean, const T* APART factor, const T* APART shift, T* APART y, Size channels) {
     for (Size i = 0; i < channels; ++i) {
         const T value = (z[i] - mean[i]) * factor[i] + shift[i];
-        y[i] = value < 0 ? T(0) : value;  // what is not a number stays so
+        y[i] = value < 0 ? T(0) : value;
     }
 }
 
@@ -414,7 +416,7 @@ template <typename T>
 void through_relu(const T* APART g, const T* APART y, const T* APART z, const T* APART mean, T* APART d, T* APART along, T* APART plain,
                   Size channels) {
     for (Size i = 0; i < channels; ++i) {
-        const T reaches = g[i], value = y[i] > 0 ? reaches : T(0);
+        const T reaches = g[i], value = y[i] <= 0 ? T(0) : reaches;  // what is not a number stays so
         d[i] = value;
         along[i] += value * (z[i] - mean[i]);
         plain[i] += value;
@@ -471,7 +473,7 @@ void finish(const T* APART y, const T* APART z, const T* APART mean, const T* AP
             T* APART to_d, Size channels) {
     for (Size i = 0; i < channels; ++i) {
         const T value = base[i] + to_d[i] * along[i] + (z[i] - mean[i]) * slope[i];
-        to_d[i] = y[i] > 0 ? value : T(0);
+        to_d[i] = y[i] <= 0 ? T(0) : value;
     }
 }
 
@@ -489,16 +491,18 @@ void norm_forward(const T* x, const T* scale, const T* shift, T* y, T* mean, T* 
             factor[static_cast<std::size_t>(c)] = T(double(scale[c]) * deviation);
             sign[static_cast<std::size_t>(c)] = scale[c] < 0 ? T(-1) : T(1);
         }
-        const T *f = factor.data(), *turn = sign.data();
-        for (Size i = 0; i < s.results(); ++i, y += channels) {
-            const T* z = x + i * channels;
-            if (s.pool) {
-                const T *first = corner(x, s, i), *third = first + s.width * channels;
-                largest(first, first + channels, third, third + channels, turn, picked, where, channels);
-                z = picked, picked += channels, where += channels;
-            }
-            affine_relu(z, mean, f, shift, y, channels);
-        }
+        const Size size = s.results() * channels;
+        const auto answer = [&](const T* z, Size at) { affine_relu(z + at, mean, factor.data(), shift, y + at, channels); };
+        if (s.pool)
+            each_square(s, [&](Size i, Size place) {
+                const T *first = x + place * channels, *third = first + s.width * channels;
+                largest(first, first + channels, third, third + channels, sign.data(), picked + i * channels, where + i * channels, channels);
+                answer(picked, i * channels);
+            });
+        else
+            for (Size at = 0; at < size; at += channels) answer(x, at);
+        y += size;
+        if (s.pool) picked += size, where += size;
     }
 }
 
@@ -507,18 +511,18 @@ template <typename T>
 void spread(T* to, const T* x, const T* u, const T* d, const std::uint8_t* where, const Norm& s, const T* mean, const T* base, const T* slope,
             const T* along, const T* factor) {
     const Size channels = s.channels;
-    for (Size i = 0; i < s.rows(); ++i, to += channels, x += channels, u += u ? channels : 0) {
-        line(x, mean, base, slope, to, channels);
-        if (u) add_scaled(u, along, to, channels);
-        if (!s.pool) {
-            add_scaled(d + i * channels, factor, to, channels);
-            continue;
-        }
-        const Size row = i / s.width % s.height, column = i % s.width;
-        if (row / 2 >= s.high() || column / 2 >= s.wide()) continue;
-        const Size from = ((i / s.width / s.height * s.high() + row / 2) * s.wide() + column / 2) * channels;
-        add_scaled_where(d + from, factor, where + from, static_cast<std::uint8_t>(row % 2 * 2 + column % 2), to, channels);
-    }
+    for (Size image = 0; image < s.n; ++image)
+        for (Size row = 0; row < s.height; ++row)
+            for (Size column = 0; column < s.width; ++column, to += channels, x += channels) {
+                line(x, mean, base, slope, to, channels);
+                if (u) add_scaled(u, along, to, channels), u += channels;
+                if (!s.pool) {
+                    add_scaled(d, factor, to, channels), d += channels;
+                } else if (row < 2 * s.high() && column < 2 * s.wide()) {
+                    const Size from = ((image * s.high() + row / 2) * s.wide() + column / 2) * channels;
+                    add_scaled_where(d + from, factor, where + from, static_cast<std::uint8_t>(row % 2 * 2 + column % 2), to, channels);
+                }
+            }
 }
 
 template <typename T>
@@ -565,18 +569,19 @@ void norm_second(const T* u, const T* p, const T* q, const T* x, const T* scale,
             add_moments(u + i * channels, x + i * channels, mean, ux_sums.part(), u_sums.part(), channels);
             if ((i + 1) % s.at_once() == 0 || i + 1 == s.rows()) u_sums.join(), ux_sums.join();
         }
-        // u at the places that count for y, kept in to_d.
-        for (Size i = 0; i < s.results(); ++i) {
-            T* at = to_d + i * channels;
-            if (s.pool) {
-                const T *first = corner(u, s, i), *third = first + s.width * channels;
-                pick(first, first + channels, third, third + channels, where + i * channels, at, channels);
-            } else {
-                std::copy_n(u + i * channels, channels, at);
-            }
-            add_product(at, d + i * channels, ud_sums.part(), channels);
+        // u at the places that count for y is kept in to_d.
+        const auto add_reaching = [&](Size i) {
+            add_product(to_d + i * channels, d + i * channels, ud_sums.part(), channels);
             if ((i + 1) % s.at_once() == 0 || i + 1 == s.results()) ud_sums.join();
-        }
+        };
+        if (s.pool)
+            each_square(s, [&](Size i, Size place) {
+                const T *first = u + place * channels, *third = first + s.width * channels;
+                pick(first, first + channels, third, third + channels, where + i * channels, to_d + i * channels, channels);
+                add_reaching(i);
+            });
+        else
+            for (Size i = 0; i < s.results(); ++i) std::copy_n(u + i * channels, channels, to_d + i * channels), add_reaching(i);
         const double m = double(s.rows());
         for (Size c = 0; c < channels; ++c) {
             const std::size_t k = static_cast<std::size_t>(c);
@@ -598,26 +603,43 @@ void norm_second(const T* u, const T* p, const T* q, const T* x, const T* scale,
     }
 }
 
+// Nothing is thrown through C: 1 where there is no memory, else 0.
+template <typename Work>
+int done(Work work) {
+    try {
+        work();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
 }  // namespace
 
 // ---- What native.py calls: for float and for double.
 
-#define FOR(T, NAME)                                                                                                                     \
-    extern "C" void convolve_##NAME(const T* x, const T* w, T* y, Shape s) { convolve(x, w, y, s); }                                     \
-    extern "C" void to_images_##NAME(const T* g, const T* w, T* to, Shape s) { to_images(g, w, to, s); }                                 \
-    extern "C" void to_kernels_##NAME(const T* g, const T* x, T* to, Shape s) { to_kernels(g, x, to, s); }                               \
-    extern "C" void norm_forward_##NAME(const T* x, const T* scale, const T* shift, T* y, T* mean, T* r, T* picked, std::uint8_t* where, \
-                                        Norm s, double eps) {                                                                            \
-        norm_forward(x, scale, shift, y, mean, r, picked, where, s, eps);                                                                \
-    }                                                                                                                                    \
-    extern "C" void norm_gradient_##NAME(const T* g, const T* x, const T* scale, const T* picked, const std::uint8_t* where,             \
-                                         const T* mean, const T* r, const T* y, T* to_x, T* to_scale, T* d_sum, T* d, T* t, Norm s) {    \
-        norm_gradient(g, x, scale, picked, where, mean, r, y, to_x, to_scale, d_sum, d, t, s);                                           \
-    }                                                                                                                                    \
-    extern "C" void norm_second_##NAME(const T* u, const T* p, const T* q, const T* x, const T* scale, const T* picked,                  \
-                                       const std::uint8_t* where, const T* mean, const T* r, const T* y, const T* d, const T* d_sum,     \
-                                       const T* t, T* to_d, T* to_x, T* to_scale, Norm s) {                                              \
-        norm_second(u, p, q, x, scale, picked, where, mean, r, y, d, d_sum, t, to_d, to_x, to_scale, s);                                 \
+#define FOR(T, NAME)                                                                                                                    \
+    extern "C" int convolve_##NAME(const T* x, const T* w, T* y, Shape s) {                                                             \
+        return done([&] { convolve(x, w, y, s); });                                                                                     \
+    }                                                                                                                                   \
+    extern "C" int to_images_##NAME(const T* g, const T* w, T* to, Shape s) {                                                           \
+        return done([&] { to_images(g, w, to, s); });                                                                                   \
+    }                                                                                                                                   \
+    extern "C" int to_kernels_##NAME(const T* g, const T* x, T* to, Shape s) {                                                          \
+        return done([&] { to_kernels(g, x, to, s); });                                                                                  \
+    }                                                                                                                                   \
+    extern "C" int norm_forward_##NAME(const T* x, const T* scale, const T* shift, T* y, T* mean, T* r, T* picked, std::uint8_t* where, \
+                                       Norm s, double eps) {                                                                            \
+        return done([&] { norm_forward(x, scale, shift, y, mean, r, picked, where, s, eps); });                                         \
+    }                                                                                                                                   \
+    extern "C" int norm_gradient_##NAME(const T* g, const T* x, const T* scale, const T* picked, const std::uint8_t* where,             \
+                                        const T* mean, const T* r, const T* y, T* to_x, T* to_scale, T* d_sum, T* d, T* t, Norm s) {    \
+        return done([&] { norm_gradient(g, x, scale, picked, where, mean, r, y, to_x, to_scale, d_sum, d, t, s); });                    \
+    }                                                                                                                                   \
+    extern "C" int norm_second_##NAME(const T* u, const T* p, const T* q, const T* x, const T* scale, const T* picked,                  \
+                                      const std::uint8_t* where, const T* mean, const T* r, const T* y, const T* d, const T* d_sum,     \
+                                      const T* t, T* to_d, T* to_x, T* to_scale, Norm s) {                                              \
+        return done([&] { norm_second(u, p, q, x, scale, picked, where, mean, r, y, d, d_sum, t, to_d, to_x, to_scale, s); });          \
     }
 
 FOR(float, float32)

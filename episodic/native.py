@@ -7,6 +7,7 @@ cache folder (`~/.cache/episodic`, or in XDG_CACHE_HOME). A call is computed by 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -25,7 +26,8 @@ from episodic.files import beside
 SOURCE = Path(__file__).with_suffix(".cpp")
 PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = ("-std=c++17", "-O3", PROCESSOR, "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-ASKED = "train.plan.mode is 'compiled'"
+ASKED = "compiled kernels (train.plan.mode, evaluate.compiled)"
+UNASKED = "set train.plan.mode to auto and evaluate.compiled to false"
 TYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -40,52 +42,92 @@ class _Norm(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled file. Raises UserError where it cannot be made."""
-    command = compiler()
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False).stdout
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
-    path = home / f"native-{_digest(SOURCE.read_text(encoding='utf-8'), *command, *FLAGS, version, _processor())}.so"
-    if not path.exists():
-        try:
-            with beside(path) as draft:
-                made = subprocess.run([*command, *FLAGS, "-o", str(draft), str(SOURCE)], capture_output=True, text=True, check=False)
-                if made.returncode:
-                    raise UserError(f"{ASKED}: {shlex.join(command)} does not compile {SOURCE}: {_error(made.stderr)}; use auto")
-        except OSError as error:
-            raise UserError(f"{ASKED}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
-    return ctypes.CDLL(str(path))
+    path = _made(compiler())
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise UserError(f"{ASKED}: {path} cannot be loaded ({error}); delete it, or set XDG_CACHE_HOME to another folder") from None
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: CXX, or g++ or clang++."""
-    wanted = shlex.split(os.environ.get("CXX", ""))
+    """The command of the C++ compiler: CXX, or g++ or clang++. Raises UserError where there is none."""
+    said = os.environ.get("CXX", "")
+    try:
+        wanted = shlex.split(said)
+    except ValueError:
+        raise UserError(f"{ASKED}: CXX is {said!r}, which is no command") from None
     for command in [wanted] if wanted else [["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
-    missing = f"{wanted[0]}, which CXX names, is not" if wanted else "and neither g++ nor clang++ is"
-    raise UserError(f"{ASKED}: needs a C++ compiler, {missing} installed; use auto")
+    missing = f"and {wanted[0]}, which CXX names, is not" if wanted else "and neither g++ nor clang++ is"
+    raise UserError(f"{ASKED} need a C++ compiler, {missing} installed; install one, or {UNASKED}")
 
 
-def _processor() -> str:
-    """What the flag `native` depends on: a home folder can be seen by machines of several kinds."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.machine(), platform.processor()]
-    return "\n".join(
-        dict.fromkeys(line for line in lines if not line.startswith(("processor", "cpu MHz", "bogomips", "apicid", "initial")))
-    )
+def version(command: list[str]) -> str:
+    """What the compiler calls itself, in one line."""
+    return (_run([*command, "--version"]).stdout.splitlines() or ["unknown"])[0]
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _made(command: list[str]) -> Path:
+    """Where the compiled file is. One process compiles at a time; the others find it."""
+    digest = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), *command, *FLAGS, version(command), *_processor()]).encode())
+    home = _home()
+    path = home / f"native-{digest.hexdigest()[:16]}.so"
+    try:
+        if path.exists():
+            return path
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                with beside(path) as draft:
+                    draft.touch()
+                    made = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
+                    if made.returncode:
+                        raise UserError(f"{ASKED}: {shlex.join(command)} does not compile {SOURCE}: {_error(made.stderr)}; {UNASKED}")
+    except OSError as error:
+        raise UserError(f"{ASKED}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+    return path
+
+
+def _home() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
+    except RuntimeError:
+        raise UserError(f"{ASKED} need a folder to be kept in, and there is no home folder; set XDG_CACHE_HOME") from None
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    except OSError as error:
+        raise UserError(f"{ASKED}: {shlex.join(command[:-1])} does not run ({error.strerror}); {UNASKED}") from None
 
 
 def _error(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if "error" in line), "it ends without saying why")
+    return next((line.strip() for line in text.splitlines() if "error" in line or "failed" in line), "it ends without saying why")
+
+
+def _processor() -> list[str]:
+    """What the flag `native` depends on: a home folder can be seen by machines of several kinds."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return [platform.machine(), _run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout]
+    named = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
+    return list(dict.fromkeys(line for line in info.read_text().splitlines() if line.startswith(named)))
 
 
 def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
-    first = next(tensor for tensor in tensors if tensor is not None)
-    function = getattr(library(), f"{name}_{TYPES[first.dtype]}")
-    function(*(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *rest)
+    """The C function on the memory of the tensors, which are of one type (numbers of corners are bytes) and without gaps."""
+    dtype = tensors[0].dtype  # type: ignore[union-attr]
+    for tensor in tensors:
+        if tensor is not None and not (tensor.dtype in (dtype, torch.uint8) and tensor.is_contiguous() and tensor.device.type == "cpu"):
+            raise TypeError(f"{name} takes tensors of one type, contiguous and on the CPU, and not {tensor.dtype} beside {dtype}")
+    if dtype not in TYPES:
+        raise TypeError(f"compiled kernels take float32 or float64, and not {dtype}")
+    function = getattr(library(), f"{name}_{TYPES[dtype]}")
+    if function(*(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *rest):
+        raise MemoryError(name)
 
 
 # ---- Convolution; x `(tasks, n, in, H, W)` and w `(tasks, out, in, k, k)` with channels last in memory, as in convolution.py
@@ -93,26 +135,36 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
 
 def convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
     shape = _shape(x, w, stride)
-    rows, columns = -(-x.shape[3] // stride), -(-x.shape[4] // stride)
-    y = x.new_empty(*x.shape[:2], rows, columns, w.shape[1])
+    y = x.new_empty(*x.shape[:2], *_out(x, stride), w.shape[1])
     _call("convolve", (_last(x), _last(w), y), shape)
     return y.permute(0, 1, 4, 2, 3)
 
 
 def to_images(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
+    shape = _shape(x, w, stride, g)
     to = x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2])
-    _call("to_images", (_last(g), _last(w), to), _shape(x, w, stride))
+    _call("to_images", (_last(g), _last(w), to), shape)
     return to.permute(0, 1, 4, 2, 3)
 
 
 def to_kernels(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
+    shape = _shape(x, w, stride, g)
     to = x.new_empty(len(x), w.shape[1], *w.shape[3:], w.shape[2])
-    _call("to_kernels", (_last(g), _last(x), to), _shape(x, w, stride))
+    _call("to_kernels", (_last(g), _last(x), to), shape)
     return to.permute(0, 1, 4, 2, 3)
 
 
-def _shape(x: Tensor, w: Tensor, stride: int) -> _Shape:
-    return _Shape(*x.shape[:2], *x.shape[3:], w.shape[2], w.shape[1], w.shape[-1], stride)
+def _shape(x: Tensor, w: Tensor, stride: int, g: Tensor | None = None) -> _Shape:
+    (tasks, n, inputs, height, width), (outputs, k) = x.shape, (w.shape[1], w.shape[-1])
+    if w.shape != (tasks, outputs, inputs, k, k) or not x.numel() or not w.numel():
+        raise ValueError(f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}: (tasks, out, in, k, k) and (tasks, n, in, H, W)")
+    if g is not None and g.shape != (tasks, n, outputs, *_out(x, stride)):
+        raise ValueError(f"a gradient {tuple(g.shape)} is not that of {outputs} channels from images {tuple(x.shape)} at stride {stride}")
+    return _Shape(tasks, n, height, width, inputs, outputs, k, stride)
+
+
+def _out(x: Tensor, stride: int) -> tuple[int, int]:
+    return -(-x.shape[3] // stride), -(-x.shape[4] // stride)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -130,7 +182,7 @@ def norm_forward(x: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int] 
     else:
         y, picked = (x.new_empty(tasks, n, size[0] // 2 * (size[1] // 2), channels) for _ in range(2))
         where = x.new_empty(y.shape, dtype=torch.uint8)
-    tensors = (x, scale.contiguous(), shift.contiguous(), y, mean, r, *((None, None) if size is None else (picked, where)))
+    tensors = (x, _each(scale, mean), _each(shift, mean), y, mean, r, *((None, None) if size is None else (picked, where)))
     _call("norm_forward", tensors, _norm(x, size), ctypes.c_double(eps))
     return y, mean, r, picked, where
 
@@ -141,7 +193,7 @@ def norm_gradient(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     to_x, d = torch.empty_like(x), torch.empty_like(y)
     to_scale, d_sum, t = (torch.empty_like(mean) for _ in range(3))
-    tensors = (grad_y, x, scale.contiguous(), picked, where, mean, r, y, to_x, to_scale, d_sum, d, t)
+    tensors = (grad_y, x, _each(scale, mean), picked, where, mean, r, y, to_x, to_scale, d_sum, d, t)
     _call("norm_gradient", tensors, _norm(x, size))
     return to_x, to_scale, d_sum, d, t
 
@@ -151,10 +203,17 @@ def norm_second(
     y: Tensor, d: Tensor, d_sum: Tensor, t: Tensor, size: tuple[int, int] | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     to_d, to_x, to_scale = torch.empty_like(y), torch.empty_like(x), torch.empty_like(mean)
-    inputs = (u, p.contiguous(), q.contiguous(), x, scale.contiguous(), picked, where, mean, r, y, d, d_sum, t)
+    inputs = (u, _each(p, mean), _each(q, mean), x, _each(scale, mean), picked, where, mean, r, y, d, d_sum, t)
     _call("norm_second", (*inputs, to_d, to_x, to_scale), _norm(x, size))
     return to_d, to_x, to_scale
 
 
+def _each(values: Tensor, like: Tensor) -> Tensor:
+    """A value for each task and channel."""
+    return values.expand_as(like).contiguous()
+
+
 def _norm(x: Tensor, size: tuple[int, int] | None) -> _Norm:
+    if not x.numel():
+        raise ValueError(f"images without a number in them: {tuple(x.shape)}")
     return _Norm(*x.shape[:2], *(size or (x.shape[2], 1)), x.shape[3], size is not None)

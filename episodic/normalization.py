@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from episodic import native
-from episodic.kernels import compilable
+from episodic import kernels, native
 
 aten = torch.ops.aten
 Size = tuple[int, int] | None
@@ -33,7 +32,7 @@ class NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: Size, eps: float) -> Tensor:
         # A negative scale is looked for where looking costs nothing; a GPU is not waited for.
-        negative = size is not None and (x.device.type != "cpu" or bool((scale < 0).any()))
+        negative = size is not None and not kernels.by_native(x) and (x.device.type != "cpu" or bool((scale < 0).any()))
         y, mean, r, picked, where = _forward(x, scale[:, None, None], shift[:, None, None], size, negative, eps)
         ctx.save_for_backward(x, scale, *((None, None) if size is None else (picked, where)), mean, r, y)
         ctx.size = size
@@ -66,7 +65,7 @@ class NormReluGradient(torch.autograd.Function):
         return to_d, to_x, to_scale.flatten(1), None, None, None, None, None, None
 
 
-@compilable(native.norm_forward)
+@kernels.compilable(native.norm_forward)
 def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool, eps: float) -> tuple[Tensor, ...]:
     """y, mean, r, and with a maximum its values and places."""
     m = _count(x)
@@ -81,7 +80,7 @@ def _forward(x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool
     return torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(), mean, r, picked, where
 
 
-@compilable(native.norm_gradient)
+@kernels.compilable(native.norm_gradient)
 def _gradient(
     grad_y: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None, mean: Tensor, r: Tensor, y: Tensor, size: Size
 ) -> tuple[Tensor, ...]:
@@ -100,7 +99,7 @@ def _gradient(
     return _add(to_x, d, sr, where, size), t * r, d_sum, d, t
 
 
-@compilable(native.norm_second)
+@kernels.compilable(native.norm_second)
 def _second(
     u: Tensor, p: Tensor, q: Tensor, x: Tensor, scale: Tensor, picked: Tensor | None, where: Tensor | None,
     mean: Tensor, r: Tensor, y: Tensor, d: Tensor, d_sum: Tensor, t: Tensor, size: Size,

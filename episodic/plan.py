@@ -44,7 +44,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Plan:
-    """mode: batched, per_task or compiled (batched, by native.cpp on a CPU; elsewhere with norms that torch's compiler makes)
+    """mode: batched, per_task or compiled (batched; on a CPU convolution and norm_relu by native.cpp, elsewhere norms by torch's compiler)
     shard: tasks computed at once, and the unit in which processes share a batch and sums are taken
     query_tasks: of these, tasks whose query sets are computed at once
     why: for the log

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from episodic import checkpoint, evaluate, exact, graph, outer
+from episodic import checkpoint, evaluate, exact, graph, kernels, outer
 from episodic import plan as plans
 from episodic.config import require
 from episodic.episode import Episode
@@ -182,7 +182,7 @@ def train(
             figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation or at_end:
-            figures |= _validate(learner, state, validation, group)
+            figures |= _validate(learner, state, validation, group, plan.compiled and device.type == "cpu")
         if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             _save(state, checkpoint_path)
         on_progress(done, figures)
@@ -271,8 +271,9 @@ def _record(state: State, window: list[Tensor], score_name: str, config: Config,
     return {"loss": loss} | ({} if score_name == "mse" else {score_name: score})
 
 
-def _validate(learner: MetaLearner, state: State, validation: Episode, group: Group) -> dict[str, float]:
-    score, loss = evaluate.scores(learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group)
+def _validate(learner: MetaLearner, state: State, validation: Episode, group: Group, compiled: bool) -> dict[str, float]:
+    with kernels.compiled(compiled):
+        score, loss = evaluate.scores(learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group)
     mean, ci95 = mean_ci95(score)
     name = learner.objective.score_name
     before = state.best_scores[:1]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import evaluate, exact, memory, trained
+from episodic import evaluate, exact, kernels, memory, trained
 from episodic.group import Group
 from episodic.learner import BATCH_NORM, MetaLearner
 from episodic.ops import Params
@@ -47,9 +47,12 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
     known = ratings.Known(source) if source.given else None
     count = ranks.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)
-    with ranks.group(count, device) as group:
+    compiled = settings.evaluate.compiled and device.type == "cpu"
+    if compiled:
+        kernels.prepare(device)
+    with ranks.group(count, device) as group, kernels.compiled(compiled):
         if group.rank == 0:
-            stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size)
+            stage.emit("plan", stage="evaluate", episodes_at_once=chunk, processes=group.size, compiled=compiled)
         curve, simpler = _scores(meta_learner, trained.plain(config), members, source, test, points, sizes, group, known)
         labels = more.label_spread(meta_learner, members, source, test, steps, chunk, group)
         others = {"labels": labels} if labels else {}

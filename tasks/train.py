@@ -39,11 +39,11 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     meta_learner = trained.learner(config)
     sampler, validation = source.training(settings, meta_learner.algorithm.labels), source.fixed(source.table("validation"))
     plan = train.suited(sampler, settings.train, device)
-    if plan.compiled:
-        kernels.prepare(device)
+    compiler = kernels.prepare(device) if plan.compiled else None
     shards = len(plan.bounds(settings.train.meta_batch))
     code = code_digest(_foreign(meta_learner))
-    folder = resume.root() / resume.key({"train": asdict(settings.train), "shots": settings.episodes.shots} | config, data, device, code)
+    asked = {"train": asdict(settings.train), "shots": settings.episodes.shots, "compiler": compiler}
+    folder = resume.root() / resume.key(asked | config, data, device, code)
     count = ranks.suited(settings.processes, shards, large=shards > 1, device=device)
     with ranks.group(count, device) as group:
         if group.size > shards:
@@ -75,7 +75,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 on_resume=lambda done: stage.emit("resume", stage="train", iteration=done) if first else None,
             )
             seconds = before + time.perf_counter() - start
-            facts = _run_facts(result, seconds, device, group, plan)
+            facts = _run_facts(result, seconds, device, group, plan, compiler)
             if not first:
                 return
             description = config | {
@@ -125,7 +125,9 @@ def _said(plan: Plan, processes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run_facts(result: train.Result, seconds: float, device: torch.device, group: Group, plan: Plan) -> dict[str, Any]:
+def _run_facts(
+    result: train.Result, seconds: float, device: torch.device, group: Group, plan: Plan, compiler: str | None
+) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "seconds": round(seconds, 2),
@@ -138,6 +140,7 @@ def _run_facts(result: train.Result, seconds: float, device: torch.device, group
         "processor": platform.processor() or platform.machine(),
         "processes": group.size,
         "plan": asdict(plan),
+        "compiler": compiler,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.system(),

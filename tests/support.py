@@ -6,6 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="the plan compiled needs a C++ compiler, and none is installed here")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
 from networks import MODELS, NETWORKS, TOLERANCE, error, problem
+from support import needs_compiler
 from torch.func import grad, vmap
 
 from episodic import convolution, kernels, native, normalization, ops
@@ -109,11 +108,6 @@ def test_the_way_of_a_gpu_to_place_a_maximum_gives_the_golden_gradient(case, mon
     assert error(meta_gradient(learner("conv_pooled", case, golden), theta, episode).gradient, golden, case) < TOLERANCE
 
 
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="the plan compiled needs a C++ compiler, and none is installed here"
-)
-
-
 @needs_compiler
 @pytest.mark.parametrize("plan", [Plan("compiled", 3, 3, ""), Plan("compiled", 2, 1, "")], ids=["whole", "unequal shards"])
 @pytest.mark.parametrize("case", CASES)
@@ -133,7 +127,7 @@ def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkey
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
 def test_what_a_gpu_compiles_gives_the_golden_gradient(network, monkeypatch):
     """By torch's compiler, here for a CPU."""
-    monkeypatch.setattr(kernels, "native", lambda x: False)
+    monkeypatch.setattr(kernels, "by_native", lambda x: False)
     golden, theta, episode = problem(network)
     case = "maml_order2_steps3"
     calls = torch._dynamo.utils.counters["frames"]["ok"]

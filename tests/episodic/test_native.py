@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support import COMPILER, ROOT, needs_compiler
 from torch import Tensor
 
 from episodic import convolution, kernels, native, ops
 from episodic.errors import UserError
 from episodic.ops import conv2d, norm_relu
 
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++")), reason="the plan compiled needs a C++ compiler, and none is installed here"
-)
 TIGHT = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
@@ -50,10 +52,14 @@ SHAPES = [
     (2, 5, 64, 64, 14, 14, 3, 2),  # conv4's second layer: whole tiles
     (2, 2, 32, 48, 9, 7, 5, 2),  # two and three vectors, a wider kernel
     (1, 3, 16, 19, 6, 6, 1, 1),  # a kernel of one place
-    (2, 9, 35, 20, 28, 28, 3, 3),  # a stride as wide as the kernel; images in several parts
+    (2, 30, 35, 20, 28, 28, 3, 3),  # a stride as wide as the kernel; images in several parts
+    (2, 75, 1, 8, 28, 28, 3, 2),  # conv4's first layer, images in two parts of unequal size
+    (2, 13, 16, 16, 28, 28, 3, 1),  # gradients in several parts, too
     (2, 2, 17, 5, 5, 4, 1, 2),  # a stride wider than the kernel: places that no window sees
     (1, 2, 130, 80, 11, 11, 3, 1),  # more terms than are taken at a time
     (1, 1, 8, 8, 1, 1, 3, 2),  # an image of one place
+    (1, 2, 4, 6, 2, 3, 7, 5),  # a kernel wider, a stride larger than the image
+    (2, 3, 6, 2, 5, 5, 3, 1),  # too few channels out for native.cpp
 ]
 
 
@@ -75,11 +81,48 @@ def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls)
         found = through(lambda x, w: conv2d(x, w, stride=stride), [x, w], along, [x.flip(1), w.flip(1)])
     for a, b in zip(found, wanted, strict=True):
         near(a, b)
-    assert {"convolve", "to_kernels"} <= set(calls) and ("to_images" in calls) == (into >= 4)
+    assert ("to_images" in calls) == (into >= 4) and ({"convolve", "to_kernels"} <= set(calls)) == (out >= 4)
 
 
 @needs_compiler
-def test_tasks_that_share_their_weights_are_one_call(calls):
+def test_what_is_no_contiguous_image_is_taken_as_well():
+    """A part of a larger tensor, and the gradient of a sum, whose strides are 0."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(3, 4, 9, 6, 10, generator=generator, dtype=torch.float64)
+    w = torch.randn(2, 5, 4, 3, 3, generator=generator, dtype=torch.float64)
+    answers = []
+    for compiled in (False, True):
+        x, v = whole.clone().requires_grad_(), w.clone().requires_grad_()
+        with kernels.compiled(compiled):
+            y = conv2d(ops.channels_last(x)[1:, :, 2:6, :, 3:], v)
+            answers.append([y.detach(), *torch.autograd.grad(y.sum(), [x, v])])
+    for a, b in zip(*answers, strict=True):
+        near(a, b)
+
+
+@needs_compiler
+def test_what_does_not_fit_is_an_error_and_no_read_beyond_the_end():
+    x, w = torch.ones(2, 3, 8, 5, 5), torch.ones(2, 4, 8, 3, 3)
+    with kernels.compiled():
+        for a, b, error in (
+            (x, w[:, :, :7], ValueError),
+            (x, w[:1].repeat(3, 1, 1, 1, 1), ValueError),
+            (x, w[..., :2], ValueError),
+            (x[:, :0], w, ValueError),
+            (x.double(), w, TypeError),
+            (x.bfloat16(), w.bfloat16(), TypeError),
+        ):
+            with pytest.raises(error):
+                conv2d(a, b)
+        with pytest.raises(TypeError, match="norm_forward takes tensors of one type"):
+            norm_relu(x.double(), torch.ones(2, 8), torch.zeros(2, 8))
+        torch.testing.assert_close(norm_relu(x, torch.ones(1, 8), torch.full((1, 8), 2.0)), torch.full_like(x, 2.0))
+
+
+@needs_compiler
+def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
+    seen, call = [], native._call
+    monkeypatch.setattr(native, "_call", lambda name, tensors, *rest: (seen.append((name, rest[0].tasks)), call(name, tensors, *rest))[1])
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(3, 2, 8, 6, 6, generator=generator).double(), torch.randn(1, 16, 8, 3, 3, generator=generator).double()
     along = torch.randn(3, 2, 16, 6, 6, generator=generator).double()
@@ -88,7 +131,8 @@ def test_tasks_that_share_their_weights_are_one_call(calls):
         found = through(lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)), [x, w], along, [x.flip(1), w.flip(1)])
     for a, b in zip(found, wanted, strict=True):
         near(a, b)
-    assert calls
+    # Those that were not shared, the weights' gradient's own weights, are three.
+    assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images", "to_kernels"}
 
 
 def plain(pool: bool):
@@ -147,12 +191,23 @@ def test_of_equal_values_the_first_is_the_maximum(calls):
 
 @needs_compiler
 @pytest.mark.parametrize("pool", [False, True])
-def test_what_is_not_a_number_is_not_hidden(pool):
+def test_what_is_not_a_number_is_not_hidden(pool, calls):
     x = torch.ones(1, 2, 16, 4, 4)
     x[0, 1, 3, 2, 2] = float("nan")
     with kernels.compiled():
         y = norm_relu(x, torch.ones(1, 16), torch.zeros(1, 16), pool)
     assert y[0, :, 3].isnan().all() and not y[0, :, 4:].isnan().any()
+    generator = torch.Generator().manual_seed(0)
+    x, weights = torch.randn(1, 2, 16, 4, 4, generator=generator), torch.randn(y.shape, generator=generator)
+    gradients = []
+    for compiled in (False, True):
+        leaf = x.clone().requires_grad_()
+        with kernels.compiled(compiled):
+            y = norm_relu(leaf, torch.ones(1, 16), torch.full((1, 16), float("nan")), pool)
+            gradients += torch.autograd.grad((y * weights).sum(), leaf)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-5)
+    assert gradients[0].abs().max() > 0.1, "it goes on as through a ReLU that lets it pass"
+    assert set(calls) == {"norm_forward", "norm_gradient"}
 
 
 @pytest.fixture
@@ -165,14 +220,41 @@ def fresh(monkeypatch, tmp_path):
     native.library.cache_clear()
 
 
+@needs_compiler
+@pytest.mark.parametrize("command", ["clang++", "g++ -mno-avx512f", "g++ -mno-avx", "g++ -O1 -fsanitize=undefined -fno-sanitize-recover"])
+def test_every_width_of_vectors_and_every_compiler_computes_the_same(command, fresh, monkeypatch):
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not installed here")
+    if "-mno" in command and platform.machine() != "x86_64":
+        pytest.skip("these vectors are those of x86-64")
+    monkeypatch.setenv("CXX", command)
+    generator = torch.Generator().manual_seed(0)
+    for tasks, n, into, out, height, width, k, stride in SHAPES:
+        x = torch.randn(tasks, n, into, height, width, generator=generator, dtype=torch.float64)
+        w = torch.randn(tasks, out, into, k, k, generator=generator, dtype=torch.float64)
+        scale, along = torch.randn(2, tasks, out, generator=generator, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        pool = min(-(-height // stride), -(-width // stride)) > 1
+
+        def network(x, w, scale, shift, stride=stride, pool=pool):
+            return norm_relu(conv2d(x, w, stride=stride), scale, shift, pool).square().mean()[None]
+
+        inputs = [x, w, *scale]
+        wanted = through(network, inputs, along, [t.flip(0) for t in inputs])
+        with kernels.compiled():
+            found = through(network, inputs, along, [t.flip(0) for t in inputs])
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, b.abs().max().item()))
+
+
 def test_without_a_compiler_there_is_one_sentence(fresh, monkeypatch):
     monkeypatch.setenv("PATH", str(fresh))
     with pytest.raises(
-        UserError, match=r"^train.plan.mode is 'compiled': needs a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; use"
+        UserError,
+        match=r"need a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; install one, or set train.plan.mode to auto and ev",
     ):
         kernels.prepare(torch.device("cpu"))
     monkeypatch.setenv("CXX", "icpx -O2")
-    with pytest.raises(UserError, match="compiler, icpx, which CXX names, is not installed; use auto"):
+    with pytest.raises(UserError, match="compiler, and icpx, which CXX names, is not installed; install one"):
         kernels.prepare(torch.device("cpu"))
 
 
@@ -184,28 +266,60 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
     )
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
-    with pytest.raises(UserError, match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; use auto"):
+    with pytest.raises(UserError, match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; set train.plan.mode to auto"):
         kernels.prepare(torch.device("cpu"))
-    assert list((fresh / "cache").rglob("*.*")) == []
+    assert [path.name for path in (fresh / "cache").rglob("*") if path.is_file()] == ["lock"]
 
 
 def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
     (fresh / "cache").write_text("a file")
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        monkeypatch.setenv("CXX", "true")
+    monkeypatch.setenv("CXX", COMPILER or "true")
     with pytest.raises(UserError, match=r"cache/episodic cannot be written \(Not a directory\); set XDG_CACHE_HOME to another folder"):
         kernels.prepare(torch.device("cpu"))
 
 
 @needs_compiler
 def test_it_is_compiled_once_for_all_programs(fresh, monkeypatch):
-    real, log = shutil.which("g++") or shutil.which("clang++"), fresh / "log"
+    log = fresh / "log"
     script = fresh / "c++"
-    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {real} "$@"\n')
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {COMPILER} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
     for _ in range(2):
         native.library.cache_clear()  # as a new program begins
         kernels.prepare(torch.device("cpu"))
     assert log.read_text() == "compiled\n"
-    assert [path.suffix for path in (fresh / "cache" / "episodic").iterdir()] == [".so"]
+
+
+def test_a_damaged_file_is_named(fresh, monkeypatch):
+    broken = fresh / "native-0.so"
+    broken.write_bytes(b"cut off")
+    monkeypatch.setattr(native, "_made", lambda command: broken)
+    monkeypatch.setattr(native, "compiler", lambda: ["c++"])
+    with pytest.raises(UserError, match=r"native-0.so cannot be loaded \(.*\); delete it, or set XDG_CACHE_HOME to another folder"):
+        native.library()
+
+
+@needs_compiler
+def test_programs_that_begin_at_once_compile_once(fresh, monkeypatch):
+    log = fresh / "log"
+    script = fresh / "c++"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {COMPILER} "$@"\n')
+    script.chmod(0o755)
+    program = "import torch; from episodic import kernels; kernels.prepare(torch.device('cpu'))"
+    environment = {**os.environ, "CXX": str(script), "PYTHONPATH": str(ROOT)}
+    programs = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
+    assert [program.wait() for program in programs] == [0, 0, 0]
+    assert log.read_text() == "compiled\n"
+
+
+def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ '")
+    with pytest.raises(UserError, match=r"CXX is .*, which is no command"):
+        kernels.prepare(torch.device("cpu"))
+    script = fresh / "c++"
+    script.write_text("no program")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(UserError, match=r"c\+\+ does not run \(Exec format error\); set train.plan.mode to auto"):
+        kernels.prepare(torch.device("cpu"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import math
-import shutil
 import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from support import needs_compiler
 
 from episodic import checkpoint, evaluate, graph, plan, train
 from episodic.algorithms import fomaml, maml
@@ -263,10 +263,8 @@ def glyph_like(split: str) -> ClassSampler:
     return ClassSampler(images, torch.arange(8) * 6, torch.full((8,), 6), 0, split, 3, 1, 2)
 
 
-@pytest.mark.parametrize("mode", ["batched", "per_task", "compiled"])
+@pytest.mark.parametrize("mode", ["batched", "per_task", pytest.param("compiled", marks=needs_compiler)])
 def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
-    if mode == "compiled" and not (shutil.which("g++") or shutil.which("clang++")):
-        pytest.skip("the plan compiled needs a C++ compiler, and none is installed here")
     learner = MetaLearner(conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), maml.build(maml.Config()), Objective("classification"))
     chosen = plan.Config(mode) if mode == "per_task" else plan.Config(mode, shard=2)
     config = train.Config(iterations=12, meta_batch=4, queries=2, validate_every=6, checkpoint_every=5, plan=chosen)

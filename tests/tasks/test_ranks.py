@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
+from support import needs_compiler
 
 from episodic.group import Group
 from tasks import ranks
@@ -57,6 +58,24 @@ def test_processes_change_no_byte(prepared, alone, processes):
     assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, "they really were so many"
     assert outputs(prepared) == alone
     assert scores(prepared) == expected
+
+
+@needs_compiler
+def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
+    change(prepared, "plan.mode", "compiled")
+    change(prepared, "evaluate.compiled", "true")
+    ends = []
+    for processes in (1, 3):
+        change(prepared, "processes", str(processes))
+        call(prepared, "train", *TRAIN)
+        assert read_json(prepared / "run.json")["processes"] == processes
+        call(prepared, "evaluate", *EVALUATE)
+        ends.append(outputs(prepared) | scores(prepared))
+    change(prepared, "processes", "1")
+    change(prepared, "evaluate.compiled", "false")
+    change(prepared, "plan.mode", "auto")
+    assert ends[0] == ends[1]
+    assert ends[0]["model/weights.safetensors"] != alone["model/weights.safetensors"], "other kernels round differently"
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from stages import EVALUATE, TRAIN, call, change, outputs, prepare, start
-from support import ROOT
+from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
+from support import ROOT, needs_compiler
 
 from tasks import resume
 from tasks.files import read_json
@@ -92,6 +92,29 @@ def test_evaluation_writes_what_is_documented(prepared):
     first = {name: (prepared / name).read_bytes() for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")}
     call(prepared, "evaluate", *EVALUATE)
     assert {name: (prepared / name).read_bytes() for name in first} == first
+
+
+@needs_compiler
+def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compiler(tmp_path, monkeypatch):
+    folder = prepare(tmp_path, iterations="20", mode="compiled")
+    said, _ = call(folder, "train", *TRAIN)
+    (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
+    assert plan["mode"] == "compiled" and "++" in read_json(folder / "run.json")["compiler"]
+    found = []
+    for compiled in ("false", "true"):
+        change(folder, "evaluate.compiled", compiled)
+        call(folder, "evaluate", *EVALUATE)
+        found.append(pd.read_parquet(folder / "scores/episodes.parquet")["loss"].to_numpy())
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+    assert (found[0] != found[1]).any(), "other kernels round differently"
+
+    monkeypatch.setitem(ENVIRONMENT, "CXX", "no-such-compiler")
+    for stage, words in (("train", TRAIN), ("evaluate", EVALUATE)):
+        _, error = call(folder, stage, *words, code=1)
+        assert error == (
+            "error: compiled kernels (train.plan.mode, evaluate.compiled) need a C++ compiler, and no-such-compiler, which CXX names, is "
+            "not installed; install one, or set train.plan.mode to auto and evaluate.compiled to false\n"
+        )
 
 
 def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
