@@ -278,16 +278,30 @@ def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
         kernels.prepare(torch.device("cpu"))
 
 
-@needs_compiler
-def test_it_is_compiled_once_for_all_programs(fresh, monkeypatch):
-    log = fresh / "log"
-    script = fresh / "c++"
-    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {COMPILER} "$@"\n')
+@pytest.fixture
+def log(fresh, monkeypatch):
+    """A file with a line for each compilation."""
+    script, path = fresh / "c++", fresh / "log"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {path}\nexec {COMPILER} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
+    return path
+
+
+@needs_compiler
+def test_it_is_compiled_once_for_all_programs(log):
     for _ in range(2):
         native.library.cache_clear()  # as a new program begins
         kernels.prepare(torch.device("cpu"))
+    assert log.read_text() == "compiled\n"
+
+
+@needs_compiler
+def test_programs_that_begin_at_once_compile_once(log):
+    program = "import torch; from episodic import kernels; kernels.prepare(torch.device('cpu'))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    programs = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
+    assert [program.wait() for program in programs] == [0, 0, 0]
     assert log.read_text() == "compiled\n"
 
 
@@ -298,19 +312,6 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
     monkeypatch.setattr(native, "compiler", lambda: ["c++"])
     with pytest.raises(UserError, match=r"native-0.so cannot be loaded \(.*\); delete it, or set XDG_CACHE_HOME to another folder"):
         native.library()
-
-
-@needs_compiler
-def test_programs_that_begin_at_once_compile_once(fresh, monkeypatch):
-    log = fresh / "log"
-    script = fresh / "c++"
-    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo compiled >> {log}\nexec {COMPILER} "$@"\n')
-    script.chmod(0o755)
-    program = "import torch; from episodic import kernels; kernels.prepare(torch.device('cpu'))"
-    environment = {**os.environ, "CXX": str(script), "PYTHONPATH": str(ROOT)}
-    programs = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
-    assert [program.wait() for program in programs] == [0, 0, 0]
-    assert log.read_text() == "compiled\n"
 
 
 def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
