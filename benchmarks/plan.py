@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.table import positive
-from episodic import memory, outer, train
+from episodic import kernels, memory, outer, train
 from episodic.plan import Plan
 from episodic.trained import learner
 from tasks import params, prepared, ranks, stage
@@ -45,6 +45,8 @@ def measure(args: argparse.Namespace) -> None:
     automatic = train.suited(sampler, settings.train, device)
     index = torch.arange(tasks, device=device)
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
+    if args.compiled or automatic.compiled:
+        kernels.prepare(device)
     # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
     count = ranks.suited(settings.processes, tasks, large=len(automatic.bounds(tasks)) > 1, device=device)
     with ranks.group(count, device) as group:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.workloads import WORKLOADS, Workload
-from episodic import memory, native, outer, plan
+from episodic import kernels, memory, outer, plan
 from episodic.errors import UserError
 from episodic.group import Group
 
@@ -32,13 +32,14 @@ class Row:
     processes: int = 1
 
     @property
-    def available(self) -> bool:
+    def missing(self) -> str | None:
+        """Why it cannot be timed here; None if it can."""
         if self.plan.mode == "compiled":
             try:
-                native.compiler()
-            except UserError:
-                return False
-        return self.needs is None or peers.installed(self.needs)
+                kernels.prepare(torch.device("cpu"))
+            except UserError as error:
+                return str(error)
+        return None if self.needs is None or peers.installed(self.needs) else f"{self.needs} is not installed"
 
 
 BASELINE = "eager"

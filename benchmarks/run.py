@@ -41,15 +41,15 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--out", type=existing, help="folder to write speed.csv and speed.png to")
     args = parser.parse_args()
-    names = [name for name in args.rows or ROWS if ROWS[name].available]
-    missing = [name for name in args.rows or ROWS if not ROWS[name].available]
+    missing = {name: why for name in args.rows or ROWS if (why := ROWS[name].missing)}
+    names = [name for name in args.rows or ROWS if name not in missing]
     if BASELINE not in names:
         names.insert(0, BASELINE)
     peak = peak_flops()
     modes: list[plan.Mode] = ["auto", *{ROWS[name].plan.mode for name in names} - {"auto", "per_task"}]
     print(f"{cpu()}, torch {torch.__version__}, {THREADS} threads; measured peak {peak / 1e9:.0f} GFLOP/s")
-    if missing:
-        print(f"not installed: {', '.join(missing)}")
+    for why in dict.fromkeys(missing.values()):
+        print(f"left out: {', '.join(name for name in missing if missing[name] == why)}: {why}")
     table = []
     for name in args.workloads:
         workload = WORKLOADS[name]

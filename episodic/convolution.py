@@ -75,15 +75,16 @@ class ConvolutionGradient(torch.autograd.Function):
         to_grad_y = to_x = to_w = None
         if u is not None:
             if need_grad_y:
-                to_grad_y = _convolve(u, w, stride)
+                to_grad_y = Convolution.apply(u, w, stride)
             if need_w:
-                to_w = _to_w(grad_y, u, w, stride)
+                to_w = ConvolutionGradient.apply(grad_y, u, w, stride, False, True)[1]
         if v is not None:
             if need_grad_y:
-                other = _convolve(x, v, stride)
-                to_grad_y = other if to_grad_y is None else to_grad_y.add_(other)
+                other = Convolution.apply(x, v, stride)
+                add = torch.add if torch.is_grad_enabled() else Tensor.add_  # in place unless a third derivative may follow
+                to_grad_y = other if to_grad_y is None else add(to_grad_y, other)
             if need_x:
-                to_x = _to_x(grad_y, x, v, stride)
+                to_x = ConvolutionGradient.apply(grad_y, x, v, stride, True, False)[0]
         return to_grad_y, to_x, to_w, None, None, None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from episodic.native import compiler, library, version
+from episodic import native
 
 _compiled = False
 
@@ -32,13 +32,16 @@ def by_native(x: Tensor) -> bool:
 
 
 def prepare(device: torch.device) -> str:
-    """Compiles what is compiled once, so that processes that are forked have it; returns the compiler's version.
+    """Compiles what is compiled once, so that processes that are forked have it; returns what the bytes of a result depend on: the
+    compiler's version and, on a CPU, the digest of all that makes the kernels.
 
     Raises UserError where nothing can be compiled.
     """
-    if device.type == "cpu":
-        library()
-    return version(compiler())
+    command = native.compiler()
+    if device.type != "cpu":
+        return native.version(command)
+    native.library()
+    return f"{native.version(command)}, {native.made(command).stem}"
 
 
 def compilable(

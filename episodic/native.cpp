@@ -433,7 +433,7 @@ void add_moments(const T* APART u, const T* APART x, const T* APART mean, T* APA
     }
 }
 
-// to = which of the four `where` says; sum += to * d.
+// to = that of the four which `where` names.
 template <typename T>
 void pick(const T* APART a, const T* APART b, const T* APART c, const T* APART d, const std::uint8_t* APART where, T* APART to, Size channels) {
     for (Size i = 0; i < channels; ++i) {

@@ -7,7 +7,6 @@ cache folder (`~/.cache/episodic`, or in XDG_CACHE_HOME). A call is computed by 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import hashlib
 import os
@@ -15,6 +14,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -42,15 +42,24 @@ class _Norm(ctypes.Structure):
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled file. Raises UserError where it cannot be made."""
-    path = _made(compiler())
+    command = compiler()
+    return _load(made(command), command)
+
+
+def _load(path: Path, command: list[str]) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise UserError(f"{ASKED}: {path} cannot be loaded ({error}); delete it, or set XDG_CACHE_HOME to another folder") from None
+        raise UserError(
+            f"{ASKED}: what {shlex.join(command)} makes cannot be loaded ({error}); set CXX to another C++ compiler, or delete "
+            f"{path.parent}, or set XDG_CACHE_HOME to another folder"
+        ) from None
 
 
 def compiler() -> list[str]:
     """The command of the C++ compiler: CXX, or g++ or clang++. Raises UserError where there is none."""
+    if sys.platform == "win32":
+        raise UserError(f"{ASKED} are for Linux and macOS; {UNASKED}")
     said = os.environ.get("CXX", "")
     try:
         wanted = shlex.split(said)
@@ -68,7 +77,7 @@ def version(command: list[str]) -> str:
     return (_run([*command, "--version"]).stdout.splitlines() or ["unknown"])[0]
 
 
-def _made(command: list[str]) -> Path:
+def made(command: list[str]) -> Path:
     """Where the compiled file is. One process compiles at a time; the others find it."""
     digest = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), *command, *FLAGS, version(command), *_processor()]).encode())
     home = _home()
@@ -76,15 +85,20 @@ def _made(command: list[str]) -> Path:
     try:
         if path.exists():
             return path
+        import fcntl  # not on Windows, where nothing else here needs it
+
         home.mkdir(parents=True, exist_ok=True)
         with (home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 with beside(path) as draft:
                     draft.touch()
-                    made = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
-                    if made.returncode:
-                        raise UserError(f"{ASKED}: {shlex.join(command)} does not compile {SOURCE}: {_error(made.stderr)}; {UNASKED}")
+                    done = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
+                    if done.returncode:
+                        raise UserError(f"{ASKED}: {shlex.join(command)} does not compile {SOURCE}: {_error(done.stderr)}; {UNASKED}")
+                    _load(draft, command)
+                    with draft.open("rb") as file:
+                        os.fsync(file.fileno())  # half of it would end a program without a word
     except OSError as error:
         raise UserError(f"{ASKED}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
     return path
@@ -156,8 +170,10 @@ def to_kernels(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 def _shape(x: Tensor, w: Tensor, stride: int, g: Tensor | None = None) -> _Shape:
     (tasks, n, inputs, height, width), (outputs, k) = x.shape, (w.shape[1], w.shape[-1])
-    if w.shape != (tasks, outputs, inputs, k, k) or not x.numel() or not w.numel():
-        raise ValueError(f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}: (tasks, out, in, k, k) and (tasks, n, in, H, W)")
+    if w.shape != (tasks, outputs, inputs, k, k) or k % 2 == 0 or not x.numel() or not w.numel():
+        raise ValueError(
+            f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}: (tasks, out, in, k, k), k odd, and (tasks, n, in, H, W)"
+        )
     if g is not None and g.shape != (tasks, n, outputs, *_out(x, stride)):
         raise ValueError(f"a gradient {tuple(g.shape)} is not that of {outputs} channels from images {tuple(x.shape)} at stride {stride}")
     return _Shape(tasks, n, height, width, inputs, outputs, k, stride)

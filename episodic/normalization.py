@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from episodic import kernels, native
 
@@ -57,12 +56,22 @@ class NormReluGradient(torch.autograd.Function):
         return to_x, to_scale.flatten(1), d_sum.flatten(1)
 
     @staticmethod
-    @once_differentiable  # a third derivative is an error and not a wrong number
     def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor):  # type: ignore[override]
-        x, scale, *others = ctx.saved_tensors
-        along = (u.contiguous(), p[:, None, None], q[:, None, None])
-        to_d, to_x, to_scale = _second(*along, x, scale[:, None, None], *others, ctx.size)
-        return to_d, to_x, to_scale.flatten(1), None, None, None, None, None, None
+        return *NormReluSecond.apply(u, p, q, *ctx.saved_tensors, ctx.size), None, None, None, None, None, None
+
+
+class NormReluSecond(torch.autograd.Function):
+    """(u, p, q), which reach the three gradients, -> the gradients of grad_y, x and scale. A third derivative is an error and not a wrong
+    number."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, p: Tensor, q: Tensor, x: Tensor, scale: Tensor, *others: Any):
+        to_d, to_x, to_scale = _second(u.contiguous(), p[:, None, None], q[:, None, None], x, scale[:, None, None], *others)
+        return to_d, to_x, to_scale.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any):
+        raise NotImplementedError("norm_relu has two derivatives and no third; ops.norm followed by a ReLU has them all")
 
 
 @kernels.compilable(native.norm_forward)

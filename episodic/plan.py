@@ -85,8 +85,10 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
     else:
         shard = at_once = tasks
         why = f"one batch for a {device} device"
-    if config.mode != "auto" or config.shard or config.query_tasks:
+    if config.shard or config.query_tasks:
         why = "as train.plan says" + (f", but there are only {tasks} tasks" if (config.shard or 0) > tasks else "")
+    elif config.mode != "auto":
+        why = f"mode as train.plan says; {why}"
     shard = min(config.shard or shard, tasks)
     return Plan(mode, shard, min(config.query_tasks or at_once, shard), why)
 

@@ -189,6 +189,26 @@ def test_of_equal_values_the_first_is_the_maximum(calls):
     assert calls
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_a_third_derivative_is_right_or_an_error(compiled):
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 2, 4, 5, 5, generator=generator).double(), torch.randn(1, 6, 4, 3, 3, generator=generator).double()
+
+    def third(function, *inputs):
+        value = function(*(leaves := [t.clone().requires_grad_() for t in inputs]))
+        for _ in range(2):
+            value = sum(g.pow(3).sum() for g in torch.autograd.grad(value.pow(3).sum(), leaves, create_graph=True))
+        return torch.autograd.grad(value, leaves)
+
+    wanted = third(lambda x, w: F.conv2d(x[0], w[0], padding=1), x, w)
+    with kernels.compiled(compiled):
+        found = third(conv2d, x, w)
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * b.abs().max().item())
+        with pytest.raises(NotImplementedError, match="norm_relu has two derivatives and no third"):
+            third(norm_relu, x, torch.ones(1, 4).double(), torch.zeros(1, 4).double())
+
+
 @needs_compiler
 @pytest.mark.parametrize("pool", [False, True])
 def test_what_is_not_a_number_is_not_hidden(pool, calls):
@@ -308,10 +328,25 @@ def test_programs_that_begin_at_once_compile_once(log):
 def test_a_damaged_file_is_named(fresh, monkeypatch):
     broken = fresh / "native-0.so"
     broken.write_bytes(b"cut off")
-    monkeypatch.setattr(native, "_made", lambda command: broken)
+    monkeypatch.setattr(native, "made", lambda command: broken)
     monkeypatch.setattr(native, "compiler", lambda: ["c++"])
-    with pytest.raises(UserError, match=r"native-0.so cannot be loaded \(.*\); delete it, or set XDG_CACHE_HOME to another folder"):
+    with pytest.raises(
+        UserError, match=r"what c\+\+ makes cannot be loaded \(.*native-0.so.*\); set CXX to another C\+\+ compiler, or delete"
+    ):
         native.library()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which links no C++, is not installed here")
+def test_a_compiler_of_another_language_is_named_and_leaves_nothing(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", "gcc")
+    with pytest.raises(UserError, match="what gcc makes cannot be loaded"):
+        kernels.prepare(torch.device("cpu"))
+    assert not list((fresh / "cache").rglob("*.so"))
+
+
+def test_without_fcntl_the_library_is_still_there():
+    program = "import sys; sys.modules['fcntl'] = None; import episodic.models.conv4, episodic.outer"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
