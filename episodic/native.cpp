@@ -390,6 +390,7 @@ void each_square(const Norm& s, Visit visit) {
             for (Size column = 0; column < s.wide(); ++column) visit(result++, (image * s.height + 2 * row) * s.width + 2 * column);
 }
 
+// The value that is largest after the affine map (turn: the sign of its scale), and which of the four it is: the first of equals.
 template <typename T>
 void largest(const T* APART a, const T* APART b, const T* APART c, const T* APART d, const T* APART turn, T* APART picked,
              std::uint8_t* APART where, Size channels) {
