@@ -23,7 +23,7 @@ run: $(STAMP) ## run what params.yaml says (dvc repro) and print the result
 	@$(ENV) sh scripts/run.sh
 
 table: $(STAMP) ## the papers' table: every method on Omniglot, ten minutes a cell; goes on where it stopped, past a cell that fails
-	@cd table && $(ENV) sh -c 'dvc repro --keep-going; ended=$$?; dvc repro --single-item table && exit $$ended'
+	@cd benchmarks/methods && $(ENV) sh -c 'dvc repro --keep-going; ended=$$?; dvc repro --single-item table && exit $$ended'
 
 flow: $(STAMP) ## the same as a Prefect flow
 	@$(ENV) python -m flows.pipeline
@@ -46,5 +46,5 @@ lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyprojec
 	@sh scripts/lock.sh
 
 clean: ## delete .venv, DVC's caches and everything that runs and make table made (results in git stay)
-	git clean -fdXq data models reports table
+	git clean -fdXq data models reports benchmarks/methods
 	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect

@@ -25,12 +25,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch  # noqa: E402
 
-from benchmarks import peers  # noqa: E402
-from benchmarks.table import existing, write  # noqa: E402
-from benchmarks.workloads import WORKLOADS, Workload  # noqa: E402
-from episodic import evaluate, outer, plan, train  # noqa: E402
-from episodic.group import Group  # noqa: E402
-from episodic.sampling import ClassSampler  # noqa: E402
+from benchmarks.speed import peers  # noqa: E402
+from benchmarks.speed.table import existing, write  # noqa: E402
+from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
+from episodic.data.sampling import ClassSampler  # noqa: E402
+from episodic.engine import outer, plan  # noqa: E402
+from episodic.engine.processes import Group  # noqa: E402
+from episodic.training import evaluate, train  # noqa: E402
 
 NEAR = 1e-10
 PAPER = 60_000
@@ -58,10 +59,24 @@ WAYS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=existing, help="folder to write gpu.csv to")
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W1q1, W1q15, W2")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu tries out the program, without graphs")
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="W",
+        help="W1q1, W1q15, W2",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=("cuda", "cpu"),
+        help="cpu tries out the program, without graphs",
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="for each row (default: 4)")
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -70,13 +85,19 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-    facts = {"machine": machine, "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}", "torch": torch.__version__}
+    facts = {
+        "machine": machine,
+        "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}",
+        "torch": torch.__version__,
+    }
     print(", ".join(facts.values()))
     begin, table = time.perf_counter(), []
     print(f"  {'':44} {'it/s':>9} {'ratio':>7} {'60,000 it.':>11}")
     for name in args.workloads:
         workload = WORKLOADS[name]
-        print(f"{name}: {workload.what}; float64 {verified(workload, device)}; sampling as on the CPU: {sampling_equal(workload, device)}")
+        print(
+            f"{name}: {workload.what}; float64 {verified(workload, device)}; sampling as on the CPU: {sampling_equal(workload, device)}"
+        )
         if device.type == "cuda":
             print(f"  20 iterations as a CUDA graph and without: {graph_equal(workload, device)}")
         baseline = 0.0
@@ -87,18 +108,43 @@ def main() -> None:
                 print(f"  {what:44} failed: {' '.join(str(error).split())[:160]}", flush=True)
                 continue
             baseline = baseline or rate
-            wanted = f"(wanted {WANTED[name]:.0f} s)" if name in WANTED and what.startswith("engine") else ""
-            print(f"  {what:44} {rate:9.2f} {rate / baseline:7.1f} {PAPER / rate:9.0f} s {wanted}", flush=True)
-            table.append(facts | {"workload": name, "what": what, "iterations_per_second": round(rate, 3), "seconds": ""})
+            wanted = (
+                f"(wanted {WANTED[name]:.0f} s)"
+                if name in WANTED and what.startswith("engine")
+                else ""
+            )
+            print(
+                f"  {what:44} {rate:9.2f} {rate / baseline:7.1f} {PAPER / rate:9.0f} s {wanted}",
+                flush=True,
+            )
+            table.append(
+                facts
+                | {
+                    "workload": name,
+                    "what": what,
+                    "iterations_per_second": round(rate, 3),
+                    "seconds": "",
+                }
+            )
     for what, seconds in evaluation(WORKLOADS["W1q1"], device).items():
         print(f"  evaluation, 100 episodes, 10 inner steps, {what}: {seconds:.2f} s", flush=True)
-        table.append(facts | {"workload": "evaluation", "what": what, "iterations_per_second": "", "seconds": round(seconds, 3)})
+        table.append(
+            facts
+            | {
+                "workload": "evaluation",
+                "what": what,
+                "iterations_per_second": "",
+                "seconds": round(seconds, 3),
+            }
+        )
     print(f"{time.perf_counter() - begin:.0f} s in all")
     if args.out:
         write(args.out / "gpu.csv", table)
 
 
-def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[], Callable[[], Any]]]]:
+def ways(
+    workload: Workload, device: torch.device
+) -> list[tuple[str, Callable[[], Callable[[], Any]]]]:
     """What is timed, by name: functions that set it up and return one iteration."""
 
     def eager() -> Callable[[], Any]:
@@ -106,7 +152,9 @@ def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[
         theta = {name: p.to(device) for name, p in workload.theta().items()}
         return peers.eager(workload, theta, workload.episode().to(device))
 
-    result: list[tuple[str, Callable[[], Callable[[], Any]]]] = [("one task after the other", eager)]
+    result: list[tuple[str, Callable[[], Callable[[], Any]]]] = [
+        ("one task after the other", eager)
+    ]
     for way in WAYS:
         if device.type == "cuda" or not way.graph:
             result.append((way.what, partial(training, workload, way, device)))
@@ -116,11 +164,18 @@ def ways(workload: Workload, device: torch.device) -> list[tuple[str, Callable[[
 def training(workload: Workload, way: Way, device: torch.device) -> Callable[[], Any]:
     """One whole training iteration: sampling on the device, meta-gradient, Adam."""
     precision(way.tf32)
-    config = train.Config(iterations=PAPER, meta_batch=workload.tasks, queries=workload.queries, plan=plan.Config(way.mode, tf32=way.tf32))
+    config = train.Config(
+        iterations=PAPER,
+        meta_batch=workload.tasks,
+        queries=workload.queries,
+        plan=plan.Config(way.mode, tf32=way.tf32),
+    )
     sampler = images(workload, device)
     state = train.start(workload.learner, config, device)
     chosen = train.suited(sampler, config, device)
-    step = train.iteration(workload.learner, sampler, state, config, device, chosen, Group(), capture=way.graph)
+    step = train.iteration(
+        workload.learner, sampler, state, config, device, chosen, Group(), capture=way.graph
+    )
 
     def one() -> Any:
         result = step()
@@ -133,7 +188,9 @@ def training(workload: Workload, way: Way, device: torch.device) -> Callable[[],
 
 def images(workload: Workload, device: torch.device) -> ClassSampler:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (CLASSES * IMAGES, *workload.input), generator=generator, dtype=torch.uint8).to(device)
+    pixels = torch.randint(
+        0, 256, (CLASSES * IMAGES, *workload.input), generator=generator, dtype=torch.uint8
+    ).to(device)
     offsets = torch.arange(CLASSES, device=device) * IMAGES
     counts = torch.full((CLASSES,), IMAGES, device=device)
     shots = workload.shots
@@ -163,7 +220,9 @@ def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> 
     for _ in range(5):
         begin, done = time.perf_counter(), 0
         while done == 0 or time.perf_counter() - begin < seconds / 5:
-            for _ in range(max(1, min(100, int(0.02 / once)))):  # a GPU is let run ahead, but not without end
+            for _ in range(
+                max(1, min(100, int(0.02 / once)))
+            ):  # a GPU is let run ahead, but not without end
                 run()
                 done += 1
             wait()
@@ -175,10 +234,15 @@ def verified(workload: Workload, device: torch.device) -> str:
     """The engine against one task after the other on the same device, float64, two tasks."""
     theta = {name: p.to(device) for name, p in workload.theta(torch.float64).items()}
     episode = workload.episode(torch.float64, 2).to(device)
-    ours, other = outer.meta_gradient(workload.learner, theta, episode).gradient, peers.eager(workload, theta, episode)()
+    ours, other = (
+        outer.meta_gradient(workload.learner, theta, episode).gradient,
+        peers.eager(workload, theta, episode)(),
+    )
     worst = max(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())
     if worst > NEAR:
-        sys.exit(f"error: the engine's gradient differs from one task after the other's by {worst:.1e} in float64")
+        sys.exit(
+            f"error: the engine's gradient differs from one task after the other's by {worst:.1e} in float64"
+        )
     return f"difference {worst:.0e}"
 
 
@@ -199,7 +263,10 @@ def graph_equal(workload: Workload, device: torch.device) -> str:
 def sampling_equal(workload: Workload, device: torch.device) -> bool:
     index = torch.arange(100)
     here, there = images(workload, torch.device("cpu")), images(workload, device)
-    return all(torch.equal(a, b.cpu()) for a, b in zip(here.rows(index), there.rows(index.to(device)), strict=True))
+    return all(
+        torch.equal(a, b.cpu())
+        for a, b in zip(here.rows(index), there.rows(index.to(device)), strict=True)
+    )
 
 
 def evaluation(workload: Workload, device: torch.device) -> dict[str, float]:

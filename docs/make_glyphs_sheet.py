@@ -20,7 +20,10 @@ GAP, ZOOM = 3, 2
 
 def main() -> None:
     # Character k of a row is by drawer k, so that a row shows the hands of an alphabet as well.
-    rows = [glyphs.draw_alphabet(alphabet)[range(glyphs.DRAWERS), range(glyphs.DRAWERS)] for alphabet in ALPHABETS]
+    rows = [
+        glyphs.draw_alphabet(alphabet)[range(glyphs.DRAWERS), range(glyphs.DRAWERS)]
+        for alphabet in ALPHABETS
+    ]
     alphabet, character = DRAWN
     strips = [_strip(row) for row in [*rows, glyphs.draw_alphabet(alphabet)[character]]]
     sheet = np.concatenate([*strips[:-1], np.zeros_like(strips[0][: glyphs.SIZE // 2]), strips[-1]])

@@ -11,7 +11,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        print("error: the command line needs two more packages: pip install 'episodic[use]'", file=sys.stderr)
+        print(
+            "error: the command line needs two more packages: pip install 'episodic[use]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     app(prog_name="episodic")
 

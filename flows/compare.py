@@ -17,15 +17,22 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import pages, predecessors, results, workspace
-from flows.outcome import failed
+from flows import workspace
+from flows.server import pages, stale_runs
+from flows.states import failed
+from flows.ui import results
 from tasks import compare as comparison
-from tasks.comparing import sections
-from tasks.stage import StageError
+from tasks.reports.comparison import sections
+from tasks.runtime.stage import StageError
 
 
 @flow(name="compare", persist_result=False)
-def compare(names: list[str] | None = None, since: str | None = None, baseline: str | None = None, out: str = str(comparison.OUT)) -> State:
+def compare(
+    names: list[str] | None = None,
+    since: str | None = None,
+    baseline: str | None = None,
+    out: str = str(comparison.OUT),
+) -> State:
     """Writes the comparison of experiments, commits and the workspace, and leaves its summary as an artifact.
 
     Args:
@@ -34,7 +41,7 @@ def compare(names: list[str] | None = None, since: str | None = None, baseline: 
         baseline: what all others are measured against; empty is the first one
         out: the folder to write, new or of an earlier comparison
     """
-    predecessors.arrive()
+    stale_runs.arrive()
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
@@ -48,5 +55,7 @@ def compare(names: list[str] | None = None, since: str | None = None, baseline: 
         log.info(line)
     summary = results.inlined(folder / "comparison.md")
     page = pages.address(root, folder / comparison.PAGE)
-    create_markdown_artifact(f"[The whole page]({page})\n\n{summary}", key="comparison", description=said[0])
+    create_markdown_artifact(
+        f"[The whole page]({page})\n\n{summary}", key="comparison", description=said[0]
+    )
     return Completed(message=said[0])

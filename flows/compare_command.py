@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flows import session
+from flows.server import session
 from tasks import compare as comparison
 
 
@@ -19,12 +19,31 @@ def parser() -> argparse.ArgumentParser:
     about = "python -m tasks.compare as a Prefect flow, whose summary becomes an artifact."
     result = session.parser("compare", about)
     result.add_argument(
-        "revisions", nargs="*", metavar="NAME|REV", help="experiments, commits, branches, tags, or `workspace` (none: everything)"
+        "revisions",
+        nargs="*",
+        metavar="NAME|REV",
+        help="experiments, commits, branches, tags, or `workspace` (none: everything)",
     )
-    result.add_argument("--all", action="store_true", help="every experiment, without the workspace")
-    result.add_argument("--since", metavar="REV", help="commits after REV that changed the result, and experiments since")
-    result.add_argument("--baseline", metavar="NAME", help="what all others are measured against (default: the first one)")
-    result.add_argument("--out", type=absolute, default=comparison.OUT, metavar="PATH", help=f"folder to write (default: {comparison.OUT})")
+    result.add_argument(
+        "--all", action="store_true", help="every experiment, without the workspace"
+    )
+    result.add_argument(
+        "--since",
+        metavar="REV",
+        help="commits after REV that changed the result, and experiments since",
+    )
+    result.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="what all others are measured against (default: the first one)",
+    )
+    result.add_argument(
+        "--out",
+        type=absolute,
+        default=comparison.OUT,
+        metavar="PATH",
+        help=f"folder to write (default: {comparison.OUT})",
+    )
     return result
 
 

@@ -52,4 +52,9 @@ def for_dvc(root: Path) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     site_cache = os.environ.get("DVC_SITE_CACHE_DIR") or str(root / ".dvc" / "tmp" / "site-cache")
     quiet = {"DVC_NO_ANALYTICS": "1", "DVC_STUDIO_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **quiet, "PATH": path, "DVC_SITE_CACHE_DIR": str(Path(site_cache).absolute())}
+    return {
+        **os.environ,
+        **quiet,
+        "PATH": path,
+        "DVC_SITE_CACHE_DIR": str(Path(site_cache).absolute()),
+    }

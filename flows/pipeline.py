@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__":
     # Prefect reads its settings when it is imported, so the command sets them first and then imports this module by its name.
-    from flows.command import main
+    from flows.pipeline_command import main
 
     sys.exit(main())
 
@@ -18,13 +18,15 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import driver, pages, predecessors, workspace
-from flows.driver import Worker, WorkerError
-from flows.outcome import failed
-from flows.protocol import Plan, Steps, Verdict
-from flows.results import show
+from flows import workspace
+from flows.dvc import driver
+from flows.dvc.driver import Worker, WorkerError
+from flows.dvc.protocol import Plan, Steps, Verdict
+from flows.server import pages, stale_runs
 from flows.stage import run_stage
-from tasks.stage import StageError
+from flows.states import failed
+from flows.ui.results import show
+from tasks.runtime.stage import StageError
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Result:
 
 
 @flow(name="pipeline", persist_result=False)
-def pipeline(stages: list[str] | None = None, force: bool = False, patience: float = 300.0) -> State:
+def pipeline(
+    stages: list[str] | None = None, force: bool = False, patience: float = 300.0
+) -> State:
     """Brings the project's outputs up to date, as `dvc repro` does: order and configuration are dvc.yaml's and params.yaml's.
 
     stages: go only as far as these stages (and what they need); None means all
@@ -46,7 +50,7 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
 
     The final state holds a `Result` for each stage. One run at a time works in a workspace (the current folder's DVC repository).
     """
-    predecessors.arrive()
+    stale_runs.arrive()
     log = get_run_logger()
     results: list[Result] = []
     try:
@@ -64,7 +68,14 @@ def pipeline(stages: list[str] | None = None, force: bool = False, patience: flo
 
 
 def follow(
-    steps: Steps, worker: Worker, force: bool, patience: float, results: list[Result], root: Path, experiment: str = "", pull: bool = False
+    steps: Steps,
+    worker: Worker,
+    force: bool,
+    patience: float,
+    results: list[Result],
+    root: Path,
+    experiment: str = "",
+    pull: bool = False,
 ) -> State:
     """The stages in order, up to the first that fails; root: of the checkout that all workspaces share; `experiment`: begins the keys of
     the stages' artifacts; `pull`: as in `Reproduce`."""
@@ -73,7 +84,9 @@ def follow(
         start = time.monotonic()
         needs = [states[need] for need in steps.needs[stage]]
         with workspace.alone(root, steps.digests.get(stage, stage)):
-            state = run_stage(stage, worker, force, patience, experiment, pull, wait_for=needs, return_state=True)
+            state = run_stage(
+                stage, worker, force, patience, experiment, pull, wait_for=needs, return_state=True
+            )
         results.append(Result(stage, state.name or "", time.monotonic() - start))
         if not state.is_completed():
             results += [Result(later, "not run") for later in steps.names[position + 1 :]]

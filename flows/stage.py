@@ -10,11 +10,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.driver import Worker, WorkerError
-from flows.progress import Log, Progress
-from flows.protocol import Reproduce, Verdict
-from flows.stage_output import Output
-from tasks.stage import TRY_AGAIN
+from flows.dvc.driver import Worker, WorkerError
+from flows.dvc.protocol import Reproduce, Verdict
+from flows.dvc.stage_output import Output
+from flows.ui.progress import Log, Progress
+from tasks.runtime.stage import TRY_AGAIN
 
 RETRY_DELAYS = [2.0, 20.0]
 BUSY_POLL = 2.0
@@ -35,7 +35,14 @@ def may_mend(task: Any, run: Any, state: State) -> bool:
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=may_mend,
 )
-def run_stage(stage: str, worker: Worker, force: bool, patience: float, experiment: str = "", pull: bool = False) -> State:
+def run_stage(
+    stage: str,
+    worker: Worker,
+    force: bool,
+    patience: float,
+    experiment: str = "",
+    pull: bool = False,
+) -> State:
     """Brings one stage up to date through DVC, its output live in the log and its progress in artifacts.
 
     `patience`: seconds to wait for another DVC command that holds this workspace's locks; `experiment`: begins the keys of its artifacts;
@@ -56,18 +63,28 @@ def run_stage(stage: str, worker: Worker, force: bool, patience: float, experime
         return Failed(name=name, message=f"{stage}: {output.reason(verdict)}")
     if verdict.outcome == "ran":
         return Completed(message=f"ran in {time.monotonic() - start:.1f} s")
-    return Completed(name="Cached", message="restored from DVC's cache" if verdict.outcome == "restored" else "did not change")
+    return Completed(
+        name="Cached",
+        message="restored from DVC's cache" if verdict.outcome == "restored" else "did not change",
+    )
 
 
-def reproduce(request: Reproduce, worker: Worker, patience: float, output: Output, log: Log) -> Verdict:
+def reproduce(
+    request: Reproduce, worker: Worker, patience: float, output: Output, log: Log
+) -> Verdict:
     deadline, told = time.monotonic() + patience, False
     while True:
         verdict: Verdict = worker.ask(request, output.line)
         if verdict.outcome != "busy":
             return verdict
         if time.monotonic() >= deadline:
-            return Verdict("busy", f"another DVC command works in this workspace; run this again when it is done ({verdict.message})")
+            return Verdict(
+                "busy",
+                f"another DVC command works in this workspace; run this again when it is done ({verdict.message})",
+            )
         if not told:
-            log.warning("another DVC command works in this workspace; waiting up to %.0f s for it", patience)
+            log.warning(
+                "another DVC command works in this workspace; waiting up to %.0f s for it", patience
+            )
             told = True
         time.sleep(BUSY_POLL)

@@ -1,4 +1,4 @@
-"""Many experiments side by side: `python -m flows.sweep sweeps/NAME.yaml`, or `from flows.sweep import sweep`."""
+"""Many experiments side by side: `python -m flows.sweep conf/sweeps/NAME.yaml`, or `from flows.sweep import sweep`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import experiment, predecessors, workspace
-from flows.outcome import failed
-from flows.progress import Progress, key
-from flows.sweeps import Point, changed, read
+from flows import workspace
+from flows.experiments import experiment
+from flows.experiments.points import Point, changed, read
+from flows.server import stale_runs
+from flows.states import failed
+from flows.ui.progress import Progress, key
 from tasks.params import read_yaml
-from tasks.stage import StageError
+from tasks.runtime.stage import StageError
 
 Runner = Literal["threads", "dask", "ray"]
 
@@ -49,12 +51,16 @@ class Row:
 
 
 @task(name="experiment", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
-def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, Any], pull: bool) -> State:
+def run_point(
+    root: str, commit: str, tree: str, name: str, changes: dict[str, Any], pull: bool
+) -> State:
     """One experiment; a failure is a state with a sentence, so that the others go on."""
     log = get_run_logger()
     progress = Progress("", log, name)
     try:
-        seconds = experiment.run(experiment.Base(Path(root), commit, tree), name, changes, progress.line, pull)
+        seconds = experiment.run(
+            experiment.Base(Path(root), commit, tree), name, changes, progress.line, pull
+        )
     except StageError as error:
         return Failed(message=str(error))
     finally:
@@ -63,18 +69,20 @@ def run_point(root: str, commit: str, tree: str, name: str, changes: dict[str, A
 
 
 @flow(name="sweep", persist_result=False)
-def sweep(file: str, at_once: Annotated[int, Field(ge=1)] = 1, runner: Runner = "threads", share: str = "") -> State:
+def sweep(
+    file: str, at_once: Annotated[int, Field(ge=1)] = 1, runner: Runner = "threads", share: str = ""
+) -> State:
     """Every point of a sweep file as a DVC experiment in a workspace of its own; what is done already is not run again.
 
     The final state holds a `Row` for each point; it fails if one of them did.
 
     Args:
-        file: as sweeps/methods.yaml
+        file: as conf/sweeps/methods.yaml
         at_once: experiments at the same time, which share the cores
         runner: threads of this process, or a local cluster of Dask or Ray (needs prefect-dask or prefect-ray)
         share: a git remote, as origin: what others have computed comes from DVC's remote, and the experiments are pushed to both at the end
     """
-    predecessors.arrive()
+    stale_runs.arrive()
     log = get_run_logger()
     rows: list[Row] = []
     try:
@@ -88,20 +96,43 @@ def sweep(file: str, at_once: Annotated[int, Field(ge=1)] = 1, runner: Runner = 
     except StageError as error:
         return failed(str(error), rows)
     points = [Point(p.name, shared(p.changes, at_once)) for p in points]
-    rows = [Row(p.name, "done before" if experiment.done(base, p.name, changed(raw, p.changes)) else "waiting") for p in points]
+    rows = [
+        Row(
+            p.name,
+            "done before" if experiment.done(base, p.name, changed(raw, p.changes)) else "waiting",
+        )
+        for p in points
+    ]
     table = Table(Path(file).stem, rows)
-    log.info("%d points, %d of them done before, %d at once", len(points), sum(r.state == "done before" for r in rows), at_once)
+    log.info(
+        "%d points, %d of them done before, %d at once",
+        len(points),
+        sum(r.state == "done before" for r in rows),
+        at_once,
+    )
     todo = [(row, point) for row, point in zip(rows, points, strict=True) if row.state == "waiting"]
     with with_runner as running:
-        futures = {running.submit(run_point, _arguments(base, point) | {"pull": bool(share)}, []): row for row, point in todo}  # type: ignore[arg-type]
+        futures = {
+            running.submit(run_point, _arguments(base, point) | {"pull": bool(share)}, []): row
+            for row, point in todo
+        }  # type: ignore[arg-type]
         for future in as_completed(list(futures)):  # type: ignore[arg-type]
             future.wait()
             row, state = futures[future], future.state  # type: ignore[index]
             said = state.message or state.name or ""
-            row.state, row.took, row.reason = ("done", said, "") if state.is_completed() else ("failed", "", said)
+            row.state, row.took, row.reason = (
+                ("done", said, "") if state.is_completed() else ("failed", "", said)
+            )
             table.update()
             finished = sum(r.state in ("done", "failed", "done before") for r in rows)
-            log.info("%d of %d: %s %s%s", finished, len(rows), row.experiment, row.state, f" ({row.reason})" if row.reason else "")
+            log.info(
+                "%d of %d: %s %s%s",
+                finished,
+                len(rows),
+                row.experiment,
+                row.state,
+                f" ({row.reason})" if row.reason else "",
+            )
     if share:
         try:
             experiment.share(root, share, [r.experiment for r in rows if r.state != "failed"])
@@ -115,7 +146,13 @@ def sweep(file: str, at_once: Annotated[int, Field(ge=1)] = 1, runner: Runner = 
 
 
 def _arguments(base: experiment.Base, point: Point) -> dict[str, Any]:
-    return {"root": str(base.root), "commit": base.commit, "tree": base.tree, "name": point.name, "changes": point.changes}
+    return {
+        "root": str(base.root),
+        "commit": base.commit,
+        "tree": base.tree,
+        "name": point.name,
+        "changes": point.changes,
+    }
 
 
 def shared(changes: dict[str, Any], at_once: int) -> dict[str, Any]:
@@ -132,12 +169,20 @@ def task_runner(name: Runner, at_once: int) -> TaskRunner[Any]:
         if name == "dask":
             from prefect_dask import DaskTaskRunner
 
-            return DaskTaskRunner(cluster_kwargs={"n_workers": at_once, "threads_per_worker": 1, "dashboard_address": None})
+            return DaskTaskRunner(
+                cluster_kwargs={
+                    "n_workers": at_once,
+                    "threads_per_worker": 1,
+                    "dashboard_address": None,
+                }
+            )
         from prefect_ray import RayTaskRunner
 
         return RayTaskRunner(init_kwargs={"num_cpus": at_once, "include_dashboard": False})
     except ImportError as error:
-        raise StageError(f"runner {name} needs a package that is not installed: pip install prefect-{name} ({error})") from error
+        raise StageError(
+            f"runner {name} needs a package that is not installed: pip install prefect-{name} ({error})"
+        ) from error
 
 
 class Table:
@@ -145,7 +190,9 @@ class Table:
 
     def __init__(self, name: str, rows: Sequence[Row]):
         self.rows = rows
-        self.artifact: Any = create_table_artifact(self._cells(), key=key(name, "sweep"), description=f"Sweep {name}")
+        self.artifact: Any = create_table_artifact(
+            self._cells(), key=key(name, "sweep"), description=f"Sweep {name}"
+        )
 
     def update(self) -> None:
         with get_client(sync_client=True) as client:

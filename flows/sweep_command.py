@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import session
+from flows.server import session
 
 if TYPE_CHECKING:
     from flows.sweep import Row
@@ -25,10 +25,24 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     result = session.parser("sweep", ABOUT)
     result.add_argument(
-        "file", type=Path, metavar="FILE", help="what to run, as sweeps/methods.yaml (docs/sweeps.md says what it may hold)"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="what to run, as conf/sweeps/methods.yaml (docs/sweeps.md says what it may hold)",
     )
-    result.add_argument("--at-once", type=positive, default=1, metavar="N", help="experiments at the same time (default: 1)")
-    result.add_argument("--runner", choices=("threads", "dask", "ray"), default="threads", help="what runs them (default: threads)")
+    result.add_argument(
+        "--at-once",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="experiments at the same time (default: 1)",
+    )
+    result.add_argument(
+        "--runner",
+        choices=("threads", "dask", "ray"),
+        default="threads",
+        help="what runs them (default: threads)",
+    )
     result.add_argument(
         "--share",
         default="",
@@ -47,7 +61,7 @@ def positive(text: str) -> int:
 
 
 def run(root: Path, options: argparse.Namespace) -> int:
-    from flows.sweeps import read
+    from flows.experiments.points import read
     from tasks.params import read_yaml
 
     points = read(
@@ -58,11 +72,13 @@ def run(root: Path, options: argparse.Namespace) -> int:
             print(point.name, *(f"{key}={value}" for key, value in point.changes.items()))
         return 0
     with session.prefect(root):
-        from flows import outcome
+        from flows import states
         from flows.sweep import sweep
 
-        state = sweep(str(options.file), options.at_once, options.runner, options.share, return_state=True)
-    print(table(outcome.results(state)))
+        state = sweep(
+            str(options.file), options.at_once, options.runner, options.share, return_state=True
+        )
+    print(table(states.results(state)))
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)
@@ -70,6 +86,14 @@ def run(root: Path, options: argparse.Namespace) -> int:
 
 
 def table(rows: list[Row]) -> str:
-    cells = [("experiment", "state", "time", ""), *((r.experiment, r.state, r.took, r.reason) for r in rows)]
+    cells = [
+        ("experiment", "state", "time", ""),
+        *((r.experiment, r.state, r.took, r.reason) for r in rows),
+    ]
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
-    return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(
+            f"{text:<{width}}" for text, width in zip(row, [*widths, 0], strict=True)
+        ).rstrip()
+        for row in cells
+    )

@@ -11,19 +11,22 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from episodic import algorithms, datasets, models
-from flows import experiment, pages, predecessors, results, watch, workspace
-from flows.driver import Worker, WorkerError
-from flows.outcome import failed
+from episodic.core.registry import ALGORITHMS, DATASETS, MODELS
+from flows import workspace
+from flows.dvc.driver import Worker, WorkerError
+from flows.dvc.protocol import Plan, Verdict
+from flows.experiments import experiment, watch
+from flows.experiments.points import changed, plain, whole_section
 from flows.pipeline import Result, follow
-from flows.protocol import Plan, Verdict
-from flows.sweeps import changed, plain, whole_section
+from flows.server import pages, stale_runs
+from flows.states import failed
+from flows.ui import results
 from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
 from tasks.params import read_yaml
-from tasks.reporting.results import flat
-from tasks.stage import StageError
+from tasks.reports.kit.results import flat
+from tasks.runtime.stage import StageError
 
 AS_IT_IS = "as it is"
 """The choice of the form that leaves a setting alone; of numbers it is 0 (seed: -1)."""
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     Network: TypeAlias = str
 else:  # choices of the form, from where each of them has its home
     Preset, Dataset, Method, Network = (
-        Literal[(AS_IT_IS, *names)] for names in (presets.names(), datasets.registry, algorithms.registry, models.registry)
+        Literal[(AS_IT_IS, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
     )
 
 Count = Annotated[int, Field(ge=0)]
@@ -74,11 +77,16 @@ def train(
         name: of the experiment; empty is made of what was asked for
         share: a git remote, as origin: what others have computed comes from DVC's remote, and the experiment is pushed to both
     """
-    predecessors.arrive()
+    stale_runs.arrive()
     log = get_run_logger()
     stages: list[Result] = []
     names = {"dataset.name": dataset, "algorithm.name": algorithm, "model.name": model}
-    numbers = {"episodes.ways": ways, "episodes.shots": shots, "episodes.queries": queries, "train.iterations": iterations}
+    numbers = {
+        "episodes.ways": ways,
+        "episodes.shots": shots,
+        "episodes.queries": queries,
+        "train.iterations": iterations,
+    }
     asked: dict[str, Any] = {key: value for key, value in names.items() if value != AS_IT_IS}
     asked |= {key: value for key, value in numbers.items() if value}
     asked |= ({"train.seed": seed} if seed >= 0 else {}) | more
@@ -93,7 +101,9 @@ def train(
             experiment.sharing(root, share)
         base = experiment.base(root)
         if name and (plain(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name)):
-            raise StageError(f"name is {name!r}: must have letters or digits (of ASCII), and not be {WORKSPACE}")
+            raise StageError(
+                f"name is {name!r}: must have letters or digits (of ASCII), and not be {WORKSPACE}"
+            )
         called = plain(name) if name else default_name(preset, asked)
         log.info("experiment %s", called)
         before = watch.latest(root, called)
@@ -117,7 +127,9 @@ def train(
 
 def keys_alone(raw: dict[str, Any], more: dict[str, Any]) -> None:
     """StageError where `more` gives a whole section of the params, whose other keys would be lost."""
-    if faults := [f"more: {said}" for key, value in more.items() if (said := whole_section(raw, key, value))]:
+    if faults := [
+        f"more: {said}" for key, value in more.items() if (said := whole_section(raw, key, value))
+    ]:
         raise StageError("\n".join(faults))
 
 
@@ -128,7 +140,10 @@ def preset_changes(name: str) -> dict[str, Any]:
     whole = presets.defaults()
     if name != "default":
         presets.merge(whole, read_yaml(presets.FOLDER / f"{name}.yaml"))
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat(whole).items()}  # as a file has them
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flat(whole).items()
+    }  # as a file has them
 
 
 def default_name(preset: str, asked: dict[str, Any]) -> str:

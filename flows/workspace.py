@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.stage import StageError
+from tasks.runtime.stage import StageError
 
 
 def find_root(start: Path) -> Path:
@@ -30,7 +30,9 @@ def lock(root: Path, say: Callable[[str], None]) -> Iterator[None]:
         while not acquired(file.fileno()):
             if not waiting:
                 file.seek(0)
-                say(f"waiting for the run of process {file.read().strip() or '?'}, which works in the same workspace")
+                say(
+                    f"waiting for the run of process {file.read().strip() or '?'}, which works in the same workspace"
+                )
                 waiting = True
             time.sleep(0.5)
         file.truncate(0)

@@ -18,20 +18,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import charts, stage
-from tasks.comparing import disagreements, groups, growth, sections, transfer
-from tasks.comparing.groups import Protocol
 from tasks.experiments import WORKSPACE, Experiment, History, Missing, NoResultError, Revision
-from tasks.files import ROOT, folder_beside, write_text
-from tasks.reporting import page, words
-from tasks.reporting.parts import Section
-from tasks.stage import StageError
+from tasks.reports.comparison import disagreements, groups, scaling, sections, transfer
+from tasks.reports.comparison.groups import Protocol
+from tasks.reports.kit import charts, page, wording
+from tasks.reports.kit.section import Section
+from tasks.runtime import stage
+from tasks.runtime.files import ROOT, folder_beside, write_text
+from tasks.runtime.stage import StageError
 
 OUT = Path("reports/comparison")
 PAGE = "comparison.html"
 
 
-def gather(root: Path, names: Sequence[str] = (), everything: bool = False, since: str | None = None) -> tuple[list[Experiment], list[str]]:
+def gather(
+    root: Path, names: Sequence[str] = (), everything: bool = False, since: str | None = None
+) -> tuple[list[Experiment], list[str]]:
     """The experiments asked for, and what had to be left out, in words.
 
     Without names, `everything` or `since`: the workspace, if it has a result, and every experiment.
@@ -42,7 +44,9 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
         if since is not None:
             revisions += history.since(since)
         if everything or not revisions:
-            revisions += ([] if everything or since is not None else [Revision(WORKSPACE, "")]) + history.everything()
+            revisions += (
+                [] if everything or since is not None else [Revision(WORKSPACE, "")]
+            ) + history.everything()
         revisions = list(dict.fromkeys(revisions))
         asked, experiments, missing = set(names), [], []
         left: list[str] = []
@@ -55,40 +59,50 @@ def gather(root: Path, names: Sequence[str] = (), everything: bool = False, sinc
                     raise found
                 (here if revision.name == WORKSPACE else left).append(str(found))
             elif not np.isfinite(found.scores).all():
-                left.append(f"{found.name}: {int((~np.isfinite(found.scores)).sum())} of its episodes have a score that is not finite")
+                left.append(
+                    f"{found.name}: {int((~np.isfinite(found.scores)).sum())} of its episodes have a score that is not finite"
+                )
             else:
                 experiments.append(found)
     if missing:
         pull = "Run dvc pull (for experiments: dvc exp pull REMOTE NAME)"
         repro = "Run dvc repro there, since there is no DVC remote to pull them from"
-        lines = [f"{m.revision} lacks {words.joined(m.names)}" for m in missing]
+        lines = [f"{m.revision} lacks {wording.joined(m.names)}" for m in missing]
         raise StageError(
-            "DVC's cache does not hold all files: " + "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
+            "DVC's cache does not hold all files: "
+            + "; ".join(lines[:10])
+            + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
             + f". {pull if history.remote else repro}, or name only others"
-        )  # fmt: skip
+        )
     if not experiments:
         why = f" ({'; '.join((left + here)[:3])})" if left + here else ""
         raise StageError(f"there is nothing to compare{why}: run dvc repro, or a sweep, first")
     return experiments, left
 
 
-def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, baseline: str | None = None) -> list[Protocol]:
+def run(
+    experiments: Sequence[Experiment], left: Sequence[str], out: Path, baseline: str | None = None
+) -> list[Protocol]:
     """Writes the folder `out` anew: `comparison.html`, `comparison.md` with its pictures, and `comparison.csv`; returns what was compared.
 
     StageError: `out` holds something else than a comparison.
     """
     if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise StageError(f"{out} holds something else than a comparison, which would be lost: name a new folder")
+        raise StageError(
+            f"{out} holds something else than a comparison, which would be lost: name a new folder"
+        )
     found = groups.protocols(experiments, baseline)
     parts = [_part(protocol, "" if i == 0 else f"-{i + 1}") for i, protocol in enumerate(found)]
-    across = growth.sections(found)
-    figures = [figure for part in parts for section in part["sections"] for figure in section.figures]
+    across = scaling.sections(found)
+    figures = [
+        figure for part in parts for section in part["sections"] for figure in section.figures
+    ]
     figures += [figure for section in across for figure in section.figures]
     drawn = {figure.name: charts.svg(figure.spec) for figure in figures}
     count = sum(len(p.experiments) for p in found)
     configurations = sum(len(p.configurations) for p in found)
     context = {
-        "title": f"{words.count(count, 'experiment')} in {words.count(configurations, 'configuration')}",
+        "title": f"{wording.count(count, 'experiment')} in {wording.count(configurations, 'configuration')}",
         "sentence": parts[0]["sections"][0].sentence,
         "parts": parts,
         "across": across,
@@ -96,7 +110,9 @@ def run(experiments: Sequence[Experiment], left: Sequence[str], out: Path, basel
         "warning": _warning(found),
     }
     with folder_beside(out) as draft:
-        write_text(draft / PAGE, page.html("compare.html.j2", context, figures, drawn, ["compare.js"]))
+        write_text(
+            draft / PAGE, page.html("compare.html.j2", context, figures, drawn, ["compare.js"])
+        )
         write_text(draft / "comparison.md", page.render("compare.md.j2", context))
         for name, picture in drawn.items():
             write_text(draft / f"{name}.svg", picture)
@@ -129,7 +145,7 @@ def _warning(found: Sequence[Protocol]) -> str:
     if len(found) == 1:
         return ""
     return (
-        f"These experiments follow {words.in_words(len(found))} protocols, which differ in data, episodes, queries or batch-norm mode: "
+        f"These experiments follow {wording.in_words(len(found))} protocols, which differ in data, episodes, queries or batch-norm mode: "
         "figures of different protocols are not compared, neither here nor in the table."
     )
 
@@ -141,10 +157,16 @@ def frame(found: Sequence[Protocol]) -> pd.DataFrame:
         for c in protocol.configurations:
             d = c.to_baseline
             line = {
-                "protocol": protocol.said, "configuration": c.name, "experiments": " ".join(e.name for e in c.experiments),
-                "seeds": len(c.experiments), protocol.score: c.score.mean, "low": c.score.low, "high": c.score.high,
-                "of_methods": c.score.of_methods, "baseline": protocol.baseline.name,
-            }  # fmt: skip
+                "protocol": protocol.said,
+                "configuration": c.name,
+                "experiments": " ".join(e.name for e in c.experiments),
+                "seeds": len(c.experiments),
+                protocol.score: c.score.mean,
+                "low": c.score.low,
+                "high": c.score.high,
+                "of_methods": c.score.of_methods,
+                "baseline": protocol.baseline.name,
+            }
             if d is not None:
                 line |= {
                     "to_baseline": d.mean,
@@ -153,17 +175,36 @@ def frame(found: Sequence[Protocol]) -> pd.DataFrame:
                     "p_corrected": c.p,
                     "paired": d.paired,
                 }
-            lines.append(line | {"train_seconds": c.seconds, "peak_memory_bytes": c.memory} | c.params)
+            lines.append(
+                line | {"train_seconds": c.seconds, "peak_memory_bytes": c.memory} | c.params
+            )
     return pd.DataFrame(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("revisions", nargs="*", metavar="NAME|REV", help="experiments, commits, branches, tags, or `workspace`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "revisions",
+        nargs="*",
+        metavar="NAME|REV",
+        help="experiments, commits, branches, tags, or `workspace`",
+    )
     parser.add_argument("--all", action="store_true", help="every experiment")
-    parser.add_argument("--since", metavar="REV", help="commits after REV that changed the result, and experiments since")
-    parser.add_argument("--baseline", metavar="NAME", help="what all others are measured against (default: the first one)")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="PATH", help=f"folder to write (default: {OUT})")
+    parser.add_argument(
+        "--since",
+        metavar="REV",
+        help="commits after REV that changed the result, and experiments since",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="what all others are measured against (default: the first one)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, metavar="PATH", help=f"folder to write (default: {OUT})"
+    )
     args = parser.parse_args()
 
     def body() -> None:

@@ -10,22 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from episodic import datasets
-from episodic.datasets.fetch import MIRROR
-from tasks import params, stage
-from tasks.files import folder_beside
+from episodic.core.registry import DATASETS
+from episodic.datasets import base
+from episodic.datasets.sources.fetch import MIRROR
+from tasks import params
+from tasks.runtime import stage
+from tasks.runtime.files import folder_beside
 
 
 def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
     """Writes the folder described in docs/files.md, section data/raw."""
     chosen = settings.dataset
     with folder_beside(out) as folder, bars() as progress:
-        module = datasets.registry[chosen.name]
-        module.fetch(folder, chosen.config, mirror=mirror, progress=progress, **datasets.own(module, chosen.own))
+        module = DATASETS[chosen.name]
+        module.fetch(
+            folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own)
+        )
 
 
 @contextmanager
-def bars() -> Iterator[datasets.Progress]:
+def bars() -> Iterator[base.Progress]:
     """A data set's progress as bars, one for each thing that it names."""
     current: stage.Bar | None = None
 
@@ -47,7 +51,9 @@ def bars() -> Iterator[datasets.Progress]:
 def main() -> None:
     args = stage.parser(__doc__, out="folder to write").parse_args()
     mirror = os.environ.get(MIRROR)
-    stage.run(lambda: run(params.load(args.params, "dataset"), args.out, Path(mirror) if mirror else None))
+    stage.run(
+        lambda: run(params.load(args.params, "dataset"), args.out, Path(mirror) if mirror else None)
+    )
 
 
 if __name__ == "__main__":

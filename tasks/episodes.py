@@ -9,44 +9,74 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import counter, datasets, sampling, stored
-from episodic.config import require
-from episodic.datasets import Images, Sinusoids, Tasks, Texts
-from tasks import params, stage
-from tasks.files import digest, folder_beside, write_json
+from episodic.core import random_numbers
+from episodic.core.config import require
+from episodic.core.registry import DATASETS
+from episodic.data import sampling, storage
+from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
+from tasks import params
 from tasks.prepared import FORMAT
+from tasks.runtime import stage
+from tasks.runtime.files import digest, folder_beside, write_json
 
 
 def run(settings: params.Params, raw: Path, out: Path) -> None:
     """Writes the folder described in docs/files.md, section data/prepared."""
     chosen = settings.dataset
-    module = datasets.registry[chosen.name]
+    module = DATASETS[chosen.name]
     data = module.prepare(raw, chosen.config, chosen.seed)
     with folder_beside(out) as folder:
         make: Any = {Sinusoids: _sinusoids, Tasks: _tasks}.get(type(data), _classes)
-        meta = {"format": FORMAT, "dataset": chosen.name, "kind": data.kind, "protocol": data.protocol}
+        meta = {
+            "format": FORMAT,
+            "dataset": chosen.name,
+            "kind": data.kind,
+            "protocol": data.protocol,
+        }
         meta |= {"inputs": data.inputs, "license": module.LICENSE}
         meta |= make(data, settings, folder)
-        meta |= {key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")}
+        meta |= {
+            key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")
+        }
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
 
 def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dict[str, Any]:
-    stored.save(folder, _examples(data))
+    storage.save(folder, _examples(data))
     outside = {}
     if isinstance(data, Texts):
-        pd.DataFrame({"text": data.texts + data.outside}).to_parquet(folder / "texts.parquet", index=False)
+        pd.DataFrame({"text": data.texts + data.outside}).to_parquet(
+            folder / "texts.parquet", index=False
+        )
         outside = {"outside": len(data.outside)} if data.outside else {}
-    table = pd.DataFrame({"class": data.classes, "group": data.groups, "split": data.splits, "count": data.counts.astype(np.int64)})
+    table = pd.DataFrame(
+        {
+            "class": data.classes,
+            "group": data.groups,
+            "split": data.splits,
+            "count": data.counts.astype(np.int64),
+        }
+    )
     table.to_parquet(folder / "classes.parquet", index=False)
     offset, episodes = (table["count"].cumsum() - table["count"]).to_numpy(), settings.episodes
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = np.flatnonzero(table["split"] == split)
-        groups = sampling.Groups.of(table["group"].to_numpy()[rows].tolist(), episodes.ways) if episodes.within_group else None
+        groups = (
+            sampling.Groups.of(table["group"].to_numpy()[rows].tolist(), episodes.ways)
+            if episodes.within_group
+            else None
+        )
         sampler = sampling.ClassSampler(
-            torch.empty(0), torch.tensor(offset[rows]), torch.tensor(table["count"].to_numpy()[rows]),
-            episodes.seed, split, episodes.ways, episodes.shots, episodes.queries, groups=groups,
-        )  # fmt: skip
+            torch.empty(0),
+            torch.tensor(offset[rows]),
+            torch.tensor(table["count"].to_numpy()[rows]),
+            episodes.seed,
+            split,
+            episodes.ways,
+            episodes.shots,
+            episodes.queries,
+            groups=groups,
+        )
         classes, support, query = (part.numpy() for part in sampler.rows(torch.arange(count)))
         columns: dict[str, Any] = {
             "episode": np.arange(count),
@@ -55,8 +85,19 @@ def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dic
             "query": list(query),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    within = {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"} if episodes.within_group else {}
-    return within | outside | {"input": list(data.input), "classes": table["split"].value_counts().sort_index().to_dict()}
+    within = (
+        {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"}
+        if episodes.within_group
+        else {}
+    )
+    return (
+        within
+        | outside
+        | {
+            "input": list(data.input),
+            "classes": table["split"].value_counts().sort_index().to_dict(),
+        }
+    )
 
 
 def _examples(data: Images | Texts) -> Any:
@@ -73,47 +114,88 @@ def _groups(table: pd.DataFrame, ways: int) -> str:
 
 
 def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:
-    family, episodes = {"amplitude": data.amplitude, "phase": data.phase, "x": data.x}, settings.episodes
+    family, episodes = (
+        {"amplitude": data.amplitude, "phase": data.phase, "x": data.x},
+        settings.episodes,
+    )
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         sampler = sampling.SinusoidSampler(
-            data.amplitude, data.phase, data.x, seed=episodes.seed, split=split, shots=episodes.shots, queries=episodes.queries
+            data.amplitude,
+            data.phase,
+            data.x,
+            seed=episodes.seed,
+            split=split,
+            shots=episodes.shots,
+            queries=episodes.queries,
         )
         amplitude, phase, x = (part.numpy() for part in sampler.waves(torch.arange(count)))
-        columns: dict[str, Any] = {"episode": np.arange(count), "amplitude": amplitude[:, 0], "phase": phase[:, 0]}
-        columns |= {"support_x": list(x[:, : episodes.shots]), "query_x": list(x[:, episodes.shots :])}
+        columns: dict[str, Any] = {
+            "episode": np.arange(count),
+            "amplitude": amplitude[:, 0],
+            "phase": phase[:, 0],
+        }
+        columns |= {
+            "support_x": list(x[:, : episodes.shots]),
+            "query_x": list(x[:, episodes.shots :]),
+        }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    return {"input": [1], "classes": {}, "family": {key: list(value) for key, value in family.items()}}
+    return {
+        "input": [1],
+        "classes": {},
+        "family": {key: list(value) for key, value in family.items()},
+    }
 
 
 def _tasks(data: Tasks, settings: params.Params, folder: Path) -> dict[str, Any]:
     """Of validation and test, each task once: its first examples as support set, and those that follow as query set."""
-    stored.save(folder, data.examples)
+    storage.save(folder, data.examples)
     np.save(folder / "targets.npy", data.targets)
     pd.DataFrame({"text": data.texts}).to_parquet(folder / "texts.parquet", index=False)
     table = pd.DataFrame({"task": data.names, "split": data.splits, "count": data.counts})
     table.to_parquet(folder / "tasks.parquet", index=False)
     table["offset"], episodes = table["count"].cumsum() - table["count"], settings.episodes
     require(
-        episodes.shots < table["count"].min(), "episodes.shots", episodes.shots,
+        episodes.shots < table["count"].min(),
+        "episodes.shots",
+        episodes.shots,
         f"must be below {table['count'].min()}, the examples of the smallest task",
-    )  # fmt: skip
+    )
     longest = 0
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = table[table["split"] == split].reset_index(drop=True)
-        bits = counter.draws(counter.key(episodes.seed, split), torch.zeros(1, dtype=torch.int64), len(rows))
-        rows = rows.iloc[counter.choose(bits, len(rows), len(rows))[0].numpy()][:count].reset_index(drop=True)
+        bits = random_numbers.draws(
+            random_numbers.key(episodes.seed, split), torch.zeros(1, dtype=torch.int64), len(rows)
+        )
+        rows = rows.iloc[random_numbers.choose(bits, len(rows), len(rows))[0].numpy()][
+            :count
+        ].reset_index(drop=True)
         query = (rows["count"] - episodes.shots).clip(upper=episodes.queries)
-        fixed = {"episode": np.arange(len(rows)), "task": rows["task"], "offset": rows["offset"], "support": episodes.shots}
-        pd.DataFrame(fixed | {"skipped": 0, "query": query}).to_parquet(folder / f"{split}.parquet", index=False)
+        fixed = {
+            "episode": np.arange(len(rows)),
+            "task": rows["task"],
+            "offset": rows["offset"],
+            "support": episodes.shots,
+        }
+        pd.DataFrame(fixed | {"skipped": 0, "query": query}).to_parquet(
+            folder / f"{split}.parquet", index=False
+        )
         longest = max(longest, int(query.max()))
     tasks = table["split"].value_counts().sort_index().to_dict()
     known = data.targets[np.repeat(table["split"] == "train", table["count"])].astype(np.float64)
     targets = {"mean": round(float(known.mean()), 6), "variance": round(float(known.var()), 6)}
-    return {"input": list(data.input), "classes": {}, "tasks": tasks, "longest": longest, "targets": targets}
+    return {
+        "input": list(data.input),
+        "classes": {},
+        "tasks": tasks,
+        "longest": longest,
+        "targets": targets,
+    }
 
 
 def main() -> None:
-    args = stage.parser(__doc__, raw="folder written by the stage download", out="folder to write").parse_args()
+    args = stage.parser(
+        __doc__, raw="folder written by the stage download", out="folder to write"
+    ).parse_args()
     stage.run(lambda: run(params.load(args.params, "dataset", "episodes"), args.raw, args.out))
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic import exact, sampling, stored
-from episodic.episode import Episode
-from tasks.files import read_json
+from episodic.core import float64
+from episodic.core.episode import Episode
+from episodic.data import sampling, storage
 from tasks.params import Params
-from tasks.stage import StageError
+from tasks.runtime.files import read_json
+from tasks.runtime.stage import StageError
 
 FORMAT = 2
 
@@ -31,7 +32,7 @@ class Prepared:
     @property
     def drawn_on(self) -> torch.device:
         """Where episodes are made, in 64-bit arithmetic, before they are moved to the device."""
-        return exact.place(self.device)
+        return float64.place(self.device)
 
     @property
     def kind(self) -> str:
@@ -47,9 +48,9 @@ class Prepared:
         table = pd.read_parquet(self.folder / "classes.parquet")
         return table.assign(offset=table["count"].cumsum() - table["count"])
 
-    def examples(self) -> stored.Rows:
+    def examples(self) -> storage.Rows:
         """The examples of all classes, row by row."""
-        return stored.load(self.folder, self.meta["input"], self.drawn_on)
+        return storage.load(self.folder, self.meta["input"], self.drawn_on)
 
     def targets(self) -> torch.Tensor:
         """The targets of given tasks, row by row."""
@@ -76,65 +77,124 @@ class Prepared:
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.given:
             table = self.tasks("train")
-            offsets, counts = (torch.tensor(table[column].to_numpy(), device=self.drawn_on) for column in ("offset", "count"))
+            offsets, counts = (
+                torch.tensor(table[column].to_numpy(), device=self.drawn_on)
+                for column in ("offset", "count")
+            )
             return sampling.TaskSampler(
-                self.examples(), self.targets(), offsets, counts, config.seed, "train", shots, config.queries, config.vary_shots
+                self.examples(),
+                self.targets(),
+                offsets,
+                counts,
+                config.seed,
+                "train",
+                shots,
+                config.queries,
+                config.vary_shots,
             )
         if self.kind == "regression":
             family = {key: tuple(value) for key, value in self.meta["family"].items()}
             return sampling.SinusoidSampler(
-                **family, seed=config.seed, split="train", shots=shots, queries=config.queries, device=self.drawn_on
+                **family,
+                seed=config.seed,
+                split="train",
+                shots=shots,
+                queries=config.queries,
+                device=self.drawn_on,
             )
-        from tasks import pool  # only the stage train depends on it
+        from tasks.runtime import class_selection  # only the stage train depends on it
 
-        classes, examples = pool.chosen(self.classes(), config), self.examples()
-        offsets, counts = (torch.tensor(classes[column].to_numpy(), device=self.drawn_on) for column in ("offset", "count"))
-        groups = sampling.Groups.of(classes["group"].to_list(), ways, self.drawn_on) if config.within_group else None
-        hard = pool.hard_episodes(config.hard, examples, offsets, counts, ways) if config.hard else None
-        return sampling.ClassSampler(examples, offsets, counts, config.seed, "train", ways, shots, config.queries, labels, groups, hard)
+        classes, examples = class_selection.chosen(self.classes(), config), self.examples()
+        offsets, counts = (
+            torch.tensor(classes[column].to_numpy(), device=self.drawn_on)
+            for column in ("offset", "count")
+        )
+        groups = (
+            sampling.Groups.of(classes["group"].to_list(), ways, self.drawn_on)
+            if config.within_group
+            else None
+        )
+        hard = (
+            class_selection.hard_episodes(config.hard, examples, offsets, counts, ways)
+            if config.hard
+            else None
+        )
+        return sampling.ClassSampler(
+            examples,
+            offsets,
+            counts,
+            config.seed,
+            "train",
+            ways,
+            shots,
+            config.queries,
+            labels,
+            groups,
+            hard,
+        )
 
     def table(self, split: str) -> pd.DataFrame:
         """The fixed episodes of a split, one row each."""
         return pd.read_parquet(self.folder / f"{split}.parquet")
 
-    def fixed(self, table: pd.DataFrame, examples: stored.Rows | None = None) -> Episode:
+    def fixed(self, table: pd.DataFrame, examples: storage.Rows | None = None) -> Episode:
         """Rows of `table` as one Episode on the device."""
 
         def column(name: str) -> torch.Tensor:
             return torch.tensor(np.stack(table[name].to_list()), device=self.drawn_on)
 
         if self.given:
-            offset, support, skipped, query = (column(name) for name in ("offset", "support", "skipped", "query"))
+            offset, support, skipped, query = (
+                column(name) for name in ("offset", "support", "skipped", "query")
+            )
             runs = sampling.Runs(offset, support), sampling.Runs(offset + support + skipped, query)
             x = self.examples() if examples is None else examples
-            return sampling.task_episode(x, self.targets(), *runs, self.meta["shots"], self.meta["longest"]).to(self.device)
+            return sampling.task_episode(
+                x, self.targets(), *runs, self.meta["shots"], self.meta["longest"]
+            ).to(self.device)
         if self.kind == "regression":
             waves = column("amplitude")[:, None], column("phase")[:, None]
-            return sampling.wave_episode(*waves, column("support_x"), column("query_x")).to(self.device)
+            return sampling.wave_episode(*waves, column("support_x"), column("query_x")).to(
+                self.device
+            )
         rows = self.examples() if examples is None else examples
-        return sampling.labelled_episode(rows, column("support"), column("query"), self.meta["ways"]).to(self.device)
+        return sampling.labelled_episode(
+            rows, column("support"), column("query"), self.meta["ways"]
+        ).to(self.device)
 
 
 def read(folder: Path, device: torch.device) -> Prepared:
     meta = read_json(folder / "meta.json")
     if meta.get("format") != FORMAT:
-        raise StageError(f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again")
+        raise StageError(
+            f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again"
+        )
     return Prepared(folder, meta, device)
 
 
 def pick_device(name: str) -> torch.device:
     """`auto` is cuda where there is one, else cpu: an Apple GPU (mps) promises no equal bytes, so that it must be asked for."""
     if name == "mps" and not torch.backends.mps.is_available():
-        raise StageError("device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu")
+        raise StageError(
+            "device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu"
+        )
     if name == "cuda" and not torch.cuda.is_available():
-        raise StageError("device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu")
-    device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        raise StageError(
+            "device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu"
+        )
+    device = torch.device(
+        name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's number of this process on its machine
+        device = torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", 0))
+        )  # torchrun's number of this process on its machine
         torch.cuda.set_device(device)
         # The same bytes every time, at some cost in speed.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # train.plan.tf32 allows it
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+            False  # train.plan.tf32 allows it
+        )
     return device

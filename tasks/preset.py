@@ -1,4 +1,4 @@
-"""Sets params.yaml to a preset: the defaults, and what presets/NAME.yaml says instead. Comments stay.
+"""Sets params.yaml to a preset: the defaults, and what conf/presets/NAME.yaml says instead. Comments stay.
 
 `python -m tasks.preset` lists the presets; `python -m tasks.preset default` goes back to the defaults.
 """
@@ -14,13 +14,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from episodic.config import ConfigError
-from episodic.registry import did_you_mean
-from tasks import params, stage
-from tasks.files import ROOT, write_text
+from episodic.core.config import ConfigError
+from episodic.core.registry import did_you_mean
+from tasks import params
 from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry
+from tasks.runtime import stage
+from tasks.runtime.files import ROOT, write_text
 
-FOLDER = ROOT / "presets"
+FOLDER = ROOT / "conf" / "presets"
 COLUMN = 28
 COMMENT = re.compile(r"(?m)^([^#'\"\n]*[^#'\"\s]) +(# .*)$")
 """A line's value and its comment, which begins at a column wherever the value leaves room."""
@@ -35,15 +36,21 @@ def defaults() -> dict[str, Any]:
     """Every key at the value that the code gives it, as plain values."""
     result: dict[str, Any] = {"device": "auto", "processes": None}
     for section, (_, beside) in CHOICES.items():
-        result[section] = {"name": DEFAULTS[section]} | {key: {"seed": 0, "source": params.SOURCE}[key] for key in beside}
-        result[section] |= {name: asdict(registry(section)[name].Config()) for name in registry(section)}
+        result[section] = {"name": DEFAULTS[section]} | {
+            key: {"seed": 0, "source": params.SOURCE}[key] for key in beside
+        }
+        result[section] |= {
+            name: asdict(registry(section)[name].Config()) for name in registry(section)
+        }
     return result | {section: asdict(plain_type(section)()) for section in PLAIN}
 
 
 def apply(name: str, path: Path, source: str | None = None) -> list[str]:
     """Rewrites `path`; returns the changes as 'key: old -> new'. source: of data of one's own (None: that of the preset)"""
     if name not in names():
-        raise ConfigError("preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}")
+        raise ConfigError(
+            "preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}"
+        )
     wanted = defaults()
     if name != "default":
         merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
@@ -53,12 +60,17 @@ def apply(name: str, path: Path, source: str | None = None) -> list[str]:
     round_trip.width = 200
     round_trip.preserve_quotes = True
     round_trip.representer.add_representer(
-        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+        type(None),
+        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
     )
     if not path.exists():
-        raise stage.StageError(f"there is no {path}; run in the repository's root, or name the file with --params")
+        raise stage.StageError(
+            f"there is no {path}; run in the repository's root, or name the file with --params"
+        )
     if not isinstance(read_yaml(path), dict):
-        raise stage.StageError(f"{path} must hold sections such as dataset and train; get it back with git checkout {path}")
+        raise stage.StageError(
+            f"{path} must hold sections such as dataset and train; get it back with git checkout {path}"
+        )
     document = round_trip.load(path.read_text(encoding="utf-8"))
     changes: list[str] = []
     _assign(document, wanted, "", changes)
@@ -101,16 +113,34 @@ def _assign(document: Any, wanted: dict[str, Any], path: str, changes: list[str]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the preset; without it the presets are listed")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="the file to set (default: params.yaml)")
-    parser.add_argument("--source", metavar="PATH", help="your own data, for presets as image_folder (dataset.source)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the preset; without it the presets are listed"
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="the file to set (default: params.yaml)",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="PATH",
+        help="your own data, for presets as image_folder (dataset.source)",
+    )
     args = parser.parse_args()
 
     def body() -> None:
         if args.name is None:
             for name in names():
-                first = "the values that params.yaml came with" if name == "default" else _headline(name)
+                first = (
+                    "the values that params.yaml came with"
+                    if name == "default"
+                    else _headline(name)
+                )
                 print(f"{name:16} {first}")
             return
         changes = apply(args.name, args.params, args.source)

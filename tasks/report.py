@@ -9,31 +9,48 @@ import io
 from pathlib import Path
 from typing import Any
 
-from tasks import charts, params, stage
-from tasks.files import folder_beside, write_text
-from tasks.reporting import card as cards
-from tasks.reporting import courses, fits, gallery, hardness, landscape, mistakes, page, ratings, results, scores, words
-from tasks.reporting.parts import axis_title
-from tasks.reporting.results import Results
+from tasks import params
+from tasks.reports.kit import charts, gallery, page, results, wording
+from tasks.reports.kit.results import Results
+from tasks.reports.kit.section import axis_title
+from tasks.reports.run import card as cards
+from tasks.reports.run import confusions, curves, fits, hardness, landscape, ratings, scores
+from tasks.runtime import stage
+from tasks.runtime.files import folder_beside, write_text
 
 
-def run(settings: params.Params, found: Results, html: Path, tasks: Path, summary: Path, card: Path) -> None:
+def run(
+    settings: params.Params, found: Results, html: Path, tasks: Path, summary: Path, card: Path
+) -> None:
     """Writes the page and the one of its tasks, summary.md with its pictures, and the model card."""
-    sections = [scores.comparison(found, settings.raw), scores.distribution(found), courses.learning(found), courses.adaptation(found)]
+    sections = [
+        scores.comparison(found, settings.raw),
+        scores.distribution(found),
+        curves.learning(found),
+        curves.adaptation(found),
+    ]
     regression = found.kind == "regression"
     rated = len(found.ratings) > 0
     if rated:
         sections.insert(1, ratings.section(found))
     if not regression:
-        sections += [*courses.modes(found), *mistakes.sections(found)]
-    curves = fits.fits(found) if regression and not rated else []
-    figures = [figure for section in sections for figure in section.figures] + [fit.figure for fit in curves]
-    drawn = {figure.name: charts.svg(figure.spec) for figure in figures}  # once each and in this order: see charts.svg
+        sections += [*curves.modes(found), *confusions.sections(found)]
+    fitted = fits.fits(found) if regression and not rated else []
+    figures = [figure for section in sections for figure in section.figures] + [
+        fit.figure for fit in fitted
+    ]
+    drawn = {
+        figure.name: charts.svg(figure.spec) for figure in figures
+    }  # once each and in this order: see charts.svg
     headline = _headline(settings, found)
-    common = headline | {"sections": sections, "fits": curves, "provenance": _provenance(settings, found)}
+    common = headline | {
+        "sections": sections,
+        "fits": fitted,
+        "provenance": _provenance(settings, found),
+    }
     context = common | {
         "cards": [] if regression else gallery.cards(found),
-        "mistakes": None if regression else mistakes.pictures(found),
+        "mistakes": None if regression else confusions.pictures(found),
         "lines": fits.LINES,
         "users": ratings.users(found) if rated else [],
     }
@@ -51,8 +68,18 @@ def _tasks(found: Results, headline: dict[str, Any]) -> str:
     sections, keys = landscape.sections(found)
     figures = [figure for section in sections for figure in section.figures]
     pairs = hardness.pairs(found) if found.kind == "classification" else None
-    context = headline | {"sections": sections, "keys": keys, "pairs": pairs, "ink": found.meta.get("input", [0])[0] == 1}
-    return page.html("tasks.html.j2", context, figures, {figure.name: charts.svg(figure.spec) for figure in figures})
+    context = headline | {
+        "sections": sections,
+        "keys": keys,
+        "pairs": pairs,
+        "ink": found.meta.get("input", [0])[0] == 1,
+    }
+    return page.html(
+        "tasks.html.j2",
+        context,
+        figures,
+        {figure.name: charts.svg(figure.spec) for figure in figures},
+    )
 
 
 def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
@@ -60,22 +87,32 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
     meta, config, metrics, score = found.meta, found.config, found.metrics, found.score
     if found.kind == "regression":
         point = "first rating" if len(found.ratings) else "support point"
-        shape, queries = words.count(meta["shots"], point), words.count(meta["queries"], "query", "queries")
+        shape, queries = (
+            wording.count(meta["shots"], point),
+            wording.count(meta["queries"], "query", "queries"),
+        )
         queries = f"at most {queries} after them" if len(found.ratings) else queries
     else:
-        shape, queries = f"{meta['ways']}-way {meta['shots']}-shot", f"{words.count(meta['queries'], 'query', 'queries')} a class"
+        shape, queries = (
+            f"{meta['ways']}-way {meta['shots']}-shot",
+            f"{wording.count(meta['queries'], 'query', 'queries')} a class",
+        )
     # Without batch norm the mode says nothing.
     mode = [found.mode] if found.other_mode or found.curve["mode"].nunique() == 1 else []
-    steps = [words.count(found.steps, "inner step")] if found.adapts else []
+    steps = [wording.count(found.steps, "inner step")] if found.adapts else []
     if config.get("ensemble", 1) > 1:
-        steps.append(f"the {words.in_words(config['ensemble'])} best checkpoints together")
-    counts = [*steps, words.count(metrics["episodes"], "test episode")]
-    big, _, half = words.figure(score, metrics[score], metrics[f"{score}_ci95"]).partition(" ± ")
+        steps.append(f"the {wording.in_words(config['ensemble'])} best checkpoints together")
+    counts = [*steps, wording.count(metrics["episodes"], "test episode")]
+    big, _, half = wording.figure(score, metrics[score], metrics[f"{score}_ci95"]).partition(" ± ")
     aside = []
     if score == "mse" and "mse_median" in metrics:
-        aside.append(f"median {words.number(metrics['mse_median'])}, {words.count(metrics.get('diverged', 0), 'episode')} diverged")
+        aside.append(
+            f"median {wording.number(metrics['mse_median'])}, {wording.count(metrics.get('diverged', 0), 'episode')} diverged"
+        )
     if f"before.{score}" in metrics:
-        before = words.figure(score, metrics[f"before.{score}"], metrics.get(f"before.{score}_ci95"))
+        before = wording.figure(
+            score, metrics[f"before.{score}"], metrics.get(f"before.{score}_ci95")
+        )
         aside.append(f"{before} before adaptation")
     chips = {"method": config["algorithm"]["name"], "model": config["model"]["name"]}
     if "parameters" in config:
@@ -88,9 +125,12 @@ def _headline(settings: params.Params, found: Results) -> dict[str, Any]:
         "value": metrics[score],
         "ci95": metrics[f"{score}_ci95"],
         "aside": aside,
-        "protocol": ", ".join([shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, *counts]),
-        "chips": chips | {"best of": f"{config['iterations']:,} iterations", "device": settings.device},
-        "steps": words.count(found.steps, "inner step"),
+        "protocol": ", ".join(
+            [shape, queries, f"{meta['dataset']} ({meta['protocol']})", *mode, *counts]
+        ),
+        "chips": chips
+        | {"best of": f"{config['iterations']:,} iterations", "device": settings.device},
+        "steps": wording.count(found.steps, "inner step"),
         "adapts": found.adapts,
     }
 

@@ -1,4 +1,4 @@
-"""params.schema.json: what params.yaml may hold, for editors that complete and check YAML by a JSON schema.
+"""conf/params.schema.json: what params.yaml may hold, for editors that complete and check YAML by a JSON schema.
 
 `python -m tasks.schema` writes it anew from the code, and from the comments of params.yaml.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tasks import params, preset, stage
-from tasks.files import ROOT, write_json
+from tasks import params, preset
+from tasks.runtime import stage
+from tasks.runtime.files import ROOT, write_json
 
-FILE = "params.schema.json"
+FILE = "conf/params.schema.json"
 
 
 def schema(commented: Path) -> dict[str, Any]:
@@ -27,10 +28,18 @@ def schema(commented: Path) -> dict[str, Any]:
     }
     for section, (_, beside) in params.CHOICES.items():
         known = params.registry(section)
-        kinds = {"seed": {"type": "integer", "minimum": 0}, "source": {"type": "string", "minLength": 1}}
+        kinds = {
+            "seed": {"type": "integer", "minimum": 0},
+            "source": {"type": "string", "minLength": 1},
+        }
         properties = {"name": {"enum": sorted(known)}} | {key: kinds[key] for key in beside}
         properties |= {name: _section(known[name].Config) for name in sorted(known)}
-        sections[section] = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
+        sections[section] = {
+            "type": "object",
+            "properties": properties,
+            "required": ["name"],
+            "additionalProperties": False,
+        }
     sections |= {section: _section(params.plain_type(section)) for section in params.PLAIN}
     defaults = preset.defaults()
     for key, value in sections.items():
@@ -58,7 +67,9 @@ def _plain(part: Any, definitions: dict[str, Any]) -> Any:
     if "$ref" in part:
         return _plain(definitions[part["$ref"].rsplit("/", 1)[1]], definitions)
     kept = {
-        key: {name: _plain(value, definitions) for name, value in inner.items()} if key == "properties" else _plain(inner, definitions)
+        key: {name: _plain(value, definitions) for name, value in inner.items()}
+        if key == "properties"
+        else _plain(inner, definitions)
         for key, inner in part.items()
         if key not in ("title", "description", "default", "$defs", "required")
     }

@@ -32,7 +32,11 @@ class Held(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Held:
-        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        layout = {
+            "strides": held.stride(),
+            "storage_offset": held.storage_offset(),
+            "dtype": held.dtype,
+        }
         made = torch.Tensor._make_wrapper_subclass(cls, held.shape, device="apple:0", **layout)
         made.held = held
         return made
@@ -40,7 +44,9 @@ class Held(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return call(function, args, kwargs or {})
 
     def tolist(self) -> Any:
@@ -50,14 +56,20 @@ class Held(torch.Tensor):
 class Everywhere(TorchDispatchMode):
     """Tensors are made on the device too."""
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return call(function, args, kwargs or {})
 
 
 def call(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     on, name = any(isinstance(x, Held) for x in tensors), function.__name__
-    if on and not name.startswith(MOVES) and (cpu := [x.shape for x in tensors if not isinstance(x, Held) and x.dim()]):
+    if (
+        on
+        and not name.startswith(MOVES)
+        and (cpu := [x.shape for x in tensors if not isinstance(x, Held) and x.dim()])
+    ):
         raise TypeError(f"{name} sees an Apple GPU and a tensor {cpu[0]} on the CPU")
     if on and name.startswith(INTEGERS) and all(x.dtype == torch.int64 for x in tensors):
         raise TypeError(f"{name} of int64 on an Apple GPU")
@@ -95,7 +107,7 @@ def _held(x: Any) -> Any:
 def main(folder: Path) -> None:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    from episodic import few_shot
+    from episodic.inference import few_shot
     from tasks import download, episodes, evaluate, params, prepared, train
 
     _setup_privateuseone_for_python_backend("apple")
@@ -116,7 +128,10 @@ def main(folder: Path) -> None:
             support_x, support_y, query_x, _ = (part[0].numpy() for part in first.tensors)
             few_shot.load(out / "model", device).adapt(support_x, support_y).save(out / "adapted")
             adapted = few_shot.load_adapted(out / "adapted", device)
-            np.save(out / "answers.npy", adapted.predict_proba(query_x) if adapted.classes_ else adapted.predict(query_x))
+            np.save(
+                out / "answers.npy",
+                adapted.predict_proba(query_x) if adapted.classes_ else adapted.predict(query_x),
+            )
 
 
 if __name__ == "__main__":

@@ -22,5 +22,7 @@ def mirror() -> Path:
     """The folder of real data that EPISODIC_MIRROR names; without it the test is skipped, and says so."""
     folder = os.environ.get("EPISODIC_MIRROR")
     if not folder or not (Path(folder) / "omniglot").is_dir():
-        pytest.skip("the real Omniglot is not at hand: set EPISODIC_MIRROR to a folder that holds omniglot/images_background.zip")
+        pytest.skip(
+            "the real Omniglot is not at hand: set EPISODIC_MIRROR to a folder that holds omniglot/images_background.zip"
+        )
     return Path(folder)

@@ -14,11 +14,19 @@ def looks(folder: Path, width: int = 8, **config: object) -> Path:
     from safetensors.torch import save_file
 
     (folder / "1_Pooling").mkdir(parents=True)
-    kinds = {"": "models.Transformer", "1_Pooling": "models.Pooling", "2_Normalize": "models.Normalize"}
-    parts = [{"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()]
+    kinds = {
+        "": "models.Transformer",
+        "1_Pooling": "models.Pooling",
+        "2_Normalize": "models.Normalize",
+    }
+    parts = [
+        {"path": path, "type": f"sentence_transformers.{kind}"} for path, kind in kinds.items()
+    ]
     (folder / "modules.json").write_text(json.dumps(parts))
     (folder / "config.json").write_text(json.dumps({"hidden_size": width} | config))
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"embedding_dimension": width, "pooling_mode": "mean"}))
+    (folder / "1_Pooling/config.json").write_text(
+        json.dumps({"embedding_dimension": width, "pooling_mode": "mean"})
+    )
     save_file({"weight": torch.zeros(2)}, folder / "model.safetensors")
     return folder
 
@@ -32,10 +40,19 @@ def tiny(folder: Path, texts: Iterable[str], width: int = 32, seed: int = 0) -> 
     words = sorted({word for text in texts for word in text.lower().split()})
     bert = folder.parent / f"{folder.name} bert"
     bert.mkdir(parents=True)
-    (bert / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    (bert / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    )
     torch.manual_seed(seed)
-    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * width, "max_position_embeddings": 64}
-    BertModel(BertConfig(vocab_size=len(words) + 5, hidden_size=width, **shape)).eval().save_pretrained(bert)
+    shape = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * width,
+        "max_position_embeddings": 64,
+    }
+    BertModel(
+        BertConfig(vocab_size=len(words) + 5, hidden_size=width, **shape)
+    ).eval().save_pretrained(bert)
     BertTokenizerFast(vocab=str(bert / "vocab.txt")).save_pretrained(bert)
     transformer = modules.Transformer(str(bert))
     parts = [transformer, modules.Pooling(width, "mean"), modules.Normalize()]

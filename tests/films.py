@@ -16,15 +16,33 @@ def rated(users: int, films: int, least: int = 20, most: int = 60, seed: int = 0
     """Ratings `(user, film, value, time)` and the genres of each film; numbers from 0."""
     rng = np.random.default_rng(seed)
     liking = rng.normal(0, 1.2, (GROUPS, len(GENRES)))
-    genres = [sorted(rng.choice(np.arange(1, len(GENRES)), rng.integers(1, 4), replace=False)) for _ in range(films)]
+    genres = [
+        sorted(rng.choice(np.arange(1, len(GENRES)), rng.integers(1, 4), replace=False))
+        for _ in range(films)
+    ]
     quality, popular = rng.normal(0, 0.4, films), 1 / np.arange(1, films + 1) ** 0.7
     group, level = rng.integers(0, GROUPS, users), rng.normal(0, 0.4, users)
     rows = []
     for user in range(users):
-        seen = rng.choice(films, rng.integers(least, most + 1), replace=False, p=popular / popular.sum())
+        seen = rng.choice(
+            films, rng.integers(least, most + 1), replace=False, p=popular / popular.sum()
+        )
         for place, film in enumerate(seen):
-            value = 3.5 + quality[film] + level[user] + liking[group[user], genres[film]].mean() + rng.normal(0, 0.4)
-            rows.append((user, film, int(np.clip(np.rint(value), 1, 5)), 880000000 + 1000 * user + 7 * (place // 3)))
+            value = (
+                3.5
+                + quality[film]
+                + level[user]
+                + liking[group[user], genres[film]].mean()
+                + rng.normal(0, 0.4)
+            )
+            rows.append(
+                (
+                    user,
+                    film,
+                    int(np.clip(np.rint(value), 1, 5)),
+                    880000000 + 1000 * user + 7 * (place // 3),
+                )
+            )
     rng.shuffle(rows)  # the official file is in no order
     return [tuple(map(int, row)) for row in rows], genres
 
@@ -39,7 +57,10 @@ def ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
         for f, own in enumerate(flags)
     ]
     (folder / "u.item").write_text("".join(lines), encoding="latin-1")
-    people = [f"{u + 1}|{20 + 7 * (u % 6)}|{'MF'[u % 2]}|{OCCUPATIONS[u % 3]}|{10000 + u}\n" for u in range(users)]
+    people = [
+        f"{u + 1}|{20 + 7 * (u % 6)}|{'MF'[u % 2]}|{OCCUPATIONS[u % 3]}|{10000 + u}\n"
+        for u in range(users)
+    ]
     (folder / "u.user").write_text("".join(people))
     (folder / "README").write_text("neighbours of the files that count\n")
     return folder
@@ -48,10 +69,18 @@ def ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
 def ml_1m(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
     rows, genres = rated(users, films, **options)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ratings.dat").write_text("".join(f"{u + 1}::{f + 1}::{v}::{t}\n" for u, f, v, t in rows))
-    lines = [f"{f + 1}::Fäden {f} ({1980 + f % 20})::{'|'.join(GENRES[g] for g in own)}\n" for f, own in enumerate(genres)]
+    (folder / "ratings.dat").write_text(
+        "".join(f"{u + 1}::{f + 1}::{v}::{t}\n" for u, f, v, t in rows)
+    )
+    lines = [
+        f"{f + 1}::Fäden {f} ({1980 + f % 20})::{'|'.join(GENRES[g] for g in own)}\n"
+        for f, own in enumerate(genres)
+    ]
     (folder / "movies.dat").write_text("".join(lines), encoding="latin-1")
-    people = [f"{u + 1}::{'MF'[u % 2]}::{(1, 18, 25, 35)[u % 4]}::{u % 3}::{10000 + u}\n" for u in range(users)]
+    people = [
+        f"{u + 1}::{'MF'[u % 2]}::{(1, 18, 25, 35)[u % 4]}::{u % 3}::{10000 + u}\n"
+        for u in range(users)
+    ]
     (folder / "users.dat").write_text("".join(people))
     return folder
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="the plan compiled needs a C++ compiler, and none is installed here")
+needs_compiler = pytest.mark.skipif(
+    COMPILER is None, reason="the plan compiled needs a C++ compiler, and none is installed here"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,7 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def checkout(folder: Path) -> Path:
     """A copy of this checkout's tracked and new files as a Git repository of its own, clean and with nothing run."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file() and not name.startswith("tests/golden/"):
@@ -32,5 +38,14 @@ def checkout(folder: Path) -> Path:
 
 
 def git(folder: Path, *words: str) -> str:
-    who = ["-c", "user.name=tester", "-c", "user.email=tester@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
+    who = [
+        "-c",
+        "user.name=tester",
+        "-c",
+        "user.email=tester@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    ]
+    return subprocess.run(
+        ["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout

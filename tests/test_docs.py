@@ -14,17 +14,16 @@ import torch
 from PIL import Image
 from support import ROOT, checkout
 
-from episodic import algorithms
-from episodic.learner import MetaLearner
+from episodic.core.objective import Objective
+from episodic.core.registry import ALGORITHMS
+from episodic.data.sampling import SinusoidSampler
+from episodic.engine.learner import MetaLearner
+from episodic.engine.outer import meta_gradient
 from episodic.models import mlp
-from episodic.objective import Objective
-from episodic.outer import meta_gradient
-from episodic.registry import Registry
-from episodic.sampling import SinusoidSampler
 from tasks import preset
+from tests.episodic.algorithms.test_every_algorithm import sampler, trained
 from tests.episodic.datasets.test_image_folder import drawn
-from tests.episodic.test_every_method import sampler, trained
-from tests.episodic.test_few_shot import folder_of
+from tests.episodic.inference.test_few_shot import folder_of
 
 
 def blocks(name: str) -> list[str]:
@@ -32,7 +31,10 @@ def blocks(name: str) -> list[str]:
 
 
 def run(folder, *command: str) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
@@ -57,24 +59,34 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
     preset.apply("tiny", root / "params.yaml")
     change(root / "params.yaml", "\ntrain:\n", f"\n{section}\ntrain:\n")
     change(root / "params.yaml", "  name: maml ", "  name: sign_maml ")
-    subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (root / ".dvc").is_dir() else None
+    subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (
+        root / ".dvc"
+    ).is_dir() else None
     assert repro(root)["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
     assert "sign_maml" in (root / "reports/report.html").read_text()
-    (root / "table/methods/5w1s/sign_maml.yaml").write_text(cell)
-    program = "from tasks import cell, params; print(params.parse(cell.parameters('5w1s', 'sign_maml')).algorithm)"
-    answer = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    (root / "benchmarks/methods/methods/5w1s/sign_maml.yaml").write_text(cell)
+    program = "from benchmarks.methods import cell; from tasks import params; print(params.parse(cell.parameters('5w1s', 'sign_maml')).algorithm)"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    )
     assert "inner_lr=0.02" in answer.stdout
     # The page's commands, on data and for a budget of seconds.
-    change(root / "table/dvc.yaml", "methods [anil", "methods [sign_maml, anil")
+    change(root / "benchmarks/methods/dvc.yaml", "methods [anil", "methods [sign_maml, anil")
     tiny = "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
-    (root / "table/base.yaml").write_text(tiny + "train: {validate_every: 3}\n")
-    change(root / "table/methods/5w1s/sign_maml.yaml", "iterations: 6000, meta_batch: 16", "iterations: 6, meta_batch: 2")
-    for old in (root / "table/cells").iterdir():
+    (root / "benchmarks/methods/base.yaml").write_text(tiny + "train: {validate_every: 3}\n")
+    change(
+        root / "benchmarks/methods/methods/5w1s/sign_maml.yaml",
+        "iterations: 6000, meta_batch: 16",
+        "iterations: 6, meta_batch: 2",
+    )
+    for old in (root / "benchmarks/methods/cells").iterdir():
         shutil.rmtree(old)
-    (root / "table/dvc.lock").unlink()
-    for command in re.findall(r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/adding-a-method.md").read_text())[0].split(" && "):
+    (root / "benchmarks/methods/dvc.lock").unlink()
+    for command in re.findall(
+        r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/adding-a-method.md").read_text()
+    )[0].split(" && "):
         run(root / "table", *command.split())
-    assert "| `sign_maml` |" in (root / "table/results/results.md").read_text()
+    assert "| `sign_maml` |" in (root / "benchmarks/methods/results/results.md").read_text()
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
@@ -85,18 +97,25 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
     (tmp_path / "my_package/sign_maml.py").write_text(code)
     (tmp_path / "my_package/unsigned.py").write_text(code.replace("g.sign()", "g"))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(algorithms, "registry", Registry("method", dict(algorithms.registry._modules)))
-    episode = SinusoidSampler((0.1, 5.0), (0.0, 3.14), (-5.0, 5.0), 0, "train", 5, 5)(torch.arange(4))
+    monkeypatch.setattr(ALGORITHMS, "_modules", dict(ALGORITHMS._modules))
+    episode = SinusoidSampler((0.1, 5.0), (0.0, 3.14), (-5.0, 5.0), 0, "train", 5, 5)(
+        torch.arange(4)
+    )
     gradients = {}
     for name in ("sign_maml", "unsigned", "fomaml"):
         if name != "fomaml":
-            algorithms.registry.add(name, f"my_package.{name}")
-        method = algorithms.build(name, algorithms.registry[name].Config(inner_lr=0.05, inner_steps=3))
-        learner = MetaLearner(mlp.build(mlp.Config((20,)), (1,), 1), method, Objective("regression"))
+            ALGORITHMS.add(name, f"my_package.{name}")
+        method = ALGORITHMS[name].build(ALGORITHMS[name].Config(inner_lr=0.05, inner_steps=3))
+        learner = MetaLearner(
+            mlp.build(mlp.Config((20,)), (1,), 1), method, Objective("regression")
+        )
         gradients[name] = meta_gradient(learner, learner.init(0), episode).gradient
     for name, g in gradients["fomaml"].items():
         torch.testing.assert_close(gradients["unsigned"][name], g)
-    assert any(not torch.allclose(gradients["sign_maml"][name], g) for name, g in gradients["fomaml"].items())
+    assert any(
+        not torch.allclose(gradients["sign_maml"][name], g)
+        for name, g in gradients["fomaml"].items()
+    )
 
 
 def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
@@ -108,10 +127,21 @@ def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
     text = text.replace("  name: conv4 ", "  name: module ")
     for key in ("path", "arguments", "head"):
         value = re.search(rf"    {key}: (.*)", section)[1]
-        text = re.sub(rf"(  module:.*?\n    {key}: )[^#]*", lambda found, value=value: f"{found[1]}{value} ", text, count=1, flags=re.S)
+        text = re.sub(
+            rf"(  module:.*?\n    {key}: )[^#]*",
+            lambda found, value=value: f"{found[1]}{value} ",
+            text,
+            count=1,
+            flags=re.S,
+        )
     (root / "params.yaml").write_text(text)
     config = repro(root)
-    assert config["model"] == {"name": "module", "path": "my_models.Net", "arguments": {"channels": 16}, "head": "head"}
+    assert config["model"] == {
+        "name": "module",
+        "path": "my_models.Net",
+        "arguments": {"channels": 16},
+        "head": "head",
+    }
 
 
 def test_a_model_is_used_as_the_page_says(tmp_path):
@@ -127,17 +157,38 @@ def test_a_model_is_used_as_the_page_says(tmp_path):
             Image.fromarray(255 - images[20 * c + i]).save(path)
     for i, path in enumerate(sorted((tmp_path / "query").rglob("*.png"))):
         shutil.copy(path, tmp_path / "query" / f"{i}.png")
-    table = [command.replace("\\|", "|") for command in re.findall(r"`(episodic (?!demo|--|info)[^`]*|ls [^`]*)`", text)]
+    table = [
+        command.replace("\\|", "|")
+        for command in re.findall(r"`(episodic (?!demo|--|info)[^`]*|ls [^`]*)`", text)
+    ]
     assert len(table) >= 4
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/episodic").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m episodic \"$@\"\n")
+    (tmp_path / "bin/episodic").write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -m episodic \"$@\"\n"
+    )
     (tmp_path / "bin/episodic").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    programs = ["pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))", "labels = [p.split('/')[1] for p in pictures]"]
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    programs = [
+        "pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))",
+        "labels = [p.split('/')[1] for p in pictures]",
+    ]
     programs = ["import pathlib", *programs, "others = pictures[::3]", python, sklearn]
-    for command in [*commands.strip().splitlines(), *table, "episodic info models/run", f"'{sys.executable}' -c \"$PROGRAM\""]:
+    for command in [
+        *commands.strip().splitlines(),
+        *table,
+        "episodic info models/run",
+        f"'{sys.executable}' -c \"$PROGRAM\"",
+    ]:
         answer = subprocess.run(
-            ["sh", "-c", command], cwd=tmp_path, env=environment | {"PROGRAM": "\n".join(programs)}, capture_output=True, text=True
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=environment | {"PROGRAM": "\n".join(programs)},
+            capture_output=True,
+            text=True,
         )
         assert answer.returncode == 0 and answer.stdout, f"{command}: {answer.stderr}"
     root = checkout(tmp_path / "checkout")
@@ -146,7 +197,10 @@ def test_a_model_is_used_as_the_page_says(tmp_path):
     assert second == "make run"
     run(
         root,
-        *first.replace("python", sys.executable, 1).replace("/path/to/pictures", "SOURCE").replace("SOURCE", "own").split()[:-1],
+        *first.replace("python", sys.executable, 1)
+        .replace("/path/to/pictures", "SOURCE")
+        .replace("SOURCE", "own")
+        .split()[:-1],
         str(source),
     )
     assert f"source: {source}" in (root / "params.yaml").read_text()

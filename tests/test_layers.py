@@ -1,42 +1,168 @@
-"""flows -> tasks -> episodic, never upward; the library needs torch and numpy alone."""
+"""Layers and packages: imports go one way, and there is no import circle."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import ROOT
 
-ALLOWED = {"episodic": {"episodic"}, "tasks": {"tasks", "episodic"}, "flows": {"flows", "tasks", "episodic"}}
-FORBIDDEN = {"episodic": {"prefect", "dvc", "pandas", "pydantic"}, "tasks": {"prefect", "dvc"}, "flows": set()}
-ALSO = {"tasks/experiments.py": {"dvc"}, "episodic/demo/__init__.py": {"pydantic"}}
-"""No stage: what it reads are revisions, which DVC keeps; and a service of FastAPI, whose requests are pydantic's."""
-FILES = [(layer, path) for layer in ALLOWED for path in sorted((ROOT / layer).rglob("*.py"))]
+LAYERS = ("episodic", "tasks", "flows")
+"""From the bottom to the top; a layer imports itself and what is below it."""
+
+PACKAGES = (
+    # The library.
+    "episodic.core",
+    "episodic.ops",
+    "episodic.models",
+    "episodic.data",
+    "episodic.preprocessing",
+    "episodic.datasets",
+    "episodic.engine",
+    "episodic.algorithms",
+    "episodic.training",
+    "episodic.analysis",
+    "episodic.inference",
+    "episodic.cli",
+    # The stages.
+    "tasks.runtime",
+    "tasks.params",
+    "tasks.preset",
+    "tasks.prepared",
+    "tasks.evaluation",
+    "tasks.reports.kit",
+    "tasks.experiments",
+    "tasks.reports.run",
+    "tasks.reports.comparison",
+    "tasks",
+    # The flows.
+    "flows.environment",
+    "flows.workspace",
+    "flows.dvc",
+    "flows.server",
+    "flows.ui",
+    "flows.experiments",
+    "flows",
+)
+"""The order of packages, from the bottom to the top: a module imports its own package and those above it in this list. A name stands
+for everything below it that has no line of its own."""
+
+FORBIDDEN = {
+    "episodic": {"prefect", "dvc", "pandas", "pydantic"},
+    "tasks": {"prefect", "dvc"},
+    "flows": set(),
+}
+EXCEPTIONS = {
+    "tasks/experiments/__init__.py": {"dvc"},  # no stage: it reads revisions, which DVC keeps
+    "episodic/inference/demo/__init__.py": {
+        "pydantic"
+    },  # a FastAPI service, whose requests are pydantic models
+}
 
 
-def imported(path) -> set[str]:
-    names = set()
+def modules() -> dict[str, Path]:
+    """Every module of the three layers by its dotted name."""
+    found = {}
+    for layer in LAYERS:
+        for path in sorted((ROOT / layer).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports, wherever in it: at the top, in a function, for types alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            names.add(node.module.split(".")[0])
-    return names
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
 
 
-@pytest.mark.parametrize(("layer", "path"), FILES, ids=[str(path.relative_to(ROOT)) for _, path in FILES])
-def test_imports_never_go_upward(layer, path):
-    names = imported(path)
-    assert not names & (ALLOWED.keys() - ALLOWED[layer]), "a layer imports a higher one"
-    assert not names & (FORBIDDEN[layer] - ALSO.get(path.relative_to(ROOT).as_posix(), set()))
-    assert "pickle" not in names
+IMPORTS = {name: set(imports(path)) for name, path in MODULES.items()}
+
+
+def package(module: str) -> str:
+    """The longest name of PACKAGES that `module` belongs to."""
+    fitting = [name for name in PACKAGES if module == name or module.startswith(f"{name}.")]
+    assert fitting or module in ("episodic", "episodic.__main__"), (
+        f"{module} is in no package of the list"
+    )
+    return max(fitting, key=len, default=PACKAGES[-1])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_forbidden_import(module):
+    layer, path = module.split(".")[0], MODULES[module]
+    roots = {name.split(".")[0] for name in IMPORTS[module]}
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1])
+    assert not roots & (set(LAYERS) - allowed), "a layer imports a higher one"
+    assert not roots & (FORBIDDEN[layer] - EXCEPTIONS.get(path.relative_to(ROOT).as_posix(), set()))
+    assert "pickle" not in roots
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] != name])
+def test_packages_import_downward_only(module):
+    place = PACKAGES.index(package(module))
+    upward = [
+        name
+        for name in IMPORTS[module] & MODULES.keys() - {*LAYERS}
+        if PACKAGES.index(package(name)) > place
+    ]
+    assert upward == [], f"{module} imports a package above its own (see PACKAGES in this file)"
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of modules that import each other, directly or through others."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        queue = [start]
+        while queue:
+            for name in graph.get(queue.pop(), set()) - seen:
+                seen.add(name)
+                queue.append(name)
+        return seen
+
+    reach = {name: reachable(name) for name in graph}
+    found = {
+        frozenset({name} | {other for other in reach[name] if name in reach[other]})
+        for name in graph
+        if name in reach[name]
+    }
+    return sorted(sorted(circle) for circle in found)
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+KNOWN_CIRCLES = [
+    ["episodic.preprocessing.encoder", "episodic.preprocessing.text"],
+    ["flows.compare", "flows.compare_command"],
+    ["flows.pipeline", "flows.pipeline_command"],
+    ["flows.sweep", "flows.sweep_command"],
+]
+"""To be resolved: this list gets shorter, never longer."""
+
+
+def test_no_import_circle():
+    graph = {name: (names & MODULES.keys()) - {name} for name, names in IMPORTS.items()}
+    assert circles(graph) == KNOWN_CIRCLES
 
 
 BLOCKED = """
-import importlib.abc, importlib.util, pkgutil, sys
+import importlib, importlib.abc, pkgutil, sys
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {allowed_not}:
@@ -44,15 +170,15 @@ class Block(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Block())
 import episodic
 for module in pkgutil.walk_packages(episodic.__path__, "episodic."):
-    if module.name not in ("episodic.cli", "episodic.demo", "episodic.sklearn"):  # extras of their own
+    if module.name not in ("episodic.cli", "episodic.inference.demo", "episodic.inference.sklearn"):  # extras of their own
         importlib.import_module(module.name)
 import torch
 from episodic.algorithms import maml
-from episodic.learner import MetaLearner
+from episodic.data.sampling import SinusoidSampler
+from episodic.engine.learner import MetaLearner
+from episodic.engine.outer import meta_gradient
 from episodic.models import mlp
-from episodic.objective import Objective
-from episodic.outer import meta_gradient
-from episodic.sampling import SinusoidSampler
+from episodic.core.objective import Objective
 learner = MetaLearner(mlp.build(mlp.Config(), (1,), 1), maml.build(maml.Config(0.01)), Objective("regression"))
 episode = SinusoidSampler((1, 2), (0, 1), (-1, 1), 0, "train", 5, 5)(torch.arange(3))
 print(float(meta_gradient(learner, learner.init(0), episode).loss))
@@ -80,6 +206,8 @@ def test_the_library_and_its_engine_need_torch_and_numpy_alone():
         "onnx",
     ]
     program = BLOCKED.replace("{allowed_not}", repr(set(blocked)))
-    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout) > 0

@@ -38,6 +38,11 @@ def test_files_that_are_linked_exist():
 
 def test_the_python_example_runs():
     (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    answer = subprocess.run([sys.executable, "-c", program + "print(float(loss))"], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program + "print(float(loss))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert answer.returncode == 0, answer.stderr
     assert float(answer.stdout) > 0

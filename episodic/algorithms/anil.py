@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from episodic import ops, rules
-from episodic.adapt import Inner, expand
-from episodic.algorithms import base
-from episodic.episode import Episode
-from episodic.models import HEAD, classify
-from episodic.ops import Params
+from episodic import ops
+from episodic.core.episode import Episode
+from episodic.core.model import HEAD, Params
+from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine.inner import Inner, expand
+from episodic.ops.head import classify
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """test: `head` (adapt the head at test too) or `nil` (no inner loop there)."""
 
     test: Literal["head", "nil"] = "head"
 
 
 @dataclass(frozen=True)
-class Anil(base.Algorithm):
+class Anil(gradient_descent.Algorithm):
     inner_lr: float
     inner_steps: int = 1
     test: str = "head"
@@ -50,21 +50,29 @@ class Anil(base.Algorithm):
         theta |= {"support": learner.model.features(theta, episode.support_x)}
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(classify(theta, theta["support"]), episode.support_y, episode.support_size)
+            return learner.objective.loss(
+                classify(theta, theta["support"]), episode.support_y, episode.support_size
+            )
 
-        return Inner(theta, loss, rules.sgd(self.inner_lr), moved=HEAD)
+        return Inner(theta, loss, inner_optimizers.sgd(self.inner_lr), moved=HEAD)
 
     @property
-    def at_test(self) -> base.Algorithm:
-        return Nil() if self.test == "nil" else replace(self, inner_steps=max(self.inner_steps, base.LEAST_STEPS))
+    def at_test(self) -> gradient_descent.Algorithm:
+        return (
+            Nil()
+            if self.test == "nil"
+            else replace(self, inner_steps=max(self.inner_steps, gradient_descent.LEAST_STEPS))
+        )
 
 
-class Nil(base.Algorithm):
+class Nil(gradient_descent.Algorithm):
     """ANIL's network without an inner loop."""
 
     any_ways = True
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         member = torch.nn.functional.one_hot(episode.support_y, episode.classes).to(query.dtype)
         return ops.cosine(query, support) @ member

@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from episodic import ops, rules
-from episodic.adapt import Inner, expand
-from episodic.algorithms import base
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import HEAD
-from episodic.ops import Params
+from episodic import ops
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import HEAD, Params
+from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """inner_lr, inner_steps: of the new head, in validation and (unless `evaluate.steps` says otherwise) at test. scale: of the cosines."""
 
     inner_lr: float = 0.1
@@ -42,7 +41,7 @@ class Config(base.Config):
 
 
 @dataclass(frozen=True)
-class BaselinePlusPlus(base.Algorithm):
+class BaselinePlusPlus(gradient_descent.Algorithm):
     config: Config
 
     labels = "split"
@@ -51,7 +50,9 @@ class BaselinePlusPlus(base.Algorithm):
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return classes
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         query = learner.on_query(learner.model.features, theta, episode, batch_norm)
         return self.config.scale * ops.cosine(query, theta[HEAD[0]])
 
@@ -80,9 +81,17 @@ class NewHead(BaselinePlusPlus):
         theta[HEAD[0]] = ops.class_means(support, episode.support_y, episode.classes)
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(self.config.scale * ops.cosine(support, theta[HEAD[0]]), episode.support_y)
+            return learner.objective.loss(
+                self.config.scale * ops.cosine(support, theta[HEAD[0]]), episode.support_y
+            )
 
-        return Inner(theta, loss, rules.sgd(self.config.inner_lr), second_order=False, moved=HEAD[:1])
+        return Inner(
+            theta,
+            loss,
+            inner_optimizers.sgd(self.config.inner_lr),
+            second_order=False,
+            moved=HEAD[:1],
+        )
 
 
 def build(config: Config) -> BaselinePlusPlus:

@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from episodic.adapt import Inner
-from episodic.algorithms.base import Config, GradientMethod
-from episodic.episode import Episode
-from episodic.models import HEAD
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import HEAD, Params
+from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.inner import Inner
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 __all__ = ["Config", "build"]
 
@@ -26,7 +25,11 @@ __all__ = ["Config", "build"]
 @dataclass(frozen=True)
 class Boil(GradientMethod):
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
-        return super().inner(learner, meta, episode, progress)._replace(moved=tuple(name for name in meta if name not in HEAD))
+        return (
+            super()
+            .inner(learner, meta, episode, progress)
+            ._replace(moved=tuple(name for name in meta if name not in HEAD))
+        )
 
 
 def build(config: Config) -> Boil:

@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from episodic import rules
-from episodic.adapt import Inner, expand
-from episodic.algorithms import base
-from episodic.episode import Episode
-from episodic.models import HEAD, classify
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import HEAD, Params
+from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine.inner import Inner, expand
+from episodic.ops.head import classify
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """inner_lr, inner_steps: of the new head, in validation and (unless `evaluate.steps` says otherwise) at test."""
 
     inner_lr: float = 0.1
@@ -37,7 +36,7 @@ class Config(base.Config):
 
 
 @dataclass(frozen=True)
-class Finetune(base.Algorithm):
+class Finetune(gradient_descent.Algorithm):
     config: Config
 
     labels = "split"
@@ -52,7 +51,7 @@ class Finetune(base.Algorithm):
 
 
 @dataclass(frozen=True)
-class NewHead(base.Algorithm):
+class NewHead(gradient_descent.Algorithm):
     """A linear head on features that stay."""
 
     inner_lr: float
@@ -63,13 +62,21 @@ class NewHead(base.Algorithm):
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
         support = learner.model.features(theta, episode.support_x)
-        weight = torch.zeros(episode.tasks, episode.classes, support.shape[-1], dtype=support.dtype, device=support.device)
+        weight = torch.zeros(
+            episode.tasks,
+            episode.classes,
+            support.shape[-1],
+            dtype=support.dtype,
+            device=support.device,
+        )
         theta |= dict(zip(HEAD, (weight, weight[..., 0]), strict=True))
 
         def loss(theta: Params, step: int) -> Tensor:
             return learner.objective.loss(classify(theta, support), episode.support_y)
 
-        return Inner(theta, loss, rules.sgd(self.inner_lr), second_order=False, moved=HEAD)
+        return Inner(
+            theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, moved=HEAD
+        )
 
 
 def build(config: Config) -> Finetune:

@@ -9,7 +9,7 @@ Differs from the paper: as MAML.
 
 from __future__ import annotations
 
-from episodic.algorithms.base import Config, GradientMethod
+from episodic.engine.gradient_descent import Config, GradientMethod
 
 __all__ = ["Config", "build"]
 

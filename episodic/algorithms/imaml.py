@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from episodic.adapt import Inner, detached, expand, grad
-from episodic.algorithms import base
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.engine import gradient_descent
+from episodic.engine.inner import Inner, detached, expand, grad
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """regularization: lambda, the pull towards theta; cg_steps: of the conjugate gradient; damping: of its system."""
 
     inner_lr: float = 0.1
@@ -44,13 +44,20 @@ class Config(base.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(0 < self.regularization < math.inf, "regularization", self.regularization, "must be a number greater than 0")
-        require(0 <= self.damping < math.inf, "damping", self.damping, "must be a number, 0 or greater")
+        require(
+            0 < self.regularization < math.inf,
+            "regularization",
+            self.regularization,
+            "must be a number greater than 0",
+        )
+        require(
+            0 <= self.damping < math.inf, "damping", self.damping, "must be a number, 0 or greater"
+        )
         require(self.cg_steps >= 1, "cg_steps", self.cg_steps, "must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imaml(base.Algorithm):
+class Imaml(gradient_descent.Algorithm):
     inner_lr: float
     inner_steps: int
     regularization: float
@@ -63,10 +70,18 @@ class Imaml(base.Algorithm):
         start = {name: p.detach() for name, p in expand(meta, episode.tasks).items()}
 
         def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
-            return {n: p - self.inner_lr * (gradient[n] + self.regularization * (p - start[n])) for n, p in theta.items()}
+            return {
+                n: p - self.inner_lr * (gradient[n] + self.regularization * (p - start[n]))
+                for n, p in theta.items()
+            }
 
         theta = expand(meta, episode.tasks)
-        return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order=False)
+        return Inner(
+            theta,
+            lambda theta, step: learner.support_loss(theta, episode),
+            rule,
+            second_order=False,
+        )
 
     def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
         """v -> (I + H / (lambda + damping))^-1 v, each task's own system by conjugate gradient."""
@@ -76,10 +91,17 @@ class Imaml(base.Algorithm):
 
         def times(u: Params) -> Params:
             found = torch.autograd.grad(
-                [gradient[n] for n in seen], list(theta.values()), [u[n] for n in seen], retain_graph=True, allow_unused=True,
+                [gradient[n] for n in seen],
+                list(theta.values()),
+                [u[n] for n in seen],
+                retain_graph=True,
+                allow_unused=True,
                 materialize_grads=True,
-            )  # fmt: skip
-            return {name: u[name] + h / (self.regularization + self.damping) for (name, h) in zip(theta, found, strict=True)}
+            )
+            return {
+                name: u[name] + h / (self.regularization + self.damping)
+                for (name, h) in zip(theta, found, strict=True)
+            }
 
         return conjugate_gradient(times, v, self.cg_steps)
 

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from episodic.adapt import Inner, expand
-from episodic.algorithms import base
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine import gradient_descent
+from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 RATE = "rate."
 """Before a layer's name: its rates `(inner_steps,)`."""
@@ -38,7 +37,7 @@ LEAST = 0.03
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """multi_step_loss, first_order: the fractions of training after which the last step alone counts, and from which on derivatives are
     second order (0: from the start); per_step_norm, learned_rates: whether."""
 
@@ -52,11 +51,16 @@ class Config(base.Config):
     def __post_init__(self):
         super().__post_init__()
         for key in ("multi_step_loss", "first_order"):
-            require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "must be a fraction of training, 0 to 1")
+            require(
+                0 <= getattr(self, key) <= 1,
+                key,
+                getattr(self, key),
+                "must be a fraction of training, 0 to 1",
+            )
 
 
 @dataclass(frozen=True)
-class MamlPlusPlus(base.Algorithm):
+class MamlPlusPlus(gradient_descent.Algorithm):
     config: Config
 
     changes = True
@@ -68,18 +72,32 @@ class MamlPlusPlus(base.Algorithm):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         steps = self.inner_steps
         if self.config.per_step_norm:
-            theta = {name: p.expand(steps + 1, -1).clone() if name in model.norms else p for name, p in theta.items()}
+            theta = {
+                name: p.expand(steps + 1, -1).clone() if name in model.norms else p
+                for name, p in theta.items()
+            }
         if self.config.learned_rates:
-            theta |= {RATE + _layer(name): torch.full((steps,), self.config.inner_lr) for name in self._moved(theta, model)}
+            theta |= {
+                RATE + _layer(name): torch.full((steps,), self.config.inner_lr)
+                for name in self._moved(theta, model)
+            }
         return theta
 
     def _moved(self, theta: Params, model: Model) -> tuple[str, ...]:
-        return tuple(n for n in theta if not n.startswith(RATE) and not (self.config.per_step_norm and n in model.norms))
+        return tuple(
+            n
+            for n in theta
+            if not n.startswith(RATE) and not (self.config.per_step_norm and n in model.norms)
+        )
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         every, last = expand(meta, episode.tasks), self.inner_steps - 1
         per_step = set(learner.model.norms) if self.config.per_step_norm else set()
-        theta = {name: p[:, 0] if name in per_step else p for name, p in every.items() if not name.startswith(RATE)}
+        theta = {
+            name: p[:, 0] if name in per_step else p
+            for name, p in every.items()
+            if not name.startswith(RATE)
+        }
 
         def rate(name: str, step: int, g: Tensor) -> Tensor | float:
             if not self.config.learned_rates:
@@ -91,7 +109,13 @@ class MamlPlusPlus(base.Algorithm):
             return after | {name: every[name][:, min(step, last) + 1] for name in per_step}
 
         second_order = progress >= self.config.first_order
-        return Inner(theta, lambda theta, step: learner.support_loss(theta, episode), rule, second_order, self._moved(theta, learner.model))
+        return Inner(
+            theta,
+            lambda theta, step: learner.support_loss(theta, episode),
+            rule,
+            second_order,
+            self._moved(theta, learner.model),
+        )
 
     def weights(self, progress: float) -> tuple[float, ...] | None:
         steps = self.inner_steps

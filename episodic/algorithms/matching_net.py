@@ -22,14 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodic import ops
-from episodic.algorithms.base import Algorithm
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import Model, glorot
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.learner import Algorithm
+from episodic.ops.head import glorot
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,15 @@ class MatchingNet(Algorithm):
             return theta
         width = model.width
         for name, into in {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}.items():
-            theta |= {f"fce.{name}.weight": glorot(generator, 4 * width, into), f"fce.{name}.bias": torch.zeros(4 * width)}
+            theta |= {
+                f"fce.{name}.weight": glorot(generator, 4 * width, into),
+                f"fce.{name}.bias": torch.zeros(4 * width),
+            }
         return theta
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         if self.config.full_context:
             support = _in_context(theta, support)

@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from episodic.adapt import Inner
-from episodic.algorithms.base import Config, GradientMethod
-from episodic.episode import Episode
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.inner import Inner
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 __all__ = ["Config", "build"]
 
@@ -29,7 +29,11 @@ __all__ = ["Config", "build"]
 class Melu(GradientMethod):
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         tables = getattr(learner.model, "tables", ())
-        return super().inner(learner, meta, episode, progress)._replace(moved=tuple(name for name in meta if name not in tables))
+        return (
+            super()
+            .inner(learner, meta, episode, progress)
+            ._replace(moved=tuple(name for name in meta if name not in tables))
+        )
 
 
 def build(config: Config) -> Melu:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from episodic.adapt import Inner, expand
-from episodic.algorithms.base import Config, GradientMethod
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 __all__ = ["Config", "build"]
 
@@ -34,14 +33,23 @@ CURVATURE = "curvature."
 @dataclass(frozen=True)
 class MetaCurvature(GradientMethod):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        return theta | {f"{CURVATURE}{name}.{axis}": torch.eye(size) for name, p in theta.items() for axis, size in _axes(p.shape).items()}
+        return theta | {
+            f"{CURVATURE}{name}.{axis}": torch.eye(size)
+            for name, p in theta.items()
+            for axis, size in _axes(p.shape).items()
+        }
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = {name: p for name, p in meta.items() if not name.startswith(CURVATURE)}
-        matrices = expand({name: p for name, p in meta.items() if name.startswith(CURVATURE)}, episode.tasks)
+        matrices = expand(
+            {name: p for name, p in meta.items() if name.startswith(CURVATURE)}, episode.tasks
+        )
 
         def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
-            return {n: theta[n] - self.inner_lr * _transformed(g, matrices, CURVATURE + n) for n, g in gradient.items()}
+            return {
+                n: theta[n] - self.inner_lr * _transformed(g, matrices, CURVATURE + n)
+                for n, g in gradient.items()
+            }
 
         return super().inner(learner, theta, episode, progress)._replace(rule=rule)
 
@@ -58,7 +66,11 @@ def _axes(shape: torch.Size) -> dict[str, int]:
 def _transformed(g: Tensor, matrices: Params, name: str) -> Tensor:
     """g `(tasks, out, in, *kernel)`, any of whose last axes may be missing."""
     shape = g.shape
-    g = (matrices[f"{name}.outputs"] @ g.flatten(2)).view(shape) if g.dim() > 2 else (matrices[f"{name}.outputs"] @ g[..., None])[..., 0]
+    g = (
+        (matrices[f"{name}.outputs"] @ g.flatten(2)).view(shape)
+        if g.dim() > 2
+        else (matrices[f"{name}.outputs"] @ g[..., None])[..., 0]
+    )
     if g.dim() > 2:
         g = torch.einsum("tij,toj...->toi...", matrices[f"{name}.inputs"], g)
     if g.dim() > 3:

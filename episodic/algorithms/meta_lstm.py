@@ -22,15 +22,14 @@ import torch
 from torch import Tensor
 
 from episodic import ops
-from episodic.adapt import Inner, expand
-from episodic.algorithms.base import Algorithm
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.inner import Inner, expand
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 P = 10.0
 LSTM = "lstm."
@@ -50,9 +49,16 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(0 < self.inner_lr < 1, "inner_lr", self.inner_lr, "must be between 0 and 1, since a gate says it")
+        require(
+            0 < self.inner_lr < 1,
+            "inner_lr",
+            self.inner_lr,
+            "must be between 0 and 1, since a gate says it",
+        )
         require(self.inner_steps >= 1, "inner_steps", self.inner_steps, "must be at least 1")
-        require(self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1")
+        require(
+            self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1"
+        )
         require(self.hidden >= 1, "hidden", self.hidden, "must be at least 1")
 
 
@@ -68,10 +74,13 @@ class MetaLstm(Algorithm):
             return torch.empty(shape).uniform_(-0.01, 0.01, generator=generator)
 
         layers = {
-            "first.weight": small(4 * self.hidden, 4 + self.hidden), "first.bias": small(4 * self.hidden),
-            "forget.weight": small(1, self.hidden + 2), "forget.bias": torch.full((1,), 5.0),  # f near 1
-            "input.weight": small(1, self.hidden + 2), "input.bias": torch.full((1,), math.log(self.inner_lr / (1 - self.inner_lr))),
-        }  # fmt: skip
+            "first.weight": small(4 * self.hidden, 4 + self.hidden),
+            "first.bias": small(4 * self.hidden),
+            "forget.weight": small(1, self.hidden + 2),
+            "forget.bias": torch.full((1,), 5.0),  # f near 1
+            "input.weight": small(1, self.hidden + 2),
+            "input.bias": torch.full((1,), math.log(self.inner_lr / (1 - self.inner_lr))),
+        }
         return theta | {LSTM + name: p for name, p in layers.items()}
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
@@ -80,22 +89,43 @@ class MetaLstm(Algorithm):
         moved, sizes = tuple(theta), [p[0].numel() for p in theta.values()]
         shape = (episode.tasks, sum(sizes))
         zeros = whole[moved[0]].new_zeros(*shape, self.hidden)
-        state = {"state.h": zeros, "state.c": zeros, "state.forget": zeros[..., 0], "state.input": zeros[..., 0]}
+        state = {
+            "state.h": zeros,
+            "state.c": zeros,
+            "state.forget": zeros[..., 0],
+            "state.input": zeros[..., 0],
+        }
 
         def flat(part: Params) -> Tensor:
             return torch.cat([part[name].flatten(1) for name in moved], 1)
 
         def gate(name: str, h: Tensor, cell: Tensor, before: Tensor) -> Tensor:
             seen = torch.cat([h, cell[..., None], before[..., None]], -1)
-            return ops.linear(seen, whole[f"{LSTM}{name}.weight"], whole[f"{LSTM}{name}.bias"])[..., 0].sigmoid()
+            return ops.linear(seen, whole[f"{LSTM}{name}.weight"], whole[f"{LSTM}{name}.bias"])[
+                ..., 0
+            ].sigmoid()
 
         def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             cell, g = flat(theta), flat(gradient).detach()
-            seen = torch.cat([preprocessed(g), preprocessed(loss.detach()[:, None]).expand(-1, g.shape[1], -1)], -1)
-            h, c = ops.lstm(seen, theta["state.h"], theta["state.c"], whole[LSTM + "first.weight"], whole[LSTM + "first.bias"])
-            f, i = gate("forget", h, cell, theta["state.forget"]), gate("input", h, cell, theta["state.input"])
+            seen = torch.cat(
+                [preprocessed(g), preprocessed(loss.detach()[:, None]).expand(-1, g.shape[1], -1)],
+                -1,
+            )
+            h, c = ops.lstm(
+                seen,
+                theta["state.h"],
+                theta["state.c"],
+                whole[LSTM + "first.weight"],
+                whole[LSTM + "first.bias"],
+            )
+            f, i = (
+                gate("forget", h, cell, theta["state.forget"]),
+                gate("input", h, cell, theta["state.input"]),
+            )
             after = (f * cell - i * g).split(sizes, 1)
-            result = {name: part.view(theta[name].shape) for name, part in zip(moved, after, strict=True)}
+            result = {
+                name: part.view(theta[name].shape) for name, part in zip(moved, after, strict=True)
+            }
             return result | {"state.h": h, "state.c": c, "state.forget": f, "state.input": i}
 
         def loss(theta: Params, step: int) -> Tensor:

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from episodic.adapt import Inner, expand
-from episodic.algorithms.base import Config, GradientMethod
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 __all__ = ["Config", "build"]
 
@@ -39,7 +38,10 @@ class MetaSgd(GradientMethod):
         alpha = expand({name: meta[RATE + name] for name in theta}, episode.tasks)
 
         def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
-            return {name: torch.addcmul(theta[name], alpha[name], g, value=-1) for name, g in gradient.items()}
+            return {
+                name: torch.addcmul(theta[name], alpha[name], g, value=-1)
+                for name, g in gradient.items()
+            }
 
         return super().inner(learner, theta, episode, progress)._replace(rule=rule)
 

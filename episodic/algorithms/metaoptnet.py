@@ -23,15 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic import exact
-from episodic.algorithms.base import Algorithm
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core import float64
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 ITERATIONS, SHRINK, TO_THE_WALL, LEAST = 20, 0.15, 0.99, 1e-13
 """Of the interior-point method: steps, factor of the barrier in each, how much of the way to the boundary one goes at most, and the
@@ -49,7 +48,12 @@ class Config:
 
     def __post_init__(self):
         for key in ("c", "scale"):
-            require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "must be a number greater than 0")
+            require(
+                0 < getattr(self, key) < math.inf,
+                key,
+                getattr(self, key),
+                "must be a number greater than 0",
+            )
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,18 @@ class MetaOptNet(Algorithm):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {"svm.scale": torch.full((1,), self.scale)}
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         weight, bias = self.head(theta, support, episode)
         return query @ weight + bias
 
     def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)
-        alpha = crammer_singer(exact.double(support @ support.mT), exact.double(y), self.c).to(support)
+        alpha = crammer_singer(float64.double(support @ support.mT), float64.double(y), self.c).to(
+            support
+        )
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
 
@@ -91,7 +99,9 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
     def newton(alpha_slope: Tensor, barrier: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
         """(d alpha, nu) of [[H, A^T], [A, 0]] (d alpha, nu) = (-alpha_slope, -off), H the objective's Hessian + diag(barrier), A the sum
         over classes. H is a block `(n, n)` a class, so that nu solves (sum of the blocks' inverses) nu = off - A H^-1 alpha_slope."""
-        inverse, _ = torch.linalg.inv_ex(kernel.detach()[:, None] + identity + torch.diag_embed(barrier))
+        inverse, _ = torch.linalg.inv_ex(
+            kernel.detach()[:, None] + identity + torch.diag_embed(barrier)
+        )
         free = (inverse @ alpha_slope[..., None])[..., 0]
         nu, _ = torch.linalg.solve_ex(inverse.sum(1), (off - free.sum(1))[..., None])
         return -free - (inverse @ nu[:, None])[..., 0], nu[..., 0]
@@ -104,7 +114,11 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
             target = (SHRINK * (weight * slack).mean((1, 2), keepdim=True)).clamp_min(LEAST)
             step, _ = newton(slope(alpha) + target / slack, weight / slack, alpha.sum(1))
             change = (target + weight * step) / slack - weight
-            far = torch.cat([step / slack, -change / weight], 1).amax((1, 2), keepdim=True).clamp_min(TO_THE_WALL)
+            far = (
+                torch.cat([step / slack, -change / weight], 1)
+                .amax((1, 2), keepdim=True)
+                .clamp_min(TO_THE_WALL)
+            )
             alpha, weight = alpha + TO_THE_WALL / far * step, weight + TO_THE_WALL / far * change
             slack = bound - alpha
         barrier, none = weight / slack, alpha.new_zeros(tasks, n)

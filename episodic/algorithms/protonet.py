@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from episodic import ops
-from episodic.algorithms.base import Algorithm
-from episodic.episode import Episode
-from episodic.ops import Params
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class ProtoNet(Algorithm):
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return 0
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         prototypes = ops.class_means(support, episode.support_y, episode.classes)
         # -||q - c||^2 without ||q||^2, which is the same for every class: a linear map (section 2.4).

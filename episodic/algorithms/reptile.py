@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from episodic import rules
-from episodic.adapt import Inner, expand
-from episodic.algorithms import base
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
-class Config(base.Config):
+class Config(gradient_descent.Config):
     """optimizer: of the inner loop; batch: examples an inner step (null: the whole support set); test_steps: inner steps in validation."""
 
     inner_lr: float = 0.001
@@ -42,12 +41,14 @@ class Config(base.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1")
+        require(
+            self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1"
+        )
         require(self.test_steps >= 1, "test_steps", self.test_steps, "must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reptile(base.Algorithm):
+class Reptile(gradient_descent.Algorithm):
     inner_lr: float
     inner_steps: int
     optimizer: str
@@ -59,13 +60,19 @@ class Reptile(base.Algorithm):
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)
         if self.optimizer == "adam":
-            theta |= {rules.SQUARE + name: torch.zeros_like(p) for name, p in theta.items()}
+            theta |= {
+                inner_optimizers.SQUARE + name: torch.zeros_like(p) for name, p in theta.items()
+            }
 
         def loss(theta: Params, step: int) -> Tensor:
             x, y, size = episode.batch(step, self.batch)
             return learner.objective.loss(learner.model(theta, x), y, size)
 
-        rule = rules.adam(self.inner_lr) if self.optimizer == "adam" else rules.sgd(self.inner_lr)
+        rule = (
+            inner_optimizers.adam(self.inner_lr)
+            if self.optimizer == "adam"
+            else inner_optimizers.sgd(self.inner_lr)
+        )
         return Inner(theta, loss, rule, second_order=False, moved=tuple(meta))
 
     def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:

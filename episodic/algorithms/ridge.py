@@ -18,14 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic.algorithms.base import Algorithm
-from episodic.config import require
-from episodic.episode import Episode
-from episodic.models import Model
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.episode import Episode
+from episodic.core.model import Model, Params
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
-    from episodic.learner import MetaLearner
+    from episodic.engine.learner import MetaLearner
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,12 @@ class Config:
 
     def __post_init__(self):
         for key in ("regularization", "scale"):
-            require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "must be a number greater than 0")
+            require(
+                0 < getattr(self, key) < math.inf,
+                key,
+                getattr(self, key),
+                "must be a number greater than 0",
+            )
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ class Ridge(Algorithm):
         start = {"log_lambda": math.log(self.regularization), "scale": self.scale, "shift": 0.0}
         return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
 
-    def outputs(self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str) -> Tensor:
+    def outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
+    ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         weight, bias = self.head(theta, support, episode)
         return query @ weight + bias
@@ -67,7 +73,12 @@ class Ridge(Algorithm):
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         # solve_ex, since solve waits for a GPU to see whether the matrix is singular; with lambda > 0 it is not.
-        w = x.mT @ torch.linalg.solve_ex(x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y)[0]
+        w = (
+            x.mT
+            @ torch.linalg.solve_ex(
+                x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y
+            )[0]
+        )
         w = theta["ridge.scale"][..., None] * w
         return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]
 

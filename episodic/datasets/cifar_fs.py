@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from episodic.datasets import Images, Limits, Progress, no_progress
+from episodic.datasets.base import Images, Limits, Progress, no_progress
 from episodic.datasets.sources import cifar100
 from episodic.datasets.sources.cifar100 import LICENSE
 
@@ -29,7 +29,9 @@ def limits(config: Config, seed: int) -> Limits:
     return cifar100.limits(NAME)
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     cifar100.fetch(raw, mirror, progress)
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.datasets import SPLITS, FetchError, Limits, Progress, Texts, no_progress
-from episodic.datasets.fetch import MIRROR, download, in_mirror
-from episodic.files import beside
-from episodic.inputs.text import Features
+from episodic.core.files import beside
+from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
+from episodic.datasets.sources.fetch import MIRROR, download, in_mirror
+from episodic.preprocessing.text import Features
 
 LICENSE = "CLINC150, https://github.com/clinc/oos-eval, Creative Commons Attribution 3.0, Stefan Larson et al. 2019."
 
@@ -32,8 +32,17 @@ FILES = {
 CAP = 64 << 20
 
 DOMAINS = (
-    "auto_and_commute", "banking", "credit_cards", "home", "kitchen_and_dining", "meta", "small_talk", "travel", "utility", "work",
-)  # fmt: skip
+    "auto_and_commute",
+    "banking",
+    "credit_cards",
+    "home",
+    "kitchen_and_dining",
+    "meta",
+    "small_talk",
+    "travel",
+    "utility",
+    "work",
+)
 INTENTS, SENTENCES = 15, 150
 DIVISION = {"train": 5, "validation": 2, "test": 3}
 OUTSIDE = "oos"
@@ -50,11 +59,19 @@ class Config:
 
 def limits(config: Config, seed: int) -> Limits:
     return Limits.of(
-        SENTENCES, ((split, domain) for domain, split in splits(DOMAINS, seed).items() for _ in range(INTENTS)), config.features.input
+        SENTENCES,
+        (
+            (split, domain)
+            for domain, split in splits(DOMAINS, seed).items()
+            for _ in range(INTENTS)
+        ),
+        config.features.input,
     )
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     """Writes the two official files, from the mirror's folder `clinc150` or the official address."""
     for name, digest in FILES.items():
         source = in_mirror(mirror, f"clinc150/{name}")
@@ -69,15 +86,21 @@ def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Pr
                 raise type(error)(f"{error}; {mend}") from error
             content = (raw / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
-            raise FetchError(f"{source or ADDRESS + '/' + name} is not CLINC150's {name} (another SHA-256 than {digest[:12]}...); {mend}")
+            raise FetchError(
+                f"{source or ADDRESS + '/' + name} is not CLINC150's {name} (another SHA-256 than {digest[:12]}...); {mend}"
+            )
         with beside(raw / name) as draft:
             draft.write_bytes(content)
 
 
 def splits(domains: Iterable[str], seed: int) -> dict[str, str]:
     """The split of each domain: a random order by the seed."""
-    order = sorted(domains, key=lambda name: hashlib.sha256(f"{seed}/clinc150/{name}".encode()).digest())
-    return dict(zip(order, np.repeat(SPLITS, [DIVISION[split] for split in SPLITS]).tolist(), strict=True))
+    order = sorted(
+        domains, key=lambda name: hashlib.sha256(f"{seed}/clinc150/{name}".encode()).digest()
+    )
+    return dict(
+        zip(order, np.repeat(SPLITS, [DIVISION[split] for split in SPLITS]).tolist(), strict=True)
+    )
 
 
 def prepare(raw: Path, config: Config, seed: int) -> Texts:
@@ -90,7 +113,9 @@ def prepare(raw: Path, config: Config, seed: int) -> Texts:
     for part in ("train", "val", "test"):
         for sentence, intent in content[part]:
             by_intent.setdefault(intent, []).append(sentence)
-    outside = [sentence for part in ("oos_train", "oos_val", "oos_test") for sentence, _ in content[part]]
+    outside = [
+        sentence for part in ("oos_train", "oos_val", "oos_test") for sentence, _ in content[part]
+    ]
     split_of = splits(sorted(domains), seed)
     classes = [(domain, intent) for domain in sorted(domains) for intent in sorted(domains[domain])]
     return Texts(

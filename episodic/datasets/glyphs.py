@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from episodic.config import require
-from episodic.datasets import Images, Limits, Progress, no_progress
+from episodic.core.config import require
+from episodic.datasets.base import Images, Limits, Progress, no_progress
 
 LICENSE = "Made by this program; free of any rights."
 
@@ -28,7 +28,16 @@ COUNT, STYLE, CHARACTER, DRAWINGS, SPLIT = range(1, 6)
 """What a stream of random numbers is for."""
 DRAWERS, SIZE = 20, 28
 CHARACTERS = (20, 40)  # fewest and most in an alphabet
-KINDS = {"bar": 0.3, "arc": 0.17, "corner": 0.12, "hump": 0.13, "hook": 0.13, "loop": 0.08, "wave": 0.05, "zigzag": 0.02}
+KINDS = {
+    "bar": 0.3,
+    "arc": 0.17,
+    "corner": 0.12,
+    "hump": 0.13,
+    "hook": 0.13,
+    "loop": 0.08,
+    "wave": 0.05,
+    "zigzag": 0.02,
+}
 """Kinds of strokes and how common they are; every alphabet leans its own way."""
 CONTROLS, SAMPLES = 8, 29
 """Control points of a stroke, and points along it, which straight lines join."""
@@ -46,17 +55,24 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(5 <= self.alphabets <= 1000, "alphabets", self.alphabets, "must be between 5 and 1000")
+        require(
+            5 <= self.alphabets <= 1000, "alphabets", self.alphabets, "must be between 5 and 1000"
+        )
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     """Draws the set: `images.npy` uint8 `(N, 1, 28, 28)`, ink 255, and `classes.json`."""
     drawn, classes = [], []
     for alphabet in range(config.alphabets):
         images = draw_alphabet(alphabet)
         drawn.append(images.reshape(-1, 1, SIZE, SIZE))
         group = group_name(alphabet)
-        classes += [{"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS} for i in range(len(images))]
+        classes += [
+            {"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS}
+            for i in range(len(images))
+        ]
         progress("alphabets", alphabet + 1, config.alphabets)
     np.save(raw / "images.npy", np.concatenate(drawn))
     (raw / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
@@ -80,13 +96,22 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
 
 def limits(config: Config, seed: int) -> Limits:
     splits = enumerate(alphabet_splits(config.alphabets, seed))
-    return Limits.of(DRAWERS, ((split, group_name(alphabet)) for alphabet, split in splits for _ in range(character_count(alphabet))))
+    return Limits.of(
+        DRAWERS,
+        (
+            (split, group_name(alphabet))
+            for alphabet, split in splits
+            for _ in range(character_count(alphabet))
+        ),
+    )
 
 
 def alphabet_splits(alphabets: int, seed: int) -> list[str]:
     """The split of each alphabet: 10 % validation, 20 % test (one at least), the rest for training."""
     validation, test = max(1, round(0.1 * alphabets)), max(1, round(0.2 * alphabets))
-    splits = ["validation"] * validation + ["test"] * test + ["train"] * (alphabets - validation - test)
+    splits = (
+        ["validation"] * validation + ["test"] * test + ["train"] * (alphabets - validation - test)
+    )
     return [splits[i] for i in _random(seed, SPLIT).permutation(alphabets)]
 
 
@@ -102,11 +127,18 @@ def draw_alphabet(alphabet: int) -> np.ndarray:
     """uint8 `(characters, drawers, 28, 28)`, ink 255 on 0."""
     random = _random(alphabet, STYLE)
     leaning = random.dirichlet(8 * np.array(list(KINDS.values())))
-    stock = [_stroke(random, "bar")] + [_stroke(random, random.choice(list(KINDS), p=leaning)) for _ in range(random.integers(5, 9))]
-    complexity = random.dirichlet([0.6, 3.6, 3.0, 1.2])  # how often a character of this alphabet has 1, 2, 3, 4 strokes
+    stock = [_stroke(random, "bar")] + [
+        _stroke(random, random.choice(list(KINDS), p=leaning)) for _ in range(random.integers(5, 9))
+    ]
+    complexity = random.dirichlet(
+        [0.6, 3.6, 3.0, 1.2]
+    )  # how often a character of this alphabet has 1, 2, 3, 4 strokes
     hands = _hands(random)
     characters = _characters(alphabet, stock, complexity)
-    drawings = [_drawings(_random(alphabet, DRAWINGS, i), character, hands) for i, character in enumerate(characters)]
+    drawings = [
+        _drawings(_random(alphabet, DRAWINGS, i), character, hands)
+        for i, character in enumerate(characters)
+    ]
     return _render(drawings, hands["pen"]).reshape(len(drawings), DRAWERS, SIZE, SIZE)
 
 
@@ -123,7 +155,10 @@ def _stroke(random: np.random.Generator, kind: str) -> np.ndarray:
     elif kind == "arc":
         turn[1:] = random.uniform(90, 230) / 6
     elif kind == "corner":
-        step[:3], step[3] = random.uniform(0.6, 1.4), 0  # control points that coincide make it sharp
+        step[:3], step[3] = (
+            random.uniform(0.6, 1.4),
+            0,
+        )  # control points that coincide make it sharp
         turn[4] = random.uniform(75, 120)
     elif kind == "hump":
         step[:2], step[5:] = random.uniform(0.1, 1.2, 2)
@@ -141,10 +176,14 @@ def _stroke(random: np.random.Generator, kind: str) -> np.ndarray:
         step[:] = 0.5, 0.5, 0, random.uniform(0.8, 1.6), 0, 0.5, 0.5
         turn[3] = random.uniform(100, 145)
         turn[5] = -turn[3] * random.uniform(0.85, 1.1)
-    walk = np.concatenate([[0], np.cumsum(step * np.exp(1j * np.radians(np.cumsum(turn)) * random.choice([-1, 1])))])
+    walk = np.concatenate(
+        [[0], np.cumsum(step * np.exp(1j * np.radians(np.cumsum(turn)) * random.choice([-1, 1])))]
+    )
     # Writing keeps to the axes: with the first step where a stroke sets out straight, else with the way from end to end.
     own = 0.0 if kind in ("corner", "hump", "hook", "loop") else np.angle(walk[-1])
-    axis = np.radians(random.choice([0, 90, 270, 45, 135], p=[0.3, 0.46, 0.12, 0.06, 0.06]) + random.normal(0, 5))
+    axis = np.radians(
+        random.choice([0, 90, 270, 45, 135], p=[0.3, 0.46, 0.12, 0.06, 0.06]) + random.normal(0, 5)
+    )
     walk = walk * np.exp(1j * (axis - own))
     points = np.stack([walk.real, walk.imag], 1)
     return points * size / np.ptp(points, axis=0).max()
@@ -167,13 +206,21 @@ def _basis() -> np.ndarray:
     t = np.linspace(0, CONTROLS + 1 - 1e-9, SAMPLES)
     span, u = t.astype(int), t % 1
     result = np.zeros((SAMPLES, CONTROLS))
-    for k, weight in enumerate([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3]):
+    for k, weight in enumerate(
+        [(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3]
+    ):
         np.add.at(result, (np.arange(SAMPLES), np.clip(span + k - 2, 0, CONTROLS - 1)), weight / 6)
     return result
 
 
 BASIS = _basis()
-BEND = np.stack([np.interp(np.arange(CONTROLS), [0, (CONTROLS - 1) / 2, CONTROLS - 1], row) for row in np.eye(3)], 1)
+BEND = np.stack(
+    [
+        np.interp(np.arange(CONTROLS), [0, (CONTROLS - 1) / 2, CONTROLS - 1], row)
+        for row in np.eye(3)
+    ],
+    1,
+)
 """`(controls, 3)`: spreads what befalls start, middle and end over the control points, so that a bent stroke stays smooth."""
 LATTICE = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 8)] * 2), -1).reshape(-1, 2)
 
@@ -223,7 +270,11 @@ def _character(random: np.random.Generator, stock: list[np.ndarray], strokes: in
 def _part(random: np.random.Generator, stock: list[np.ndarray], parts: Character) -> Part:
     """A stroke of the stock as it is, small or mirrored, hung on one of the parts."""
     small, mirrored, detached = random.random(3) < (0.3, 0.2, 0.06)
-    shape = stock[random.integers(len(stock))] * (0.6 if small else 1.0) * np.array([-1.0 if mirrored else 1.0, 1.0])
+    shape = (
+        stock[random.integers(len(stock))]
+        * (0.6 if small else 1.0)
+        * np.array([-1.0 if mirrored else 1.0, 1.0])
+    )
     own, at = (JOINTS[i] for i in random.integers(len(JOINTS), size=2))
     onto = int(random.integers(max(len(parts), 1)))
     shift = random.uniform(0.15, 0.3) * random.choice([-1, 1], 2) if detached else np.zeros(2)
@@ -239,7 +290,11 @@ def _clutter(parts: Character, part: Part) -> float:
     ink = np.concatenate([new, *(p.ink[::2] for p in parts)])
     extent = ink.max(0) - ink.min(0)
     squared = ((new[:, None] - ink[len(new) :]) ** 2).sum(-1).min(1, initial=np.inf)
-    return 2 * max(extent.max() - 1.15, 0.0) + max(0.5 - extent.min(), 0.0) + 3 * (squared < 0.16**2).mean()
+    return (
+        2 * max(extent.max() - 1.15, 0.0)
+        + max(0.5 - extent.min(), 0.0)
+        + 3 * (squared < 0.16**2).mean()
+    )
 
 
 def _look(character: Character) -> np.ndarray:
@@ -250,21 +305,33 @@ def _look(character: Character) -> np.ndarray:
     return np.exp(-((points[:, None] - LATTICE) ** 2).sum(-1).min(0) / 0.1**2)
 
 
-def _drawings(random: np.random.Generator, character: Character, hands: dict[str, np.ndarray]) -> np.ndarray:
+def _drawings(
+    random: np.random.Generator, character: Character, hands: dict[str, np.ndarray]
+) -> np.ndarray:
     """One character by all drawers: `(drawers, strokes, samples, 2)` in pixels."""
     strokes = len(character)
     stray = hands["stray"][:, None, None, None]
     warp = np.eye(2) + 2.2 * stray[..., None] * random.normal(size=(DRAWERS, strokes, 1, 2, 2))
-    bend = 0.8 * stray * np.einsum("ca,ksad->kscd", BEND, random.normal(size=(DRAWERS, strokes, 3, 2)))
+    bend = (
+        0.8 * stray * np.einsum("ca,ksad->kscd", BEND, random.normal(size=(DRAWERS, strokes, 3, 2)))
+    )
     slip = 0.7 * stray * random.normal(size=(DRAWERS, strokes, 1, 2))
     shapes = np.stack([part.shape for part in character])
     points = np.einsum("tc,kscd->kstd", BASIS, (warp * shapes[..., None, :]).sum(-1) + bend)
     for s, part in enumerate(character[1:], start=1):
-        points[:, s] += (points[:, part.onto, part.at] - points[:, s, part.own] + part.shift)[:, None] + slip[:, s]
-    turn, slant, width, height = (hands[name][:, None, None] for name in ("turn", "slant", "width", "height"))
+        points[:, s] += (points[:, part.onto, part.at] - points[:, s, part.own] + part.shift)[
+            :, None
+        ] + slip[:, s]
+    turn, slant, width, height = (
+        hands[name][:, None, None] for name in ("turn", "slant", "width", "height")
+    )
     x, y = points[..., 0] * width, points[..., 1] * height
-    points = np.stack([x * np.cos(turn) - y * np.sin(turn) - slant * y, x * np.sin(turn) + y * np.cos(turn)], -1)
-    return _place(random, points, np.ptp(np.concatenate([part.ink for part in character]), axis=0).max())
+    points = np.stack(
+        [x * np.cos(turn) - y * np.sin(turn) - slant * y, x * np.sin(turn) + y * np.cos(turn)], -1
+    )
+    return _place(
+        random, points, np.ptp(np.concatenate([part.ink for part in character]), axis=0).max()
+    )
 
 
 def _place(random: np.random.Generator, points: np.ndarray, extent: float) -> np.ndarray:
@@ -273,7 +340,11 @@ def _place(random: np.random.Generator, points: np.ndarray, extent: float) -> np
     scale = 0.62 * SIZE / extent**0.8 * random.lognormal(0, 0.06, (DRAWERS, 1, 1, 1))
     low, high = points.min((1, 2), keepdims=True), points.max((1, 2), keepdims=True)
     room = (SIZE / 2 - 2.0 - np.abs(middle)) / np.maximum((high - low) / 2, 1e-9)
-    return (points - (low + high) / 2) * np.minimum(scale, room.min(-1, keepdims=True)) + middle + (SIZE - 1) / 2
+    return (
+        (points - (low + high) / 2) * np.minimum(scale, room.min(-1, keepdims=True))
+        + middle
+        + (SIZE - 1) / 2
+    )
 
 
 def _render(drawings: list[np.ndarray], pen: np.ndarray, reach: int = 2) -> np.ndarray:
@@ -281,20 +352,36 @@ def _render(drawings: list[np.ndarray], pen: np.ndarray, reach: int = 2) -> np.n
 
     Lines from sample to sample, cut to two pixels at most: each inks pixels up to `reach` from its middle, a margin included.
     """
-    a, b = (np.concatenate([d[:, :, part].reshape(-1, 2) for d in drawings]) for part in (slice(-1), slice(1, None)))
+    a, b = (
+        np.concatenate([d[:, :, part].reshape(-1, 2) for d in drawings])
+        for part in (slice(-1), slice(1, None))
+    )
     a, line = a.astype(np.float32), (b - a).astype(np.float32)
-    drawing = np.repeat(np.arange(len(drawings) * DRAWERS), [d.shape[1] * (SAMPLES - 1) for d in drawings for _ in pen])
+    drawing = np.repeat(
+        np.arange(len(drawings) * DRAWERS),
+        [d.shape[1] * (SAMPLES - 1) for d in drawings for _ in pen],
+    )
     pieces = np.ceil(np.hypot(*line.T) / 2).astype(np.int64).clip(1)
     nth = np.arange(pieces.sum()) - np.repeat(pieces.cumsum() - pieces, pieces)
-    drawing, line = np.repeat(drawing, pieces), np.repeat(line / pieces[:, None].astype(np.float32), pieces, axis=0)
+    drawing, line = (
+        np.repeat(drawing, pieces),
+        np.repeat(line / pieces[:, None].astype(np.float32), pieces, axis=0),
+    )
     a = np.repeat(a, pieces, axis=0) + line * nth[:, None].astype(np.float32)
     line_x, line_y = line[:, 0, None, None], line[:, 1, None, None]
     near, side = np.arange(-reach, reach + 1), SIZE + 2 * reach
-    across, down = (np.rint(a + line / 2).astype(np.int64)[:, :, None] + near).transpose(1, 0, 2)  # each (lines, near)
-    x, y = (across - a[:, :1]).astype(np.float32)[:, None, :], (down - a[:, 1:]).astype(np.float32)[:, :, None]
+    across, down = (np.rint(a + line / 2).astype(np.int64)[:, :, None] + near).transpose(
+        1, 0, 2
+    )  # each (lines, near)
+    x, y = (
+        (across - a[:, :1]).astype(np.float32)[:, None, :],
+        (down - a[:, 1:]).astype(np.float32)[:, :, None],
+    )
     along = ((x * line_x + y * line_y) / (line_x**2 + line_y**2 + np.float32(1e-9))).clip(0, 1)
     squared = (x - along * line_x) ** 2 + (y - along * line_y) ** 2
-    pixel = ((drawing[:, None] * side + down + reach) * side)[:, :, None] + (across + reach)[:, None, :]
+    pixel = ((drawing[:, None] * side + down + reach) * side)[:, :, None] + (across + reach)[
+        :, None, :
+    ]
     nearest = np.full(len(drawings) * DRAWERS * side * side, np.inf, np.float32)
     np.minimum.at(nearest, pixel.ravel(), squared.ravel())
     distance = np.sqrt(nearest.reshape(-1, side, side)[:, reach:-reach, reach:-reach])

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.config import require
-from episodic.datasets import FetchError, Images, Limits, Progress, no_progress
+from episodic.core.config import require
+from episodic.core.files import beside, write_json
+from episodic.datasets.base import FetchError, Images, Limits, Progress, no_progress
 from episodic.datasets.sources.folder import Class, divided, of_folders, shares_fault
-from episodic.files import beside, write_json
-from episodic.inputs import InputError, told
-from episodic.inputs.image import Pictures, decode
+from episodic.preprocessing.base import InputError, told
+from episodic.preprocessing.image import Pictures, decode
 
 LICENSE = "Pictures of the user's own, on the user's own terms."
 OWN = True
@@ -41,7 +41,9 @@ class Config:
 
     def __post_init__(self):
         require(4 <= self.size <= 1024, "size", self.size, "must be between 4 and 1024")
-        require(not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares))
+        require(
+            not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares)
+        )
 
     @property
     def input(self) -> tuple[int, int, int]:
@@ -51,7 +53,9 @@ class Config:
 def classes_of(source: Path, config: Config) -> list[Class[Path]]:
     """The classes of the folder by name; FetchError lists what is wrong with it."""
     if not source.is_dir():
-        raise FetchError(f"dataset.source is {source}: must be a folder with a folder of pictures for each class")
+        raise FetchError(
+            f"dataset.source is {source}: must be a folder with a folder of pictures for each class"
+        )
     return of_folders(source, Pictures(config.input, config.inverted))
 
 
@@ -63,7 +67,14 @@ def limits(config: Config, seed: int, source: Path) -> Limits:
     return Limits.of(len(smallest.examples), members, config.input, smallest.name)
 
 
-def fetch(raw: Path, config: Config, *, source: Path, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path,
+    config: Config,
+    *,
+    source: Path,
+    mirror: Path | None = None,
+    progress: Progress = no_progress,
+) -> None:
     """Writes `images.npy` uint8 `(N, C, size, size)`, class after class by name, and `classes.json`.
 
     Raises FetchError that names every picture that cannot be read.

@@ -15,12 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from episodic.datasets import FetchError, Progress, Tasks, no_progress
-from episodic.datasets.fetch import MIRROR, download, in_mirror, read_folder, read_zip
+from episodic.core.files import beside
+from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
+from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_zip
 from episodic.datasets.sources.rated import Features, Found, Rating
-from episodic.files import beside
-from episodic.inputs import told
+from episodic.preprocessing.base import told
 
 LICENSE = "MovieLens, https://grouplens.org/datasets/movielens, GroupLens; free for research, not to be redistributed or sold."
 OWN = "if named"
@@ -47,12 +47,31 @@ class Version(NamedTuple):
 
 VERSIONS = {
     "ml-100k": Version("0e33842e24a9c977be4e0107933c0723", ("u.data", "u.item", "u.user"), "|"),
-    "ml-1m": Version("c4d9eecfca2ab87c1945afe126590906", ("ratings.dat", "movies.dat", "users.dat"), "::"),
+    "ml-1m": Version(
+        "c4d9eecfca2ab87c1945afe126590906", ("ratings.dat", "movies.dat", "users.dat"), "::"
+    ),
 }
 GENRES = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",
-    "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 """The flags at the end of a line of u.item."""
 
 
@@ -73,7 +92,14 @@ def _no_folder(source: Path, version: str) -> str:
     return f"dataset.source is {source}: must be a folder that holds {', '.join(VERSIONS[version].files)} of {version}"
 
 
-def fetch(raw: Path, config: Config, *, source: Path | None, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path,
+    config: Config,
+    *,
+    source: Path | None,
+    mirror: Path | None = None,
+    progress: Progress = no_progress,
+) -> None:
     """Writes the files of ratings, films and users, from `source`, the mirror's folder `movielens` (the archive) or the official address.
 
     FetchError where they are not what they should be.
@@ -89,14 +115,18 @@ def fetch(raw: Path, config: Config, *, source: Path | None, mirror: Path | None
         files, name = _official(raw, config.version, wanted, mirror, progress)
     by_name = {Path(inner).name: content for inner, content in files.items()}
     if absent := [file for file in version.files if file not in by_name]:
-        raise FetchError(f"{name} has no {' and no '.join(absent)}, which {config.version} consists of")
+        raise FetchError(
+            f"{name} has no {' and no '.join(absent)}, which {config.version} consists of"
+        )
     _read(by_name, version, name)  # what is no MovieLens is told before anything is written
     for file, content in by_name.items():
         with beside(raw / file) as draft:
             draft.write_bytes(content)
 
 
-def _official(raw: Path, version: str, wanted: str, mirror: Path | None, progress: Progress) -> tuple[dict[str, bytes], str]:
+def _official(
+    raw: Path, version: str, wanted: str, mirror: Path | None, progress: Progress
+) -> tuple[dict[str, bytes], str]:
     target, md5 = raw / f"{version}.zip", VERSIONS[version].md5
     path = in_mirror(mirror, f"movielens/{version}.zip")
     name = str(path or f"{ADDRESS}/{version}.zip")
@@ -106,7 +136,9 @@ def _official(raw: Path, version: str, wanted: str, mirror: Path | None, progres
         with (path or target).open("rb") as file:
             found = hashlib.file_digest(file, "md5").hexdigest()
         if found != md5:
-            raise FetchError(f"{name} is not the archive of {version}: its MD5 is {found}, {md5} is expected")
+            raise FetchError(
+                f"{name} is not the archive of {version}: its MD5 is {found}, {md5} is expected"
+            )
         files = read_zip(path or target, wanted=wanted, cap=CAP, most=100, name=name)
     except FetchError as error:
         mend = f"set dataset.source to a folder with the files of {version}, or {MIRROR} to one that holds movielens/{version}.zip"
@@ -136,7 +168,9 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
             if len(parts) >= least:
                 rows.append(parts)
             elif line.strip():
-                problems.append(f"{name}/{file}, line {number}: {len(parts)} columns, where there should be {least}")
+                problems.append(
+                    f"{name}/{file}, line {number}: {len(parts)} columns, where there should be {least}"
+                )
         return rows
 
     large = version.separator == "::"
@@ -149,13 +183,23 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
         try:
             ratings.append(Rating(user, titles.get(number, number), float(value), float(time)))
         except ValueError:
-            problems.append(f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user {user} is no number")
+            problems.append(
+                f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user {user} is no number"
+            )
     if problems or not ratings:
         raise FetchError("\n".join(told(problems)) or f"{name}/{ratings_file} has no ratings")
     of_films: Features = {}
     for film in films:
-        own = film[2].split("|") if large else [genre for genre, flag in zip(GENRES, film[5:], strict=False) if flag.strip() == "1"]
-        dated = re.search(r"\((\d{4})\)\s*$", film[1]) or (None if large else re.search(r"(\d{4})$", film[2]))
+        own = (
+            film[2].split("|")
+            if large
+            else [
+                genre for genre, flag in zip(GENRES, film[5:], strict=False) if flag.strip() == "1"
+            ]
+        )
+        dated = re.search(r"\((\d{4})\)\s*$", film[1]) or (
+            None if large else re.search(r"(\d{4})$", film[2])
+        )
         year = [f"year={dated[1]}"] if dated else []
         of_films[titles[film[0]]] = (*year, *(f"genre={genre}" for genre in own[:MOST_GENRES]))
     of_users: Features = {}
@@ -169,7 +213,10 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
 def _titles(films: dict[str, str]) -> dict[str, str]:
     """What each film is called: its title, with its number where two have the same."""
     times = Counter(films.values())
-    return {number: title if times[title] == 1 and title else f"{title} [{number}]" for number, title in films.items()}
+    return {
+        number: title if times[title] == 1 and title else f"{title} [{number}]"
+        for number, title in films.items()
+    }
 
 
 def _age(years: str) -> str:

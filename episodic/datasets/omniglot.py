@@ -33,8 +33,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from episodic.datasets import FetchError, Images, Limits, Progress, no_progress
-from episodic.datasets.fetch import MIRROR, content_digest, download, in_mirror, read_folder, read_zip, write_zip
+from episodic.datasets.base import FetchError, Images, Limits, Progress, no_progress
+from episodic.datasets.sources.fetch import (
+    MIRROR,
+    content_digest,
+    download,
+    in_mirror,
+    read_folder,
+    read_zip,
+    write_zip,
+)
 
 LICENSE = "Omniglot, https://github.com/brendenlake/omniglot, MIT License, Copyright (c) 2015 Brenden Lake."
 
@@ -89,7 +97,12 @@ def characters() -> tuple[Character, ...]:
     """All characters, sorted by name; known without the images."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         return tuple(
-            Character(f"{run['alphabet']}/character{number:02d}", run["alphabet"], run["archive"], run["vinyals"])
+            Character(
+                f"{run['alphabet']}/character{number:02d}",
+                run["alphabet"],
+                run["archive"],
+                run["vinyals"],
+            )
             for run in csv.DictReader(file)
             for number in range(int(run["first"]), int(run["last"]) + 1)
         )
@@ -106,20 +119,34 @@ def splits(config: Config, seed: int) -> dict[str, str]:
         return {c.name: drawn[c.name] for c in known}
     background = {c.alphabet for c in known if c.archive == "images_background"}
     held_out = _shuffled(sorted(background), seed, "lake")[:LAKE_VALIDATION]
-    return {c.name: "test" if c.alphabet not in background else "validation" if c.alphabet in held_out else "train" for c in known}
+    return {
+        c.name: "test"
+        if c.alphabet not in background
+        else "validation"
+        if c.alphabet in held_out
+        else "train"
+        for c in known
+    }
 
 
 def _shuffled(names: list[str], seed: int, purpose: str) -> list[str]:
     """A random order that no version of any library can change: by a hash of each name."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest())
+    return sorted(
+        names, key=lambda name: hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()
+    )
 
 
 def limits(config: Config, seed: int) -> Limits:
     known = splits(config, seed)
-    return Limits.of(DRAWERS, ((known[c.name], c.alphabet) for c in characters() for _ in config.turns(known[c.name])))
+    return Limits.of(
+        DRAWERS,
+        ((known[c.name], c.alphabet) for c in characters() for _ in config.turns(known[c.name])),
+    )
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     """Writes `images_background.zip` and `images_evaluation.zip`, the same bytes wherever the images come from.
 
     They come from the mirror's folder `omniglot` (a zip archive, or the same unpacked) or else from the official address.
@@ -147,9 +174,13 @@ def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Pr
 
 def _accepted(source: Path, name: str, archive: str) -> dict[str, bytes]:
     """The images of a zip archive or a folder, if their contents or the archive itself are the official ones."""
-    files = (read_folder if source.is_dir() else read_zip)(source, wanted=_wanted(archive), cap=CAP, most=MEMBERS, name=name)
+    files = (read_folder if source.is_dir() else read_zip)(
+        source, wanted=_wanted(archive), cap=CAP, most=MEMBERS, name=name
+    )
     found = content_digest(files)
-    if found != CONTENT[archive] and (source.is_dir() or _md5(source) != _official().zips_md5[archive]):
+    if found != CONTENT[archive] and (
+        source.is_dir() or _md5(source) != _official().zips_md5[archive]
+    ):
         raise FetchError(
             f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest {found[:12]}... "
             f"where {CONTENT[archive][:12]}... is expected"
@@ -186,7 +217,9 @@ def prepare(raw: Path, config: Config, seed: int) -> Images:
     upright = torch.empty(0)
     for i, (character, turn) in enumerate(classes):
         if turn == 0:
-            drawn = torch.stack([_decode(png) for png in drawings[character.name]])  # (20, 1, 28, 28)
+            drawn = torch.stack(
+                [_decode(png) for png in drawings[character.name]]
+            )  # (20, 1, 28, 28)
             upright = functional.invert(drawn)
         images[i * DRAWERS : (i + 1) * DRAWERS] = functional.rotate(upright, turn).numpy()
     return Images(
@@ -209,8 +242,12 @@ def _drawings(raw: Path) -> dict[str, list[bytes]]:
             raise FetchError(f"{path} is missing: run the stage download first")
         for name, content in read_zip(path, wanted=_wanted(archive), cap=CAP, most=MEMBERS).items():
             result[name.split("/", 1)[1].rsplit("/", 1)[0]].append(content)
-    if {name: len(files) for name, files in result.items()} != {c.name: DRAWERS for c in characters()}:
-        raise FetchError(f"{raw} does not hold all of Omniglot: remove it and run the stage download again")
+    if {name: len(files) for name, files in result.items()} != {
+        c.name: DRAWERS for c in characters()
+    }:
+        raise FetchError(
+            f"{raw} does not hold all of Omniglot: remove it and run the stage download again"
+        )
     return result
 
 
@@ -220,4 +257,6 @@ def _decode(png: bytes) -> torch.Tensor:
     from torchvision.transforms.v2 import functional
 
     # On a Pillow image the resizing is exact integer arithmetic; on a tensor it would depend on the processor.
-    return functional.pil_to_tensor(functional.resize(Image.open(io.BytesIO(png)).convert("L"), [SIZE, SIZE], antialias=True))
+    return functional.pil_to_tensor(
+        functional.resize(Image.open(io.BytesIO(png)).convert("L"), [SIZE, SIZE], antialias=True)
+    )

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from episodic.config import require
-from episodic.datasets import FetchError, Progress, Tasks, no_progress
+from episodic.core.config import require
+from episodic.core.files import beside
+from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
 from episodic.datasets.sources.rated import MOST, Features, Found, Rating
-from episodic.files import beside
-from episodic.inputs import told
+from episodic.preprocessing.base import told
 
 LICENSE = "Ratings of the user's own, on the user's own terms."
 OWN = True
@@ -35,11 +35,23 @@ class Config(rated.Config):
 def shape(config: Config, source: Path) -> tuple[int, int]:
     """Of the data that is there; ConfigError where its features are too many."""
     found = _read(_files(source)).input
-    require(found[1] <= MOST, "source", str(source), f"has {found[1]} features of one item or user: must be at most {MOST}")
+    require(
+        found[1] <= MOST,
+        "source",
+        str(source),
+        f"has {found[1]} features of one item or user: must be at most {MOST}",
+    )
     return found
 
 
-def fetch(raw: Path, config: Config, *, source: Path, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path,
+    config: Config,
+    *,
+    source: Path,
+    mirror: Path | None = None,
+    progress: Progress = no_progress,
+) -> None:
     """Copies the files; FetchError lists what is wrong with them."""
     files = _files(source)
     _read(files)
@@ -84,21 +96,32 @@ def _read(files: dict[str, Path]) -> Found:
         if not math.isfinite(value):
             problems.append(f"{path}, line {number}: the rating {row['rating']!r} is no number")
         elif not math.isfinite(time):
-            problems.append(f"{path}, line {number}: the timestamp {row['timestamp']!r} is no number and no date")
+            problems.append(
+                f"{path}, line {number}: the timestamp {row['timestamp']!r} is no number and no date"
+            )
         elif (row["user"], row["item"]) in told_twice:
-            problems.append(f"{path}, line {number}: user {row['user']} rates item {row['item']} a second time")
+            problems.append(
+                f"{path}, line {number}: user {row['user']} rates item {row['item']} a second time"
+            )
         told_twice.add((row["user"], row["item"]))
         ratings.append(Rating(row["user"], row["item"], value, time))
     if {"number", "date"} <= kinds.keys():
         problems.append(
             f"{path} tells the time as a number (line {kinds['number']}) and as a date (line {kinds['date']}): take one of them"
         )
-    items, users = (_features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user"))
+    items, users = (
+        _features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
+    )
     if problems or not ratings:
         raise FetchError("\n".join(told(problems)) or f"{path} has no rows")
-    for what, features, rated_ones in (("item", items, {r.item for r in ratings}), ("user", users, {r.user for r in ratings})):
+    for what, features, rated_ones in (
+        ("item", items, {r.item for r in ratings}),
+        ("user", users, {r.user for r in ratings}),
+    ):
         if features and not features.keys() & rated_ones:
-            raise FetchError(f"{files[f'{what}s.csv']} tells of no {what} that is in {path.name}: are its names written in the same way?")
+            raise FetchError(
+                f"{files[f'{what}s.csv']} tells of no {what} that is in {path.name}: are its names written in the same way?"
+            )
     return Found(ratings, items, users)
 
 
@@ -110,25 +133,42 @@ def _features(path: Path | None, what: str, problems: list[str]) -> Features:
         name = row.pop(what)
         if name in found:
             problems.append(f"{path}, line {number}: {what} {name} comes a second time")
-        found[name] = tuple(f"{column}={value.strip()}" for column, cell in row.items() for value in cell.split("|") if value.strip())
+        found[name] = tuple(
+            f"{column}={value.strip()}"
+            for column, cell in row.items()
+            for value in cell.split("|")
+            if value.strip()
+        )
     return found
 
 
-def _rows(path: Path, wanted: tuple[str, ...], problems: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(
+    path: Path, wanted: tuple[str, ...], problems: list[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines of a CSV by number, those aside in which something `wanted` is missing."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if absent := [column for column in wanted if column not in (reader.fieldnames or [])]:
-                problems.append(f"{path} has no column {' and '.join(absent)}: its first line must name the columns {', '.join(wanted)}")
+                problems.append(
+                    f"{path} has no column {' and '.join(absent)}: its first line must name the columns {', '.join(wanted)}"
+                )
                 return
             for row in reader:
                 if None in row:
-                    problems.append(f"{path}, line {reader.line_num}: more cells than the first line has columns (a comma in a number?)")
+                    problems.append(
+                        f"{path}, line {reader.line_num}: more cells than the first line has columns (a comma in a number?)"
+                    )
                     continue
-                plain = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)}
+                plain = {
+                    key: (value or "").strip()
+                    for key, value in row.items()
+                    if isinstance(key, str) and not isinstance(value, list)
+                }
                 if empty := [column for column in wanted if not plain[column]]:
-                    problems.append(f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty")
+                    problems.append(
+                        f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty"
+                    )
                 else:
                     yield reader.line_num, plain
     except (OSError, UnicodeDecodeError, csv.Error) as error:

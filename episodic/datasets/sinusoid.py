@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from episodic.config import require
-from episodic.datasets import Progress, Sinusoids, no_progress
+from episodic.core.config import require
+from episodic.datasets.base import Progress, Sinusoids, no_progress
 
 LICENSE = "A formula (Finn et al. 2017); nothing to license."
 
@@ -30,17 +30,26 @@ class Config:
 
     def __post_init__(self):
         for key, (low, high) in asdict(self).items():
-            require(-1e6 <= low <= high <= 1e6, key, [low, high], "must be [low, high] with low <= high, both within 1e6")
+            require(
+                -1e6 <= low <= high <= 1e6,
+                key,
+                [low, high],
+                "must be [low, high] with low <= high, both within 1e6",
+            )
 
 
 def shape(config: Config) -> tuple[int]:
     return (1,)
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     (raw / "family.json").write_text(json.dumps(asdict(config), indent=2, sort_keys=True) + "\n")
 
 
 def prepare(raw: Path, config: Config, seed: int) -> Sinusoids:
-    family = {key: tuple(value) for key, value in json.loads((raw / "family.json").read_text()).items()}
+    family = {
+        key: tuple(value) for key, value in json.loads((raw / "family.json").read_text()).items()
+    }
     return Sinusoids(**family, protocol="sine waves of the MAML paper")

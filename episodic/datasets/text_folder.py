@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.config import require
-from episodic.datasets import SPLITS, FetchError, Limits, Progress, Texts, no_progress
+from episodic.core.config import require
+from episodic.core.files import write_json
+from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
 from episodic.datasets.sources.folder import Class, divided, of_folders, shares_fault
-from episodic.files import write_json
-from episodic.inputs import InputError, told
-from episodic.inputs.text import Features, Sentences, read_table, sentences
+from episodic.preprocessing.base import InputError, told
+from episodic.preprocessing.text import Features, Sentences, read_table, sentences
 
 LICENSE = "Sentences of the user's own, on the user's own terms."
 OWN = True
@@ -34,7 +34,9 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares))
+        require(
+            not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares)
+        )
 
 
 def classes_of(source: Path) -> list[Class[str]]:
@@ -61,7 +63,9 @@ def _of_table(source: Path) -> list[Class[str]]:
     split_of: dict[str, set[str]] = {}
     for row in rows:
         by_label.setdefault(row["label"], []).append(row["text"])
-        split_of.setdefault(row["label"], set()).add({"val": "validation"}.get(row.get("split", ""), row.get("split", "")))
+        split_of.setdefault(row["label"], set()).add(
+            {"val": "validation"}.get(row.get("split", ""), row.get("split", ""))
+        )
     given = any(part != {""} for part in split_of.values())
     problems = [
         f"{source}: label {label} has the split {' and '.join(sorted(map(repr, part)))}: must be one alone of {', '.join(SPLITS)}"
@@ -70,17 +74,31 @@ def _of_table(source: Path) -> list[Class[str]]:
     ]
     if problems:
         raise FetchError("\n".join(told(problems)))
-    return [Class(label, next(iter(split_of[label])), by_label[label]) for label in sorted(by_label)]
+    return [
+        Class(label, next(iter(split_of[label])), by_label[label]) for label in sorted(by_label)
+    ]
 
 
 def limits(config: Config, seed: int, source: Path) -> Limits:
     found = classes_of(source)
     splits = divided([c.name for c in found], config.shares, seed)
     smallest = min(found, key=lambda c: len(c.examples))
-    return Limits.of(len(smallest.examples), ((c.split or splits[c.name], "") for c in found), config.features.input, smallest.name)
+    return Limits.of(
+        len(smallest.examples),
+        ((c.split or splits[c.name], "") for c in found),
+        config.features.input,
+        smallest.name,
+    )
 
 
-def fetch(raw: Path, config: Config, *, source: Path, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path,
+    config: Config,
+    *,
+    source: Path,
+    mirror: Path | None = None,
+    progress: Progress = no_progress,
+) -> None:
     """Writes `texts.json`: the sentences by label."""
     found = classes_of(source)
     listed = [{"class": c.name, "split": c.split, "texts": c.examples} for c in found]

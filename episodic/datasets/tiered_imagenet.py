@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from episodic.datasets import Images, Limits, Progress, no_progress
+from episodic.datasets.base import Images, Limits, Progress, no_progress
 from episodic.datasets.sources import imagenet
 from episodic.datasets.sources.imagenet import LICENSE
 
@@ -30,7 +30,9 @@ def limits(config: Config, seed: int) -> Limits:
     return imagenet.limits(NAME, LEAST)
 
 
-def fetch(raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress) -> None:
+def fetch(
+    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
+) -> None:
     imagenet.fetch(raw, NAME, None, LEAST, mirror, progress)
 
 

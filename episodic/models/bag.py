@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic.config import require
-from episodic.models import classify, glorot, head
-from episodic.ops import Params, linear
+from episodic.core.config import require
+from episodic.core.model import Params
+from episodic.ops import linear
+from episodic.ops.head import classify, glorot, head
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class Config:
 
     def __post_init__(self):
         require(self.embedding >= 1, "embedding", self.embedding, "must be at least 1")
-        require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "must be sizes of at least 1")
+        require(
+            all(size >= 1 for size in self.hidden),
+            "hidden",
+            list(self.hidden),
+            "must be sizes of at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class Bag:
         drawn = torch.empty(size, self.input).normal_(generator=generator) / math.sqrt(size)
         theta: Params = {"embedding.weight": drawn}
         for i, out in enumerate(self.config.hidden):
-            theta |= {f"hidden{i}.weight": glorot(generator, out, size), f"hidden{i}.bias": torch.zeros(out)}
+            theta |= {
+                f"hidden{i}.weight": glorot(generator, out, size),
+                f"hidden{i}.bias": torch.zeros(out),
+            }
             size = out
         theta["scale"] = torch.tensor([math.log(10) / 2, math.log(3) / 2])
         return theta | head(generator, self.width, self.outputs)
@@ -78,5 +87,10 @@ class Bag:
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Bag:
-    require(len(input) == 1, "input", list(input), "must be a row of features for bag; use conv4 for images")
+    require(
+        len(input) == 1,
+        "input",
+        list(input),
+        "must be a row of features for bag; use conv4 for images",
+    )
     return Bag(config, input[0], outputs)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from episodic import ops
-from episodic.config import require
-from episodic.models import classify, glorot, head
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.model import Params
+from episodic.ops.head import classify, glorot, head
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,47 @@ class Conv4:
         theta: Params = {}
         filters, channels = self.config.filters, self.input[0]
         for i in range(self.config.blocks):
-            theta |= {f"conv{i}.weight": glorot(generator, filters, channels, 3, 3), f"conv{i}.bias": torch.zeros(filters)}
+            theta |= {
+                f"conv{i}.weight": glorot(generator, filters, channels, 3, 3),
+                f"conv{i}.bias": torch.zeros(filters),
+            }
             theta |= {f"norm{i}.weight": torch.ones(filters), f"norm{i}.bias": torch.zeros(filters)}
             channels = filters
         return theta | head(generator, self.width, self.outputs)
 
     @property
     def norms(self) -> tuple[str, ...]:
-        return tuple(f"norm{i}.{part}" for i in range(self.config.blocks) for part in ("weight", "bias"))
+        return tuple(
+            f"norm{i}.{part}" for i in range(self.config.blocks) for part in ("weight", "bias")
+        )
 
     @property
     def width(self) -> int:
         """Length of the vector that the head sees."""
         height, width = self.input[1:]
         for _ in range(self.config.blocks):
-            height, width = (height // 2, width // 2) if self.config.downsample == "max_pool" else (-(-height // 2), -(-width // 2))
-        return self.config.filters * (height * width if self.config.readout == "flatten" else min(1, height * width))
+            height, width = (
+                (height // 2, width // 2)
+                if self.config.downsample == "max_pool"
+                else (-(-height // 2), -(-width // 2))
+            )
+        return self.config.filters * (
+            height * width if self.config.readout == "flatten" else min(1, height * width)
+        )
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
         for i in range(self.config.blocks):
-            x = ops.conv2d(x, theta[f"conv{i}.weight"], stride=2 if self.config.downsample == "stride" else 1)
-            x = ops.norm_relu(x, theta[f"norm{i}.weight"], theta[f"norm{i}.bias"], self.config.downsample == "max_pool", reference)
+            x = ops.conv2d(
+                x, theta[f"conv{i}.weight"], stride=2 if self.config.downsample == "stride" else 1
+            )
+            x = ops.norm_relu(
+                x,
+                theta[f"norm{i}.weight"],
+                theta[f"norm{i}.bias"],
+                self.config.downsample == "max_pool",
+                reference,
+            )
         return x.flatten(2) if self.config.readout == "flatten" else x.mean((3, 4))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
@@ -77,7 +96,17 @@ class Conv4:
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Conv4:
-    require(len(input) == 3, "input", list(input), "must be an image (C, H, W) for conv4; use model.name: mlp")
+    require(
+        len(input) == 3,
+        "input",
+        list(input),
+        "must be an image (C, H, W) for conv4; use model.name: mlp",
+    )
     model = Conv4(config, input, outputs)  # type: ignore[arg-type]
-    require(model.width > 0, "blocks", config.blocks, f"must be fewer for images of {input[1]} x {input[2]} pixels")
+    require(
+        model.width > 0,
+        "blocks",
+        config.blocks,
+        f"must be fewer for images of {input[1]} x {input[2]} pixels",
+    )
     return model

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from episodic import ops
-from episodic.config import require
-from episodic.models import HEAD, classify, glorot, head
-from episodic.ops import Params
+from episodic.core.config import require
+from episodic.core.model import HEAD, Params
+from episodic.ops.head import classify, glorot, head
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,18 @@ class Config:
     def __post_init__(self):
         for key in ("tokens", "embedding"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "must be sizes of at least 1")
-        require(self.start is None or abs(self.start) < 1e6, "start", self.start, "must be null or a number within 1e6")
+        require(
+            all(size >= 1 for size in self.hidden),
+            "hidden",
+            list(self.hidden),
+            "must be sizes of at least 1",
+        )
+        require(
+            self.start is None or abs(self.start) < 1e6,
+            "start",
+            self.start,
+            "must be null or a number within 1e6",
+        )
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,17 @@ class Embeddings:
 
     def init(self, generator: torch.Generator) -> Params:
         config = self.config
-        theta: Params = {"embedding.weight": torch.empty(config.tokens, config.embedding).normal_(generator=generator) * 0.1}
+        theta: Params = {
+            "embedding.weight": torch.empty(config.tokens, config.embedding).normal_(
+                generator=generator
+            )
+            * 0.1
+        }
         for i, (into, size) in enumerate(pairwise((self.sides * config.embedding, *config.hidden))):
-            theta |= {f"hidden{i}.weight": glorot(generator, size, into), f"hidden{i}.bias": torch.zeros(size)}
+            theta |= {
+                f"hidden{i}.weight": glorot(generator, size, into),
+                f"hidden{i}.bias": torch.zeros(size),
+            }
         theta |= head(generator, self.width, self.outputs)
         if self.outputs:
             theta[HEAD[1]] += config.start or 0.0
@@ -83,5 +101,10 @@ class Embeddings:
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Embeddings:
-    require(len(input) == 2, "input", list(input), "must be features of some sides, such as item and user, for embeddings")
+    require(
+        len(input) == 2,
+        "input",
+        list(input),
+        "must be features of some sides, such as item and user, for embeddings",
+    )
     return Embeddings(config, input[0], outputs)

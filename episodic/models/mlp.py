@@ -9,9 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from episodic.config import require
-from episodic.models import classify, glorot, head
-from episodic.ops import Params, linear
+from episodic.core.config import require
+from episodic.core.model import Params
+from episodic.ops import linear
+from episodic.ops.head import classify, glorot, head
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,12 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(all(size >= 1 for size in self.hidden), "hidden", list(self.hidden), "must be sizes of at least 1")
+        require(
+            all(size >= 1 for size in self.hidden),
+            "hidden",
+            list(self.hidden),
+            "must be sizes of at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,10 @@ class Mlp:
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
         for i, (into, size) in enumerate(pairwise(self.sizes)):
-            theta |= {f"hidden{i}.weight": glorot(generator, size, into), f"hidden{i}.bias": torch.zeros(size)}
+            theta |= {
+                f"hidden{i}.weight": glorot(generator, size, into),
+                f"hidden{i}.bias": torch.zeros(size),
+            }
         return theta | head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:

@@ -17,11 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from episodic.config import ConfigError
-from episodic.models import HEAD, classify, head
-from episodic.ops import Params
+from episodic.core.config import ConfigError
+from episodic.core.model import HEAD, Params
+from episodic.ops.head import classify, head
 
-RESERVED = ("curvature.", "fce.", "lstm.", "rate.", "ridge.", "square.", "state.", "support", "svm.")
+RESERVED = (
+    "curvature.",
+    "fce.",
+    "lstm.",
+    "rate.",
+    "ridge.",
+    "square.",
+    "state.",
+    "support",
+    "svm.",
+)
 """What methods begin the names of their own parameters and states with."""
 
 
@@ -72,7 +82,11 @@ class Module:
 
     @property
     def norms(self) -> tuple[str, ...]:
-        found = [name for name, part in self.body.named_modules() if isinstance(part, BatchNorm) and part.weight is not None]
+        found = [
+            name
+            for name, part in self.body.named_modules()
+            if isinstance(part, BatchNorm) and part.weight is not None
+        ]
         return tuple(f"{name}.{part}" for name in found for part in ("weight", "bias"))
 
     @property
@@ -85,14 +99,21 @@ class Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
             drawn, _ = self.make()
-        return {name: p.detach().clone() for name, p in drawn.named_parameters()} | head(generator, self.width, self.outputs)
+        return {name: p.detach().clone() for name, p in drawn.named_parameters()} | head(
+            generator, self.width, self.outputs
+        )
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         for part in self.body.modules():
             if isinstance(part, BatchNorm):
                 part.reference = reference
         own = [name for name, _ in self.body.named_parameters()]
-        return torch.stack([functional_call(self.body, {name: theta[name][t] for name in own}, (x[t],)) for t in range(len(x))])
+        return torch.stack(
+            [
+                functional_call(self.body, {name: theta[name][t] for name in own}, (x[t],))
+                for t in range(len(x))
+            ]
+        )
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
@@ -101,28 +122,49 @@ class Module:
 def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     def make() -> tuple[nn.Module, int]:
         whole = _made(config).eval()
-        name = config.head or next((n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)), None)
+        name = config.head or next(
+            (n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)),
+            None,
+        )
         last = dict(whole.named_modules()).get(name) if name is not None else None
         if not isinstance(last, nn.Linear):
-            raise ConfigError("head", config.head, f"must be the name of a torch.nn.Linear of {config.path}, its last layer")
+            raise ConfigError(
+                "head",
+                config.head,
+                f"must be the name of a torch.nn.Linear of {config.path}, its last layer",
+            )
         if not name:
             raise ConfigError("path", config.path, "must be a network, not a single layer")
         return _without(whole, name), last.in_features
 
     with torch.random.fork_rng(devices=[]):
         body, width = make()
-    taken = sorted(name for name, _ in body.named_parameters() if name in HEAD or name.startswith(RESERVED))
+    taken = sorted(
+        name for name, _ in body.named_parameters() if name in HEAD or name.startswith(RESERVED)
+    )
     if taken:
         said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
         raise ConfigError("path", config.path, said)
     if lazy := [name for name, p in body.named_parameters() if nn.parameter.is_lazy(p)]:
-        raise ConfigError("path", config.path, f"has layers without a shape of their own ({', '.join(lazy)}): say what they take in")
+        raise ConfigError(
+            "path",
+            config.path,
+            f"has layers without a shape of their own ({', '.join(lazy)}): say what they take in",
+        )
     scalars = [name for name, p in body.named_parameters() if p.dim() == 0]
     if scalars:
-        raise ConfigError("path", config.path, f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]")
+        raise ConfigError(
+            "path",
+            config.path,
+            f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]",
+        )
     buffers = [name for name, _ in body.named_buffers()]
     if buffers:
-        raise ConfigError("path", config.path, f"has buffers ({', '.join(buffers)}), which tasks would share and might change")
+        raise ConfigError(
+            "path",
+            config.path,
+            f"has buffers ({', '.join(buffers)}), which tasks would share and might change",
+        )
     model = Module(copy.deepcopy(body), make, width, outputs)
     try:
         with torch.no_grad():
@@ -130,12 +172,20 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
             found = model.features(theta, torch.zeros(1, 2, *input))
             untouched = _ends_with(model.body, torch.zeros(2, *input))
     except Exception as error:
-        raise ConfigError("path", config.path, f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})") from error
+        raise ConfigError(
+            "path",
+            config.path,
+            f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})",
+        ) from error
     if found.shape != (1, 2, width):
         said = f"must be the last layer: before it an example is {list(found.shape[2:])}, and it takes {width} numbers"
         raise ConfigError("head", config.head, said)
     if not untouched:
-        raise ConfigError("path", config.path, "must return what its head answers, with nothing after it: a softmax is part of the loss")
+        raise ConfigError(
+            "path",
+            config.path,
+            "must return what its head answers, with nothing after it: a softmax is part of the loss",
+        )
     return model
 
 
@@ -159,7 +209,9 @@ def _made(config: Config) -> nn.Module:
         try:
             inspect.signature(found).bind(**config.arguments)
         except TypeError as error:
-            raise ConfigError("arguments", config.arguments, f"must be what {config.path} takes ({error})") from error
+            raise ConfigError(
+                "arguments", config.arguments, f"must be what {config.path} takes ({error})"
+            ) from error
         made = found(**config.arguments)
     except ConfigError:
         raise
@@ -174,7 +226,13 @@ def _made(config: Config) -> nn.Module:
 def _without(module: nn.Module, head: str) -> nn.Module:
     """The head, at the dotted name `head`, becomes the identity, and batch norm that of the batch in hand."""
     for name, part in list(module.named_modules()):
-        new = Head() if name == head else BatchNorm(part) if isinstance(part, nn.modules.batchnorm._BatchNorm) else None
+        new = (
+            Head()
+            if name == head
+            else BatchNorm(part)
+            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            else None
+        )
         if new is not None:
             parent, _, last = name.rpartition(".")
             setattr(module.get_submodule(parent), last, new)

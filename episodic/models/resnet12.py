@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic import counter, exact, ops
-from episodic.config import require
-from episodic.models import classify, glorot, head
-from episodic.ops import Params
+from episodic import ops
+from episodic.core import float64, random_numbers
+from episodic.core.config import require
+from episodic.core.model import Params
+from episodic.ops.head import classify, glorot, head
 
 SLOPE = 0.1
 DROPPED = 2
@@ -39,7 +40,12 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(len(self.channels) > 0 and min(self.channels) >= 1, "channels", list(self.channels), "must be sizes of at least 1")
+        require(
+            len(self.channels) > 0 and min(self.channels) >= 1,
+            "channels",
+            list(self.channels),
+            "must be sizes of at least 1",
+        )
         require(0 <= self.drop < 1, "drop", self.drop, "must be at least 0 and less than 1")
         require(self.block >= 1, "block", self.block, "must be at least 1")
 
@@ -60,7 +66,12 @@ class ResNet12:
     @property
     def norms(self) -> tuple[str, ...]:
         layers = ("norm0", "norm1", "norm2", "shortcut_norm")
-        return tuple(f"block{i}.{n}.{part}" for i in range(len(self.config.channels)) for n in layers for part in ("weight", "bias"))
+        return tuple(
+            f"block{i}.{n}.{part}"
+            for i in range(len(self.config.channels))
+            for n in layers
+            for part in ("weight", "bias")
+        )
 
     @property
     def width(self) -> int:
@@ -74,10 +85,19 @@ class ResNet12:
         theta: Params = {}
         into = self.input[0]
         for i, out in enumerate(self.config.channels):
-            layers = {"conv0": (into, 3), "conv1": (out, 3), "conv2": (out, 3), "shortcut": (into, 1)}
+            layers = {
+                "conv0": (into, 3),
+                "conv1": (out, 3),
+                "conv2": (out, 3),
+                "shortcut": (into, 1),
+            }
             for name, (channels, size) in layers.items():
                 theta[f"block{i}.{name}.weight"] = glorot(generator, out, channels, size, size)
-                norm = f"block{i}.{name.replace('conv', 'norm')}" if name != "shortcut" else f"block{i}.shortcut_norm"
+                norm = (
+                    f"block{i}.{name.replace('conv', 'norm')}"
+                    if name != "shortcut"
+                    else f"block{i}.shortcut_norm"
+                )
                 theta |= {f"{norm}.weight": torch.ones(out), f"{norm}.bias": torch.zeros(out)}
             into = out
         return theta | head(generator, self.width, self.outputs)
@@ -86,13 +106,20 @@ class ResNet12:
         x = ops.channels_last(x)
 
         def layer(x: Tensor, conv: str, norm: str) -> Tensor:
-            return ops.norm(ops.conv2d(x, theta[f"{conv}.weight"]), theta[f"{norm}.weight"], theta[f"{norm}.bias"], reference)
+            return ops.norm(
+                ops.conv2d(x, theta[f"{conv}.weight"]),
+                theta[f"{norm}.weight"],
+                theta[f"{norm}.bias"],
+                reference,
+            )
 
         for i in range(len(self.config.channels)):
             shortcut = layer(x, f"block{i}.shortcut", f"block{i}.shortcut_norm")
             for j in range(2):
                 x = F.leaky_relu(layer(x, f"block{i}.conv{j}", f"block{i}.norm{j}"), SLOPE)
-            x = ops.max_pool2d(F.leaky_relu(layer(x, f"block{i}.conv2", f"block{i}.norm2") + shortcut, SLOPE))
+            x = ops.max_pool2d(
+                F.leaky_relu(layer(x, f"block{i}.conv2", f"block{i}.norm2") + shortcut, SLOPE)
+            )
             if i >= len(self.config.channels) - DROPPED:
                 x = self._dropped(x, i)
         return x.mean((3, 4))
@@ -109,16 +136,32 @@ class ResNet12:
         centres = (height - side + 1) * (width - side + 1)
         rate = self.config.drop / side**2 * height * width / centres
         shape = (*x.shape[:3], height - side + 1, width - side + 1)
-        bits = counter.draws(counter.key(block, "DropBlock"), self.noise.to(exact.place(x.device)), math.prod(shape[1:]))
-        corner = (counter.below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
+        bits = random_numbers.draws(
+            random_numbers.key(block, "DropBlock"),
+            self.noise.to(float64.place(x.device)),
+            math.prod(shape[1:]),
+        )
+        corner = (random_numbers.below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
         padded = F.pad(corner.to(x), (side - 1,) * 4)
         kept = 1 - F.max_pool2d(padded.flatten(0, 1), side, 1).unflatten(0, x.shape[:2])
-        return x * kept * (kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)).view(-1, 1, 1, 1, 1)
+        return (
+            x * kept * (kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)).view(-1, 1, 1, 1, 1)
+        )
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> ResNet12:
-    require(len(input) == 3, "input", list(input), "must be an image (C, H, W) for resnet12; use model.name: mlp")
+    require(
+        len(input) == 3,
+        "input",
+        list(input),
+        "must be an image (C, H, W) for resnet12; use model.name: mlp",
+    )
     smallest = 2 ** len(config.channels)
     fits = min(input[1:]) >= smallest
-    require(fits, "channels", list(config.channels), f"must be fewer for images of {input[1]} x {input[2]} pixels, each halves them")
+    require(
+        fits,
+        "channels",
+        list(config.channels),
+        f"must be fewer for images of {input[1]} x {input[2]} pixels, each halves them",
+    )
     return ResNet12(config, input, outputs)  # type: ignore[arg-type]

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from episodic.config import require
-from episodic.models import classify, glorot, head
-from episodic.ops import Params, embedding, linear
+from episodic.core.config import require
+from episodic.core.model import Params
+from episodic.ops import embedding, linear
+from episodic.ops.head import classify, glorot, head
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Config:
         for key in ("tokens", "embedding", "filters"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(
-            bool(self.windows) and all(width >= 1 for width in self.windows), "windows", list(self.windows), "must be widths of at least 1"
+            bool(self.windows) and all(width >= 1 for width in self.windows),
+            "windows",
+            list(self.windows),
+            "must be widths of at least 1",
         )
 
 
@@ -58,7 +62,10 @@ class TextCnn:
     def init(self, generator: torch.Generator) -> Params:
         config = self.config
         theta: Params = {
-            "embedding.weight": torch.empty(config.tokens, config.embedding).normal_(generator=generator) / math.sqrt(config.embedding)
+            "embedding.weight": torch.empty(config.tokens, config.embedding).normal_(
+                generator=generator
+            )
+            / math.sqrt(config.embedding)
         }
         for i, width in enumerate(config.windows):
             theta |= {
@@ -75,9 +82,17 @@ class TextCnn:
         for i, width in enumerate(self.config.windows):
             places = max(1, length - width + 1)
             padded = torch.cat([e, e.new_zeros(tasks, n, max(0, width - length), e.shape[-1])], 2)
-            windows = torch.cat([padded[:, :, k : k + places] for k in range(width)], -1).flatten(1, 2)
-            y = linear(windows, theta[f"window{i}.weight"], theta[f"window{i}.bias"]).relu().unflatten(1, (n, places))
-            found.append((y * there[:, :, :places]).amax(2))  # a window counts that begins within the sentence
+            windows = torch.cat([padded[:, :, k : k + places] for k in range(width)], -1).flatten(
+                1, 2
+            )
+            y = (
+                linear(windows, theta[f"window{i}.weight"], theta[f"window{i}.bias"])
+                .relu()
+                .unflatten(1, (n, places))
+            )
+            found.append(
+                (y * there[:, :, :places]).amax(2)
+            )  # a window counts that begins within the sentence
         return torch.cat(found, -1)
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
@@ -85,5 +100,10 @@ class TextCnn:
 
 
 def build(config: Config, input: tuple[int, ...], outputs: int) -> TextCnn:
-    require(len(input) == 1, "input", list(input), "must be a row of tokens for textcnn; use conv4 for images")
+    require(
+        len(input) == 1,
+        "input",
+        list(input),
+        "must be a row of tokens for textcnn; use conv4 for images",
+    )
     return TextCnn(config, input[0], outputs)

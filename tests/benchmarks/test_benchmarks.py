@@ -12,21 +12,30 @@ import pytest
 import torch
 from support import ROOT
 
-from benchmarks import peers, scale
-from benchmarks.rows import ROWS
-from benchmarks.workloads import WORKLOADS
-from episodic import outer
+from benchmarks.speed import peers, scale
+from benchmarks.speed.rows import ROWS
+from benchmarks.speed.workloads import WORKLOADS
+from episodic.engine import outer
 from episodic.models import conv4
 
 SMALL = {
     "strided": replace(WORKLOADS["W1q15"], tasks=2, steps=2, queries=2, model=conv4.Config(4, 2)),
-    "pooled": replace(WORKLOADS["W2"], tasks=2, steps=2, queries=2, input=(3, 16, 16), model=conv4.Config(4, 2, "max_pool", "flatten")),
+    "pooled": replace(
+        WORKLOADS["W2"],
+        tasks=2,
+        steps=2,
+        queries=2,
+        input=(3, 16, 16),
+        model=conv4.Config(4, 2, "max_pool", "flatten"),
+    ),
 }
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def call(*words: str) -> str:
-    answer = subprocess.run([sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -47,14 +56,30 @@ def test_peers_compute_the_same_gradient(row, name):
 
 
 def test_work_is_counted_as_the_reference_counts_it():
-    counted = {name: round(workload.floating_point_operations() / 1e9, 1) for name, workload in WORKLOADS.items()}
+    counted = {
+        name: round(workload.floating_point_operations() / 1e9, 1)
+        for name, workload in WORKLOADS.items()
+    }
     assert counted == {"W1q1": 10.0, "W1q15": 45.2, "W2": 261.1}
 
 
 def test_the_table_is_printed_and_written(tmp_path):
-    said = call("benchmarks/run.py", "--rounds", "1", "--workloads", "W1q1", "--rows", "eager", "engine", "--out", str(tmp_path))
+    said = call(
+        "benchmarks/speed/run.py",
+        "--rounds",
+        "1",
+        "--workloads",
+        "W1q1",
+        "--rows",
+        "eager",
+        "engine",
+        "--out",
+        str(tmp_path),
+    )
     assert "engine, 2 processes" in said and "float64 difference" in said
-    assert (tmp_path / "speed.csv").read_text().count("\n") == 3 and (tmp_path / "speed.png").stat().st_size > 5000
+    assert (tmp_path / "speed.csv").read_text().count("\n") == 3 and (
+        tmp_path / "speed.png"
+    ).stat().st_size > 5000
 
 
 def test_the_gpu_program_needs_torch_and_numpy_alone(tmp_path):
@@ -74,9 +99,28 @@ def test_the_gpu_program_needs_torch_and_numpy_alone(tmp_path):
         "flows",
         "altair",
     ]
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n")
-    command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--workloads", "W1q1", "--seconds", "0.1", "--out", str(tmp_path)]
-    answer = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({blocked}))\n"
+    )
+    command = [
+        sys.executable,
+        "benchmarks/gpu.py",
+        "--device",
+        "cpu",
+        "--workloads",
+        "W1q1",
+        "--seconds",
+        "0.1",
+        "--out",
+        str(tmp_path),
+    ]
+    answer = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
     assert answer.returncode == 0, answer.stderr
     assert "sampling as on the CPU: True" in answer.stdout and "failed" not in answer.stdout
     assert (tmp_path / "gpu.csv").exists()
@@ -87,7 +131,13 @@ def test_ten_times_the_data_take_no_more_memory(tmp_path):
     for megabytes in (30, 300):
         path = tmp_path / "images.npy"
         scale.write_images(path, megabytes)
-        sizes.append(int(call("-m", "benchmarks.scale", "--memory", str(path)).split(":")[1].strip(" }\n")))
+        sizes.append(
+            int(
+                call("-m", "benchmarks.speed.scale", "--memory", str(path))
+                .split(":")[1]
+                .strip(" }\n")
+            )
+        )
         path.unlink()
     assert sizes[1] < 1.2 * sizes[0], sizes
     assert 0.2 * sizes[0] < 200e6, "the other 270 MB, held in memory, would show"
@@ -96,24 +146,41 @@ def test_ten_times_the_data_take_no_more_memory(tmp_path):
 @pytest.mark.parametrize("name", ["sinusoid", "tiny", "omniglot_20w1s"])
 def test_time_to_accuracy_compares_one_task_alone(name):
     answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.time_to_accuracy", "--preset", name], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.speed.time_to_accuracy", "--preset", name],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
-    assert answer.returncode == 1 and f"error: --preset {name} is another task than omniglot_5w1s" in answer.stderr
+    assert (
+        answer.returncode == 1
+        and f"error: --preset {name} is another task than omniglot_5w1s" in answer.stderr
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["benchmarks.run", "--out", "{file}"], "is no folder and cannot be made one"),
-        (["benchmarks.run", "--rounds", "0"], "0 must be a whole number, 1 or more"),
-        (["benchmarks.plan", "--rounds", "0"], "0 must be a whole number, 1 or more"),
-        (["benchmarks.time_to_accuracy", "--every", "0"], "0 must be a whole number, 1 or more"),
+        (["benchmarks.speed.run", "--out", "{file}"], "is no folder and cannot be made one"),
+        (["benchmarks.speed.run", "--rounds", "0"], "0 must be a whole number, 1 or more"),
+        (["benchmarks.speed.plan", "--rounds", "0"], "0 must be a whole number, 1 or more"),
+        (
+            ["benchmarks.speed.time_to_accuracy", "--every", "0"],
+            "0 must be a whole number, 1 or more",
+        ),
     ],
 )
 def test_arguments_are_checked_before_anything_is_measured(words, said, tmp_path):
     (tmp_path / "file").touch()
     command = [word.format(file=tmp_path / "file") for word in words]
-    answer = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert answer.returncode == 2 and said in answer.stderr and answer.stdout == ""
 
 
@@ -122,9 +189,12 @@ def test_plans_are_measured_and_printed(tmp_path):
 
     folder = prepare(tmp_path)
     answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.plan", "--data", "prepared", "--rounds", "1"],
-        cwd=folder, env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.speed.plan", "--data", "prepared", "--rounds", "1"],
+        cwd=folder,
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("*") == 2 and "  plan:\n    mode: " in answer.stdout
     shutil.rmtree(folder / "prepared")

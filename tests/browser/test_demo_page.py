@@ -13,22 +13,35 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.episodic.test_every_method import trained
-from tests.episodic.test_few_shot import folder_of
+from tests.episodic.algorithms.test_every_algorithm import trained
+from tests.episodic.inference.test_few_shot import folder_of
 from tests.support import ROOT
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the page was not looked at")
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here: the page was not looked at"
+)
 ZIGZAG = [(0.24, 0.33), (0.77, 0.29), (0.23, 0.72), (0.79, 0.74)]
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    folder = folder_of("protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta)
+    folder = folder_of(
+        "protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "episodic", "demo", str(folder), "--port", "0", "--no-browser"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         yield process.stdout.readline().split()[0]
     finally:
@@ -47,7 +60,12 @@ def page(address) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 1100, "height": 900})
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else complaints.append(r.url))
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith((address, "data:", "blob:")) else complaints.append(r.url)
+            ),
+        )
         page.goto(address)
         yield page
         browser.close()
@@ -76,8 +94,13 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
     draw(page, page.locator("#question canvas"), ZIGZAG)
     page.locator(".answer.best").wait_for()
     assert best(page) == "zigzag"
-    shares = [float(text.removesuffix(" %")) for text in page.locator(".answer span:last-child").all_inner_texts()]
-    assert len(shares) == 5 and abs(sum(shares) - 100) < 0.5 and shares == sorted(shares, reverse=True)
+    shares = [
+        float(text.removesuffix(" %"))
+        for text in page.locator(".answer span:last-child").all_inner_texts()
+    ]
+    assert (
+        len(shares) == 5 and abs(sum(shares) - 100) < 0.5 and shares == sorted(shares, reverse=True)
+    )
     if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / "demo.png"), full_page=True)
     # A picture from a file in the place of the drawing.

@@ -22,8 +22,17 @@ from support import checkout, git
 
 from tasks import compare, preset
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: the pages were not looked at")
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here: the pages were not looked at"
+)
 
 
 PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
@@ -39,11 +48,20 @@ class Site:
         self.foreign: list[str] = []
 
     def watch(self, page: Any) -> Any:
-        page.on("console", lambda m: self.complaints.append(f"{m.text} {m.location.get('url', '')}") if m.type == "error" else None)
+        page.on(
+            "console",
+            lambda m: (
+                self.complaints.append(f"{m.text} {m.location.get('url', '')}")
+                if m.type == "error"
+                else None
+            ),
+        )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
         def asked(request: Any) -> None:
-            if not request.url.startswith((self.address, "data:", "blob:", "file:", self.address.replace("http", "ws"))):
+            if not request.url.startswith(
+                (self.address, "data:", "blob:", "file:", self.address.replace("http", "ws"))
+            ):
                 self.foreign.append(request.url)
 
         page.on("request", asked)
@@ -57,12 +75,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     git(root, "commit", "--quiet", "--all", "--message=tiny")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "DVC_", "PYTHONPATH"))}
-    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PREFECT_", "DVC_", "PYTHONPATH"))
+    }
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
     server = subprocess.Popen(
-        [sys.executable, "-m", "flows.ui", "--port", str(port)], cwd=root, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "flows.ui", "--port", str(port)],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     assert server.stdout is not None and server.stdout.readline().startswith("Prefect's UI: ")
     try:
         yield Site(root, f"http://127.0.0.1:{port}")
@@ -76,7 +106,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
 
 
 @pytest.fixture
@@ -133,7 +165,9 @@ def finished(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[s
         if done:
             return done[0]
         time.sleep(0.5)
-    raise AssertionError(f"no run of {name} ended in {timeout:.0f} s: {[(run['name'], run['state']) for run in runs]}")
+    raise AssertionError(
+        f"no run of {name} ended in {timeout:.0f} s: {[(run['name'], run['state']) for run in runs]}"
+    )
 
 
 def test_from_the_form_to_the_comparison(site: Site, page: Any):
@@ -146,7 +180,10 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     picture(page, "run")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("anil-shots5-report").first.wait_for()
-    artifacts = {a["key"]: a for a in page.request.post(f"{site.address}/api/artifacts/filter", data={}).json()}
+    artifacts = {
+        a["key"]: a
+        for a in page.request.post(f"{site.address}/api/artifacts/filter", data={}).json()
+    }
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
     page.get_by_role("heading", name="In proportion").wait_for()
     drawn = page.locator("img[src^='data:image/svg+xml']")
@@ -163,7 +200,10 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
 
     run_from_form(site, page, "protonet", 5)
     finished(site, page, "protonet-shots5")
-    page.request.post(f"{site.address}/api/deployments/{deployment(site, page, 'compare')}/create_flow_run", data={})
+    page.request.post(
+        f"{site.address}/api/deployments/{deployment(site, page, 'compare')}/create_flow_run",
+        data={},
+    )
     finished(site, page, "5-way 5-shot")
     page.goto(f"{site.address}/reports/comparison/comparison.html")
     page.locator("html[data-drawn=yes]").wait_for()
@@ -171,7 +211,10 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     order = [text.split("\n")[0] for text in rows.all_inner_texts()]
     page.locator("table.sortable thead button", has_text="training").click()
     page.locator("th[aria-sort=ascending]").wait_for()
-    seconds = [float(cell.get_attribute("data-key")) for cell in page.locator("table.sortable tbody tr td:nth-last-child(2)").all()]
+    seconds = [
+        float(cell.get_attribute("data-key"))
+        for cell in page.locator("table.sortable tbody tr td:nth-last-child(2)").all()
+    ]
     assert seconds == sorted(seconds) and len(order) == 2
     page.locator("input[type=search]").fill("protonet")
     assert [row.is_visible() for row in rows.all()].count(True) == 1
@@ -191,9 +234,15 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
 
 def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path):
     repository = Repository(tmp_path / "repo", test=100)
-    for name, skill, seconds in (("maml", 0.0, 60.0), ("protonet", 0.3, 150.0), ("reptile", -0.2, 90.0)):
+    for name, skill, seconds in (
+        ("maml", 0.0, 60.0),
+        ("protonet", 0.3, 150.0),
+        ("reptile", -0.2, 90.0),
+    ):
         repository.experiment(name, skill, seconds, algorithm__name=name)
-    (found,) = compare.run(compare.gather(repository.path, everything=True)[0], [], tmp_path / "out", "maml")
+    (found,) = compare.run(
+        compare.gather(repository.path, everything=True)[0], [], tmp_path / "out", "maml"
+    )
     best, middle, last = (100 * c.score.mean for c in found.configurations)
     assert [c.name for c in found.configurations] == ["protonet", "maml", "reptile"]
     page = browser.new_page()
@@ -229,16 +278,30 @@ def test_dvc_sees_the_same(site: Site):
     """Figures and curves of the experiments, by DVC's own commands, which editors use too."""
 
     def dvc(*words: str) -> Any:
-        ended = subprocess.run([sys.executable, "-m", "dvc", *words, "--json"], cwd=site.root, capture_output=True, text=True)
+        ended = subprocess.run(
+            [sys.executable, "-m", "dvc", *words, "--json"],
+            cwd=site.root,
+            capture_output=True,
+            text=True,
+        )
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 
-    shown = {e["name"]: e["revs"][0]["data"] for base in dvc("exp", "show") for e in base.get("experiments") or []}
+    shown = {
+        e["name"]: e["revs"][0]["data"]
+        for base in dvc("exp", "show")
+        for e in base.get("experiments") or []
+    }
     assert set(shown) == {"anil-shots5", "protonet-shots5"}
     for data in shown.values():
         assert 0.1 < data["metrics"]["reports/metrics.json"]["data"]["accuracy"] <= 1
     changes = dvc("metrics", "diff", *shown)["reports/metrics.json"]["accuracy"]
-    assert [changes["old"], changes["new"]] == [d["metrics"]["reports/metrics.json"]["data"]["accuracy"] for d in shown.values()]
+    assert [changes["old"], changes["new"]] == [
+        d["metrics"]["reports/metrics.json"]["data"]["accuracy"] for d in shown.values()
+    ]
     plots = dvc("plots", "diff", *shown)
-    assert plots.get("errors", []) == [] and set(plots["data"]) == {"learning curve", "adaptation curve"}
+    assert plots.get("errors", []) == [] and set(plots["data"]) == {
+        "learning curve",
+        "adaptation curve",
+    }
     assert {tuple(plot["revisions"]) for plot in plots["data"]["learning curve"]} == {tuple(shown)}

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import episodic
 from episodic.cli import app
-from tests.episodic.test_every_method import sampler, trained
-from tests.episodic.test_few_shot import folder_of
+from tests.episodic.algorithms.test_every_algorithm import sampler, trained
+from tests.episodic.inference.test_few_shot import folder_of
 from tests.support import ROOT
 
 NAMES = ["-dash", "two words", "ärger", "d", "e"]
@@ -34,7 +34,9 @@ def place(tmp_path_factory) -> Path:
         for part, numbers in (("support", range(3)), ("query", range(3, 13))):
             (folder / part / name).mkdir(parents=True)
             for i in numbers:
-                Image.fromarray(255 - images[20 * c + i, 0].numpy()).save(folder / part / name / f"{i}.png")
+                Image.fromarray(255 - images[20 * c + i, 0].numpy()).save(
+                    folder / part / name / f"{i}.png"
+                )
     call(folder, "adapt", "run", "support", "-o", "adapted")
     return folder
 
@@ -49,7 +51,10 @@ def call(folder: Path, *words: str, code: int = 0, stdin: str = "") -> str:
         os.chdir(before)
     assert ended.exit_code == code, ended.output
     if code == 1:
-        assert all(line.startswith("error: ") for line in ended.stderr.splitlines()) and not ended.stdout
+        assert (
+            all(line.startswith("error: ") for line in ended.stderr.splitlines())
+            and not ended.stdout
+        )
     return ended.stderr if code else ended.stdout
 
 
@@ -66,20 +71,44 @@ def test_adapt_and_predict(place):
 
 
 def test_json_csv_folders_and_standard_input(place):
-    rows = [json.loads(line) for line in call(place, "predict", "adapted", "query", "--json").splitlines()]
-    assert len(rows) == 50 and all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
-    assert all(max(row["probabilities"], key=row["probabilities"].get) == row["label"] for row in rows)
-    table = list(csv.DictReader(io.StringIO(call(place, "predict", "adapted", "query/ärger", "--csv"))))
+    rows = [
+        json.loads(line)
+        for line in call(place, "predict", "adapted", "query", "--json").splitlines()
+    ]
+    assert len(rows) == 50 and all(
+        sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows
+    )
+    assert all(
+        max(row["probabilities"], key=row["probabilities"].get) == row["label"] for row in rows
+    )
+    table = list(
+        csv.DictReader(io.StringIO(call(place, "predict", "adapted", "query/ärger", "--csv")))
+    )
     assert len(table) == 10 and list(table[0]) == ["file", "label", *sorted(NAMES)]
-    named = call(place, "predict", "adapted", "-", "--json", stdin="query/ärger/3.png\n\nquery/two words/4.png\n")
-    assert [json.loads(line)["file"] for line in named.splitlines()] == ["query/ärger/3.png", "query/two words/4.png"]
+    named = call(
+        place,
+        "predict",
+        "adapted",
+        "-",
+        "--json",
+        stdin="query/ärger/3.png\n\nquery/two words/4.png\n",
+    )
+    assert [json.loads(line)["file"] for line in named.splitlines()] == [
+        "query/ärger/3.png",
+        "query/two words/4.png",
+    ]
     dash = call(place, "predict", "adapted", "--", "query/-dash/3.png")
     assert "-dash" in dash
 
 
 def test_info_says_what_it_is(place):
     said = call(place, "info", "run")
-    for words in ("protonet", "conv4", "image, 1 x 28 x 28, dark ink on light paper", "glyphs: 5-way 1-shot"):
+    for words in (
+        "protonet",
+        "conv4",
+        "image, 1 x 28 x 28, dark ink on light paper",
+        "glyphs: 5-way 1-shot",
+    ):
         assert words in said
     assert "adapted to  -dash, d, e, two words, ärger" in call(place, "info", "adapted")
     assert call(place, "--version").strip() == episodic.__version__
@@ -87,14 +116,33 @@ def test_info_says_what_it_is(place):
 
 def test_evaluate_is_that_of_the_library(place):
     found = json.loads(
-        call(place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20", "--seed", "3", "--json")
+        call(
+            place,
+            "evaluate",
+            "run",
+            "query",
+            "--shots",
+            "2",
+            "--queries",
+            "3",
+            "--episodes",
+            "20",
+            "--seed",
+            "3",
+            "--json",
+        )
     )
     model = episodic.load(place / "run")
     files = sorted((place / "query").rglob("*.png"))
-    wanted = model.evaluate(files, [p.parent.name for p in files], shots=2, queries=3, episodes=20, seed=3)
+    wanted = model.evaluate(
+        files, [p.parent.name for p in files], shots=2, queries=3, episodes=20, seed=3
+    )
     assert found == wanted.summary and wanted.scores.shape == (20,)
-    assert "on 20 episodes of 5 classes by 2 examples each, 3 queries a class (chance: 20.0 %)" in call(
-        place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
+    assert (
+        "on 20 episodes of 5 classes by 2 examples each, 3 queries a class (chance: 20.0 %)"
+        in call(
+            place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
+        )
     )
 
 
@@ -108,12 +156,24 @@ def test_export_by_the_ending(place):
 def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
     for words, said in (
         (("adapt", "run", "nowhere", "-o", "x"), "there is no folder nowhere"),
-        (("adapt", "nowhere", "support", "-o", "x"), "there is no folder nowhere: name one that the pipeline trained"),
+        (
+            ("adapt", "nowhere", "support", "-o", "x"),
+            "there is no folder nowhere: name one that the pipeline trained",
+        ),
         (("adapt", "run", "support/d", "-o", "x"), "has no folders (3 pictures lie in it loosely)"),
         (("adapt", "adapted", "support", "-o", "x"), "was adapted to a task already"),
-        (("adapt", "run", "support", "-o", "query"), "holds something else than an adapted model, which would be lost"),
-        (("adapt", "run", "support", "-o", "x", "--steps", "-3"), "steps is -3: must be between 0 and"),
-        (("adapt", "run", "support", "-o", "x", "--device", "tpu"), "must be one of auto, cpu, cuda, mps"),
+        (
+            ("adapt", "run", "support", "-o", "query"),
+            "holds something else than an adapted model, which would be lost",
+        ),
+        (
+            ("adapt", "run", "support", "-o", "x", "--steps", "-3"),
+            "steps is -3: must be between 0 and",
+        ),
+        (
+            ("adapt", "run", "support", "-o", "x", "--device", "tpu"),
+            "must be one of auto, cpu, cuda, mps",
+        ),
         (("predict", "run", "a.png"), "is adapted to no task yet"),
         (("predict", "adapted", "a.png", "run/config.json"), "a.png cannot be read: No such file"),
         (("predict", "adapted", "run"), "there is nothing to predict"),
@@ -133,7 +193,10 @@ def test_all_broken_pictures_are_told_at_once(place, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "empty.png").touch()
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / name / "good.png")
-    assert call(place, "adapt", "run", str(tmp_path), "-o", "x", code=1).count("is empty (0 bytes)") == 2
+    assert (
+        call(place, "adapt", "run", str(tmp_path), "-o", "x", code=1).count("is empty (0 bytes)")
+        == 2
+    )
 
 
 def test_as_a_program(place):
@@ -141,20 +204,27 @@ def test_as_a_program(place):
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        return subprocess.run([sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True
+        )
 
     assert run("-m", "episodic").returncode == 2
     helped = run("-X", "importtime", "-m", "episodic", "--help")
     assert helped.returncode == 0 and "adapt" in helped.stdout and " torch" not in helped.stderr
     failed = run("-m", "episodic", "predict", "adapted", "none.png")
-    assert failed.returncode == 1 and failed.stderr == "error: none.png cannot be read: No such file or directory\n" and not failed.stdout
+    assert (
+        failed.returncode == 1
+        and failed.stderr == "error: none.png cannot be read: No such file or directory\n"
+        and not failed.stdout
+    )
     piped = subprocess.run(
         ["sh", "-c", f"'{sys.executable}' -m episodic predict adapted query | head -1; echo done"],
-        cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert piped.stdout.endswith("done\n") and "Traceback" not in piped.stderr
-    blocked = (
-        "import sys; sys.modules['typer'] = None; import runpy; sys.argv = ['episodic']; runpy.run_module('episodic', run_name='__main__')"
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
+    assert piped.stdout.endswith("done\n") and "Traceback" not in piped.stderr
+    blocked = "import sys; sys.modules['typer'] = None; import runpy; sys.argv = ['episodic']; runpy.run_module('episodic', run_name='__main__')"
     lacking = run("-c", blocked)
     assert lacking.returncode == 1 and "pip install 'episodic[use]'" in lacking.stderr

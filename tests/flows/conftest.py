@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import Server
+from flows.server.server import Server
 from tests.flows.toy import ROOT, Toy
 
 # A job that a shell put into the background ignores Ctrl-C, and so would the programs that it starts.

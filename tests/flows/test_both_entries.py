@@ -33,7 +33,9 @@ class Workspace:
         git(root, "commit", "--quiet", "--all", "--message=tiny")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         dropped = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME", "PYTHONPATH")
-        self.environment = {k: v for k, v in os.environ.items() if k not in dropped} | SETTINGS | {"PATH": path}
+        self.environment = (
+            {k: v for k, v in os.environ.items() if k not in dropped} | SETTINGS | {"PATH": path}
+        )
         self.environment["DVC_SITE_CACHE_DIR"] = str(root / ".dvc" / "tmp" / "site-cache")
 
     def start(self, *command: str) -> subprocess.Popen[str]:
@@ -59,7 +61,11 @@ class Workspace:
 
     def flow(self) -> list[str]:
         """The stages that the flow ran; all others ended `Cached`."""
-        rows = re.findall(r"^(\w+) +(Completed|Cached) +[\d.]+$", self.call(sys.executable, "-m", "flows.pipeline"), re.M)
+        rows = re.findall(
+            r"^(\w+) +(Completed|Cached) +[\d.]+$",
+            self.call(sys.executable, "-m", "flows.pipeline"),
+            re.M,
+        )
         assert [stage for stage, _ in rows] == STAGES
         return [stage for stage, state in rows if state == "Completed"]
 
@@ -78,7 +84,9 @@ class Workspace:
         from ruamel.yaml import YAML
 
         lock = YAML(typ="safe", pure=True).load((self.root / "dvc.lock").read_text())
-        outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
+        outs = {
+            out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]
+        }
         assert len(outs) == 12
         del outs["reports/run.json"]
         return outs
@@ -102,7 +110,10 @@ def test_every_kind_of_change(workspace):
 
     workspace.edit("params.yaml", "meta_lr: 0.002", "meta_lr: 0.01")
     assert flow() == ["train", "evaluate", "report"], "a param of training"
-    assert workspace.hashes()["models/run/weights.safetensors"] != fresh["models/run/weights.safetensors"]
+    assert (
+        workspace.hashes()["models/run/weights.safetensors"]
+        != fresh["models/run/weights.safetensors"]
+    )
     workspace.edit("params.yaml", "meta_lr: 0.01", "meta_lr: 0.002")
     workspace.edit("params.yaml", "title: Mine", "title: null")
     assert dvc() == [], "reverted params are restored"
@@ -124,7 +135,9 @@ def test_every_kind_of_change(workspace):
     for name in ("models/run/weights.safetensors", "reports/report.html"):
         (workspace.root / name).unlink()
     assert flow() == [], "deleted outputs are restored"
-    assert (workspace.root / "models/run/weights.safetensors").exists() and (workspace.root / "reports/report.html").exists()
+    assert (workspace.root / "models/run/weights.safetensors").exists() and (
+        workspace.root / "reports/report.html"
+    ).exists()
     (workspace.root / "reports/report.html").write_text("tampered")
     assert dvc() == [], "a tampered output is restored"
     assert "tampered" not in (workspace.root / "reports/report.html").read_text()[:100]
@@ -144,7 +157,9 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
     events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     resumed = [event["iteration"] for event in events if event["event"] == "resume"]
     assert len(resumed) == 1 and 0 < resumed[0] < 600
-    assert events[-1]["stage"] == "evaluate" and any(e.get("done") == 600 and e["stage"] == "train" for e in events)
+    assert events[-1]["stage"] == "evaluate" and any(
+        e.get("done") == 600 and e["stage"] == "train" for e in events
+    )
     assert not any(resume.iterdir()), "no checkpoint is left that could stand for a run"
     workspace.settled(workspace.flow)
     killed = workspace.hashes()
@@ -170,7 +185,10 @@ def test_metrics_params_experiments_and_remotes(workspace, tmp_path):
     assert 0 <= shown[""]["data"]["reports/metrics.json"]["data"]["accuracy"] <= 1
     workspace.call("dvc", "exp", "run", "--quiet", "-S", "train.iterations=10")
     assert '"train.iterations"' in workspace.call("dvc", "params", "diff", "--json")
-    assert "train.iterations" in json.loads(workspace.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
+    assert (
+        "train.iterations"
+        in json.loads(workspace.call("dvc", "metrics", "diff", "--json"))["reports/metrics.json"]
+    )
     workspace.call("dvc", "remote", "add", "--default", "--local", "store", str(tmp_path / "store"))
     workspace.call("dvc", "push", "--quiet")
     model = workspace.root / "models/run/weights.safetensors"
@@ -182,12 +200,18 @@ def test_metrics_params_experiments_and_remotes(workspace, tmp_path):
 
 def running_in(root: Path) -> list[int]:
     """Processes whose current folder is `root`."""
-    return [process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(root.resolve())]
+    return [
+        process.pid
+        for process in psutil.process_iter(["cwd"])
+        if process.info["cwd"] == str(root.resolve())
+    ]
 
 
 def wait_for(what, process: subprocess.Popen[str] | None, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()[0] if process else ""
+        assert process is None or process.poll() is None, (
+            process.communicate()[0] if process else ""
+        )
         time.sleep(0.05)

@@ -22,11 +22,15 @@ def test_it_writes_where_it_is_told_and_over_nothing_else(tmp_path: Path, api: s
 
     def compare(out: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.compare", "one", "two", "--out", out]
-        return subprocess.run(command, cwd=repository.path / "sub", env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=repository.path / "sub", env=environment, capture_output=True, text=True
+        )
 
     ended = compare("made")
     page = repository.path / "sub/made/comparison.html"
-    assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == str(page) and page.is_file(), ended.stderr
+    assert (
+        ended.returncode == 0 and ended.stdout.splitlines()[-1] == str(page) and page.is_file()
+    ), ended.stderr
     assert not (repository.path / "reports").exists()
     ended = compare("thesis")
     said = f"error: {repository.path / 'sub/thesis'} holds something else than a comparison, which would be lost: name a new folder"

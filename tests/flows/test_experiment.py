@@ -11,9 +11,9 @@ import threading
 
 import pytest
 
-from flows import experiment
+from flows.experiments import experiment
 from tasks.experiments import History
-from tasks.stage import StageError
+from tasks.runtime.stage import StageError
 from tests.flows.toy import ROOT, Toy, gone, wait_for
 
 
@@ -23,14 +23,21 @@ def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
     for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    who = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
     for words in (["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(["git", *words], cwd=toy.path, env={**os.environ, **who}, check=True)
     return toy
 
 
 def git(toy: Toy, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=toy.path, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=toy.path, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def names(toy: Toy) -> set[str]:
@@ -42,13 +49,28 @@ def test_it_runs_beside_the_checkout_and_is_kept(committed: Toy):
     base = experiment.base(committed.path)
     before = git(committed, "status", "--porcelain")
     experiment.run(base, "seven", {"train": 7}, said.append)
-    assert experiment.done(base, "seven", json.loads((committed.path / "params.yaml").read_text()) | {"train": 7})
-    assert not experiment.done(base, "seven", json.loads((committed.path / "params.yaml").read_text()))
-    assert git(committed, "status", "--porcelain") == before and not (committed.path / "models").exists(), "the checkout is as it was"
-    assert git(committed, "worktree", "list").count("\n") == 0 and not (committed.path / experiment.FOLDER / "seven").exists()
+    assert experiment.done(
+        base, "seven", json.loads((committed.path / "params.yaml").read_text()) | {"train": 7}
+    )
+    assert not experiment.done(
+        base, "seven", json.loads((committed.path / "params.yaml").read_text())
+    )
+    assert (
+        git(committed, "status", "--porcelain") == before
+        and not (committed.path / "models").exists()
+    ), "the checkout is as it was"
+    assert (
+        git(committed, "worktree", "list").count("\n") == 0
+        and not (committed.path / experiment.FOLDER / "seven").exists()
+    )
     assert "words of train" in said and "train: ran" in said
     assert "seven" in committed.dvc("exp", "show", "--md"), "DVC knows it"
-    assert json.loads(git(committed, "show", f"{experiment.ref(base, 'seven')}:reports/metrics.json"))[0] == 1
+    assert (
+        json.loads(git(committed, "show", f"{experiment.ref(base, 'seven')}:reports/metrics.json"))[
+            0
+        ]
+        == 1
+    )
     # What it made is in the cache that all share: the same params here have nothing to run.
     committed.params(train=7)
     assert "Running" not in committed.dvc("repro", "train")
@@ -66,7 +88,9 @@ def test_what_is_uncommitted_belongs_to_it(committed: Toy):
     wanted = json.loads((committed.path / "params.yaml").read_text()) | {"train": 2}
     assert experiment.done(base, "dirty", wanted)
     stage.write_text(stage.read_text() + "# and one more\n")
-    assert not experiment.done(experiment.base(committed.path), "dirty", wanted), "other code is another experiment"
+    assert not experiment.done(experiment.base(committed.path), "dirty", wanted), (
+        "other code is another experiment"
+    )
 
 
 def test_an_experiment_that_would_be_replaced_stays_under_another_name(committed: Toy):
@@ -78,7 +102,10 @@ def test_an_experiment_that_would_be_replaced_stays_under_another_name(committed
     assert len(kept) == 2 and "again" in kept, "the second time nothing was replaced"
     (other,) = kept - {"again"}
     assert other.startswith("again-")
-    assert json.loads(git(committed, "show", f"{experiment.ref(base, other)}:params.yaml"))["train"] == 1
+    assert (
+        json.loads(git(committed, "show", f"{experiment.ref(base, other)}:params.yaml"))["train"]
+        == 1
+    )
 
 
 def test_a_worktree_finds_a_remote_where_the_checkout_does(committed: Toy, tmp_path):
@@ -115,7 +142,9 @@ def test_a_failure_is_a_sentence_and_the_next_try_goes_on(committed: Toy):
     (workspace / "knobs/fail-evaluate").write_text("no luck: set luck to 1")
     with pytest.raises(StageError, match=r"^evaluate: no luck: set luck to 1$"):
         experiment.run(base, "luck", {"train": 9}, lambda line: None)
-    assert "luck" not in names(committed) and (workspace / "models/run").exists(), "what was done is still there"
+    assert "luck" not in names(committed) and (workspace / "models/run").exists(), (
+        "what was done is still there"
+    )
     (workspace / "knobs/fail-evaluate").unlink()
     said: list[str] = []
     experiment.run(base, "luck", {"train": 9}, said.append)
@@ -147,10 +176,15 @@ def test_a_killed_one_leaves_no_process_and_goes_on(committed: Toy):
     (workspace / "knobs").mkdir()
     (workspace / "knobs/slow-train").touch()
     program = (
-        "import sys, pathlib; from flows import experiment; "
+        "import sys, pathlib; from flows.experiments import experiment; "
         f"experiment.run(experiment.base(pathlib.Path({str(committed.path)!r})), 'slow', {{'train': 5}})"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     pids = workspace / "knobs/pids"
     wait_for(lambda: pids.exists() and pids.read_text().count(" ") == 1, "the slow stage to start")
     import psutil
@@ -180,7 +214,9 @@ if sys.orig_argv[1:5] == ["-m", "dvc", "exp", "save"] and not first.exists():
 """A sitecustomize that has the first `dvc exp save` terminated when the experiment is kept and the worktree not yet back at its base."""
 
 
-def test_a_save_that_was_terminated_is_neither_tried_again_nor_kept_twice(committed: Toy, tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_save_that_was_terminated_is_neither_tried_again_nor_kept_twice(
+    committed: Toy, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "sitecustomize.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.setattr(experiment, "DELAY", 0.0)
@@ -188,10 +224,15 @@ def test_a_save_that_was_terminated_is_neither_tried_again_nor_kept_twice(commit
     with pytest.raises(StageError, match="dvc exp save was killed by SIGTERM"):
         experiment.run(base, "cut", {"train": 5}, lambda line: None)
     assert (tmp_path / "killed").exists() and names(committed) == {"cut"}
-    assert git(committed, "-C", str(experiment.FOLDER / "cut"), "rev-parse", "HEAD") != base.commit, "the state that this is about"
+    assert (
+        git(committed, "-C", str(experiment.FOLDER / "cut"), "rev-parse", "HEAD") != base.commit
+    ), "the state that this is about"
     experiment.run(base, "cut", {"train": 5}, lambda line: None)
     experiment.run(base, "next", {"train": 6}, lambda line: None)
-    assert names(committed) == {"cut", "next"} and not (committed.path / experiment.FOLDER / "cut").exists()
+    assert (
+        names(committed) == {"cut", "next"}
+        and not (committed.path / experiment.FOLDER / "cut").exists()
+    )
 
 
 def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):

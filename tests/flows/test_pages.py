@@ -14,17 +14,22 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from flows import environment, pages
+from flows import environment
+from flows.server import pages
 
 
 def served(root: Path, password: str | None) -> Callable[..., httpx.Response]:
     """`get` of a server that has an answer for every other path, as Prefect's has."""
-    app = Starlette(routes=[Route("/{rest:path}", lambda request: PlainTextResponse("Prefect's own"))])
+    app = Starlette(
+        routes=[Route("/{rest:path}", lambda request: PlainTextResponse("Prefect's own"))]
+    )
     pages.serve(app, root, password)
 
     def get(path: str, **said: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://here"
+            ) as client:
                 return await client.get(path, **said)
 
         return asyncio.run(ask())
@@ -43,9 +48,18 @@ def root(tmp_path: Path) -> Path:
 def test_reports_are_served_and_nothing_else(root):
     get = served(root, None)
     assert get("/reports/report.html").text == "<p>a report"
-    for path in ("/reports/%2e%2e/params.yaml", "/reports//../params.yaml", "/reports/", "/reports/none.html"):
+    for path in (
+        "/reports/%2e%2e/params.yaml",
+        "/reports//../params.yaml",
+        "/reports/",
+        "/reports/none.html",
+    ):
         assert "not for others" not in get(path).text
-    assert get("/reports/%2e%2e/params.yaml").status_code == get("/reports/none.html").status_code == 404
+    assert (
+        get("/reports/%2e%2e/params.yaml").status_code
+        == get("/reports/none.html").status_code
+        == 404
+    )
     assert get("/runs").text == "Prefect's own"
 
 
@@ -75,5 +89,10 @@ def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monk
     monkeypatch.delenv(environment.PAGES, raising=False)
     assert pages.address(root, page) == page.as_uri()
     monkeypatch.setenv(environment.PAGES, "http://127.0.0.1:4200")
-    assert pages.address(root, page) == "http://127.0.0.1:4200/reports/experiments/maml%20s1/report.html"
-    assert pages.address(root, workspace / "a.html").startswith("file:///"), "what is not served is a file"
+    assert (
+        pages.address(root, page)
+        == "http://127.0.0.1:4200/reports/experiments/maml%20s1/report.html"
+    )
+    assert pages.address(root, workspace / "a.html").startswith("file:///"), (
+        "what is not served is a file"
+    )

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from flows.server import Server
+from flows.server.server import Server
 from tests.flows.toy import STAGES, Toy, gone, wait_for
 
 CACHED = dict.fromkeys(STAGES, "Cached")
@@ -27,7 +27,10 @@ def found(api: str, what: str, **filters: object) -> list[dict]:
 
 
 def task_states(api: str, run: str) -> dict[str, str]:
-    return {task["name"]: task["state_name"] for task in found(api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+    return {
+        task["name"]: task["state_name"]
+        for task in found(api, "task_runs", flow_runs={"id": {"any_": [run]}})
+    }
 
 
 def last_run(api: str) -> dict:
@@ -47,9 +50,15 @@ def test_it_runs_what_dvc_says(toy: Toy, api: str):
     run = last_run(api)
     wait_for(lambda: task_states(api, run["id"]) == ran, "the tasks' states to reach the database")
     left = found(api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
-    assert {a["key"]: a["data"] for a in left if a["type"] == "progress"} == {f"{stage}-steps": 100.0 for stage in STAGES[1:]}
+    assert {a["key"]: a["data"] for a in left if a["type"] == "progress"} == {
+        f"{stage}-steps": 100.0 for stage in STAGES[1:]
+    }
     (curve,) = [a for a in left if a["type"] == "markdown"]
-    assert curve["key"] == "learning-curve" and "data:image/svg+xml;base64," in curve["data"] and "loss 0.5" in curve["data"]
+    assert (
+        curve["key"] == "learning-curve"
+        and "data:image/svg+xml;base64," in curve["data"]
+        and "loss 0.5" in curve["data"]
+    )
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
     assert "Running" not in toy.dvc("repro")
 
@@ -60,12 +69,23 @@ def test_a_failure_is_one_sentence(toy: Toy, api: str):
     toy.knob("fail-train", "iteration 3 is not finite: lower train.meta_lr")
     run = toy.start("--stage", "evaluate", PREFECT_API_URL=api)
     assert run.wait() == 1
-    assert run.states() == {"download": "Completed", "episodes": "Completed", "train": "Failed", "evaluate": "not run"}
-    assert run.output.splitlines()[-1] == "error: train: iteration 3 is not finite: lower train.meta_lr"
+    assert run.states() == {
+        "download": "Completed",
+        "episodes": "Completed",
+        "train": "Failed",
+        "evaluate": "not run",
+    }
+    assert (
+        run.output.splitlines()[-1]
+        == "error: train: iteration 3 is not finite: lower train.meta_lr"
+    )
     assert "Traceback" not in run.output
     assert run.output.count("Retry 1/") == 1
     state = last_run(api)["state"]
-    assert (state["type"], state["message"]) == ("FAILED", "train: iteration 3 is not finite: lower train.meta_lr")
+    assert (state["type"], state["message"]) == (
+        "FAILED",
+        "train: iteration 3 is not finite: lower train.meta_lr",
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -85,12 +105,20 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(toy: Toy, api: str, numbe
 def test_runs_take_turns(toy: Toy, api: str):
     """A second flow waits for the first; both wait for a `dvc repro` in a shell."""
     toy.knob("slow-train", "")
-    shell = toy.start("repro", module="dvc", PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    shell = toy.start(
+        "repro", module="dvc", PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     toy.slow_pids()
     first = toy.start(PREFECT_API_URL=api)
-    wait_for(lambda: "another DVC command works in this workspace; waiting up to 300 s" in first.output, "the first flow to wait for DVC")
+    wait_for(
+        lambda: "another DVC command works in this workspace; waiting up to 300 s" in first.output,
+        "the first flow to wait for DVC",
+    )
     second = toy.start(PREFECT_API_URL=api)
-    wait_for(lambda: f"waiting for the run of process {first.process.pid}" in second.output, "the second flow to wait for the first")
+    wait_for(
+        lambda: f"waiting for the run of process {first.process.pid}" in second.output,
+        "the second flow to wait for the first",
+    )
     toy.knob("slow-train", None)
     assert [shell.wait(), first.wait(), second.wait()] == [0, 0, 0], first.output + second.output
     assert first.states() == second.states() == CACHED
@@ -107,7 +135,7 @@ def test_a_killed_run_with_its_own_server(toy: Toy):
     run = toy.start()
     toy.slow_pids()
     family = run.family()
-    assert any("flows.server" in process.cmdline() for process in family)
+    assert any("flows.server.server" in process.cmdline() for process in family)
     assert len(family) >= 5, "the flow, its server, its DVC process, the stage and its child"
     run.process.kill()
     run.wait()
@@ -117,11 +145,21 @@ def test_a_killed_run_with_its_own_server(toy: Toy):
 
     toy.knob("slow-train", None)
     run = toy.start()
-    wait_for(lambda: "flows.server" in str([process.cmdline() for process in psutil.Process(run.process.pid).children()]), "its server")
+    wait_for(
+        lambda: (
+            "flows.server.server"
+            in str([process.cmdline() for process in psutil.Process(run.process.pid).children()])
+        ),
+        "its server",
+    )
     family = run.family()
     assert run.wait() == 0, run.output
     gone(family)
-    assert run.states() == {**dict.fromkeys(STAGES, "Completed"), "download": "Cached", "episodes": "Cached"}
+    assert run.states() == {
+        **dict.fromkeys(STAGES, "Completed"),
+        "download": "Cached",
+        "episodes": "Cached",
+    }
     assert states() == {"CRASHED": 1, "COMPLETED": 1}
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
 
@@ -142,17 +180,24 @@ def test_a_killed_run_at_a_server_of_the_users(toy: Toy, api: str):
     assert "Running" not in task_states(api, killed["id"]).values()
 
 
-def test_a_server_that_does_not_start_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_does_not_start_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     server = Server(tmp_path)
-    with pytest.raises(RuntimeError, match=r"^Prefect's server did not start; .*server\.log says why$"):
+    with pytest.raises(
+        RuntimeError, match=r"^Prefect's server did not start; .*server\.log says why$"
+    ):
         server.wait()
     server.stop()
 
 
 def test_no_repository_is_one_sentence(tmp_path, monkeypatch, capsys):
-    from flows.command import main
+    from flows.pipeline_command import main
 
     monkeypatch.chdir(tmp_path)
     assert main([]) == 1
-    assert capsys.readouterr().err.strip() == f"error: {tmp_path} is in no DVC repository: run this in the project's checkout"
+    assert (
+        capsys.readouterr().err.strip()
+        == f"error: {tmp_path} is in no DVC repository: run this in the project's checkout"
+    )

@@ -10,12 +10,21 @@ from uuid import uuid4
 
 import pytest
 
-from flows import progress
-from flows.progress import Progress, describe, key, parse
+from flows.ui import progress
+from flows.ui.progress import Progress, describe, key, parse
 
 
 def event(done: int, **more: Any) -> str:
-    return json.dumps({"event": "progress", "stage": "train", "what": "iterations", "done": done, "total": 600, **more})
+    return json.dumps(
+        {
+            "event": "progress",
+            "stage": "train",
+            "what": "iterations",
+            "done": done,
+            "total": 600,
+            **more,
+        }
+    )
 
 
 class Clock:
@@ -36,7 +45,11 @@ def watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
 
     monkeypatch.setattr(progress, "time", clock)
     monkeypatch.setattr(progress, "create_progress_artifact", create)
-    monkeypatch.setattr(progress, "update_progress_artifact", lambda artifact, percent, description: written.append(percent))
+    monkeypatch.setattr(
+        progress,
+        "update_progress_artifact",
+        lambda artifact, percent, description: written.append(percent),
+    )
     caplog.set_level(logging.INFO)
     return Progress("train", logging.getLogger("toy")), clock, written
 
@@ -80,13 +93,26 @@ def test_an_experiment_has_its_own_artifacts_and_its_training_a_curve(watched):
             follow.line(event(2, loss=0.5).replace('"train"', f'"{stage}"'))
         drawn.append((follow.curve.key, len(follow.curve.rows)))
     keys = [one[0] for one in written if isinstance(one, tuple)]
-    assert len(set(keys)) == 4 and keys[2:] == ["s-inner-lr0-1-train-iterations", "s-inner-lr0-1-evaluate-iterations"]
-    assert keys[0].endswith("-train-iterations") and [rows for _, rows in drawn] == [1, 1] and drawn[0][0] != drawn[1][0]
+    assert len(set(keys)) == 4 and keys[2:] == [
+        "s-inner-lr0-1-train-iterations",
+        "s-inner-lr0-1-evaluate-iterations",
+    ]
+    assert (
+        keys[0].endswith("-train-iterations")
+        and [rows for _, rows in drawn] == [1, 1]
+        and drawn[0][0] != drawn[1][0]
+    )
 
 
 def test_other_lines_are_logged_as_they_are(watched, caplog):
     follow, _, written = watched
-    for line in ("words", "{", '{"a": 1}', '{"event": "progress", "done": null, "total": 3}', "[1]"):
+    for line in (
+        "words",
+        "{",
+        '{"a": 1}',
+        '{"event": "progress", "done": null, "total": 3}',
+        "[1]",
+    ):
         follow.line(line)
         assert caplog.messages[-1] == line
     follow.line('{"event": "resume", "stage": "train", "iteration": 150}')
@@ -96,10 +122,14 @@ def test_other_lines_are_logged_as_they_are(watched, caplog):
 
 def test_words():
     said = describe(parse(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
-    assert said == "iterations: 350 of 600 (58 %), 12.35 a second, 20 s left, loss 1.25, accuracy 0.5"
+    assert (
+        said == "iterations: 350 of 600 (58 %), 12.35 a second, 20 s left, loss 1.25, accuracy 0.5"
+    )
     assert describe({"done": 0, "total": 0}) == "work: 0 of 0 (0 %)"
     assert key("", "train", "Müll & more ") == "train-m-ll-more"
     assert key("anil-shots5", "result") == "anil-shots5-result"
     names = ["a-b", "a_b", "a.b", "A-b"]
-    assert len({key(name, "result") for name in names}) == len(names), "experiments never share an artifact"
+    assert len({key(name, "result") for name in names}) == len(names), (
+        "experiments never share an artifact"
+    )
     assert all(re.fullmatch("[a-z0-9-]+", key(name, "result")) for name in names)

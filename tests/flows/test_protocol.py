@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.protocol import Plan, Reproduce, Steps, Verdict, decode, encode
+from flows.dvc.protocol import Plan, Reproduce, Steps, Verdict, decode, encode
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,17 @@ def test_round_trip(message):
     assert decode(line) == message
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", '{"kind": "Popen"}', '{"kind": "Plan", "no": 1}', '{"kind": "Reproduce"}', "words"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        '{"kind": "Popen"}',
+        '{"kind": "Plan", "no": 1}',
+        '{"kind": "Reproduce"}',
+        "words",
+    ],
+)
 def test_anything_else_is_refused(line):
     with pytest.raises(ValueError):
         decode(line)

@@ -22,12 +22,20 @@ from history import Repository
 from tests.flows.test_pipeline import CACHED, found, task_states
 from tests.flows.toy import ROOT, STAGES, Run, Toy, gone, wait_for
 
-BY_HAND = {"name": "by hand", "description": "", "entrypoint": "flows.pipeline.pipeline", "parameters": {}}
+BY_HAND = {
+    "name": "by hand",
+    "description": "",
+    "entrypoint": "flows.pipeline.pipeline",
+    "parameters": {},
+}
 SCHEDULED = {
-    "name": "scheduled", "description": "", "entrypoint": "flows.train.train", "parameters": {"name": "nightly"},
+    "name": "scheduled",
+    "description": "",
+    "entrypoint": "flows.train.train",
+    "parameters": {"name": "nightly"},
     "schedules": [{"cron": "* * * * *", "timezone": "UTC", "active": True}],
     "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
-}  # fmt: skip
+}
 
 
 class Served:
@@ -45,7 +53,9 @@ class Served:
     def deployment(self) -> str | None:
         """Its id, once it is ready."""
         try:
-            return next((d["id"] for d in found(self.api, "deployments") if d["status"] == "READY"), None)
+            return next(
+                (d["id"] for d in found(self.api, "deployments") if d["status"] == "READY"), None
+            )
         except httpx.HTTPError:
             return None
 
@@ -54,7 +64,13 @@ class Served:
 
         def created() -> bool:
             """A server whose database is busy says so and may be asked again."""
-            answers.append(httpx.post(f"{self.api}/deployments/{self.deployment()}/create_flow_run", json={}, timeout=60))
+            answers.append(
+                httpx.post(
+                    f"{self.api}/deployments/{self.deployment()}/create_flow_run",
+                    json={},
+                    timeout=60,
+                )
+            )
             return answers[-1].status_code != 503
 
         wait_for(created, "the server to take a run")
@@ -77,7 +93,11 @@ class Served:
 def served(toy: Toy) -> Iterator[list[Served]]:
     """Where a test puts those that it starts; they end with it."""
     (toy.path / ".gitignore").write_text(".prefect/\nknobs/\nprefect.yaml\n")
-    who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{what}": "a@b"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     for words in (["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(["git", *words], cwd=toy.path, env=os.environ | who, check=True)
     started: list[Served] = []
@@ -101,20 +121,28 @@ def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]
     run, family = begun()
     assert len(family) >= 4, "the flow, its DVC process, the stage and its child"
     # What the button of the run's page asks for.
-    httpx.post(f"{here.api}/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING", "name": "Cancelling"}}).raise_for_status()
+    httpx.post(
+        f"{here.api}/flow_runs/{run}/set_state",
+        json={"state": {"type": "CANCELLING", "name": "Cancelling"}},
+    ).raise_for_status()
     wait_for(lambda: here.state(run)["type"] == "CANCELLED", "the cancelled run")
     gone(family)
     assert not toy.locked()
 
     def running() -> bool:
-        return "RUNNING" in {task["state_type"] for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})}
+        return "RUNNING" in {
+            task["state_type"]
+            for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})
+        }
 
     wait_for(lambda: not running(), "its tasks' states, which the server learns of a little later")
 
     for number in (signal.SIGTERM, signal.SIGKILL):
         run, family = begun()
         family[0].send_signal(number)
-        wait_for(lambda run=run: here.state(run)["type"] == "CRASHED", f"the run after {number.name}")
+        wait_for(
+            lambda run=run: here.state(run)["type"] == "CRASHED", f"the run after {number.name}"
+        )
         gone(family)
         assert not toy.locked()
 
@@ -133,19 +161,29 @@ def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]
     gone(family)
 
     served.append(here := Served(toy, BY_HAND))
-    wait_for(lambda: here.state(run)["type"] in ("CRASHED", "CANCELLED"), "the run whose server was ended")
+    wait_for(
+        lambda: here.state(run)["type"] in ("CRASHED", "CANCELLED"),
+        "the run whose server was ended",
+    )
     toy.knob("slow-train", None)
     run = here.start()
     wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that goes on")
     wait_for(lambda: set(task_states(here.api, run)) == set(STAGES), "its tasks")
-    assert task_states(here.api, run) == {**dict.fromkeys(STAGES, "Completed"), "download": "Cached", "episodes": "Cached"}
+    assert task_states(here.api, run) == {
+        **dict.fromkeys(STAGES, "Completed"),
+        "download": "Cached",
+        "episodes": "Cached",
+    }
     run = here.start()
     wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that has nothing to do")
     assert task_states(here.api, run) == CACHED
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
     unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
     assert found(here.api, "flow_runs", flow_runs=unfinished) == []
-    wait_for(lambda: found(here.api, "task_runs", task_runs=unfinished) == [], "tasks of killed runs to have their state")
+    wait_for(
+        lambda: found(here.api, "task_runs", task_runs=unfinished) == [],
+        "tasks of killed runs to have their state",
+    )
 
 
 def test_a_schedule_fires(toy: Toy, served: list[Served]):
@@ -153,17 +191,29 @@ def test_a_schedule_fires(toy: Toy, served: list[Served]):
     served.append(here := Served(toy, SCHEDULED))
 
     def done() -> list[dict]:
-        finished = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}, "tags": {"all_": ["auto-scheduled"]}}
+        finished = {
+            "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}},
+            "tags": {"all_": ["auto-scheduled"]},
+        }
         return found(here.api, "flow_runs", flow_runs=finished)
 
     wait_for(done, "a scheduled run", 150)
     run = done()[0]
-    assert run["state_type"] == "COMPLETED" and run["state"]["message"].startswith("experiment nightly: 5 stages ran"), run["state"]
+    assert run["state_type"] == "COMPLETED" and run["state"]["message"].startswith(
+        "experiment nightly: 5 stages ran"
+    ), run["state"]
     assert "nightly" in toy.dvc("exp", "show", "--md")
-    status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=toy.path, capture_output=True, text=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"],
+        cwd=toy.path,
+        capture_output=True,
+        text=True,
+    )
     assert status.stdout == ""
     page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly/report.html"
-    assert httpx.get(page).text == (toy.path / "reports/experiments/nightly/report.html").read_text()
+    assert (
+        httpx.get(page).text == (toy.path / "reports/experiments/nightly/report.html").read_text()
+    )
     assert httpx.get(f"{page}/../../../dvc.yaml").text != (toy.path / "dvc.yaml").read_text()
 
 
@@ -201,21 +251,27 @@ print(watch.since(Path(sys.argv[1]), "nightly", Revision("nightly", sys.argv[2])
 """
 
 
-def test_notifications(toy: Toy, served: list[Served], hook: tuple[str, list[dict[str, str]]], tmp_path: Path):
-    """Those of automations.yaml, to a web hook: of a run that failed, and of an accuracy that fell by more than its interval."""
+def test_notifications(
+    toy: Toy, served: list[Served], hook: tuple[str, list[dict[str, str]]], tmp_path: Path
+):
+    """Those of conf/automations.yaml, to a web hook: of a run that failed, and of an accuracy that fell by more than its interval."""
     address, told = hook
     served.append(here := Served(toy, BY_HAND))
     environment = toy.environment | {"PREFECT_API_URL": here.api, "PYTHONPATH": str(ROOT)}
 
     def run(*words: str) -> str:
-        ended = subprocess.run([sys.executable, *words], cwd=toy.path, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(
+            [sys.executable, *words], cwd=toy.path, env=environment, capture_output=True, text=True
+        )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout.strip()
 
     block = run("-c", BLOCK, address)
-    text = (ROOT / "automations.yaml").read_text()
-    (toy.path / "automations.yaml").write_text(text.replace("00000000-0000-0000-0000-000000000000", block))
-    run("-m", "prefect", "automation", "create", "--from-file", "automations.yaml")
+    text = (ROOT / "conf/automations.yaml").read_text()
+    (toy.path / "conf/automations.yaml").write_text(
+        text.replace("00000000-0000-0000-0000-000000000000", block)
+    )
+    run("-m", "prefect", "automation", "create", "--from-file", "conf/automations.yaml")
 
     toy.knob("fail-train", "iteration 3 is not finite: lower train.meta_lr")
     here.start()
@@ -237,6 +293,11 @@ def test_notifications(toy: Toy, served: list[Served], hook: tuple[str, list[dic
     said = run("-c", FALL, str(history.path), before)
     assert said.startswith("; accuracy fell by ")
     wait_for(lambda: len(told) > 1, "word of the fall", 90)
-    assert told[1] == {"subject": "nightly", "body": said.removeprefix("; ").removesuffix(" since the last run")}
-    assert run("-c", FALL, str(history.path), history.experiment("nightly", -0.2)).startswith("; accuracy is as before")
+    assert told[1] == {
+        "subject": "nightly",
+        "body": said.removeprefix("; ").removesuffix(" since the last run"),
+    }
+    assert run("-c", FALL, str(history.path), history.experiment("nightly", -0.2)).startswith(
+        "; accuracy is as before"
+    )
     assert len(told) == 2

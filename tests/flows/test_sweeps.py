@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flows.sweeps import changed, read
+from flows.experiments.points import changed, read
 from tasks import preset
-from tasks.stage import StageError
+from tasks.runtime.stage import StageError
 
 
 @pytest.fixture
@@ -20,15 +20,27 @@ def points(tmp_path):
 
 
 def test_a_grid_is_every_combination_for_every_seed(points):
-    found = points("base: {train.iterations: 7}\ngrid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}\nseeds: [0, 3]")
+    found = points(
+        "base: {train.iterations: 7}\ngrid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}\nseeds: [0, 3]"
+    )
     assert [p.name for p in found] == [
-        f"sweep-{method}-shots{shots}-s{seed}" for method in ("maml", "protonet") for shots in (1, 5) for seed in (0, 3)
+        f"sweep-{method}-shots{shots}-s{seed}"
+        for method in ("maml", "protonet")
+        for shots in (1, 5)
+        for seed in (0, 3)
     ]
-    assert found[3].changes == {"train.iterations": 7, "algorithm.name": "maml", "episodes.shots": 5, "train.seed": 3}
+    assert found[3].changes == {
+        "train.iterations": 7,
+        "algorithm.name": "maml",
+        "episodes.shots": 5,
+        "train.seed": 3,
+    }
 
 
 def test_several_grids_are_one_after_the_other(points):
-    found = points("grid: [{}, {train.classes: [10, 100]}, {episodes.shots: [2], train.meta_lr: [0.1, 0.2]}]\nseeds: [0]")
+    found = points(
+        "grid: [{}, {train.classes: [10, 100]}, {episodes.shots: [2], train.meta_lr: [0.1, 0.2]}]\nseeds: [0]"
+    )
     assert [p.name for p in found] == [
         "sweep-s0",
         "sweep-classes10-s0",
@@ -36,7 +48,10 @@ def test_several_grids_are_one_after_the_other(points):
         "sweep-shots2-meta_lr0.1-s0",
         "sweep-shots2-meta_lr0.2-s0",
     ]
-    assert found[0].changes == {"train.seed": 0} and found[1].changes == {"train.classes": 10, "train.seed": 0}
+    assert found[0].changes == {"train.seed": 0} and found[1].changes == {
+        "train.classes": 10,
+        "train.seed": 0,
+    }
     assert [p.name for p in points("grid: [{train.iterations: [5]}]")] == ["sweep-iterations5"]
 
 
@@ -45,17 +60,25 @@ def test_points_one_by_one_and_with_a_grid(points):
     assert [p.name for p in points(text)] == ["sweep-protonet-ways20", "sweep-maml"]
     both = points(text + "grid: {train.meta_lr: [0.001, 0.01]}")
     assert [p.name for p in both] == [
-        "sweep-meta_lr0.001-protonet-ways20", "sweep-meta_lr0.01-protonet-ways20", "sweep-meta_lr0.001-maml", "sweep-meta_lr0.01-maml",
-    ]  # fmt: skip
+        "sweep-meta_lr0.001-protonet-ways20",
+        "sweep-meta_lr0.01-protonet-ways20",
+        "sweep-meta_lr0.001-maml",
+        "sweep-meta_lr0.01-maml",
+    ]
     assert [p.changes for p in points("seeds: [4]")] == [{"train.seed": 4}]
 
 
 def test_names_are_refs_and_differ(points):
-    found = points("grid: {model.mlp.hidden: [[4], [4, 5]], report.title: [a/b..c~ d, a/b..c~  d]}", name="my sweep!")
+    found = points(
+        "grid: {model.mlp.hidden: [[4], [4, 5]], report.title: [a/b..c~ d, a/b..c~  d]}",
+        name="my sweep!",
+    )
     assert [p.name for p in found] == [
-        "my-sweep-hidden4-titlea-b.c-d-1", "my-sweep-hidden4-titlea-b.c-d-2", "my-sweep-hidden4-5-titlea-b.c-d-3",
+        "my-sweep-hidden4-titlea-b.c-d-1",
+        "my-sweep-hidden4-titlea-b.c-d-2",
+        "my-sweep-hidden4-5-titlea-b.c-d-3",
         "my-sweep-hidden4-5-titlea-b.c-d-4",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +89,10 @@ def test_names_are_refs_and_differ(points):
         ("grid: {algorithm.name: maml}", "grid.algorithm.name is 'maml': must be a list of values"),
         ("grid: [{train.iterations: 5}]", "grid.train.iterations is 5: must be a list of values"),
         ("grid: [3]", "grid is 3: must be a section of params by dotted key"),
-        ("grid: [{train.iterations: [5]}, {train.iterations: [5]}]", "two points are the same, sweep-iterations5"),
+        (
+            "grid: [{train.iterations: [5]}, {train.iterations: [5]}]",
+            "two points are the same, sweep-iterations5",
+        ),
         ("grid: []", "has nothing to vary"),
         ("grid: [{}]", "has nothing to vary"),
         ("base: [1]", "base is [1]: must be a section of params by dotted key"),
@@ -74,14 +100,20 @@ def test_names_are_refs_and_differ(points):
         ("seeds: 3", "seeds is 3: must be a list of whole numbers"),
         ("seeds: [true]", "seeds is [True]: must be a list of whole numbers"),
         ("grid: {algorithm.nam: [maml]}", "unknown key algorithm.nam - did you mean name?"),
-        ("grid: {train.iterations: [10, 0]}", "sweep-iterations0: train.iterations is 0: must be at least 1"),
+        (
+            "grid: {train.iterations: [10, 0]}",
+            "sweep-iterations0: train.iterations is 0: must be at least 1",
+        ),
         ("seeds: [0", "is not YAML"),
         ("grid: {}", "has nothing to vary: give it a grid, points or seeds"),
         ("points: [{}]", "has nothing to vary"),
         ("grid: {train.iterations: [5, 5]}", "two points are the same, sweep-iterations5"),
         ("seeds: [0, 0]", "two points are the same, sweep-s0"),
         ("grid: {train.seed: [0, 1]}\nseeds: [5]", "train.seed is given beside seeds"),
-        ("base: {train: {iterations: 5}}\nseeds: [1]", "train is a section: say which of its keys, as train.iterations"),
+        (
+            "base: {train: {iterations: 5}}\nseeds: [1]",
+            "train is a section: say which of its keys, as train.iterations",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(points, text, said):
@@ -91,7 +123,10 @@ def test_a_mistake_is_one_sentence(points, text, said):
 
 
 def test_no_experiment_is_called_as_the_workspace(points):
-    with pytest.raises(StageError, match="its experiment would be called workspace, which means the files that lie here"):
+    with pytest.raises(
+        StageError,
+        match="its experiment would be called workspace, which means the files that lie here",
+    ):
         points("points: [{}, {train.iterations: 6}]", "workspace")
 
 
@@ -101,7 +136,9 @@ def test_large_and_small_numbers_have_names_of_their_own(points):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(StageError, match=r"there is no .*nosuch\.yaml: name a sweep file, as sweeps/methods\.yaml$"):
+    with pytest.raises(
+        StageError, match=r"there is no .*nosuch\.yaml: name a sweep file, as sweeps/methods\.yaml$"
+    ):
         read(tmp_path / "nosuch.yaml", preset.defaults())
 
 
@@ -133,5 +170,8 @@ def test_all_mistakes_are_listed_before_anything_runs(points):
 
 def test_params_are_changed_and_not_touched():
     raw = {"a": {"b": 1, "c": {"d": 2}}}
-    assert changed(raw, {"a.c.d": 3, "a.e.f": 4, "g": 5}) == {"a": {"b": 1, "c": {"d": 3}, "e": {"f": 4}}, "g": 5}
+    assert changed(raw, {"a.c.d": 3, "a.e.f": 4, "g": 5}) == {
+        "a": {"b": 1, "c": {"d": 3}, "e": {"f": 4}},
+        "g": 5,
+    }
     assert raw == {"a": {"b": 1, "c": {"d": 2}}}

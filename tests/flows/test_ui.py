@@ -14,11 +14,12 @@ import httpx
 import psutil
 import pytest
 
-from flows import results, ui
-from flows.curve import Curve, svg
+from flows.ui import __main__ as ui
+from flows.ui import results
+from flows.ui.curve import Curve, svg
 from tasks import params, preset
-from tasks.files import ROOT
-from tasks.stage import StageError
+from tasks.runtime.files import ROOT
+from tasks.runtime.stage import StageError
 from tests.flows.toy import gone, wait_for
 
 
@@ -32,13 +33,17 @@ def test_loopback_needs_no_password(host, monkeypatch):
 def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, monkeypatch):
     for name in (ui.AUTH, ui.ORIGINS):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(StageError, match=f"can be reached by others: set {ui.AUTH} and {ui.ORIGINS} first"):
+    with pytest.raises(
+        StageError, match=f"can be reached by others: set {ui.AUTH} and {ui.ORIGINS} first"
+    ):
         ui.guard(host)
     monkeypatch.setenv(ui.AUTH, "admin:secret")
     with pytest.raises(StageError, match=f"set {ui.ORIGINS} first"):
         ui.guard(host)
     monkeypatch.setenv(ui.ORIGINS, "*")
-    with pytest.raises(StageError, match="must be the addresses at which browsers know this server"):
+    with pytest.raises(
+        StageError, match="must be the addresses at which browsers know this server"
+    ):
         ui.guard(host)
     monkeypatch.setenv(ui.ORIGINS, "http://host:4200")
     ui.guard(host)
@@ -53,7 +58,10 @@ def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, 
 def test_a_port_is_a_number_that_there_is(number, capsys):
     with pytest.raises(SystemExit) as ended:
         ui.main(["--port", number])
-    assert ended.value.code == 2 and "must be a whole number between 1 and 65535" in capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and "must be a whole number between 1 and 65535" in capsys.readouterr().err
+    )
 
 
 @pytest.fixture
@@ -64,29 +72,60 @@ def port() -> int:
 
 def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
     """On a port of one's own choice; the form has choices and descriptions; nothing is left behind."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | {"PREFECT_HOME": str(tmp_path)}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")
+    } | {"PREFECT_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "flows.ui", "--port", str(port)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     run = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
     try:
-        assert run.stdout is not None and run.stdout.readline() == f"Prefect's UI: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        assert (
+            run.stdout is not None
+            and run.stdout.readline() == f"Prefect's UI: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        )
 
         def served() -> dict[str, dict]:
-            return {d["name"]: d for d in httpx.post(f"http://127.0.0.1:{port}/api/deployments/filter", json={}).json()}
+            return {
+                d["name"]: d
+                for d in httpx.post(
+                    f"http://127.0.0.1:{port}/api/deployments/filter", json={}
+                ).json()
+            }
 
-        wait_for(lambda: {"train", "sweep", "compare"} <= set(served()) and served()["train"]["status"] == "READY", "deployments", 90)
+        wait_for(
+            lambda: (
+                {"train", "sweep", "compare"} <= set(served())
+                and served()["train"]["status"] == "READY"
+            ),
+            "deployments",
+            90,
+        )
         train = served()["train"]
-        assert train["schedules"][0]["schedule"]["cron"] == "0 2 * * *" and train["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        assert (
+            train["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+            and train["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        )
         form = train["parameter_openapi_schema"]["properties"]
-        assert {"maml", "anil", "protonet"} < set(form["algorithm"]["enum"]) and "omniglot_fast" in form["preset"]["enum"]
-        assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith("classes an episode")
+        assert {"maml", "anil", "protonet"} < set(
+            form["algorithm"]["enum"]
+        ) and "omniglot_fast" in form["preset"]["enum"]
+        assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith(
+            "classes an episode"
+        )
         asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
         answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=asked)
-        assert answer.headers.get("access-control-allow-origin") not in ("*", "http://elsewhere.example"), "no other site's pages may ask"
+        assert answer.headers.get("access-control-allow-origin") not in (
+            "*",
+            "http://elsewhere.example",
+        ), "no other site's pages may ask"
         pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
-        assert "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
+        assert (
+            "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
+        )
         second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert second.returncode == 1 and second.stderr.startswith(f"error: port {port} of 127.0.0.1 cannot be used")
+        assert second.returncode == 1 and second.stderr.startswith(
+            f"error: port {port} of 127.0.0.1 cannot be used"
+        )
         family = psutil.Process(run.pid).children(recursive=True)
     finally:
         os.killpg(run.pid, signal.SIGINT)
@@ -96,20 +135,30 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
 
 
 def test_what_the_form_asks_for_becomes_params(tmp_path):
-    from flows.experiment import write_params
-    from flows.sweeps import changed
+    from flows.experiments.experiment import write_params
+    from flows.experiments.points import changed
     from flows.train import AS_IT_IS, default_name, preset_changes
 
     assert preset_changes(AS_IT_IS) == {}
     changes = preset_changes("omniglot_fast")
     write_params(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
     raw = params.read_yaml(ROOT / "params.yaml")
-    assert params.read_yaml(tmp_path / "params.yaml") == changed(raw, changes), "what is written is what was asked for"
-    assert (tmp_path / "params.yaml").read_text().count("\n") == (ROOT / "params.yaml").read_text().count("\n"), "in the way it was written"
-    assert changes["dataset.name"] == "omniglot" and changes["train.iterations"] == 4000 and changes["train.plan.mode"] == "auto"
+    assert params.read_yaml(tmp_path / "params.yaml") == changed(raw, changes), (
+        "what is written is what was asked for"
+    )
+    assert (tmp_path / "params.yaml").read_text().count("\n") == (
+        ROOT / "params.yaml"
+    ).read_text().count("\n"), "in the way it was written"
+    assert (
+        changes["dataset.name"] == "omniglot"
+        and changes["train.iterations"] == 4000
+        and changes["train.plan.mode"] == "auto"
+    )
     assert params.parse(changed(preset.defaults(), changes)).train.iterations == 4000
     assert (
-        default_name("omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5})
+        default_name(
+            "omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5}
+        )
         == "omniglot_fast-anil-ways5-shots5"
     )
     assert default_name(AS_IT_IS, {}) == "as-it-is"
@@ -120,7 +169,9 @@ def test_the_form_takes_no_whole_section():
 
     raw = preset.defaults()
     keys_alone(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
-    with pytest.raises(StageError, match=r"^more: train is a section: say which of its keys, as train\.iterations$"):
+    with pytest.raises(
+        StageError, match=r"^more: train is a section: say which of its keys, as train\.iterations$"
+    ):
         keys_alone(raw, {"train": {"iterations": 3}})
 
 
@@ -128,7 +179,11 @@ def test_pictures_become_part_of_the_summary(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
     (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
     said = results.inlined(tmp_path / "summary.md")
-    assert f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})" in said and "![gone](b.svg)" in said
+    assert (
+        f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})"
+        in said
+        and "![gone](b.svg)" in said
+    )
 
 
 def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
@@ -137,14 +192,21 @@ def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
     monkeypatch.setattr(curve, "publish", lambda: published.append(len(curve.rows)))
     for done in range(1, 1001):
         event = {"done": done, "loss": 2 / done, "accuracy": 1 - 1 / (done + 1)}
-        curve.add(event | ({"validation_accuracy": 0.5 + done // 100 / 30} if done >= 100 else {}), done == 1000)
-    assert published[-1] == len(curve.rows) <= 401 and len(published) == 1, "once every fifteen seconds, and at the end"
+        curve.add(
+            event | ({"validation_accuracy": 0.5 + done // 100 / 30} if done >= 100 else {}),
+            done == 1000,
+        )
+    assert published[-1] == len(curve.rows) <= 401 and len(published) == 1, (
+        "once every fifteen seconds, and at the end"
+    )
     drawn = svg(curve.rows)
     assert drawn.startswith("<svg") and "validation" in drawn and "training" in drawn
-    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), "a regression, before its first validation"
+    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), (
+        "a regression, before its first validation"
+    )
     regression = [{"iteration": i, "loss": 1 / i, "validation_mse": 1.2 / i} for i in (1, 2, 3)]
     assert "validation" in svg(regression)
     start = time.monotonic()
-    monkeypatch.setattr("flows.curve.time.monotonic", lambda: start + 100)
+    monkeypatch.setattr("flows.ui.curve.time.monotonic", lambda: start + 100)
     curve.add({"done": 1001, "loss": 0.1, "accuracy": 0.9}, False)
     assert len(published) == 2

@@ -11,8 +11,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from flows.driver import Worker, WorkerError, ending
-from flows.protocol import Plan, Reproduce, Verdict
+from flows.dvc.driver import Worker, WorkerError, ending
+from flows.dvc.protocol import Plan, Reproduce, Verdict
 from tests.flows.toy import STAGES, Toy, gone
 
 
@@ -36,7 +36,9 @@ def test_every_kind_of_change(toy: Toy):
         assert outcomes(worker) == expect(evaluate="ran", report="ran")
         toy.params(evaluate=1)
         assert outcomes(worker) == expect(evaluate="restored", report="restored")
-        assert (toy.path / "reports/metrics.json").read_text().startswith("[1,"), "the uncached metric came back too"
+        assert (toy.path / "reports/metrics.json").read_text().startswith("[1,"), (
+            "the uncached metric came back too"
+        )
         toy.params(train=2)
         assert "Running stage 'train'" in toy.dvc("repro")
         assert outcomes(worker) == expect()
@@ -80,7 +82,11 @@ def test_failures_say_why(toy: Toy):
         assert "error: the disk is full" in said
         (toy.path / "dvc.yaml").write_text("stages: [")
         verdict = worker.ask(Plan(), said.append)
-        assert verdict.outcome == "failed" and "dvc.yaml" in verdict.message and "\n" not in verdict.message
+        assert (
+            verdict.outcome == "failed"
+            and "dvc.yaml" in verdict.message
+            and "\n" not in verdict.message
+        )
 
 
 def test_a_busy_workspace_is_no_failure(toy: Toy):
@@ -105,7 +111,9 @@ def test_nothing_survives(toy: Toy, how: str):
         if '"done": 3' in line:
             stage.extend(psutil.Process(pid) for pid in toy.slow_pids())
             assert worker.process.stdin is not None
-            worker.process.stdin.close() if how == "end of file" else os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.stdin.close() if how == "end of file" else os.kill(
+                worker.process.pid, signal.SIGKILL
+            )
 
     with worker:
         worker.ask(Reproduce("download"), print)
@@ -130,5 +138,5 @@ def test_ending():
 
 def test_the_worker_needs_no_prefect():
     """It starts in half the time, and `dvc` alone can serve it."""
-    code = "import sys; sys.modules['prefect'] = None; import flows.worker, flows.driver, flows.command"
+    code = "import sys; sys.modules['prefect'] = None; import flows.dvc.worker, flows.dvc.driver, flows.pipeline_command"
     subprocess.run([sys.executable, "-c", code], check=True)

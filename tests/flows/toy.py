@@ -97,7 +97,11 @@ class Toy:
         """`dvc` from a shell in which the environment is active; what it printed."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments], cwd=self.path, env={**self.environment, "PATH": path}, text=True, capture_output=True
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.path,
+            env={**self.environment, "PATH": path},
+            text=True,
+            capture_output=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -107,12 +111,16 @@ class Toy:
         return json.loads((self.path / ".dvc" / "tmp" / "rwlock").read_text()) != {}
 
     def start(self, *arguments: str, module: str = "flows.pipeline", **environment: str) -> Run:
-        return Run(self, [sys.executable, "-m", module, *arguments], {**self.environment, **environment})
+        return Run(
+            self, [sys.executable, "-m", module, *arguments], {**self.environment, **environment}
+        )
 
     def slow_pids(self) -> list[int]:
         """The slow stage and its child, once they run."""
         file = self.path / "knobs" / "pids"
-        wait_for(lambda: file.exists() and file.read_text().count(" ") == 1, "the slow stage to start")
+        wait_for(
+            lambda: file.exists() and file.read_text().count(" ") == 1, "the slow stage to start"
+        )
         return [int(pid) for pid in file.read_text().split()]
 
 
@@ -123,7 +131,13 @@ class Run:
         self.file = toy.path / "knobs" / f"output-{time.monotonic_ns()}"
         with self.file.open("wb") as output:
             self.process = subprocess.Popen(
-                command, cwd=toy.path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=toy.path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     @property
@@ -140,7 +154,12 @@ class Run:
     def states(self) -> dict[str, str]:
         """The table at the end: stage -> state."""
         lines = self.output.splitlines()
-        rows = [line.split() for line in lines[next(i for i, line in enumerate(lines) if line.startswith("stage ")) + 1 :]]
+        rows = [
+            line.split()
+            for line in lines[
+                next(i for i, line in enumerate(lines) if line.startswith("stage ")) + 1 :
+            ]
+        ]
         return {row[0]: " ".join(row[1:-1]) for row in rows if len(row) > 2 and row[0] in STAGES}
 
 

@@ -16,9 +16,9 @@ import synthetic
 from ruamel.yaml import YAML
 from support import ROOT
 
-from tasks.files import read_json, write_json
 from tasks.params import read_yaml
-from tasks.reporting.results import in_use
+from tasks.reports.kit.results import in_use
+from tasks.runtime.files import read_json, write_json
 
 OUTS = ("data/prepared", "models/run", "reports/history", "reports/run.json", "reports/scores")
 
@@ -44,13 +44,27 @@ class Repository:
         return self.git("rev-parse", "HEAD").strip()
 
     def git(self, *words: str, **environment: str) -> str:
-        who = {f"GIT_{role}_{what}": f"{role.lower()}@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        who = {
+            f"GIT_{role}_{what}": f"{role.lower()}@example.org"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        }
         return subprocess.run(
-            ["git", *words], cwd=self.path, env={**os.environ, **who, **environment}, check=True, capture_output=True, text=True
+            ["git", *words],
+            cwd=self.path,
+            env={**os.environ, **who, **environment},
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
 
     def result(
-        self, folder: Path, skill: float = 0.0, changes: dict[str, Any] | None = None, seconds: float = 60.0, noise: float = 0.0
+        self,
+        folder: Path,
+        skill: float = 0.0,
+        changes: dict[str, Any] | None = None,
+        seconds: float = 60.0,
+        noise: float = 0.0,
     ) -> Path:
         """A copy of the base with other params and better (or, below 0, worse) answers; `changes` by dotted key; noise: the share of wrong
         answers that become right, and as many the other way."""
@@ -67,7 +81,10 @@ class Repository:
         rng = np.random.default_rng([self.made, params["train"]["seed"]])
         scores = folder / "reports/scores"
         episodes = pd.read_parquet(scores / "episodes.parquet")
-        metrics, config = read_json(folder / "reports/metrics.json"), read_json(folder / "models/run/config.json")
+        metrics, config = (
+            read_json(folder / "reports/metrics.json"),
+            read_json(folder / "models/run/config.json"),
+        )
         mode = config["batch_norm"] = params["train"]["batch_norm"]
         name = params["algorithm"]["name"]
         config["algorithm"] = {"name": name} | params["algorithm"].get(name, {})
@@ -75,11 +92,21 @@ class Repository:
         at = (episodes["mode"] == mode) & (episodes["step"] == metrics["steps"])
         if self.kind == "classification":
             answers = pd.read_parquet(scores / "answers.parquet")
-            other = answers["label"] if skill > 0 else rng.integers(0, int(answers["label"].max()) + 1, len(answers))
-            answers["after"] = np.where(rng.random(len(answers)) < abs(skill), other, answers["after"])
+            other = (
+                answers["label"]
+                if skill > 0
+                else rng.integers(0, int(answers["label"].max()) + 1, len(answers))
+            )
+            answers["after"] = np.where(
+                rng.random(len(answers)) < abs(skill), other, answers["after"]
+            )
             wrong = answers["after"] != answers["label"]
-            turned = rng.random(len(answers)) < np.where(wrong, noise, noise * wrong.mean() / (1 - wrong.mean()))
-            instead = np.where(wrong, answers["label"], (answers["label"] + 1) % (int(answers["label"].max()) + 1))
+            turned = rng.random(len(answers)) < np.where(
+                wrong, noise, noise * wrong.mean() / (1 - wrong.mean())
+            )
+            instead = np.where(
+                wrong, answers["label"], (answers["label"] + 1) % (int(answers["label"].max()) + 1)
+            )
             answers["after"] = np.where(turned, instead, answers["after"])
             answers.to_parquet(scores / "answers.parquet", index=False)
             right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
@@ -92,13 +119,20 @@ class Repository:
         episodes.to_parquet(scores / "episodes.parquet", index=False)
         write_json(folder / "reports/metrics.json", metrics)
         write_json(folder / "models/run/config.json", config)
-        write_json(folder / "reports/run.json", {"seconds": seconds, "peak_memory_bytes": 10**9, "device": "cpu"})
+        write_json(
+            folder / "reports/run.json",
+            {"seconds": seconds, "peak_memory_bytes": 10**9, "device": "cpu"},
+        )
         self.made += 1
         return folder
 
     def commit(self, folder: Path, message: str = "a result", keep: bool = True) -> str:
         """The hash of a commit of a result's params, lock and metrics, its other files put into the cache; `keep`: HEAD moves on to it."""
-        stage = {"cmd": "true", "params": {"params.yaml": self._ran_with(folder)}, "outs": [self._cached(folder, out) for out in OUTS]}
+        stage = {
+            "cmd": "true",
+            "params": {"params.yaml": self._ran_with(folder)},
+            "outs": [self._cached(folder, out) for out in OUTS],
+        }
         lock = {"schema": "2.0", "stages": {"all": stage}}
         index = {"GIT_INDEX_FILE": str(self.path / ".git/index-of-a-test")}
         self.git("read-tree", "HEAD", **index)
@@ -112,15 +146,36 @@ class Repository:
             self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", **index)
         # A second apart, since git knows no finer order.
         date = {"GIT_COMMITTER_DATE": f"@{1_700_000_000 + self.made} +0000"}
-        made = self.git("commit-tree", self.git("write-tree", **index).strip(), "-p", "HEAD", "-m", message, **date).strip()
+        made = self.git(
+            "commit-tree",
+            self.git("write-tree", **index).strip(),
+            "-p",
+            "HEAD",
+            "-m",
+            message,
+            **date,
+        ).strip()
         if keep:
             self.git("reset", "-q", "--hard", made)
         return made
 
-    def experiment(self, name: str, skill: float = 0.0, seconds: float = 60.0, noise: float = 0.0, **changes: Any) -> str:
+    def experiment(
+        self,
+        name: str,
+        skill: float = 0.0,
+        seconds: float = 60.0,
+        noise: float = 0.0,
+        **changes: Any,
+    ) -> str:
         """An experiment as `dvc exp save` leaves it; `changes`: params, `__` for a dot."""
         folder = self.path.parent / f"{self.path.name}-{name}"
-        self.result(folder, skill, {key.replace("__", "."): value for key, value in changes.items()}, seconds, noise)
+        self.result(
+            folder,
+            skill,
+            {key.replace("__", "."): value for key, value in changes.items()},
+            seconds,
+            noise,
+        )
         made = self.commit(folder, name, keep=False)
         self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", made)
         shutil.rmtree(folder)
@@ -142,7 +197,11 @@ class Repository:
             for p in sorted((folder / out).rglob("*"))
             if p.is_file()
         ]
-        return {"path": out, "hash": "md5", "md5": self._object(json.dumps(listing).encode(), ".dir")}
+        return {
+            "path": out,
+            "hash": "md5",
+            "md5": self._object(json.dumps(listing).encode(), ".dir"),
+        }
 
     def _object(self, content: bytes, end: str = "") -> str:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + end

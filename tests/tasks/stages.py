@@ -14,7 +14,16 @@ from tasks import preset
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TRAIN = ["--data", "prepared", "--model", "model", "--history", "history", "--run-json", "run.json"]
-EVALUATE = ["--data", "prepared", "--model", "model", "--scores", "scores", "--metrics", "metrics.json"]
+EVALUATE = [
+    "--data",
+    "prepared",
+    "--model",
+    "model",
+    "--scores",
+    "scores",
+    "--metrics",
+    "metrics.json",
+]
 
 
 def start(folder: Path, name: str, *words: str, **options) -> subprocess.Popen[str]:
@@ -54,5 +63,10 @@ def change(folder: Path, key: str, value: str) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    names = ["model/weights.safetensors", "model/config.json", "history/train.csv", "history/validation.csv"]
+    names = [
+        "model/weights.safetensors",
+        "model/config.json",
+        "history/train.csv",
+        "history/validation.csv",
+    ]
     return {name: (folder / name).read_bytes() for name in names}

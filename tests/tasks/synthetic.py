@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from tasks import prepared
 from tasks.evaluate import _finite
-from tasks.evaluating import space
-from tasks.files import write_json
+from tasks.evaluation import task_space
+from tasks.runtime.files import write_json
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -49,12 +49,26 @@ def params(kind: str, **episodes: Any) -> dict[str, Any]:
             "name": "omniglot" if image else "sinusoid",
             "seed": 0,
             "omniglot": {"split": "maml", "rotations": True, "rotate_test": True},
-            "sinusoid": {"amplitude": [0.1, 5.0], "phase": [0.0, 3.141592653589793], "x": [-5.0, 5.0]},
+            "sinusoid": {
+                "amplitude": [0.1, 5.0],
+                "phase": [0.0, 3.141592653589793],
+                "x": [-5.0, 5.0],
+            },
         },
         "episodes": section | episodes,
-        "model": {"name": "conv4" if image else "mlp", "conv4": {"filters": 64, "blocks": 4}, "mlp": {"hidden": [40, 40]}},
+        "model": {
+            "name": "conv4" if image else "mlp",
+            "conv4": {"filters": 64, "blocks": 4},
+            "mlp": {"hidden": [40, 40]},
+        },
         "algorithm": {"name": "maml", "maml": algorithm, "fomaml": dict(algorithm)},
-        "train": {"seed": 0, "iterations": 600, "meta_batch": 32, "meta_lr": 0.001, "batch_norm": "transductive"},
+        "train": {
+            "seed": 0,
+            "iterations": 600,
+            "meta_batch": 32,
+            "meta_lr": 0.001,
+            "batch_norm": "transductive",
+        },
         "evaluate": {"steps": 3 if image else 1, "chunk": 25},
         "report": {"title": None},
     }
@@ -78,11 +92,17 @@ def write(root: Path, kind: str = "classification", **episodes: Any) -> Path:
 def arguments(root: Path) -> list[str]:
     """The stage's command line for a folder made by `write`."""
     places = {
-        "params": "params.yaml", "data": "data/prepared", "model": "models/run", "scores": "reports/scores",
-        "metrics": "reports/metrics.json", "history": "reports/history", "html": "reports/report.html",
-        "tasks": "reports/tasks.html", "summary": "reports/summary",
+        "params": "params.yaml",
+        "data": "data/prepared",
+        "model": "models/run",
+        "scores": "reports/scores",
+        "metrics": "reports/metrics.json",
+        "history": "reports/history",
+        "html": "reports/report.html",
+        "tasks": "reports/tasks.html",
+        "summary": "reports/summary",
         "card": "models/run/README.md",
-    }  # fmt: skip
+    }
     return [part for name, place in places.items() for part in (f"--{name}", str(root / place))]
 
 
@@ -96,8 +116,15 @@ def glyphs(rng: np.random.Generator, classes: int, drawings: int) -> np.ndarray:
             for stroke in strokes:
                 points = stroke + rng.normal(0, 4, stroke.shape)
                 t = np.linspace(0, 1, 12)[:, None]
-                curve = (1 - t) ** 3 * points[0] + 3 * t * (1 - t) ** 2 * points[1] + 3 * t**2 * (1 - t) * points[2] + t**3 * points[3]
-                ImageDraw.Draw(sheet).line([tuple(p) for p in curve.tolist()], fill=255, width=9, joint="curve")
+                curve = (
+                    (1 - t) ** 3 * points[0]
+                    + 3 * t * (1 - t) ** 2 * points[1]
+                    + 3 * t**2 * (1 - t) * points[2]
+                    + t**3 * points[3]
+                )
+                ImageDraw.Draw(sheet).line(
+                    [tuple(p) for p in curve.tolist()], fill=255, width=9, joint="curve"
+                )
             images[c * drawings + d, 0] = np.asarray(sheet.resize((28, 28), Image.Resampling.BOX))
     return images
 
@@ -107,7 +134,9 @@ def _ci95(values: np.ndarray) -> float:
 
 
 def _model(root: Path, kind: str, raw: dict[str, Any]) -> None:
-    save_file({"head.weight": np.arange(6, dtype=np.float32)}, root / "models/run/weights.safetensors")
+    save_file(
+        {"head.weight": np.arange(6, dtype=np.float32)}, root / "models/run/weights.safetensors"
+    )
     pick = {s: {"name": raw[s]["name"]} | raw[s][raw[s]["name"]] for s in ("model", "algorithm")}
     image = kind == "classification"
     config = {
@@ -119,25 +148,46 @@ def _model(root: Path, kind: str, raw: dict[str, Any]) -> None:
         "batch_norm": "transductive",
     }
     config |= pick | {key: raw["episodes"][key] for key in ("ways", "shots")} | DIGESTS
-    config |= {"ensemble": 1, "iteration": 500, "iterations": 600, "validation": 0.9513 if image else 0.52, "parameters": 112_005}
+    config |= {
+        "ensemble": 1,
+        "iteration": 500,
+        "iterations": 600,
+        "validation": 0.9513 if image else 0.52,
+        "parameters": 112_005,
+    }
     write_json(root / "models/run/config.json", config)
 
 
 def _history(folder: Path, kind: str, rng: np.random.Generator) -> None:
     step = np.arange(10, 601, 10)
     fall = np.exp(-step / 120)
-    train = pd.DataFrame({"iteration": step, "loss": 0.25 + 1.3 * fall + rng.normal(0, 0.05, len(step))})
-    train["gradient_norm"], train["meta_lr"] = 1 + fall, 0.001 * (1 + np.cos(np.pi * step / 600)) / 2
+    train = pd.DataFrame(
+        {"iteration": step, "loss": 0.25 + 1.3 * fall + rng.normal(0, 0.05, len(step))}
+    )
+    train["gradient_norm"], train["meta_lr"] = (
+        1 + fall,
+        0.001 * (1 + np.cos(np.pi * step / 600)) / 2,
+    )
     at = np.arange(100, 601, 100)
     fall = np.exp(-at / 120)
     validation = pd.DataFrame({"iteration": at, "loss": 0.3 + 1.3 * fall})
     if kind == "classification":
-        train.insert(2, "accuracy", np.clip(0.96 - 0.7 * np.exp(-step / 110) + rng.normal(0, 0.02, len(step)), 0, 1))
-        validation["accuracy"], validation["accuracy_ci95"] = [0.66, 0.8, 0.88, 0.93, 0.9513, 0.949], 0.01 + 0.05 * fall
+        train.insert(
+            2,
+            "accuracy",
+            np.clip(0.96 - 0.7 * np.exp(-step / 110) + rng.normal(0, 0.02, len(step)), 0, 1),
+        )
+        validation["accuracy"], validation["accuracy_ci95"] = (
+            [0.66, 0.8, 0.88, 0.93, 0.9513, 0.949],
+            0.01 + 0.05 * fall,
+        )
         validation["best"] = [1, 1, 1, 1, 1, 0]
     else:
         train["loss"] = train["loss"] * 2
-        validation["mse"], validation["mse_ci95"] = [1.6, 1.0, 0.7, 0.58, 0.52, 0.53], 0.02 + 0.1 * fall
+        validation["mse"], validation["mse_ci95"] = (
+            [1.6, 1.0, 0.7, 0.58, 0.52, 0.53],
+            0.02 + 0.1 * fall,
+        )
         validation["best"] = [1, 1, 1, 1, 1, 0]
     train.to_csv(folder / "train.csv", index=False)
     validation.to_csv(folder / "validation.csv", index=False)
@@ -145,13 +195,25 @@ def _history(folder: Path, kind: str, rng: np.random.Generator) -> None:
 
 def _classes() -> pd.DataFrame:
     names = HOSTILE + [f"character{i:02d}" for i in range(len(HOSTILE) + 1, 31)]
-    groups = ["Futurama"] * 8 + ["<b>Bold</b>"] * 6 + ["Tengwar | Elvish"] * 6 + ["Keble"] * 6 + ["Ge_ez"] * 4
+    groups = (
+        ["Futurama"] * 8
+        + ["<b>Bold</b>"] * 6
+        + ["Tengwar | Elvish"] * 6
+        + ["Keble"] * 6
+        + ["Ge_ez"] * 4
+    )
     splits = ["test"] * 20 + ["validation"] * 5 + ["train"] * 5
-    return pd.DataFrame({"class": names, "group": groups, "split": splits, "count": 20}).iloc[::-1].reset_index(drop=True)
+    return (
+        pd.DataFrame({"class": names, "group": groups, "split": splits, "count": 20})
+        .iloc[::-1]
+        .reset_index(drop=True)
+    )
 
 
 def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:
-    ways, shots, queries, test = (raw["episodes"][key] for key in ("ways", "shots", "queries", "test"))
+    ways, shots, queries, test = (
+        raw["episodes"][key] for key in ("ways", "shots", "queries", "test")
+    )
     table, data, scores = _classes(), root / "data/prepared", root / "reports/scores"
     table.to_parquet(data / "classes.parquet", index=False)
     np.save(data / "images.npy", glyphs(rng, len(table), 20))
@@ -164,7 +226,10 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         "license": "MIT.",
     }
     meta |= {"input": [1, 28, 28], "classes": {"train": 5, "validation": 5, "test": 20}} | DIGESTS
-    write_json(data / "meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
+    write_json(
+        data / "meta.json",
+        meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")},
+    )
     rows, answers = [], []
     of_test = np.flatnonzero(table["split"] == "test")
     easy = np.where(
@@ -173,37 +238,82 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     for e in range(test):
         classes = rng.choice(of_test, ways, replace=False)
         drawn = np.stack([c * 20 + rng.permutation(20)[: shots + queries] for c in classes])
-        rows.append({"episode": e, "classes": classes, "support": drawn[:, :shots].ravel(), "query": drawn[:, shots:].ravel()})
+        rows.append(
+            {
+                "episode": e,
+                "classes": classes,
+                "support": drawn[:, :shots].ravel(),
+                "query": drawn[:, shots:].ravel(),
+            }
+        )
         skill = np.clip(easy[classes] - rng.exponential(0.05), 0.3, 1)
         label = np.arange(ways).repeat(queries)
-        after = np.where(rng.random(len(label)) < skill[label], label, rng.integers(0, ways, len(label)))
+        after = np.where(
+            rng.random(len(label)) < skill[label], label, rng.integers(0, ways, len(label))
+        )
         before = rng.choice(ways, len(label), p=rng.dirichlet(np.full(ways, 0.6)))
-        answers.append(pd.DataFrame({"episode": e, "image": drawn[:, shots:].ravel(), "label": label, "before": before, "after": after}))
+        answers.append(
+            pd.DataFrame(
+                {
+                    "episode": e,
+                    "image": drawn[:, shots:].ravel(),
+                    "label": label,
+                    "before": before,
+                    "after": after,
+                }
+            )
+        )
     pd.DataFrame(rows).to_parquet(data / "test.parquet", index=False)
-    said = pd.concat(answers, ignore_index=True).assign(confidence=lambda a: rng.uniform(0.5, 1, len(a)))
+    said = pd.concat(answers, ignore_index=True).assign(
+        confidence=lambda a: rng.uniform(0.5, 1, len(a))
+    )
     said.to_parquet(scores / "answers.parquet", index=False)
-    right = said.assign(ok=said["label"] == said["after"], was=said["label"] == said["before"]).groupby("episode")[["ok", "was"]].mean()
+    right = (
+        said.assign(ok=said["label"] == said["after"], was=said["label"] == said["before"])
+        .groupby("episode")[["ok", "was"]]
+        .mean()
+    )
     steps = raw["evaluate"]["steps"]
     course = np.where(np.array(STEPS) < steps, 1 - 0.5 ** (2.0 * np.array(STEPS)), 1.0)
     course[steps:] -= 0.002 * np.arange(len(course) - steps)
     parts = []
     for mode in MODES:
         for step in STEPS:
-            accuracy = right["was"] + (right["ok"] - right["was"]) * course[step] - (0.05 * course[step] if mode == "inductive" else 0.0)
+            accuracy = (
+                right["was"]
+                + (right["ok"] - right["was"]) * course[step]
+                - (0.05 * course[step] if mode == "inductive" else 0.0)
+            )
             accuracy = accuracy.clip(0, 1)
             parts.append(
-                pd.DataFrame({"mode": mode, "episode": accuracy.index, "step": step, "loss": 2 * (1 - accuracy), "accuracy": accuracy})
+                pd.DataFrame(
+                    {
+                        "mode": mode,
+                        "episode": accuracy.index,
+                        "step": step,
+                        "loss": 2 * (1 - accuracy),
+                        "accuracy": accuracy,
+                    }
+                )
             )
     baselines = {
-        m: np.round(np.clip(rng.normal(mu, 0.09, test), 0, 1) * 75) / 75 for m, mu in (("pixel_centroid", 0.48), ("random_init", 0.53))
+        m: np.round(np.clip(rng.normal(mu, 0.09, test), 0, 1) * 75) / 75
+        for m, mu in (("pixel_centroid", 0.48), ("random_init", 0.53))
     }
     episodes = _scores(scores, pd.concat(parts, ignore_index=True), baselines, "accuracy")
     class_of = np.stack([r["classes"] for r in rows])
-    named = said.assign(row=class_of[said["episode"], said["label"]], ok=said["label"] == said["after"])
+    named = said.assign(
+        row=class_of[said["episode"], said["label"]], ok=said["label"] == said["after"]
+    )
     per_class = []
     for row, part in named.groupby("row"):
         each = part.groupby("episode")["ok"].mean()
-        line = {"class": table["class"].iloc[row], "group": table["group"].iloc[row], "episodes": len(each), "queries": len(part)}
+        line = {
+            "class": table["class"].iloc[row],
+            "group": table["group"].iloc[row],
+            "episodes": len(each),
+            "queries": len(part),
+        }
         per_class.append(
             line
             | {
@@ -213,7 +323,9 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
             }
         )
     pd.DataFrame(per_class).to_parquet(scores / "classes.parquet", index=False)
-    metrics = _metrics(episodes, baselines, "accuracy", raw) | {m: _at(episodes, m, steps, "accuracy") for m in MODES}
+    metrics = _metrics(episodes, baselines, "accuracy", raw) | {
+        m: _at(episodes, m, steps, "accuracy") for m in MODES
+    }
     metrics["baselines"]["chance"] = {"accuracy": 1 / ways}
     places = easy[of_test, None] * 4 + rng.normal(0, 1, (len(of_test), 8))  # hard classes are alike
     metrics |= _space(root, episodes, said, torch.tensor(places), steps)
@@ -232,10 +344,19 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
         "input": [1],
     }
     meta |= {"classes": {}, "family": raw["dataset"]["sinusoid"]} | DIGESTS
-    write_json(root / "data/prepared/meta.json", meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")})
+    write_json(
+        root / "data/prepared/meta.json",
+        meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")},
+    )
     amplitude, phase = rng.uniform(0.1, 5, test), rng.uniform(0, np.pi, test)
     support = rng.uniform(-5, 5, (test, shots))
-    table = {"episode": np.arange(test), "amplitude": amplitude, "phase": phase, "support_x": list(support), "query_x": list(support)}
+    table = {
+        "episode": np.arange(test),
+        "amplitude": amplitude,
+        "phase": phase,
+        "support_x": list(support),
+        "query_x": list(support),
+    }
     pd.DataFrame(table).to_parquet(root / "data/prepared/test.parquet", index=False)
     error = amplitude**2 / 2.8
     parts = []
@@ -243,19 +364,46 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
         for step in STEPS:
             mse = error * (0.12 + 0.88 * np.exp(-1.9 * step)) * rng.lognormal(0, 0.4, test)
             mse[3] = 250.0 if step > 8 else mse[3]
-            parts.append(pd.DataFrame({"mode": mode, "episode": np.arange(test), "step": step, "loss": mse, "mse": mse}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "mode": mode,
+                        "episode": np.arange(test),
+                        "step": step,
+                        "loss": mse,
+                        "mse": mse,
+                    }
+                )
+            )
     table = pd.concat(parts, ignore_index=True)
-    table.loc[table["mode"] == "inductive", "mse"] = table.loc[table["mode"] == "transductive", "mse"].to_numpy()  # no batch norm: equal
-    baselines = {"zero": amplitude**2 / 2, "support_mean": amplitude**2 / 1.9, "random_init": amplitude**2 / 2.4}
+    table.loc[table["mode"] == "inductive", "mse"] = table.loc[
+        table["mode"] == "transductive", "mse"
+    ].to_numpy()  # no batch norm: equal
+    baselines = {
+        "zero": amplitude**2 / 2,
+        "support_mean": amplitude**2 / 1.9,
+        "random_init": amplitude**2 / 2.4,
+    }
     episodes = _scores(scores, table, baselines, "mse")
     x, fits, points = np.linspace(-5, 5, 61), [], []
-    headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 1)].sort_values("mse")["episode"].to_numpy()
+    headline = (
+        episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 1)]
+        .sort_values("mse")["episode"]
+        .to_numpy()
+    )
     for e in headline[np.linspace(len(headline) // 2, len(headline) - 1, 6).round().astype(int)]:
         truth, base = amplitude[e] * np.sin(x - phase[e]), 0.3 * np.sin(x / 2)
         fits.append(
-            pd.DataFrame({"episode": e, "x": x, "truth": truth} | {f"step_{s}": base + (truth - base) * (1 - 0.4**s) for s in (0, 1, 10)})
+            pd.DataFrame(
+                {"episode": e, "x": x, "truth": truth}
+                | {f"step_{s}": base + (truth - base) * (1 - 0.4**s) for s in (0, 1, 10)}
+            )
         )
-        points.append(pd.DataFrame({"episode": e, "x": support[e], "y": amplitude[e] * np.sin(support[e] - phase[e])}))
+        points.append(
+            pd.DataFrame(
+                {"episode": e, "x": support[e], "y": amplitude[e] * np.sin(support[e] - phase[e])}
+            )
+        )
     pd.concat(fits, ignore_index=True).to_parquet(scores / "fits.parquet", index=False)
     pd.concat(points, ignore_index=True).to_parquet(scores / "support.parquet", index=False)
     metrics = _metrics(episodes, baselines, "mse", raw)
@@ -264,39 +412,68 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
     write_json(root / "reports/metrics.json", metrics)
 
 
-def _space(root: Path, episodes: pd.DataFrame, answers: pd.DataFrame, means: torch.Tensor | None, steps: int) -> dict[str, Any]:
+def _space(
+    root: Path,
+    episodes: pd.DataFrame,
+    answers: pd.DataFrame,
+    means: torch.Tensor | None,
+    steps: int,
+) -> dict[str, Any]:
     source = prepared.read(root / "data/prepared", torch.device("cpu"))
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
-    found = space.described(source, source.table("test"), headline, answers, means)
+    found = task_space.described(source, source.table("test"), headline, answers, means)
     for name, table in found.tables.items():
         table.to_parquet(root / f"reports/scores/{name}.parquet", index=False)
     return _finite(found.metrics)
 
 
-def _scores(folder: Path, episodes: pd.DataFrame, baselines: dict[str, np.ndarray], name: str) -> pd.DataFrame:
+def _scores(
+    folder: Path, episodes: pd.DataFrame, baselines: dict[str, np.ndarray], name: str
+) -> pd.DataFrame:
     episodes.to_parquet(folder / "episodes.parquet", index=False)
-    curve = [{"mode": mode, "step": step} | _at(episodes, mode, step, name) for mode in MODES for step in STEPS]
+    curve = [
+        {"mode": mode, "step": step} | _at(episodes, mode, step, name)
+        for mode in MODES
+        for step in STEPS
+    ]
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
-    parts = [pd.DataFrame({"method": method, "episode": np.arange(len(values)), name: values}) for method, values in baselines.items()]
+    parts = [
+        pd.DataFrame({"method": method, "episode": np.arange(len(values)), name: values})
+        for method, values in baselines.items()
+    ]
     pd.concat(parts, ignore_index=True).to_parquet(folder / "baselines.parquet", index=False)
     return episodes
 
 
 def _summary(values: np.ndarray, name: str) -> dict[str, Any]:
-    more = {"mse_median": float(np.median(values)), "diverged": int((values > 100).sum())} if name == "mse" else {}
+    more = (
+        {"mse_median": float(np.median(values)), "diverged": int((values > 100).sum())}
+        if name == "mse"
+        else {}
+    )
     return {name: float(values.mean()), f"{name}_ci95": _ci95(values)} | more
 
 
 def _at(episodes: pd.DataFrame, mode: str, step: int, name: str) -> dict[str, Any]:
-    return _summary(episodes.loc[(episodes["mode"] == mode) & (episodes["step"] == step), name].to_numpy(), name)
+    return _summary(
+        episodes.loc[(episodes["mode"] == mode) & (episodes["step"] == step), name].to_numpy(), name
+    )
 
 
-def _metrics(episodes: pd.DataFrame, baselines: dict[str, np.ndarray], name: str, raw: dict[str, Any]) -> dict[str, Any]:
+def _metrics(
+    episodes: pd.DataFrame, baselines: dict[str, np.ndarray], name: str, raw: dict[str, Any]
+) -> dict[str, Any]:
     steps = raw["evaluate"]["steps"]
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
     return _at(episodes, "transductive", steps, name) | {
-        "loss": float(headline["loss"].mean()), "episodes": raw["episodes"]["test"], "steps": steps,
+        "loss": float(headline["loss"].mean()),
+        "episodes": raw["episodes"]["test"],
+        "steps": steps,
         "before": _at(episodes, "transductive", 0, name),
         "baselines": {method: _summary(values, name) for method, values in baselines.items()},
-        "train": {"iterations": 600, "best_iteration": 500, f"validation_{name}": 0.9513 if name == "accuracy" else 0.52},
-    }  # fmt: skip
+        "train": {
+            "iterations": 600,
+            "best_iteration": 500,
+            f"validation_{name}": 0.9513 if name == "accuracy" else 0.52,
+        },
+    }

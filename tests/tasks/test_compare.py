@@ -18,13 +18,13 @@ import pytest
 from history import Repository
 from support import ROOT
 
-from episodic.comparison import Resamples
+from episodic.analysis.comparison import Resamples
 from tasks import compare, experiments, preset
-from tasks.comparing import disagreements, groups, sections
 from tasks.experiments import History, Revision
 from tasks.params import read_yaml
-from tasks.reporting.results import in_use
-from tasks.stage import StageError
+from tasks.reports.comparison import disagreements, groups, sections
+from tasks.reports.kit.results import in_use
+from tasks.runtime.stage import StageError
 
 METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
 
@@ -35,7 +35,13 @@ def repository(tmp_path_factory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("history") / "a repo", test=120)
     for place, (method, skill) in enumerate(METHODS.items()):
         for seed in range(3):
-            made.experiment(f"{method}-{seed}", skill, 60.0 * (place + 1) + seed, algorithm__name=method, train__seed=seed)
+            made.experiment(
+                f"{method}-{seed}",
+                skill,
+                60.0 * (place + 1) + seed,
+                algorithm__name=method,
+                train__seed=seed,
+            )
     made.experiment("maml-fast", 0.0, 30.0, 0.3, algorithm__name="maml", train__meta_lr=0.01)
     return made
 
@@ -52,30 +58,53 @@ def test_experiments_are_read_as_they_were_saved(repository):
     with History.open(repository.path) as history:
         names = [
             "protonet-1",
-            repository.git("rev-parse", "--short", "refs/exps/" + repository.head[:2] + "/" + repository.head[2:] + "/maml-0").strip(),
+            repository.git(
+                "rev-parse",
+                "--short",
+                "refs/exps/" + repository.head[:2] + "/" + repository.head[2:] + "/maml-0",
+            ).strip(),
         ]
         first, second = history.read(history.named(names))
         assert next(iter(history.experiments())) == "maml-0", "the oldest first"
-    assert (first.name, first.params["algorithm"]["name"], first.params["train"]["seed"]) == ("protonet-1", "protonet", 1)
+    assert (first.name, first.params["algorithm"]["name"], first.params["train"]["seed"]) == (
+        "protonet-1",
+        "protonet",
+        1,
+    )
     assert second.params["algorithm"]["name"] == "maml"
-    assert first.scores.shape == (120,) and first.scores.mean() == pytest.approx(first.metrics["accuracy"])
+    assert first.scores.shape == (120,) and first.scores.mean() == pytest.approx(
+        first.metrics["accuracy"]
+    )
     assert first.run["seconds"] == 121.0 and first.mode == "transductive" and first.steps == 3
     assert first.file("data/prepared/test.parquet").is_file()
 
 
 def test_nothing_is_checked_out(repository):
-    before = sorted(p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts)
+    before = sorted(
+        p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts
+    )
     compare.gather(repository.path, everything=True)
-    assert sorted(p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts) == before
+    assert (
+        sorted(
+            p for p in repository.path.rglob("*") if ".git" not in p.parts and ".dvc" not in p.parts
+        )
+        == before
+    )
     assert repository.git("status", "--porcelain") == ""
 
 
 def test_seeds_are_grouped_and_only_what_differs_is_named(protocol):
     assert protocol.keys == ["algorithm.name", "train.meta_lr"]
     assert {c.name: len(c.experiments) for c in protocol.configurations} == {
-        "protonet, meta_lr=0.001": 3, "maml, meta_lr=0.001": 3, "maml, meta_lr=0.01": 1, "reptile, meta_lr=0.001": 3,
-    }  # fmt: skip
-    assert protocol.best.name.startswith("protonet") and protocol.baseline.name == "maml, meta_lr=0.001"
+        "protonet, meta_lr=0.001": 3,
+        "maml, meta_lr=0.001": 3,
+        "maml, meta_lr=0.01": 1,
+        "reptile, meta_lr=0.001": 3,
+    }
+    assert (
+        protocol.best.name.startswith("protonet")
+        and protocol.baseline.name == "maml, meta_lr=0.001"
+    )
 
 
 def test_differences_are_those_of_the_statistics(protocol):
@@ -83,7 +112,9 @@ def test_differences_are_those_of_the_statistics(protocol):
     a, b = (np.stack([e.scores for e in c.experiments]) for c in (best, base))
     expected = Resamples(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
     assert best.to_baseline.mean == pytest.approx((a.mean(0) - b.mean(0)).mean())
-    assert (best.to_baseline.low, best.to_baseline.high) == pytest.approx((expected.low, expected.high))
+    assert (best.to_baseline.low, best.to_baseline.high) == pytest.approx(
+        (expected.low, expected.high)
+    )
     assert best.to_baseline.of_methods and best.to_baseline.seeds == (3, 3)
     one = next(c for c in protocol.configurations if "0.01" in c.name)
     assert not one.to_baseline.of_methods, "one seed against three speaks of checkpoints"
@@ -91,7 +122,10 @@ def test_differences_are_those_of_the_statistics(protocol):
 
 
 def test_sentences_claim_no_more_than_seeds_allow(protocol):
-    by_name = {c.name.partition(",")[0] + ("-fast" if "0.01" in c.name else ""): c for c in protocol.configurations}
+    by_name = {
+        c.name.partition(",")[0] + ("-fast" if "0.01" in c.name else ""): c
+        for c in protocol.configurations
+    }
 
     def said(a: str, b: str) -> str:
         pair = protocol.pair(by_name[a], by_name[b]) or protocol.pair(by_name[b], by_name[a])
@@ -106,34 +140,57 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* not methods\.$",
         said("protonet", "maml-fast"),
     )
-    assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said("maml", "maml-fast")
+    assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said(
+        "maml", "maml-fast"
+    )
     # Where the first two are level, the headline goes on to the first that the best one beats.
-    level = replace(protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")])
-    level = replace(level, pairs=[p for p in protocol.pairs if by_name["protonet"] not in (p.first, p.second)])
+    level = replace(
+        protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")]
+    )
+    level = replace(
+        level, pairs=[p for p in protocol.pairs if by_name["protonet"] not in (p.first, p.second)]
+    )
     if level.pair(*level.configurations[:2]) is None:
         level.configurations[:2] = level.configurations[1::-1]
-    first, second = re.fullmatch(r"(No winner: .*\(corrected p = .*\)\.) (.*)", sections.headline(level)).groups()
-    assert first == said("maml", "maml-fast") and second == sections.verdict(level, level.pair(level.configurations[0], by_name["reptile"]))
+    first, second = re.fullmatch(
+        r"(No winner: .*\(corrected p = .*\)\.) (.*)", sections.headline(level)
+    ).groups()
+    assert first == said("maml", "maml-fast") and second == sections.verdict(
+        level, level.pair(level.configurations[0], by_name["reptile"])
+    )
 
 
 def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
     """How many checkpoints a side has is said of both; where every score is the same nobody is ahead."""
-    protonet, maml, fast = (next(c for c in protocol.configurations if c.name == name) for name in (
-        "protonet, meta_lr=0.001", "maml, meta_lr=0.001", "maml, meta_lr=0.01"
-    ))  # fmt: skip
-    one, other = (replace(e, name=name) for e, name in ((protonet.first, "one"), (maml.first, "other")))
+    protonet, maml, fast = (
+        next(c for c in protocol.configurations if c.name == name)
+        for name in ("protonet, meta_lr=0.001", "maml, meta_lr=0.001", "maml, meta_lr=0.01")
+    )
+    one, other = (
+        replace(e, name=name) for e, name in ((protonet.first, "one"), (maml.first, "other"))
+    )
 
     def headline(*experiments) -> str:
         (found,) = groups.protocols(experiments)
         return sections.headline(found)
 
     assert headline(one, other).startswith("The checkpoint of protonet beats that of maml by ")
-    assert headline(one, *maml.experiments).startswith("The checkpoint of protonet beats the mean of the 3 checkpoints of maml by ")
-    assert headline(*protonet.experiments, other).startswith("The mean of the 3 checkpoints of protonet beats the checkpoint of maml by ")
+    assert headline(one, *maml.experiments).startswith(
+        "The checkpoint of protonet beats the mean of the 3 checkpoints of maml by "
+    )
+    assert headline(*protonet.experiments, other).startswith(
+        "The mean of the 3 checkpoints of protonet beats the checkpoint of maml by "
+    )
     two = headline(*protonet.experiments[:2], *maml.experiments)
-    assert two.startswith("The mean of the 2 checkpoints of protonet beats the mean of the 3 checkpoints of maml by ")
-    assert headline(fast.first, replace(other, scores=fast.first.scores)).endswith(" score the same on every episode.")
-    assert headline(fast.first, replace(other, scores=fast.first.scores[::-1])).endswith(" score the same on average.")
+    assert two.startswith(
+        "The mean of the 2 checkpoints of protonet beats the mean of the 3 checkpoints of maml by "
+    )
+    assert headline(fast.first, replace(other, scores=fast.first.scores)).endswith(
+        " score the same on every episode."
+    )
+    assert headline(fast.first, replace(other, scores=fast.first.scores[::-1])).endswith(
+        " score the same on average."
+    )
 
 
 def test_the_same_seed_over_again_counts_once(tmp_path):
@@ -144,7 +201,9 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
         one, two = history.read(history.everything())
         again = next(history.read([Revision("again", one.commit)]))
     (found,) = groups.protocols([one, two, again])
-    assert found.same == [("again", "one")] and [len(c.experiments) for c in found.configurations] == [2]
+    assert found.same == [("again", "one")] and [
+        len(c.experiments) for c in found.configurations
+    ] == [2]
     assert "again is one over again" in " ".join(sections.ranking(found, "").notes)
     assert groups.protocols([one, two, again], "again")[0].baseline.first.name == "one"
 
@@ -160,11 +219,19 @@ def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
     repository.git("commit", "-qm", "edited, not run", "params.yaml")
     experiments, _ = compare.gather(repository.path, [made, "main", "workspace", "other"])
     assert [e.params["algorithm"]["name"] for e in experiments] == ["maml"] * 3 + ["reptile"]
-    assert experiments[0].params["train"] == read_yaml(tmp_path / "r/params.yaml")["train"], "with their types"
+    assert experiments[0].params["train"] == read_yaml(tmp_path / "r/params.yaml")["train"], (
+        "with their types"
+    )
     (found,) = compare.run(experiments, [], tmp_path / "out")
-    assert {c.name for c in found.configurations} == {"maml", "reptile"} and found.edited == ["main", "workspace"]
+    assert {c.name for c in found.configurations} == {"maml", "reptile"} and found.edited == [
+        "main",
+        "workspace",
+    ]
     said = "main and workspace: params.yaml was changed after this run; the figures are those of the run"
-    assert said in (tmp_path / "out/comparison.html").read_text() and said in (tmp_path / "out/comparison.md").read_text()
+    assert (
+        said in (tmp_path / "out/comparison.html").read_text()
+        and said in (tmp_path / "out/comparison.md").read_text()
+    )
 
 
 def test_the_params_of_the_lock_of_this_project():
@@ -190,7 +257,11 @@ stages:
     stages = experiments._lock(lock.encode())
     assert stages["report"]["outs"][0]["md5"] == "1234e567"
     train = {"meta_lr": 0.001, "seed": 8, "ways": None, "plan": {"tf32": False}}
-    assert experiments._ran_with(stages) == {"train": train, "algorithm": {"name": "on"}, "report": {"title": "5"}}
+    assert experiments._ran_with(stages) == {
+        "train": train,
+        "algorithm": {"name": "on"},
+        "report": {"title": "5"},
+    }
     ran = experiments._ran_with(experiments._lock((ROOT / "dvc.lock").read_bytes()))
     wanted = in_use(read_yaml(ROOT / "params.yaml"))
     assert {key: ran[key].keys() for key in ("dataset", "train", "episodes")} == {
@@ -204,11 +275,15 @@ def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
     older = deepcopy(experiment.params)
     for key in ("meta_lr", "patience"):
         older["train"].pop(key, None)
-    other = replace(experiment, name="older", params=older, stated=older, scores=experiment.scores * 0.9)
+    other = replace(
+        experiment, name="older", params=older, stated=older, scores=experiment.scores * 0.9
+    )
     newer = deepcopy(experiment.params)
     newer["train"] |= {"meta_lr": 10 * usual, "patience": None}
     (found,) = groups.protocols([other, replace(experiment, params=newer, stated=newer)])
-    assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {f"meta_lr={v:g}" for v in (usual, 10 * usual)}
+    assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {
+        f"meta_lr={v:g}" for v in (usual, 10 * usual)
+    }
     assert found.edited == []
 
 
@@ -216,12 +291,19 @@ def test_other_code_is_another_configuration(protocol):
     from dataclasses import replace
 
     experiment = protocol.best.first
-    other = replace(experiment, name="later", config=experiment.config | {"code_digest": "0" * 16}, scores=experiment.scores * 0.9)
+    other = replace(
+        experiment,
+        name="later",
+        config=experiment.config | {"code_digest": "0" * 16},
+        scores=experiment.scores * 0.9,
+    )
     (found,) = groups.protocols([experiment, other])
     assert found.keys == [groups.CODE] and len(found.configurations) == 2
     assert {c.name for c in found.configurations} == {"protonet-0", "later"}
     (found,) = groups.protocols([experiment, other, protocol.baseline.first])
-    assert sum(", code " in c.name for c in found.configurations) == 2, "where nothing else sets them apart"
+    assert sum(", code " in c.name for c in found.configurations) == 2, (
+        "where nothing else sets them apart"
+    )
 
 
 def test_that_methods_have_their_own_code_is_not_told(protocol):
@@ -230,7 +312,10 @@ def test_that_methods_have_their_own_code_is_not_told(protocol):
 
     one, two = protocol.best.first, protocol.baseline.first
     (found,) = groups.protocols([one, replace(two, config=two.config | {"code_digest": "1" * 16})])
-    assert groups.CODE not in found.keys and {c.name for c in found.configurations} == {"protonet", "maml"}
+    assert groups.CODE not in found.keys and {c.name for c in found.configurations} == {
+        "protonet",
+        "maml",
+    }
 
 
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])
@@ -239,13 +324,21 @@ def test_what_is_not_comparable_is_never_paired(protocol, change, tmp_path):
 
     experiment = protocol.best.first
     other = {
-        "data_digest": replace(experiment, name="other", meta=experiment.meta | {"data_digest": "f" * 16}),
-        "batch_norm": replace(experiment, name="other", config=experiment.config | {"batch_norm": "inductive"}),
+        "data_digest": replace(
+            experiment, name="other", meta=experiment.meta | {"data_digest": "f" * 16}
+        ),
+        "batch_norm": replace(
+            experiment, name="other", config=experiment.config | {"batch_norm": "inductive"}
+        ),
         "episodes": replace(experiment, name="other", scores=experiment.scores[:-1]),
     }[change]
     found = compare.run([experiment, other], [], tmp_path / "out", "other")
-    assert [[e.name for e in p.experiments] for p in found] == [["other"], ["protonet-0"]], "that of the baseline first"
-    assert all(c.to_baseline is None for p in found for c in p.configurations) and all(p.pairs == [] for p in found)
+    assert [[e.name for e in p.experiments] for p in found] == [["other"], ["protonet-0"]], (
+        "that of the baseline first"
+    )
+    assert all(c.to_baseline is None for p in found for c in p.configurations) and all(
+        p.pairs == [] for p in found
+    )
     page = (tmp_path / "out/comparison.html").read_text()
     assert "follow two protocols" in page and "Nothing to compare it with" in page
 
@@ -255,7 +348,11 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
     compare.run(experiments, ["x: <b>no</b> result"], tmp_path / "out", "maml-0")
     page = (tmp_path / "out/comparison.html").read_text()
     assert not re.search(r'(src|href)="(?!#|data:)', page.split("<script>", 1)[0])
-    assert "Content-Security-Policy" in page and "&lt;b&gt;no&lt;/b&gt;" in page and "<b>Bold</b>" not in page.split("<script", 1)[0]
+    assert (
+        "Content-Security-Policy" in page
+        and "&lt;b&gt;no&lt;/b&gt;" in page
+        and "<b>Bold</b>" not in page.split("<script", 1)[0]
+    )
     for heading in (
         "Who is best",
         "All configurations",
@@ -266,12 +363,20 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Where they differ",
     ):
         assert f">{heading}</h2>" in page
-    assert "intervals are not, so that one may leave out 0 where the corrected p is not small" in page
+    assert (
+        "intervals are not, so that one may leave out 0 where the corrected p is not small" in page
+    )
     assert "conditional on the test classes" in page and "Where they disagree most" in page
     table = pd.read_csv(tmp_path / "out/comparison.csv")
-    assert len(table) == 4 and table["accuracy"].is_monotonic_decreasing and table["to_baseline"].isna().sum() == 1
+    assert (
+        len(table) == 4
+        and table["accuracy"].is_monotonic_decreasing
+        and table["to_baseline"].isna().sum() == 1
+    )
     summary = (tmp_path / "out/comparison.md").read_text()
-    assert all((tmp_path / "out" / name).is_file() for name in re.findall(r"\]\(([^)]+\.svg)\)", summary))
+    assert all(
+        (tmp_path / "out" / name).is_file() for name in re.findall(r"\]\(([^)]+\.svg)\)", summary)
+    )
 
 
 def test_the_pareto_front():
@@ -287,8 +392,12 @@ def test_groups_and_disagreements_by_hand(protocol):
     np.testing.assert_allclose(both.groupby("episode")["gain"].mean(), expected, atol=1e-12)
     found = disagreements.find(protocol)
     gains = first.first.scores - second.first.scores
-    shown = [gains[card.episode] for card in found.cards if card.place.startswith("better by protonet")]
-    assert sorted(shown, reverse=True) == sorted(gains, reverse=True)[:2], "those in which the first gains most"
+    shown = [
+        gains[card.episode] for card in found.cards if card.place.startswith("better by protonet")
+    ]
+    assert sorted(shown, reverse=True) == sorted(gains, reverse=True)[:2], (
+        "those in which the first gains most"
+    )
     per_group = sections.by_group(first, second)
     assert per_group["episodes"].max() <= 120 and per_group["mean"].is_monotonic_decreasing
 
@@ -301,7 +410,10 @@ def test_a_regression_is_compared_by_its_error(tmp_path):
     experiments, _ = compare.gather(repository.path, everything=True)
     (found,) = compare.run(experiments, [], tmp_path / "out", "maml-0")
     assert found.best.name == "fomaml" and found.best.to_baseline.mean < 0
-    assert re.match(r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds", sections.headline(found))
+    assert re.match(
+        r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds",
+        sections.headline(found),
+    )
     assert "mean squared error" in (tmp_path / "out/comparison.html").read_text()
 
 
@@ -310,28 +422,39 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
     start = repository.head
     commits = []
     for seed in range(2):
-        commits.append(repository.commit(repository.result(tmp_path / f"r{seed}", 0.05, {"train.seed": seed})))
+        commits.append(
+            repository.commit(repository.result(tmp_path / f"r{seed}", 0.05, {"train.seed": seed}))
+        )
         repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
     repository.experiment("after", 0.2, algorithm__name="protonet")
     with History.open(repository.path) as history:
-        assert [r.commit for r in history.since(start)[:2]] == commits and history.since(start)[2].name == "after"
+        assert [r.commit for r in history.since(start)[:2]] == commits and history.since(start)[
+            2
+        ].name == "after"
         assert [r.name for r in history.since(commits[1])] == ["after"]
     shutil.copytree(tmp_path / "r1", repository.path, dirs_exist_ok=True)
     experiments, _ = compare.gather(repository.path, ["workspace", "main"])
-    assert [e.name for e in experiments] == ["workspace", "main"] and (experiments[0].scores == experiments[1].scores).all()
+    assert [e.name for e in experiments] == ["workspace", "main"] and (
+        experiments[0].scores == experiments[1].scores
+    ).all()
     assert [e.name for e in compare.gather(repository.path)[0]] == ["workspace", "after"]
 
 
 def test_mistakes_are_one_sentence(repository, tmp_path):
     for words, said in (
-        (["mamal-0"], r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no experiment or commit 'mamal-0'"),
+        (
+            ["mamal-0"],
+            r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no experiment or commit 'mamal-0'",
+        ),
         (["main"], r"main: no stage evaluate has run there"),
         (["workspace"], r"workspace: there is no reports/metrics\.json; run dvc repro"),
     ):
         with pytest.raises(StageError, match=said):
             compare.gather(repository.path, words)
     experiments, _ = compare.gather(repository.path, ["maml-0", "maml-1"])
-    with pytest.raises(StageError, match="the baseline protonet-0 is none of the experiments compared"):
+    with pytest.raises(
+        StageError, match="the baseline protonet-0 is none of the experiments compared"
+    ):
         compare.run(experiments, [], tmp_path / "out", "protonet-0")
     assert not (tmp_path / "out").exists()
     with pytest.raises(StageError, match="is not a DVC repository"):
@@ -344,7 +467,10 @@ def test_mistakes_are_one_sentence(repository, tmp_path):
 def test_a_folder_with_something_else_is_left_alone(protocol, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.txt").write_text("gold")
-    with pytest.raises(StageError, match="thesis holds something else than a comparison, which would be lost: name a new folder"):
+    with pytest.raises(
+        StageError,
+        match="thesis holds something else than a comparison, which would be lost: name a new folder",
+    ):
         compare.run(protocol.experiments[:2], [], tmp_path / "thesis")
     assert (tmp_path / "thesis/thesis.txt").read_text() == "gold"
     for _ in range(2):
@@ -358,7 +484,10 @@ def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
     repository.git("commit", "-q", "--allow-empty", "-m", "another")
     second = repository.experiment("nightly", 0.2)
     with History.open(repository.path) as history:
-        assert history.everything() == [Revision(f"nightly@{base[:7]}", first), Revision("nightly", second)]
+        assert history.everything() == [
+            Revision(f"nightly@{base[:7]}", first),
+            Revision("nightly", second),
+        ]
         assert [e.commit for e in history.read(history.named([f"nightly@{base[:7]}"]))] == [first]
 
 
@@ -371,11 +500,18 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
             one.file(path).unlink()
     lacking = r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. "
-    with pytest.raises(StageError, match=lacking + "Run dvc repro there, since there is no DVC remote to pull them from, or name"):
+    with pytest.raises(
+        StageError,
+        match=lacking
+        + "Run dvc repro there, since there is no DVC remote to pull them from, or name",
+    ):
         compare.gather(repository.path, everything=True)
     with (repository.path / ".dvc/config").open("a") as config:
         config.write("['remote \"store\"']\n    url = /nowhere\n")
-    with pytest.raises(StageError, match=lacking + r"Run dvc pull \(for experiments: dvc exp pull REMOTE NAME\), or name"):
+    with pytest.raises(
+        StageError,
+        match=lacking + r"Run dvc pull \(for experiments: dvc exp pull REMOTE NAME\), or name",
+    ):
         compare.gather(repository.path, everything=True)
 
 
@@ -384,20 +520,41 @@ def test_scores_that_are_not_finite_are_left_out_aloud(tmp_path):
     repository.experiment("good")
     repository.experiment("bad", float("nan"))
     experiments, left = compare.gather(repository.path, everything=True)
-    assert [e.name for e in experiments] == ["good"] and "bad: 60 of its episodes have a score that is not finite" in left[0]
+    assert [e.name for e in experiments] == [
+        "good"
+    ] and "bad: 60 of its episodes have a score that is not finite" in left[0]
 
 
 def test_the_program(repository, tmp_path):
     """As a person calls it, in a checkout of the project with the experiments of this one."""
     for folder in ("tasks", "episodic"):
-        shutil.copytree(ROOT / folder, repository.path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, repository.path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     try:
-        command = [sys.executable, "-m", "tasks.compare", "maml-0", "protonet-0", "--out", str(tmp_path / "out")]
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.compare",
+            "maml-0",
+            "protonet-0",
+            "--out",
+            str(tmp_path / "out"),
+        ]
         ended = subprocess.run(command, cwd=repository.path, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
-        assert "The checkpoint of protonet beats that of maml" in ended.stdout and ended.stdout.strip().endswith("comparison.html")
-        ended = subprocess.run([*command, "--baseline", "x"], cwd=repository.path, capture_output=True, text=True)
-        assert ended.returncode == 1 and ended.stderr.startswith("error: the baseline x is none of") and "Traceback" not in ended.stderr
+        assert (
+            "The checkpoint of protonet beats that of maml" in ended.stdout
+            and ended.stdout.strip().endswith("comparison.html")
+        )
+        ended = subprocess.run(
+            [*command, "--baseline", "x"], cwd=repository.path, capture_output=True, text=True
+        )
+        assert (
+            ended.returncode == 1
+            and ended.stderr.startswith("error: the baseline x is none of")
+            and "Traceback" not in ended.stderr
+        )
     finally:
         for folder in ("tasks", "episodic"):
             shutil.rmtree(repository.path / folder)
@@ -413,7 +570,9 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     compare.gather(repository.path, everything=True)
     assert len(experiments) == 60 and time.perf_counter() - start < 60
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kB more for reading them all a second time"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, (
+        "kB more for reading them all a second time"
+    )
     (found,) = groups.protocols(experiments)
     assert len(found.configurations) == 60 and len(found.pairs) == 190
     assert json.loads(json.dumps(sections.matrix(found)))["left"] == 40
@@ -421,7 +580,7 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
 
 def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
     """Worse or better only beyond the interval of the paired difference; never between other episodes."""
-    from tasks.comparing.since import Change, change
+    from tasks.reports.comparison.since import Change, change
 
     by_name = {e.name: e for e in protocol.experiments}
     fell = change(by_name["maml-0"], by_name["reptile-0"])
@@ -431,9 +590,16 @@ def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
     rose = change(by_name["reptile-0"], by_name["maml-0"])
     assert rose is not None and rose.better and str(rose) == str(fell).replace("fell", "rose")
     same = change(by_name["maml-0"], by_name["maml-0"])
-    assert same is not None and not same.worse and str(same) == "accuracy is as before (difference +0.00 to +0.00 points)"
+    assert (
+        same is not None
+        and not same.worse
+        and str(same) == "accuracy is as before (difference +0.00 to +0.00 points)"
+    )
     other = replace(by_name["maml-0"], meta=by_name["maml-0"].meta | {"data_digest": "another"})
     assert change(by_name["maml-0"], other) is None
     estimate = replace(fell.difference, mean=0.2, low=0.1, high=0.3)
-    assert Change("mse", estimate).worse and str(Change("mse", estimate)) == "squared error rose by 0.20 (0.10 to 0.30)"
+    assert (
+        Change("mse", estimate).worse
+        and str(Change("mse", estimate)) == "squared error rose by 0.20 (0.10 to 0.30)"
+    )
     assert Change("accuracy", estimate).better

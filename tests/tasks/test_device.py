@@ -14,16 +14,28 @@ import torch
 from stages import ENVIRONMENT, change
 from support import ROOT
 
-from tasks import prepared, preset, ranks
-from tasks.files import read_json
-from tasks.stage import StageError
+from tasks import prepared, preset
+from tasks.runtime import distributed
+from tasks.runtime.files import read_json
+from tasks.runtime.stage import StageError
 
 CASES = {
     "maml": {},
     "metaoptnet": {"algorithm.name": "metaoptnet"},  # solves in float64
-    "resnet12": {"model.name": "resnet12", "resnet12.channels": "[4, 4, 4, 4]", "algorithm.name": "protonet"},  # DropBlock's bits
-    "sinusoid": {"algorithm.name": "reptile", "reptile.batch": "3"},  # waves in float64; batches of the support set
-    "clinc150": {"clinc150.size": "256", "bag.embedding": "4", "episodes.ways": "3"},  # sentences of no class
+    "resnet12": {
+        "model.name": "resnet12",
+        "resnet12.channels": "[4, 4, 4, 4]",
+        "algorithm.name": "protonet",
+    },  # DropBlock's bits
+    "sinusoid": {
+        "algorithm.name": "reptile",
+        "reptile.batch": "3",
+    },  # waves in float64; batches of the support set
+    "clinc150": {
+        "clinc150.size": "256",
+        "bag.embedding": "4",
+        "episodes.ways": "3",
+    },  # sentences of no class
 }
 PRESETS = {"sinusoid": "sinusoid", "clinc150": "clinc150"}
 
@@ -41,15 +53,27 @@ def settings(folder, case: str) -> None:
 def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path, case):
     mirror = os.environ.get("EPISODIC_MIRROR", "")
     if case == "clinc150" and not (Path(mirror) / "clinc150").is_dir():
-        pytest.skip("the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json")
+        pytest.skip(
+            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
+        )
     settings(tmp_path, case)
-    answer = subprocess.run([sys.executable, ROOT / "tests/apple.py", tmp_path], env=ENVIRONMENT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, ROOT / "tests/apple.py", tmp_path],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert read_json(tmp_path / "apple/run.json")["device"] == "apple"
-    loss = [pd.read_csv(tmp_path / place / "history/train.csv")["loss"] for place in ("cpu", "apple")]
+    loss = [
+        pd.read_csv(tmp_path / place / "history/train.csv")["loss"] for place in ("cpu", "apple")
+    ]
     np.testing.assert_allclose(*loss, rtol=1e-4)
     cpu, apple = (read_json(tmp_path / place / "metrics.json") for place in ("cpu", "apple"))
-    assert apple["loss"] == pytest.approx(cpu["loss"], rel=1e-3) and apple["baselines"].keys() == cpu["baselines"].keys()
+    assert (
+        apple["loss"] == pytest.approx(cpu["loss"], rel=1e-3)
+        and apple["baselines"].keys() == cpu["baselines"].keys()
+    )
     answers = [np.load(tmp_path / place / "answers.npy") for place in ("cpu", "apple")]
     np.testing.assert_allclose(*answers, atol=1e-3)
 
@@ -59,12 +83,15 @@ def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert prepared.pick_device("auto").type == "cpu" and prepared.pick_device("mps").type == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(StageError, match="device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu"):
+    with pytest.raises(
+        StageError,
+        match="device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu",
+    ):
         prepared.pick_device("mps")
 
 
 def test_processes_share_no_apple_gpu(monkeypatch):
-    assert ranks.suited(None, 8, large=True, device=torch.device("mps")) == 1
+    assert distributed.suited(None, 8, large=True, device=torch.device("mps")) == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(StageError, match="torchrun's processes cannot share an Apple GPU"):
-        ranks.suited(None, 8, large=True, device=torch.device("mps"))
+        distributed.suited(None, 8, large=True, device=torch.device("mps"))

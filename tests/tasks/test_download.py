@@ -11,11 +11,12 @@ from types import ModuleType
 
 import pytest
 
-from episodic import datasets
-from episodic.datasets import FetchError
+from episodic.core.registry import DATASETS
+from episodic.datasets import base
+from episodic.datasets.base import FetchError
 from tasks import download
-from tasks.files import ROOT
 from tasks.params import Choice, Params
+from tasks.runtime.files import ROOT
 
 
 class Source(ModuleType):
@@ -24,7 +25,14 @@ class Source(ModuleType):
     fault: BaseException | None = None
     mirror: Path | None = None
 
-    def fetch(self, raw: Path, config: None, *, mirror: Path | None = None, progress: datasets.Progress = datasets.no_progress) -> None:
+    def fetch(
+        self,
+        raw: Path,
+        config: None,
+        *,
+        mirror: Path | None = None,
+        progress: base.Progress = base.no_progress,
+    ) -> None:
         self.mirror = mirror
         for what in ("first", "second"):
             progress(what, 50, 100)
@@ -38,13 +46,15 @@ class Source(ModuleType):
 def source(monkeypatch) -> Source:
     result = Source("tests_source")
     monkeypatch.setitem(sys.modules, "tests_source", result)
-    monkeypatch.setitem(datasets.registry._modules, "source", "tests_source")
+    monkeypatch.setitem(DATASETS._modules, "source", "tests_source")
     return result
 
 
 @pytest.fixture
 def settings() -> Params:
-    rest = dict.fromkeys(("device", "episodes", "model", "algorithm", "train", "evaluate", "report"))
+    rest = dict.fromkeys(
+        ("device", "episodes", "model", "algorithm", "train", "evaluate", "report")
+    )
     return Params(dataset=Choice("source", None), raw={}, **rest)
 
 
@@ -60,7 +70,9 @@ def test_the_folder_is_replaced_as_a_whole(source, settings, tmp_path):
     assert source.mirror == tmp_path
 
 
-@pytest.mark.parametrize("fault", [FetchError("no network"), KeyboardInterrupt()], ids=["failed", "interrupted"])
+@pytest.mark.parametrize(
+    "fault", [FetchError("no network"), KeyboardInterrupt()], ids=["failed", "interrupted"]
+)
 def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tmp_path, fault):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "file").write_text("earlier")
@@ -73,18 +85,40 @@ def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tm
 def test_progress_is_told_for_each_thing_in_turn(source, settings, tmp_path, capsys):
     download.run(settings, tmp_path / "raw")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {event["event"] for event in events} == {"progress"} and {event["stage"] for event in events} == {"download"}
-    finished = [(event["what"], event["done"], event["total"]) for event in events if event["done"] == event["total"]]
+    assert {event["event"] for event in events} == {"progress"} and {
+        event["stage"] for event in events
+    } == {"download"}
+    finished = [
+        (event["what"], event["done"], event["total"])
+        for event in events
+        if event["done"] == event["total"]
+    ]
     assert finished == [("first", 100, 100), ("second", 100, 100)]
 
 
 def test_the_program_ends_in_one_sentence(tmp_path):
-    chosen = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("\n  name: glyphs ", "\n  name: omniglot ", 1)
+    chosen = (
+        (ROOT / "params.yaml")
+        .read_text(encoding="utf-8")
+        .replace("\n  name: glyphs ", "\n  name: omniglot ", 1)
+    )
     (tmp_path / "params.yaml").write_text(chosen, encoding="utf-8")
-    command = [sys.executable, "-m", "tasks.download", "--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "data" / "raw")]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks.download",
+        "--params",
+        str(tmp_path / "params.yaml"),
+        "--out",
+        str(tmp_path / "data" / "raw"),
+    ]
     environment = {**os.environ, "EPISODIC_MIRROR": str(tmp_path / "nowhere")}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"error: EPISODIC_MIRROR names {tmp_path / 'nowhere'}, where there is no folder")
+    assert ended.stderr.startswith(
+        f"error: EPISODIC_MIRROR names {tmp_path / 'nowhere'}, where there is no folder"
+    )
     assert len(ended.stderr.splitlines()) == 1
     assert names(tmp_path / "data") == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks import download, episodes, params, prepared, preset
-from tasks.files import read_json
+from tasks.runtime.files import read_json
 
 WAYS = 8
 
@@ -36,12 +36,19 @@ def test_episodes_within_a_group_keep_to_it(folder):
     path, _ = folder
     table = pd.read_parquet(path / "classes.parquet")
     for split in ("validation", "test"):
-        groups = [set(table["group"].iloc[list(classes)]) for classes in pd.read_parquet(path / f"{split}.parquet")["classes"]]
+        groups = [
+            set(table["group"].iloc[list(classes)])
+            for classes in pd.read_parquet(path / f"{split}.parquet")["classes"]
+        ]
         assert all(len(group) == 1 for group in groups)
     of_test = table[table["split"] == "test"].groupby("group").size()
     large = set(of_test[of_test >= WAYS].index)
-    assert {name for group in groups for name in group} == large and len(large) > 1, "each that is large enough has its turn"
-    assert read_json(path / "meta.json")["protocol"].endswith(f"each episode within one of {len(large)} groups (of {len(of_test)})")
+    assert {name for group in groups for name in group} == large and len(large) > 1, (
+        "each that is large enough has its turn"
+    )
+    assert read_json(path / "meta.json")["protocol"].endswith(
+        f"each episode within one of {len(large)} groups (of {len(of_test)})"
+    )
 
 
 def test_training_episodes_too(folder):

@@ -7,13 +7,16 @@ import pytest
 import synthetic
 from test_report import Page, found, make, specs_data
 
-from tasks.files import read_json
-from tasks.reporting import hardness, landscape
+from tasks.reports.run import hardness, landscape
+from tasks.runtime.files import read_json
 
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    made = {kind: synthetic.write(tmp_path_factory.mktemp(kind) / "run", kind) for kind in ("classification", "regression")}
+    made = {
+        kind: synthetic.write(tmp_path_factory.mktemp(kind) / "run", kind)
+        for kind in ("classification", "regression")
+    }
     for root in made.values():
         make(root)
     return made
@@ -26,17 +29,36 @@ def page(roots, request):
 
 def test_two_pages_name_each_other(roots):
     for root in roots.values():
-        report, tasks = (Page((root / f"reports/{name}.html").read_text()) for name in ("report", "tasks"))
-        assert "tasks.html" in [a["href"] for a in report.with_tag("a")] and "report.html" in [a["href"] for a in tasks.with_tag("a")]
+        report, tasks = (
+            Page((root / f"reports/{name}.html").read_text()) for name in ("report", "tasks")
+        )
+        assert "tasks.html" in [a["href"] for a in report.with_tag("a")] and "report.html" in [
+            a["href"] for a in tasks.with_tag("a")
+        ]
 
 
 def test_nothing_is_loaded_from_anywhere(page):
-    loads = [attrs["src"] for _, attrs in page.tags if "src" in attrs] + [attrs["href"] for attrs in page.with_tag("link")]
+    loads = [attrs["src"] for _, attrs in page.tags if "src" in attrs] + [
+        attrs["href"] for attrs in page.with_tag("link")
+    ]
     assert loads and all(address.startswith("data:") for address in loads)
-    assert all(attrs["href"].startswith("#") or attrs["href"] == "report.html" for attrs in page.with_tag("a"))
-    policy = next(attrs["content"] for attrs in page.with_tag("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert all(
+        attrs["href"].startswith("#") or attrs["href"] == "report.html"
+        for attrs in page.with_tag("a")
+    )
+    policy = next(
+        attrs["content"]
+        for attrs in page.with_tag("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none';")
-    addresses = [v for spec in page.specs.values() for row in specs_data(spec) for k, v in row.items() if k in ("image", "picture")]
+    addresses = [
+        v
+        for spec in page.specs.values()
+        for row in specs_data(spec)
+        for k, v in row.items()
+        if k in ("image", "picture")
+    ]
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
 
 
@@ -45,7 +67,9 @@ def test_every_picture_is_told_in_words(page):
     assert len(drawn) == len(page.specs) >= 2
     assert all(len(attrs["aria-label"]) > 40 for attrs in drawn)
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert {attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")} <= anchors
+    assert {
+        attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")
+    } <= anchors
 
 
 def test_hostile_names_are_text(roots):
@@ -62,18 +86,33 @@ def test_figures_are_those_of_metrics_json(roots):
     )
     text = Page(page).text.replace("\xa0", " ")
     tasks = metrics["tasks"]
-    said = [f"{tasks['similarity'][part]:.2f}".replace("-", "−") for part in ("spearman", "low", "high")]
+    said = [
+        f"{tasks['similarity'][part]:.2f}".replace("-", "−") for part in ("spearman", "low", "high")
+    ]
     assert f"rank correlation {said[0]} (95 % CI {said[1]} to {said[2]})" in text
     for end in ("least_alike", "most_alike"):
-        assert f"{100 * tasks[end]['accuracy']:.1f} % ± {100 * tasks[end]['accuracy_ci95']:.1f}" in text
+        assert (
+            f"{100 * tasks[end]['accuracy']:.1f} % ± {100 * tasks[end]['accuracy_ci95']:.1f}"
+            in text
+        )
     assert f"Two axes hold {100 * (tasks['map']['first'] + tasks['map']['second']):.0f} %" in text
 
 
 def test_the_sentence_claims_no_more_than_the_interval(roots):
     data = found(roots["classification"])
     ends = ["91 % ± 1", "92 % ± 1"]
-    for low, high, said in ((-0.5, -0.1, "the harder the episode"), (0.1, 0.5, "the easier"), (-0.3, 0.1, "tells little of how hard")):
-        data.metrics.update({"tasks.similarity.spearman": (low + high) / 2, "tasks.similarity.low": low, "tasks.similarity.high": high})
+    for low, high, said in (
+        (-0.5, -0.1, "the harder the episode"),
+        (0.1, 0.5, "the easier"),
+        (-0.3, 0.1, "tells little of how hard"),
+    ):
+        data.metrics.update(
+            {
+                "tasks.similarity.spearman": (low + high) / 2,
+                "tasks.similarity.low": low,
+                "tasks.similarity.high": high,
+            }
+        )
         assert said in hardness._harder(data, ends)
     data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
     assert "no figure" in hardness._harder(data, ends)
@@ -82,45 +121,74 @@ def test_the_sentence_claims_no_more_than_the_interval(roots):
 def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
     data = found(roots["regression"])
     for ends, said in (
-        (((-0.2, 0.1), (-0.1, 0.2)), "Nothing was found that errors go with: neither the amplitude (rank correlation "),
-        (((0.1, 0.5), (-0.1, 0.2)), "Errors go with the amplitude (rank correlation 0.30 (95 % CI 0.10 to 0.50)); of the phase (rank"),
+        (
+            ((-0.2, 0.1), (-0.1, 0.2)),
+            "Nothing was found that errors go with: neither the amplitude (rank correlation ",
+        ),
+        (
+            ((0.1, 0.5), (-0.1, 0.2)),
+            "Errors go with the amplitude (rank correlation 0.30 (95 % CI 0.10 to 0.50)); of the phase (rank",
+        ),
         (((0.1, 0.5), (0.1, 0.2)), " and with the phase (rank correlation "),
     ):
         for key, (low, high) in zip(("amplitude", "phase"), ends, strict=True):
-            data.metrics.update({f"tasks.{key}.spearman": (low + high) / 2, f"tasks.{key}.low": low, f"tasks.{key}.high": high})
+            data.metrics.update(
+                {
+                    f"tasks.{key}.spearman": (low + high) / 2,
+                    f"tasks.{key}.low": low,
+                    f"tasks.{key}.high": high,
+                }
+            )
         section, _ = landscape.map_of_parameters(data)
         assert said in section.sentence
-        assert not any("classes" in note for note in section.notes + hardness.difficulty(data).notes)
+        assert not any(
+            "classes" in note for note in section.notes + hardness.difficulty(data).notes
+        )
 
 
 def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
     for kind, numbers in (("regression", True), ("classification", False)):
         spec = Page((roots[kind] / "reports/tasks.html").read_text()).specs["spec-episodes-map"]
-        axes = [spec["layer"][0]["encoding"][side]["axis"] for side in "xy"] if "layer" in spec else []
+        axes = (
+            [spec["layer"][0]["encoding"][side]["axis"] for side in "xy"] if "layer" in spec else []
+        )
         assert [axis["labels"] for axis in axes] == [numbers] * 2
 
 
 def test_a_pair_says_how_few_episodes_it_is_from(roots):
     data = found(roots["classification"])
-    for episodes, said in ((1, "of the 1\xa0episode that holds both"), (7, "of the 7\xa0episodes that hold both")):
+    for episodes, said in (
+        (1, "of the 1\xa0episode that holds both"),
+        (7, "of the 7\xa0episodes that hold both"),
+    ):
         data.pairs.loc[0, "episodes"] = episodes
         assert said in hardness.confused(data).sentence
 
 
 def test_every_class_and_episode_is_on_its_map(roots):
-    data, page = found(roots["classification"]), Page((roots["classification"] / "reports/tasks.html").read_text())
+    data, page = (
+        found(roots["classification"]),
+        Page((roots["classification"] / "reports/tasks.html").read_text()),
+    )
     dots = [row for row in specs_data(page.specs["spec-map"]) if "nearest" in row]
-    assert len(dots) == 20 and {round(row["x"], 6) for row in dots} == {round(x, 6) for x in data.space["x"]}
+    assert len(dots) == 20 and {round(row["x"], 6) for row in dots} == {
+        round(x, 6) for x in data.space["x"]
+    }
     episodes = [row for row in specs_data(page.specs["spec-episodes-map"]) if "episode" in row]
     assert len(episodes) == 60
     worst = min(episodes, key=lambda row: row["accuracy"])
-    assert worst["colour"] == "wrong" and episodes[-1]["colour"] == "wrong", "the worst are drawn last, over the others"
+    assert worst["colour"] == "wrong" and episodes[-1]["colour"] == "wrong", (
+        "the worst are drawn last, over the others"
+    )
 
 
 def test_pictures_on_the_map_do_not_cover_each_other(roots):
     data = found(roots["classification"])
     places = landscape._apart(data.space, 34, 34)
-    x, y = ((data.space[c] - data.space[c].min()) / (data.space[c].max() - data.space[c].min()) for c in ("x", "y"))
+    x, y = (
+        (data.space[c] - data.space[c].min()) / (data.space[c].max() - data.space[c].min())
+        for c in ("x", "y")
+    )
     at = np.stack([x * landscape.WIDE, y * landscape.HIGH], 1)[places]
     gaps = np.abs(at[:, None] - at[None]).max(-1)[np.triu_indices(len(at), 1)]
     assert len(places) > 5 and (gaps >= 34 - 1e-9).all()

@@ -11,15 +11,15 @@ import films
 import pytest
 from support import ROOT
 
-from episodic import algorithms, datasets
+from episodic.core.registry import ALGORITHMS, DATASETS
 from episodic.datasets import cifar_fs
 from tasks import params, preset
-from tasks.stage import StageError
+from tasks.runtime.stage import StageError
 from tests.episodic.datasets.test_image_folder import drawn
 
 GOOD = params.read_yaml(ROOT / "params.yaml")
-DATA_SETS = ", ".join(sorted(datasets.registry))
-METHODS = ", ".join(sorted(algorithms.registry))
+DATA_SETS = ", ".join(sorted(DATASETS))
+METHODS = ", ".join(sorted(ALGORITHMS))
 
 
 def changed(**values):
@@ -43,8 +43,14 @@ FAULTS = [
     ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x': must be a number"),
     ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be a number greater than 0"),
     ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant, cosine or linear"),
-    ({"train__gradient_clip": 0}, "train.gradient_clip is 0.0: must be null or a number greater than 0"),
-    ({"train__classes": 4}, "train.classes is 4: must be null or between 5 and 1090, the classes of glyphs to train on"),
+    (
+        {"train__gradient_clip": 0},
+        "train.gradient_clip is 0.0: must be null or a number greater than 0",
+    ),
+    (
+        {"train__classes": 4},
+        "train.classes is 4: must be null or between 5 and 1090, the classes of glyphs to train on",
+    ),
     ({"train__classes": 0}, "train.classes is 0: must be null or at least 1"),
     ({"train__groups": []}, "train.groups is (): must be null or a list of names"),
     ({"train__groups": "Latin"}, "train.groups is 'Latin': must be a list"),
@@ -58,11 +64,21 @@ FAULTS = [
         "train.classes is 1000: must be null or between 5 and 39, the classes of train.groups",
     ),
     (
-        {"train__groups": ["alphabet-000", "alphabet-008"], "train__within_group": True, "episodes__ways": 41},
+        {
+            "train__groups": ["alphabet-000", "alphabet-008"],
+            "train__within_group": True,
+            "episodes__ways": 41,
+        },
         "episodes.ways is 41: must be at most 40, the train classes of the largest of train.groups, with train.within_group",
     ),
     (
-        {"dataset__name": "clinc150", "model__name": "bag", "algorithm__name": "protonet", "train__ways": 60, "train__hard": 0.5},
+        {
+            "dataset__name": "clinc150",
+            "model__name": "bag",
+            "algorithm__name": "protonet",
+            "train__ways": 60,
+            "train__hard": 0.5,
+        },
         "train.hard is 0.5: must be 0 where no more than 120 classes (2 x ways) are trained on, here 75",
     ),
     ({"train__hard": 1.5}, "train.hard is 1.5: must be between 0 and 1"),
@@ -71,11 +87,21 @@ FAULTS = [
         "train.hard is 0.5: must be 0 with within_group, whose classes are of one group",
     ),
     (
-        {"dataset__name": "sinusoid", "model__name": "mlp", "episodes__ways": 1, "train__hard": 0.5},
+        {
+            "dataset__name": "sinusoid",
+            "model__name": "mlp",
+            "episodes__ways": 1,
+            "train__hard": 0.5,
+        },
         "train.hard is 0.5: must be 0 for sinusoid, which has no classes",
     ),
     (
-        {"dataset__name": "sinusoid", "model__name": "mlp", "episodes__ways": 1, "train__groups": ["a"]},
+        {
+            "dataset__name": "sinusoid",
+            "model__name": "mlp",
+            "episodes__ways": 1,
+            "train__groups": ["a"],
+        },
         "train.groups is ['a']: must be null for sinusoid, which has no classes",
     ),
     (
@@ -85,7 +111,10 @@ FAULTS = [
     ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
     ({"train__plan__shard": 0}, "train.plan.shard is 0: must be null or at least 1"),
     ({"train__plan__shard": "x"}, "train.plan.shard is 'x': must be a whole number"),
-    ({"train__plan__mode": "fast"}, "train.plan.mode is 'fast': must be auto, batched, per_task or compiled"),
+    (
+        {"train__plan__mode": "fast"},
+        "train.plan.mode is 'fast': must be auto, batched, per_task or compiled",
+    ),
     (
         {"train__plan__mode": "per_task", "train__plan__shard": 4},
         "train.plan.mode is 'per_task': means shard: 1 and query_tasks: 1 (or null)",
@@ -107,29 +136,75 @@ FAULTS = [
     ({"train__seed": -1}, "train.seed is -1: must be at least 0"),
     ({"train__meta_lr": float("inf")}, "train.meta_lr is inf: must be a number greater than 0"),
     ({"dataset__glyphs": False}, "dataset.glyphs is False: must be a section of keys"),
-    ({"dataset__omniglot": {"spilt": "maml"}}, "unknown key dataset.omniglot.spilt - did you mean split?"),
+    (
+        {"dataset__omniglot": {"spilt": "maml"}},
+        "unknown key dataset.omniglot.spilt - did you mean split?",
+    ),
     (
         {"model__conv4__downsample": "max_pool", "model__conv4__blocks": 6},
         "model.conv4.blocks is 6: must be fewer for images of 28 x 28 pixels",
     ),
-    ({"dataset__glyphs": {"alphabet": 9}}, "unknown key dataset.glyphs.alphabet - did you mean alphabets?"),
-    ({"dataset__glyphs": {"alphabets": 2}}, "dataset.glyphs.alphabets is 2: must be between 5 and 1000"),
-    ({"model__conv4__downsample": "pool"}, "model.conv4.downsample is 'pool': must be stride or max_pool"),
-    ({"model__name": "mlp", "model__mlp": {"hidden": 64}}, "model.mlp.hidden is 64: must be a list"),
-    ({"model__name": "mlp", "model__mlp": {"hidden": ["a"]}}, "model.mlp.hidden.0 is 'a': must be a whole number"),
-    ({"algorithm__name": "mamal"}, f"algorithm.name is 'mamal': must be one of {METHODS} - did you mean maml?"),
-    ({"algorithm__maml__inner_lr": -0.4}, "algorithm.maml.inner_lr is -0.4: must be a number greater than 0"),
+    (
+        {"dataset__glyphs": {"alphabet": 9}},
+        "unknown key dataset.glyphs.alphabet - did you mean alphabets?",
+    ),
+    (
+        {"dataset__glyphs": {"alphabets": 2}},
+        "dataset.glyphs.alphabets is 2: must be between 5 and 1000",
+    ),
+    (
+        {"model__conv4__downsample": "pool"},
+        "model.conv4.downsample is 'pool': must be stride or max_pool",
+    ),
+    (
+        {"model__name": "mlp", "model__mlp": {"hidden": 64}},
+        "model.mlp.hidden is 64: must be a list",
+    ),
+    (
+        {"model__name": "mlp", "model__mlp": {"hidden": ["a"]}},
+        "model.mlp.hidden.0 is 'a': must be a whole number",
+    ),
+    (
+        {"algorithm__name": "mamal"},
+        f"algorithm.name is 'mamal': must be one of {METHODS} - did you mean maml?",
+    ),
+    (
+        {"algorithm__maml__inner_lr": -0.4},
+        "algorithm.maml.inner_lr is -0.4: must be a number greater than 0",
+    ),
     ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
     ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
-    ({"episodes__queries": 20}, "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class"),
-    ({"train__queries": 20}, "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class"),
-    ({"evaluate__steps": 1001}, "evaluate.steps is 1001: must be null or between 0 and 1000"),
-    ({"train__ways": 1, "algorithm__name": "protonet"}, "train.ways is 1: must be null or at least 2 for glyphs"),
-    ({"train__ways": 7}, "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class"),
-    ({"train__shots": 18}, "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the examples of a glyphs class"),
-    ({"train__ensemble": 6}, "train.ensemble is 6: must be at most 5, as many as there are validations of 450 iterations every 90"),
     (
-        {"episodes__within_group": True, "dataset__name": "mini_imagenet", "model__conv4__filters": 8},
+        {"episodes__queries": 20},
+        "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class",
+    ),
+    (
+        {"train__queries": 20},
+        "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class",
+    ),
+    ({"evaluate__steps": 1001}, "evaluate.steps is 1001: must be null or between 0 and 1000"),
+    (
+        {"train__ways": 1, "algorithm__name": "protonet"},
+        "train.ways is 1: must be null or at least 2 for glyphs",
+    ),
+    (
+        {"train__ways": 7},
+        "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class",
+    ),
+    (
+        {"train__shots": 18},
+        "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the examples of a glyphs class",
+    ),
+    (
+        {"train__ensemble": 6},
+        "train.ensemble is 6: must be at most 5, as many as there are validations of 450 iterations every 90",
+    ),
+    (
+        {
+            "episodes__within_group": True,
+            "dataset__name": "mini_imagenet",
+            "model__conv4__filters": 8,
+        },
         "episodes.within_group is true: must be false for mini_imagenet, whose classes have no groups",
     ),
     (
@@ -140,7 +215,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("values", "said"), FAULTS, ids=[said.split(":")[0][:50] for _, said in FAULTS])
+@pytest.mark.parametrize(
+    ("values", "said"), FAULTS, ids=[said.split(":")[0][:50] for _, said in FAULTS]
+)
 def test_a_mistake_is_one_sentence(values, said):
     with pytest.raises(StageError) as caught:
         params.parse(changed(**values))
@@ -160,14 +237,20 @@ def test_every_mistake_is_listed():
 
 @pytest.mark.parametrize("name", ["glyphs", "omniglot"])
 def test_more_ways_than_classes(name):
-    with pytest.raises(StageError, match=rf"episodes.ways is 5000: must be at most \d+, the number of validation classes of {name}"):
+    with pytest.raises(
+        StageError,
+        match=rf"episodes.ways is 5000: must be at most \d+, the number of validation classes of {name}",
+    ):
         params.parse(changed(episodes__ways=5000, dataset__name=name))
 
 
 def test_sinusoid_has_one_way_and_no_images():
     with pytest.raises(StageError) as caught:
         params.parse(changed(dataset__name="sinusoid"))
-    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == ["params.yaml: episodes.ways", "params.yaml: model.name"]
+    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
+        "params.yaml: episodes.ways",
+        "params.yaml: model.name",
+    ]
 
 
 def test_numbers_are_read_as_yaml_1_2(tmp_path):
@@ -199,10 +282,17 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
         "print(sorted(m for m in sys.modules if m.startswith('episodic.')))"
     )
     file.write_text((ROOT / "params.yaml").read_text())
-    answer = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
-    assert "episodic.datasets.glyphs" in answer.stdout and "episodic.train" not in answer.stdout, answer.stderr
+    answer = subprocess.run(
+        [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (
+        "episodic.datasets.glyphs" in answer.stdout
+        and "episodic.training.train" not in answer.stdout
+    ), answer.stderr
     file.write_text(re.sub("iterations: .*", "iterations: -1", (ROOT / "params.yaml").read_text()))
-    answer = subprocess.run([sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
+    )
     assert answer.returncode == 1 and "train.iterations is -1: must be at least 1" in answer.stderr
 
 
@@ -216,14 +306,22 @@ def test_params_yaml_is_the_defaults():
     def flat(tree, path=""):
         result = {}
         for key, value in tree.items():
-            result |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": plain(value)}
+            result |= (
+                flat(value, f"{path}{key}.")
+                if isinstance(value, dict)
+                else {f"{path}{key}": plain(value)}
+            )
         return result
 
     assert flat(GOOD) == flat(wanted)
 
 
 def test_every_key_of_params_yaml_is_commented():
-    values = [line for line in (ROOT / "params.yaml").read_text().splitlines() if re.match(r" *\w+: *[^# ]", line)]
+    values = [
+        line
+        for line in (ROOT / "params.yaml").read_text().splitlines()
+        if re.match(r" *\w+: *[^# ]", line)
+    ]
     assert len(values) > 35
     assert [line for line in values if "#" not in line] == []
 
@@ -257,7 +355,11 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
         assert line.split("#")[1:] == before.split("#")[1:], "comments stay"
     if name == "omniglot_20w1s":
-        assert (settings.episodes.ways, settings.algorithm.config.inner_lr, settings.algorithm.config.inner_steps) == (20, 0.1, 5)
+        assert (
+            settings.episodes.ways,
+            settings.algorithm.config.inner_lr,
+            settings.algorithm.config.inner_steps,
+        ) == (20, 0.1, 5)
         assert (settings.train.meta_batch, settings.train.iterations) == (16, 60000)
     preset.apply("default", file)
     assert file.read_text() == original, "the way back is exact"
@@ -266,7 +368,10 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
 def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    with pytest.raises(StageError, match=r"name your own data there, or by python -m tasks.preset image_folder --source PATH"):
+    with pytest.raises(
+        StageError,
+        match=r"name your own data there, or by python -m tasks.preset image_folder --source PATH",
+    ):
         preset.apply("image_folder", file)
     assert file.read_text() == (ROOT / "params.yaml").read_text()
     source = drawn(tmp_path / "own", [f"class {i}" for i in range(10)], 10)
@@ -306,7 +411,14 @@ def test_an_unknown_preset_changes_nothing(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
     answer = subprocess.run(
-        [sys.executable, "-m", "tasks.preset", "omniglot_quik", "--params", file], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tasks.preset", "omniglot_quik", "--params", file],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    assert answer.returncode == 1 and "did you mean omniglot_quick?" in answer.stderr and "Traceback" not in answer.stderr
+    assert (
+        answer.returncode == 1
+        and "did you mean omniglot_quick?" in answer.stderr
+        and "Traceback" not in answer.stderr
+    )
     assert file.read_text() == (ROOT / "params.yaml").read_text()

@@ -15,11 +15,17 @@ from typer.testing import CliRunner
 
 import episodic
 from episodic.cli import app
-from episodic.errors import UserError
+from episodic.core.errors import UserError
 from tasks import preset
-from tasks.files import read_json
+from tasks.runtime.files import read_json
 
-CHANGES = {"iterations": "250", "validate_every": "50", "hidden": "[]", "embedding": "16", "processes": "1"}
+CHANGES = {
+    "iterations": "250",
+    "validate_every": "50",
+    "hidden": "[]",
+    "embedding": "16",
+    "processes": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +53,50 @@ def test_planted_groups_are_found(run):
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
     assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]
     # These ratings are what a factorisation assumes, so that it can hardly be beaten; a model that learned the groups is near it.
-    assert mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1 and mae["model", 20] < mae["factorisation", 20] + 0.05
+    assert (
+        mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1
+        and mae["model", 20] < mae["factorisation", 20] + 0.05
+    )
     gain = found.loc[("shifted_item_mean", 20)]
-    assert gain["ahead"] > 2 * gain["ahead_ci95"] and gain["ahead"] == pytest.approx(gain["mae"] - mae["model", 20])
-    assert found.loc[("model", 20), "ndcg_10"] > found.loc[("item_mean", 20), "ndcg_10"] > found.loc[("global_mean", 20), "ndcg_10"]
+    assert gain["ahead"] > 2 * gain["ahead_ci95"] and gain["ahead"] == pytest.approx(
+        gain["mae"] - mae["model", 20]
+    )
+    assert (
+        found.loc[("model", 20), "ndcg_10"]
+        > found.loc[("item_mean", 20), "ndcg_10"]
+        > found.loc[("global_mean", 20), "ndcg_10"]
+    )
 
 
 def test_what_is_written_is_what_is_documented(run):
-    metrics, users = read_json(run / "metrics.json"), pd.read_parquet(run / "scores/ratings.parquet")
-    names = {f"{m}{end}" for m in ("mae", "rmse", "ndcg_1", "ndcg_3", "ndcg_10") for end in ("", "_ci95")}
-    assert metrics["ratings"].keys() == {"1", "3", "5", "10", "20"} and metrics["ratings"]["5"].keys() == names
-    assert set(metrics["baselines"]) == {"global_mean", "item_mean", "shifted_item_mean", "factorisation", "support_mean", "random_init"}
+    metrics, users = (
+        read_json(run / "metrics.json"),
+        pd.read_parquet(run / "scores/ratings.parquet"),
+    )
+    names = {
+        f"{m}{end}" for m in ("mae", "rmse", "ndcg_1", "ndcg_3", "ndcg_10") for end in ("", "_ci95")
+    }
+    assert (
+        metrics["ratings"].keys() == {"1", "3", "5", "10", "20"}
+        and metrics["ratings"]["5"].keys() == names
+    )
+    assert set(metrics["baselines"]) == {
+        "global_mean",
+        "item_mean",
+        "shifted_item_mean",
+        "factorisation",
+        "support_mean",
+        "random_init",
+    }
     own = users.query("method == 'model' and shots == 20")
     assert metrics["ratings"]["20"]["mae"] == pytest.approx(own["mae"].mean())
-    assert metrics["mse"] == pytest.approx((own["rmse"] ** 2).mean(), rel=1e-5), "one model, measured twice"
-    test, targets = pd.read_parquet(run / "prepared/test.parquet"), np.load(run / "prepared/targets.npy")
+    assert metrics["mse"] == pytest.approx((own["rmse"] ** 2).mean(), rel=1e-5), (
+        "one model, measured twice"
+    )
+    test, targets = (
+        pd.read_parquet(run / "prepared/test.parquet"),
+        np.load(run / "prepared/targets.npy"),
+    )
     lists = pd.read_parquet(run / "scores/lists.parquet")
     episode = int(lists["episode"].iloc[0])
     mine, line = lists[lists["episode"] == episode], test.iloc[episode]
@@ -73,19 +108,29 @@ def test_what_is_written_is_what_is_documented(run):
 
 def test_training_starts_at_the_mean_rating(run):
     meta, config = read_json(run / "prepared/meta.json"), read_json(run / "model/config.json")
-    tasks, targets = pd.read_parquet(run / "prepared/tasks.parquet"), np.load(run / "prepared/targets.npy")
+    tasks, targets = (
+        pd.read_parquet(run / "prepared/tasks.parquet"),
+        np.load(run / "prepared/targets.npy"),
+    )
     known = targets[np.repeat(tasks["split"] == "train", tasks["count"])]
-    assert config["model"]["start"] == meta["targets"]["mean"] == pytest.approx(known.mean(), abs=1e-5)
+    assert (
+        config["model"]["start"] == meta["targets"]["mean"] == pytest.approx(known.mean(), abs=1e-5)
+    )
     assert meta["targets"]["variance"] == pytest.approx(known.var(), abs=1e-4)
 
 
 def test_support_and_queries_of_test_users(run):
-    test, tasks = pd.read_parquet(run / "prepared/test.parquet"), pd.read_parquet(run / "prepared/tasks.parquet")
+    test, tasks = (
+        pd.read_parquet(run / "prepared/test.parquet"),
+        pd.read_parquet(run / "prepared/tasks.parquet"),
+    )
     offset = tasks["count"].cumsum() - tasks["count"]
     mine = tasks[tasks["split"] == "test"]
     assert sorted(test["offset"]) == sorted(offset[mine.index]), "every test user once"
     counts = dict(zip(offset, tasks["count"], strict=True))
-    assert all(line.support == 20 and line.query == counts[line.offset] - 20 for line in test.itertuples())
+    assert all(
+        line.support == 20 and line.query == counts[line.offset] - 20 for line in test.itertuples()
+    )
 
 
 def test_more_processes_change_no_byte(run):
@@ -102,11 +147,24 @@ def plain(path: Path) -> str:
 
 
 def test_the_report_says_it(run):
-    written = ["--html", "report.html", "--tasks", "tasks.html", "--summary", "summary", "--card", "card.md"]
+    written = [
+        "--html",
+        "report.html",
+        "--tasks",
+        "tasks.html",
+        "--summary",
+        "summary",
+        "--card",
+        "card.md",
+    ]
     call(run, "report", *EVALUATE, "--history", "history", *written)
     page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
     assert f"after 20 ratings by {metrics['ratings']['20']['mae']:.3f}" in page
-    assert "By the number of ratings" in page and "matrix factorisation with fold-in" in page and "A typical user" in page
+    assert (
+        "By the number of ratings" in page
+        and "matrix factorisation with fold-in" in page
+        and "A typical user" in page
+    )
     assert len(re.findall("Rated first", page)) == 4
     assert "spread of ratings (standard deviation)" in plain(run / "tasks.html")
     card = plain(run / "card.md")
@@ -122,11 +180,25 @@ def test_a_new_user_in_python(run, tmp_path):
     assert (adapted.predict(items[:2]) > other.predict(items[:2])).all(), "what was liked"
     assert 0 < adapted.predict(items).mean() < 6
     adapted.save(tmp_path / "adapted")
-    np.testing.assert_allclose(episodic.load_adapted(tmp_path / "adapted").predict(items), adapted.predict(items), rtol=0, atol=1e-6)
-    assert learner.adapt([(items[0], {"age": 25, "gender": "F"})], [4]).predict([items[1]]).shape == (1,)
-    for command in (["adapt", "MODEL", "x", "-o", str(tmp_path / "out")], ["evaluate", "MODEL", "x"], ["demo", "MODEL"]):
+    np.testing.assert_allclose(
+        episodic.load_adapted(tmp_path / "adapted").predict(items),
+        adapted.predict(items),
+        rtol=0,
+        atol=1e-6,
+    )
+    assert learner.adapt([(items[0], {"age": 25, "gender": "F"})], [4]).predict(
+        [items[1]]
+    ).shape == (1,)
+    for command in (
+        ["adapt", "MODEL", "x", "-o", str(tmp_path / "out")],
+        ["evaluate", "MODEL", "x"],
+        ["demo", "MODEL"],
+    ):
         words = [str(run / "model") if word == "MODEL" else word for word in command]
         answer = CliRunner().invoke(app, words)
-        assert answer.exit_code == 1 and "tells numbers and no classes: use it from Python" in answer.output
+        assert (
+            answer.exit_code == 1
+            and "tells numbers and no classes: use it from Python" in answer.output
+        )
     with pytest.raises(UserError, match="is no item that the model knows"):
         adapted.predict(["no such film"])

@@ -19,12 +19,13 @@ import pytest
 import synthetic
 from PIL import Image
 
-from tasks import charts, report
-from tasks.files import ROOT, digest, read_json
+from tasks import report
 from tasks.params import parse, read_yaml
-from tasks.reporting import courses, fits, gallery, mistakes, published, results, scores, words
-from tasks.reporting import page as pages
-from tasks.stage import StageError
+from tasks.reports.kit import charts, gallery, published, results, wording
+from tasks.reports.kit import page as pages
+from tasks.reports.run import confusions, curves, fits, scores
+from tasks.runtime.files import ROOT, digest, read_json
+from tasks.runtime.stage import StageError
 
 
 class Page(HTMLParser):
@@ -61,12 +62,20 @@ class Page(HTMLParser):
 
     @property
     def specs(self):
-        return {name: json.loads(text) for name, text in self.scripts.items() if name.startswith("spec-")}
+        return {
+            name: json.loads(text)
+            for name, text in self.scripts.items()
+            if name.startswith("spec-")
+        }
 
 
 def found(root: Path) -> results.Results:
     return results.read(
-        root / "data/prepared", root / "models/run", root / "reports/scores", root / "reports/metrics.json", root / "reports/history"
+        root / "data/prepared",
+        root / "models/run",
+        root / "reports/scores",
+        root / "reports/metrics.json",
+        root / "reports/history",
     )
 
 
@@ -89,7 +98,9 @@ def make(root: Path | str) -> None:
 @pytest.fixture(scope="module")
 def image_root(tmp_path_factory):
     """Two equal runs of the stage in two fresh processes, in folders of different names and with different hash seeds."""
-    roots = [synthetic.write(tmp_path_factory.mktemp(name) / "run") for name in ("first", "elsewhere")]
+    roots = [
+        synthetic.write(tmp_path_factory.mktemp(name) / "run") for name in ("first", "elsewhere")
+    ]
     stage = ["-m", "tasks.report", *synthetic.arguments(roots[0])]
     # The second one without the check of all of params.yaml, which takes half of the stage's time.
     call = [
@@ -100,7 +111,11 @@ def image_root(tmp_path_factory):
         subprocess.Popen(
             [sys.executable, *what],
             cwd=ROOT,
-            env=os.environ | {"PYTHONHASHSEED": str(i), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            env=os.environ
+            | {
+                "PYTHONHASHSEED": str(i),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -140,7 +155,10 @@ def test_two_fresh_processes_write_the_same_bytes(image_root):
 
 
 def test_no_place_leaks_and_the_page_is_of_a_size_to_send(image_root):
-    for file in [image_root[0] / "reports/report.html", *(image_root[0] / "reports/summary").iterdir()]:
+    for file in [
+        image_root[0] / "reports/report.html",
+        *(image_root[0] / "reports/summary").iterdir(),
+    ]:
         assert str(image_root[0]) not in file.read_text()
         assert str(ROOT) not in file.read_text()
     assert 900_000 < (image_root[0] / "reports/report.html").stat().st_size < 3_000_000
@@ -155,10 +173,14 @@ def test_hostile_names_are_text(page, image_root):
     assert names == synthetic.HOSTILE, "every hostile name is hard enough to be shown"
     assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
     assert not page.with_tag("b") or all(not attrs for attrs in page.with_tag("b"))
-    executable = [attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"]
+    executable = [
+        attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"
+    ]
     assert len(executable) == 2  # Vega and the page's own
     drawn = {row.get("name") for row in specs_data(page.specs["spec-classes"])}
-    assert sum(any(str(name).startswith(hostile) for name in drawn) for hostile in synthetic.HOSTILE) == len(synthetic.HOSTILE)
+    assert sum(
+        any(str(name).startswith(hostile) for name in drawn) for hostile in synthetic.HOSTILE
+    ) == len(synthetic.HOSTILE)
 
 
 def test_hostile_names_in_markdown_and_svg(image_root):
@@ -181,16 +203,29 @@ def test_nothing_ends_a_script_early():
 
 
 def test_nothing_is_loaded_from_anywhere(page):
-    loads = [attrs[key] for tag, attrs in page.tags for key in ("src", "srcset", "data", "poster") if key in attrs and tag != "data"]
+    loads = [
+        attrs[key]
+        for tag, attrs in page.tags
+        for key in ("src", "srcset", "data", "poster")
+        if key in attrs and tag != "data"
+    ]
     loads += [attrs["href"] for attrs in page.with_tag("link")]
     assert loads
     assert all(address.startswith("data:") for address in loads)
     assert not [attrs for attrs in page.with_tag("script") if "src" in attrs]
-    policy = next(attrs["content"] for attrs in page.with_tag("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"]
+        for attrs in page.with_tag("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none';")
     assert "http" not in policy
     links = [attrs["href"] for attrs in page.with_tag("a")]
-    assert all(link == "tasks.html" or link.startswith(("#", "https://arxiv.org/", "https://openreview.net/")) for link in links)
+    assert all(
+        link == "tasks.html"
+        or link.startswith(("#", "https://arxiv.org/", "https://openreview.net/"))
+        for link in links
+    )
 
 
 @pytest.mark.parametrize("kind", ["image_root", "wave_root"])
@@ -208,21 +243,34 @@ def test_every_picture_is_told_in_words(kind, request):
     assert all(attrs["alt"] for attrs in page.with_tag("img"))
     assert len(page.with_tag("caption")) == len(page.with_tag("table"))
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert {attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")} <= anchors
+    assert {
+        attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")
+    } <= anchors
 
 
 def test_the_numbers_are_those_of_metrics_json(page, image_root):
     metrics = read_json(image_root[0] / "reports/metrics.json")
     values = {attrs["id"]: float(attrs["value"]) for attrs in page.with_tag("data")}
     assert values == {"headline": metrics["accuracy"], "headline-ci95": metrics["accuracy_ci95"]}
-    at = [metrics, metrics["before"], metrics["inductive"], *(metrics["baselines"][m] for m in ("pixel_centroid", "random_init"))]
+    at = [
+        metrics,
+        metrics["before"],
+        metrics["inductive"],
+        *(metrics["baselines"][m] for m in ("pixel_centroid", "random_init")),
+    ]
     for figures in at:
         shown = f"{100 * figures['accuracy']:.1f} % ± {100 * figures['accuracy_ci95']:.1f}"
         assert shown in page.text.replace("\xa0", " ")
     assert f"{metrics['episodes']} test episodes" in page.text.replace("\xa0", " ")
-    drawn = {row["name"]: row["value"] for row in specs_data(page.specs["spec-comparison"]) if "name" in row}
+    drawn = {
+        row["name"]: row["value"]
+        for row in specs_data(page.specs["spec-comparison"])
+        if "name" in row
+    }
     assert drawn["this model (maml, conv4)"] == metrics["accuracy"]
-    assert drawn["nearest class mean in pixels"] == metrics["baselines"]["pixel_centroid"]["accuracy"]
+    assert (
+        drawn["nearest class mean in pixels"] == metrics["baselines"]["pixel_centroid"]["accuracy"]
+    )
     assert drawn["chance"] == 0.2
 
 
@@ -248,9 +296,17 @@ def test_provenance(page, image_root):
 
 
 def test_params_in_use_leave_out_what_was_not_picked():
-    assert results.in_use({"device": "cpu", "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}}, "train": {"seed": 0}}) == {
-        "device": "cpu", "model": {"name": "b", "b": {"y": 2}}, "train": {"seed": 0},
-    }  # fmt: skip
+    assert results.in_use(
+        {
+            "device": "cpu",
+            "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}},
+            "train": {"seed": 0},
+        }
+    ) == {
+        "device": "cpu",
+        "model": {"name": "b", "b": {"y": 2}},
+        "train": {"seed": 0},
+    }
 
 
 # --- published figures -----------------------------------------------------------------------------------------------
@@ -272,7 +328,9 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_p
     assert "queries a class 1 (here 15)" in str(section.tables[1].rows)
 
 
-@pytest.mark.parametrize(("key", "value"), [("split", "vinyals"), ("rotations", False), ("rotate_test", False)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("split", "vinyals"), ("rotations", False), ("rotate_test", False)]
+)
 def test_another_protocol_is_not_drawn(tmp_path, key, value):
     root = synthetic.write(tmp_path / "run", queries=1)
     mine = published.protocol(found(root), raw(root))
@@ -283,7 +341,9 @@ def test_another_protocol_is_not_drawn(tmp_path, key, value):
 
 
 def test_a_data_set_without_published_figures(image_root):
-    same, others = published.figures(published.protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"})
+    same, others = published.figures(
+        published.protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
+    )
     assert same.empty
     assert others.empty
     assert "baselines alone" in scores._beside(found(image_root[0]), 0.9, 0.01, same, others)
@@ -293,11 +353,17 @@ def test_the_table_of_published_figures_is_whole():
     table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
     columns = "dataset split rotations method network ways shots accuracy ci95 mse steps queries batch_norm source link note"
     assert list(table) == columns.split()
-    assert not table.duplicated(["dataset", "method", "network", "ways", "shots", "steps", "source"]).any()
+    assert not table.duplicated(
+        ["dataset", "method", "network", "ways", "shots", "steps", "source"]
+    ).any()
     percent = pd.to_numeric(table.loc[table["accuracy"] != "", "accuracy"])
     assert percent.between(40, 100).all()
-    assert (table["link"].str.startswith("https://") | (table["source"] == "own reference run")).all()
-    maml = table.query("dataset == 'omniglot' and method == 'MAML' and network == 'conv4' and ways == '20' and shots == '1'").iloc[0]
+    assert (
+        table["link"].str.startswith("https://") | (table["source"] == "own reference run")
+    ).all()
+    maml = table.query(
+        "dataset == 'omniglot' and method == 'MAML' and network == 'conv4' and ways == '20' and shots == '1'"
+    ).iloc[0]
     assert (maml["accuracy"], maml["ci95"]) == ("95.8", "0.3")
 
 
@@ -354,31 +420,35 @@ def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
 def test_hardest_classes_and_groups(image_root):
     data = found(image_root[0])
     hardest = data.classes.sort_values("accuracy").iloc[0]
-    section = mistakes.classes(data)
+    section = confusions.classes(data)
     assert section.tables[0].rows[0][0] == hardest["class"]
-    assert words.percent(hardest["accuracy"]) in section.sentence
-    (groups,) = mistakes.groups(data)
+    assert wording.percent(hardest["accuracy"]) in section.sentence
+    (groups,) = confusions.groups(data)
     pooled = data.classes.groupby("group")[["correct", "queries"]].sum()
     worst = (pooled["correct"] / pooled["queries"]).min()
-    assert words.percent(worst) in groups.sentence
+    assert wording.percent(worst) in groups.sentence
     assert len(groups.tables[0].rows) == data.classes["group"].nunique()
 
 
 def test_the_interval_of_a_group_is_over_its_classes():
     equal = pd.DataFrame({"queries": [30] * 4, "correct": [15, 20, 25, 30], "ci95": [np.nan] * 4})
-    accuracy, half = mistakes.pooled(equal)
+    accuracy, half = confusions.pooled(equal)
     assert accuracy == 0.75
     assert half == pytest.approx(1.96 * np.std([0.5, 2 / 3, 5 / 6, 1], ddof=1) / 2)
-    assert mistakes.pooled(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
+    assert confusions.pooled(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
 
 
 def test_mistaken_for_is_counted_from_the_answers(image_root):
     data = found(image_root[0])
-    hard = mistakes.pictures(data).rows[0]
+    hard = confusions.pictures(data).rows[0]
     truth = np.stack(data.test["classes"].to_list())
     names = data.table["class"].to_numpy()
     wrong = data.answers[data.answers["label"] != data.answers["after"]]
-    own = pd.Series(names[truth[wrong["episode"], wrong["label"]]]).map(lambda name: hard.name.startswith(f"{name} (")).to_numpy()
+    own = (
+        pd.Series(names[truth[wrong["episode"], wrong["label"]]])
+        .map(lambda name: hard.name.startswith(f"{name} ("))
+        .to_numpy()
+    )
     taken = pd.Series(names[truth[wrong["episode"], wrong["after"]]][own]).value_counts()
     assert hard.share.replace("\xa0", " ") == f"{taken.max()} times of {own.sum()} mistakes"
     assert hard.taken_for.startswith(tuple(taken[taken == taken.max()].index))
@@ -391,41 +461,61 @@ def course(steps=None, **columns) -> pd.DataFrame:
 
 def test_curve_says_what_the_numbers_say():
     rise = course(accuracy=[0.2, 0.61, 0.80, 0.85, 0.851, 0.852], accuracy_ci95=[0.01] * 6)
-    assert words.adaptation("accuracy", rise) == "Accuracy rises by 41 points in one step and is flat after three."
-    still = course(accuracy=[0.2, 0.3, 0.4, 0.5], accuracy_ci95=[0.01] * 4)
-    assert words.adaptation("accuracy", still).startswith("Accuracy rises by 10 points in one step and still moves: it is 50")
-    nothing = course(accuracy=[0.2, 0.201, 0.199], accuracy_ci95=[0.01] * 3)
-    assert "changes nothing" in words.adaptation("accuracy", nothing)
-    waves = course(mse=[3.0, 0.4, 0.39, 90.0], mse_ci95=[0.1, 0.1, 0.1, 80.0], diverged=[0, 0, 0, 2])
     assert (
-        words.adaptation("mse", waves)
+        wording.adaptation("accuracy", rise)
+        == "Accuracy rises by 41 points in one step and is flat after three."
+    )
+    still = course(accuracy=[0.2, 0.3, 0.4, 0.5], accuracy_ci95=[0.01] * 4)
+    assert wording.adaptation("accuracy", still).startswith(
+        "Accuracy rises by 10 points in one step and still moves: it is 50"
+    )
+    nothing = course(accuracy=[0.2, 0.201, 0.199], accuracy_ci95=[0.01] * 3)
+    assert "changes nothing" in wording.adaptation("accuracy", nothing)
+    waves = course(
+        mse=[3.0, 0.4, 0.39, 90.0], mse_ci95=[0.1, 0.1, 0.1, 80.0], diverged=[0, 0, 0, 2]
+    )
+    assert (
+        wording.adaptation("mse", waves)
         == "The error goes from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
     )
 
 
 def test_a_curve_with_gaps_is_told_by_its_steps():
-    far = course([0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.701], accuracy_ci95=[0.01] * 6)
-    assert words.adaptation("accuracy", far) == "Accuracy rises by 10 points in one step and is flat after 20."
-    moving = course([0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.8], accuracy_ci95=[0.01] * 6)
-    assert words.adaptation("accuracy", moving).endswith("after 50.")
+    far = course(
+        [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.701], accuracy_ci95=[0.01] * 6
+    )
+    assert (
+        wording.adaptation("accuracy", far)
+        == "Accuracy rises by 10 points in one step and is flat after 20."
+    )
+    moving = course(
+        [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.8], accuracy_ci95=[0.01] * 6
+    )
+    assert wording.adaptation("accuracy", moving).endswith("after 50.")
 
 
 @pytest.mark.parametrize(
     ("score", "value", "ci95", "text"),
     [
-        ("accuracy", 0.98214, 0.0031, "98.2 % ± 0.3"), ("accuracy", 0.9768, 0.0004, "97.68 % ± 0.04"), ("accuracy", 0.2, None, "20.0 %"),
-        ("accuracy", 1.0, 0.0, "100.0 % ± 0.0"), ("mse", 0.413, 0.007, "0.413 ± 0.007"), ("mse", 3.03, 0.0412, "3.030 ± 0.041"),
-        ("mse", 12.3, 4.2, "12.3 ± 4.2"), ("mse", float("inf"), float("nan"), "not finite"), ("mse", 0.01234, None, "0.0123"),
+        ("accuracy", 0.98214, 0.0031, "98.2 % ± 0.3"),
+        ("accuracy", 0.9768, 0.0004, "97.68 % ± 0.04"),
+        ("accuracy", 0.2, None, "20.0 %"),
+        ("accuracy", 1.0, 0.0, "100.0 % ± 0.0"),
+        ("mse", 0.413, 0.007, "0.413 ± 0.007"),
+        ("mse", 3.03, 0.0412, "3.030 ± 0.041"),
+        ("mse", 12.3, 4.2, "12.3 ± 4.2"),
+        ("mse", float("inf"), float("nan"), "not finite"),
+        ("mse", 0.01234, None, "0.0123"),
     ],
-)  # fmt: skip
+)
 def test_figures_in_words(score, value, ci95, text):
-    assert words.figure(score, value, ci95).replace("\xa0", " ") == text
+    assert wording.figure(score, value, ci95).replace("\xa0", " ") == text
 
 
 def test_a_group_is_said_once():
-    assert words.class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
-    assert words.class_name("character01", "Greek") == "character01 (Greek)"
-    assert words.class_name("character01", "") == "character01"
+    assert wording.class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
+    assert wording.class_name("character01", "Greek") == "character01 (Greek)"
+    assert wording.class_name("character01", "") == "character01"
 
 
 def test_labels_are_spread_without_changing_their_order():
@@ -461,11 +551,14 @@ def test_contrast_is_aa_in_both_themes(theme):
 
 def test_both_statistics_are_compared_unless_they_agree(image_root):
     data = found(image_root[0])
-    (section,) = courses.modes(data)
+    (section,) = curves.modes(data)
     metrics = read_json(image_root[0] / "reports/metrics.json")
-    assert words.points(metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"]) in section.sentence
+    assert (
+        wording.points(metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"])
+        in section.sentence
+    )
     data.curve["accuracy"] = np.tile(data.course("transductive")["accuracy"], 2)
-    (section,) = courses.modes(data)
+    (section,) = curves.modes(data)
     assert not section.figures
     assert "no batch norm" in section.sentence
 
@@ -474,15 +567,21 @@ def test_regression_report(wave_root):
     page = Page((wave_root / "reports/report.html").read_text())
     metrics = read_json(wave_root / "reports/metrics.json")
     assert float(page.with_tag("data")[0]["value"]) == metrics["mse"]
-    assert words.number(metrics["mse_median"]) in page.text
+    assert wording.number(metrics["mse_median"]) in page.text
     anchors = {attrs["id"] for attrs in page.with_tag("section")}
     assert "fits" in anchors
     assert not {"gallery", "classes", "groups", "statistics"} & anchors
     assert {f"spec-fit-{i}" for i in range(1, 7)} <= set(page.specs)
-    drawn = {row["name"]: row["value"] for row in specs_data(page.specs["spec-comparison"]) if "name" in row}
+    drawn = {
+        row["name"]: row["value"]
+        for row in specs_data(page.specs["spec-comparison"])
+        if "name" in row
+    }
     assert drawn["always answer 0"] == metrics["baselines"]["zero"]["mse"]
     assert drawn["MAML (inner rate 0.01), 2x40 ReLU (own reference run)"] == 0.413
-    assert not [name for name in drawn if "0.171" in str(drawn[name])]  # after ten steps: not this protocol
+    assert not [
+        name for name in drawn if "0.171" in str(drawn[name])
+    ]  # after ten steps: not this protocol
     assert "1 episode diverged" in page.text.replace("\xa0", " ")
     assert (wave_root / "reports/summary/fit-6.svg").is_file()
 
@@ -499,7 +598,10 @@ def test_fits_go_from_typical_to_worst(wave_root):
 
 def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
     data = found(wave_root)
-    data.metrics["baselines.random_init.mse"], data.metrics["baselines.random_init.mse_ci95"] = 4e5, 3e5
+    data.metrics["baselines.random_init.mse"], data.metrics["baselines.random_init.mse_ci95"] = (
+        4e5,
+        3e5,
+    )
     spec = scores.comparison(data, raw(wave_root)).figures[0].spec
     assert '"type": "log"' in json.dumps(spec)
 
@@ -507,12 +609,21 @@ def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 NEEDED = {
-    "data/prepared/meta.json": "episodes", "data/prepared/test.parquet": "episodes", "data/prepared/images.npy": "episodes",
-    "data/prepared/classes.parquet": "episodes", "models/run/config.json": "train", "models/run/weights.safetensors": "train",
-    "reports/history/train.csv": "train", "reports/history/validation.csv": "train", "reports/metrics.json": "evaluate",
-    "reports/scores/episodes.parquet": "evaluate", "reports/scores/curve.csv": "evaluate", "reports/scores/baselines.parquet": "evaluate",
-    "reports/scores/classes.parquet": "evaluate", "reports/scores/answers.parquet": "evaluate",
-}  # fmt: skip
+    "data/prepared/meta.json": "episodes",
+    "data/prepared/test.parquet": "episodes",
+    "data/prepared/images.npy": "episodes",
+    "data/prepared/classes.parquet": "episodes",
+    "models/run/config.json": "train",
+    "models/run/weights.safetensors": "train",
+    "reports/history/train.csv": "train",
+    "reports/history/validation.csv": "train",
+    "reports/metrics.json": "evaluate",
+    "reports/scores/episodes.parquet": "evaluate",
+    "reports/scores/curve.csv": "evaluate",
+    "reports/scores/baselines.parquet": "evaluate",
+    "reports/scores/classes.parquet": "evaluate",
+    "reports/scores/answers.parquet": "evaluate",
+}
 
 
 @pytest.fixture(scope="module")
@@ -530,14 +641,19 @@ def test_a_missing_or_broken_file_is_one_sentence(spare, file, stage):
         assert "\n" not in str(caught.value)
         if not file.endswith("weights.safetensors"):
             path.write_bytes(b"\x00\xff not a table")
-            with pytest.raises(StageError, match=f"{path.name} .*run the stage {stage} again") as caught:
+            with pytest.raises(
+                StageError, match=f"{path.name} .*run the stage {stage} again"
+            ) as caught:
                 found(spare)
             assert "\n" not in str(caught.value)
     finally:
         kept.rename(path)
 
 
-@pytest.mark.parametrize(("file", "stage"), [("data/prepared/meta.json", "episodes"), ("models/run/config.json", "train")])
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [("data/prepared/meta.json", "episodes"), ("models/run/config.json", "train")],
+)
 def test_another_format_is_one_sentence(spare, file, stage):
     path = spare / file
     kept = path.read_text()
@@ -550,10 +666,10 @@ def test_another_format_is_one_sentence(spare, file, stage):
 
 
 def test_formats_are_those_of_the_stages():
-    from episodic import trained
+    from episodic.training import model_folder
     from tasks import prepared
 
-    assert results.FORMAT == prepared.FORMAT == trained.FORMAT
+    assert results.FORMAT == prepared.FORMAT == model_folder.FORMAT
 
 
 def test_a_missing_column_and_a_foreign_model_are_one_sentence(spare):
@@ -580,7 +696,7 @@ def test_columns_that_a_kind_can_do_without(spare):
     kept = path.read_text()
     try:
         pd.read_csv(path).drop(columns=["gradient_norm", "meta_lr"]).to_csv(path, index=False)
-        assert courses.learning(found(spare)).figures
+        assert curves.learning(found(spare)).figures
     finally:
         path.write_text(kept)
 
@@ -591,17 +707,37 @@ def test_columns_that_a_kind_can_do_without(spare):
 @pytest.mark.parametrize("kind", ["image_root", "wave_root"])
 def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp_path):
     """The page's policy forbids requests and foreign scripts, so that an attempt would be a line on the console."""
-    chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    chromium = next(
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
+        None,
+    )
     if chromium is None:
         pytest.skip("no chromium here: the console and the drawn charts were not looked at")
     root = request.getfixturevalue(kind)
     file = (root[0] if kind == "image_root" else root) / "reports/report.html"
     flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--v=0",
-        "--virtual-time-budget=20000", "--window-size=1280,2000", "--dump-dom",
-    ]  # fmt: skip
-    seen = subprocess.run([chromium, *flags, file.as_uri()], capture_output=True, text=True, timeout=90)
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--virtual-time-budget=20000",
+        "--window-size=1280,2000",
+        "--dump-dom",
+    ]
+    seen = subprocess.run(
+        [chromium, *flags, file.as_uri()], capture_output=True, text=True, timeout=90
+    )
     console = [line for line in seen.stderr.splitlines() if ":CONSOLE" in line]
     assert not console, console
     page = Page(seen.stdout)
@@ -609,5 +745,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp
     charts_drawn = [attrs for attrs in page.with_tag("svg") if "marks" in attrs.get("class", "")]
     assert len(charts_drawn) == len(page.specs)
     assert not [attrs for attrs in page.with_tag("img") if not attrs["src"].startswith("data:")]
-    executable = [attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"]
+    executable = [
+        attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"
+    ]
     assert len(executable) == 2

@@ -1,4 +1,4 @@
-"""params.schema.json says what the code says."""
+"""conf/params.schema.json says what the code says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ KNOWN = json.loads((ROOT / schema.FILE).read_text())
 
 
 def test_the_file_is_what_the_code_gives():
-    assert json.loads(json.dumps(schema.schema(ROOT / "params.yaml"))) == KNOWN, "run python -m tasks.schema"
-    assert (ROOT / "params.yaml").read_text().startswith(f"# yaml-language-server: $schema={schema.FILE}\n")
+    assert json.loads(json.dumps(schema.schema(ROOT / "params.yaml"))) == KNOWN, (
+        "run python -m tasks.schema"
+    )
+    assert (
+        (ROOT / "params.yaml")
+        .read_text()
+        .startswith(f"# yaml-language-server: $schema={schema.FILE}\n")
+    )
 
 
 def test_every_key_is_described_and_has_the_default_of_the_code():
@@ -32,7 +38,10 @@ def test_every_key_is_described_and_has_the_default_of_the_code():
     check(KNOWN, json.loads(json.dumps(preset.defaults())), "params")
 
 
-@pytest.mark.parametrize("name", [name for name in preset.names() if name not in ("image_folder", "ratings", "text_folder")])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in preset.names() if name not in ("image_folder", "ratings", "text_folder")],
+)
 def test_presets_are_valid(tmp_path, name):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
@@ -43,7 +52,12 @@ def test_presets_are_valid(tmp_path, name):
 def test_mistakes_are_found():
     good = read_yaml(ROOT / "params.yaml")
     jsonschema.validate(good | {"report": None}, KNOWN)
-    for path, value in ((("train", "iteration"), 3), (("train", "iterations"), "many"), (("dataset", "name"), "glyph"), (("devise",), 1)):
+    for path, value in (
+        (("train", "iteration"), 3),
+        (("train", "iterations"), "many"),
+        (("dataset", "name"), "glyph"),
+        (("devise",), 1),
+    ):
         bad = copy.deepcopy(good)
         section = bad
         for name in path[:-1]:

@@ -6,12 +6,12 @@ import pytest
 from stages import change
 from support import ROOT
 
-from episodic.train import DivergedError
+from episodic.training.train import DivergedError
 from tasks import params, preset, summary
 from tasks.download import run as download
 from tasks.episodes import run as episodes
 from tasks.evaluate import run as evaluate
-from tasks.files import read_json
+from tasks.runtime.files import read_json
 from tasks.train import run as train
 
 
@@ -30,7 +30,9 @@ def sinusoid(folder, **values: str) -> params.Params:
 
 def stages(settings: params.Params, folder) -> dict:
     train(settings, folder / "prepared", folder / "model", folder / "history", folder / "run.json")
-    evaluate(settings, folder / "prepared", folder / "model", folder / "scores", folder / "metrics.json")
+    evaluate(
+        settings, folder / "prepared", folder / "model", folder / "scores", folder / "metrics.json"
+    )
     return read_json(folder / "metrics.json")
 
 
@@ -67,5 +69,11 @@ def test_a_training_whose_validation_is_never_finite_says_so(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     settings = sinusoid(tmp_path, **{"maml.inner_lr": "1e30"})
     with pytest.raises(DivergedError, match=r"lower inner_lr or train\.meta_lr"):
-        train(settings, tmp_path / "prepared", tmp_path / "model", tmp_path / "history", tmp_path / "run.json")
+        train(
+            settings,
+            tmp_path / "prepared",
+            tmp_path / "model",
+            tmp_path / "history",
+            tmp_path / "run.json",
+        )
     assert not (tmp_path / "model").exists()

@@ -12,15 +12,19 @@ import torch
 from stages import EVALUATE, TRAIN, call, change, prepare
 
 from tasks import prepared
-from tasks.evaluating import space
-from tasks.files import digest, read_json
+from tasks.evaluation import task_space
+from tasks.runtime.files import digest, read_json
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = synthetic.write(tmp_path_factory.mktemp("space") / "run")
     source = prepared.read(root / "data/prepared", torch.device("cpu"))
-    return source, pd.read_parquet(root / "reports/scores/answers.parquet"), pd.read_parquet(root / "reports/scores/episodes.parquet")
+    return (
+        source,
+        pd.read_parquet(root / "reports/scores/answers.parquet"),
+        pd.read_parquet(root / "reports/scores/episodes.parquet"),
+    )
 
 
 def described(made, means, accuracy=None):
@@ -29,12 +33,14 @@ def described(made, means, accuracy=None):
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 3)]
     if accuracy is not None:
         headline = headline.assign(accuracy=accuracy(test))
-    return space.described(source, test, headline, answers, means)
+    return task_space.described(source, test, headline, answers, means)
 
 
 def line(source):
     """Test classes on a line, one after the other."""
-    return torch.arange(len(source.classes().query("split == 'test'")), dtype=torch.float64)[:, None] * torch.tensor([[1.0, 0.5]])
+    return torch.arange(len(source.classes().query("split == 'test'")), dtype=torch.float64)[
+        :, None
+    ] * torch.tensor([[1.0, 0.5]])
 
 
 def test_a_map_of_a_line_is_a_line(made):
@@ -52,11 +58,24 @@ def test_episodes_that_are_made_hard_by_likeness_are_found_to_be(made):
 
     found = described(made, means, lambda test: 0.8 - 0.5 * alike[test["episode"]].to_numpy())
     figures = found.metrics["tasks"]
-    assert figures["similarity"]["spearman"] == pytest.approx(-1) and figures["similarity"]["high"] < -0.99
-    assert abs(first.metrics["tasks"]["similarity"]["spearman"]) < 0.5, "means of chance have nothing to do with the scores"
+    assert (
+        figures["similarity"]["spearman"] == pytest.approx(-1)
+        and figures["similarity"]["high"] < -0.99
+    )
+    assert abs(first.metrics["tasks"]["similarity"]["spearman"]) < 0.5, (
+        "means of chance have nothing to do with the scores"
+    )
     fifths = found.tables["difficulty"]
-    assert fifths["accuracy"].is_monotonic_decreasing and fifths["episodes"].sum() == 60 and fifths["low"].is_monotonic_increasing
-    assert figures["most_alike"]["accuracy"] == fifths["accuracy"].iloc[-1] < figures["least_alike"]["accuracy"]
+    assert (
+        fifths["accuracy"].is_monotonic_decreasing
+        and fifths["episodes"].sum() == 60
+        and fifths["low"].is_monotonic_increasing
+    )
+    assert (
+        figures["most_alike"]["accuracy"]
+        == fifths["accuracy"].iloc[-1]
+        < figures["least_alike"]["accuracy"]
+    )
     constant = described(made, means, lambda test: np.ones(len(test)))
     assert math.isnan(constant.metrics["tasks"]["similarity"]["spearman"])
 
@@ -71,7 +90,9 @@ def test_an_episode_is_known_by_its_classes(made):
     unit = torch.nn.functional.normalize(apart[rows], dim=1)
     cosines = (unit @ unit.T)[tuple(torch.triu_indices(5, 5, 1))]
     episode = tables["tasks"].set_index("episode").loc[7]
-    assert episode["similarity"] == pytest.approx(float(cosines.mean())) and episode["closest"] == pytest.approx(float(cosines.max()))
+    assert episode["similarity"] == pytest.approx(float(cosines.mean())) and episode[
+        "closest"
+    ] == pytest.approx(float(cosines.max()))
     assert episode["x"] == pytest.approx(places.loc[test["classes"].iloc[7], "x"].mean())
 
 
@@ -91,7 +112,9 @@ def test_confusions_are_counted_in_both_directions(made):
 def test_waves_are_described_by_their_parameters(tmp_path):
     root = synthetic.write(tmp_path / "run", "regression")
     metrics = read_json(root / "reports/metrics.json")["tasks"]
-    assert metrics["amplitude"]["low"] > 0.5 > abs(metrics["phase"]["spearman"]), "errors were made of the amplitude"
+    assert metrics["amplitude"]["low"] > 0.5 > abs(metrics["phase"]["spearman"]), (
+        "errors were made of the amplitude"
+    )
     fifths = pd.read_parquet(root / "reports/scores/difficulty.parquet")
     assert fifths["mse"].iloc[-1] > 3 * fifths["mse"].iloc[0]
 
@@ -107,4 +130,7 @@ def test_processes_change_no_byte_of_the_map(tmp_path, method):
         call(root, "evaluate", *EVALUATE)
         found.append(digest(root / "scores"))
     assert found[0] == found[1]
-    assert len(pd.read_parquet(root / "scores/space.parquet")) == read_json(root / "prepared/meta.json")["classes"]["test"]
+    assert (
+        len(pd.read_parquet(root / "scores/space.parquet"))
+        == read_json(root / "prepared/meta.json")["classes"]["test"]
+    )

@@ -13,8 +13,8 @@ import pytest
 from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
 from support import ROOT, needs_compiler
 
-from tasks import resume
-from tasks.files import read_json
+from tasks.runtime import resume
+from tasks.runtime.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (prepared / "model").exists(), "nothing half-written"
+    assert process.returncode == -signal.SIGKILL and not (prepared / "model").exists(), (
+        "nothing half-written"
+    )
     (state,) = (prepared / ".dvc" / "resume").glob("*/state.safetensors")
 
     change(prepared, "meta_lr", "0.003")  # another training: must not take the checkpoint up
@@ -45,7 +47,9 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     events = [json.loads(line) for line in said.splitlines()]
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
-    assert 5 <= resumed < 400 and done[-1] == 400 and min(done) > resumed, "the iterations after it really ran"
+    assert 5 <= resumed < 400 and done[-1] == 400 and min(done) > resumed, (
+        "the iterations after it really ran"
+    )
     facts = read_json(prepared / "run.json")
     assert facts["resumed_at"] == resumed and facts["seconds"] > kept, "time before the kill counts"
     interrupted = outputs(prepared)
@@ -55,7 +59,9 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     assert '"resume"' not in said and read_json(prepared / "run.json")["resumed_at"] == 0
     assert outputs(prepared) == interrupted
     for name in interrupted:
-        assert not re.search(rb"/(home|tmp|root|work)/|20\d\d-\d\d-\d\d", interrupted[name]), f"{name}: a path or a date"
+        assert not re.search(rb"/(home|tmp|root|work)/|20\d\d-\d\d-\d\d", interrupted[name]), (
+            f"{name}: a path or a date"
+        )
 
 
 def test_the_same_training_twice_at_once_is_refused(prepared):
@@ -65,7 +71,10 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     _, error = call(prepared, "train", *TRAIN, code=1)
     process.kill()
     process.communicate()
-    assert re.match(r"error: another process is running this very training \(lock .*\); wait for it or stop it\n", error)
+    assert re.match(
+        r"error: another process is running this very training \(lock .*\); wait for it or stop it\n",
+        error,
+    )
 
 
 def test_evaluation_writes_what_is_documented(prepared):
@@ -74,28 +83,53 @@ def test_evaluation_writes_what_is_documented(prepared):
     metrics = read_json(prepared / "metrics.json")
     episodes = pd.read_parquet(prepared / "scores/episodes.parquet")
     assert set(metrics) == {
-        "accuracy", "accuracy_ci95", "loss", "episodes", "steps", "transductive", "inductive", "before", "baselines", "train",
-        "labels", "ensemble", "tasks",
-    }  # fmt: skip
+        "accuracy",
+        "accuracy_ci95",
+        "loss",
+        "episodes",
+        "steps",
+        "transductive",
+        "inductive",
+        "before",
+        "baselines",
+        "train",
+        "labels",
+        "ensemble",
+        "tasks",
+    }
     headline = episodes.query("mode == 'transductive' and step == 1")["accuracy"]
-    assert metrics["accuracy"] == pytest.approx(headline.mean()) and len(headline) == metrics["episodes"] == 20
+    assert (
+        metrics["accuracy"] == pytest.approx(headline.mean())
+        and len(headline) == metrics["episodes"] == 20
+    )
     assert metrics["accuracy_ci95"] == pytest.approx(1.96 * headline.std() / 20**0.5)
     assert metrics["baselines"]["chance"]["accuracy"] == 0.2
-    assert sorted(episodes["step"].unique()) == list(range(11)) and set(episodes["mode"]) == {"transductive", "inductive"}
+    assert sorted(episodes["step"].unique()) == list(range(11)) and set(episodes["mode"]) == {
+        "transductive",
+        "inductive",
+    }
     answers = pd.read_parquet(prepared / "scores/answers.parquet")
     right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
     np.testing.assert_allclose(right, headline, atol=1e-6)
     classes = pd.read_parquet(prepared / "scores/classes.parquet")
-    assert classes["queries"].sum() == len(answers) and classes["correct"].sum() == (answers["after"] == answers["label"]).sum()
+    assert (
+        classes["queries"].sum() == len(answers)
+        and classes["correct"].sum() == (answers["after"] == answers["label"]).sum()
+    )
     table = pd.read_parquet(prepared / "prepared/classes.parquet").set_index("class")
     assert set(table.loc[classes["class"], "split"]) == {"test"}
-    first = {name: (prepared / name).read_bytes() for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")}
+    first = {
+        name: (prepared / name).read_bytes()
+        for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")
+    }
     call(prepared, "evaluate", *EVALUATE)
     assert {name: (prepared / name).read_bytes() for name in first} == first
 
 
 @needs_compiler
-def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compiler(tmp_path, monkeypatch):
+def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compiler(
+    tmp_path, monkeypatch
+):
     folder = prepare(tmp_path, iterations="20", mode="compiled")
     said, _ = call(folder, "train", *TRAIN)
     (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
@@ -119,11 +153,23 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
 
 def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
     _, error = call(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
-    assert error == "error: there is no nowhere/meta.json: run the stage that makes it first (dvc repro)\n"
-    _, error = call(prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1)
-    assert "holds no trained model" in error and "dvc repro makes it" in error and len(error.splitlines()) == 1
+    assert (
+        error
+        == "error: there is no nowhere/meta.json: run the stage that makes it first (dvc repro)\n"
+    )
+    _, error = call(
+        prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
+    )
+    assert (
+        "holds no trained model" in error
+        and "dvc repro makes it" in error
+        and len(error.splitlines()) == 1
+    )
     _, error = call(tmp_path, "train", *TRAIN, code=1)
-    assert error == "error: there is no params.yaml; run in the repository's root, or name the file with --params\n"
+    assert (
+        error
+        == "error: there is no params.yaml; run in the repository's root, or name the file with --params\n"
+    )
 
 
 def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path):
@@ -136,9 +182,17 @@ def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path)
     call(tmp_path, "episodes", "--raw", "raw", "--out", "wider")
     call(tmp_path, "evaluate", "--data", "wider", *EVALUATE[2:])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["baselines"]["chance"]["accuracy"] == 1 / 7 and set(metrics["baselines"]) == {"chance", "pixel_centroid", "random_init"}
-    _, error = call(tmp_path, "evaluate", "--data", "wider", "--model", "maml", *EVALUATE[4:], code=1)
-    assert error.splitlines()[-1].startswith("error: ways is 7: must be 5: the head has an output a class")
+    assert metrics["baselines"]["chance"]["accuracy"] == 1 / 7 and set(metrics["baselines"]) == {
+        "chance",
+        "pixel_centroid",
+        "random_init",
+    }
+    _, error = call(
+        tmp_path, "evaluate", "--data", "wider", "--model", "maml", *EVALUATE[4:], code=1
+    )
+    assert error.splitlines()[-1].startswith(
+        "error: ways is 7: must be 5: the head has an output a class"
+    )
 
 
 def test_cuda_without_a_device_is_one_sentence(prepared):
@@ -149,14 +203,23 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
     change(prepared, "device", "cuda")
     _, error = call(prepared, "train", *TRAIN, code=1)
     change(prepared, "device", "auto")
-    assert error == "error: device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu\n"
+    assert (
+        error
+        == "error: device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu\n"
+    )
 
 
 def test_without_the_environment_a_stage_says_what_to_do(tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
     for path in (f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"):
-        answer = subprocess.run(["sh", "run-stage", "train"], cwd=ROOT, env={"PATH": path}, capture_output=True, text=True)
+        answer = subprocess.run(
+            ["sh", "run-stage", "train"],
+            cwd=ROOT,
+            env={"PATH": path},
+            capture_output=True,
+            text=True,
+        )
         assert answer.returncode == 1
         assert answer.stderr == (
             "error: the project's environment is not on PATH: run 'make setup', then '. .venv/bin/activate', and try again\n"

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.datasets import FetchError, Images, Limits, Progress
-from episodic.datasets.fetch import MIRROR, download, in_mirror, read_folder, read_tar
-from episodic.files import beside
+from episodic.core.files import beside
+from episodic.datasets.base import FetchError, Images, Limits, Progress
+from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_tar
 
 LICENSE = "CIFAR-100, https://www.cs.toronto.edu/~kriz/cifar.html, Alex Krizhevsky 2009; no license is stated."
 
-URL, MD5 = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"
+URL, MD5 = (
+    "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    "03b5dce01913d631647c71ecec9e9cb8",
+)
 FOLDER, FILES = "cifar-100-binary", ("train.bin", "test.bin")
 WANTED = rf"{FOLDER}/(train|test)\.bin"
 CAP = 200 << 20
@@ -49,7 +52,11 @@ def fetch(raw: Path, mirror: Path | None, progress: Progress) -> None:
         if source is None:
             download(URL, target, cap=CAP, progress=progress)
         path = source or target
-        files = read_folder(path, wanted=WANTED, cap=CAP, most=2) if path.is_dir() else _read(path, str(source or URL))
+        files = (
+            read_folder(path, wanted=WANTED, cap=CAP, most=2)
+            if path.is_dir()
+            else _read(path, str(source or URL))
+        )
         _check(files, str(source or URL))
     except FetchError as error:
         mend = f"connect to the network and run again, or set {MIRROR} to a folder that holds cifar100/{FOLDER}.tar.gz"
@@ -66,7 +73,9 @@ def _read(path: Path, name: str) -> dict[str, bytes]:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != MD5:
-        raise FetchError(f"{name} is not the archive of CIFAR-100: its MD5 is {found}, {MD5} is expected")
+        raise FetchError(
+            f"{name} is not the archive of CIFAR-100: its MD5 is {found}, {MD5} is expected"
+        )
     return read_tar(path, wanted=WANTED, cap=CAP, most=100, name=name)
 
 
@@ -75,18 +84,28 @@ def _check(files: dict[str, bytes], name: str) -> None:
     if {Path(file).name for file in files} != set(FILES):
         raise FetchError(f"{name} does not hold {' and '.join(FILES)}")
     if any(len(content) % RECORD for content in files.values()):
-        raise FetchError(f"{name} is not the binary version of CIFAR-100: its files are not made of records of {RECORD} bytes")
+        raise FetchError(
+            f"{name} is not the binary version of CIFAR-100: its files are not made of records of {RECORD} bytes"
+        )
     records = _records(list(files.values()))
     classes = table()
     groups = sorted({row["group"] for row in classes})
     expected = np.array([groups.index(row["group"]) for row in classes])
     counts = np.bincount(records[:, 1], minlength=len(classes))
-    if len(counts) != len(classes) or (counts != EXAMPLES).any() or (records[:, 0] != expected[records[:, 1]]).any():
-        raise FetchError(f"{name} is not CIFAR-100: its labels are not {EXAMPLES} images of each of {len(classes)} classes in their groups")
+    if (
+        len(counts) != len(classes)
+        or (counts != EXAMPLES).any()
+        or (records[:, 0] != expected[records[:, 1]]).any()
+    ):
+        raise FetchError(
+            f"{name} is not CIFAR-100: its labels are not {EXAMPLES} images of each of {len(classes)} classes in their groups"
+        )
 
 
 def _records(contents: list[bytes]) -> np.ndarray:
-    return np.concatenate([np.frombuffer(content, np.uint8).reshape(-1, RECORD) for content in contents])
+    return np.concatenate(
+        [np.frombuffer(content, np.uint8).reshape(-1, RECORD) for content in contents]
+    )
 
 
 def prepare(raw: Path, name: str, protocol: str) -> Images:

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from episodic.datasets import SPLITS, FetchError
-from episodic.inputs import InputError, Inputs, folders
+from episodic.datasets.base import SPLITS, FetchError
+from episodic.preprocessing.base import InputError, Inputs, folders
 
 NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 T = TypeVar("T")
@@ -28,7 +28,9 @@ class Class(Generic[T]):
 
 def of_folders(source: Path, inputs: Inputs) -> list[Class[Any]]:
     """The classes of the folder by name; FetchError lists what is wrong with it."""
-    inner = {path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    inner = {
+        path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")
+    }
     try:
         if not inner or not inner <= NAMES.keys():
             return [Class(name, "", found) for name, found in folders(source, inputs).items()]
@@ -37,7 +39,11 @@ def of_folders(source: Path, inputs: Inputs) -> list[Class[Any]]:
             raise FetchError(
                 f"{source} has the folders {', '.join(sorted(inner))} and none for {', '.join(lacking)}: classes are needed for each"
             )
-        found = [Class(name, NAMES[part], examples) for part in sorted(inner) for name, examples in folders(source / part, inputs).items()]
+        found = [
+            Class(name, NAMES[part], examples)
+            for part in sorted(inner)
+            for name, examples in folders(source / part, inputs).items()
+        ]
     except InputError as error:
         raise FetchError(str(error)) from error
     names = [c.name for c in found]
@@ -51,9 +57,14 @@ def of_folders(source: Path, inputs: Inputs) -> list[Class[Any]]:
 
 def divided(names: list[str], shares: Sequence[float], seed: int) -> dict[str, str]:
     """The split of each class: at random by the seed, in the proportions of `shares`."""
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/division/{name}".encode()).digest())
+    order = sorted(
+        names, key=lambda name: hashlib.sha256(f"{seed}/division/{name}".encode()).digest()
+    )
     ends = np.rint(np.cumsum(shares) * len(names)).astype(int)
-    return {name: SPLITS[int(np.searchsorted(ends, place, side="right"))] for place, name in enumerate(order)}
+    return {
+        name: SPLITS[int(np.searchsorted(ends, place, side="right"))]
+        for place, name in enumerate(order)
+    }
 
 
 def shares_fault(shares: Sequence[float]) -> str:

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.datasets import FetchError, Images, Limits, Progress
-from episodic.datasets.fetch import MIRROR, UNSOUND, in_mirror
-from episodic.files import beside
+from episodic.core.files import beside
+from episodic.datasets.base import FetchError, Images, Limits, Progress
+from episodic.datasets.sources.fetch import MIRROR, UNSOUND, in_mirror
 
-LICENSE = "ImageNet (ILSVRC 2012), https://image-net.org, for non-commercial research and education."
+LICENSE = (
+    "ImageNet (ILSVRC 2012), https://image-net.org, for non-commercial research and education."
+)
 
 SIZE = 84
 PICTURE = re.compile(r"(?:.*/)?(?:(n\d{8})[^/]*|(n\d{8})/[^/]*)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -40,10 +42,14 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def limits(name: str, examples: int) -> Limits:
-    return Limits.of(examples, ((row["split"], row.get("group", "")) for row in table(name)), (3, SIZE, SIZE))
+    return Limits.of(
+        examples, ((row["split"], row.get("group", "")) for row in table(name)), (3, SIZE, SIZE)
+    )
 
 
-def fetch(raw: Path, name: str, exactly: int | None, least: int, mirror: Path | None, progress: Progress) -> None:
+def fetch(
+    raw: Path, name: str, exactly: int | None, least: int, mirror: Path | None, progress: Progress
+) -> None:
     """Writes `images.npy` uint8 `(N, 3, 84, 84)`, class after class by name, and `classes.json`, from the mirror's NAME or NAME.zip.
 
     exactly, least: pictures that a class must have
@@ -57,7 +63,11 @@ def fetch(raw: Path, name: str, exactly: int | None, least: int, mirror: Path | 
             f"(or {name}.zip), with pictures of its {len(wanted)} classes named as n01532829_5.JPEG"
         )
     found = _pictures(source)
-    lacking = [c for c in wanted if len(found[c]) < least or (exactly is not None and len(found[c]) != exactly)]
+    lacking = [
+        c
+        for c in wanted
+        if len(found[c]) < least or (exactly is not None and len(found[c]) != exactly)
+    ]
     if lacking:
         should = f"{exactly}" if exactly is not None else f"at least {least}"
         raise FetchError(
@@ -67,7 +77,9 @@ def fetch(raw: Path, name: str, exactly: int | None, least: int, mirror: Path | 
     total = sum(len(found[c]) for c in wanted)
     with beside(raw / "images.npy") as draft:
         # Written as it is read: all of it may be larger than memory.
-        images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(total, 3, SIZE, SIZE))
+        images = np.lib.format.open_memmap(
+            draft, mode="w+", dtype=np.uint8, shape=(total, 3, SIZE, SIZE)
+        )
         row = 0
         for name_of_class in wanted:
             for picture, read in found[name_of_class]:
@@ -85,13 +97,21 @@ def _pictures(source: Path) -> dict[str, list[tuple[str, Callable[[], bytes]]]]:
     """The pictures of each class, sorted by name: what they are called, and how to read them."""
     result: dict[str, list[tuple[str, Callable[[], bytes]]]] = defaultdict(list)
     if source.is_dir():
-        files = [(path.relative_to(source).as_posix(), path.read_bytes) for path in source.rglob("*") if path.is_file()]
+        files = [
+            (path.relative_to(source).as_posix(), path.read_bytes)
+            for path in source.rglob("*")
+            if path.is_file()
+        ]
     else:
         try:
             archive = zipfile.ZipFile(source)
         except UNSOUND as error:
             raise FetchError(f"{source} is no sound zip archive: {error}") from error
-        files = [(m.filename, _member(archive, m)) for m in archive.infolist() if not m.is_dir() and m.file_size <= MOST_BYTES]
+        files = [
+            (m.filename, _member(archive, m))
+            for m in archive.infolist()
+            if not m.is_dir() and m.file_size <= MOST_BYTES
+        ]
     for name, read in sorted(files):
         if match := PICTURE.fullmatch(name.replace("\\", "/")):
             result[(match[1] or match[2]).lower()].append((name, read))
@@ -108,8 +128,15 @@ def _decode(read: Callable[[], bytes], name: str) -> np.ndarray:
 
     try:
         picture = Image.open(io.BytesIO(read())).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, RuntimeError, *UNSOUND) as error:  # RuntimeError: an encrypted archive
-        raise FetchError(f"{name} is no picture that can be read: {' '.join(str(error).split())}") from error
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        RuntimeError,
+        *UNSOUND,
+    ) as error:  # RuntimeError: an encrypted archive
+        raise FetchError(
+            f"{name} is no picture that can be read: {' '.join(str(error).split())}"
+        ) from error
     if picture.size != (SIZE, SIZE):
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return np.asarray(picture).transpose(2, 0, 1)
@@ -120,7 +147,10 @@ def prepare(raw: Path, name: str, protocol: str) -> Images:
     for file in ("images.npy", "classes.json"):
         if not (raw / file).is_file():
             raise FetchError(f"{raw / file} is missing: run the stage download first")
-    counts = {row["class"]: row["count"] for row in json.loads((raw / "classes.json").read_text(encoding="utf-8"))}
+    counts = {
+        row["class"]: row["count"]
+        for row in json.loads((raw / "classes.json").read_text(encoding="utf-8"))
+    }
     classes = table(name)
     return Images(
         images=np.load(raw / "images.npy", mmap_mode="r"),

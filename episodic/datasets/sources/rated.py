@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from episodic.config import require
-from episodic.datasets import SPLITS, FetchError, Tasks
+from episodic.core.config import require
+from episodic.datasets.base import SPLITS, FetchError, Tasks
 from episodic.datasets.sources.folder import divided, shares_fault
 
 MOST = 64
@@ -36,8 +36,15 @@ class Config:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self):
-        require(self.least >= 2, "least", self.least, "must be at least 2: one to adapt on and one to score on")
-        require(not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares))
+        require(
+            self.least >= 2,
+            "least",
+            self.least,
+            "must be at least 2: one to adapt on and one to score on",
+        )
+        require(
+            not shares_fault(self.shares), "shares", list(self.shares), shares_fault(self.shares)
+        )
         require(self.tokens >= 2, "tokens", self.tokens, "must be at least 2")
 
 
@@ -106,12 +113,17 @@ def tasks(found: Found, config: Config, seed: int, input: tuple[int, int]) -> Ta
     seen: set[str] = set()
     for user, rated in zip(users, ordered, strict=True):
         if split_of[user] == "train":
-            seen |= {*user_features(user), *(feature for r in rated for feature in item_features(r.item))}
+            seen |= {
+                *user_features(user),
+                *(feature for r in rated for feature in item_features(r.item)),
+            }
     if len(seen) >= config.tokens:
         raise FetchError(
             f"the data has {len(seen)} features, and tokens is {config.tokens}: set it (and model.embeddings.tokens) above that"
         )
-    if config.items == "new" and not any(seen.intersection(found.items.get(r.item, ())) for r in kept if split_of[r.user] == "test"):
+    if config.items == "new" and not any(
+        seen.intersection(found.items.get(r.item, ())) for r in kept if split_of[r.user] == "test"
+    ):
         said = "of the items of test users nothing is known that training items have too: tell of items, or take known"
         raise FetchError(f"items is 'new', and {said}")
     number = {feature: i + 1 for i, feature in enumerate(sorted(seen))}
@@ -124,8 +136,12 @@ def tasks(found: Found, config: Config, seed: int, input: tuple[int, int]) -> Ta
     for user, rated in zip(users, ordered, strict=True):
         about = [numbers(user_features(user))] if sides == 2 else []
         rows += [[items[r.item], *about] for r in rated]
-    said = f"new users, {config.items} items, {' / '.join(str(left[split]) for split in SPLITS)} users"
-    of_users = {feature.removeprefix(USER): n for feature, n in number.items() if feature.startswith(USER)}
+    said = (
+        f"new users, {config.items} items, {' / '.join(str(left[split]) for split in SPLITS)} users"
+    )
+    of_users = {
+        feature.removeprefix(USER): n for feature, n in number.items() if feature.startswith(USER)
+    }
     listed = {item: " ".join(map(str, filter(None, features))) for item, features in items.items()}
     inputs = {"kind": "ratings", "items": listed, "users": of_users}
     return Tasks(

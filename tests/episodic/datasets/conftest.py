@@ -29,7 +29,9 @@ class Server(ThreadingHTTPServer):
         def answer(handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(200)
             if length:
-                handler.send_header("Content-Length", str(len(body) if announced is None else announced))
+                handler.send_header(
+                    "Content-Length", str(len(body) if announced is None else announced)
+                )
             handler.end_headers()
             handler.wfile.write(body)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from episodic.datasets import FetchError, cifar_fs, fc100
+from episodic.datasets import cifar_fs, fc100
+from episodic.datasets.base import FetchError
 from episodic.datasets.sources import cifar100
 
 MODULES = (cifar_fs, fc100)
@@ -27,7 +28,11 @@ def records(per_class: int, seed: int) -> bytes:
         label = number % 100
         pixels = np.full((3, 32, 32), label, np.uint8)
         pixels[1], pixels[2, 0, 5] = number // 100, 200
-        rows.append(np.concatenate([[groups.index(table[label]["group"]), label], pixels.ravel()]).astype(np.uint8))
+        rows.append(
+            np.concatenate([[groups.index(table[label]["group"]), label], pixels.ravel()]).astype(
+                np.uint8
+            )
+        )
     return np.stack(rows).tobytes()
 
 
@@ -45,9 +50,15 @@ def archive(path: Path, **files: bytes) -> Path:
 def mirror(tmp_path, monkeypatch):
     """A mirror with an archive of three images a class, which is taken for the real one."""
     monkeypatch.setattr(cifar100, "EXAMPLES", 3)
-    names = {"fine_label_names.txt": b"apple\n", "train.bin": records(2, 0), "test.bin": records(1, 1)}
+    names = {
+        "fine_label_names.txt": b"apple\n",
+        "train.bin": records(2, 0),
+        "test.bin": records(1, 1),
+    }
     path = archive(tmp_path / "mirror/cifar100/cifar-100-binary.tar.gz", **names)
-    monkeypatch.setattr(cifar100, "MD5", hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest())
+    monkeypatch.setattr(
+        cifar100, "MD5", hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    )
     return tmp_path / "mirror"
 
 
@@ -59,17 +70,31 @@ def raw(tmp_path):
 
 def test_the_splits_are_the_published_ones():
     fs, fc = (module.limits(module.Config(), 0) for module in MODULES)
-    assert fs.classes == {"train": 64, "validation": 16, "test": 20} and fc.classes == {"train": 60, "validation": 20, "test": 20}
+    assert fs.classes == {"train": 64, "validation": 16, "test": 20} and fc.classes == {
+        "train": 60,
+        "validation": 20,
+        "test": 20,
+    }
     assert fs.examples == 600 and fs.input == (3, 32, 32)
     table = cifar100.table()
-    assert [row["class"] for row in table] == sorted(row["class"] for row in table), "numbered in the order of the alphabet"
+    assert [row["class"] for row in table] == sorted(row["class"] for row in table), (
+        "numbered in the order of the alphabet"
+    )
     assert set(Counter(row["group"] for row in table).values()) == {5}
     for group in {row["group"] for row in table}:
-        assert len({row["fc100"] for row in table if row["group"] == group}) == 1, "FC100 keeps groups whole"
+        assert len({row["fc100"] for row in table if row["group"] == group}) == 1, (
+            "FC100 keeps groups whole"
+        )
     digest = hashlib.sha256(cifar100.TABLE.read_bytes()).hexdigest()
-    assert digest.startswith("19e3970a4289a44e"), "checked class by class against the published lists"
+    assert digest.startswith("19e3970a4289a44e"), (
+        "checked class by class against the published lists"
+    )
     of = {row["class"]: row for row in table}
-    assert of["whale"]["cifar_fs"] == "test" and of["beaver"]["cifar_fs"] == "validation" and of["bee"]["fc100"] == "test"
+    assert (
+        of["whale"]["cifar_fs"] == "test"
+        and of["beaver"]["cifar_fs"] == "validation"
+        and of["bee"]["fc100"] == "test"
+    )
 
 
 @pytest.mark.parametrize("module", MODULES, ids=["cifar_fs", "fc100"])
@@ -83,9 +108,14 @@ def test_archive_to_images(module, mirror, raw):
         mine = data.images[3 * label : 3 * label + 3]
         assert (mine[:, 0] == label).all(), "class after class"
         assert sorted(mine[:, 1, 0, 0].tolist()) == [0, 0, 1], "train and test together"
-        assert (mine[:, 2, 0, 5] == 200).all() and (mine[:, 2].sum((1, 2)) == label * 1023 + 200).all(), "rows and columns are in place"
+        assert (mine[:, 2, 0, 5] == 200).all() and (
+            mine[:, 2].sum((1, 2)) == label * 1023 + 200
+        ).all(), "rows and columns are in place"
     name = module.NAME
-    assert data.splits == [row[name] for row in cifar100.table()] and data.groups[0] == "fruit_and_vegetables"
+    assert (
+        data.splits == [row[name] for row in cifar100.table()]
+        and data.groups[0] == "fruit_and_vegetables"
+    )
 
 
 def test_a_folder_gives_the_same_bytes(mirror, raw, tmp_path):
@@ -96,7 +126,10 @@ def test_a_folder_gives_the_same_bytes(mirror, raw, tmp_path):
         (unpacked / name).write_bytes((raw / name).read_bytes())
     (tmp_path / "again").mkdir()
     cifar_fs.fetch(tmp_path / "again", cifar_fs.Config(), mirror=tmp_path / "other")
-    assert all((tmp_path / "again" / name).read_bytes() == (raw / name).read_bytes() for name in cifar100.FILES)
+    assert all(
+        (tmp_path / "again" / name).read_bytes() == (raw / name).read_bytes()
+        for name in cifar100.FILES
+    )
 
 
 def refused(raw: Path, mirror: Path) -> str:
@@ -117,7 +150,10 @@ def test_another_archive_is_refused_by_its_checksum(mirror, raw):
     [
         (b"abc", "its files are not made of records of 3074 bytes"),
         (records(1, 0), "its labels are not 3 images of each of 100 classes in their groups"),
-        (bytes([7]) + records(2, 0)[1:], "its labels are not 3 images of each of 100 classes in their groups"),
+        (
+            bytes([7]) + records(2, 0)[1:],
+            "its labels are not 3 images of each of 100 classes in their groups",
+        ),
     ],
     ids=["no records", "too few", "a wrong group"],
 )
@@ -140,7 +176,7 @@ def test_a_missing_file_is_told(raw, tmp_path):
 
 
 def test_a_link_in_an_archive_is_refused(tmp_path):
-    from episodic.datasets.fetch import read_tar
+    from episodic.datasets.sources.fetch import read_tar
 
     with tarfile.open(tmp_path / "a.tar", "w") as packed:
         link = tarfile.TarInfo("cifar-100-binary/train.bin")

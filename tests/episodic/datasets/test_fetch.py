@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from episodic.datasets import FetchError, fetch
+from episodic.datasets.base import FetchError
+from episodic.datasets.sources import fetch
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = bytes(range(256)) * 1000
@@ -37,7 +38,12 @@ def names(folder: Path) -> list[str]:
 
 def test_download_says_how_far_it_is(server, tmp_path):
     server.answers, seen = [server.sends(BODY)], []
-    fetch.download(f"{server.url}/a.zip", tmp_path / "a.zip", cap=len(BODY), progress=lambda *news: seen.append(news))
+    fetch.download(
+        f"{server.url}/a.zip",
+        tmp_path / "a.zip",
+        cap=len(BODY),
+        progress=lambda *news: seen.append(news),
+    )
     assert (tmp_path / "a.zip").read_bytes() == BODY
     assert len(seen) > 2
     assert seen[-1] == ("a.zip, bytes", len(BODY), len(BODY))
@@ -45,7 +51,12 @@ def test_download_says_how_far_it_is(server, tmp_path):
 
 
 def test_a_busy_server_and_a_cut_connection_are_tried_again_ever_later(server, tmp_path, waits):
-    server.answers = [server.fails(503), server.sends(BODY[:70_000], announced=len(BODY)), server.fails(429), server.sends(BODY)]
+    server.answers = [
+        server.fails(503),
+        server.sends(BODY[:70_000], announced=len(BODY)),
+        server.fails(429),
+        server.sends(BODY),
+    ]
     fetch.download(f"{server.url}/a.zip", tmp_path / "a.zip", cap=1 << 20)
     assert (tmp_path / "a.zip").read_bytes() == BODY
     assert waits == [1.0, 2.0, 4.0]
@@ -54,7 +65,9 @@ def test_a_busy_server_and_a_cut_connection_are_tried_again_ever_later(server, t
 
 def test_a_body_that_is_always_short_is_no_file(server, tmp_path, waits):
     server.answers = [server.sends(BODY[:70_000], announced=len(BODY))]
-    with pytest.raises(FetchError, match=r"tried 3 times: the connection ended after 70000 of 256000 bytes$"):
+    with pytest.raises(
+        FetchError, match=r"tried 3 times: the connection ended after 70000 of 256000 bytes$"
+    ):
         fetch.download(f"{server.url}/a.zip", tmp_path / "a.zip", cap=1 << 20, attempts=3)
     assert len(server.paths) == 3
     assert names(tmp_path) == []
@@ -62,7 +75,9 @@ def test_a_body_that_is_always_short_is_no_file(server, tmp_path, waits):
 
 def test_what_will_not_pass_is_not_tried_again(server, tmp_path, waits):
     server.answers = [server.fails(404)]
-    with pytest.raises(FetchError, match=r"a\.zip cannot be downloaded: the server answers 404 Not Found$"):
+    with pytest.raises(
+        FetchError, match=r"a\.zip cannot be downloaded: the server answers 404 Not Found$"
+    ):
         fetch.download(f"{server.url}/a.zip", tmp_path / "a.zip", cap=1 << 20)
     assert len(server.paths) == 1 and waits == [] and names(tmp_path) == []
 
@@ -104,10 +119,16 @@ def test_ended_half_way_there_is_no_file_and_the_next_run_has_it_whole(server, t
 
     server.answers = [half, server.sends(BODY)]
     target = tmp_path / "data" / "a.zip"
-    code = "import sys; from pathlib import Path; from episodic.datasets.fetch import download\n"
-    code += "signal = __import__('signal'); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = "import sys; from pathlib import Path; from episodic.datasets.sources.fetch import download\n"
+    code += (
+        "signal = __import__('signal'); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    )
     code += "download(sys.argv[1], Path(sys.argv[2]), cap=1 << 20)"
-    child = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/a.zip", str(target)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, f"{server.url}/a.zip", str(target)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 60
         while not any(draft.stat().st_size for draft in target.parent.glob(".*.part")):
@@ -126,7 +147,9 @@ def test_ended_half_way_there_is_no_file_and_the_next_run_has_it_whole(server, t
     assert target.read_bytes() == BODY
 
 
-def packed(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], how: int = zipfile.ZIP_STORED) -> Path:
+def packed(
+    path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], how: int = zipfile.ZIP_STORED
+) -> Path:
     with zipfile.ZipFile(path, "w", how) as archive:
         for name, content in members:
             archive.writestr(name, content)
@@ -134,7 +157,14 @@ def packed(path: Path, *members: tuple[str | zipfile.ZipInfo, bytes], how: int =
 
 
 def test_only_what_is_wanted_is_read(tmp_path):
-    members = [("set/b.txt", b"2"), ("set/", b""), ("set/a.txt", b"1"), ("set/B.TXT", b"3"), ("x/set/a.txt", b"4"), ("set/a.txt.exe", b"5")]
+    members = [
+        ("set/b.txt", b"2"),
+        ("set/", b""),
+        ("set/a.txt", b"1"),
+        ("set/B.TXT", b"3"),
+        ("x/set/a.txt", b"4"),
+        ("set/a.txt.exe", b"5"),
+    ]
     files = fetch.read_zip(packed(tmp_path / "a.zip", *members), wanted=WANTED, cap=1000, most=10)
     assert list(files.items()) == [("set/a.txt", b"1"), ("set/b.txt", b"2")]
     assert names(tmp_path) == ["a.zip"]
@@ -154,7 +184,10 @@ HARMFUL = {
     "drive": ([("C:\\evil.txt", b"x")], "leads out"),
     "link": ([(special(stat.S_IFLNK), b"/etc/passwd")], "link or a device"),
     "device": ([(special(stat.S_IFCHR), b"")], "link or a device"),
-    "many": ([(f"set/{i}", b"") for i in range(11)], "it has 11 members, and at most 10 are expected"),
+    "many": (
+        [(f"set/{i}", b"") for i in range(11)],
+        "it has 11 members, and at most 10 are expected",
+    ),
     "large": ([("set/a.txt", b"a" * 600), ("set/b.txt", b"b" * 600)], "larger than 1000 bytes"),
 }
 
@@ -163,14 +196,25 @@ HARMFUL = {
 def test_an_archive_that_means_harm_is_refused(tmp_path, case):
     members, said = HARMFUL[case]
     with pytest.raises(FetchError, match=rf"^THE ARCHIVE is refused: .*{said}"):
-        fetch.read_zip(packed(tmp_path / "a.zip", *members), wanted=WANTED, cap=1000, most=10, name="THE ARCHIVE")
+        fetch.read_zip(
+            packed(tmp_path / "a.zip", *members),
+            wanted=WANTED,
+            cap=1000,
+            most=10,
+            name="THE ARCHIVE",
+        )
     assert names(tmp_path) == ["a.zip"]
 
 
 def test_large_files_packed_small_are_refused_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *args: pytest.fail("it was read"))
     digits = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(100)).encode()
-    packed(tmp_path / "total.zip", ("set/a.txt", digits), ("set/b.txt", digits), how=zipfile.ZIP_DEFLATED)
+    packed(
+        tmp_path / "total.zip",
+        ("set/a.txt", digits),
+        ("set/b.txt", digits),
+        how=zipfile.ZIP_DEFLATED,
+    )
     assert (tmp_path / "total.zip").stat().st_size < 10_000 < 2 * len(digits)
     with pytest.raises(FetchError, match="its files are larger than 10000 bytes"):
         fetch.read_zip(tmp_path / "total.zip", wanted=WANTED, cap=10_000, most=10)
@@ -216,10 +260,16 @@ SOUND = {"set/a.txt": b"one " * 20, "set/b.txt": b"two"}
 
 
 def test_a_damaged_archive_is_a_sentence_or_its_true_content(tmp_path):
-    path = packed(tmp_path / "a.zip", ("set/a.txt", b"one " * 20), ("é", b""), how=zipfile.ZIP_DEFLATED)
+    path = packed(
+        tmp_path / "a.zip", ("set/a.txt", b"one " * 20), ("é", b""), how=zipfile.ZIP_DEFLATED
+    )
     sound = path.read_bytes()
     damaged = [sound[:length] for length in range(0, len(sound), 5)]
-    damaged += [sound[:place] + bytes([value]) + sound[place + 1 :] for place in range(len(sound)) for value in (0, 128, 255)]
+    damaged += [
+        sound[:place] + bytes([value]) + sound[place + 1 :]
+        for place in range(len(sound))
+        for value in (0, 128, 255)
+    ]
     for content in damaged:
         path.write_bytes(content)
         try:
@@ -243,10 +293,15 @@ def test_a_folder_is_read_as_its_archive_would_be(tmp_path):
 
 
 def test_content_digest_is_over_names_and_contents_in_order():
-    lines = b"".join(b"%s\0%s\n" % (name.encode(), hashlib.sha256(SOUND[name]).hexdigest().encode()) for name in ("set/a.txt", "set/b.txt"))
+    lines = b"".join(
+        b"%s\0%s\n" % (name.encode(), hashlib.sha256(SOUND[name]).hexdigest().encode())
+        for name in ("set/a.txt", "set/b.txt")
+    )
     assert fetch.content_digest(SOUND) == hashlib.sha256(lines).hexdigest()
     assert fetch.content_digest(dict(reversed(SOUND.items()))) == fetch.content_digest(SOUND)
-    assert fetch.content_digest({"set/a.txt": SOUND["set/b.txt"], "set/b.txt": SOUND["set/a.txt"]}) != fetch.content_digest(SOUND)
+    assert fetch.content_digest(
+        {"set/a.txt": SOUND["set/b.txt"], "set/b.txt": SOUND["set/a.txt"]}
+    ) != fetch.content_digest(SOUND)
 
 
 def test_a_packed_archive_says_nothing_but_names_and_contents(tmp_path):
@@ -256,7 +311,13 @@ def test_a_packed_archive_says_nothing_but_names_and_contents(tmp_path):
     assert fetch.read_zip(tmp_path / "a.zip", wanted=WANTED, cap=1000, most=10) == SOUND
     with zipfile.ZipFile(io.BytesIO((tmp_path / "a.zip").read_bytes())) as archive:
         for member in archive.infolist():
-            said = (member.date_time, member.create_system, member.external_attr >> 16, member.compress_type, member.extra)
+            said = (
+                member.date_time,
+                member.create_system,
+                member.external_attr >> 16,
+                member.compress_type,
+                member.extra,
+            )
             assert said == ((1980, 1, 1, 0, 0, 0), 3, stat.S_IFREG | 0o644, zipfile.ZIP_STORED, b"")
 
 
@@ -265,5 +326,7 @@ def test_a_mirror_is_looked_into_in_order(tmp_path):
     assert fetch.in_mirror(None, "first") is None
     assert fetch.in_mirror(tmp_path, "first") is None
     assert fetch.in_mirror(tmp_path, "first", "second") == tmp_path / "second"
-    with pytest.raises(FetchError, match=r"EPISODIC_MIRROR names .*nowhere, where there is no folder"):
+    with pytest.raises(
+        FetchError, match=r"EPISODIC_MIRROR names .*nowhere, where there is no folder"
+    ):
         fetch.in_mirror(tmp_path / "nowhere", "first")

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from episodic.config import ConfigError
-from episodic.datasets import SPLITS, Images, Limits, glyphs
-from episodic.statistics import mean_ci95
+from episodic.core.config import ConfigError
+from episodic.core.statistics import mean_ci95
+from episodic.datasets import glyphs
+from episodic.datasets.base import SPLITS, Images, Limits
 
 DRAWERS = 20
 
@@ -37,10 +38,16 @@ def test_default_size(data: Images):
     characters = np.unique(data.groups, return_counts=True)[1]
     assert len(characters) == 50
     assert characters.min() >= 20 and characters.max() <= 40
-    assert data.images.shape == (len(data.classes) * DRAWERS, 1, 28, 28) and data.images.dtype == np.uint8
+    assert (
+        data.images.shape == (len(data.classes) * DRAWERS, 1, 28, 28)
+        and data.images.dtype == np.uint8
+    )
     assert data.counts.dtype == np.int64 and set(data.counts.tolist()) == {DRAWERS}
     assert len(set(data.classes)) == len(data.classes)
-    assert all(name.startswith(f"{group}/character-") for name, group in zip(data.classes, data.groups, strict=True))
+    assert all(
+        name.startswith(f"{group}/character-")
+        for name, group in zip(data.classes, data.groups, strict=True)
+    )
     assert data.protocol == "alphabets kept apart"
 
 
@@ -75,8 +82,15 @@ def test_two_drawings_are_the_same_bytes(tmp_path: Path):
         np.random.seed(len(digests))  # the global generator is of no account
         folder = tmp_path / name
         folder.mkdir()
-        glyphs.fetch(folder, glyphs.Config(alphabets=5), progress=lambda *figures: said.append(figures))
-        digests.append([hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in ("images.npy", "classes.json")])
+        glyphs.fetch(
+            folder, glyphs.Config(alphabets=5), progress=lambda *figures: said.append(figures)
+        )
+        digests.append(
+            [
+                hashlib.sha256((folder / file).read_bytes()).hexdigest()
+                for file in ("images.npy", "classes.json")
+            ]
+        )
     assert digests[0] == digests[1]
     assert said == 2 * [("alphabets", done, 5) for done in range(1, 6)]
 
@@ -87,7 +101,9 @@ def test_alphabets_are_kept_apart(alphabets: int, seed: int):
     splits = np.array(glyphs.alphabet_splits(alphabets, seed))
     assert len(splits) == alphabets
     shares = {split: (splits == split).sum() for split in SPLITS}
-    assert shares["validation"] == max(1, round(alphabets / 10)) and shares["test"] == max(1, round(alphabets / 5))
+    assert shares["validation"] == max(1, round(alphabets / 10)) and shares["test"] == max(
+        1, round(alphabets / 5)
+    )
     assert sum(shares.values()) == alphabets
 
 
@@ -115,11 +131,15 @@ def test_limits_are_known_before_the_drawing(data: Images):
 
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])
 def test_a_number_of_alphabets_out_of_range_is_one_sentence(alphabets: int):
-    with pytest.raises(ConfigError, match=rf"^alphabets is {alphabets}: must be between 5 and 1000$"):
+    with pytest.raises(
+        ConfigError, match=rf"^alphabets is {alphabets}: must be between 5 and 1000$"
+    ):
         glyphs.Config(alphabets=alphabets)
 
 
-def nearest_neighbour(images: np.ndarray, episodes: int, ways: int = 5, queries: int = 15) -> tuple[float, float]:
+def nearest_neighbour(
+    images: np.ndarray, episodes: int, ways: int = 5, queries: int = 15
+) -> tuple[float, float]:
     """Accuracy at 1 shot, and its 95 % interval: Euclidean distance of pixels. images: `(classes, drawers, 28, 28)`"""
     random = np.random.default_rng(0)
     pixels = images.reshape(len(images), DRAWERS, -1).astype(np.float32) / 255
@@ -135,7 +155,9 @@ def nearest_neighbour(images: np.ndarray, episodes: int, ways: int = 5, queries:
 
 def test_pixels_are_as_bad_a_guide_as_in_omniglot(data: Images):
     """The real Omniglot's images_background gives 47.1 %; chance is 20 %, and drawings all alike would give 100 %."""
-    accuracy, ci95 = nearest_neighbour(by_class(data.images)[np.array(data.splits) == "test"], episodes=1500)
+    accuracy, ci95 = nearest_neighbour(
+        by_class(data.images)[np.array(data.splits) == "test"], episodes=1500
+    )
     assert ci95 < 0.01
     assert accuracy - ci95 > 0.40 and accuracy + ci95 < 0.60
 
@@ -151,7 +173,10 @@ def test_classes_and_not_drawings_make_the_difference(data: Images):
 def test_characters_of_an_alphabet_differ(data: Images):
     """The mean drawings of two characters of one alphabet are further apart than two halves of one character's drawings."""
     images = by_class(data.images)[: glyphs.character_count(0)].astype(np.float64) / 255
-    odd, even = images[:, ::2].mean(1).reshape(len(images), -1), images[:, 1::2].mean(1).reshape(len(images), -1)
+    odd, even = (
+        images[:, ::2].mean(1).reshape(len(images), -1),
+        images[:, 1::2].mean(1).reshape(len(images), -1),
+    )
     distance = np.linalg.norm(odd[:, None] - even, axis=-1)
     assert (distance.argmin(1) == np.arange(len(images))).mean() > 0.9  # chance: 1 in 20 to 40
 

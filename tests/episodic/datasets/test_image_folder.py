@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.datasets import SPLITS, FetchError, image_folder
+from episodic.datasets import image_folder
+from episodic.datasets.base import SPLITS, FetchError
 from episodic.datasets.image_folder import Config
 from episodic.datasets.sources.folder import divided
-from episodic.inputs.image import Pictures
+from episodic.preprocessing.image import Pictures
 
 SHARES = Config().shares
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
@@ -23,7 +24,9 @@ def drawn(folder: Path, names: list[str], count: int = 4, colour: bool = False) 
         (folder / name).mkdir(parents=True)
         for i in range(count):
             level = (20 * place, 0, 5) if colour else 20 * place
-            Image.new("RGB" if colour else "L", (10 + i, 12), level).save(folder / name / f"{i}.{('png', 'bmp', 'gif', 'tif')[i % 4]}")
+            Image.new("RGB" if colour else "L", (10 + i, 12), level).save(
+                folder / name / f"{i}.{('png', 'bmp', 'gif', 'tif')[i % 4]}"
+            )
     return folder
 
 
@@ -40,10 +43,17 @@ def test_a_folder_for_each_class(tmp_path):
     (source / "plain/.thumb.png").touch()
     found = made(source, tmp_path / "raw")
     visible = sorted(set(NAMES) - {".hidden"})
-    assert found.classes == visible and found.counts.tolist() == [4] * 5 and found.images.shape == (20, 1, 8, 8)
+    assert (
+        found.classes == visible
+        and found.counts.tolist() == [4] * 5
+        and found.images.shape == (20, 1, 8, 8)
+    )
     for name, first in zip(found.classes, found.images[::4], strict=True):
         assert (first == 20 * NAMES.index(name)).all()
-    assert found.protocol == "pictures, classes divided at random" and str(tmp_path) not in found.protocol
+    assert (
+        found.protocol == "pictures, classes divided at random"
+        and str(tmp_path) not in found.protocol
+    )
     assert not found.inverted and found.kind == "classification"
 
 
@@ -57,8 +67,16 @@ def test_it_reads_what_a_model_in_use_reads(tmp_path):
 
 
 def test_colours_are_kept_if_asked_for(tmp_path):
-    found = made(drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True), tmp_path / "raw", Config(size=8, colour=True))
-    assert found.images.shape[1:] == (3, 8, 8) and (found.images[-1, 0] == 60).all() and (found.images[-1, 2] == 5).all()
+    found = made(
+        drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True),
+        tmp_path / "raw",
+        Config(size=8, colour=True),
+    )
+    assert (
+        found.images.shape[1:] == (3, 8, 8)
+        and (found.images[-1, 0] == 60).all()
+        and (found.images[-1, 2] == 5).all()
+    )
 
 
 def test_the_division_is_a_function_of_seed_and_names():
@@ -66,7 +84,11 @@ def test_the_division_is_a_function_of_seed_and_names():
     first = divided(names, SHARES, 0)
     assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
     assert first == divided(names[::-1], SHARES, 0) != divided(names, SHARES, 1)
-    assert [list(divided(names[:3], SHARES, 0).values()).count(split) for split in SPLITS] == [2, 0, 1]
+    assert [list(divided(names[:3], SHARES, 0).values()).count(split) for split in SPLITS] == [
+        2,
+        0,
+        1,
+    ]
 
 
 def test_folders_may_say_the_division(tmp_path):
@@ -74,11 +96,23 @@ def test_folders_may_say_the_division(tmp_path):
     for part, names in {"train": ["a", "d"], "val": ["c"], "test": ["b"]}.items():
         drawn(source / part, names)
     found = made(source, tmp_path / "raw", seed=5)
-    assert dict(zip(found.classes, found.splits, strict=True)) == {"a": "train", "b": "test", "c": "validation", "d": "train"}
+    assert dict(zip(found.classes, found.splits, strict=True)) == {
+        "a": "train",
+        "b": "test",
+        "c": "validation",
+        "d": "train",
+    }
     assert found.protocol == "pictures, classes divided by its folders"
-    assert image_folder.limits(Config(), 0, source).classes == {"train": 2, "validation": 1, "test": 1}
+    assert image_folder.limits(Config(), 0, source).classes == {
+        "train": 2,
+        "validation": 1,
+        "test": 1,
+    }
     drawn(source / "test", ["a"])
-    with pytest.raises(FetchError, match="a lies in several of test, train, val: a class belongs to one of them alone"):
+    with pytest.raises(
+        FetchError,
+        match="a lies in several of test, train, val: a class belongs to one of them alone",
+    ):
         image_folder.limits(Config(), 0, source)
     for path in (source / "val").rglob("*"):
         if path.is_file():
@@ -109,7 +143,10 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
         and "words.jpg is no picture" in str(caught.value)
     )
     assert list((tmp_path / "raw").iterdir()) == []
-    for wrong, said in ((tmp_path / "none", "must be a folder with a folder of pictures"), (tmp_path / "raw", "has no folders")):
+    for wrong, said in (
+        (tmp_path / "none", "must be a folder with a folder of pictures"),
+        (tmp_path / "raw", "has no folders"),
+    ):
         with pytest.raises(FetchError, match=said):
             image_folder.limits(Config(), 0, wrong)
     (source / "d").mkdir()

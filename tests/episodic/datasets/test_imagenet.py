@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.datasets import FetchError, mini_imagenet, tiered_imagenet
+from episodic.datasets import mini_imagenet, tiered_imagenet
+from episodic.datasets.base import FetchError
 from episodic.datasets.sources import imagenet
 
 MODULES = {"mini_imagenet": mini_imagenet, "tiered_imagenet": tiered_imagenet}
 
 
-def picture(colour: tuple[int, int, int], size: tuple[int, int] = (84, 84), kind: str = "PNG", mode: str = "RGB") -> bytes:
+def picture(
+    colour: tuple[int, int, int],
+    size: tuple[int, int] = (84, 84),
+    kind: str = "PNG",
+    mode: str = "RGB",
+) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).convert(mode).save(buffer, kind)
     return buffer.getvalue()
@@ -56,9 +62,15 @@ def test_the_splits_are_the_published_ones():
     mini, tiered = (module.limits(module.Config(), 0) for module in MODULES.values())
     assert mini.classes == {"train": 64, "validation": 16, "test": 20} and mini.input == (3, 84, 84)
     assert tiered.classes == {"train": 351, "validation": 97, "test": 160}
-    groups = {split: {row["group"] for row in imagenet.table("tiered_imagenet") if row["split"] == split} for split in tiered.classes}
+    groups = {
+        split: {row["group"] for row in imagenet.table("tiered_imagenet") if row["split"] == split}
+        for split in tiered.classes
+    }
     assert [len(found) for found in groups.values()] == [20, 6, 8]
-    digests = {name: hashlib.sha256((imagenet.SPLIT_TABLES / f"{name}.csv").read_bytes()).hexdigest()[:16] for name in MODULES}
+    digests = {
+        name: hashlib.sha256((imagenet.SPLIT_TABLES / f"{name}.csv").read_bytes()).hexdigest()[:16]
+        for name in MODULES
+    }
     known = {"mini_imagenet": "3e1192820ac97896", "tiered_imagenet": "4d7ee2209287d17d"}
     assert digests == known, "checked class by class against the published lists"
     assert len(set.union(*groups.values())) == 34, "groups are kept apart"
@@ -68,7 +80,10 @@ def test_the_splits_are_the_published_ones():
 @pytest.mark.parametrize("name", MODULES)
 def test_pictures_to_images(name, packed, raw, tmp_path):
     module, content = MODULES[name], files(name, 2)
-    content |= {"train.csv": b"filename,label\n", "n00000000/n00000000_1.png": b"another class is left alone"}
+    content |= {
+        "train.csv": b"filename,label\n",
+        "n00000000/n00000000_1.png": b"another class is left alone",
+    }
     if packed:
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             for inner, data in content.items():
@@ -80,9 +95,13 @@ def test_pictures_to_images(name, packed, raw, tmp_path):
     table = imagenet.table(name)
     assert data.images.shape == (2 * len(table), 3, 84, 84)
     places = data.images[:, 0, 0, 0].astype(int) + 256 * data.images[:, 2, 40, 40].astype(int)
-    assert places.tolist() == np.arange(len(table)).repeat(2).tolist(), "class after class, red first"
+    assert places.tolist() == np.arange(len(table)).repeat(2).tolist(), (
+        "class after class, red first"
+    )
     assert data.images[:, 1, 83, 83].tolist() == [0, 10] * len(table)
-    assert data.splits == [row["split"] for row in table] and data.counts.tolist() == [2] * len(table)
+    assert data.splits == [row["split"] for row in table] and data.counts.tolist() == [2] * len(
+        table
+    )
 
 
 def test_pictures_of_any_size_and_kind_are_brought_to_84_pixels(raw, tmp_path):
@@ -101,14 +120,20 @@ def test_pictures_of_any_size_and_kind_are_brought_to_84_pixels(raw, tmp_path):
 @pytest.mark.parametrize("name", MODULES)
 def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
     module, content = MODULES[name], files(name, 2)
-    with pytest.raises(FetchError, match="cannot be downloaded, since ImageNet may not be passed on: set EPISODIC_MIRROR"):
+    with pytest.raises(
+        FetchError,
+        match="cannot be downloaded, since ImageNet may not be passed on: set EPISODIC_MIRROR",
+    ):
         module.fetch(raw, module.Config())
     (tmp_path / "empty").mkdir()
     with pytest.raises(FetchError, match="cannot be downloaded"):
         module.fetch(raw, module.Config(), mirror=tmp_path / "empty")
     del content[next(iter(content))]
     folder(tmp_path / name, content)
-    with pytest.raises(FetchError, match=f"1 of its {len(imagenet.table(name))} classes have not (at least )?2 pictures, as n01.* with 1"):
+    with pytest.raises(
+        FetchError,
+        match=f"1 of its {len(imagenet.table(name))} classes have not (at least )?2 pictures, as n01.* with 1",
+    ):
         module.fetch(raw, module.Config(), mirror=tmp_path)
     assert list(raw.iterdir()) == []
 
@@ -116,7 +141,8 @@ def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
 def test_a_folder_may_name_the_class(raw, tmp_path):
     """As many archives of ImageNet are laid out."""
     content = {
-        f"train/{name.split('/')[-1].split('_')[0]}/{i:04d}.png": data for i, (name, data) in enumerate(files("mini_imagenet", 2).items())
+        f"train/{name.split('/')[-1].split('_')[0]}/{i:04d}.png": data
+        for i, (name, data) in enumerate(files("mini_imagenet", 2).items())
     }
     folder(tmp_path / "mini_imagenet", content)
     mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
@@ -129,7 +155,10 @@ def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
         for inner, data in files("mini_imagenet", 2).items():
             archive.writestr(inner, data)
     content = bytearray(path.read_bytes())
-    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag of encryption, in both headers of each member
+    for mark, at in (
+        (b"PK\x03\x04", 6),
+        (b"PK\x01\x02", 8),
+    ):  # the flag of encryption, in both headers of each member
         place = -1
         while (place := content.find(mark, place + 1)) >= 0:
             content[place + at] |= 1

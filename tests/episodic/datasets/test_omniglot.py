@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from torchvision.datasets import Omniglot as Official
 
-from episodic.datasets import SPLITS, FetchError, Limits, fetch, omniglot
+from episodic.datasets import omniglot
+from episodic.datasets.base import SPLITS, FetchError, Limits
 from episodic.datasets.omniglot import Character, Config
+from episodic.datasets.sources import fetch
 
 SMALL = (
     Character("Angelic/character01", "Angelic", "images_evaluation", "test"),
@@ -39,7 +41,9 @@ def drawings() -> dict[str, dict[str, bytes]]:
     result: dict[str, dict[str, bytes]] = {archive: {} for archive in omniglot.CONTENT}
     for i, character in enumerate(SMALL):
         for drawer in range(20):
-            result[character.archive][f"{character.archive}/{character.name}/{i:04d}_{drawer + 1:02d}.png"] = png(100 * i + drawer)
+            result[character.archive][
+                f"{character.archive}/{character.name}/{i:04d}_{drawer + 1:02d}.png"
+            ] = png(100 * i + drawer)
     return result
 
 
@@ -47,7 +51,11 @@ def drawings() -> dict[str, dict[str, bytes]]:
 def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
     """A world in which the small archives are all there is of Omniglot."""
     monkeypatch.setattr(omniglot, "characters", lambda: SMALL)
-    monkeypatch.setattr(omniglot, "CONTENT", {archive: fetch.content_digest(files) for archive, files in drawings.items()})
+    monkeypatch.setattr(
+        omniglot,
+        "CONTENT",
+        {archive: fetch.content_digest(files) for archive, files in drawings.items()},
+    )
     monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
     return drawings
 
@@ -88,7 +96,9 @@ def fetched(folder: Path, mirror: Path | None, **options) -> dict[str, bytes]:
 def test_the_raw_bytes_do_not_say_where_they_came_from(small, server, tmp_path, monkeypatch):
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.answers, seen = [server.sends(container(files)) for files in small.values()], []
-    official = fetched(tmp_path / "a", None, progress=lambda what, done, total: seen.append((what, done == total)))
+    official = fetched(
+        tmp_path / "a", None, progress=lambda what, done, total: seen.append((what, done == total))
+    )
     assert server.paths == ["/images_background.zip", "/images_evaluation.zip"]
     assert ("images_evaluation.zip, bytes", True) in seen
     assert list(official) == ["images_background.zip", "images_evaluation.zip"]
@@ -112,7 +122,9 @@ def test_the_official_md5_is_good_enough(small, tmp_path, monkeypatch):
     mirror = zipped_mirror(tmp_path / "mirror", {**small, "images_evaluation": changed})
     with pytest.raises(FetchError):
         fetched(tmp_path / "a", mirror)
-    md5 = hashlib.md5((mirror / "omniglot" / "images_evaluation.zip").read_bytes(), usedforsecurity=False).hexdigest()
+    md5 = hashlib.md5(
+        (mirror / "omniglot" / "images_evaluation.zip").read_bytes(), usedforsecurity=False
+    ).hexdigest()
     monkeypatch.setattr(Official, "zips_md5", {"images_evaluation": md5})
     assert "images_evaluation.zip" in fetched(tmp_path / "b", mirror)
 
@@ -126,20 +138,30 @@ def without_one(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("harm", [changed, without_one])
-def test_anything_else_is_refused_wherever_it_comes_from(small, server, tmp_path, monkeypatch, harm):
+def test_anything_else_is_refused_wherever_it_comes_from(
+    small, server, tmp_path, monkeypatch, harm
+):
     other = {**small, "images_background": harm(small["images_background"])}
     expected = r"is not Omniglot's images_background: its \d\d images have the content digest \w{12}\.\.\. where \w{12}\.\.\. is expected; "
     for make in (zipped_mirror, unpacked_mirror):
         mirror = make(tmp_path / make.__name__, other)
-        with pytest.raises(FetchError, match=rf"^{mirror}/omniglot/images_background\S* {expected}put .* or unset EPISODIC_MIRROR"):
+        with pytest.raises(
+            FetchError,
+            match=rf"^{mirror}/omniglot/images_background\S* {expected}put .* or unset EPISODIC_MIRROR",
+        ):
             fetched(tmp_path / f"from_{make.__name__}", mirror)
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.answers = [server.sends(container(other["images_background"]))]
-    with pytest.raises(FetchError, match=rf"^{server.url}/images_background\.zip {expected}connect .* or set EPISODIC_MIRROR"):
+    with pytest.raises(
+        FetchError,
+        match=rf"^{server.url}/images_background\.zip {expected}connect .* or set EPISODIC_MIRROR",
+    ):
         fetched(tmp_path / "official", None)
 
 
-def test_no_network_and_no_mirror_is_a_sentence_that_says_what_to_do(small, server, tmp_path, monkeypatch):
+def test_no_network_and_no_mirror_is_a_sentence_that_says_what_to_do(
+    small, server, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.shutdown()
     server.server_close()
@@ -161,7 +183,9 @@ def raw(small, tmp_path) -> Path:
 def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
     data = omniglot.prepare(raw, Config(split="vinyals"), 0)
     assert data.images.shape == (12 * 20, 1, 28, 28) and data.images.dtype == np.uint8
-    assert data.classes == [f"{c.name}{turn}" for c in SMALL for turn in ("", "/90", "/180", "/270")]
+    assert data.classes == [
+        f"{c.name}{turn}" for c in SMALL for turn in ("", "/90", "/180", "/270")
+    ]
     assert data.groups == ["Angelic"] * 4 + ["Greek"] * 8
     assert data.splits == ["test"] * 4 + ["train"] * 4 + ["validation"] * 4
     assert data.counts.tolist() == [20] * 12
@@ -170,11 +194,18 @@ def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
     for quarter in (1, 2, 3):
         assert torch.equal(by_class[:, quarter], torch.rot90(by_class[:, 0], quarter, (-2, -1)))
         assert not torch.equal(by_class[:, quarter], by_class[:, 0])
-    for i, content in ((0, small["images_evaluation"]["images_evaluation/Angelic/character01/0000_01.png"]),
-                       (2, small["images_background"]["images_background/Greek/character02/0002_01.png"])):  # fmt: skip
+    for i, content in (
+        (0, small["images_evaluation"]["images_evaluation/Angelic/character01/0000_01.png"]),
+        (2, small["images_background"]["images_background/Greek/character02/0002_01.png"]),
+    ):
         exact = torch.from_numpy(~np.asarray(Image.open(io.BytesIO(content)))).double()[None, None]
-        smooth = torch.nn.functional.interpolate(exact, (28, 28), mode="bilinear", antialias=True)[0, 0] * 255
-        assert (by_class[i, 0, 0] - smooth).abs().max() < 1.01, "drawer 1 comes first, within a level of exact antialiasing"
+        smooth = (
+            torch.nn.functional.interpolate(exact, (28, 28), mode="bilinear", antialias=True)[0, 0]
+            * 255
+        )
+        assert (by_class[i, 0, 0] - smooth).abs().max() < 1.01, (
+            "drawer 1 comes first, within a level of exact antialiasing"
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,8 +219,15 @@ def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
 )
 def test_rotations_where_they_are_asked_for(raw, config, classes, said):
     data = omniglot.prepare(raw, config, 0)
-    assert [data.splits.count(split) for split in SPLITS] == classes == list(omniglot.limits(config, 0).classes.values())
-    assert omniglot.limits(config, 0).groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
+    assert (
+        [data.splits.count(split) for split in SPLITS]
+        == classes
+        == list(omniglot.limits(config, 0).classes.values())
+    )
+    assert (
+        omniglot.limits(config, 0).groups
+        == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
+    )
     assert data.protocol == f"vinyals split, {said}"
     assert len(data.images) == 20 * sum(classes)
 
@@ -199,15 +237,24 @@ def test_the_order_of_an_archive_does_not_matter(raw, small):
     for archive, files in small.items():
         (raw / f"{archive}.zip").write_bytes(container(files))
     after = omniglot.prepare(raw, Config("vinyals"), 0)
-    assert np.array_equal(before.images, after.images) and before.classes == after.classes and before.splits == after.splits
+    assert (
+        np.array_equal(before.images, after.images)
+        and before.classes == after.classes
+        and before.splits == after.splits
+    )
 
 
 def test_raw_files_that_fetch_did_not_write(raw, small):
     fetch.write_zip(raw / "images_background.zip", without_one(small["images_background"]))
-    with pytest.raises(FetchError, match="does not hold all of Omniglot: remove it and run the stage download again"):
+    with pytest.raises(
+        FetchError,
+        match="does not hold all of Omniglot: remove it and run the stage download again",
+    ):
         omniglot.prepare(raw, Config("vinyals"), 0)
     (raw / "images_background.zip").unlink()
-    with pytest.raises(FetchError, match=r"images_background\.zip is missing: run the stage download first"):
+    with pytest.raises(
+        FetchError, match=r"images_background\.zip is missing: run the stage download first"
+    ):
         omniglot.prepare(raw, Config("vinyals"), 0)
 
 
@@ -223,7 +270,9 @@ def real(mirror, tmp_path_factory) -> Path:
 
 def test_the_real_archives_have_the_pinned_content(real):
     for archive, digest in omniglot.CONTENT.items():
-        files = fetch.read_zip(real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.CAP, most=omniglot.MEMBERS)
+        files = fetch.read_zip(
+            real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.CAP, most=omniglot.MEMBERS
+        )
         assert fetch.content_digest(files) == digest
 
 

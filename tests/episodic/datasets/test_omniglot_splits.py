@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from episodic.datasets import SPLITS, omniglot
+from episodic.datasets import omniglot
+from episodic.datasets.base import SPLITS
 from episodic.datasets.omniglot import Config
 
 
@@ -24,7 +25,10 @@ def test_the_table_is_omniglot():
     known = omniglot.characters()
     assert [c.name for c in known] == sorted({c.name for c in known})
     assert Counter(c.archive for c in known) == {"images_background": 964, "images_evaluation": 659}
-    assert {archive: len({c.alphabet for c in known if c.archive == archive}) for archive in omniglot.CONTENT} == {
+    assert {
+        archive: len({c.alphabet for c in known if c.archive == archive})
+        for archive in omniglot.CONTENT
+    } == {
         "images_background": 30,
         "images_evaluation": 20,
     }
@@ -36,9 +40,15 @@ def test_every_character_is_in_one_split_and_the_limits_say_how_many(split):
     assert list(omniglot.splits(plain, 3)) == [c.name for c in omniglot.characters()]
     assert sum(sizes(plain, 3)) == 1623
     assert list(omniglot.limits(plain, 3).classes.values()) == sizes(plain, 3)
-    assert list(omniglot.limits(Config(split), 3).classes.values()) == [4 * n for n in sizes(plain, 3)]
+    assert list(omniglot.limits(Config(split), 3).classes.values()) == [
+        4 * n for n in sizes(plain, 3)
+    ]
     train, validation, test = sizes(plain, 3)
-    assert list(omniglot.limits(Config(split, rotate_test=False), 3).classes.values()) == [4 * train, validation, test]
+    assert list(omniglot.limits(Config(split, rotate_test=False), 3).classes.values()) == [
+        4 * train,
+        validation,
+        test,
+    ]
     assert omniglot.limits(plain, 3).examples == 20
 
 
@@ -48,7 +58,9 @@ def test_maml_draws_characters_by_seed_for_good():
     # By chance alone two seeds share 423 * 423 / 1623 = 110 test characters (standard deviation 8).
     assert 80 < len(members(Config("maml"), 1)["test"] & members(Config("maml"), 2)["test"]) < 140
     pinned = hashlib.sha256("\n".join(sorted(members(Config("maml"))["test"])).encode()).hexdigest()
-    assert pinned[:16] == "0ad0826a38bee0b8", "published figures rest on this split: it must never change"
+    assert pinned[:16] == "0ad0826a38bee0b8", (
+        "published figures rest on this split: it must never change"
+    )
 
 
 def test_vinyals_keeps_alphabets_apart_but_for_one():
@@ -58,7 +70,9 @@ def test_vinyals_keeps_alphabets_apart_but_for_one():
     alphabets = {split: {name.split("/")[0] for name in names} for split, names in parts.items()}
     assert alphabets["train"] & alphabets["test"] == {"Gurmukhi"}
     assert not alphabets["validation"] & (alphabets["train"] | alphabets["test"])
-    assert {name for name in parts["test"] if name.startswith("Gurmukhi/")} == {f"Gurmukhi/character{i}" for i in range(42, 46)}
+    assert {name for name in parts["test"] if name.startswith("Gurmukhi/")} == {
+        f"Gurmukhi/character{i}" for i in range(42, 46)
+    }
 
 
 def test_lake_holds_out_whole_background_alphabets_by_seed():
@@ -68,16 +82,26 @@ def test_lake_holds_out_whole_background_alphabets_by_seed():
         parts = members(Config("lake"), seed)
         assert len(parts["test"]) == 659 and len(parts["train"] | parts["validation"]) == 964
         assert parts["train"] | parts["validation"] == background
-        alphabets = {split: {name.split("/")[0] for name in names} for split, names in parts.items()}
-        assert len(alphabets["validation"]) == 5 and not alphabets["validation"] & alphabets["train"]
+        alphabets = {
+            split: {name.split("/")[0] for name in names} for split, names in parts.items()
+        }
+        assert (
+            len(alphabets["validation"]) == 5 and not alphabets["validation"] & alphabets["train"]
+        )
         held_out.add(frozenset(alphabets["validation"]))
     assert len(held_out) == 4
 
 
 def test_the_real_split_of_vinyals_is_the_published_one(mirror):
     if not (mirror / "omniglot" / "splits").is_dir():
-        pytest.skip("the mirror holds no omniglot/splits, with the files that Prototypical Networks came with")
+        pytest.skip(
+            "the mirror holds no omniglot/splits, with the files that Prototypical Networks came with"
+        )
     for split, short in zip(SPLITS, ("train", "val", "test"), strict=True):
         lines = (mirror / "omniglot" / "splits" / f"vinyals-{short}.txt").read_text().split()
-        published = {f"{name}/rot{turn:03d}" for name in members(Config("vinyals"))[split] for turn in omniglot.TURNS}
+        published = {
+            f"{name}/rot{turn:03d}"
+            for name in members(Config("vinyals"))[split]
+            for turn in omniglot.TURNS
+        }
         assert published == set(lines) and len(lines) == len(published)

@@ -11,10 +11,11 @@ import films
 import numpy as np
 import pytest
 
-from episodic.config import ConfigError
-from episodic.datasets import SPLITS, FetchError, Tasks, movielens, ratings
+from episodic.core.config import ConfigError
+from episodic.datasets import movielens, ratings
+from episodic.datasets.base import SPLITS, FetchError, Tasks
 from episodic.datasets.sources.folder import divided
-from episodic.inputs import InputError, build
+from episodic.preprocessing.base import InputError, build
 
 FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
 
@@ -53,10 +54,16 @@ def test_both_formats_hold_the_same_ratings(version, tmp_path):
     assert found.names == sorted(user for user, of_user in by_user.items() if len(of_user) >= 20)
     name = found.names[7]
     items, values = of(found, name)
-    assert Counter(zip(items, values, strict=True)) == Counter((f"Fäden {f} ({1980 + f % 20})", float(v)) for _, f, v in by_user[name])
+    assert Counter(zip(items, values, strict=True)) == Counter(
+        (f"Fäden {f} ({1980 + f % 20})", float(v)) for _, f, v in by_user[name]
+    )
     times = {f"Fäden {f} ({1980 + f % 20})": t for t, f, _ in by_user[name]}
     assert [times[item] for item in items] == sorted(times.values()), "in the order of time"
-    assert {feature.split("=")[0] for feature in found.inputs["users"]} == {"gender", "age", "occupation"}
+    assert {feature.split("=")[0] for feature in found.inputs["users"]} == {
+        "gender",
+        "age",
+        "occupation",
+    }
     numbers = found.inputs["items"]["Fäden 3 (1983)"].split()
     assert len(numbers) == 2 + len(genres[3]), "the film, its year and its genres"
 
@@ -71,9 +78,14 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
             file.write(path, f"ml-100k/{path.name}")
     raw = tmp_path / "raw"
     raw.mkdir()
-    with pytest.raises(FetchError, match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with the files"):
+    with pytest.raises(
+        FetchError,
+        match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with the files",
+    ):
         movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
-    real = movielens.VERSIONS["ml-100k"]._replace(md5=hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest())
+    real = movielens.VERSIONS["ml-100k"]._replace(
+        md5=hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    )
     monkeypatch.setitem(movielens.VERSIONS, "ml-100k", real)
     movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
     assert sorted(path.name for path in raw.iterdir()) == ["u.data", "u.item", "u.user"]
@@ -88,17 +100,35 @@ def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
     again, other = prepared(source, tmp_path / "raw"), prepared(source, tmp_path / "raw", seed=1)
     assert again.splits == found.splits and (again.examples == found.examples).all()
     assert other.splits != found.splits
-    assert found.protocol == f"new users, known items, {counts['train']} / {counts['validation']} / {counts['test']} users"
-    seen = {text for text, split in zip(found.texts, np.repeat(found.splits, found.counts), strict=True) if split == "train"}
+    assert (
+        found.protocol
+        == f"new users, known items, {counts['train']} / {counts['validation']} / {counts['test']} users"
+    )
+    seen = {
+        text
+        for text, split in zip(found.texts, np.repeat(found.splits, found.counts), strict=True)
+        if split == "train"
+    }
     assert set(found.texts) == seen, "every item is known from training"
     assert (found.examples[:, 0, 0] > 0).all()
 
 
 def test_new_items_are_seen_by_test_users_alone(tmp_path):
-    found = prepared(films.ml_100k(tmp_path / "source", users=200, films=120, least=60, most=90), tmp_path / "raw", items="new", least=5)
+    found = prepared(
+        films.ml_100k(tmp_path / "source", users=200, films=120, least=60, most=90),
+        tmp_path / "raw",
+        items="new",
+        least=5,
+    )
     split = np.repeat(found.splits, found.counts)
-    items = {name: {t for t, s in zip(found.texts, split, strict=True) if s == name} for name in SPLITS}
-    assert all(items.values()) and not items["train"] & items["test"] and not items["validation"] & items["test"]
+    items = {
+        name: {t for t, s in zip(found.texts, split, strict=True) if s == name} for name in SPLITS
+    }
+    assert (
+        all(items.values())
+        and not items["train"] & items["test"]
+        and not items["validation"] & items["test"]
+    )
     test = found.examples[split == "test"]
     assert (test[:, 0, 0] == 0).all(), "the item itself is not known"
     assert (test[:, 0, 1:] > 0).any(), "its genres are"
@@ -131,13 +161,24 @@ def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
 
 def test_other_mistakes_are_told(tmp_path):
     source = films.ml_100k(tmp_path / "source")
-    with pytest.raises(FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"):
+    with pytest.raises(
+        FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"
+    ):
         prepared(tmp_path / "nowhere", tmp_path / "raw")
-    with pytest.raises(FetchError, match=r"has no ratings\.dat and no movies\.dat and no users\.dat, which ml-1m consists of"):
+    with pytest.raises(
+        FetchError,
+        match=r"has no ratings\.dat and no movies\.dat and no users\.dat, which ml-1m consists of",
+    ):
         prepared(source, tmp_path / "raw", version="ml-1m")
-    with pytest.raises(FetchError, match="no train and no validation and no test user has 500 ratings of known items: lower least"):
+    with pytest.raises(
+        FetchError,
+        match="no train and no validation and no test user has 500 ratings of known items: lower least",
+    ):
         prepared(source, tmp_path / "raw", least=500)
-    with pytest.raises(FetchError, match=r"the data has \d+ features, and tokens is 20: set it \(and model.embeddings.tokens\) above that"):
+    with pytest.raises(
+        FetchError,
+        match=r"the data has \d+ features, and tokens is 20: set it \(and model.embeddings.tokens\) above that",
+    ):
         prepared(source, tmp_path / "raw", tokens=20)
     with pytest.raises(FetchError, match="run the stage download first"):
         movielens.prepare(tmp_path / "empty", movielens.Config(), 0)
@@ -146,9 +187,13 @@ def test_other_mistakes_are_told(tmp_path):
 
 
 LINES = ["user,item,rating,timestamp"] + [
-    f"{user},thing {(user + place) % 7},{(user + place) % 5 + 0.5},2024-01-{place + 1:02d}" for user in range(12) for place in (3, 0, 2, 1)
+    f"{user},thing {(user + place) % 7},{(user + place) % 5 + 0.5},2024-01-{place + 1:02d}"
+    for user in range(12)
+    for place in (3, 0, 2, 1)
 ]
-ITEMS = "item,kind,maker\n" + "".join(f"thing {i},{'large|red' if i % 2 else 'small'},m{i % 3}\n" for i in range(7))
+ITEMS = "item,kind,maker\n" + "".join(
+    f"thing {i},{'large|red' if i % 2 else 'small'},m{i % 3}\n" for i in range(7)
+)
 
 
 def rated(source: Path, raw: Path, **config) -> Tasks:
@@ -161,10 +206,15 @@ def rated(source: Path, raw: Path, **config) -> Tasks:
 
 
 def test_ones_own_ratings(tmp_path):
-    source = own(tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n3,25\n4,25\n")
+    source = own(
+        tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n3,25\n4,25\n"
+    )
     found = rated(source, tmp_path / "raw")
     assert found.input == (2, 4) and len(found.names) == 12
-    assert of(found, "3") == ([f"thing {(3 + place) % 7}" for place in range(4)], [(3 + place) % 5 + 0.5 for place in range(4)])
+    assert of(found, "3") == (
+        [f"thing {(3 + place) % 7}" for place in range(4)],
+        [(3 + place) % 5 + 0.5 for place in range(4)],
+    )
     alone = rated(own(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone")
     assert alone.input == (1, 1)
     file = rated(tmp_path / "alone" / "ratings.csv", tmp_path / "raw file")
@@ -172,10 +222,22 @@ def test_ones_own_ratings(tmp_path):
 
 
 def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
-    lines = [*LINES, "few,rare,3.0,2024-01-01", *(f"{user},rare,1.0,2024-02-01" for user in range(12))]
-    names = {user for user in range(12) if divided([*map(str, range(12)), "few"], ratings.Config().shares, 0)[str(user)] != "train"}
+    lines = [
+        *LINES,
+        "few,rare,3.0,2024-01-01",
+        *(f"{user},rare,1.0,2024-02-01" for user in range(12)),
+    ]
+    names = {
+        user
+        for user in range(12)
+        if divided([*map(str, range(12)), "few"], ratings.Config().shares, 0)[str(user)] != "train"
+    }
     assert names, "a user who is not for training rates it too"
-    kept = [line for line in lines if not (",rare," in line and line.split(",")[0] not in {"few", *map(str, names)})]
+    kept = [
+        line
+        for line in lines
+        if not (",rare," in line and line.split(",")[0] not in {"few", *map(str, names)})
+    ]
     found = rated(own(tmp_path / "own", ratings="\n".join(kept)), tmp_path / "raw")
     assert "rare" not in found.texts and "rare" not in found.inputs["items"]
     everywhere = rated(own(tmp_path / "all", ratings="\n".join(lines)), tmp_path / "raw all")
@@ -191,16 +253,34 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("user,item\n1,2\n", "has no column rating: its first line must name the columns user, item, rating"),
+        (
+            "user,item\n1,2\n",
+            "has no column rating: its first line must name the columns user, item, rating",
+        ),
         ("user,item,rating\n1,2,good\n", r"ratings\.csv, line 2: the rating 'good' is no number"),
         ("user,item,rating\n1,2,nan\n", r"ratings\.csv, line 2: the rating 'nan' is no number"),
         ("user,item,rating\n1,,3\n", r"ratings\.csv, line 2: item is empty"),
-        ("user,item,rating\n1,2,3\n1,2,4\n", r"ratings\.csv, line 3: user 1 rates item 2 a second time"),
-        ("user,item,rating,timestamp\n1,2,3,yesterday\n", r"line 2: the timestamp 'yesterday' is no number and no date"),
-        ("user,item,rating,timestamp\n1,2,3,\n", r"line 2: the timestamp '' is no number and no date"),
+        (
+            "user,item,rating\n1,2,3\n1,2,4\n",
+            r"ratings\.csv, line 3: user 1 rates item 2 a second time",
+        ),
+        (
+            "user,item,rating,timestamp\n1,2,3,yesterday\n",
+            r"line 2: the timestamp 'yesterday' is no number and no date",
+        ),
+        (
+            "user,item,rating,timestamp\n1,2,3,\n",
+            r"line 2: the timestamp '' is no number and no date",
+        ),
         ("user,item,rating\n", "has no rows"),
-        ("user,item,rating\n1,2,3,5\n", r"line 2: more cells than the first line has columns \(a comma in a number\?\)"),
-        ("user,item,rating,timestamp\n1,2,3,77\n1,3,3,2020-01-01\n", r"as a number \(line 2\) and as a date \(line 3\): take one"),
+        (
+            "user,item,rating\n1,2,3,5\n",
+            r"line 2: more cells than the first line has columns \(a comma in a number\?\)",
+        ),
+        (
+            "user,item,rating,timestamp\n1,2,3,77\n1,3,3,2020-01-01\n",
+            r"as a number \(line 2\) and as a date \(line 3\): take one",
+        ),
     ],
 )
 def test_mistakes_in_ones_own_are_told_by_line(tmp_path, content, said):
@@ -217,37 +297,57 @@ def test_mistakes_in_what_is_known_of_items(tmp_path):
         rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")
     with pytest.raises(FetchError, match=r"users\.csv has no column user"):
         rated(own(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
-    with pytest.raises(FetchError, match="must be a CSV with the columns user, item and rating, or a folder"):
+    with pytest.raises(
+        FetchError, match="must be a CSV with the columns user, item and rating, or a folder"
+    ):
         rated(tmp_path / "nowhere", tmp_path / "raw")
     with pytest.raises(FetchError, match=r"items\.csv tells of no item that is in ratings\.csv"):
         rated(own(tmp_path / "d", ratings=good, items="item,kind\nThing 1,b\n"), tmp_path / "raw")
-    with pytest.raises(FetchError, match=r"beside \S*ratings\.csv lies items\.csv: name the folder"):
+    with pytest.raises(
+        FetchError, match=r"beside \S*ratings\.csv lies items\.csv: name the folder"
+    ):
         rated(own(tmp_path / "e", ratings=good, items=ITEMS) / "ratings.csv", tmp_path / "raw")
-    with pytest.raises(FetchError, match="items is 'new', and of the items of test users nothing is known"):
+    with pytest.raises(
+        FetchError, match="items is 'new', and of the items of test users nothing is known"
+    ):
         alone = films.own_csv(tmp_path / "f", users=80, films=120, least=60, most=80) / "items.csv"
         alone.unlink()
         rated(alone.parent, tmp_path / "raw", items="new", least=3)
     many = "|".join(f"v{i}" for i in range(80))
-    with pytest.raises(ConfigError, match="has 81 features of one item or user: must be at most 64"):
-        ratings.shape(ratings.Config(), own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"))
+    with pytest.raises(
+        ConfigError, match="has 81 features of one item or user: must be at most 64"
+    ):
+        ratings.shape(
+            ratings.Config(),
+            own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"),
+        )
 
 
 def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
     source = own(
-        tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n" + "".join(f"{u},{20 + u % 2}\n" for u in range(12))
+        tmp_path / "own",
+        ratings="\n".join(LINES),
+        items=ITEMS,
+        users="user,age\n" + "".join(f"{u},{20 + u % 2}\n" for u in range(12)),
     )
     found = rated(source, tmp_path / "raw")
     inputs = build({"input": list(found.input), "inputs": found.inputs})
     place = found.names.index("3")
     first = int(found.counts[:place].sum())
     assert inputs([(found.texts[first], {"age": 21})])[0].tolist() == found.examples[first].tolist()
-    with pytest.raises(InputError, match="age=27 is nothing that the model knows of users: age may be 20, 21"):
+    with pytest.raises(
+        InputError, match="age=27 is nothing that the model knows of users: age may be 20, 21"
+    ):
         inputs([("thing 2", {"age": 27})])
-    with pytest.raises(InputError, match="agee=20 is nothing that the model knows of users: it knows age"):
+    with pytest.raises(
+        InputError, match="agee=20 is nothing that the model knows of users: it knows age"
+    ):
         inputs([("thing 2", {"agee": 20})])
     assert inputs(["thing 2"])[0, 1].tolist() == [0] * 4, "nothing is known of the user"
     assert inputs(found.examples.long())[5].tolist() == found.examples[5].tolist()
-    with pytest.raises(InputError, match=r"'thing 22' is no item that the model knows - did you mean 'thing 2'"):
+    with pytest.raises(
+        InputError, match=r"'thing 22' is no item that the model knows - did you mean 'thing 2'"
+    ):
         inputs(["thing 22"])
     with pytest.raises(InputError, match="are no features"):
         inputs(np.full((1, 2, 4), 99))

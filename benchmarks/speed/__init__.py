@@ -1,0 +1,1 @@
+"""Speed benchmarks: every figure next to a peer measured in the same run."""

@@ -1,0 +1,140 @@
+"""Times plans for what params.yaml says and prints the lines to commit; the pipeline itself never times, since noise would then decide
+the bytes of its results.
+
+    python -m benchmarks.speed.plan [--params params.yaml] [--data data/prepared] [--rounds 5] [--compiled]
+
+Needs the prepared data (`dvc repro episodes`). Plans take turns; the shard sizes tried are divisors of the meta-batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.speed.table import positive
+from episodic.engine import allocator, outer
+from episodic.engine.plan import Plan
+from episodic.ops import backend
+from episodic.training import train
+from episodic.training.model_folder import learner
+from tasks import params, prepared
+from tasks.runtime import distributed, stage
+from tasks.train import described
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data/prepared"),
+        metavar="FOLDER",
+        help="written by the stage episodes",
+    )
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="also try mode: compiled (needs a C++ compiler; on a GPU it takes minutes)",
+    )
+    args = parser.parse_args()
+    stage.run(lambda: measure(args))
+
+
+def measure(args: argparse.Namespace) -> None:
+    allocator.keep_freed()
+    settings = params.load(args.params, "episodes", "model", "algorithm", "train")
+    device = prepared.pick_device(settings.device)
+    source = prepared.read(args.data, device)
+    meta_learner = learner(described(settings, source.meta))
+    sampler, tasks = (
+        source.training(settings, meta_learner.algorithm.labels),
+        settings.train.meta_batch,
+    )
+    automatic = train.suited(sampler, settings.train, device)
+    index = torch.arange(tasks, device=device)
+    theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
+    if args.compiled or automatic.compiled:
+        backend.prepare(device)
+    # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
+    count = distributed.suited(
+        settings.processes, tasks, large=len(automatic.bounds(tasks)) > 1, device=device
+    )
+    with distributed.group(count, device) as group:
+
+        def gradient(candidate: Plan) -> object:
+            return outer.sharded(
+                meta_learner, theta, lambda a, b: sampler(index[a:b]), tasks, candidate, group
+            )
+
+        works: dict[Plan, Callable[[], object]] = {}
+        for candidate in candidates(tasks, automatic, args.compiled):
+            works[candidate] = partial(gradient, candidate)
+        seconds: dict[Plan, list[float]] = {candidate: [] for candidate in works}
+        for i in range(args.rounds + 1):
+            for candidate, work in works.items():
+                begin = time.perf_counter()
+                work()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if i:  # the first round warms up
+                    seconds[candidate].append(time.perf_counter() - begin)
+        if group.rank:
+            return
+    print(
+        f"{tasks} tasks an iteration, {count} {'process' if count == 1 else 'processes'}, {device.type}; * is what is chosen now"
+    )
+    print(f"  {'mode':10} {'shard':>6} {'query_tasks':>12} {'it/s':>8} {'min..max':>16}")
+    order = sorted(works, key=lambda candidate: statistics.median(seconds[candidate]))
+    for candidate in order:
+        rates = sorted(1 / s for s in seconds[candidate])
+        mark = (
+            "*"
+            if (candidate.mode, candidate.shard, candidate.query_tasks) == _key(automatic)
+            else " "
+        )
+        spread = f"{rates[0]:.2f}..{rates[-1]:.2f}"
+        print(
+            f"{mark} {candidate.mode:10} {candidate.shard:6} {candidate.query_tasks:12} {statistics.median(rates):8.2f} {spread:>16}"
+        )
+    best = order[0]
+    print(
+        "\nthe fastest here, as lines of the section train in params.yaml (another plan rounds differently):"
+    )
+    print(
+        f"  plan:\n    mode: {best.mode}\n    shard: {best.shard}\n    query_tasks: {best.query_tasks}"
+    )
+    print(f"    tf32: {str(settings.train.plan.tf32).lower()}")
+
+
+def candidates(tasks: int, automatic: Plan, compiled: bool) -> list[Plan]:
+    """The automatic plan, per task, and shards of every divisor with query sets one by one, in fours and all at once."""
+    shards = [size for size in range(1, tasks + 1) if tasks % size == 0 and size <= 32]
+    modes = ["batched", "compiled"] if compiled else ["batched"]
+    tried = [
+        Plan(mode, shard, query, "")
+        for mode in modes
+        for shard in shards
+        for query in sorted({1, min(4, shard), shard})
+    ]
+    found = {
+        _key(candidate): candidate for candidate in [Plan("per_task", 1, 1, ""), *tried, automatic]
+    }
+    return list(found.values())
+
+
+def _key(candidate: Plan) -> tuple[str, int, int]:
+    return candidate.mode, candidate.shard, candidate.query_tasks
+
+
+if __name__ == "__main__":
+    main()

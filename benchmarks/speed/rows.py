@@ -1,0 +1,113 @@
+"""One row of the table as a process: `python -m benchmarks.speed.rows ROW WORKLOAD` computes a meta-gradient for every line it reads and
+answers with the seconds it took. Processes, since allocator and threads are settings of a whole one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.speed import peers
+from benchmarks.speed.workloads import WORKLOADS, Workload
+from episodic.core.errors import UserError
+from episodic.engine import allocator, outer, plan
+from episodic.engine.processes import Group
+from episodic.ops import backend
+
+THREADS = 2
+"""Of the baseline, and processes of the engine: as many as the reference figures were made with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """what: for the table; peer: how the meta-gradient is computed (None: the engine by `plan`, in `processes` processes)."""
+
+    what: str
+    peer: Callable[..., peers.MetaGradient] | None = None
+    needs: str | None = None
+    plan: plan.Config = plan.Config()  # noqa: RUF009 - frozen
+    processes: int = 1
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot be timed here; None if it can."""
+        if self.plan.mode == "compiled":
+            try:
+                backend.prepare(torch.device("cpu"))
+            except UserError as error:
+                return str(error)
+        return (
+            None
+            if self.needs is None or peers.installed(self.needs)
+            else f"{self.needs} is not installed"
+        )
+
+
+BASELINE = "eager"
+ROWS = {
+    BASELINE: Row(f"one task after the other, {THREADS} threads", peers.eager),
+    "vmap": Row("torch.func, grad of vmap", peers.vmapped),
+    "higher": Row("higher", peers.higher_library, "higher"),
+    "learn2learn": Row("learn2learn", peers.learn2learn_library, "learn2learn"),
+    "jax": Row("JAX, jit of grad of vmap", peers.jax_library, "jax"),
+    "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.Config(mode="per_task")),
+    "engine_1": Row("engine, 1 process"),
+    "engine_shard_16": Row(
+        f"engine, plan.shard 16, {THREADS} processes", plan=plan.Config(shard=16), processes=THREADS
+    ),
+    "engine": Row(f"engine, {THREADS} processes", processes=THREADS),
+    "engine_compiled": Row(
+        f"engine, compiled, {THREADS} processes",
+        plan=plan.Config(mode="compiled"),
+        processes=THREADS,
+    ),
+    "engine_compiled_16": Row(
+        f"engine, compiled, plan.shard 16, {THREADS} processes",
+        plan=plan.Config("compiled", 16),
+        processes=THREADS,
+    ),
+}
+
+
+@contextmanager
+def prepared(row: Row, workload: Workload) -> Iterator[tuple[Group, Callable[[], object]]]:
+    """The group and what each of its processes must call for one meta-gradient."""
+    theta, episode = workload.theta(), workload.episode()
+    if row.peer is not None:
+        torch.set_num_threads(THREADS)
+        yield Group(), row.peer(workload, theta, episode)
+        return
+    from tasks.runtime import distributed
+
+    allocator.keep_freed()
+    chosen = outer.suited(episode, workload.tasks, row.plan)
+    with distributed.group(row.processes, torch.device("cpu")) as group:
+        yield (
+            group,
+            lambda: outer.sharded(
+                workload.learner, theta, episode.part, workload.tasks, chosen, group
+            ),
+        )
+
+
+def main() -> None:
+    row, workload = ROWS[sys.argv[1]], WORKLOADS[sys.argv[2]]
+    with prepared(row, workload) as (group, run):
+        while True:
+            asked = group.first_says(
+                sys.stdin.readline().encode() if group.rank == 0 else b"", torch.device("cpu")
+            )
+            if not asked:
+                return
+            start = time.perf_counter()
+            run()
+            if group.rank == 0:
+                print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()

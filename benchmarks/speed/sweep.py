@@ -1,0 +1,143 @@
+"""What a sweep costs beyond its trainings: many experiments whose stages do next to nothing, in a repository made for it.
+
+    python -m benchmarks.speed.sweep [--experiments 200] [--at-once 2] [--out benchmarks/results]
+
+Prints seconds an experiment, lock errors, and the resident memory of the sweep's process while it runs; with --out also writes sweep.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from benchmarks.speed.table import existing, positive, write
+from tasks.runtime.files import ROOT
+
+STAGE = """
+import json, re, sys
+name, out = sys.argv[1:]
+seed = int(re.search(r"seed: ([0-9]+)", open("params.yaml").read())[1])
+json.dump({"accuracy": 1 / (2 + seed % 7), "stage": name}, open(out, "w"))
+"""
+STAGES = ["download", "episodes", "train", "evaluate", "report"]
+
+
+def repository(folder: Path) -> None:
+    """Five stages in a row, of which the last three depend on the seed."""
+    stages: dict[str, dict[str, object]] = {}
+    for place, name in enumerate(STAGES):
+        out = "reports/metrics.json" if name == "evaluate" else f"{name}.json"
+        stages[name] = {"cmd": f"{sys.executable} stage.py {name} {out}", "deps": ["stage.py"]}
+        if place:
+            before = STAGES[place - 1]
+            stages[name]["deps"] = [
+                "stage.py",
+                "reports/metrics.json" if before == "evaluate" else f"{before}.json",
+            ]
+        if name == "train":
+            stages[name]["params"] = ["train.seed"]
+        stages[name] |= (
+            {"metrics": [{out: {"cache": False}}]} if name == "evaluate" else {"outs": [out]}
+        )
+    (folder / "reports").mkdir()
+    (folder / "stage.py").write_text(STAGE)
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (folder / "params.yaml").write_text("train:\n  seed: 0\n")
+    (folder / ".gitignore").write_text(".prefect/\n/sweep.yaml\n/output\n")
+    (folder / "reports" / "keep").touch()
+    who = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
+    for words in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", *who, "commit", "-qm", "a"],
+    ):
+        subprocess.run(words, cwd=folder, check=True)
+
+
+def measure(experiments: int, at_once: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        repository(folder)
+        (folder / "sweep.yaml").write_text(json.dumps({"seeds": list(range(experiments))}))
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("PREFECT_", "DVC_"))
+        }
+        environment |= {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
+        start = time.monotonic()
+        with (folder / "output").open("w") as output:
+            sweep = subprocess.Popen(
+                [sys.executable, "-m", "flows.sweep", "sweep.yaml", "--at-once", str(at_once)],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+            process, memory = psutil.Process(sweep.pid), []
+            while sweep.poll() is None:
+                try:
+                    memory.append((done(folder), process.memory_info().rss))
+                except psutil.NoSuchProcess:
+                    break
+                time.sleep(2)
+        seconds = time.monotonic() - start
+        said = (folder / "output").read_text()
+        if sweep.wait():
+            raise SystemExit(f"the sweep failed:\n{said[-4000:]}")
+        resident = pd.DataFrame(memory, columns=["done", "bytes"])
+        tenth, end = (
+            resident[resident["done"] >= share * experiments]["bytes"].iloc[0]
+            for share in (0.1, 0.95)
+        )
+        return {
+            "experiments": experiments,
+            "at_once": at_once,
+            "kept": done(folder),
+            "seconds": round(seconds, 1),
+            "seconds_an_experiment": round(seconds / experiments, 2),
+            "waits_for_a_lock": said.count("another DVC command"),
+            "resident_MB_at_10_percent": round(tenth / 1e6),
+            "resident_MB_at_95_percent": round(end / 1e6),
+            "largest_MB": round(resident["bytes"].max() / 1e6),
+        }
+
+
+def done(folder: Path) -> int:
+    """How many experiments are kept."""
+    refs = subprocess.run(
+        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    return sum(not ref.startswith("refs/exps/exec") for ref in refs.stdout.split())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiments", type=positive, default=200, metavar="N")
+    parser.add_argument("--at-once", type=positive, default=2, metavar="N")
+    parser.add_argument("--out", type=existing, metavar="FOLDER", help="also write sweep.csv there")
+    args = parser.parse_args()
+    row = measure(args.experiments, args.at_once)
+    for name, value in row.items():
+        print(f"{name.replace('_', ' '):28} {value:,}")
+    if args.out:
+        write(args.out / "sweep.csv", [row])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The problems that everything is timed on, with data drawn from a seed; needs torch and numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from episodic.core import random_numbers
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.core.objective import Objective
+from episodic.engine.gradient_descent import GradientMethod
+from episodic.engine.learner import MetaLearner
+from episodic.models import conv4
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A few-shot classification problem of the field, and one meta-batch of it: `tasks` tasks, second order."""
+
+    what: str
+    shots: int
+    queries: int
+    tasks: int
+    steps: int
+    inner_lr: float
+    input: tuple[int, int, int]
+    model: conv4.Config
+    ways: int = 5
+
+    @cached_property
+    def network(self) -> conv4.Conv4:
+        return conv4.build(self.model, self.input, self.ways)
+
+    @property
+    def learner(self) -> MetaLearner:
+        return MetaLearner(
+            self.network,
+            GradientMethod(self.inner_lr, self.steps, second_order=True),
+            Objective("classification"),
+        )
+
+    def theta(self, dtype: torch.dtype = torch.float32) -> Params:
+        """Weights near their start, some scales negative, no two alike."""
+        generator = random_numbers.generator(0, "benchmark weights")
+        theta = self.network.init(generator)
+        noisy = {
+            name: p + 0.05 * torch.randn(p.shape, generator=generator) for name, p in theta.items()
+        }
+        for name in noisy:
+            if name.startswith("norm") and name.endswith("weight"):
+                noisy[name][::7] *= -1
+        return {name: p.to(dtype) for name, p in noisy.items()}
+
+    def episode(self, dtype: torch.dtype = torch.float32, tasks: int | None = None) -> Episode:
+        """Each class a random picture, each example that picture and noise."""
+        tasks = tasks or self.tasks
+        generator = random_numbers.generator(1, "benchmark data")
+        pictures = torch.randn(tasks, self.ways, 1, *self.input, generator=generator)
+
+        def side(n: int) -> tuple[Tensor, Tensor]:
+            noise = torch.randn(tasks, self.ways, n, *self.input, generator=generator)
+            return (pictures + 0.5 * noise).flatten(1, 2).to(dtype), torch.arange(
+                self.ways
+            ).repeat_interleave(n).expand(tasks, -1)
+
+        return Episode(*side(self.shots), *side(self.queries), self.ways)
+
+    def floating_point_operations(self) -> float:
+        """Of the convolutions of one second-order meta-gradient; what is left is elementwise and small.
+
+        Of an image's forward convolutions F (the first layer F1): a query image needs 3 F - F1, a support image and inner step
+        9 F - 5 F1, since the images themselves take no gradient.
+        """
+        channels, (height, width) = self.input[0], self.input[1:]
+        layers = []
+        for _ in range(self.model.blocks):
+            if self.model.downsample == "stride":
+                height, width = -(-height // 2), -(-width // 2)
+            layers.append(2 * 9 * channels * self.model.filters * height * width)
+            channels = self.model.filters
+            if self.model.downsample == "max_pool":
+                height, width = height // 2, width // 2
+        total, first = sum(layers), layers[0]
+        image = self.steps * self.shots * (9 * total - 5 * first) + self.queries * (
+            3 * total - first
+        )
+        return float(self.tasks * self.ways * image)
+
+
+_OMNIGLOT = Workload(
+    "Omniglot, 5-way 1-shot, 1 query a class, 32 tasks, 1 inner step",
+    1,
+    1,
+    32,
+    1,
+    0.4,
+    (1, 28, 28),
+    conv4.Config(),
+)
+
+WORKLOADS = {
+    "W1q1": _OMNIGLOT,
+    "W1q15": replace(_OMNIGLOT, what=_OMNIGLOT.what.replace("1 query", "15 queries"), queries=15),
+    "W2": Workload(
+        "mini-ImageNet, 5-way 5-shot, 15 queries a class, 4 tasks, 5 inner steps",
+        5,
+        15,
+        4,
+        5,
+        0.01,
+        (3, 84, 84),
+        conv4.Config(32, 4, "max_pool", "flatten"),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Statistics over results: paired comparisons, correlations, power laws, embedding spaces, rating metrics."""

@@ -1,0 +1,1 @@
+"""What everything else builds on: episodes, objectives, configuration, random numbers, files, errors."""

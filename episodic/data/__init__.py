@@ -1,0 +1,1 @@
+"""Stored examples and the samplers that draw episodes from them."""

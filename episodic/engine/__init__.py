@@ -1,0 +1,1 @@
+"""The meta-gradient engine: meta-learners, the inner loop and the outer gradient."""

@@ -1,0 +1,1 @@
+"""Trained models in use: adapt and predict, scikit-learn, export, the demo page."""

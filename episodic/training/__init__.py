@@ -1,0 +1,1 @@
+"""Meta-training, evaluation, checkpoints and the folder of a trained model."""

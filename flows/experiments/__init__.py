@@ -1,0 +1,1 @@
+"""Experiments in Git worktrees, and the points of a sweep."""

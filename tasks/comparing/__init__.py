@@ -1,1 +1,0 @@
-"""The comparison report: from experiments to what may be compared, to sentences and pictures."""

@@ -1,0 +1,1 @@
+"""Parts of the stage `evaluate`: baselines, diagnostics, ratings, task space and tables."""

@@ -1,1 +1,0 @@
-"""What the stage `report` is made of: results read and checked, words, published figures, sections, gallery."""

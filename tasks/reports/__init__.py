@@ -1,0 +1,1 @@
+"""Reports: a kit shared by the run report and the comparison, and the templates."""

@@ -1,0 +1,1 @@
+"""The comparison report: groups of comparable experiments, sections and pictures."""

@@ -1,0 +1,1 @@
+"""The sections of the run report, the tasks page and the model card."""

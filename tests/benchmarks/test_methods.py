@@ -1,0 +1,325 @@
+"""The papers' table: every cell's parameters are sound, and the way from cells to table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import ROOT
+
+from benchmarks.methods import cell, table
+from episodic.core.registry import ALGORITHMS
+from episodic.core.statistics import mean_ci95
+from tasks import params
+from tasks.runtime.files import read_json, write_json
+from tasks.runtime.stage import StageError
+
+PIPELINE = params.read_yaml(ROOT / "benchmarks/methods/dvc.yaml")["stages"]
+SETTINGS = PIPELINE["data"]["foreach"]
+
+METHODS = set(ALGORITHMS) - {"melu"}
+"""melu is maml on a network without embeddings."""
+
+
+def test_every_method_is_a_cell_and_every_cell_a_method():
+    for stage in ("train", "cell"):
+        assert set(PIPELINE[stage]["matrix"]["method"]) == METHODS
+        assert PIPELINE[stage]["matrix"]["setting"] == SETTINGS == PIPELINE["data"]["foreach"]
+    for setting in SETTINGS:
+        assert {
+            path.stem for path in (ROOT / f"benchmarks/methods/methods/{setting}").glob("*.yaml")
+        } == METHODS
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"),
+    [("raw", "download"), ("data", "episodes"), ("train", "train"), ("cell", "evaluate")],
+)
+def test_a_part_depends_on_all_the_code_that_its_stage_does(part, stage):
+    known = params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    names = {
+        "${dataset.name}": "omniglot",
+        "${algorithm.name}": "${item.method}",
+        "${model.name}": "conv4",
+    }
+    wanted = {
+        "tasks/preset.py",
+        "benchmarks/methods/cell.py",
+        *(dep for dep in known if dep.startswith(("episodic/", "tasks/"))),
+    }
+    for name, here in names.items():
+        wanted = {dep.replace(name, here) for dep in wanted}
+    wanted.discard("episodic/algorithms/__init__.py")  # the list of methods alone
+    said = PIPELINE[part].get("do", PIPELINE[part])["deps"]
+    assert {f"../{dep}" for dep in wanted} <= set(said)
+    if part in ("train", "cell"):
+        assert "methods/${item.setting}/${item.method}.yaml" in said
+
+
+def test_dvc_reads_the_pipeline():
+    """Every part of the table by the name that DVC gives it."""
+    environment = os.environ | {
+        "DVC_SITE_CACHE_DIR": str(ROOT / ".dvc/tmp/site-cache"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+    said = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
+        cwd=ROOT / "benchmarks" / "methods",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {f"{stage}@5w1s-{method}" for stage in ("train", "cell") for method in METHODS} < set(
+        said
+    )
+    assert {"raw", "data@5w1s", "table"} < set(said)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_cells_parameters_are_sound(method, setting):
+    settings = params.parse(cell.parameters(setting, method))
+    ways, shots = map(int, setting[:-1].split("w"))
+    assert (settings.algorithm.name, settings.episodes.ways, settings.episodes.shots) == (
+        method,
+        ways,
+        shots,
+    )
+    assert settings.dataset.name == "omniglot" and settings.episodes.test == 1000
+
+
+def test_cells_share_their_episodes():
+    """What the episodes follow from is the same in all cells of a setting."""
+
+    def parts(method: str | None) -> str:
+        return json.dumps(
+            [cell.parameters("5w1s", method)[part] for part in ("dataset", "episodes")]
+        )
+
+    assert {parts(method) for method in METHODS} == {parts(None)}
+
+
+def test_an_unknown_cell_is_one_sentence():
+    with pytest.raises(
+        StageError,
+        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml: must be one of anil, ",
+    ):
+        cell.parameters("5w1s", "mamal")
+    with pytest.raises(
+        StageError,
+        match=r"there is no benchmarks/methods/settings/7w7s\.yaml: must be one of 20w1s, ",
+    ):
+        cell.parameters("7w7s", "maml")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A table of glyphs, seconds a cell."""
+    folder = tmp_path / "table"
+    for name, text in {
+        "base.yaml": "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
+        "train: {iterations: 6, meta_batch: 2, validate_every: 3}\n",
+        "settings/5w1s.yaml": "episodes: {ways: 5, shots: 1, queries: 2}\n",
+        "methods/5w1s/maml.yaml": "evaluate: {steps: 2}\n",
+        "methods/5w1s/protonet.yaml": "train: {ways: 8}\n",
+        "notes.yaml": "{protonet: a note}\n",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setattr(cell, "FOLDER", folder)
+    return folder
+
+
+def test_from_data_to_table(tiny):
+    cell.raw(tiny / "raw")
+    cell.data("5w1s", tiny / "raw", tiny / "data/5w1s")
+    for method in ("maml", "protonet"):
+        cell.train(method, "5w1s", tiny / "data/5w1s", tiny / f"trained/{method}-5w1s")
+        cell.evaluate(
+            method,
+            "5w1s",
+            tiny / "data/5w1s",
+            tiny / f"trained/{method}-5w1s",
+            tiny / f"cells/{method}-5w1s",
+        )
+    facts, episodes = (
+        read_json(tiny / "cells/maml-5w1s/cell.json"),
+        pd.read_csv(tiny / "cells/maml-5w1s/episodes.csv"),
+    )
+    assert (facts["steps"], facts["iterations"], len(episodes)) == (2, 6, 20) and facts[
+        "seconds"
+    ] > 0
+    assert read_json(tiny / "cells/protonet-5w1s/cell.json")["steps"] == 0
+    (tiny / "methods/5w1s/anil.yaml").write_text("{}")
+    table.write(tiny / "cells", tiny / "notes.yaml", tiny / "methods", tiny / "results")
+    rows = pd.read_csv(tiny / "results/results.csv").set_index("method")
+    other = pd.read_csv(tiny / "cells/protonet-5w1s/episodes.csv")
+    mean, ci95 = mean_ci95((other["transductive"] - episodes["transductive"]).to_numpy())
+    np.testing.assert_allclose(
+        rows.loc["protonet", ["to_maml", "to_maml_ci95"]].astype(float), [mean, ci95]
+    )
+    np.testing.assert_allclose(rows.loc["maml", "accuracy"], episodes["transductive"].mean())
+    assert np.isnan(rows.loc["maml", "to_maml"])
+    said = (tiny / "results/results.md").read_text()
+    assert (
+        "**Omniglot, 5w1s**" in said
+        and "98.7 % ± 0.4" in said
+        and "98.8 %" in said
+        and "; a note |" in said
+    )
+    assert said.endswith("\n\nNot made yet: `anil` 5w1s.\n")
+    assert (tiny / "results/results.svg").read_text().startswith("<svg")
+
+
+def made_up(folder, method: str, setting: str, accuracy: float, **changes) -> None:
+    """A cell of four episodes."""
+    place = folder / f"{method}-{setting}"
+    place.mkdir(parents=True)
+    pd.DataFrame(
+        {"episode": range(4), "inductive": accuracy - 0.1, "transductive": accuracy}
+    ).to_csv(place / "episodes.csv", index=False)
+    facts = {
+        "method": method,
+        "setting": setting,
+        "batch_norm": "transductive",
+        "steps": 1,
+        "iterations": 5,
+        "meta_batch": 4,
+        "ensemble": 1,
+        "seconds": 60.0,
+        "peak_memory_bytes": 10**9,
+        "label_sd": 0.0123,
+        "data_digest": "a",
+        "device": "cpu",
+        "gpu": None,
+        "processes": 2,
+        "processor": "x86_64",
+        "protocol": "maml split",
+        "queries": 1,
+        "train_ways": 5,
+        "train_shots": int(setting[-2]),
+        "model": {"name": "conv4", "filters": 64},
+        "dataset": {"split": "maml", "rotations": True, "rotate_test": True},
+    }
+    write_json(
+        place / "cell.json",
+        {key: value for key, value in (facts | changes).items() if value != "absent"},
+    )
+
+
+def test_settings_come_in_order_and_best_first(tmp_path):
+    for number, (method, setting) in enumerate(
+        [("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]
+    ):
+        made_up(tmp_path, method, setting, 0.5 + 0.1 * number)
+    found = table.rows(tmp_path)
+    order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
+    assert list(zip(found["setting"], found["method"], strict=True)) == order
+    np.testing.assert_allclose(found["inductive"], found["accuracy"] - 0.1)
+    assert table.markdown(found, {}).count("**Omniglot") == 3
+
+
+def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
+    made_up(tmp_path / "cells", "maml", "5w1s", 0.9)
+    made_up(tmp_path / "cells", "anil", "5w1s", 0.8)
+    (tmp_path / "notes.yaml").write_text("{mamal: a note}")
+    with pytest.raises(
+        StageError, match=r"notes\.yaml has a note on mamal, which is no method of the table"
+    ):
+        table.write(
+            tmp_path / "cells", tmp_path / "notes.yaml", tmp_path / "methods", tmp_path / "out"
+        )
+    cut = tmp_path / "cells/anil-5w1s/episodes.csv"
+    pd.read_csv(cut)[:3].to_csv(cut, index=False)
+    with pytest.raises(
+        StageError, match="anil and maml have 3 and 4 5w1s episodes: run make table"
+    ):
+        table.rows(tmp_path / "cells")
+
+
+def test_readme_has_the_figures_of_the_table():
+    """Each row of README is a row of results.md, column by column as far as README has them."""
+
+    def rows(text: str) -> dict[str, list[str]]:
+        lines = [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in text.splitlines()
+            if line.startswith("| `")
+        ]
+        return {line[0]: line[1:] for line in lines}
+
+    made = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
+    section = re.search(
+        r"\| method \| accuracy \| inductive .*?\n\n", (ROOT / "README.md").read_text(), re.S
+    )
+    said = rows(section[0])
+    assert said.keys() == made.keys()
+    for method, cells in said.items():
+        accuracy, inductive, to_maml, _, training, memory, published, _ = made[method]
+        assert cells == [accuracy, inductive, to_maml, training, memory, published], method
+
+
+def test_a_row_says_what_is_not_the_same(tmp_path):
+    made_up(tmp_path, "maml", "5w1s", 0.9)
+    made_up(
+        tmp_path,
+        "reptile",
+        "5w1s",
+        0.8,
+        train_shots=10,
+        steps=50,
+        model={"name": "conv4", "filters": 32},
+        ensemble=5,
+    )
+    maml, reptile = (
+        line
+        for line in table.markdown(table.rows(tmp_path), {"reptile": "why"}).splitlines()
+        if line.startswith(("| `maml`", "| `reptile`"))
+    )
+    assert (
+        maml.endswith("| 98.7 % ± 0.4 | 1\u00a0step |")
+        and "| 1.23 |" in maml
+        and "| 80.0\u00a0% |" in maml
+    )
+    assert (
+        "−10.0 ± 0.0" in reptile
+        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, 5 checkpoints answer together; published: "
+        in reptile
+    )
+    assert (
+        "split 1200/423 (here maml)" in reptile
+        and "rotated classes training (here all)" in reptile
+        and reptile.endswith("; why |")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"ensemble": "absent"},
+            r"protonet-5w1s/cell\.json was made by other code \(it lacks ensemble\): run make table",
+        ),
+        (
+            {"data_digest": "b"},
+            "protonet and maml were tested on different 5w1s episodes: run make table",
+        ),
+    ],
+)
+def test_cells_that_do_not_belong_together_are_one_sentence(changes, said, tmp_path):
+    made_up(tmp_path, "maml", "5w1s", 0.9)
+    made_up(tmp_path, "protonet", "5w1s", 0.9, **changes)
+    with pytest.raises(StageError, match=said):
+        table.rows(tmp_path)
+
+
+def test_no_cells_are_one_sentence(tmp_path):
+    with pytest.raises(StageError, match="there are no cells"):
+        table.rows(tmp_path)

@@ -1,0 +1,187 @@
+"""The statistics of comparisons, on simulated experiments whose differences are known."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from episodic.analysis.comparison import LEAST_SEEDS, Resamples, holm
+from episodic.core.config import ConfigError
+
+QUERIES, EPISODES = 10, 400
+WORLDS = 1500
+"""Simulated pairs of experiments: the share that an interval covers is known to 0.6 %."""
+
+
+def simulate(
+    rng: np.random.Generator, gap: float, seeds: int, worlds: int, spread: float = 0.25
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Accuracies `(worlds, seeds, episodes)` of two sides, and the difference of their means over all episodes and seeds there could be.
+
+    Episodes differ in how hard they are, seeds in how good they came out (spread, in logits), and each pair of both a little more.
+    """
+
+    def side(ability: float, hard: np.ndarray) -> np.ndarray:
+        came_out = rng.normal(0, spread, (len(hard), seeds, 1))
+        logit = (
+            ability
+            + came_out
+            - hard[:, None]
+            + rng.normal(0, 0.3, (len(hard), seeds, hard.shape[1]))
+        )
+        return rng.binomial(QUERIES, 1 / (1 + np.exp(-logit))) / QUERIES
+
+    def mean(ability: float) -> float:
+        """By Gauss-Hermite quadrature over the sum of the three normal parts."""
+        x, w = np.polynomial.hermite_e.hermegauss(80)
+        return float(
+            (w / (1 + np.exp(-ability - np.sqrt(1 + spread**2 + 0.3**2) * x))).sum() / w.sum()
+        )
+
+    hard = rng.normal(0, 1, (worlds, EPISODES))
+    return side(2 + gap, hard), side(2, hard), mean(2 + gap) - mean(2)
+
+
+def differences(first: np.ndarray, second: np.ndarray) -> list:
+    """The difference in each world; all of them share one bootstrap, which is much faster and as good."""
+    worlds, k, n = first.shape
+    resamples = Resamples(
+        np.concatenate([first.reshape(-1, n), second.reshape(-1, n)]), number=2000
+    )
+    rows = np.arange(worlds * k).reshape(worlds, k)
+    return [resamples.difference(mine, mine + worlds * k) for mine in rows]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.4])
+@pytest.mark.parametrize("seeds", [1, LEAST_SEEDS, 6])
+def test_intervals_cover_what_is_true(seeds, gap):
+    """With one seed a side, seeds do not differ: what the interval is about are these very checkpoints."""
+    rng = np.random.default_rng(seeds)
+    first, second, truth = simulate(rng, gap, seeds, WORLDS, spread=0.0 if seeds == 1 else 0.25)
+    found = differences(first, second)
+    assert all(d.of_methods == (seeds >= LEAST_SEEDS) for d in found)
+    covered = np.mean([d.low <= truth <= d.high for d in found])
+    assert 0.93 <= covered <= 0.97, covered
+    rejected = np.mean([d.p < 0.05 for d in found])
+    assert (0.02 <= rejected <= 0.065) if gap == 0 else rejected > (0.9 if seeds == 1 else 0.2)
+
+
+def test_checkpoints_taken_for_methods_would_be_wrong():
+    """Why fewer than three seeds speak of checkpoints alone: where seeds differ, intervals over episodes miss the methods' difference."""
+    first, second, truth = simulate(np.random.default_rng(0), 0.0, 1, WORLDS, spread=0.25)
+    covered = np.mean([d.low <= truth <= d.high for d in differences(first, second)])
+    assert covered < 0.85
+
+
+def test_false_alarms_among_many_comparisons_with_one_baseline():
+    rng, experiments, worlds = np.random.default_rng(1), 8, 600
+    alarms = 0
+    scores = [simulate(rng, 0.0, experiments, 1, spread=0.0)[0][0] for _ in range(worlds)]
+    resamples = Resamples(np.concatenate(scores), number=500)
+    for world in range(worlds):
+        rows = range(world * experiments, (world + 1) * experiments)
+        corrected = holm([resamples.difference([row], [rows[0]]).p for row in rows[1:]])
+        alarms += min(corrected) < 0.05
+    assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), "more than 5 %, beyond what chance allows"
+
+
+def test_false_alarms_among_all_pairs_of_methods_whose_seeds_differ():
+    """Three seeds say little of how far seeds spread; where they agree by luck, the smallest of fifteen p-values must not be believed."""
+    rng, methods, seeds, worlds = np.random.default_rng(5), 6, 3, 250
+    scores = [simulate(rng, 0.0, methods * seeds, 1)[0][0] for _ in range(worlds)]
+    resamples = Resamples(np.concatenate(scores), number=500)
+    alarms = 0
+    for world in range(worlds):
+        sides = [
+            range(first, first + seeds)
+            for first in range(world * methods * seeds, (world + 1) * methods * seeds, seeds)
+        ]
+        alarms += (
+            min(holm([resamples.difference(a, b).p for a, b in combinations(sides, 2)])) < 0.05
+        )
+    assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), alarms
+
+
+def test_few_episodes_have_students_interval():
+    scores = np.random.default_rng(0).normal(size=(2, 8))
+    found, expected = Resamples(scores, number=100).difference([0], [1]), stats.ttest_rel(*scores)
+    interval = expected.confidence_interval()
+    np.testing.assert_allclose(
+        [found.low, found.high, found.p], [interval.low, interval.high, expected.pvalue]
+    )
+
+
+def test_pairing_narrows_the_interval_where_episodes_correlate():
+    first, second, _ = simulate(np.random.default_rng(2), 0.3, 1, 1, spread=0.0)
+    paired = differences(first, second)[0]
+    shuffled = differences(first, np.random.default_rng(3).permuted(second, axis=2))[0]
+    width, apart = paired.high - paired.low, shuffled.high - shuffled.low
+    assert paired.paired < 0.85 and shuffled.paired == pytest.approx(1, abs=0.1)
+    assert width / apart == pytest.approx(paired.paired, abs=0.08)
+
+
+def test_one_seed_a_side_is_the_paired_t_test():
+    first, second, _ = simulate(np.random.default_rng(4), 0.2, 1, 1)
+    found = differences(first, second)[0]
+    expected = stats.ttest_rel(first[0, 0], second[0, 0])
+    assert found.p == pytest.approx(expected.pvalue) and found.mean == pytest.approx(
+        (first - second).mean()
+    )
+    interval = expected.confidence_interval()
+    np.testing.assert_allclose(
+        [found.low, found.high],
+        [interval.low, interval.high],
+        atol=0.1 * (interval.high - interval.low),
+    )
+
+
+def test_equal_scores_have_no_difference_and_a_constant_one_is_certain():
+    scores = np.random.default_rng(0).uniform(size=50)
+    resamples = Resamples(np.stack([scores, scores, scores - 0.25]), number=100)
+    same, apart = resamples.difference([0], [1]), resamples.difference([0], [2])
+    assert (same.mean, same.low, same.high, same.p) == (0, 0, 0, 1)
+    np.testing.assert_allclose([apart.mean, apart.low, apart.high], 0.25)
+    assert apart.p < 1e-12
+
+
+def test_the_same_scores_give_the_same_figures_whoever_is_beside_them():
+    scores = np.random.default_rng(0).uniform(size=(5, 60))
+    few, many = Resamples(scores[:2], number=1200), Resamples(scores, number=1200)
+    a, b = few.difference([0], [1]), many.difference([0], [1])
+    np.testing.assert_allclose([a.low, a.high], [b.low, b.high], rtol=1e-12)
+
+
+def test_the_interval_of_a_mean():
+    scores = np.random.default_rng(0).uniform(size=(3, 60))
+    resamples = Resamples(scores)
+    one = resamples.mean([0])
+    half = 1.96 * scores[0].std(ddof=1) / np.sqrt(60)
+    assert one.low < one.mean == scores[
+        0
+    ].mean() < one.high and one.high - one.low == pytest.approx(2 * half, rel=0.1)
+    assert not one.of_methods and one.seeds == (1,)
+    three = resamples.mean([0, 1, 2])
+    assert three.of_methods and three.low < scores.mean() < three.high
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_single_episode_cannot_be_compared():
+    with pytest.raises(ConfigError, match="at least 2"):
+        Resamples(np.ones((2, 1)))
+
+
+def test_the_standard_error_is_not_the_interval_by_the_normal_quantile():
+    """With few seeds the interval is Student's, so that its width would overstate the standard error."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.5, 0.1, (3, 200)) + rng.normal(0, 0.05, (3, 1))
+    of_seeds, of_one = Resamples(scores).mean([0, 1, 2]), Resamples(scores).mean([0])
+    assert (of_seeds.high - of_seeds.low) / 2 > 3 * of_seeds.se > 0
+    assert of_one.se == pytest.approx(float(scores[0].std(ddof=1)) / 200**0.5)
+    assert (of_one.high - of_one.low) / 2 == pytest.approx(1.96 * of_one.se, rel=0.05)

@@ -1,0 +1,50 @@
+"""Images in a file are the images."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from episodic.data.sampling import ClassSampler
+from episodic.data.storage import StoredImages
+
+
+def test_rows_of_the_file_are_rows_of_the_array(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (20, 3, 5, 4), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", array)
+    stored = StoredImages(tmp_path / "images.npy")
+    rows = torch.tensor([19, 0, 7, 7])
+    assert len(stored) == 20 and torch.equal(stored[rows], torch.from_numpy(array)[rows])
+    sizes = {
+        "offsets": torch.tensor([0, 10]),
+        "counts": torch.tensor([10, 10]),
+        "seed": 0,
+        "split": "train",
+        "ways": 2,
+    }
+    here, there = (
+        ClassSampler(images, **sizes, shots=1, queries=2)(torch.arange(3))
+        for images in (torch.from_numpy(array), stored)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(here.tensors, there.tensors, strict=True))
+
+
+def test_processes_that_were_forked_do_not_disturb_each_other(tmp_path):
+    array = np.arange(1000, dtype=np.uint8)[:, None, None, None].repeat(300, 3)
+    np.save(tmp_path / "images.npy", array)
+    stored = StoredImages(tmp_path / "images.npy")
+    child = os.fork()
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(child))
+    right = all(torch.equal(stored[order][:, 0, 0, 0], order.to(torch.uint8)) for _ in range(20))
+    if child == 0:
+        os._exit(0 if right else 1)
+    assert right and os.waitpid(child, 0)[1] == 0
+
+
+def test_what_is_not_images_is_refused(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="does not hold bytes in rows"):
+        StoredImages(tmp_path / "images.npy")

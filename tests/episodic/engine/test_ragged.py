@@ -1,0 +1,243 @@
+"""Tasks of unequal sizes: filled up, they are to the last digit what each is alone; and how such tasks are drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from episodic.core.config import ConfigError
+from episodic.core.episode import Episode
+from episodic.core.objective import Objective
+from episodic.core.registry import ALGORITHMS
+from episodic.data.sampling import TaskSampler
+from episodic.engine.learner import MetaLearner
+from episodic.engine.outer import meta_gradient
+from episodic.engine.plan import Plan
+from episodic.models import conv4, embeddings, mlp
+from episodic.training import evaluate
+
+TOLERANCE = 1e-12
+CONFIGS = {
+    "imaml": {"inner_lr": 0.05, "inner_steps": 4},
+    "meta_lstm": {"inner_steps": 3, "batch": 2, "inner_lr": 0.1, "hidden": 3},
+    "reptile": {"inner_lr": 0.02, "inner_steps": 3, "batch": 2},
+    "maml_plus_plus": {"inner_steps": 2, "inner_lr": 0.05},
+}
+REGRESSION = sorted(
+    name
+    for name, module in ALGORITHMS.items()
+    if module.build(module.Config(**CONFIGS.get(name, {}))).regression
+)
+SIZES = [(1, 4), (2, 1), (5, 3), (3, 6)]
+"""Support and query examples of each task."""
+PLANS = {
+    "at once": Plan("batched", 4, 4, ""),
+    "unequal shards": Plan("batched", 3, 2, ""),
+    "per task": Plan("per_task", 1, 1, ""),
+}
+
+
+def method(name: str):
+    module = ALGORITHMS[name]
+    return module.build(
+        module.Config(
+            **({"inner_lr": 0.1} if hasattr(module.Config(), "inner_lr") else {})
+            | CONFIGS.get(name, {})
+        )
+    )
+
+
+def learner(name: str, model: str) -> MetaLearner:
+    built = {
+        "mlp": lambda: mlp.build(mlp.Config((6, 5)), (3,), 1),
+        "embeddings": lambda: embeddings.build(
+            embeddings.Config(tokens=12, embedding=4, hidden=(5,), start=0.5), (2, 3), 1
+        ),
+    }
+    return MetaLearner(built[model](), method(name), Objective("regression"))
+
+
+def tasks(model: str) -> list[Episode]:
+    """One task each, of SIZES."""
+    generator = torch.Generator().manual_seed(4)
+
+    def side(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (1, n, 3) if model == "mlp" else (1, n, 2, 3)
+        x = (
+            torch.randn(shape, generator=generator).double()
+            if model == "mlp"
+            else torch.randint(0, 12, shape, generator=generator)
+        )
+        return x, torch.randn(1, n, 1, generator=generator).double()
+
+    return [Episode(*side(support), *side(query)) for support, query in SIZES]
+
+
+def together(parts: list[Episode]) -> Episode:
+    """All of them as one batch, filled up with numbers that would be seen if they counted."""
+    most = [max(size) for size in zip(*SIZES, strict=True)]
+
+    def filled(tensor: torch.Tensor, n: int) -> torch.Tensor:
+        return torch.cat(
+            [tensor, tensor.new_full((1, n - tensor.shape[1], *tensor.shape[2:]), 7)], 1
+        )
+
+    sides = zip(*(part.tensors for part in parts), strict=True)
+    tensors = [torch.cat([filled(t, most[i // 2]) for t in side]) for i, side in enumerate(sides)]
+    support, query = (torch.tensor(sizes) for sizes in zip(*SIZES, strict=True))
+    return Episode(*tensors, support_size=support, query_size=query)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
+@pytest.mark.parametrize("model", ["mlp", "embeddings"])
+@pytest.mark.parametrize("name", REGRESSION)
+def test_filled_up_tasks_give_what_each_gives_alone(name, model, plan):
+    one, parts = learner(name, model), tasks(model)
+    meta = {key: p.double() for key, p in one.init(0).items()}
+    alone = [meta_gradient(one, meta, part, Plan("per_task", 1, 1, "")) for part in parts]
+    found = meta_gradient(one, meta, together(parts), plan)
+    assert found.loss.item() == pytest.approx(
+        torch.stack([a.loss for a in alone]).mean().item(), abs=TOLERANCE
+    )
+    assert found.score.item() == pytest.approx(
+        torch.stack([a.score for a in alone]).mean().item(), abs=TOLERANCE
+    )
+    largest = 0.0
+    for key in meta:
+        expected = torch.stack([a.gradient[key] for a in alone]).mean(0)
+        torch.testing.assert_close(found.gradient[key], expected, rtol=0, atol=TOLERANCE)
+        largest = max(largest, float(expected.abs().max()))
+    assert largest > 1e-3, "there is something to compare"
+
+
+@pytest.mark.parametrize("name", REGRESSION)
+def test_filled_up_tasks_are_scored_as_each_alone(name):
+    one, parts = learner(name, "embeddings"), tasks("embeddings")
+    meta = {key: p.double() for key, p in one.init(0).items()}
+    score, loss = evaluate.scores(one, meta, together(parts), 2, chunk=3)
+    alone = [evaluate.scores(one, meta, part, 2) for part in parts]
+    assert score == pytest.approx(
+        [s[0] for s, _ in alone], abs=TOLERANCE
+    ) and loss == pytest.approx([x[0] for _, x in alone], abs=TOLERANCE)
+    curve = evaluate.curve(one, [meta], together(parts), [0, 2])
+    assert curve.score["transductive"][:, 1].numpy() == pytest.approx(score, abs=TOLERANCE)
+
+
+def test_what_fills_up_would_count_without_sizes():
+    """So that the tests above can fail."""
+    one, parts = learner("maml", "mlp"), tasks("mlp")
+    meta = {key: p.double() for key, p in one.init(0).items()}
+    filled = together(parts)
+    right, wrong = (
+        meta_gradient(one, meta, e).loss.item()
+        for e in (filled, filled._replace(support_size=None, query_size=None))
+    )
+    assert abs(right - wrong) > 0.1
+
+
+def test_batch_norm_is_refused():
+    one = MetaLearner(
+        conv4.build(conv4.Config(4), (1, 8, 8), 1), method("maml"), Objective("regression")
+    )
+    size = torch.tensor([1])
+    x, y = torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, 1)
+    with pytest.raises(ConfigError, match="without batch norm"):
+        meta_gradient(one, one.init(0), Episode(x, y, x, y, support_size=size, query_size=size))
+
+
+def test_fewer_shots_are_the_first_ones():
+    filled = together(tasks("mlp"))
+    fewer = filled.fewer(2)
+    assert torch.equal(
+        fewer.support_x, filled.support_x[:, :2]
+    ) and fewer.support_size.tolist() == [1, 2, 2, 2]
+    assert torch.equal(fewer.query_x, filled.query_x)
+    y = torch.arange(3).repeat_interleave(4)[None]
+    classes = Episode(
+        torch.arange(12.0)[None, :, None], y, torch.zeros(1, 3, 1), torch.arange(3)[None], ways=3
+    )
+    assert classes.fewer(2).support_x[0, :, 0].tolist() == [0, 1, 4, 5, 8, 9] and classes.fewer(
+        2
+    ).support_y.tolist() == [[0, 0, 1, 1, 2, 2]]
+
+
+def test_melu_moves_decision_layers_alone():
+    one, episode = learner("melu", "embeddings"), together(tasks("embeddings"))
+    meta = {key: p.double() for key, p in one.init(0).items()}
+    *_, theta = evaluate.adaptation(one, meta, episode, 2)
+    for key, p in theta.items():
+        assert torch.equal(p, meta[key].expand_as(p)) == (key == "embedding.weight"), key
+    moving = learner("maml", "embeddings")
+    assert not torch.allclose(
+        meta_gradient(one, meta, episode).loss, meta_gradient(moving, meta, episode).loss
+    )
+
+
+def test_melu_is_maml_where_there_are_no_embeddings():
+    melu, maml = (learner(name, "mlp") for name in ("melu", "maml"))
+    meta = {key: p.double() for key, p in melu.init(0).items()}
+    found, expected = (meta_gradient(one, meta, together(tasks("mlp"))) for one in (melu, maml))
+    assert all(torch.equal(found.gradient[key], expected.gradient[key]) for key in meta)
+
+
+COUNTS = torch.tensor([8, 5, 30, 6])
+
+
+def sampler(**changes) -> TaskSampler:
+    rows = torch.arange(int(COUNTS.sum()))
+    options = {"seed": 0, "split": "train", "shots": 4, "queries": 10} | changes
+    return TaskSampler(rows[:, None], rows.float(), COUNTS.cumsum(0) - COUNTS, COUNTS, **options)
+
+
+@pytest.mark.parametrize("vary", [False, True])
+def test_the_support_comes_first_and_no_query_before_it(vary):
+    episode = sampler(vary=vary)(torch.arange(400))
+    starts = (COUNTS.cumsum(0) - COUNTS).tolist()
+    supports, windows = set(), set()
+    for i in range(400):
+        k, m = int(episode.support_size[i]), int(episode.query_size[i])
+        support, query = episode.support_x[i, :k, 0].tolist(), episode.query_x[i, :m, 0].tolist()
+        task = starts.index(support[0])
+        assert support == list(range(starts[task], starts[task] + k)), (
+            "the first examples of a task, in their order"
+        )
+        assert (
+            query == list(range(query[0], query[0] + m))
+            and support[-1] < query[0]
+            and query[-1] < starts[task] + COUNTS[task]
+        )
+        assert m == min(10, COUNTS[task] - k)
+        assert episode.query_y[i, :m, 0].tolist() == query
+        supports.add(k)
+        windows.add((task, query[0] - support[-1]))
+    assert supports == ({1, 2, 3, 4} if vary else {4})
+    assert len([w for w in windows if w[0] == 2]) > 10, "queries of a large task begin anywhere"
+
+
+def test_an_episode_does_not_depend_on_its_batch():
+    one = sampler(vary=True)
+    batch = one(torch.arange(20))
+    for i in (0, 7, 19):
+        alone = one(torch.tensor([i]))
+        assert all(
+            torch.equal(a, b[i : i + 1]) for a, b in zip(alone.tensors, batch.tensors, strict=True)
+        )
+        assert alone.noise == batch.noise[i] and alone.support_size == batch.support_size[i]
+    assert not torch.equal(
+        one(torch.tensor([3])).support_x, sampler(vary=True, seed=1)(torch.tensor([3])).support_x
+    )
+
+
+def test_too_many_shots_are_a_sentence():
+    with pytest.raises(
+        ConfigError,
+        match="shots is 5: must be at most 4, one fewer than the smallest train task has",
+    ):
+        sampler(shots=5)

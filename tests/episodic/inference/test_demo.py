@@ -1,0 +1,211 @@
+"""The demo's service: what it answers, what it refuses, and that it leaves nothing behind. tests/browser looks at its page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import episodic
+from episodic.inference import demo
+from tests.episodic.algorithms.test_every_algorithm import sampler, trained
+from tests.episodic.inference.test_few_shot import folder_of
+from tests.support import ROOT
+
+ADDRESS = "http://127.0.0.1:8765"
+
+
+def picture(pixels: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(255 - pixels).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return folder_of(
+        "protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta
+    )
+
+
+@pytest.fixture
+def client(model):
+    return TestClient(demo.app(episodic.load(model), "models/run"), base_url=ADDRESS)
+
+
+@pytest.fixture(scope="module")
+def drawings() -> dict[str, list[str]]:
+    """Six pictures of each of four classes."""
+    images = sampler("test").images[-80:, 0].numpy()
+    return {
+        name: [picture(images[20 * c + i]) for i in range(6)]
+        for c, name in enumerate(["a", "<b>", "c d", "ä"])
+    }
+
+
+def test_it_answers_as_the_model_does(client, model, drawings):
+    support = {name: pictures[:2] for name, pictures in drawings.items()}
+    made = client.post("/adapt", json={"classes": support}).json()
+    assert made["classes"] == sorted(support) and made["examples"] == 8
+    asked = [p for pictures in drawings.values() for p in pictures[2:]]
+    found = client.post("/predict", json={"model": made["model"], "examples": asked}).json()[
+        "answers"
+    ]
+
+    def files(pictures: list[str]) -> list[bytes]:
+        return [base64.b64decode(p.split(",")[1]) for p in pictures]
+
+    labels = [name for name, pictures in support.items() for _ in pictures]
+    adapted = episodic.load(model).adapt(
+        files([p for pictures in support.values() for p in pictures]), labels
+    )
+    wanted = adapted.predict_proba(files(asked))
+    np.testing.assert_allclose(
+        [[a["probabilities"][c] for c in made["classes"]] for a in found], wanted, atol=1e-6
+    )
+    assert [a["label"] for a in found] == adapted.predict(files(asked)).tolist()
+    bare = client.post(
+        "/predict", json={"model": made["model"], "examples": [asked[0].split(",")[1]]}
+    )
+    assert bare.json()["answers"][0]["probabilities"] == pytest.approx(
+        found[0]["probabilities"], abs=1e-5
+    ), "base64 alone is taken too"
+
+
+def test_what_it_refuses(client, drawings):
+    good = {name: pictures[:1] for name, pictures in drawings.items()}
+    key = client.post("/adapt", json={"classes": good}).json()["model"]
+    one = drawings["a"][0]
+    for path, content, status, said in (
+        ("/adapt", {"classes": {"a": [one]}}, 422, "at least 2"),
+        ("/adapt", {"classes": good | {"": [one]}}, 422, "at least 1 character"),
+        ("/adapt", {"classes": good | {"a": []}}, 422, "at least 1 item"),
+        ("/adapt", {"classes": {"a": [one] * 150, "b": [one] * 150}}, 422, "at most 200 are taken"),
+        ("/adapt", {"classes": good | {"a": ["data:text/html;base64,AAAA"]}}, 422, "is no picture"),
+        ("/adapt", {"classes": good | {"a": ["data:image/png;base64,!!!"]}}, 422, "is no base64"),
+        (
+            "/adapt",
+            {"classes": good | {"a": ["data:image/png;base64,AAAA"]}},
+            422,
+            "no picture that can be read",
+        ),
+        ("/predict", {"model": "other", "examples": [one]}, 404, "adapt again"),
+        ("/predict", {"model": key, "examples": []}, 422, "at least 1 item"),
+        ("/predict", {"model": key, "examples": ["x" * (7 << 20)]}, 422, "at most"),
+        ("/predict", {"model": key, "examples": ["x" * (9 << 20)]}, 413, "at most 8 are taken"),
+    ):
+        answer = client.post(path, json=content)
+        assert answer.status_code == status and said in answer.text, (path, answer.text[:300])
+    assert client.post("/adapt", content=iter([b"{}"])).status_code == 411, (
+        "a request without a length"
+    )
+    assert (
+        client.post(
+            "/adapt", json={"classes": good}, headers={"Origin": "http://evil.example"}
+        ).status_code
+        == 403
+    )
+    assert (
+        client.post("/adapt", json={"classes": good}, headers={"Host": "evil.example"}).status_code
+        == 400
+    )
+    assert (
+        client.post("/adapt", json={"classes": good}, headers={"Origin": ADDRESS}).status_code
+        == 200
+    )
+
+
+def test_a_method_of_fixed_ways_says_so(tmp_path, drawings):
+    client = TestClient(
+        demo.app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
+    )
+    answer = client.post(
+        "/adapt", json={"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
+    )
+    assert (
+        answer.status_code == 422
+        and "maml was trained for 5 classes a task" in answer.json()["detail"]
+    )
+    facts = json.loads(re.search(r"const MODEL = (.*);", client.get("/").text)[1])
+    assert facts["anyWays"] is False and facts["ways"] == 5
+
+
+def test_the_oldest_models_are_forgotten(client, drawings):
+    support = {"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
+    keys = [
+        client.post("/adapt", json=support).json()["model"] for _ in range(demo.MOST_MODELS + 1)
+    ]
+    status = [
+        client.post("/predict", json={"model": key, "examples": drawings["a"][:1]}).status_code
+        for key in (keys[0], keys[1], keys[-1])
+    ]
+    assert status == [404, 200, 200] and len(set(keys)) == len(keys)
+
+
+def test_the_page_runs_its_own_script_alone(client):
+    page = client.get("/")
+    policy = page.headers["Content-Security-Policy"]
+    script = re.search(r"<script>(.*)</script>", page.text, re.S)[1]
+    import hashlib
+
+    assert (
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    )
+    assert "default-src 'none'" in policy and "http" not in re.sub(r"connect-src[^;]*", "", policy)
+    assert not re.search(r"(src|href)=\"(?!/docs|data:,)", page.text), "nothing is fetched"
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/adapt", "/predict"}
+    docs = client.get("/docs").text
+    assert (
+        "cdn" not in docs
+        and client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+    )
+
+
+def test_as_a_program(model, tmp_path):
+    """The address is printed, it answers, a port that is taken is one sentence, Ctrl-C ends it, and no file was written."""
+    import urllib.request
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "episodic", "demo", str(model), "--no-browser", "--port"]
+    process = subprocess.Popen(
+        [*command, "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = process.stdout.readline().split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310
+            assert "Few-shot demo" in answer.read().decode()
+        taken = subprocess.run(
+            [*command, address.rsplit(":", 1)[1]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert (
+            taken.returncode == 1
+            and taken.stderr.startswith("error: port ")
+            and "choose another" in taken.stderr
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+    assert process.returncode in (0, 130) and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,143 @@
+"""Every adapted model as a file for other runtimes answers there what it answers here."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import episodic
+from episodic.core.registry import ALGORITHMS
+from episodic.inference import export
+from episodic.inference.export import ExportError
+from episodic.training import model_folder
+from tests.episodic.algorithms.test_every_algorithm import CASES, sampler
+from tests.episodic.algorithms.test_every_algorithm import trained as trained_of
+from tests.episodic.inference.test_few_shot import NAMES, folder_of
+
+WHICH = [
+    "anil",
+    "maml_plus_plus",
+    "matching_net",
+    "metaoptnet",
+    "protonet",
+    "ridge",
+    "baseline_plus_plus",
+    "meta_lstm",
+]
+"""One of each kind of head; the other methods adapt the same network."""
+
+
+def adapted_of(name: str, folder, members: int = 1):
+    episode = sampler("test", shots=2)(torch.arange(1))
+    labels = [NAMES[i] for i in episode.support_y[0].tolist()]
+    # Of an untrained network ridge makes weights so large that rounding shows.
+    theta = trained_of(name).theta if name == "ridge" else None
+    return episodic.load(folder_of(name, folder, members, theta)).adapt(
+        episode.support_x[0], labels
+    ), episode.query_x[0]
+
+
+def same(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * max(1.0, float(np.abs(wanted).max())))
+
+
+@pytest.mark.parametrize("name", WHICH)
+def test_onnxruntime_answers_the_same(name, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
+    adapted, x = adapted_of(name, tmp_path / "run", members=2 if name == "anil" else 1)
+    export.onnx(adapted, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    for n in (1, 2, 25):
+        (found,) = session.run(["probabilities"], {"x": x[:n].numpy()})
+        same(found, adapted.predict_proba(x[:n]))
+    known = session.get_modelmeta().custom_metadata_map
+    assert json.loads(known["classes"]) == sorted(NAMES)
+    assert json.loads(known["inputs"]) == {"kind": "image", "inverted": True, "input": [1, 28, 28]}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "run"], (
+        "one file, nothing left beside it"
+    )
+
+
+def test_the_encoder_is_what_the_head_sees(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
+    adapted, x = adapted_of("protonet", tmp_path / "run")
+    export.onnx(adapted, tmp_path / "encoder.onnx", encoder=True)
+    (found,) = runtime.InferenceSession(str(tmp_path / "encoder.onnx")).run(
+        ["features"], {"x": x.numpy()}
+    )
+    same(found, adapted.features(x).detach().numpy())
+    # The nearest class mean of these features is the method's answer.
+    support = adapted.features(adapted.support.support_x[0]).detach().numpy()
+    means = np.stack([support[adapted.support.support_y[0].numpy() == c].mean(0) for c in range(5)])
+    nearest = ((found[:, None] - means) ** 2).sum(-1).argmin(1)
+    assert (np.array(sorted(NAMES))[nearest] == adapted.predict(x)).all()
+
+
+@pytest.mark.parametrize("name", ["maml", "ridge"])
+def test_torch_export_answers_the_same(name, tmp_path):
+    adapted, x = adapted_of(name, tmp_path / "run")
+    export.torch_program(adapted, tmp_path / "model.pt2")
+    extra = {"classes": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    for n in (1, 7):
+        same(program(x[:n]).detach().numpy(), adapted.predict_proba(x[:n]))
+    assert json.loads(extra["classes"]) == sorted(NAMES)
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    held = [
+        part
+        for part, content in parts.items()
+        if content and (content[:2] == b"PK" or part.endswith((".pt", ".pkl")))
+    ]
+    assert len(parts) > 5 and held == [], "pickles, which torch.save would leave"
+
+
+def test_a_curve_is_exported(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
+    config = {
+        "algorithm": {"name": "maml", "inner_lr": 0.01, "inner_steps": 1},
+        "model": {"name": "mlp", "hidden": [40]},
+        "ways": 1,
+        "shots": 5,
+        "batch_norm": "transductive",
+        "input": [1],
+        "inputs": {"kind": "numbers"},
+        "kind": "regression",
+        "classes": 0,
+    }
+    model_folder.save(tmp_path / "run", [model_folder.learner(config).init(0)], config)
+    x = np.linspace(-5, 5, 5, dtype=np.float32)[:, None]
+    adapted = episodic.load(tmp_path / "run").adapt(x, np.sin(x))
+    export.onnx(adapted, tmp_path / "model.onnx")
+    (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(["targets"], {"x": x})
+    same(found[:, 0], adapted.predict(x))
+
+
+def test_what_is_not_exported_is_said(tmp_path):
+    model = episodic.load(folder_of("maml", tmp_path / "run"))
+    with pytest.raises(
+        ExportError,
+        match="the inner loop is not exported, nor what only exists in it: adapt the model to a task first",
+    ):
+        export.onnx(model, tmp_path / "model.onnx")  # type: ignore[arg-type]
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_every_kind_of_head_is_here():
+
+    defined = {
+        name
+        for name in ALGORITHMS
+        if any(part in vars(_class(ALGORITHMS[name])) for part in ("outputs", "head"))
+    }
+    assert {CASES[name].method or name for name in WHICH} >= defined - {"finetune"}, (
+        "a method that answers in its own way"
+    )
+
+
+def _class(module):
+    return type(module.build(module.Config()))

@@ -1,0 +1,367 @@
+"""A trained model in use: every method adapts, answers, is written and read again; what cannot be trusted is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import episodic
+from episodic.core.errors import UserError
+from episodic.core.model import Params
+from episodic.inference.few_shot import AdaptError, FewShotLearner
+from episodic.preprocessing.base import InputError
+from episodic.training import checkpoint, evaluate, model_folder
+from episodic.training.model_folder import TrainedError
+from tests.episodic.algorithms.test_every_algorithm import (
+    CASES,
+    QUERIES,
+    SHOTS,
+    WAYS,
+    learner,
+    sampler,
+)
+
+NAMES = ["pear", "fig", "apple", "date", "lime"]
+
+
+def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = None) -> Path:
+    """An untrained model of a case (or one of parameters theta), as the stage train would write it."""
+    case, made = CASES[name], learner(name)
+    method = case.method or name
+    config = {
+        "algorithm": {"name": method}
+        | asdict(made.algorithm.config if hasattr(made.algorithm, "config") else _config(name)),
+        "model": {"name": "conv4", "filters": 12},
+        "batch_norm": "transductive",
+        "input": [1, 28, 28],
+        "inputs": {"kind": "image", "inverted": True},
+        "kind": "classification",
+        "ways": WAYS,
+        "shots": SHOTS,
+        "classes": len(sampler("train").counts),
+        "dataset": "glyphs",
+        "iteration": 1,
+        "iterations": 1,
+        "validation": 0.5,
+    }
+    model_folder.save(path, [theta or made.init(seed) for seed in range(members)], config)
+    return path
+
+
+def _config(name: str):
+    from episodic.core.registry import ALGORITHMS
+
+    return ALGORITHMS[CASES[name].method or name].Config(**CASES[name].config)
+
+
+@pytest.fixture(scope="module")
+def protonet(tmp_path_factory) -> Path:
+    return folder_of("protonet", tmp_path_factory.mktemp("model") / "run")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_answers_as_the_evaluation_does(name, tmp_path):
+    """The same episode by both ways gives the same outputs; what is written comes back."""
+    model = episodic.load(folder_of(name, tmp_path / "run"))
+    episode = sampler("test", shots=2)(torch.arange(1))
+    inductive = replace(learner(name), batch_norm="inductive")
+    steps = evaluate.headline(inductive, None)
+    wanted = (
+        evaluate.curve(inductive, [model.trained.members[0]], episode, [steps], ["inductive"])
+        .outputs[0, 0]
+        .softmax(-1)
+    )
+    labels = [sorted(NAMES)[i] for i in episode.support_y[0].tolist()]
+    adapted = model.adapt(episode.support_x[0], labels)
+    found = adapted.predict_proba(episode.query_x[0])
+    assert adapted.classes_ == tuple(sorted(NAMES)) and found.shape == (WAYS * QUERIES, WAYS)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+    assert (adapted.predict(episode.query_x[0]) == np.array(sorted(NAMES))[found.argmax(1)]).all()
+    alone = np.concatenate([adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(
+        alone, found[:5], atol=2e-5, err_msg="an answer depends on what else is asked"
+    )
+    adapted.save(tmp_path / "adapted")
+    again = episodic.load_adapted(tmp_path / "adapted")
+    np.testing.assert_allclose(again.predict_proba(episode.query_x[0]), found, atol=1e-6)
+    assert again.classes_ == adapted.classes_ and all(
+        (again.thetas[0][n] == p).all() for n, p in adapted.thetas[0].items()
+    )
+    assert [path.suffix for path in sorted((tmp_path / "adapted").iterdir())] == [
+        ".json",
+        ".safetensors",
+        ".safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unequal_shots_and_other_ways_or_one_sentence(name, tmp_path):
+    model = episodic.load(folder_of(name, tmp_path / "run"))
+    episode = sampler("test", shots=3)(torch.arange(1))
+    x, y = episode.support_x[0], episode.support_y[0]
+    uneven = torch.tensor([0, 1, 2, 3, 6, 9, 12])  # three of the first class, one of each other
+    adapted = model.adapt(x[uneven], y[uneven].tolist())
+    assert np.isfinite(adapted.predict_proba(episode.query_x[0])).all()
+    adapted.save(tmp_path / "adapted")
+    assert (episodic.load_adapted(tmp_path / "adapted").predict(x) == adapted.predict(x)).all()
+    three = x[:9], y[:9].tolist()
+    if (
+        model.trained.learner.at_test.algorithm.any_ways
+        or model.trained.learner.algorithm.labels == "split"
+    ):
+        assert model.adapt(*three).predict_proba(x).shape == (15, 3)
+    else:
+        with pytest.raises(
+            AdaptError,
+            match=rf"has 3 classes: {CASES[name].method or name} was trained for 5 classes a task",
+        ):
+            model.adapt(*three)
+
+
+def test_labels_of_any_hashable_kind(protonet, tmp_path):
+    model = episodic.load(protonet)
+    x = sampler("test")(torch.arange(1)).support_x[0]
+    for labels in (
+        [3, 1, 2, 5, 4],
+        [True, False, True, False, True],
+        [("a", 1), None, "b", 2.5, frozenset()],
+        np.array(list("edcba")),
+    ):
+        adapted = model.adapt(x, labels)
+        listed = [label.item() if isinstance(label, np.generic) else label for label in labels]
+        assert set(adapted.classes_) == set(listed)
+        if len(set(listed)) == 5:
+            assert adapted.predict(x).tolist() == listed, "of itself every example is the nearest"
+    with pytest.raises(
+        AdaptError, match=r"the label \('a', 1\) is a tuple: only text and numbers can be written"
+    ):
+        model.adapt(x, [("a", 1), 2, 3, 4, 5]).save(tmp_path / "adapted")
+    assert not (tmp_path / "adapted").exists()
+    for labels, said in (
+        ([1, 2], "there are 5 examples and 2 labels"),
+        ([1] * 5, "are of the class 1: give examples of at least two"),
+        ([[1], 2, 3, 4, 5], "is a list: a label must be hashable"),
+    ):
+        with pytest.raises(AdaptError, match=said):
+            model.adapt(x, labels)
+
+
+def test_pictures_as_paths_images_and_bytes_are_what_training_sees(protonet, tmp_path):
+    episode = sampler("test")(torch.arange(1))
+    pixels = (episode.support_x[0, :, 0] * 255).round().to(torch.uint8).numpy()
+    paths = []
+    for i, ink in enumerate(pixels):
+        Image.fromarray(255 - ink).save(path := tmp_path / f"{i}.png")
+        paths.append(path)
+    inputs = episodic.load(protonet).inputs
+    for given in (
+        paths,
+        list(map(str, paths)),
+        [Image.open(p) for p in paths],
+        [p.read_bytes() for p in paths],
+        pixels[:, None],
+    ):
+        assert (inputs(given) == episode.support_x[0]).all()
+
+
+def test_an_ensemble_answers_together(tmp_path):
+    model = episodic.load(folder_of("maml", tmp_path / "run", members=3))
+    episode = sampler("test")(torch.arange(1))
+    adapted = model.adapt(episode.support_x[0], episode.support_y[0])
+    each = [
+        replace(adapted, thetas=[theta]).predict_proba(episode.query_x[0])
+        for theta in adapted.thetas
+    ]
+    np.testing.assert_allclose(
+        adapted.predict_proba(episode.query_x[0]), np.mean(each, 0), atol=1e-6
+    )
+    adapted.save(tmp_path / "adapted")
+    assert len(episodic.load_adapted(tmp_path / "adapted").thetas) == 3
+
+
+def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
+    """The same episodes drawn by hand give the same scores, and too little to draw from is one sentence."""
+    model = episodic.load(protonet)
+    images, _, counts = (sampler("test").images, sampler("test").offsets, sampler("test").counts)
+    x = images[-20 * 8 :]
+    y = [f"c{i // 20}" for i in range(len(x))]
+    found = model.evaluate(x, y, ways=4, shots=2, queries=3, episodes=7, seed=5)
+    from episodic.data.sampling import ClassSampler
+
+    drawn = ClassSampler(x, torch.arange(8) * 20, counts[:8], 5, "test", 4, 2, 3)(torch.arange(7))
+    wanted, _ = evaluate.scores(
+        replace(model.trained.learner, batch_norm="inductive"), model.trained.members[0], drawn, 0
+    )
+    np.testing.assert_allclose(found.scores, wanted)
+    assert (
+        found.summary["accuracy"] == pytest.approx(wanted.mean())
+        and found.summary["chance"] == 0.25
+    )
+    for options, said in (
+        ({"ways": 9}, "there are 8 classes and an episode has 9"),
+        ({"shots": 18}, r"needs 18 \+ 5 examples, and 'c0' has 20"),
+    ):
+        with pytest.raises(AdaptError, match=said):
+            model.evaluate(x, y, **options)
+
+
+def test_a_curve_is_fitted(tmp_path):
+    """Regression: the model of the sinusoid's shape, adapted to points, answers numbers."""
+    config = {
+        "algorithm": {"name": "maml", "inner_lr": 0.01, "inner_steps": 1},
+        "model": {"name": "mlp", "hidden": [40, 40]},
+        "ways": 1,
+        "shots": 10,
+        "batch_norm": "transductive",
+        "input": [1],
+        "inputs": {"kind": "numbers"},
+        "kind": "regression",
+        "classes": 0,
+    }
+    model_folder.save(tmp_path / "run", [model_folder.learner(config).init(0)], config)
+    model = episodic.load(tmp_path / "run")
+    x = np.linspace(-5, 5, 10)[:, None]
+    y = 2 * np.sin(x[:, 0])
+    errors = [
+        float(np.mean((model.adapt(x, y, steps).predict(x) - y) ** 2)) for steps in (0, 1, 20)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    adapted = model.adapt(x, y)
+    with pytest.raises(AdaptError, match="gives no probabilities"):
+        adapted.predict_proba(x)
+    adapted.save(tmp_path / "adapted")
+    assert (episodic.load_adapted(tmp_path / "adapted").predict(x) == adapted.predict(x)).all()
+    with pytest.raises(AdaptError, match="must hold 10 finite numbers"):
+        model.adapt(x, y[:3])
+
+
+# --- what cannot be trusted ------------------------------------------------------------------------------------------
+
+
+def tampered(folder: Path, change) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+CONFIGS = {
+    "has format 1, not 2": lambda c: c.update(format=1),
+    "lacks 'algorithm'": lambda c: c.pop("algorithm"),
+    "lacks 'ways'": lambda c: c.pop("ways"),
+    "must be one of anil": lambda c: c["algorithm"].update(name="os.system"),
+    "does not describe a model": lambda c: c["model"].update(filters="many"),
+    "unexpected keyword": lambda c: c["model"].update(filter=3),
+    "ensemble is 0": lambda c: c.update(ensemble=0),
+    "its `inputs` cannot be used": lambda c: c.update(inputs={"kind": "image", "inverse": True}),
+    "kind is 'clustering'": lambda c: c.update(kind="clustering"),
+    "has shape": lambda c: c["model"].update(filters=13),
+}
+
+
+@pytest.mark.parametrize("said", CONFIGS)
+def test_a_config_that_cannot_be_trusted_is_one_sentence(said, tmp_path):
+    folder = folder_of("protonet", tmp_path / "run")
+    tampered(folder, CONFIGS[said])
+    with pytest.raises(UserError) as caught:
+        episodic.load(folder)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
+    folder = folder_of("protonet", tmp_path / "run")
+    path = folder / "weights.safetensors"
+    tensors, _ = checkpoint.load(path)
+    first = next(iter(tensors))
+    for changed, said in (
+        ({name: t for name, t in tensors.items() if name != first}, f"lacks {first}"),
+        (tensors | {"more": torch.ones(1)}, "holds more, which the model does not have"),
+        (
+            tensors | {first: torch.full_like(tensors[first], torch.nan)},
+            f"{first} holds numbers that are not finite",
+        ),
+        (tensors | {first: torch.ones(3)}, r"has shape \[3\]"),
+    ):
+        checkpoint.save(path, changed, {})
+        with pytest.raises(UserError, match=said) as caught:
+            episodic.load(folder)
+        assert len(str(caught.value).splitlines()) == 1
+    path.write_bytes(b"not weights")
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        episodic.load(folder)
+    path.unlink()
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        episodic.load(folder)
+    for name, said in (("nowhere", "there is no folder"), (".", "holds no trained model")):
+        with pytest.raises(TrainedError, match=said):
+            episodic.load(tmp_path / name)
+
+
+def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_path):
+    x = sampler("test")(torch.arange(1)).support_x[0]
+    folder = tmp_path / "adapted"
+    adapted = episodic.load(protonet).adapt(x, NAMES)
+    with pytest.raises(TrainedError, match="adapted to no task yet"):
+        episodic.load_adapted(protonet)
+    adapted.save(folder)
+    with pytest.raises(TrainedError, match="was adapted to a task already"):
+        episodic.load(folder)
+    good = {"x": x, "y": torch.arange(5)}
+    for support in (
+        {"x": x},
+        good | {"y": torch.arange(1, 6)},
+        good | {"y": torch.arange(5.0)},
+        good | {"x": x[:, :, 1:]},
+        good | {"x": x * torch.nan},
+        good | {"x": x[:4]},
+    ):
+        checkpoint.save(folder / "support.safetensors", support, {})
+        with pytest.raises(TrainedError, match="does not hold the support set"):
+            episodic.load_adapted(folder)
+    checkpoint.save(folder / "support.safetensors", good, {})
+    tampered(folder, lambda c: c.update(adapted=3))
+    with pytest.raises(TrainedError, match="does not hold the support set"):
+        episodic.load_adapted(folder)
+
+
+def test_it_loads_without_the_pipeline(protonet, tmp_path):
+    """A fresh interpreter without Prefect, DVC, pandas, torchvision or the tasks: the artifact is enough."""
+    Image.fromarray(np.full((40, 30), 255, np.uint8)).save(tmp_path / "white.png")
+    program = f"""
+import sys
+for name in ("prefect", "dvc", "pandas", "torchvision", "pydantic", "ruamel", "tasks", "flows", "typer"):
+    sys.modules[name] = None
+import episodic
+white = {str(tmp_path / "white.png")!r}
+print(episodic.load({str(protonet)!r}).adapt([white, white], ["a", "b"]).predict([white]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0 and ended.stdout.startswith("['"), ended.stderr
+
+
+def test_devices_are_checked(protonet):
+    with pytest.raises(UserError, match="must be one of auto, cpu, cuda, mps"):
+        episodic.load(protonet, "tpu")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(UserError, match="this machine has no mps device"):
+            episodic.load(protonet, "mps")
+    assert isinstance(episodic.load(protonet, "auto"), FewShotLearner)
+
+
+def test_a_single_thing_in_the_place_of_a_list_is_told(protonet):
+    for single in ("a.png", Path("a.png"), b"bytes", Image.new("L", (3, 3))):
+        with pytest.raises(InputError, match="put a single picture in a list"):
+            episodic.load(protonet).inputs(single)

@@ -1,0 +1,93 @@
+"""A trained model among scikit-learn's tools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+
+import episodic
+from episodic.inference.sklearn import FewShotClassifier
+from tests.episodic.algorithms.test_every_algorithm import sampler, trained
+from tests.episodic.inference.test_few_shot import folder_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return folder_of(
+        "protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Five classes of twenty pictures, float `(100, 1, 28, 28)`, and labels of text."""
+    x = sampler("test").images[-100:].float().numpy() / 255
+    return x, np.repeat(list("abcde"), 20)
+
+
+def test_it_is_the_adapted_model(model, data):
+    x, y = data
+    support = np.arange(0, 100, 4)
+    found = FewShotClassifier(str(model)).fit(x[support], y[support])
+    wanted = episodic.load(model).adapt(x[support], y[support])
+    assert (found.predict(x) == wanted.predict(x)).all() and (
+        found.predict_proba(x) == wanted.predict_proba(x)
+    ).all()
+    assert (
+        found.classes_.tolist() == list("abcde")
+        and found.score(x, y) == (wanted.predict(x) == y).mean() > 0.5
+    )
+    with pytest.raises(NotFittedError):
+        FewShotClassifier(str(model)).predict(x)
+    assert (
+        clone(found).get_params()
+        == found.get_params()
+        == {"model": str(model), "steps": None, "device": "cpu"}
+    )
+
+
+def test_in_a_pipeline_under_cross_validation_and_in_a_search(model, data):
+    x, y = data
+    rows = x.reshape(100, -1)
+    scores = cross_val_score(
+        make_pipeline(MinMaxScaler(), FewShotClassifier(model)), rows, y, cv=StratifiedKFold(4)
+    )
+    assert scores.shape == (4,) and scores.mean() > 0.5
+    halved = make_pipeline(
+        FunctionTransformer(lambda x: x / 2), FewShotClassifier(episodic.load(model))
+    )
+    assert cross_val_score(halved, rows, y, cv=2).mean() > 0.4
+    search = GridSearchCV(FewShotClassifier(model), {"steps": [None, 0]}, cv=2).fit(x, y)
+    assert search.best_score_ > 0.5
+
+
+def test_paths_and_pictures_in_lists_arrays_and_tables(model, data, tmp_path):
+    x, y = data
+    some = np.arange(0, 100, 10)
+    paths = []
+    for i in some:
+        Image.fromarray(255 - np.rint(x[i, 0] * 255).astype(np.uint8)).save(
+            path := tmp_path / f"{i}.png"
+        )
+        paths.append(str(path))
+    wanted = FewShotClassifier(model).fit(x[some], y[some]).predict_proba(x)
+    for given in (
+        paths,
+        np.array(paths),
+        np.array(paths)[:, None],
+        pd.Series(paths),
+        [Image.open(p) for p in paths],
+    ):
+        np.testing.assert_allclose(
+            FewShotClassifier(model).fit(given, y[some]).predict_proba(x), wanted, atol=1e-6
+        )
+    numbers = FewShotClassifier(model).fit(torch.from_numpy(x[some]), some // 20)
+    assert numbers.classes_.dtype.kind == "i" and numbers.predict(x[:3]).dtype.kind == "i"

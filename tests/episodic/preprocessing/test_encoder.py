@@ -1,0 +1,280 @@
+"""A pretrained sentence encoder from a folder: what is refused, and a tiny one through the stages and in use."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+
+import encoders
+import numpy as np
+import pytest
+import torch
+from stages import EVALUATE, TRAIN, call, change
+from support import ROOT
+
+import episodic
+from episodic.core.config import ConfigError
+from episodic.preprocessing import base as preprocessing
+from episodic.preprocessing import encoder
+from episodic.preprocessing.base import InputError
+from episodic.preprocessing.text import Features
+from tasks import params, preset
+from tasks.runtime.files import read_json
+from tests.episodic.preprocessing.test_text import corpus, csv_of
+
+TEXTS = [text for texts in corpus().values() for text in texts]
+
+
+def section(folder: Path, **more: object) -> dict:
+    """As of a model's config.json."""
+    described = {"kind": "text", "features": "encoder", "encoder": encoder.described(folder)}
+    return {"input": [encoder.width(folder)], "inputs": described | more}
+
+
+def test_what_it_is_known_by(tmp_path):
+    """Weights, tokenizer and modules count; where it lies, its README and other formats do not."""
+    folder = encoders.looks(tmp_path / "a")
+    assert encoder.width(folder) == 8
+    first = encoder.described(folder)
+    assert first["name"] == "a" and re.fullmatch("[0-9a-f]{64}", first["digest"])
+    (folder / "README.md").write_text("of another day")
+    (folder / "onnx").mkdir()
+    (folder / "onnx/config.json").write_text("{}")
+    folder.rename(tmp_path / "b")
+    assert encoder.described(tmp_path / "b") == first | {"name": "b"}
+    for file in ("model.safetensors", "1_Pooling/config.json", "config.json"):
+        whole = (tmp_path / "b" / file).read_bytes()
+        (tmp_path / "b" / file).write_bytes(whole + b" ")
+        assert encoder.described(tmp_path / "b")["digest"] != first["digest"], file
+        (tmp_path / "b" / file).write_bytes(whole)
+
+
+def test_how_long_embeddings_are(tmp_path):
+    folder = encoders.looks(tmp_path / "a")
+    pooling = folder / "1_Pooling/config.json"
+    pooling.write_text(
+        json.dumps(
+            {
+                "word_embedding_dimension": 8,
+                "pooling_mode_cls_token": True,
+                "pooling_mode_mean_tokens": True,
+            }
+        )
+    )
+    assert encoder.width(folder) == 16, "two means of the tokens, one after the other"
+    pooling.write_text(
+        json.dumps(
+            {
+                "word_embedding_dimension": 8,
+                "pooling_mode_cls_token": False,
+                "pooling_mode_mean_tokens": True,
+            }
+        )
+    )
+    assert encoder.width(folder) == 8
+    (folder / "modules.json").unlink()
+    assert encoder.width(folder) == 8, "of a plain transformer the mean"
+
+
+def broken(folder: Path, how: str) -> None:
+    if how == "pickle":
+        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    elif how == "code":
+        (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "mine.Transformer"}]))
+    elif how == "outside":
+        (folder / "modules.json").write_text(
+            json.dumps([{"path": "..", "type": "sentence_transformers.models.Transformer"}])
+        )
+    elif how == "auto_map":
+        (folder / "config.json").write_text(
+            json.dumps({"hidden_size": 8, "auto_map": {"AutoModel": "mine.Model"}})
+        )
+    else:
+        (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("pickle", "its weights are a pickle (pytorch_model.bin), which is not read"),
+        ("code", "names mine.Transformer: an encoder may be"),
+        ("outside", "which lies outside"),
+        ("auto_map", "needs more than its weights"),
+        ("empty", "since it has no config.json"),
+    ],
+)
+def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
+    folder = encoders.looks(tmp_path / "a")
+    broken(folder, how)
+    with pytest.raises(InputError) as caught:
+        encoder.described(folder)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_params_say_what_is_wrong_with_it(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"path is 'data/README.md': must be the folder of a sentence encoder"
+    ):
+        Features("encoder")
+    raw = params.read_yaml(ROOT / "params.yaml")
+    preset.merge(
+        raw,
+        {
+            "dataset": {
+                "name": "clinc150",
+                "clinc150": {"features": {"kind": "encoder", "path": str(tmp_path / "none")}},
+            }
+        },
+    )
+    for model, said in (
+        ("textcnn", "must be bag or mlp for dataset.clinc150.features.kind encoder"),
+        ("bag", "there is no folder"),
+    ):
+        raw["model"]["name"] = model
+        if model == "textcnn":
+            raw["dataset"]["clinc150"]["features"]["path"] = str(encoders.looks(tmp_path / "a"))
+        with pytest.raises(params.StageError, match=said):
+            params.parse(raw)
+        raw["dataset"]["clinc150"]["features"]["path"] = str(tmp_path / "none")
+
+
+def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    folder = encoders.looks(tmp_path / "a")
+    build = preprocessing.build(section(folder, path=folder))
+    assert build(np.ones((2, 8))).shape == (2, 8), (
+        "embeddings that are there already need no encoder"
+    )
+    with pytest.raises(
+        InputError, match=r"needs one more package: pip install 'episodic\[encoder\]'"
+    ):
+        build(["play a song"])
+
+
+def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
+    folder = encoders.looks(tmp_path / "a")
+    monkeypatch.delenv(encoder.FOLDER, raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+
+    def said() -> str:
+        with pytest.raises(InputError) as caught:
+            preprocessing.build(section(folder))(["play a song"])
+        return str(caught.value)
+
+    assert (
+        said() == "the model reads sentences by the encoder a: set EPISODIC_ENCODER to its folder"
+    )
+    for place in (folder, tmp_path):
+        monkeypatch.setenv(encoder.FOLDER, str(place))
+        assert "episodic[encoder]" in said(), "found"
+    other = encoders.looks(tmp_path / "other", vocabulary=3)
+    monkeypatch.setenv(encoder.FOLDER, str(other))
+    assert re.fullmatch(
+        r".*other is not the encoder a that the model was trained with \(digest \w{12}, not \w{12}\): put that one there, or train again",
+        said(),
+    )
+
+
+# --- with the library ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A tiny encoder, and a text model that was trained on its embeddings by the stages."""
+    pytest.importorskip(
+        "sentence_transformers",
+        reason="sentence-transformers is not installed: pip install 'episodic[encoder]'",
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    csv_of(folder / "intents.csv")
+    encoders.tiny(folder / "tiny", TEXTS)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    preset.apply("tiny", folder / "params.yaml")
+    text = (folder / "params.yaml").read_text()
+    start = text.index("  text_folder:")
+    text = text[:start] + text[start:].replace("kind: ngrams", "kind: encoder", 1).replace(
+        "path: data/README.md", "path: tiny", 1
+    )
+    (folder / "params.yaml").write_text(text)
+    changes = {
+        "dataset.name": "text_folder",
+        "dataset.source": "intents.csv",
+        "text_folder.shares": "[0.5, 0.25, 0.25]",
+    }
+    changes |= {"episodes.ways": "2", "model.name": "mlp", "algorithm.name": "protonet"}
+    for key, value in changes.items():
+        change(folder, key, value)
+    call(folder, "download", "--out", "raw")
+    said, _ = call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    assert '"what": "sentences", "done": 192, "total": 192' in said
+    call(folder, "train", *TRAIN)
+    call(folder, "evaluate", *EVALUATE)
+    return folder
+
+
+def test_the_stages_use_it_and_say_which(place):
+    examples = np.load(place / "prepared/examples.npy")
+    assert examples.dtype == np.float32 and examples.shape == (len(TEXTS), 32)
+    np.testing.assert_allclose(np.linalg.norm(examples, axis=1), 1, atol=1e-5)
+    metrics = read_json(place / "metrics.json")
+    assert metrics["baselines"]["encoder_centroid"]["accuracy"] > 0.5, "chance"
+    found = read_json(place / "model/config.json")["inputs"]
+    assert found == {
+        "kind": "text",
+        "features": "encoder",
+        "encoder": encoder.described(place / "tiny"),
+    }
+    assert (
+        str(place)
+        not in (place / "model/config.json").read_text()
+        + (place / "prepared/meta.json").read_text()
+    )
+
+
+def test_the_same_sentences_give_the_same_bytes_with_no_network(place, monkeypatch):
+    def refused(*args, **kwargs):
+        raise AssertionError("the network is not for encoders")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    first = np.load(place / "prepared/examples.npy")
+    call(place, "episodes", "--raw", "raw", "--out", "again")
+    assert (place / "again/examples.npy").read_bytes() == (
+        place / "prepared/examples.npy"
+    ).read_bytes()
+    alone = preprocessing.build(section(place / "tiny", path=place / "tiny"))
+    texts = [text for label in sorted(corpus()) for text in corpus()[label]]
+    np.testing.assert_allclose(alone(texts[:5]).numpy(), first[:5], atol=1e-5)
+    assert (
+        alone(["order a pizza", "play a song"]) - alone(["play a song", "order a pizza"]).flip(0)
+    ).abs().max() == 0
+
+
+def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
+    texts, labels = (
+        [text for label in ("mail", "bank") for text in corpus()[label][:6]],
+        ["mail"] * 6 + ["bank"] * 6,
+    )
+    monkeypatch.setenv(encoder.FOLDER, str(place))
+    learner = episodic.load(place / "model")
+    adapted = learner.adapt(texts, labels)
+    answers = adapted.predict(texts)
+    assert (answers == labels).mean() > 0.6
+    adapted.save(place / "adapted")
+    again = episodic.load_adapted(place / "adapted")
+    np.testing.assert_allclose(again.predict_proba(texts), adapted.predict_proba(texts), atol=1e-6)
+    encoders.tiny(place / "elsewhere" / "tiny", TEXTS, seed=1)
+    monkeypatch.setenv(encoder.FOLDER, str(place / "elsewhere"))
+    with pytest.raises(InputError, match="is not the encoder tiny that the model was trained with"):
+        episodic.load_adapted(place / "adapted").predict(texts)
+
+
+def test_an_encoder_that_cannot_be_read_is_one_sentence(place, tmp_path):
+    folder = encoders.looks(tmp_path / "a", model_type="bert")
+    with pytest.raises(InputError, match="cannot be read as a sentence encoder") as caught:
+        preprocessing.build(section(folder, path=folder))(["play a song"])
+    assert len(str(caught.value).splitlines()) == 1
+    assert torch.get_num_threads() == 1

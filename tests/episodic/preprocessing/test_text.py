@@ -1,0 +1,484 @@
+"""Sentences: features, data sets, base learners, and a trained text model in use."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+import episodic
+from episodic.core.objective import Objective
+from episodic.core.registry import ALGORITHMS
+from episodic.data import storage
+from episodic.data.sampling import ClassSampler
+from episodic.datasets import clinc150, text_folder
+from episodic.datasets.base import FetchError, Limits
+from episodic.engine.learner import MetaLearner
+from episodic.engine.outer import meta_gradient
+from episodic.models import bag, textcnn
+from episodic.preprocessing import base as preprocessing
+from episodic.preprocessing.base import InputError
+from episodic.preprocessing.text import REGULARIZATION, Features, TfIdf, fit, table
+from episodic.training import evaluate, model_folder, train
+from tests.episodic.test_cli import call
+
+NGRAMS, TOKENS = Features(size=256), Features("tokens", 96, 8)
+OPENINGS = [
+    "please",
+    "could you",
+    "i want you to",
+    "now",
+    "quickly",
+    "would you",
+    "i need to",
+    "kindly",
+]
+THINGS = {
+    "weather": ["tell me the weather", "say if it will rain", "give a forecast of rain"],
+    "music": ["play a song", "put on some music", "play music by bach"],
+    "alarm": ["wake me at six", "set an alarm for six", "set my alarm"],
+    "bank": ["show my balance", "say what my account holds", "check my account balance"],
+    "lights": ["turn on the lights", "switch off the lamp", "dim the lights"],
+    "travel": ["book a flight to rome", "find me a plane ticket", "book a ticket to rome"],
+    "food": ["order a pizza", "get me dinner", "order food for dinner"],
+    "mail": ["read my mail", "send an email to ann", "write a mail"],
+}
+
+
+def corpus() -> dict[str, list[str]]:
+    return {
+        label: [f"{opening} {thing}" for opening in OPENINGS for thing in things]
+        for label, things in THINGS.items()
+    }
+
+
+def csv_of(path: Path, header: str = "text,label") -> Path:
+    path.write_text(
+        "\n".join(
+            [header, *(f"{text},{label}" for label, texts in corpus().items() for text in texts)]
+        )
+        + "\n"
+    )
+    return path
+
+
+def prepared(features: Features):
+    """Encoded sentences, the `inputs` section fitted to them, first rows and counts of the classes."""
+    texts = [text for texts in corpus().values() for text in texts]
+    section = fit(features, texts)
+    encoder = preprocessing.build({"input": list(features.input), "inputs": section})
+    counts = torch.full((len(THINGS),), len(texts) // len(THINGS))
+    return encoder.encode(texts), section, counts
+
+
+def test_ngrams_are_scikit_learns_tf_idf():
+    """With as many places as there are n-grams, and so no two in one: the same vectors but for their order."""
+    texts = [text for texts in corpus().values() for text in texts]
+    wide = Features(size=1 << 20)
+    found = preprocessing.build({"input": list(wide.input), "inputs": fit(wide, texts)})(texts[:40])
+    wanted = (
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        .fit(texts)
+        .transform(texts[:40])
+    )
+    np.testing.assert_allclose(found @ found.T, (wanted @ wanted.T).toarray(), atol=1e-4)
+
+
+def test_stored_rows_are_the_encoded_ones(tmp_path):
+    texts = [text for texts in corpus().values() for text in texts]
+    for features in (NGRAMS, TOKENS):
+        examples, section, _ = prepared(features)
+        folder = tmp_path / features.kind
+        folder.mkdir()
+        storage.save(folder, examples)
+        again = storage.load(folder, features.input, torch.device("cpu"))
+        rows = torch.tensor([5, 0, 5, 17])
+        direct = preprocessing.build(
+            {"input": list(features.input), "inputs": json.loads(json.dumps(section))}
+        )([texts[i] for i in rows.tolist()])
+        assert (again[rows] == examples[rows]).all() and (again[rows] == direct).all()
+        assert direct.shape == (4, *features.input)
+
+
+def test_tokens_are_pieces_of_the_training_words():
+    examples, section, _ = prepared(TOKENS)
+    encoder = preprocessing.build({"input": [8], "inputs": section})
+    known, cut = encoder(["play a song", "play " * 20])
+    assert (known > 0).sum() < 8 and (known[(known > 0).sum() :] == 0).all() and (cut > 0).all()
+    assert (encoder(["Play a SONG"])[0] == known).all(), "case does not count"
+    assert int(examples.max()) < 96
+    with pytest.raises(InputError, match="no tokens"):
+        encoder(np.full((1, 8), 500))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("one", "put a single sentence in a list"),
+        ([], "there are no sentences"),
+        (["x" * 100_001], "has 100,001 characters"),
+        ([3, " "], "example 0 is a int, not text\nexample 1 is empty"),
+    ],
+)
+def test_what_is_no_sentence_is_told(given, said):
+    _, section, _ = prepared(NGRAMS)
+    with pytest.raises(InputError) as caught:
+        preprocessing.build({"input": [256], "inputs": section})(given)
+    assert said in str(caught.value)
+
+
+def test_baselines_by_hand():
+    baselines = TfIdf.fit([text for texts in corpus().values() for text in texts])
+    support = ["play a song", "wake me at six", "play some music", "set an alarm for six"]
+    found = baselines.answers(
+        support, np.array([0, 1, 0, 1]), ["play music by bach", "set my alarm"]
+    )
+    assert {name: answer.tolist() for name, answer in found.items()} == {
+        "tfidf_centroid": [0, 1],
+        "tfidf_logistic": [0, 1],
+    }
+    # scikit-learn's own on all words answers the same.
+    texts, labels = zip(
+        *((text, i) for i, texts in enumerate(corpus().values()) for text in texts[:6]), strict=True
+    )
+    query = [text for texts in corpus().values() for text in texts[6:]]
+    direct = LogisticRegression(C=REGULARIZATION, max_iter=1000).fit(
+        baselines.vectorizer.transform(texts), labels
+    )
+    answers = baselines.answers(texts, np.array(labels), query)["tfidf_logistic"]
+    assert (answers == direct.predict(baselines.vectorizer.transform(query))).mean() > 0.99
+
+
+# --- base learners -------------------------------------------------------------------------------------------------------
+
+MODELS = {
+    "bag": (bag, bag.Config(8, (6,)), NGRAMS),
+    "textcnn": (textcnn, textcnn.Config(96, 6, 5, (1, 3)), TOKENS),
+}
+
+
+def learner_of(
+    name: str, method: str, ways: int = 4, **options
+) -> tuple[MetaLearner, ClassSampler]:
+    module, config, features = MODELS[name]
+    examples, _, counts = prepared(features)
+    algorithm = ALGORITHMS[method].build(ALGORITHMS[method].Config(**options))
+    made = MetaLearner(
+        module.build(config, features.input, algorithm.outputs_of_model(ways, 8)),
+        algorithm,
+        Objective("classification"),
+    )
+    return made, ClassSampler(examples, counts.cumsum(0) - counts, counts, 0, "train", ways, 1, 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
+    """In float64: the mean of single meta-gradients, and finite differences through the inner loop."""
+    learner, sampler = learner_of(name, "maml", inner_lr=0.3)
+    episode = sampler(torch.arange(3))
+    if episode.support_x.is_floating_point():
+        episode = episode._replace(
+            support_x=episode.support_x.double(), query_x=episode.query_x.double()
+        )
+    theta = {key: p.double() for key, p in learner.init(0).items()}
+    whole = meta_gradient(learner, theta, episode)
+    alone = [meta_gradient(learner, theta, episode.part(i, i + 1)) for i in range(3)]
+    for key, gradient in whole.gradient.items():
+        torch.testing.assert_close(
+            gradient,
+            torch.stack([one.gradient[key] for one in alone]).mean(0),
+            atol=1e-12,
+            rtol=1e-9,
+        )
+    generator = torch.Generator().manual_seed(0)
+    direction = {
+        key: torch.randn(p.shape, generator=generator, dtype=p.dtype) for key, p in theta.items()
+    }
+    step = 1e-6
+    ends = [
+        float(
+            meta_gradient(
+                learner, {k: p + sign * step * direction[k] for k, p in theta.items()}, episode
+            ).loss
+        )
+        for sign in (1, -1)
+    ]
+    along = sum(float((whole.gradient[key] * direction[key]).sum()) for key in theta)
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(along, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_and_order_count_as_they_should(name):
+    module, config, features = MODELS[name]
+    model = module.build(config, features.input, 2)
+    theta = {key: p[None] for key, p in model.init(torch.Generator().manual_seed(0)).items()}
+    if name == "textcnn":
+        x = torch.tensor([[[3, 4, 5, 0, 0, 0, 0, 0], [5, 4, 3, 0, 0, 0, 0, 0], [0] * 8]])
+        longer = textcnn.build(config, (12,), 2)
+        found = model.features(theta, x)
+        torch.testing.assert_close(
+            longer.features(theta, torch.cat([x, torch.zeros(1, 3, 4, dtype=torch.long)], 2)), found
+        )
+        assert not torch.allclose(found[0, 0], found[0, 1]), "windows see order"
+        assert (found[0, 2] == 0).all()
+    else:
+        x = torch.rand(1, 3, 256)
+        assert model.features(theta, x).shape == (1, 3, 6 + 256)
+        assert (
+            module.build(replace(config, lexical=False), features.input, 2).features(theta, x).shape
+        ) == (1, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("bag", "protonet"), ("bag", "maml"), ("textcnn", "protonet")]
+)
+def test_they_learn(name, method):
+    """On the classes that they are trained on they do better than before, and far better than chance."""
+    learner, sampler = learner_of(name, method, **({"inner_lr": 1.0} if method == "maml" else {}))
+    test = sampler(torch.arange(1000, 1060))
+    config = train.Config(iterations=60, meta_batch=4, queries=3, meta_lr=0.01, validate_every=1000)
+    after = train.train(learner, sampler, sampler(torch.arange(2000, 2005)), config).theta
+    steps = evaluate.headline(learner, None)
+    before, now = (
+        evaluate.scores(learner, theta, test, steps)[0].mean() for theta in (learner.init(0), after)
+    )
+    assert now > max(before + 0.05, 0.6), (before, now)  # chance: 0.25
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_baseline_from_random_weights_learns_its_support_set(name):
+    learner, sampler = learner_of(name, "maml")
+    episode = sampler(torch.arange(4))
+    again = episode._replace(query_x=episode.support_x, query_y=episode.support_y)
+    assert evaluate.random_init(learner, 0, again, 0.4).mean() > 0.9
+    assert evaluate.fine_tune_rate(learner, 0, again) in evaluate.FINE_TUNE_RATES
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------------
+
+
+def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
+    table_of = csv_of(tmp_path / "intents.csv")
+    for label, texts in corpus().items():
+        (tmp_path / "folders" / label).mkdir(parents=True)
+        (tmp_path / "folders" / label / "a.txt").write_text("\n".join(texts[:10]) + "\n\n")
+        (tmp_path / "folders" / label / "b.txt").write_text("\n".join(texts[10:]))
+    found = []
+    for source in (table_of, tmp_path / "folders"):
+        raw = tmp_path / f"raw {source.name}"
+        raw.mkdir()
+        config = text_folder.Config(NGRAMS)
+        assert text_folder.limits(config, 0, source).examples == 24
+        text_folder.fetch(raw, config, source=source)
+        found.append(text_folder.prepare(raw, config, 0))
+    assert (
+        found[0].texts == found[1].texts
+        and found[0].classes == sorted(THINGS)
+        and found[0].splits == found[1].splits
+    )
+    assert (
+        found[0].protocol == "intents.csv, classes divided at random"
+        and found[0].inputs == found[1].inputs
+    )
+    seen = [
+        t
+        for t, s in zip(found[0].texts, np.repeat(found[0].splits, found[0].counts), strict=True)
+        if s == "train"
+    ]
+    assert found[0].inputs == fit(NGRAMS, seen), (
+        "nothing is learned from validation and test classes"
+    )
+
+
+def test_a_csv_may_say_the_division(tmp_path):
+    part = dict(zip(sorted(THINGS), ["train"] * 4 + ["val"] * 2 + ["test"] * 2, strict=True))
+    rows = "\n".join(
+        f"{text},{label},{part[label]}" for label, texts in corpus().items() for text in texts
+    )
+    (tmp_path / "a.csv").write_text(f"text,label,split\n{rows}\n")
+    assert text_folder.limits(text_folder.Config(NGRAMS), 0, tmp_path / "a.csv").classes == {
+        "train": 4,
+        "validation": 2,
+        "test": 2,
+    }
+    (tmp_path / "a.csv").write_text(
+        f"text,label,split\n{rows}\nmore,music,train\nmore,music,tset\n"
+    )
+    with pytest.raises(FetchError, match="label music has the split 'train' and 'tset'"):
+        text_folder.limits(text_folder.Config(), 0, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "has no column text and label"),
+        ("text,label\n", "has no rows"),
+        ("text,label\nhello,\n,x\n", "line 2: label is empty"),
+        ("text,label\nhello\n", "line 2: label is empty"),
+        ('text,label\n"open,x\n', "label is empty"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_told(content, said):
+    with pytest.raises(InputError) as caught:
+        table(content, "a.csv")
+    assert said in str(caught.value)
+    assert table("\ufefftext,label\nhello,x\n", "a.csv") == [{"text": "hello", "label": "x"}], (
+        "a mark of byte order is taken"
+    )
+
+
+def test_own_sentences_that_cannot_be_used_are_one_sentence(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("text,label\nä,x\n".encode("latin-1"))
+    for source, said in (
+        (tmp_path / "none.csv", "must be a CSV with the columns"),
+        (tmp_path / "latin.csv", "no text in UTF-8"),
+        (tmp_path, "has no folders"),
+    ):
+        with pytest.raises(FetchError, match=said):
+            text_folder.limits(text_folder.Config(), 0, source)
+
+
+def test_clinc150_of_the_mirror(tmp_path):
+    """Every intent of ten domains, domains kept apart, sentences of no intent; another file is refused."""
+    mirror = os.environ.get("EPISODIC_MIRROR")
+    if not mirror or not (Path(mirror) / "clinc150").is_dir():
+        pytest.skip(
+            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
+        )
+    config = clinc150.Config(Features(size=1024))
+    clinc150.fetch(tmp_path, config, mirror=Path(mirror))
+    found = clinc150.prepare(tmp_path, config, 0)
+    assert (
+        len(found.texts) == 22_500
+        and len(found.outside) == 1_200
+        and set(found.counts.tolist()) == {150}
+        and len(found.classes) == 150
+    )
+    by_domain = {}
+    for group, split in zip(found.groups, found.splits, strict=True):
+        by_domain.setdefault(group, set()).add(split)
+    assert len(by_domain) == 10 and all(len(parts) == 1 for parts in by_domain.values())
+    limits = clinc150.limits(config, 0)
+    assert (
+        {s: found.splits.count(s) for s in limits.classes}
+        == limits.classes
+        == {"train": 75, "validation": 30, "test": 45}
+    )
+    assert limits.groups == Limits.of(150, zip(found.splits, found.groups, strict=True)).groups
+    assert found.splits != clinc150.prepare(tmp_path, config, 1).splits
+    (tmp_path / "other/clinc150").mkdir(parents=True)
+    for name in clinc150.FILES:
+        (tmp_path / "other/clinc150" / name).write_text("{}")
+    with pytest.raises(FetchError, match=r"is not CLINC150's data_full.json \(another SHA-256"):
+        clinc150.fetch(tmp_path, config, mirror=tmp_path / "other")
+
+
+# --- in use --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A trained text model, and a CSV of three labels to adapt to."""
+    folder = tmp_path_factory.mktemp("text")
+    learner, sampler = learner_of("bag", "protonet")
+    theta = train.train(
+        learner,
+        sampler,
+        sampler(torch.arange(5)),
+        train.Config(iterations=30, meta_batch=4, queries=3),
+    ).theta
+    _, section, _ = prepared(NGRAMS)
+    config = {
+        "algorithm": {"name": "protonet"},
+        "model": {"name": "bag", "embedding": 8, "hidden": [6]},
+        "batch_norm": "transductive",
+        "input": [256],
+        "inputs": section,
+        "kind": "classification",
+        "ways": 4,
+        "shots": 1,
+        "classes": 8,
+        "dataset": "text_folder",
+        "iteration": 30,
+        "iterations": 30,
+        "validation": 0.5,
+    }
+    model_folder.save(folder / "run", [theta], config)
+    rows = [
+        f"{text},{label}" for label in ("music", "alarm", "food") for text in corpus()[label][:4]
+    ]
+    (folder / "intents.csv").write_text("\n".join(["text,label", *rows]))
+    (folder / "new.txt").write_text(
+        "could you play music by bach\n\nset my alarm\norder food for dinner\n"
+    )
+    return folder
+
+
+def test_a_text_model_by_two_commands(place):
+    assert "adapted to 3 classes by 12 examples" in call(
+        place, "adapt", "run", "intents.csv", "-o", "adapted"
+    )
+    said = call(place, "predict", "adapted", "new.txt").splitlines()
+    assert [line.split("  ")[0] for line in said] == [
+        "could you play music by bach",
+        "set my alarm",
+        "order food for dinner",
+    ]
+    assert [line.split()[-3] for line in said] == ["music", "alarm", "food"]
+    found = call(place, "predict", "adapted", "-", "--json", stdin="play a song\n\n")
+    assert json.loads(found)["text"] == "play a song" and json.loads(found)["label"] == "music"
+    assert "adapted to 3 classes" in call(
+        place, "adapt", "run", "-", "-o", "adapted", stdin=(place / "intents.csv").read_text()
+    )
+    assert "text, 256" in call(place, "info", "run")
+    assert "on 10 episodes of 3 classes" in call(
+        place, "evaluate", "run", "intents.csv", "--ways", "3", "--queries", "3", "--episodes", "10"
+    )
+    assert "has no column text and label" in call(
+        place, "adapt", "run", "new.txt", "-o", "x", code=1
+    )
+    assert "none.txt cannot be read" in call(place, "predict", "adapted", "none.txt", code=1)
+
+
+def test_a_text_model_from_python_and_onnx(place, tmp_path):
+    model = episodic.load(place / "run")
+    texts = [text for label in ("mail", "bank") for text in corpus()[label][:3]]
+    adapted = model.adapt(texts, ["mail"] * 3 + ["bank"] * 3)
+    assert adapted.predict(["kindly read my mail", "now check my account balance"]).tolist() == [
+        "mail",
+        "bank",
+    ]
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
+    from episodic.inference import export
+
+    export.onnx(adapted, tmp_path / "model.onnx")
+    (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(
+        None, {"x": model.inputs(texts).numpy()}
+    )
+    np.testing.assert_allclose(found, adapted.predict_proba(texts), atol=1e-5)
+
+
+def test_a_text_model_in_the_demo(place):
+    from fastapi.testclient import TestClient
+
+    from episodic.inference import demo
+
+    client = TestClient(
+        demo.app(episodic.load(place / "run"), "run"), base_url="http://127.0.0.1:1"
+    )
+    assert '"kind": "text"' in client.get("/").text
+    support = {label: corpus()[label][:2] for label in ("music", "alarm")}
+    key = client.post("/adapt", json={"classes": support}).json()["model"]
+    answers = client.post(
+        "/predict", json={"model": key, "examples": ["play music by bach", "set my alarm"]}
+    ).json()["answers"]
+    assert [answer["label"] for answer in answers] == ["music", "alarm"]
+    refused = client.post("/predict", json={"model": key, "examples": [" "]})
+    assert refused.status_code == 422 and "example 0 is empty" in refused.json()["detail"]

@@ -1,0 +1,129 @@
+"""Evaluation looks at no query label while it adapts, and its figures do not depend on how episodes are grouped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from episodic.core import statistics
+from episodic.core.episode import Episode
+from episodic.core.objective import Objective
+from episodic.engine.gradient_descent import GradientMethod
+from episodic.engine.inner import expand
+from episodic.engine.learner import MetaLearner
+from episodic.models import conv4
+from episodic.training import evaluate
+
+LEARNER = MetaLearner(
+    conv4.build(conv4.Config(4, 2), (1, 8, 8), 3),
+    GradientMethod(0.3, 1, True),
+    Objective("classification"),
+)
+
+
+def episodes(tasks: int = 6, queries: int = 4) -> Episode:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(tasks, 3, 1, 8, 8, generator=generator)
+    labels = torch.arange(3)
+
+    def side(n: int):
+        x = means.repeat_interleave(n, 1) + 0.8 * torch.randn(
+            tasks, 3 * n, 1, 8, 8, generator=generator
+        )
+        return x, labels.repeat_interleave(n).expand(tasks, -1)
+
+    return Episode(*side(2), *side(queries))
+
+
+def meta():
+    return LEARNER.init(0)
+
+
+def test_curve_is_adaptation_step_by_step():
+    episode = episodes()
+    curve = evaluate.curve(LEARNER, [meta()], episode, range(4))
+    theta = expand(meta(), episode.tasks)
+    for step in range(4):
+        for mode in ("transductive", "inductive"):
+            answer = LEARNER.query_outputs(theta, episode, mode)
+            torch.testing.assert_close(
+                curve.score[mode][:, step], (answer.argmax(-1) == episode.query_y).float().mean(1)
+            )
+        theta = {n: p.detach().requires_grad_() for n, p in theta.items()}
+        loss = LEARNER.support_loss(theta, episode).sum()
+        gradient = torch.autograd.grad(
+            loss, list(theta.values()), allow_unused=True, materialize_grads=True
+        )
+        theta = {n: p - 0.3 * g for (n, p), g in zip(theta.items(), gradient, strict=True)}
+    assert not torch.equal(curve.score["transductive"], curve.score["inductive"])
+
+
+def test_poisoned_query_labels_change_no_answer():
+    episode = episodes()
+    poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
+    a, b = (evaluate.curve(LEARNER, [meta()], e, range(4)) for e in (episode, poisoned))
+    assert torch.equal(a.outputs, b.outputs)
+    assert not torch.equal(a.score["transductive"], b.score["transductive"])
+
+
+def test_members_answer_together_by_the_mean_of_their_probabilities():
+    episode, a = episodes(), meta()
+    b = {
+        name: p + 0.3 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view(p.shape)
+        for name, p in a.items()
+    }
+    one, other, both = (
+        evaluate.curve(LEARNER, members, episode, [0, 2]) for members in ([a], [b], [a, b])
+    )
+    expected = (one.outputs.softmax(-1) + other.outputs.softmax(-1)) / 2
+    torch.testing.assert_close(both.outputs.exp(), expected)
+    right = (expected[1].argmax(-1) == episode.query_y).float().mean(1)
+    torch.testing.assert_close(both.score[LEARNER.batch_norm][:, 1], right)
+    assert not torch.equal(one.outputs, both.outputs)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 6])
+def test_grouping_does_not_count(chunk):
+    episode = episodes()
+    whole, _ = evaluate.scores(LEARNER, meta(), episode, 2, 100)
+    parts, _ = evaluate.scores(LEARNER, meta(), episode, 2, chunk)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_random_init_does_not_depend_on_grouping_and_learns():
+    episode = episodes(tasks=12, queries=10)
+    whole = evaluate.random_init(LEARNER, 0, episode, 0.1)
+    parts = torch.cat(
+        [evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i) for i in (0, 5, 10)]
+    )
+    torch.testing.assert_close(
+        whole, parts, atol=1 / 30 + 1e-6, rtol=0
+    )  # at most one of 30 queries on the edge
+    assert whole.mean() > 1 / 3 + 0.1
+
+
+def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
+    episode = episodes(tasks=12, queries=10)
+    scores = {
+        rate: evaluate.random_init(LEARNER, 0, episode, rate).mean()
+        for rate in evaluate.FINE_TUNE_RATES
+    }
+    best = max(scores, key=lambda rate: scores[rate])
+    assert evaluate.fine_tune_rate(LEARNER, 0, episode) == best
+    assert scores[best] > min(scores.values())
+
+
+def test_nearest_class_mean_of_the_inputs_by_hand():
+    support = torch.tensor(
+        [[[0.0, 0.0], [0.0, 2.0], [5.0, 5.0], [7.0, 5.0]]]
+    )  # class means (0, 1) and (6, 5)
+    query = torch.tensor([[[0.0, 3.0], [6.0, 6.0], [3.1, 3.0], [1.0, 1.0]]])
+    episode = Episode(support, torch.tensor([[0, 0, 1, 1]]), query, torch.tensor([[0, 1, 1, 1]]))
+    assert evaluate.input_centroid(episode).tolist() == [0.75]
+
+
+def test_mean_ci95_by_hand():
+    mean, half = statistics.mean_ci95(np.array([0.0, 1.0, 1.0, 0.0]))
+    assert mean == 0.5 and half == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2)
+    assert np.isnan(statistics.mean_ci95(np.array([1.0]))[1])

@@ -1,0 +1,171 @@
+"""Which classes training draws from, and how alike those of a harder episode are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from episodic.core.random_numbers import below, draws
+from episodic.data.similarity import class_means, cosine
+from episodic.datasets.base import Limits
+from episodic.training.train import Config
+from tasks import download, episodes, params, prepared, preset
+from tasks.runtime import class_selection
+from tasks.runtime.stage import StageError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, wanted = tmp_path_factory.mktemp("pool"), preset.defaults()
+    preset.merge(
+        wanted,
+        {"dataset": {"glyphs": {"alphabets": 8}}, "episodes": {"validation": 20, "test": 200}},
+    )
+    settings = params.parse(wanted)
+    download.run(settings, root / "raw")
+    episodes.run(settings, root / "raw", root / "prepared")
+    return prepared.read(root / "prepared", torch.device("cpu")), settings
+
+
+def trained_with(settings, **changes):
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, **changes))
+
+
+def test_without_the_keys_every_class_is_trained_on(folder):
+    source, settings = folder
+    table = source.classes()
+    assert class_selection.chosen(table, settings.train).equals(table[table["split"] == "train"])
+
+
+def test_fewer_classes_are_part_of_more_and_another_seed_takes_others(folder):
+    table = folder[0].classes()
+    sets = [set(class_selection.chosen(table, Config(classes=n)).index) for n in (5, 20, 60)]
+    assert [len(s) for s in sets] == [5, 20, 60] and sets[0] < sets[1] < sets[2]
+    assert set(table["split"].iloc[list(sets[2])]) == {"train"}
+    assert set(class_selection.chosen(table, Config(classes=20, seed=1)).index) != sets[1]
+    small = class_selection.chosen(table, Config(classes=20)).index
+    assert list(small) == sorted(small), "in the order of the table, as all of them are"
+
+
+def test_groups_by_name(folder):
+    table = folder[0].classes()
+    names = sorted(table[table["split"] == "train"]["group"].unique())[:2]
+    found = class_selection.chosen(table, Config(groups=tuple(names)))
+    assert set(found["group"]) == set(names) and len(found) == int(table["group"].isin(names).sum())
+    few = class_selection.chosen(table, Config(groups=tuple(names), classes=6))
+    assert len(few) == 6 and set(few.index) < set(found.index)
+
+
+LIMITS = Limits(
+    20,
+    {"train": 30},
+    groups={"train": {"Greek": 20, "Latin": 6, "Runes": 4}, "test": {"Braille": 9}},
+)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"groups": ("Latin", "Runes")}, ""),
+        (
+            {"groups": ("Latni",)},
+            "names 'Latni', which no class to train on is of: must be some of Greek, Latin, Runes - did you mean Latin?",
+        ),
+        ({"groups": ("Greek", "Braille")}, "names 'Braille', which no class to train on is of"),
+        (
+            {"groups": ("Runes",)},
+            "is ['Runes']: must have at least 5 classes, as many as a training episode; has 4",
+        ),
+        ({"groups": ("Runes", "Runes")}, "; has 4"),
+        ({"groups": ("Latin",), "classes": 6}, ""),
+        (
+            {"groups": ("Latin",), "classes": 7},
+            "train.classes is 7: must be null or between 5 and 6, the classes of train.groups",
+        ),
+        (
+            {"classes": 31},
+            "train.classes is 31: must be null or between 5 and 30, the classes of made to train on",
+        ),
+        ({"hard": 0.5}, ""),
+        ({"hard": 0.5, "classes": 11}, ""),
+        (
+            {"hard": 0.5, "classes": 10},
+            "train.hard is 0.5: must be 0 where no more than 10 classes (2 x ways) are trained on, here 10",
+        ),
+        ({"hard": 0.5, "groups": ("Latin", "Runes")}, "(2 x ways) are trained on, here 10"),
+        ({"hard": 0.5, "groups": ("Greek",)}, ""),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
+    found = class_selection.mistakes(Config(**keys), "made", 5, LIMITS)
+    assert len(found) == bool(said) and said in "".join(found)
+
+
+def test_a_harder_episode_is_not_made_of_all_classes(folder):
+    """Where the neighbourhood were the whole set, every episode would be as likely as without."""
+    source, settings = folder
+    with pytest.raises(
+        StageError, match=r"train\.hard is 0\.5: must be 0 where no more than 10 classes"
+    ):
+        raw = preset.defaults()
+        preset.merge(raw, {"train": {"hard": 0.5, "classes": 10}})
+        params.parse(raw)
+    hard = source._sampler(trained_with(settings, hard=1.0, classes=11), "episode").hard
+    assert hard.around.members.shape == (11, 10)
+
+
+def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
+    source, settings = folder
+    made = source._sampler(trained_with(settings, hard=1.0), "episode")
+    index = torch.arange(2000)
+    bits = draws(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
+    around = below(bits[:, -2], len(made.counts))
+    assert abs(float((made.rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
+
+
+def test_harder_episodes_are_more_alike_than_chance(folder):
+    source, settings = folder
+    table, index = source.classes(), torch.arange(300)
+    train = class_selection.chosen(table, settings.train)
+    alike = cosine(
+        class_means(
+            source.examples(),
+            torch.tensor(train["offset"].to_numpy()),
+            torch.tensor(train["count"].to_numpy()),
+        )
+    )
+
+    def similarity(share: float) -> float:
+        classes = source._sampler(trained_with(settings, hard=share), "episode").rows(index)[0]
+        pairs = torch.combinations(torch.arange(classes.shape[1]))
+        return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
+
+    plain, half, all_of_them = similarity(0.0), similarity(0.5), similarity(1.0)
+    assert abs(plain) < 0.03, "by chance they are not alike"
+    assert all_of_them > 0.2 and abs(half - (plain + all_of_them) / 2) < 0.04
+
+
+def test_a_share_of_0_is_the_episodes_without_it(folder):
+    source, settings = folder
+    index = torch.arange(50)
+    plain, none = (source.training(s)(index) for s in (settings, trained_with(settings, hard=0.0)))
+    assert all(torch.equal(a, b) for a, b in zip(plain[:4], none[:4], strict=True))
+    assert not torch.equal(
+        plain.support_x, source.training(trained_with(settings, hard=1.0))(index).support_x
+    )
+
+
+def test_test_and_validation_episodes_are_never_harder(folder, tmp_path):
+    source, settings = folder
+    episodes.run(
+        trained_with(settings, hard=1.0, classes=20),
+        source.folder.parent / "raw",
+        tmp_path / "prepared",
+    )
+    for split in ("validation", "test"):
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(tmp_path / f"prepared/{split}.parquet"), source.table(split)
+        )

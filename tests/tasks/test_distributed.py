@@ -1,0 +1,263 @@
+"""Several processes share a stage: the same bytes for any number of them, whoever starts them, and whichever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
+from support import needs_compiler
+
+from episodic.engine.processes import Group
+from tasks.runtime import distributed
+from tasks.runtime.files import read_json
+from tasks.runtime.stage import StageError
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Seven tasks an iteration in four shards, the last of which is smaller: neither 2 nor 3 processes divide anything evenly."""
+    return prepare(
+        tmp_path_factory.mktemp("ranks"), meta_batch="7", shard="2", processes="1", iterations="20"
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(prepared):
+    """What one process makes of it."""
+    call(prepared, "train", *TRAIN)
+    call(prepared, "evaluate", *EVALUATE)
+    return outputs(prepared)
+
+
+def torchrun(folder: Path, processes: int, *more: str) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, *more, f"--nproc-per-node={processes}", "-m", "tasks.train", *TRAIN]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def scores(folder: Path) -> dict[str, bytes]:
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_change_no_byte(prepared, alone, processes):
+    expected = scores(prepared)
+    change(prepared, "processes", str(processes))
+    said, _ = call(prepared, "train", *TRAIN)
+    call(prepared, "evaluate", *EVALUATE)
+    change(prepared, "processes", "1")
+    (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
+    assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, (
+        "they really were so many"
+    )
+    assert outputs(prepared) == alone
+    assert scores(prepared) == expected
+
+
+@needs_compiler
+def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
+    change(prepared, "plan.mode", "compiled")
+    change(prepared, "evaluate.compiled", "true")
+    ends = []
+    for processes in (1, 3):
+        change(prepared, "processes", str(processes))
+        call(prepared, "train", *TRAIN)
+        assert read_json(prepared / "run.json")["processes"] == processes
+        call(prepared, "evaluate", *EVALUATE)
+        ends.append(outputs(prepared) | scores(prepared))
+    change(prepared, "processes", "1")
+    change(prepared, "evaluate.compiled", "false")
+    change(prepared, "plan.mode", "auto")
+    assert ends[0] == ends[1]
+    assert ends[0]["model/weights.safetensors"] != alone["model/weights.safetensors"], (
+        "other kernels round differently"
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
+    process = torchrun(prepared, processes)
+    said, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert read_json(prepared / "run.json")["processes"] == processes
+    assert outputs(prepared) == alone
+    assert said.count('"event": "plan"') == 1, "the first process alone speaks"
+
+
+def test_more_processes_than_shards_are_a_sentence(prepared):
+    process = torchrun(prepared, 5, "--max-restarts=0")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert (
+        "error: 5 processes for 4 shard(s) of the meta-batch, so that some would stand idle: start fewer, or set train"
+        in error
+    )
+
+
+def test_torchruns_processes_speak_with_one_voice(prepared):
+    change(prepared, "meta_lr", "-1")
+    process = torchrun(prepared, 2, "--max-restarts=0")
+    _, error = process.communicate(timeout=120)
+    change(prepared, "meta_lr", "0.002")
+    assert process.returncode != 0 and error.count("error: params.yaml: train.meta_lr is -1") == 1
+
+
+def test_what_a_scheduler_sets_is_not_taken_for_torchrun(prepared, alone, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "RANK", "0")
+    monkeypatch.setitem(ENVIRONMENT, "WORLD_SIZE", "1")
+    call(prepared, "train", *TRAIN)
+    assert outputs(prepared) == alone
+
+
+def test_a_process_that_ends_before_all_have_met_is_not_waited_for(tmp_path):
+    program = """
+import os, torch
+from tasks.runtime import distributed as ranks, stage
+ranks._helper = lambda *_: os._exit(9)
+def body():
+    with ranks.group(2, torch.device("cpu")):
+        pass
+stage.run(body)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 75
+    assert (
+        "error: a process of this stage ended before it began" in answer.stderr
+        and "Traceback" not in answer.stderr
+    )
+
+
+def test_an_idle_process_computes_nothing():
+    asked = []
+
+    def part(i: int) -> torch.Tensor:
+        asked.append(i)
+        return torch.zeros(1, 3)
+
+    idle = torch.zeros(0, 3)
+    with pytest.raises(
+        (ValueError, RuntimeError)
+    ):  # there is no group to gather from: it has come so far
+        Group(1, 2).rows(part, [1], idle)
+    assert asked == []
+
+
+def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
+    change(prepared, "iterations", "400")
+    call(prepared, "train", *TRAIN)
+    expected = outputs(prepared)
+    process = torchrun(prepared, 2)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("done", 0) >= 20:
+            break
+    started = sorted(child.pid for child in psutil.Process(process.pid).children())
+    os.kill(started[-1], signal.SIGKILL)
+    said, error = process.communicate(timeout=400)
+    change(prepared, "iterations", "20")
+    assert process.returncode == 0, error
+    (resumed,) = [
+        event["iteration"]
+        for event in map(json.loads, said.splitlines())
+        if event["event"] == "resume"
+    ]
+    assert 5 <= resumed < 400
+    assert outputs(prepared) == expected
+
+
+@pytest.fixture
+def running(prepared):
+    """A long training by two processes that has begun, and the process that was forked."""
+    change(prepared, "processes", "2")
+    change(prepared, "iterations", "100000")
+    process = start(prepared, "train", *TRAIN)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("done", 0) >= 5:
+            break
+    (forked,) = psutil.Process(process.pid).children()
+    yield process, forked
+    process.kill()
+    process.communicate()
+    change(prepared, "processes", "1")
+    change(prepared, "iterations", "20")
+
+
+def test_a_killed_helper_is_one_sentence_and_worth_another_try(running):
+    process, forked = running
+    forked.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    assert (
+        error
+        == "error: a process of this stage was killed by signal 9; if memory was short, set processes to a lower number\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_first(running, number):
+    process, forked = running
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while forked.is_running() and forked.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the forked process still runs"
+        time.sleep(0.05)
+
+
+PROGRAM = """
+import torch
+from tasks.runtime import distributed as ranks
+
+with ranks.group(3, torch.device("cpu")) as group:
+    rows = group.rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
+    few = group.rows(lambda i: torch.full((2, 1), float(i)), [2])
+    said = [group.first_says(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
+    expected = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
+    assert rows.tolist() == [[value, value] for value in expected] and few.tolist() == [[0.0], [0.0]], (rows, few)
+    assert said == [b"", b"first"], said
+    assert group.rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
+    if group.rank == 0:
+        print("all three agree")
+"""
+
+
+def test_every_process_gets_all_parts_in_order():
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0 and answer.stderr == "", answer.stderr
+    assert answer.stdout == "all three agree\n"
+
+
+def test_how_many_processes():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert distributed.suited(None, 8, False, cpu) == 1, "small work"
+    assert distributed.suited(3, 8, False, cpu) == 3 and distributed.suited(9, 4, True, cpu) == 4, (
+        "no more than there are parts"
+    )
+    assert distributed.suited(None, 8, True, cuda) == distributed.suited(1, 8, True, cuda) == 1
+    with pytest.raises(StageError, match="processes is 2: must be null or 1 on a GPU"):
+        distributed.suited(2, 8, True, cuda)

@@ -1,0 +1,207 @@
+"""How errors change and what transfers to what: experiments of which the answer is known."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from history import Repository
+
+from tasks import compare
+from tasks.reports.comparison import groups, scaling, transfer
+from tests.tasks.test_report import Page
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Repository:
+    """An error that falls as the root of the number of classes, and two models of one group each."""
+    made = Repository(tmp_path_factory.mktemp("growth") / "repo", test=120)
+    for n in (10, 40, 160, 640):
+        for seed in range(2):
+            made.experiment(
+                f"c{n}-{seed}", 1 - (n / 10) ** -0.5, train__classes=n, train__seed=seed
+            )
+    made.experiment("of-a", 0.5, train__groups=["a"])
+    made.experiment("of-b", 0.1, train__groups=["b", "c"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def protocols(repository):
+    return groups.protocols(compare.gather(repository.path, everything=True)[0])
+
+
+def test_the_exponent_is_found(protocols):
+    found = scaling.series(protocols, "train.classes")
+    assert (
+        found.points["n"].tolist() == [10, 40, 160, 640]
+        and found.points["seeds"].tolist() == [2] * 4
+    )
+    scores = {c.first.name: c.score for c in protocols[0].configurations}
+    assert found.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
+    (section,) = scaling.sections(protocols)
+    assert section.name == "growth-classes"
+    b, low, high = (
+        float(x.replace("−", "-"))
+        for x in re.search(
+            r"power of (\S+) \(95 % CI (\S+) to ([^)]+)\)", section.sentence
+        ).groups()
+    )
+    assert low < -0.5 < high < 0 and abs(b + 0.5) < 0.1
+    first, last = found.points["error"].iloc[[0, -1]]
+    assert (
+        f"{100 * first:.1f}\xa0% with 10 and {100 * last:.1f}\xa0% with 640 classes to train on"
+        in section.sentence
+    )
+
+
+def test_points_that_differ_in_something_else_are_not_on_the_curve(repository, protocols):
+    made = compare.gather(repository.path, everything=True)[0]
+    changed = [
+        replace(e, params={**e.params, "train": {**e.params["train"], "meta_lr": 0.5}})
+        if e.name.startswith("c640")
+        else e
+        for e in made
+    ]
+    assert scaling.series(groups.protocols(changed), "train.classes") is None, (
+        "three points are left"
+    )
+    assert (
+        scaling.series(protocols, "episodes.shots") is None
+        and scaling.series(protocols, "episodes.ways") is None
+    )
+
+
+def test_shots_are_followed_across_protocols(repository):
+    made = compare.gather(repository.path, everything=True)[0]
+    one = next(e for e in made if e.name == "c10-0")
+    several = [
+        replace(
+            one,
+            name=f"s{s}",
+            meta={**one.meta, "shots": s, "data_digest": f"d{s}"},
+            scores=1 - (1 - one.scores) / s,
+            params={**one.params, "episodes": {**one.params["episodes"], "shots": s}},
+        )
+        for s in (1, 2, 4, 8)
+    ]
+    found = groups.protocols(several)
+    assert len(found) == 4, "the test episodes differ"
+    (section,) = scaling.sections(found)
+    assert "falls as n to the power of −1.00" in section.sentence
+    assert section.heading == "How the error changes: shots"
+    assert any("not paired" in note for note in section.notes) and not any(
+        "chi-square" in note for note in section.notes
+    )
+    trained = "The shots of training change with those of the test episodes (train.shots is null)."
+    assert trained in section.notes
+    own = [
+        replace(e, params={**e.params, "train": {**e.params["train"], "shots": 3}}) for e in several
+    ]
+    (section,) = scaling.sections(groups.protocols(own))
+    assert trained not in section.notes
+
+
+def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repository):
+    made = compare.gather(repository.path, everything=True)[0]
+    one = next(e for e in made if e.name == "c10-0")
+    bent = [
+        replace(
+            one,
+            name=f"b{n}",
+            config={**one.config, "classes": n},
+            scores=1 - (1 - one.scores) * factor,
+            params={**one.params, "train": {**one.params["train"], "classes": n}},
+        )
+        for n, factor in ((10, 1.0), (20, 0.25), (40, 0.25), (80, 0.25))
+    ]
+    (section,) = scaling.sections(groups.protocols(bent))
+    assert any(
+        "The points miss the law by more than chance (chi-square " in note and "p < 0.001)" in note
+        for note in section.notes
+    )
+
+
+def test_no_trend_is_said_to_be_none(repository):
+    made = compare.gather(repository.path, everything=True)[0]
+    one = next(e for e in made if e.name == "c10-0")
+    flat = [
+        replace(
+            one,
+            name=f"f{n}",
+            config={**one.config, "classes": n},
+            scores=np.roll(one.scores, n),
+            params={**one.params, "train": {**one.params["train"], "classes": n}},
+        )
+        for n in (10, 20, 40, 80)
+    ]
+    (section,) = scaling.sections(groups.protocols(flat))
+    assert "no trend beyond chance" in section.sentence
+
+
+def test_transfer_is_by_the_classes_own_group(protocols):
+    (protocol,) = protocols
+    section = transfer.transfer(protocol, "")
+    assert (
+        section.sentence.startswith("Over all test groups a teaches more than b + c, by ")
+        and "95 % CI" in section.sentence
+    )
+    assert (
+        "1 of 1\xa0pair of training groups differs beyond chance. With fewer than three seeds"
+        in section.sentence
+    )
+    table = section.tables[0]
+    assert table.head[:3] == ["trained on", "classes", "all test groups"] and [
+        row[0] for row in table.rows
+    ] == ["a", "b + c"]
+    classes = next(e for e in protocol.experiments if e.name == "of-a").classes
+    for name, part in classes.groupby("group"):
+        cell = table.rows[0][table.head.index(name)].replace("\xa0", " ")
+        assert cell.startswith(f"{100 * part['correct'].sum() / part['queries'].sum():.1f} % ± ")
+
+
+def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
+    (protocol,) = protocols
+    level = replace(protocol, pairs=[replace(pair, p=0.2) for pair in protocol.pairs])
+    section = transfer.transfer(level, "")
+    assert section.sentence.startswith(
+        "No training group teaches more than another beyond chance: a is ahead of b + c by "
+    )
+    assert section.sentence.endswith("chance would do as much (corrected p 0.20).")
+    assert transfer.transfer(replace(protocol, pairs=[]), "").sentence.startswith(
+        "The table is not about the 20 best"
+    )
+
+
+def test_every_column_of_the_table_in_colour_is_named(protocols):
+    chart = next(iter(transfer.transfer(protocols[0], "").figures)).spec
+    axes = [axis for layer in chart["layer"] for axis in [layer["encoding"]["x"]["axis"]]]
+    assert axes and all(axis["labelOverlap"] is False for axis in axes)
+
+
+def test_without_groups_there_is_no_table(protocols):
+    (protocol,) = protocols
+    few = replace(
+        protocol,
+        configurations=[
+            c for c in protocol.configurations if "of-b" not in [e.name for e in c.experiments]
+        ],
+    )
+    assert transfer.transfer(few, "") is None
+
+
+def test_both_are_on_the_page(repository, tmp_path):
+    compare.run(*compare.gather(repository.path, everything=True), tmp_path / "out")
+    page, text = (
+        Page((tmp_path / "out/comparison.html").read_text()),
+        (tmp_path / "out/comparison.md").read_text(),
+    )
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {"growth-classes", "transfer"} <= anchors
+    assert {
+        attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")
+    } <= anchors
+    for name in ("growth-classes", "transfer"):
+        assert f"({name}.svg)" in text and (tmp_path / f"out/{name}.svg").is_file()
