@@ -19,9 +19,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import workspace
-from flows.dvc import driver
-from flows.dvc.driver import Worker, WorkerError
-from flows.dvc.protocol import Plan, Steps, Verdict
+from flows.dvc_worker import driver
+from flows.dvc_worker.driver import Worker, WorkerError
+from flows.dvc_worker.protocol import Plan, Steps, Verdict
 from flows.server import pages, stale_runs
 from flows.stage import run_stage
 from flows.states import failed

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.dvc import driver
+from flows.dvc_worker import driver
 from flows.server import session
 from tasks import params
 

@@ -10,9 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.dvc.driver import Worker, WorkerError
-from flows.dvc.protocol import Reproduce, Verdict
-from flows.dvc.stage_output import Output
+from flows.dvc_worker.driver import Worker, WorkerError
+from flows.dvc_worker.protocol import Reproduce, Verdict
+from flows.dvc_worker.stage_output import Output
 from flows.ui.progress import Log, Progress
 from tasks.runtime.stage import TRY_AGAIN
 

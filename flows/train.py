@@ -13,8 +13,8 @@ from pydantic import Field
 
 from episodic.core.registry import ALGORITHMS, DATASETS, MODELS
 from flows import workspace
-from flows.dvc.driver import Worker, WorkerError
-from flows.dvc.protocol import Plan, Verdict
+from flows.dvc_worker.driver import Worker, WorkerError
+from flows.dvc_worker.protocol import Plan, Verdict
 from flows.experiments import experiment, watch
 from flows.experiments.points import changed, plain, whole_section
 from flows.pipeline import Result, follow

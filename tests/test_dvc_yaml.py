@@ -23,7 +23,7 @@ try:
     runpy.run_module(module, run_name="__main__")
 except SystemExit as end:
     assert not end.code, end.code
-from tasks.files import ROOT, code_files
+from tasks.runtime.files import ROOT, code_files
 print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in code_files()]))
 """
 STAGES = ("download", "episodes", "train", "evaluate", "report")

@@ -41,7 +41,7 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
                 ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none yet"
             )
             raise StageError(
-                f"there is no {file.relative_to(FOLDER.parent)}: must be one of {known}"
+                f"there is no {file.relative_to(ROOT)}: must be one of {known}"
             )
     wanted = preset.defaults()
     for file in files:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.dvc.driver import Worker, WorkerError, ending
-from flows.dvc.protocol import Plan, Reproduce, Verdict
-from flows.dvc.stage_output import Output
+from flows.dvc_worker.driver import Worker, WorkerError, ending
+from flows.dvc_worker.protocol import Plan, Reproduce, Verdict
+from flows.dvc_worker.stage_output import Output
 from flows.environment import for_dvc
 from flows.experiments.points import changed
 from flows.server import pages

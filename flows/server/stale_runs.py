@@ -27,7 +27,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
-from flows.dvc.protocol import GRACE
+from flows.dvc_worker.protocol import GRACE
 from flows.environment import RUNNER
 
 PREFIX = f"process {socket.gethostname()}:"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.dvc.protocol import Plan, Reproduce, Steps, Verdict, decode, encode
+from flows.dvc_worker.protocol import Plan, Reproduce, Steps, Verdict, decode, encode
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,7 @@ def test_notifications(
 
     block = run("-c", BLOCK, address)
     text = (ROOT / "conf/automations.yaml").read_text()
+    (toy.path / "conf").mkdir(exist_ok=True)
     (toy.path / "conf/automations.yaml").write_text(
         text.replace("00000000-0000-0000-0000-000000000000", block)
     )

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from flows import stage
-from flows.dvc.protocol import Reproduce, Verdict
+from flows.dvc_worker.protocol import Reproduce, Verdict
 from flows.stage import Output, may_mend, reproduce, run_stage
 
 

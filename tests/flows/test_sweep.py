@@ -24,7 +24,7 @@ def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
         monkeypatch.setenv(f"GIT_{role}_NAME", "a")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
     toy.environment |= {key: value for key, value in os.environ.items() if key.startswith("GIT_")}
-    (toy.path / "sweeps").mkdir()
+    (toy.path / "conf/sweeps").mkdir(parents=True)
     (toy.path / FILE).write_text(
         json.dumps({"grid": {"train": [1, "bad", 3, 4, 5, 6], "evaluate": [1, 2]}})
     )

@@ -137,7 +137,7 @@ def test_large_and_small_numbers_have_names_of_their_own(points):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(
-        StageError, match=r"there is no .*nosuch\.yaml: name a sweep file, as sweeps/methods\.yaml$"
+        StageError, match=r"there is no .*nosuch\.yaml: name a sweep file, as conf/sweeps/methods\.yaml$"
     ):
         read(tmp_path / "nosuch.yaml", preset.defaults())
 

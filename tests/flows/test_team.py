@@ -69,13 +69,13 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
     (here.path / "prefect.yaml").write_text(json.dumps(DEPLOYED))
-    (here.path / "flows").symlink_to(Path(experiment.__file__).parent)
+    (here.path / "flows").symlink_to(Path(experiment.__file__).parents[1])
     for words in (["work-pool", "create", "team", "--type", "process"], ["deploy", "--all"]):
         ended = subprocess.run(
             [*prefect, *words], cwd=here.path, env=environment, capture_output=True, text=True
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    (there.path / "flows").symlink_to(Path(experiment.__file__).parent)
+    (there.path / "flows").symlink_to(Path(experiment.__file__).parents[1])
     worker = Run(
         there,
         [*prefect, "worker", "start", "--pool", "team"],

@@ -11,8 +11,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from flows.dvc.driver import Worker, WorkerError, ending
-from flows.dvc.protocol import Plan, Reproduce, Verdict
+from flows.dvc_worker.driver import Worker, WorkerError, ending
+from flows.dvc_worker.protocol import Plan, Reproduce, Verdict
 from tests.flows.toy import STAGES, Toy, gone
 
 
@@ -138,5 +138,5 @@ def test_ending():
 
 def test_the_worker_needs_no_prefect():
     """It starts in half the time, and `dvc` alone can serve it."""
-    code = "import sys; sys.modules['prefect'] = None; import flows.dvc.worker, flows.dvc.driver, flows.pipeline_command"
+    code = "import sys; sys.modules['prefect'] = None; import flows.dvc_worker.worker, flows.dvc_worker.driver, flows.pipeline_command"
     subprocess.run([sys.executable, "-c", code], check=True)

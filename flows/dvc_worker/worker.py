@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from flows.dvc.protocol import (
+from flows.dvc_worker.protocol import (
     GRACE,
     RECORD,
     Message,

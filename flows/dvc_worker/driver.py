@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flows.dvc.protocol import GRACE, RECORD, Plan, Reproduce, decode, encode
+from flows.dvc_worker.protocol import GRACE, RECORD, Plan, Reproduce, decode, encode
 from flows.environment import for_dvc
 
 POLL = 0.5
@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, root: Path):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.dvc.worker"],
+            [sys.executable, "-m", "flows.dvc_worker.worker"],
             cwd=root,
             env=for_dvc(root),
             stdin=subprocess.PIPE,

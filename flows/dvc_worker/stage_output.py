@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows.dvc.driver import ending
-from flows.dvc.protocol import Verdict
+from flows.dvc_worker.driver import ending
+from flows.dvc_worker.protocol import Verdict
 
 
 class Output:
