@@ -24,7 +24,7 @@ from tasks.reports.comparison.groups import Protocol
 from tasks.reports.kit import charts, page, wording
 from tasks.reports.kit.section import Section
 from tasks.runtime import stage
-from tasks.runtime.files import ROOT, folder_beside, write_text
+from tasks.runtime.files import ROOT, atomic_folder, write_text
 from tasks.runtime.stage import StageError
 
 OUT = Path("reports/comparison")
@@ -109,7 +109,7 @@ def run(
         "left": list(left),
         "warning": _warning(found),
     }
-    with folder_beside(out) as draft:
+    with atomic_folder(out) as draft:
         write_text(
             draft / PAGE, page.html("compare.html.j2", context, figures, drawn, ["compare.js"])
         )

@@ -15,13 +15,13 @@ from episodic.datasets import base
 from episodic.datasets.sources.fetch import MIRROR
 from tasks import params
 from tasks.runtime import stage
-from tasks.runtime.files import folder_beside
+from tasks.runtime.files import atomic_folder
 
 
 def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
     """Writes the folder described in docs/files.md, section data/raw."""
     chosen = settings.dataset
-    with folder_beside(out) as folder, bars() as progress:
+    with atomic_folder(out) as folder, bars() as progress:
         module = DATASETS[chosen.name]
         module.fetch(
             folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own)

@@ -17,7 +17,7 @@ from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from tasks import params
 from tasks.prepared import FORMAT
 from tasks.runtime import stage
-from tasks.runtime.files import digest, folder_beside, write_json
+from tasks.runtime.files import atomic_folder, digest, write_json
 
 
 def run(settings: params.Params, raw: Path, out: Path) -> None:
@@ -25,7 +25,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
     chosen = settings.dataset
     module = DATASETS[chosen.name]
     data = module.prepare(raw, chosen.config, chosen.seed)
-    with folder_beside(out) as folder:
+    with atomic_folder(out) as folder:
         make: Any = {Sinusoids: _sinusoids, Tasks: _tasks}.get(type(data), _classes)
         meta = {
             "format": FORMAT,

@@ -22,7 +22,7 @@ from tasks import params, prepared
 from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
 from tasks.prepared import Prepared
 from tasks.runtime import distributed, stage
-from tasks.runtime.files import folder_beside, write_json
+from tasks.runtime.files import atomic_folder, write_json
 
 RATE_EPISODES = 20
 """Validation episodes on which the rate of the baseline `random_init` is chosen."""
@@ -206,7 +206,7 @@ def _write(
     headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
     answers = pd.DataFrame()
     limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)
-    with folder_beside(scores) as folder:
+    with atomic_folder(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
         tables.curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)

@@ -16,7 +16,7 @@ from tasks.reports.kit.section import axis_title
 from tasks.reports.run import card as cards
 from tasks.reports.run import confusions, curves, fits, hardness, landscape, ratings, scores
 from tasks.runtime import stage
-from tasks.runtime.files import folder_beside, write_text
+from tasks.runtime.files import atomic_folder, write_text
 
 
 def run(
@@ -56,7 +56,7 @@ def run(
     }
     write_text(html, page.html("report.html.j2", context, figures, drawn))
     write_text(tasks, _tasks(found, headline))
-    with folder_beside(summary) as folder:
+    with atomic_folder(summary) as folder:
         write_text(folder / "summary.md", page.render("summary.md.j2", common))
         for name, picture in drawn.items():
             write_text(folder / f"{name}.svg", picture)

@@ -26,7 +26,7 @@ from episodic.ops import backend
 from episodic.training import model_folder, train
 from tasks import params, prepared
 from tasks.runtime import class_selection, distributed, resume, stage
-from tasks.runtime.files import ROOT, code_digest, folder_beside, write_json
+from tasks.runtime.files import ROOT, atomic_folder, code_digest, write_json
 from tasks.runtime.stage import StageError
 
 
@@ -103,7 +103,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 "code_digest": code,
             }
             model_folder.save(model, result.members, description)
-            with folder_beside(history) as draft:
+            with atomic_folder(history) as draft:
                 pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
                 pd.DataFrame(result.history.validation).to_csv(
                     draft / "validation.csv", index=False

@@ -22,7 +22,7 @@ import pandas as pd
 from tasks import params, preset
 from tasks.params import read_yaml
 from tasks.runtime import stage
-from tasks.runtime.files import ROOT, folder_beside, read_json, write_json
+from tasks.runtime.files import ROOT, atomic_folder, read_json, write_json
 from tasks.runtime.stage import StageError
 
 FOLDER = ROOT / "benchmarks" / "methods"
@@ -78,7 +78,7 @@ def train(method: str, setting: str, prepared: Path, out: Path) -> None:
     from tasks import train
 
     wanted = settings(setting, method)
-    with folder_beside(out) as draft:
+    with atomic_folder(out) as draft:
         train.run(wanted, prepared, draft / "model", draft / "history", draft / "run.json")
         write_json(draft / "params.json", wanted.raw)
 
@@ -111,7 +111,7 @@ def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path
         .reset_index()
     )
     chosen, episodes = wanted.train, wanted.episodes
-    with folder_beside(out) as draft:
+    with atomic_folder(out) as draft:
         table.to_csv(draft / "episodes.csv", index=False)
         write_json(
             draft / "cell.json",

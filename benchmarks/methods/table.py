@@ -13,7 +13,7 @@ from episodic.core.statistics import mean_ci95
 from tasks.params import read_yaml
 from tasks.reports.kit import charts, published, wording
 from tasks.runtime import stage
-from tasks.runtime.files import folder_beside, read_json, write_text
+from tasks.runtime.files import atomic_folder, read_json, write_text
 from tasks.runtime.stage import StageError
 
 BASELINE = "maml"
@@ -303,7 +303,7 @@ def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
         raise StageError(
             f"{notes_yaml} has a note on {', '.join(unknown)}, which is no method of the table"
         )
-    with folder_beside(out) as draft:
+    with atomic_folder(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
         write_text(
             draft / "results.md",

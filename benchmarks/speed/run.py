@@ -28,7 +28,7 @@ from benchmarks.speed import peers  # noqa: E402
 from benchmarks.speed.rows import BASELINE, ROWS, THREADS  # noqa: E402
 from benchmarks.speed.table import existing, positive, write  # noqa: E402
 from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
-from episodic.core.files import beside  # noqa: E402
+from episodic.core.files import atomic_path  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
 
 NEAR = 1e-10
@@ -240,7 +240,7 @@ def plot(table: list[dict[str, Any]], path: Path) -> None:
         .facet(row=alt.Row("workload:N", title=None))
         .resolve_scale(y="independent")
     )
-    with beside(path) as draft:
+    with atomic_path(path) as draft:
         chart.save(draft, format="png", scale_factor=1.5)
 
 

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.speed.table import existing, write
 from benchmarks.speed.workloads import WORKLOADS, Workload
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.data.sampling import ClassSampler
 from episodic.data.storage import StoredImages
 from episodic.engine import allocator, outer
@@ -180,7 +180,7 @@ def plot(table: list[dict[str, Any]], path: Path) -> None:
         x=alt.X("value:Q", scale=alt.Scale(type="log"), title=None),
         y=alt.Y("milliseconds:Q", scale=alt.Scale(type="log")),
     )
-    with beside(path) as draft:
+    with atomic_path(path) as draft:
         base.properties(width=180, height=180).facet(
             column=alt.Column("what:N", title=None)
         ).resolve_scale(x="independent").save(draft, format="png", scale_factor=1.5)

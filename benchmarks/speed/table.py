@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Rows of the same keys."""
-    with beside(path) as draft, draft.open("w", newline="") as file:
+    with atomic_path(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)

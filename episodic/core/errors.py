@@ -1,8 +1,18 @@
-"""What a user can mend."""
+"""The base class of errors that a user can correct."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["UserError"]
 
 
 class UserError(Exception):
-    """The message is one sentence: what, where, what to do. A program prints it and exits with 1, without a traceback."""
+    """An error that the user can correct.
 
-    temporary = False
-    """Whether the same call may go well a little later, as when a server does not answer."""
+    Its message is one sentence: what is wrong, where, and what to do. Programs print it without a
+    traceback and exit with code 1.
+    """
+
+    temporary: ClassVar[bool] = False
+    """Whether a retry may succeed, as when a server does not answer."""

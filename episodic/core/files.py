@@ -1,4 +1,4 @@
-"""Files are written beside their place and renamed into it: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes: a reader sees the complete old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+__all__ = ["atomic_folder", "atomic_path", "read_json", "write_json", "write_text"]
+
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A path next to `target` to write a file or a folder to; it takes target's place if the block ends well."""
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Write a file or a folder atomically.
+
+    The block writes to the path that it is given, in the folder of `target`. When the block ends
+    without an exception, the result replaces `target`; otherwise `target` stays as it is. Drafts
+    that killed processes left behind are removed.
+
+    Args:
+        target: The file or folder to replace. Its parent folders are created.
+
+    Yields:
+        The path of the draft, which does not exist yet.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{os.getpid()}.part"
-    for left in target.parent.glob(f".{target.name}.*.part"):
-        if not _alive(left.name.split(".")[-2]):  # its program was killed
-            _remove(left)
+    for stale in target.parent.glob(f".{target.name}.*.part"):
+        if not _is_running(stale.name.split(".")[-2]):
+            _remove(stale)
     try:
         yield draft
         if target.is_dir():
@@ -35,7 +48,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _alive(pid: str) -> bool:
+def _is_running(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
@@ -46,20 +59,32 @@ def _alive(pid: str) -> bool:
 
 
 @contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """`beside` for a folder: the block fills the yielded folder."""
-    with beside(target) as draft:
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Write a folder atomically, as `atomic_path` does.
+
+    Args:
+        target: The folder to replace.
+
+    Yields:
+        The draft, an empty folder for the block to fill.
+    """
+    with atomic_path(target) as draft:
         draft.mkdir()
         yield draft
 
 
 def write_text(path: Path, text: str) -> None:
-    with beside(path) as draft:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON that says no NaN and always the same bytes for the same value."""
+    """Write JSON atomically, with sorted keys: equal values give equal bytes.
+
+    Raises:
+        ValueError: The value holds NaN or an infinity.
+    """
     write_text(
         path,
         json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n",
@@ -67,4 +92,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How sure a mean is."""
+"""Confidence intervals of a mean."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import math
 
 import numpy as np
 
+__all__ = ["mean_ci95"]
+
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, 1.96 sigma / sqrt(n), over episodes; half-width NaN for n = 1."""
+    """Mean and half-width of its 95 % confidence interval.
+
+    Args:
+        values: One number per episode, `(n,)`.
+
+    Returns:
+        The mean and `1.96 * s / sqrt(n)`, where `s` is the sample standard deviation. The
+        half-width of a single value is NaN.
+    """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return float(values.mean()), math.nan

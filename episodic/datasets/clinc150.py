@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror
 from episodic.preprocessing.text import Features
@@ -89,7 +89,7 @@ def fetch(
             raise FetchError(
                 f"{source or ADDRESS + '/' + name} is not CLINC150's {name} (another SHA-256 than {digest[:12]}...); {mend}"
             )
-        with beside(raw / name) as draft:
+        with atomic_path(raw / name) as draft:
             draft.write_bytes(content)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from episodic.core.config import require
-from episodic.core.files import beside, write_json
+from episodic.core.files import atomic_path, write_json
 from episodic.datasets.base import FetchError, Images, Limits, Progress, no_progress
 from episodic.datasets.sources.folder import Class, divided, of_folders, shares_fault
 from episodic.preprocessing.base import InputError, told
@@ -87,7 +87,7 @@ def fetch(
             f"{source} has {total:,} pictures, more than {MOST_BYTES >> 30} GB at this size: take a smaller dataset.image_folder.size"
         )
     problems: list[str] = []
-    with beside(raw / "images.npy") as draft:
+    with atomic_path(raw / "images.npy") as draft:
         images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
         for row, path in enumerate(_files(found)):
             try:

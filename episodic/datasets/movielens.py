@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_zip
@@ -120,7 +120,7 @@ def fetch(
         )
     _read(by_name, version, name)  # what is no MovieLens is told before anything is written
     for file, content in by_name.items():
-        with beside(raw / file) as draft:
+        with atomic_path(raw / file) as draft:
             draft.write_bytes(content)
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from episodic.core.config import require
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
 from episodic.datasets.sources.rated import MOST, Features, Found, Rating
@@ -56,7 +56,7 @@ def fetch(
     files = _files(source)
     _read(files)
     for name, path in files.items():
-        with beside(raw / name) as draft:
+        with atomic_path(raw / name) as draft:
             draft.write_bytes(path.read_bytes())
 
 

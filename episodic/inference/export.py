@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from episodic.core.errors import UserError
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.inference.few_shot import Adapted, FewShotLearner
 
 NOT_ADAPTED = "the inner loop is not exported, nor what only exists in it: adapt the model to a task first, and export that"
@@ -133,7 +133,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), beside(path) as draft:
+        with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as draft:
             warnings.simplefilter("ignore")
             write(draft)
     finally:

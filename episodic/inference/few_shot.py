@@ -23,7 +23,7 @@ from torch import Tensor
 from episodic.core.config import ConfigError
 from episodic.core.episode import Episode
 from episodic.core.errors import UserError
-from episodic.core.files import folder_beside
+from episodic.core.files import atomic_folder
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
@@ -324,7 +324,7 @@ class Adapted:
                     f"the label {label!r} is a {type(label).__name__}: only text and numbers can be written to a file"
                 )
         adapted = {"classes": list(self.classes_), "ways": self.support.ways}
-        with folder_beside(Path(folder)) as draft:
+        with atomic_folder(Path(folder)) as draft:
             model_folder.save(draft, self.thetas, self.config | {"adapted": adapted})
             checkpoint.save(
                 draft / SUPPORT,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.errors import UserError
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -111,7 +111,7 @@ def made(command: list[str]) -> Path:
         with (home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                with beside(path) as draft:
+                with atomic_path(path) as draft:
                     draft.touch()
                     done = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
                     if done.returncode:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.errors import UserError
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 
 
 class CheckpointError(UserError):
@@ -26,7 +26,7 @@ def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) ->
     from safetensors.torch import save_file
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with beside(path) as draft:
+    with atomic_path(path) as draft:
         save_file(contiguous, draft, metadata={"json": json.dumps(description)})
 
 

@@ -27,7 +27,7 @@ from flows.experiments.points import changed
 from flows.server import pages
 from flows.workspace import alone
 from tasks.params import read_yaml
-from tasks.runtime.files import beside
+from tasks.runtime.files import atomic_path
 from tasks.runtime.stage import TRY_AGAIN, StageError
 
 FOLDER = Path(".dvc/tmp/experiments")
@@ -242,7 +242,7 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
             section[last][:] = value  # in the way it was written
         else:
             section[last] = value
-    with beside(target) as draft, draft.open("w", encoding="utf-8") as stream:
+    with atomic_path(target) as draft, draft.open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
 
 

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from episodic.core.files import beside, folder_beside, read_json, write_json, write_text
+from episodic.core.files import atomic_folder, atomic_path, read_json, write_json, write_text
 
 __all__ = [
     "ROOT",
-    "beside",
+    "atomic_folder",
+    "atomic_path",
     "code_digest",
     "code_files",
     "digest",
-    "folder_beside",
     "read_json",
     "write_json",
     "write_text",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Images, Limits, Progress
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_tar
 
@@ -65,7 +65,7 @@ def fetch(raw: Path, mirror: Path | None, progress: Progress) -> None:
         raise type(error)(f"{error}; {mend}") from error
     target.unlink(missing_ok=True)
     for name, content in files.items():
-        with beside(raw / Path(name).name) as draft:
+        with atomic_path(raw / Path(name).name) as draft:
             draft.write_bytes(content)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, UnansweredError, no_progress
 
 MIRROR = "EPISODIC_MIRROR"
@@ -65,7 +65,7 @@ def download(
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         try:
-            with beside(target) as draft:
+            with atomic_path(target) as draft:
                 _transfer(url, draft, cap, progress, target.name, timeout)
             return
         except HTTPError as error:
@@ -227,7 +227,7 @@ def content_digest(files: dict[str, bytes]) -> str:
 
 def write_zip(target: Path, files: dict[str, bytes]) -> None:
     """Packs files so that the bytes are a function of names and contents: sorted, stored, with a fixed date, system and mode."""
-    with beside(target) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(target) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(files.items()):
             member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             member.create_system = 3  # Unix, on whatever system this runs

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.core.files import beside
+from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Images, Limits, Progress
 from episodic.datasets.sources.fetch import MIRROR, UNSOUND, in_mirror
 
@@ -75,7 +75,7 @@ def fetch(
             f"as {lacking[0]} with {len(found[lacking[0]])}"
         )
     total = sum(len(found[c]) for c in wanted)
-    with beside(raw / "images.npy") as draft:
+    with atomic_path(raw / "images.npy") as draft:
         # Written as it is read: all of it may be larger than memory.
         images = np.lib.format.open_memmap(
             draft, mode="w+", dtype=np.uint8, shape=(total, 3, SIZE, SIZE)
@@ -89,7 +89,7 @@ def fetch(
                     progress("pictures", row, total)
         images.flush()
     counts = [{"class": c, "count": len(found[c])} for c in wanted]
-    with beside(raw / "classes.json") as draft:
+    with atomic_path(raw / "classes.json") as draft:
         draft.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
 
 
