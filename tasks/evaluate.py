@@ -37,7 +37,7 @@ LARGE = 1 << 20
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
     """Writes the files described in docs/files.md, sections reports/scores and reports/metrics.json."""
     allocator.keep_freed()
-    device = prepared.pick_device(settings.device)
+    device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
     found = model_folder.load(model, device)
     meta_learner, members, config = found.learner, found.members, found.config

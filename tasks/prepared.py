@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,31 +169,3 @@ def read(folder: Path, device: torch.device) -> Prepared:
             f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again"
         )
     return Prepared(folder, meta, device)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one, else cpu: an Apple GPU (mps) promises no equal bytes, so that it must be asked for."""
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise StageError(
-            "device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu"
-        )
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StageError(
-            "device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu"
-        )
-    device = torch.device(
-        name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    )
-    if device.type == "cuda":
-        device = torch.device(
-            "cuda", int(os.environ.get("LOCAL_RANK", 0))
-        )  # torchrun's number of this process on its machine
-        torch.cuda.set_device(device)
-        # The same bytes every time, at some cost in speed.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-            False  # train.plan.tf32 allows it
-        )
-    return device

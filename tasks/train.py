@@ -34,7 +34,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     """Writes the files described in docs/files.md, section models/run."""
     allocator.keep_freed()
     start = time.perf_counter()
-    device = prepared.pick_device(settings.device)
+    device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
     config = described(settings, source.meta)
     if source.kind == "classification":

@@ -109,6 +109,7 @@ def main(folder: Path) -> None:
 
     from episodic.inference import few_shot
     from tasks import download, episodes, evaluate, params, prepared, train
+    from tasks.runtime import distributed
 
     _setup_privateuseone_for_python_backend("apple")
     torch.tensor = tensor
@@ -118,13 +119,13 @@ def main(folder: Path) -> None:
     source = prepared.read(data, torch.device("cpu"))
     first = source.fixed(source.table("test")[:1])
     for device in ("cpu", "apple:0"):
-        prepared.pick_device = lambda name, device=device: torch.device(device)
+        distributed.prepare_device = lambda name, device=device: torch.device(device)
         out = folder / device.removesuffix(":0")
         out.mkdir()
         with Everywhere():
             train.run(settings, data, out / "model", out / "history", out / "run.json")
             evaluate.run(settings, data, out / "model", out / "scores", out / "metrics.json")
-            few_shot.pick = torch.device
+            few_shot.choose_device = torch.device
             support_x, support_y, query_x, _ = (part[0].numpy() for part in first.tensors)
             few_shot.load(out / "model", device).adapt(support_x, support_y).save(out / "adapted")
             adapted = few_shot.load_adapted(out / "adapted", device)

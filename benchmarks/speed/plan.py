@@ -53,7 +53,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     allocator.keep_freed()
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
-    device = prepared.pick_device(settings.device)
+    device = distributed.prepare_device(settings.device)
     source = prepared.read(args.data, device)
     meta_learner = learner(described(settings, source.meta))
     sampler, tasks = (

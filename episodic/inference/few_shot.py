@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.config import ConfigError
+from episodic.core.device import choose_device
 from episodic.core.episode import Episode
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
@@ -39,25 +40,6 @@ AT_ONCE = 64
 
 class AdaptError(UserError, ValueError):
     """A support set that cannot be adapted to; the message is one sentence."""
-
-
-def pick(device: str) -> torch.device:
-    """A device by name; `auto`: a CUDA GPU, an Apple GPU (mps), or else the CPU."""
-    known = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if known[name]))
-    kind = device.partition(":")[0]
-    if kind not in known:
-        raise ConfigError("device", device, "must be one of auto, cpu, cuda, mps")
-    if not known[kind]:
-        raise ConfigError(
-            "device", device, f"this machine has no {kind} device that torch can use; take cpu"
-        )
-    return torch.device(device)
 
 
 @dataclass(frozen=True)
@@ -339,7 +321,7 @@ def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
     device: `cpu`, `cuda`, `mps` or `auto`
     TrainedError or CheckpointError in one sentence where the folder cannot be trusted.
     """
-    folder, on = Path(folder), pick(device)
+    folder, on = Path(folder), choose_device(device)
     config = model_folder.described(folder)
     if "adapted" in config:
         raise TrainedError(
@@ -350,7 +332,7 @@ def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
 
 def load_adapted(folder: Path | str, device: str = "cpu") -> Adapted:
     """What `Adapted.save` wrote; raises as `load`."""
-    folder, on = Path(folder), pick(device)
+    folder, on = Path(folder), choose_device(device)
     config = model_folder.described(folder)
     if "adapted" not in config:
         raise TrainedError(

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from episodic.core.device import choose_device
 from episodic.core.errors import UserError
 from episodic.engine.processes import Group, LostProcessError
 from tasks.runtime.stage import TRY_AGAIN, StageError
@@ -28,6 +29,26 @@ CORES = torch.get_num_threads()
 def torchrun() -> bool:
     """Whether torchrun started this process (schedulers set RANK and WORLD_SIZE too)."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def prepare_device(name: str) -> torch.device:
+    """Choose the device of this process, and make a GPU deterministic.
+
+    Args:
+        name: As for `choose_device`. Of several CUDA GPUs, each of torchrun's processes takes the
+            one of its local rank.
+    """
+    device = choose_device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        # Equal bytes in every run, at some cost in speed.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        # train.plan.tf32 turns these on.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return device
 
 
 def suited(wanted: int | None, parts: int, large: bool, device: torch.device) -> int:

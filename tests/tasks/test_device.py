@@ -14,7 +14,9 @@ import torch
 from stages import ENVIRONMENT, change
 from support import ROOT
 
-from tasks import prepared, preset
+from episodic.core.config import ConfigError
+from episodic.core.device import choose_device
+from tasks import preset
 from tasks.runtime import distributed
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -81,13 +83,13 @@ def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path,
 def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert prepared.pick_device("auto").type == "cpu" and prepared.pick_device("mps").type == "mps"
+    assert choose_device("auto").type == "cpu" and choose_device("mps").type == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(
-        StageError,
+        ConfigError,
         match="device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu",
     ):
-        prepared.pick_device("mps")
+        choose_device("mps")
 
 
 def test_processes_share_no_apple_gpu(monkeypatch):

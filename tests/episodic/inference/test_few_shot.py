@@ -356,7 +356,7 @@ def test_devices_are_checked(protonet):
     with pytest.raises(UserError, match="must be one of auto, cpu, cuda, mps"):
         episodic.load(protonet, "tpu")
     if not torch.backends.mps.is_available():
-        with pytest.raises(UserError, match="this machine has no mps device"):
+        with pytest.raises(UserError, match="this machine has no Apple GPU"):
             episodic.load(protonet, "mps")
     assert isinstance(episodic.load(protonet, "auto"), FewShotLearner)
 

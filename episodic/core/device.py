@@ -1,0 +1,35 @@
+"""The choice of a device."""
+
+from __future__ import annotations
+
+import torch
+
+from episodic.core.config import ConfigError
+
+__all__ = ["choose_device"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve the name of a device.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `mps` (an Apple GPU), or one of several GPUs as in `cuda:1`.
+            `auto` is a CUDA GPU if torch finds one, otherwise the CPU. It is never an Apple GPU,
+            since torch does not promise reproducible results there.
+
+    Raises:
+        ConfigError: The name is unknown, or torch finds no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError("device", name, "must be one of auto, cpu, cuda, mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", name, _UNAVAILABLE.format("CUDA device"))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device", name, _UNAVAILABLE.format("Apple GPU"))
+    return torch.device(name)
+
+
+_UNAVAILABLE = "this machine has no {} that torch can use; set device to auto or cpu"
