@@ -12,7 +12,7 @@ def main() -> None:
         if error.name not in ("typer", "rich"):
             raise
         print(
-            "error: the command line needs two more packages: pip install 'episodic[use]'",
+            "error: the command line needs two more packages: pip install 'episodic-learning[use]'",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -292,7 +292,7 @@ def demo(
     try:
         from episodic.inference.demo import serve
     except ModuleNotFoundError as error:
-        fail(f"the page needs more packages: pip install 'episodic[demo]' ({error})")
+        fail(f"the page needs more packages: pip install 'episodic-learning[demo]' ({error})")
     serve(of_classes(few_shot.load(model, device), model), str(model), host, port, browser)
 
 

@@ -70,7 +70,7 @@ def onnx(adapted: Adapted, path: Path | str, encoder: bool = False) -> None:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(
-            f"ONNX needs two more packages: pip install 'episodic[export]' ({error})"
+            f"ONNX needs two more packages: pip install 'episodic-learning[export]' ({error})"
         ) from error
     name = "features" if encoder else "probabilities" if adapted.classes_ else "targets"
 

@@ -206,7 +206,7 @@ def _loaded(folder: Path) -> Any:
         from transformers.utils import logging
     except ImportError as error:
         raise InputError(
-            f"a sentence encoder needs one more package: pip install 'episodic[encoder]' ({error})"
+            f"a sentence encoder needs one more package: pip install 'episodic-learning[encoder]' ({error})"
         ) from error
     online, bars = hub.HF_HUB_OFFLINE, logging.is_progress_bar_enabled()
     hub.HF_HUB_OFFLINE = True

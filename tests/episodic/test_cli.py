@@ -227,4 +227,4 @@ def test_as_a_program(place):
     assert piped.stdout.endswith("done\n") and "Traceback" not in piped.stderr
     blocked = "import sys; sys.modules['typer'] = None; import runpy; sys.argv = ['episodic']; runpy.run_module('episodic', run_name='__main__')"
     lacking = run("-c", blocked)
-    assert lacking.returncode == 1 and "pip install 'episodic[use]'" in lacking.stderr
+    assert lacking.returncode == 1 and "pip install 'episodic-learning[use]'" in lacking.stderr

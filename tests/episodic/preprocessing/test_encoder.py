@@ -169,7 +169,7 @@ def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
     )
     for place in (folder, tmp_path):
         monkeypatch.setenv(encoder.FOLDER, str(place))
-        assert "episodic[encoder]" in said(), "found"
+        assert "episodic-learning[encoder]" in said(), "found"
     other = encoders.looks(tmp_path / "other", vocabulary=3)
     monkeypatch.setenv(encoder.FOLDER, str(other))
     assert re.fullmatch(
@@ -186,7 +186,7 @@ def place(tmp_path_factory) -> Path:
     """A tiny encoder, and a text model that was trained on its embeddings by the stages."""
     pytest.importorskip(
         "sentence_transformers",
-        reason="sentence-transformers is not installed: pip install 'episodic[encoder]'",
+        reason="sentence-transformers is not installed: pip install 'episodic-learning[encoder]'",
     )
     folder = tmp_path_factory.mktemp("encoder")
     csv_of(folder / "intents.csv")
