@@ -31,7 +31,9 @@ from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic.data.sampling import ClassSampler  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
 from episodic.engine.processes import Group  # noqa: E402
-from episodic.training import evaluate, train  # noqa: E402
+from episodic.training import evaluation, loop  # noqa: E402
+from episodic.training.config import TrainingConfig  # noqa: E402
+from episodic.training.state import TrainingState  # noqa: E402
 
 NEAR = 1e-10
 PAPER = 60_000
@@ -126,7 +128,7 @@ def main() -> None:
                     "seconds": "",
                 }
             )
-    for what, seconds in evaluation(WORKLOADS["W1q1"], device).items():
+    for what, seconds in time_evaluation(WORKLOADS["W1q1"], device).items():
         print(f"  evaluation, 100 episodes, 10 inner steps, {what}: {seconds:.2f} s", flush=True)
         table.append(
             facts
@@ -164,16 +166,16 @@ def ways(
 def training(workload: Workload, way: Way, device: torch.device) -> Callable[[], Any]:
     """One whole training iteration: sampling on the device, meta-gradient, Adam."""
     precision(way.tf32)
-    config = train.Config(
+    config = TrainingConfig(
         iterations=PAPER,
         meta_batch=workload.tasks,
         queries=workload.queries,
         plan=plan.Config(way.mode, tf32=way.tf32),
     )
     sampler = images(workload, device)
-    state = train.start(workload.learner, config, device)
-    chosen = train.suited(sampler, config, device)
-    step = train.iteration(
+    state = TrainingState.initial(workload.learner, config, device)
+    chosen = loop.choose_plan(sampler, config, device)
+    step = loop.build_iteration(
         workload.learner, sampler, state, config, device, chosen, Group(), capture=way.graph
     )
 
@@ -269,16 +271,16 @@ def sampling_equal(workload: Workload, device: torch.device) -> bool:
     )
 
 
-def evaluation(workload: Workload, device: torch.device) -> dict[str, float]:
+def time_evaluation(workload: Workload, device: torch.device) -> dict[str, float]:
     """Seconds for 100 test episodes of 10 inner steps, all at once and one by one."""
     precision(False)
     theta = {name: p.to(device) for name, p in workload.theta().items()}
     episode = workload.episode(tasks=100).to(device)
     result = {}
     for what, chunk in (("one by one", 1), ("20 at once", 20), ("100 at once", 100)):
-        evaluate.scores(workload.learner, theta, episode.part(0, chunk), 10, chunk)
+        evaluation.episode_scores(workload.learner, theta, episode.part(0, chunk), 10, chunk)
         begin = time.perf_counter()
-        evaluate.scores(workload.learner, theta, episode, 10, chunk)
+        evaluation.episode_scores(workload.learner, theta, episode, 10, chunk)
         result[what] = time.perf_counter() - begin
     return result
 

@@ -87,7 +87,7 @@ def info(
     """Say what a model is: method, network, what it takes, how well it did."""
     from episodic.training import model_folder
 
-    config = model_folder.described(model)
+    config = model_folder.read_config(model)
     shape = " x ".join(map(str, config["input"]))
     facts = {
         "method": config["algorithm"]["name"],
@@ -266,7 +266,7 @@ def export(
     kinds = {".onnx": export.onnx, ".pt2": export.torch_program}
     if out.suffix not in kinds:
         fail(f"{out} ends in neither .onnx nor .pt2: the ending says which kind of file to write")
-    if "adapted" not in model_folder.described(adapted):
+    if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
     kinds[out.suffix](few_shot.load_adapted(adapted), out, encoder)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -386,7 +386,7 @@ def replaceable(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        if "adapted" in model_folder.described(out):
+        if "adapted" in model_folder.read_config(out):
             return
     except UserError:
         pass

@@ -17,7 +17,8 @@ from episodic.engine import allocator
 from episodic.engine.learner import BATCH_NORM, MetaLearner
 from episodic.engine.processes import Group
 from episodic.ops import backend
-from episodic.training import evaluate, model_folder
+from episodic.training import evaluation, model_folder
+from episodic.training.baselines import choose_fine_tuning_rate
 from tasks import params, prepared
 from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
 from tasks.prepared import Prepared
@@ -41,8 +42,11 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     source = prepared.read(data, device)
     found = model_folder.load(model, device)
     meta_learner, members, config = found.learner, found.members, found.config
-    test, steps = source.table("test"), evaluate.headline(meta_learner, settings.evaluate.steps)
-    points = evaluate.points(meta_learner, steps)
+    test, steps = (
+        source.table("test"),
+        evaluation.count_inner_steps(meta_learner, settings.evaluate.steps),
+    )
+    points = evaluation.curve_steps(meta_learner, steps)
     first = source.fixed(test[:1])
     meta_learner.at_test.accept(first)
     if source.kind == "classification":
@@ -50,7 +54,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
             "ways": source.meta["ways"]
         }  # of what is tested; a method may have been trained at others
     chunk, numbers = (
-        settings.evaluate.chunk or evaluate.at_once(first),
+        settings.evaluate.chunk or evaluation.episodes_per_chunk(first),
         first.query_x.numel() * len(test),
     )
     sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
@@ -70,7 +74,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
             )
         curve, simpler = _scores(
             meta_learner,
-            model_folder.plain(config),
+            model_folder.build_baseline_learner(config),
             members,
             source,
             test,
@@ -120,7 +124,7 @@ def _scores(
     sizes: list[int],
     group: Group,
     known: ratings.Known | None,
-) -> tuple[evaluate.Curve, dict[str, np.ndarray]]:
+) -> tuple[evaluation.AdaptationCurve, dict[str, np.ndarray]]:
     """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
     examples = source.examples() if source.kind == "classification" or source.given else None
     read = (
@@ -132,7 +136,7 @@ def _scores(
     )
     tuned = TUNED if sum(p.numel() for p in members[0].values()) > LARGE_NETWORK else len(test)
     seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
-    rate = evaluate.fine_tune_rate(
+    rate = choose_fine_tuning_rate(
         plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], examples), group
     )
     layout: dict[str, torch.Size] = {}
@@ -140,7 +144,7 @@ def _scores(
 
         def one(i: int) -> torch.Tensor:
             episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], examples)
-            curve = evaluate.curve(meta_learner, members, episode, points)
+            curve = evaluation.adaptation_curve(meta_learner, members, episode, points)
             parts = {
                 f"{part} {mode}": value
                 for part in ("score", "loss")
@@ -176,7 +180,7 @@ def _scores(
         if name.startswith("baseline ")
     }
     simpler["random_init"] = simpler["random_init"][:tuned]
-    return evaluate.Curve(score, loss, outputs), simpler
+    return evaluation.AdaptationCurve(score, loss, outputs), simpler
 
 
 def _write(
@@ -185,7 +189,7 @@ def _write(
     members: list[Params],
     config: dict[str, Any],
     test: pd.DataFrame,
-    curve: evaluate.Curve,
+    curve: evaluation.AdaptationCurve,
     points: list[int],
     steps: int,
     simpler: dict[str, np.ndarray],

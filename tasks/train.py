@@ -23,7 +23,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
 from episodic.engine.processes import Group
 from episodic.ops import backend
-from episodic.training import model_folder, train
+from episodic.training import loop, model_folder
 from tasks import params, prepared
 from tasks.runtime import class_selection, distributed, resume, stage
 from tasks.runtime.files import ROOT, atomic_folder, code_digest, write_json
@@ -39,12 +39,12 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     config = described(settings, source.meta)
     if source.kind == "classification":
         config["classes"] = len(class_selection.chosen(source.classes(), settings.train))
-    meta_learner = model_folder.learner(config)
+    meta_learner = model_folder.build_learner(config)
     sampler, validation = (
         source.training(settings, meta_learner.algorithm.labels),
         source.fixed(source.table("validation")),
     )
-    plan = train.suited(sampler, settings.train, device)
+    plan = loop.choose_plan(sampler, settings.train, device)
     compiler = backend.prepare(device) if plan.compiled else None
     shards = len(plan.bounds(settings.train.meta_batch))
     code = code_digest(_foreign(meta_learner))
@@ -75,7 +75,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                     if done % settings.train.checkpoint_every == 0:
                         resume.keep_seconds(folder, before + time.perf_counter() - start)
 
-            result = train.train(
+            result = loop.train(
                 meta_learner,
                 sampler,
                 validation,
@@ -168,7 +168,7 @@ def _said(plan: Plan, processes: int) -> dict[str, Any]:
 
 
 def _run_facts(
-    result: train.Result,
+    result: loop.TrainingResult,
     seconds: float,
     device: torch.device,
     group: Group,

@@ -21,8 +21,8 @@ from benchmarks.speed.table import positive
 from episodic.engine import allocator, outer
 from episodic.engine.plan import Plan
 from episodic.ops import backend
-from episodic.training import train
-from episodic.training.model_folder import learner
+from episodic.training import loop
+from episodic.training.model_folder import build_learner
 from tasks import params, prepared
 from tasks.runtime import distributed, stage
 from tasks.train import described
@@ -55,12 +55,12 @@ def measure(args: argparse.Namespace) -> None:
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
     device = distributed.prepare_device(settings.device)
     source = prepared.read(args.data, device)
-    meta_learner = learner(described(settings, source.meta))
+    meta_learner = build_learner(described(settings, source.meta))
     sampler, tasks = (
         source.training(settings, meta_learner.algorithm.labels),
         settings.train.meta_batch,
     )
-    automatic = train.suited(sampler, settings.train, device)
+    automatic = loop.choose_plan(sampler, settings.train, device)
     index = torch.arange(tasks, device=device)
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
     if args.compiled or automatic.compiled:

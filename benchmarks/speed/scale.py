@@ -30,7 +30,7 @@ from episodic.data.sampling import ClassSampler
 from episodic.data.storage import StoredImages
 from episodic.engine import allocator, outer
 from episodic.engine.processes import Group
-from episodic.training import evaluate
+from episodic.training import evaluation
 
 BASE = replace(WORKLOADS["W1q1"], tasks=8)
 GROWTH: dict[str, list[Workload]] = {
@@ -76,7 +76,7 @@ def main() -> None:
         f"  {MEGABYTES[1] / MEGABYTES[0]:.0f} times the data, {sizes[1] / sizes[0]:.2f} times the memory"
     )
     table = cost()
-    evaluation()
+    time_evaluation()
     if args.out:
         write(args.out / "cost.csv", table)
         plot(table, args.out / "cost.png")
@@ -150,7 +150,7 @@ def cost() -> list[dict[str, Any]]:
     return table
 
 
-def evaluation() -> None:
+def time_evaluation() -> None:
     """100 test episodes at a time, one by one and in chunks, in turn."""
     workload = WORKLOADS["W1q1"]
     theta, episode = workload.theta(), workload.episode(tasks=100)
@@ -158,7 +158,7 @@ def evaluation() -> None:
     for i in range(6):
         for chunk, found in seconds.items():
             begin = time.perf_counter()
-            evaluate.scores(workload.learner, theta, episode, 10, chunk)
+            evaluation.episode_scores(workload.learner, theta, episode, 10, chunk)
             if i:
                 found.append(time.perf_counter() - begin)
     print(

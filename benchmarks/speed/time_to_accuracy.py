@@ -28,8 +28,10 @@ from benchmarks.speed.workloads import WORKLOADS
 from episodic.core.statistics import mean_ci95
 from episodic.engine import allocator
 from episodic.ops import backend
-from episodic.training import evaluate, train
-from episodic.training.model_folder import learner
+from episodic.training import evaluation, loop
+from episodic.training.config import TrainingConfig
+from episodic.training.model_folder import build_learner
+from episodic.training.state import TrainingState
 from tasks import params, prepared, preset
 from tasks.runtime import distributed
 from tasks.runtime.files import ROOT
@@ -173,12 +175,12 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
     source = prepared.read(Path("prepared"), device)
-    meta_learner = learner(described(settings, source.meta))
+    meta_learner = build_learner(described(settings, source.meta))
     sampler, test = source.training(settings), source.fixed(source.table("test"))
     if side == "compiled":
         config = replace(config, plan=replace(config.plan, mode="compiled"))
         backend.prepare(device)
-    plan = train.suited(sampler, config, device)
+    plan = loop.choose_plan(sampler, config, device)
     if side != "eager":
         allocator.keep_freed()
     count = (
@@ -187,9 +189,11 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
         else 1
     )
     with distributed.group(count, device) as group:
-        state = train.start(meta_learner, config, device)
+        state = TrainingState.initial(meta_learner, config, device)
         if side != "eager":
-            iterate = train.iteration(meta_learner, sampler, state, config, device, plan, group)
+            iterate = loop.build_iteration(
+                meta_learner, sampler, state, config, device, plan, group
+            )
         else:
             torch.set_num_threads(THREADS)
             iterate = eager(sampler, state, config)
@@ -201,7 +205,9 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
             state.iteration += 1
             seconds += time.perf_counter() - begin
             if state.iteration % every == 0 or state.iteration == config.iterations:
-                score, _ = evaluate.scores(meta_learner, state.theta, test, STEPS, CHUNK, group)
+                score, _ = evaluation.episode_scores(
+                    meta_learner, state.theta, test, STEPS, CHUNK, group
+                )
                 mean, ci95 = mean_ci95(score)
                 if group.rank == 0:
                     row = {
@@ -220,7 +226,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
                 )
 
 
-def eager(sampler: Any, state: train.State, config: train.Config) -> Any:
+def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
     """An iteration as the paper's code has it."""
     workload = replace(WORKLOADS["W1q1"], queries=config.queries)
     theta: dict[str, torch.Tensor] = {

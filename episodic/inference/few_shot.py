@@ -30,8 +30,9 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Inputs
-from episodic.training import checkpoint, evaluate, model_folder
-from episodic.training.model_folder import CONFIG, TrainedError
+from episodic.training import checkpoint, evaluation, model_folder
+from episodic.training.config import MAX_INNER_STEPS
+from episodic.training.model_folder import CONFIG, ModelFolderError
 
 SUPPORT = "support.safetensors"
 AT_ONCE = 64
@@ -46,7 +47,7 @@ class AdaptError(UserError, ValueError):
 class FewShotLearner:
     """A meta-learner that adapts to new tasks; made by `load`."""
 
-    trained: model_folder.Trained
+    trained: model_folder.TrainedModel
     inputs: Inputs
     device: torch.device
 
@@ -101,13 +102,13 @@ class FewShotLearner:
                 raise AdaptError(
                     f"the support set has {len(classes)} classes: {trained_for} and takes as many, no more and no fewer"
                 ) from error
-        if steps is not None and not 0 <= steps <= evaluate.MOST_STEPS:
-            raise AdaptError(f"steps is {steps}: must be between 0 and {evaluate.MOST_STEPS}")
-        steps = evaluate.headline(learner, steps)
+        if steps is not None and not 0 <= steps <= MAX_INNER_STEPS:
+            raise AdaptError(f"steps is {steps}: must be between 0 and {MAX_INNER_STEPS}")
+        steps = evaluation.count_inner_steps(learner, steps)
         thetas = []
         for meta in self.trained.members:
             meta = {name: p.to(self.device) for name, p in meta.items()}
-            *_, theta = evaluate.adaptation(learner, meta, support, steps)
+            *_, theta = evaluation.adaptation_steps(learner, meta, support, steps)
             thetas.append({name: p.detach() for name, p in theta.items()})
         if not all(bool(p.isfinite().all()) for theta in thetas for p in theta.values()):
             raise AdaptError(
@@ -172,12 +173,12 @@ class FewShotLearner:
         members = [
             {name: p.to(self.device) for name, p in meta.items()} for meta in self.trained.members
         ]
-        steps = evaluate.headline(learner, None)
+        steps = evaluation.count_inner_steps(learner, None)
         for start in range(0, episodes, EPISODES_AT_ONCE):
             part = slice(start, start + EPISODES_AT_ONCE)
             episode = Episode(*drawn(support[part]), *drawn(query[part]), ways).to(self.device)
             scores.append(
-                evaluate.curve(learner, members, episode, [steps], ["inductive"])
+                evaluation.adaptation_curve(learner, members, episode, [steps], ["inductive"])
                 .score["inductive"][:, 0]
                 .cpu()
             )
@@ -229,7 +230,7 @@ class Adapted:
     takes its statistics from; classes_: the labels in the order of the columns of `predict_proba`
     """
 
-    trained: model_folder.Trained
+    trained: model_folder.TrainedModel
     inputs: Inputs
     device: torch.device
     thetas: list[Params]
@@ -319,12 +320,12 @@ def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
     """A model that the pipeline trained, from its folder alone: no data, no Prefect, no DVC.
 
     device: `cpu`, `cuda`, `mps` or `auto`
-    TrainedError or CheckpointError in one sentence where the folder cannot be trusted.
+    ModelFolderError or CheckpointError in one sentence where the folder cannot be trusted.
     """
     folder, on = Path(folder), choose_device(device)
-    config = model_folder.described(folder)
+    config = model_folder.read_config(folder)
     if "adapted" in config:
-        raise TrainedError(
+        raise ModelFolderError(
             f"{folder} is a model that was adapted to a task already: name the one that it came from, as models/run"
         )
     return FewShotLearner(model_folder.load(folder), _inputs(folder, config), on)
@@ -333,17 +334,17 @@ def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
 def load_adapted(folder: Path | str, device: str = "cpu") -> Adapted:
     """What `Adapted.save` wrote; raises as `load`."""
     folder, on = Path(folder), choose_device(device)
-    config = model_folder.described(folder)
+    config = model_folder.read_config(folder)
     if "adapted" not in config:
-        raise TrainedError(
+        raise ModelFolderError(
             f"{folder} is a model that is adapted to no task yet: adapt it first (`episodic adapt {folder} ...`)"
         )
-    learner = replace(model_folder.built(folder, config), batch_norm="inductive")
+    learner = replace(model_folder.build_checked_learner(folder, config), batch_norm="inductive")
     support, classes = _support(folder, config)
     meta = {name: p.to(support.support_x.device) for name, p in learner.init(0).items()}
-    wanted = next(evaluate.adaptation(learner, meta, support, 0))
+    wanted = next(evaluation.adaptation_steps(learner, meta, support, 0))
     thetas = model_folder.read_members(folder, config, wanted)
-    found = model_folder.Trained(
+    found = model_folder.TrainedModel(
         learner, [], {name: value for name, value in config.items() if name != "adapted"}
     )
     return Adapted(
@@ -367,7 +368,7 @@ def _support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[Hasha
         or not isinstance(classes, list)
         or not _fit(tensors["x"], tensors["y"], len(classes), config)
     ):
-        raise TrainedError(
+        raise ModelFolderError(
             f"{path} does not hold the support set that {folder / CONFIG} speaks of: adapt again"
         )
     x, y = tensors["x"][None], tensors["y"][None]
@@ -393,7 +394,7 @@ def _inputs(folder: Path, config: dict[str, Any]) -> Inputs:
     try:
         return preprocessing.build(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TrainedError(
+        raise ModelFolderError(
             f"{folder / CONFIG}: its `inputs` cannot be used ({error}): copy the model again, or train it again"
         ) from error
 

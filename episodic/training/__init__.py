@@ -1,1 +1,1 @@
-"""Meta-training, evaluation, checkpoints and the folder of a trained model."""
+"""Meta-training, evaluation, checkpoints, and folders of trained models."""

@@ -1,7 +1,6 @@
-"""Tensors and a JSON description in one safetensors file; no pickle.
+"""Tensors and a JSON description in one safetensors file, without pickle.
 
-safetensors (the `checkpoint` extra) is imported where it is used. The description is one metadata entry of JSON, since several
-entries would be written in varying order; its keys come back in the order that they had.
+safetensors (the extra `checkpoint`) is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,13 +15,24 @@ from torch import Tensor
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
 
+__all__ = ["CheckpointError", "load", "match_tensors", "save"]
+
 
 class CheckpointError(UserError):
-    """The file cannot be trusted; the message is one sentence."""
+    """A file that is no checkpoint, or one of another model."""
 
 
 def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Writes beside and renames; the same tensors and description give the same bytes."""
+    """Write a checkpoint atomically.
+
+    Equal tensors and descriptions give equal bytes. The description is a single metadata entry,
+    since safetensors writes several in varying order.
+
+    Args:
+        path: The file to write.
+        tensors: Tensors by name, on any device.
+        description: Values that JSON can hold. The order of keys is kept.
+    """
     from safetensors.torch import save_file
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -33,7 +43,11 @@ def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) ->
 def load(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description; CheckpointError if it is not such a file."""
+    """Read the tensors and the description of a checkpoint.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no checkpoint.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -48,10 +62,19 @@ def load(
         ) from error
 
 
-def matching(
+def match_tensors(
     tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """The tensors in the order of `expected`, if names and shapes agree and every number is finite."""
+    """Check tensors that were read, and put them in the order of `expected`.
+
+    Args:
+        tensors: Tensors by name.
+        expected: Tensors with the names and shapes that are needed.
+        path: Where the tensors were read, for messages.
+
+    Raises:
+        CheckpointError: Names or shapes differ, or a number is not finite.
+    """
     if missing := sorted(expected.keys() - tensors.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it belongs to another model")
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -59,7 +82,8 @@ def matching(
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {list(tensors[name].shape)}, the model wants {list(tensor.shape)}"
+                f"{path}: {name} has shape {list(tensors[name].shape)};"
+                f" the model needs {list(tensor.shape)}"
             )
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite")

@@ -1,7 +1,8 @@
-"""A trained meta-learner as a folder: `weights.safetensors` and `config.json`; of a run, its model card `README.md` lies beside them.
+"""A trained meta-learner as a folder: `weights.safetensors` and `config.json`.
 
-config.json holds all that the weights need to be used: model, method, how files become numbers (`inputs`, see `episodic.preprocessing`). No data,
-no pickle, no code.
+config.json holds everything that the weights need to be used: the model, the algorithm, and how
+files become numbers (`inputs`, see `episodic.preprocessing`). The folder holds no data, no pickle
+and no code.
 """
 
 from __future__ import annotations
@@ -22,136 +23,192 @@ from episodic.core.registry import ALGORITHMS, MODELS, Registry
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.training import checkpoint
 
+__all__ = [
+    "ModelFolderError",
+    "TrainedModel",
+    "build_baseline_learner",
+    "build_checked_learner",
+    "build_learner",
+    "load",
+    "read_config",
+    "read_members",
+    "save",
+]
+
 FORMAT = 2
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 
 
-class TrainedError(UserError, ValueError):
-    """A folder that cannot be used; the message is one sentence."""
+class ModelFolderError(UserError, ValueError):
+    """A folder that holds no usable model."""
 
 
 @dataclass(frozen=True)
-class Trained:
-    """members: meta-parameters without a task axis, the best first (several for an ensemble); config: as in config.json"""
+class TrainedModel:
+    """A trained meta-learner.
+
+    Args:
+        learner: The model, the algorithm and the objective.
+        members: Meta-parameters without a task axis, the best first. Several are an ensemble.
+        config: The content of config.json.
+    """
 
     learner: MetaLearner
     members: list[Params]
     config: dict[str, Any]
 
 
-def learner(config: dict[str, Any]) -> MetaLearner:
-    """The meta-learner that config.json describes."""
-    method = ALGORITHMS[config["algorithm"]["name"]].build(_config(ALGORITHMS, config["algorithm"]))
+def build_learner(config: dict[str, Any]) -> MetaLearner:
+    """Build the meta-learner that a config.json describes.
+
+    Raises:
+        ConfigError: A setting is out of bounds, or two settings do not fit each other.
+    """
+    module, settings = _find(ALGORITHMS, config["algorithm"])
+    algorithm = module.build(settings)
     outputs = (
-        method.outputs_of_model(config["ways"], config["classes"])
+        algorithm.outputs_of_model(config["ways"], config["classes"])
         if config["kind"] == "classification"
         else 1
     )
-    return _learner(config, method, outputs)
+    return _build(config, algorithm, outputs)
 
 
-def plain(config: dict[str, Any]) -> MetaLearner:
-    """The same model with an output a class of a test episode, and no method."""
-    return _learner(
-        config, Algorithm(), config["ways"] if config["kind"] == "classification" else 1
-    )
+def build_baseline_learner(config: dict[str, Any]) -> MetaLearner:
+    """Build the same model without an algorithm, with one output per class of a test episode."""
+    return _build(config, Algorithm(), config["ways"] if config["kind"] == "classification" else 1)
 
 
-def _learner(config: dict[str, Any], method: Algorithm, outputs: int) -> MetaLearner:
-    network = MODELS[config["model"]["name"]].build(
-        _config(MODELS, config["model"]), tuple(config["input"]), outputs
-    )
-    return MetaLearner(network, method, Objective(config["kind"]), config["batch_norm"])
+def _build(config: dict[str, Any], algorithm: Algorithm, outputs: int) -> MetaLearner:
+    module, settings = _find(MODELS, config["model"])
+    model = module.build(settings, tuple(config["input"]), outputs)
+    return MetaLearner(model, algorithm, Objective(config["kind"]), config["batch_norm"])
 
 
-def _config(registry: Registry, section: dict[str, Any]) -> Any:
-    values = {
+def _find(registry: Registry, section: dict[str, Any]) -> tuple[Any, Any]:
+    """The entry that a section names, and its settings."""
+    module = registry[section["name"]]
+    settings = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in section.items()
         if key != "name"
     }
-    return registry[section["name"]].Config(**values)
+    return module, module.Config(**settings)
 
 
 def save(folder: Path, members: list[Params], config: dict[str, Any]) -> None:
-    """Writes the two files; `format` and `ensemble` are added to the config."""
-    (folder / CONFIG).unlink(
-        missing_ok=True
-    )  # a program that is killed here leaves no config beside weights that are not its own
+    """Write the weights and config.json, to which `format` and `ensemble` are added.
+
+    Args:
+        folder: The folder to write to.
+        members: As of `TrainedModel`.
+        config: As of `TrainedModel`.
+    """
+    # A process that is killed here must not leave a config.json with weights that are not its own.
+    (folder / CONFIG).unlink(missing_ok=True)
     checkpoint.save(
         folder / WEIGHTS,
-        {_name(i, name): p for i, member in enumerate(members) for name, p in member.items()},
+        {_key(i, name): p for i, member in enumerate(members) for name, p in member.items()},
         {},
     )
     write_json(folder / CONFIG, config | {"format": FORMAT, "ensemble": len(members)})
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Trained:
-    """TrainedError or CheckpointError where the folder does not hold what `save` writes, in one sentence."""
-    config = described(folder)
-    result = built(folder, config)
-    return Trained(result, read_members(folder, config, result.init(0), device), config)
+def load(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Read what `save` wrote.
+
+    Raises:
+        ModelFolderError: There is no such folder, or its config.json is not usable.
+        CheckpointError: The weights are missing, or do not fit config.json.
+    """
+    config = read_config(folder)
+    learner = build_checked_learner(folder, config)
+    return TrainedModel(learner, read_members(folder, config, learner.init(0), device), config)
 
 
-def built(folder: Path, config: dict[str, Any]) -> MetaLearner:
-    """`learner`, of a file that may hold anything; TrainedError in one sentence."""
+def build_checked_learner(folder: Path, config: dict[str, Any]) -> MetaLearner:
+    """`build_learner` for a config.json from elsewhere, which may hold anything.
+
+    Raises:
+        ModelFolderError: The config does not describe a model.
+    """
+    path = folder / CONFIG
     try:
-        result = learner(config)
-        result.init(0)
-        return result
+        learner = build_learner(config)
+        learner.init(0)
+        return learner
     except ConfigError as error:
-        raise TrainedError(f"{folder / CONFIG}: {error}") from error
+        raise ModelFolderError(f"{path}: {error}") from error
     except KeyError as error:
-        raise TrainedError(
-            f"{folder / CONFIG} lacks {error}: copy the model again, or train it again"
+        raise ModelFolderError(
+            f"{path} lacks {error}: copy the model again, or train it again"
         ) from error
     except (TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
-        said = " ".join(str(error).split())
-        raise TrainedError(
-            f"{folder / CONFIG} does not describe a model ({said}): copy it again, or train it again"
+        reason = " ".join(str(error).split())
+        raise ModelFolderError(
+            f"{path} does not describe a model ({reason}): copy it again, or train it again"
         ) from error
 
 
 def read_members(
-    folder: Path, config: dict[str, Any], wanted: Params, device: torch.device | str = "cpu"
+    folder: Path, config: dict[str, Any], expected: Params, device: torch.device | str = "cpu"
 ) -> list[Params]:
-    """The parameters of each member of the ensemble, with the names and shapes of `wanted`."""
+    """Read the parameters of each member of the ensemble.
+
+    Args:
+        folder: The model's folder.
+        config: Its config.json.
+        expected: Parameters with the names and shapes that each member must have.
+        device: Where to put them.
+
+    Raises:
+        ModelFolderError: `ensemble` in config.json is out of bounds.
+        CheckpointError: The weights are missing, or do not fit `expected`.
+    """
     members = config.get("ensemble")
-    if type(members) is not int or not 1 <= members <= MOST_MEMBERS:
-        raise TrainedError(
-            f"{folder / CONFIG}: ensemble is {members!r}: must be between 1 and {MOST_MEMBERS}"
+    if type(members) is not int or not 1 <= members <= MAX_MEMBERS:
+        raise ModelFolderError(
+            f"{folder / CONFIG}: ensemble is {members!r}: must be between 1 and {MAX_MEMBERS}"
         )
     tensors, _ = checkpoint.load(folder / WEIGHTS, device)
-    expected = {_name(i, name): p for i in range(members) for name, p in wanted.items()}
-    tensors = checkpoint.matching(tensors, expected, folder / WEIGHTS)
-    return [{name: tensors[_name(i, name)] for name in wanted} for i in range(members)]
+    all_expected = {_key(i, name): p for i in range(members) for name, p in expected.items()}
+    tensors = checkpoint.match_tensors(tensors, all_expected, folder / WEIGHTS)
+    return [{name: tensors[_key(i, name)] for name in expected} for i in range(members)]
 
 
-def _name(member: int, parameter: str) -> str:
+def _key(member: int, parameter: str) -> str:
     return f"{member + 1}/{parameter}" if member else parameter
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; TrainedError where there is none, or one of another format."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a model's folder.
+
+    Raises:
+        ModelFolderError: There is none, or it is of another format.
+    """
     path = folder / CONFIG
     if not folder.is_dir():
-        raise TrainedError(
-            f"there is no folder {folder}: name one that the pipeline trained, as models/run (dvc repro makes it)"
+        raise ModelFolderError(
+            f"there is no folder {folder}: name the folder of a trained model, such as models/run,"
+            " which `dvc repro` creates"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise TrainedError(
-            f"{folder} holds no trained model, since it has no {CONFIG}: name one as models/run (dvc repro makes it)"
+        raise ModelFolderError(
+            f"{folder} holds no trained model, since it has no {CONFIG}: name one such as"
+            " models/run, which `dvc repro` creates"
         ) from error
     except (ValueError, OSError) as error:
-        raise TrainedError(
-            f"{path} cannot be read ({' '.join(str(error).split())}): copy it again, or train it again"
+        raise ModelFolderError(
+            f"{path} cannot be read ({' '.join(str(error).split())}): copy it again, or train it"
+            " again"
         ) from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        what = found.get("format") if isinstance(found, dict) else found
-        raise TrainedError(
-            f"{path} has format {what!r}, not {FORMAT}: it is of another version of this program; run the stage train again"
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else config
+        raise ModelFolderError(
+            f"{path} has format {found!r}, not {FORMAT}: it belongs to another version of this"
+            " program; run the stage train again"
         )
-    return found
+    return config

@@ -12,7 +12,11 @@ import torch.nn.functional as F
 from episodic.core.episode import Episode
 from episodic.core.objective import average
 from episodic.engine.learner import MetaLearner
-from episodic.training import evaluate
+from episodic.training.baselines import (
+    constant_prediction_errors,
+    input_centroid_scores,
+    random_init_scores,
+)
 from tasks.prepared import Prepared
 
 CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid", "encoder": "encoder_centroid"}
@@ -70,20 +74,20 @@ def scores(
     """read: of baselines that look at sentences or at who rated what; tuned: episodes that `random_init` sees"""
     part = episode.part(0, max(0, tuned - first)) if first + episode.tasks > tuned else episode
     random_init = (
-        evaluate.random_init(plain, seed, part, rate, first)
+        random_init_scores(plain, seed, part, rate, first)
         if part.tasks
         else torch.empty(0, device=episode.query_y.device)
     )
     result = {"random_init": F.pad(random_init, (0, episode.tasks - part.tasks))}
     if plain.objective.kind == "classification":
         if name := CENTROIDS.get(inputs.get("features", inputs["kind"])):
-            result[name] = evaluate.input_centroid(episode)
+            result[name] = input_centroid_scores(episode)
     else:
         if episode.support_size is None:
-            result["zero"] = evaluate.constant(
+            result["zero"] = constant_prediction_errors(
                 episode, torch.zeros((), device=episode.query_y.device)
             )
-        result["support_mean"] = evaluate.constant(
+        result["support_mean"] = constant_prediction_errors(
             episode, average(episode.support_y, episode.support_size)[:, None, None]
         )
     return result | (read(episode, first) if read else {})

@@ -13,7 +13,7 @@ from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluate
+from episodic.training import evaluation
 from tasks.prepared import Prepared
 
 RENAMINGS, RENAMED = 5, 50
@@ -25,7 +25,7 @@ def rejection(
     members: list[Params],
     source: Prepared,
     test: pd.DataFrame,
-    curve: evaluate.Curve,
+    curve: evaluation.AdaptationCurve,
     at: int,
     steps: int,
     chunk: int,
@@ -50,7 +50,7 @@ def rejection(
         strange = episode._replace(query_x=x, query_y=torch.zeros_like(rows[part])).to(
             source.device
         )
-        answer = evaluate.curve(
+        answer = evaluation.adaptation_curve(
             meta_learner, members, strange, [steps], [meta_learner.batch_norm]
         ).outputs[0]
         return float64.double(answer.softmax(-1).amax(-1))
@@ -79,11 +79,11 @@ def label_spread(
     """How far the accuracy of some episodes spreads over random numberings of their classes."""
     if source.kind != "classification":
         return {}
-    parts = list(evaluate.chunks(source.fixed(test[:RENAMED]), chunk))
+    parts = list(evaluation.split_episodes(source.fixed(test[:RENAMED]), chunk))
 
     def one(i: int) -> torch.Tensor:
         number, part = divmod(i, len(parts))
-        score = evaluate.relabelled(
+        score = evaluation.permuted_label_scores(
             meta_learner, members, parts[part], steps, source.meta["seed"], number, part * chunk
         )
         return float64.double(score).sum().view(1, 1)

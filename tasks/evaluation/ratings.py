@@ -19,7 +19,7 @@ from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluate
+from episodic.training import evaluation
 from tasks.evaluation.baselines import Readers
 from tasks.prepared import Prepared
 
@@ -121,7 +121,7 @@ def table(
 
         def one(i: int, shots: int = shots) -> torch.Tensor:
             episode = source.fixed(parts[i], examples).fewer(shots)
-            curve = evaluate.curve(
+            curve = evaluation.adaptation_curve(
                 meta_learner, members, episode, [steps], [meta_learner.batch_norm]
             )
             return float64.double(curve.outputs[0, :, :, 0])

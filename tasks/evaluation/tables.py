@@ -11,8 +11,8 @@ import torch
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import BATCH_NORM, MetaLearner
-from episodic.training import evaluate
-from episodic.training.evaluate import CURVE_STEPS
+from episodic.training import evaluation
+from episodic.training.evaluation import CURVE_STEPS
 from tasks.prepared import Prepared
 
 DIVERGED = 100.0
@@ -22,7 +22,7 @@ FITS = 6
 """Regression: how many episodes, from typical to worst, are kept as curves for the report."""
 
 
-def episode_table(curve: evaluate.Curve, points: list[int], name: str) -> pd.DataFrame:
+def episode_table(curve: evaluation.AdaptationCurve, points: list[int], name: str) -> pd.DataFrame:
     tables = []
     for mode in BATCH_NORM:
         score, loss = (
@@ -135,7 +135,7 @@ def fits(
     )
     for step, thetas in enumerate(
         zip(
-            *(evaluate.adaptation(meta_learner, m, episode, CURVE_STEPS) for m in members),
+            *(evaluation.adaptation_steps(meta_learner, m, episode, CURVE_STEPS) for m in members),
             strict=True,
         )
     ):

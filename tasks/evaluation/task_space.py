@@ -16,7 +16,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.similarity import class_means, cosine, neighbours
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluate
+from episodic.training import evaluation
 from tasks.prepared import Prepared
 
 FIFTHS = 5
@@ -44,7 +44,7 @@ def centroids(
         torch.tensor(classes["count"].to_numpy()),
         source.meta["seed"],
     )
-    theta = next(iter(evaluate.adaptation(learner, meta, source.fixed(test[:1]), 0)))
+    theta = next(iter(evaluation.adaptation_steps(learner, meta, source.fixed(test[:1]), 0)))
     examples, sizes = source.examples(), embedding_space.parts(len(rows))
     split = rows.split(sizes)
     found = group.rows(

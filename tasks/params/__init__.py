@@ -22,7 +22,7 @@ from episodic.core.registry import ALGORITHMS, DATASETS, MODELS, Registry, did_y
 from tasks.runtime.stage import StageError
 
 if TYPE_CHECKING:
-    from episodic.training import evaluate, train
+    from episodic.training.config import EvaluationConfig, TrainingConfig
 
 FORBID = {"extra": "forbid"}
 
@@ -89,8 +89,8 @@ class Params:
     episodes: Episodes = None  # type: ignore[assignment]
     model: Choice = None  # type: ignore[assignment]
     algorithm: Choice = None  # type: ignore[assignment]
-    train: train.Config = None  # type: ignore[assignment]
-    evaluate: evaluate.Config = None  # type: ignore[assignment]
+    train: TrainingConfig = None  # type: ignore[assignment]
+    evaluate: EvaluationConfig = None  # type: ignore[assignment]
     report: Report = None  # type: ignore[assignment]
 
 
@@ -103,8 +103,8 @@ CHOICES = {
 
 PLAIN = {
     "episodes": ("tasks.params", "Episodes"),
-    "train": ("episodic.training.train", "Config"),
-    "evaluate": ("episodic.training.evaluate", "Config"),
+    "train": ("episodic.training.config", "TrainingConfig"),
+    "evaluate": ("episodic.training.config", "EvaluationConfig"),
     "report": ("tasks.params", "Report"),
 }
 """The other sections: where their type is. Everything is imported when it is asked for, so that a stage that reads the section

@@ -16,10 +16,10 @@ from episodic.data.storage import Rows
 
 if TYPE_CHECKING:
     from episodic.datasets.base import Limits
-    from episodic.training.train import Config
+    from episodic.training.config import TrainingConfig
 
 
-def mistakes(config: Config, name: str, ways: int, limits: Limits | None) -> list[str]:
+def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None) -> list[str]:
     """What is wrong with the keys for the data set `name`, a sentence each.
 
     ways: of a training episode; limits: None where the data has no classes
@@ -69,7 +69,7 @@ def mistakes(config: Config, name: str, ways: int, limits: Limits | None) -> lis
     return []
 
 
-def chosen(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+def chosen(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
     """The rows of the class table that training draws from.
 
     Which are the first `train.classes` depends on train.seed and each class's row alone: fewer are part of more.

@@ -11,7 +11,7 @@ import torch
 from episodic.core.random_numbers import below, draws
 from episodic.data.similarity import class_means, cosine
 from episodic.datasets.base import Limits
-from episodic.training.train import Config
+from episodic.training.config import TrainingConfig
 from tasks import download, episodes, params, prepared, preset
 from tasks.runtime import class_selection
 from tasks.runtime.stage import StageError
@@ -42,20 +42,22 @@ def test_without_the_keys_every_class_is_trained_on(folder):
 
 def test_fewer_classes_are_part_of_more_and_another_seed_takes_others(folder):
     table = folder[0].classes()
-    sets = [set(class_selection.chosen(table, Config(classes=n)).index) for n in (5, 20, 60)]
+    sets = [
+        set(class_selection.chosen(table, TrainingConfig(classes=n)).index) for n in (5, 20, 60)
+    ]
     assert [len(s) for s in sets] == [5, 20, 60] and sets[0] < sets[1] < sets[2]
     assert set(table["split"].iloc[list(sets[2])]) == {"train"}
-    assert set(class_selection.chosen(table, Config(classes=20, seed=1)).index) != sets[1]
-    small = class_selection.chosen(table, Config(classes=20)).index
+    assert set(class_selection.chosen(table, TrainingConfig(classes=20, seed=1)).index) != sets[1]
+    small = class_selection.chosen(table, TrainingConfig(classes=20)).index
     assert list(small) == sorted(small), "in the order of the table, as all of them are"
 
 
 def test_groups_by_name(folder):
     table = folder[0].classes()
     names = sorted(table[table["split"] == "train"]["group"].unique())[:2]
-    found = class_selection.chosen(table, Config(groups=tuple(names)))
+    found = class_selection.chosen(table, TrainingConfig(groups=tuple(names)))
     assert set(found["group"]) == set(names) and len(found) == int(table["group"].isin(names).sum())
-    few = class_selection.chosen(table, Config(groups=tuple(names), classes=6))
+    few = class_selection.chosen(table, TrainingConfig(groups=tuple(names), classes=6))
     assert len(few) == 6 and set(few.index) < set(found.index)
 
 
@@ -100,7 +102,7 @@ LIMITS = Limits(
     ],
 )
 def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
-    found = class_selection.mistakes(Config(**keys), "made", 5, LIMITS)
+    found = class_selection.mistakes(TrainingConfig(**keys), "made", 5, LIMITS)
     assert len(found) == bool(said) and said in "".join(found)
 
 

@@ -197,7 +197,7 @@ FAULTS = [
     ),
     (
         {"train__ensemble": 6},
-        "train.ensemble is 6: must be at most 5, as many as there are validations of 450 iterations every 90",
+        "train.ensemble is 6: must be at most 5, the number of validations in 450 iterations with one every 90",
     ),
     (
         {
@@ -287,7 +287,7 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
     )
     assert (
         "episodic.datasets.glyphs" in answer.stdout
-        and "episodic.training.train" not in answer.stdout
+        and "episodic.training.config" not in answer.stdout
     ), answer.stderr
     file.write_text(re.sub("iterations: .*", "iterations: -1", (ROOT / "params.yaml").read_text()))
     answer = subprocess.run(

@@ -6,7 +6,7 @@ import pytest
 from stages import change
 from support import ROOT
 
-from episodic.training.train import DivergedError
+from episodic.training.loop import DivergedError
 from tasks import params, preset, summary
 from tasks.download import run as download
 from tasks.episodes import run as episodes

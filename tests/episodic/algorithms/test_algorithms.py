@@ -36,7 +36,8 @@ from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.engine.plan import Plan
 from episodic.models import mlp
-from episodic.training import evaluate, train
+from episodic.training import evaluation, loop
+from episodic.training.state import TrainingState
 from tests.episodic.engine.networks import MODELS, NETWORKS, TOLERANCE, error, problem
 
 STEPS = 3
@@ -145,10 +146,10 @@ def test_reptile_with_an_outer_rate_of_0_is_the_identity_and_with_1_the_mean_of_
     learner = classifier("mlp", reptile.build(reptile.Config(0.01, STEPS, batch=2)))
     gradient = meta_gradient(learner, theta, episode).gradient
     *_, last = trajectory(learner.algorithm.inner(learner, theta, episode, 1.0), STEPS)
-    state = train.State({name: p.clone() for name, p in theta.items()}, {}, {}, {}, {})
-    train._sgd(state, gradient, 0.0)
+    state = TrainingState({name: p.clone() for name, p in theta.items()}, {}, {}, {}, {})
+    loop._step_sgd(state, gradient, 0.0)
     assert all(torch.equal(state.theta[name], theta[name]) for name in theta)
-    train._sgd(state, gradient, 1.0)
+    loop._step_sgd(state, gradient, 1.0)
     for name in theta:
         torch.testing.assert_close(state.theta[name], last.after[name].mean(0), rtol=0, atol=1e-12)
 
@@ -482,7 +483,7 @@ def test_matching_net_is_its_formula():
 def test_nil_answers_by_cosine_and_does_not_adapt():
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", anil.build(anil.Config(0.1, 1, "nil")))
-    assert evaluate.points(learner, 10) == [0]
+    assert evaluation.curve_steps(learner, 10) == [0]
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     support, query = (learner.model.features(wide, x) for x in (episode.support_x, episode.query_x))
     expected = torch.stack(
@@ -501,7 +502,7 @@ def test_only_what_a_method_moves_moves():
     _, theta, episode = problem("conv_strided")
     for module, stays in ((anil, lambda name: name not in HEAD), (boil, lambda name: name in HEAD)):
         learner = classifier("conv_strided", module.build(module.Config(0.1, 2)))
-        *_, last = evaluate.adaptation(learner, theta, episode, 2)
+        *_, last = evaluation.adaptation_steps(learner, theta, episode, 2)
         for name, p in theta.items():
             without_gradient = name.startswith("conv") and name.endswith(
                 "bias"
@@ -567,7 +568,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
                 flat[k] = f * flat[k] - i * g[k]
                 states[name][k] = (h, c, f, i)
             cells[name] = flat.reshape(cell.shape)
-    *_, last = evaluate.adaptation(learner, meta, one, 2)
+    *_, last = evaluation.adaptation_steps(learner, meta, one, 2)
     for name, cell in cells.items():
         np.testing.assert_allclose(last[name][0].detach().numpy(), cell, atol=TOLERANCE)
 
@@ -611,7 +612,7 @@ def test_preprocessing_keeps_sign_and_size_apart():
 def test_a_new_head_is_logistic_regression_on_features_that_stay():
     _, theta, episode = problem("conv_strided")
     learner = classifier("conv_strided", finetune.build(finetune.Config(0.5)))
-    *_, last = evaluate.adaptation(learner, theta, episode, 7)
+    *_, last = evaluation.adaptation_steps(learner, theta, episode, 7)
     for t in range(3):
         features = learner.model.features(
             {n: p[None] for n, p in theta.items()}, episode.support_x[t : t + 1]
@@ -630,7 +631,7 @@ def test_a_new_head_is_logistic_regression_on_features_that_stay():
 def test_baseline_plus_plus_starts_at_the_class_means():
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", baseline_plus_plus.build(baseline_plus_plus.Config(scale=3.0)))
-    first, *_ = evaluate.adaptation(learner, theta, episode, 1)
+    first, *_ = evaluation.adaptation_steps(learner, theta, episode, 1)
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     means = ops.class_means(learner.model.features(wide, episode.support_x), episode.support_y, 3)
     torch.testing.assert_close(first[HEAD[0]], means)
@@ -753,5 +754,10 @@ def test_nil_is_for_classes():
 )
 def test_steps_at_test_are_the_methods_own_unless_params_say(method, own, wanted):
     learner = classifier("mlp", method)
-    assert (evaluate.headline(learner, None), evaluate.headline(learner, 7)) == (own, wanted)
-    assert evaluate.points(learner, own)[-1] == (max(own, evaluate.CURVE_STEPS) if own else 0)
+    assert (
+        evaluation.count_inner_steps(learner, None),
+        evaluation.count_inner_steps(learner, 7),
+    ) == (own, wanted)
+    assert evaluation.curve_steps(learner, own)[-1] == (
+        max(own, evaluation.CURVE_STEPS) if own else 0
+    )

@@ -19,7 +19,8 @@ from episodic.datasets import glyphs
 from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.models import conv4
-from episodic.training import evaluate, train
+from episodic.training import evaluation, loop
+from episodic.training.config import TrainingConfig
 
 WAYS, SHOTS, QUERIES = 5, 1, 5
 TEST_EPISODES = 60
@@ -63,7 +64,7 @@ CASES = {
 EQUIVARIANT = {"protonet", "matching_net", "ridge", "metaoptnet", "finetune", "baseline_plus_plus"}
 """Methods that do not care which class has which number."""
 
-BASE = train.Config(
+BASE = TrainingConfig(
     iterations=80,
     meta_batch=8,
     queries=QUERIES,
@@ -104,7 +105,7 @@ def learner(name: str) -> MetaLearner:
     )
 
 
-def trained(name: str, **changes: Any) -> train.Result:
+def trained(name: str, **changes: Any) -> loop.TrainingResult:
     config = replace(BASE, **CASES[name].train)
     episodes = sampler(
         "train", config.ways or WAYS, config.shots or SHOTS, learner(name).algorithm.labels
@@ -113,7 +114,7 @@ def trained(name: str, **changes: Any) -> train.Result:
     options = {
         key: changes.pop(key) for key in ("checkpoint_path", "on_progress") if key in changes
     }
-    return train.train(learner(name), episodes, validation, replace(config, **changes), **options)
+    return loop.train(learner(name), episodes, validation, replace(config, **changes), **options)
 
 
 def test_every_registered_method_is_here():
@@ -124,9 +125,9 @@ def test_every_registered_method_is_here():
 def test_it_learns(name):
     """Beats its own untrained self, which already beats chance, by more than both intervals."""
     test, method = sampler("test")(torch.arange(TEST_EPISODES)), learner(name)
-    steps = evaluate.headline(method, CASES[name].steps)
+    steps = evaluation.count_inner_steps(method, CASES[name].steps)
     after, before = (
-        mean_ci95(evaluate.scores(method, theta, test, steps, 20)[0])
+        mean_ci95(evaluation.episode_scores(method, theta, test, steps, 20)[0])
         for theta in (trained(name).theta, method.init(BASE.seed))
     )
     assert after[0] - after[1] > before[0] + before[1], f"{after} after training, {before} before"
@@ -192,8 +193,8 @@ def four_episodes() -> Episode:
 
 def answers(name: str, episode: Episode) -> torch.Tensor:
     method = learner(name)
-    steps = evaluate.headline(method, 2)
-    *_, theta = evaluate.adaptation(method, meta(name), episode, steps)
+    steps = evaluation.count_inner_steps(method, 2)
+    *_, theta = evaluation.adaptation_steps(method, meta(name), episode, steps)
     return method.at_test.query_outputs(theta, episode)
 
 
@@ -219,10 +220,12 @@ def test_which_number_a_class_has_does_not_count(name):
 def test_how_much_the_numbers_of_classes_count_is_measured(name):
     """Not at all for those that treat classes alike; for the others it is a number, and for MAML (whose head differs) not 0."""
     method, episode = learner(name), sampler("test")(torch.arange(20))
-    steps = evaluate.headline(method, 3)
-    own, _ = evaluate.scores(method, method.init(1), episode, steps, 20)
+    steps = evaluation.count_inner_steps(method, 3)
+    own, _ = evaluation.episode_scores(method, method.init(1), episode, steps, 20)
     others = [
-        evaluate.relabelled(method, [method.init(1)], episode, steps, 0, number).numpy()
+        evaluation.permuted_label_scores(
+            method, [method.init(1)], episode, steps, 0, number
+        ).numpy()
         for number in range(3)
     ]
     assert all(((other >= 0) & (other <= 1)).all() for other in others)
@@ -230,7 +233,7 @@ def test_how_much_the_numbers_of_classes_count_is_measured(name):
         assert max(float(abs(other - own).max()) for other in others) < 1e-6
     if name == "maml":
         assert min(float(abs(other - own).max()) for other in others) > 0
-    part = evaluate.relabelled(
+    part = evaluation.permuted_label_scores(
         method, [method.init(1)], episode.part(5, 20), steps, 0, 1, first=5
     ).numpy()
     assert (part == others[1][5:]).mean() > 0.9, "grouping changes no more than rounding"
@@ -247,9 +250,9 @@ def test_another_numbering_is_another_order_of_the_support_set_too(monkeypatch):
         seen.append(part)
         raise Looked
 
-    monkeypatch.setattr(evaluate, "curve", look)
+    monkeypatch.setattr(evaluation, "adaptation_curve", look)
     with pytest.raises(Looked):
-        evaluate.relabelled(learner("protonet"), [meta("protonet")], episode, 0, 0, 1)
+        evaluation.permuted_label_scores(learner("protonet"), [meta("protonet")], episode, 0, 0, 1)
     (part,) = seen
     assert torch.equal(part.support_y, torch.arange(WAYS).repeat_interleave(2).expand(4, -1)), (
         "class after class again"

@@ -14,7 +14,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.engine.plan import Plan
 from episodic.models import conv4, embeddings, mlp
-from episodic.training import evaluate
+from episodic.training import evaluation
 
 TOLERANCE = 1e-12
 CONFIGS = {
@@ -121,12 +121,12 @@ def test_filled_up_tasks_give_what_each_gives_alone(name, model, plan):
 def test_filled_up_tasks_are_scored_as_each_alone(name):
     one, parts = learner(name, "embeddings"), tasks("embeddings")
     meta = {key: p.double() for key, p in one.init(0).items()}
-    score, loss = evaluate.scores(one, meta, together(parts), 2, chunk=3)
-    alone = [evaluate.scores(one, meta, part, 2) for part in parts]
+    score, loss = evaluation.episode_scores(one, meta, together(parts), 2, chunk=3)
+    alone = [evaluation.episode_scores(one, meta, part, 2) for part in parts]
     assert score == pytest.approx(
         [s[0] for s, _ in alone], abs=TOLERANCE
     ) and loss == pytest.approx([x[0] for _, x in alone], abs=TOLERANCE)
-    curve = evaluate.curve(one, [meta], together(parts), [0, 2])
+    curve = evaluation.adaptation_curve(one, [meta], together(parts), [0, 2])
     assert curve.score["transductive"][:, 1].numpy() == pytest.approx(score, abs=TOLERANCE)
 
 
@@ -171,7 +171,7 @@ def test_fewer_shots_are_the_first_ones():
 def test_melu_moves_decision_layers_alone():
     one, episode = learner("melu", "embeddings"), together(tasks("embeddings"))
     meta = {key: p.double() for key, p in one.init(0).items()}
-    *_, theta = evaluate.adaptation(one, meta, episode, 2)
+    *_, theta = evaluation.adaptation_steps(one, meta, episode, 2)
     for key, p in theta.items():
         assert torch.equal(p, meta[key].expand_as(p)) == (key == "embedding.weight"), key
     moving = learner("maml", "embeddings")

@@ -109,7 +109,7 @@ def test_a_curve_is_exported(tmp_path):
         "kind": "regression",
         "classes": 0,
     }
-    model_folder.save(tmp_path / "run", [model_folder.learner(config).init(0)], config)
+    model_folder.save(tmp_path / "run", [model_folder.build_learner(config).init(0)], config)
     x = np.linspace(-5, 5, 5, dtype=np.float32)[:, None]
     adapted = episodic.load(tmp_path / "run").adapt(x, np.sin(x))
     export.onnx(adapted, tmp_path / "model.onnx")

@@ -18,8 +18,8 @@ from episodic.core.errors import UserError
 from episodic.core.model import Params
 from episodic.inference.few_shot import AdaptError, FewShotLearner
 from episodic.preprocessing.base import InputError
-from episodic.training import checkpoint, evaluate, model_folder
-from episodic.training.model_folder import TrainedError
+from episodic.training import checkpoint, evaluation, model_folder
+from episodic.training.model_folder import ModelFolderError
 from tests.episodic.algorithms.test_every_algorithm import (
     CASES,
     QUERIES,
@@ -73,9 +73,11 @@ def test_it_answers_as_the_evaluation_does(name, tmp_path):
     model = episodic.load(folder_of(name, tmp_path / "run"))
     episode = sampler("test", shots=2)(torch.arange(1))
     inductive = replace(learner(name), batch_norm="inductive")
-    steps = evaluate.headline(inductive, None)
+    steps = evaluation.count_inner_steps(inductive, None)
     wanted = (
-        evaluate.curve(inductive, [model.trained.members[0]], episode, [steps], ["inductive"])
+        evaluation.adaptation_curve(
+            inductive, [model.trained.members[0]], episode, [steps], ["inductive"]
+        )
         .outputs[0, 0]
         .softmax(-1)
     )
@@ -197,7 +199,7 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
     from episodic.data.sampling import ClassSampler
 
     drawn = ClassSampler(x, torch.arange(8) * 20, counts[:8], 5, "test", 4, 2, 3)(torch.arange(7))
-    wanted, _ = evaluate.scores(
+    wanted, _ = evaluation.episode_scores(
         replace(model.trained.learner, batch_norm="inductive"), model.trained.members[0], drawn, 0
     )
     np.testing.assert_allclose(found.scores, wanted)
@@ -226,7 +228,7 @@ def test_a_curve_is_fitted(tmp_path):
         "kind": "regression",
         "classes": 0,
     }
-    model_folder.save(tmp_path / "run", [model_folder.learner(config).init(0)], config)
+    model_folder.save(tmp_path / "run", [model_folder.build_learner(config).init(0)], config)
     model = episodic.load(tmp_path / "run")
     x = np.linspace(-5, 5, 10)[:, None]
     y = 2 * np.sin(x[:, 0])
@@ -301,7 +303,7 @@ def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         episodic.load(folder)
     for name, said in (("nowhere", "there is no folder"), (".", "holds no trained model")):
-        with pytest.raises(TrainedError, match=said):
+        with pytest.raises(ModelFolderError, match=said):
             episodic.load(tmp_path / name)
 
 
@@ -309,10 +311,10 @@ def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_p
     x = sampler("test")(torch.arange(1)).support_x[0]
     folder = tmp_path / "adapted"
     adapted = episodic.load(protonet).adapt(x, NAMES)
-    with pytest.raises(TrainedError, match="adapted to no task yet"):
+    with pytest.raises(ModelFolderError, match="adapted to no task yet"):
         episodic.load_adapted(protonet)
     adapted.save(folder)
-    with pytest.raises(TrainedError, match="was adapted to a task already"):
+    with pytest.raises(ModelFolderError, match="was adapted to a task already"):
         episodic.load(folder)
     good = {"x": x, "y": torch.arange(5)}
     for support in (
@@ -324,11 +326,11 @@ def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_p
         good | {"x": x[:4]},
     ):
         checkpoint.save(folder / "support.safetensors", support, {})
-        with pytest.raises(TrainedError, match="does not hold the support set"):
+        with pytest.raises(ModelFolderError, match="does not hold the support set"):
             episodic.load_adapted(folder)
     checkpoint.save(folder / "support.safetensors", good, {})
     tampered(folder, lambda c: c.update(adapted=3))
-    with pytest.raises(TrainedError, match="does not hold the support set"):
+    with pytest.raises(ModelFolderError, match="does not hold the support set"):
         episodic.load_adapted(folder)
 
 

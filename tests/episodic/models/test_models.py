@@ -20,7 +20,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.engine.plan import Plan
 from episodic.models import conv4, module, resnet12
-from episodic.training import evaluate
+from episodic.training import evaluation
 
 WAYS = 3
 
@@ -166,7 +166,9 @@ def test_methods_take_a_module(name):
     assert ("head.weight" in theta) == (
         name not in ("protonet", "matching_net", "ridge", "metaoptnet")
     )
-    *_, last = evaluate.adaptation(learner, theta, episode(), evaluate.headline(learner, 2))
+    *_, last = evaluation.adaptation_steps(
+        learner, theta, episode(), evaluation.count_inner_steps(learner, 2)
+    )
     assert learner.at_test.query_outputs(last, episode()).shape == (2, 9, WAYS)
 
 

@@ -26,7 +26,8 @@ from episodic.models import bag, textcnn
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.text import REGULARIZATION, Features, TfIdf, fit, table
-from episodic.training import evaluate, model_folder, train
+from episodic.training import baselines, evaluation, loop, model_folder
+from episodic.training.config import TrainingConfig
 from tests.episodic.test_cli import call
 
 NGRAMS, TOKENS = Features(size=256), Features("tokens", 96, 8)
@@ -243,11 +244,14 @@ def test_they_learn(name, method):
     """On the classes that they are trained on they do better than before, and far better than chance."""
     learner, sampler = learner_of(name, method, **({"inner_lr": 1.0} if method == "maml" else {}))
     test = sampler(torch.arange(1000, 1060))
-    config = train.Config(iterations=60, meta_batch=4, queries=3, meta_lr=0.01, validate_every=1000)
-    after = train.train(learner, sampler, sampler(torch.arange(2000, 2005)), config).theta
-    steps = evaluate.headline(learner, None)
+    config = TrainingConfig(
+        iterations=60, meta_batch=4, queries=3, meta_lr=0.01, validate_every=1000
+    )
+    after = loop.train(learner, sampler, sampler(torch.arange(2000, 2005)), config).theta
+    steps = evaluation.count_inner_steps(learner, None)
     before, now = (
-        evaluate.scores(learner, theta, test, steps)[0].mean() for theta in (learner.init(0), after)
+        evaluation.episode_scores(learner, theta, test, steps)[0].mean()
+        for theta in (learner.init(0), after)
     )
     assert now > max(before + 0.05, 0.6), (before, now)  # chance: 0.25
 
@@ -257,8 +261,8 @@ def test_the_baseline_from_random_weights_learns_its_support_set(name):
     learner, sampler = learner_of(name, "maml")
     episode = sampler(torch.arange(4))
     again = episode._replace(query_x=episode.support_x, query_y=episode.support_y)
-    assert evaluate.random_init(learner, 0, again, 0.4).mean() > 0.9
-    assert evaluate.fine_tune_rate(learner, 0, again) in evaluate.FINE_TUNE_RATES
+    assert baselines.random_init_scores(learner, 0, again, 0.4).mean() > 0.9
+    assert baselines.choose_fine_tuning_rate(learner, 0, again) in baselines.FINE_TUNING_RATES
 
 
 # --- data sets -----------------------------------------------------------------------------------------------------------
@@ -388,11 +392,11 @@ def place(tmp_path_factory) -> Path:
     """A trained text model, and a CSV of three labels to adapt to."""
     folder = tmp_path_factory.mktemp("text")
     learner, sampler = learner_of("bag", "protonet")
-    theta = train.train(
+    theta = loop.train(
         learner,
         sampler,
         sampler(torch.arange(5)),
-        train.Config(iterations=30, meta_batch=4, queries=3),
+        TrainingConfig(iterations=30, meta_batch=4, queries=3),
     ).theta
     _, section, _ = prepared(NGRAMS)
     config = {

@@ -13,7 +13,7 @@ from episodic.engine.gradient_descent import GradientMethod
 from episodic.engine.inner import expand
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4
-from episodic.training import evaluate
+from episodic.training import baselines, evaluation
 
 LEARNER = MetaLearner(
     conv4.build(conv4.Config(4, 2), (1, 8, 8), 3),
@@ -42,7 +42,7 @@ def meta():
 
 def test_curve_is_adaptation_step_by_step():
     episode = episodes()
-    curve = evaluate.curve(LEARNER, [meta()], episode, range(4))
+    curve = evaluation.adaptation_curve(LEARNER, [meta()], episode, range(4))
     theta = expand(meta(), episode.tasks)
     for step in range(4):
         for mode in ("transductive", "inductive"):
@@ -62,7 +62,9 @@ def test_curve_is_adaptation_step_by_step():
 def test_poisoned_query_labels_change_no_answer():
     episode = episodes()
     poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
-    a, b = (evaluate.curve(LEARNER, [meta()], e, range(4)) for e in (episode, poisoned))
+    a, b = (
+        evaluation.adaptation_curve(LEARNER, [meta()], e, range(4)) for e in (episode, poisoned)
+    )
     assert torch.equal(a.outputs, b.outputs)
     assert not torch.equal(a.score["transductive"], b.score["transductive"])
 
@@ -74,7 +76,8 @@ def test_members_answer_together_by_the_mean_of_their_probabilities():
         for name, p in a.items()
     }
     one, other, both = (
-        evaluate.curve(LEARNER, members, episode, [0, 2]) for members in ([a], [b], [a, b])
+        evaluation.adaptation_curve(LEARNER, members, episode, [0, 2])
+        for members in ([a], [b], [a, b])
     )
     expected = (one.outputs.softmax(-1) + other.outputs.softmax(-1)) / 2
     torch.testing.assert_close(both.outputs.exp(), expected)
@@ -86,16 +89,19 @@ def test_members_answer_together_by_the_mean_of_their_probabilities():
 @pytest.mark.parametrize("chunk", [1, 4, 6])
 def test_grouping_does_not_count(chunk):
     episode = episodes()
-    whole, _ = evaluate.scores(LEARNER, meta(), episode, 2, 100)
-    parts, _ = evaluate.scores(LEARNER, meta(), episode, 2, chunk)
+    whole, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, 100)
+    parts, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, chunk)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
 def test_random_init_does_not_depend_on_grouping_and_learns():
     episode = episodes(tasks=12, queries=10)
-    whole = evaluate.random_init(LEARNER, 0, episode, 0.1)
+    whole = baselines.random_init_scores(LEARNER, 0, episode, 0.1)
     parts = torch.cat(
-        [evaluate.random_init(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i) for i in (0, 5, 10)]
+        [
+            baselines.random_init_scores(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i)
+            for i in (0, 5, 10)
+        ]
     )
     torch.testing.assert_close(
         whole, parts, atol=1 / 30 + 1e-6, rtol=0
@@ -106,11 +112,11 @@ def test_random_init_does_not_depend_on_grouping_and_learns():
 def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
     episode = episodes(tasks=12, queries=10)
     scores = {
-        rate: evaluate.random_init(LEARNER, 0, episode, rate).mean()
-        for rate in evaluate.FINE_TUNE_RATES
+        rate: baselines.random_init_scores(LEARNER, 0, episode, rate).mean()
+        for rate in baselines.FINE_TUNING_RATES
     }
     best = max(scores, key=lambda rate: scores[rate])
-    assert evaluate.fine_tune_rate(LEARNER, 0, episode) == best
+    assert baselines.choose_fine_tuning_rate(LEARNER, 0, episode) == best
     assert scores[best] > min(scores.values())
 
 
@@ -120,7 +126,7 @@ def test_nearest_class_mean_of_the_inputs_by_hand():
     )  # class means (0, 1) and (6, 5)
     query = torch.tensor([[[0.0, 3.0], [6.0, 6.0], [3.1, 3.0], [1.0, 1.0]]])
     episode = Episode(support, torch.tensor([[0, 0, 1, 1]]), query, torch.tensor([[0, 1, 1, 1]]))
-    assert evaluate.input_centroid(episode).tolist() == [0.75]
+    assert baselines.input_centroid_scores(episode).tolist() == [0.75]
 
 
 def test_mean_ci95_by_hand():

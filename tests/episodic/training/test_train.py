@@ -19,9 +19,11 @@ from episodic.data.sampling import ClassSampler, SinusoidSampler
 from episodic.engine import cuda_graph, plan
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4, mlp
-from episodic.training import checkpoint, evaluate, train
+from episodic.training import baselines, checkpoint, evaluation, loop
+from episodic.training.config import TrainingConfig
+from episodic.training.state import TrainingState
 
-CONFIG = train.Config(
+CONFIG = TrainingConfig(
     iterations=45, meta_batch=4, queries=5, validate_every=15, checkpoint_every=10, meta_lr=0.01
 )
 
@@ -35,8 +37,8 @@ def meta_learner(method=maml, inner_lr: float = 0.01) -> MetaLearner:
     return MetaLearner(network, method.build(method.Config(inner_lr, 1)), Objective("regression"))
 
 
-def run(config: train.Config = CONFIG, method=maml, **options) -> train.Result:
-    return train.train(
+def run(config: TrainingConfig = CONFIG, method=maml, **options) -> loop.TrainingResult:
+    return loop.train(
         meta_learner(method),
         sines("train"),
         sines("validation")(torch.arange(20)),
@@ -45,7 +47,7 @@ def run(config: train.Config = CONFIG, method=maml, **options) -> train.Result:
     )
 
 
-def equal(a: train.Result, b: train.Result) -> bool:
+def equal(a: loop.TrainingResult, b: loop.TrainingResult) -> bool:
     weights = all(torch.equal(a.theta[name], b.theta[name]) for name in a.theta)
     # As text: the order of a row's columns is part of the bytes.
     return (
@@ -94,22 +96,22 @@ def test_checkpoint_bytes_are_the_same_every_time(tmp_path):
 @pytest.mark.parametrize("method", [maml, fomaml])
 def test_it_learns_to_adapt(method):
     """300 iterations on sine waves bring the error after one step well below that of the untrained network and of answering 0."""
-    config = train.Config(
+    config = TrainingConfig(
         iterations=300, meta_batch=10, queries=10, validate_every=150, meta_lr=0.005
     )
     result = run(config, method)
     test = sines("test")(torch.arange(300))
     learner = meta_learner(method)
-    trained, _ = evaluate.scores(learner, result.theta, test, 1, 100)
-    untrained, _ = evaluate.scores(learner, learner.init(0), test, 1, 100)
-    zero = evaluate.constant(test, torch.zeros(())).numpy()
+    trained, _ = evaluation.episode_scores(learner, result.theta, test, 1, 100)
+    untrained, _ = evaluation.episode_scores(learner, learner.init(0), test, 1, 100)
+    zero = baselines.constant_prediction_errors(test, torch.zeros(())).numpy()
     margin = 1.96 * np.sqrt(trained.var() / 300 + zero.var() / 300)
     assert trained.mean() + margin < min(untrained.mean(), zero.mean())
 
 
 def validated_again(theta, chunk: int | None = None) -> float:
     learner = meta_learner()
-    return evaluate.scores(
+    return evaluation.episode_scores(
         learner,
         theta,
         sines("validation")(torch.arange(20)),
@@ -158,13 +160,15 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
 
 
 def test_of_equal_checkpoints_the_later_is_kept_yet_patience_runs_out(monkeypatch):
-    monkeypatch.setattr(evaluate, "scores", lambda *args, **kwargs: (np.full(20, 0.5), np.ones(20)))
+    monkeypatch.setattr(
+        evaluation, "episode_scores", lambda *args, **kwargs: (np.full(20, 0.5), np.ones(20))
+    )
     result = run(replace(CONFIG, validate_every=9, ensemble=2, patience=3))
     assert [row["best"] for row in result.history.validation] == [1, 1, 1, 1]
     assert result.iteration == result.iterations == 36
-    state = train.start(meta_learner(), replace(CONFIG, ensemble=2), torch.device("cpu"))
+    state = TrainingState.initial(meta_learner(), replace(CONFIG, ensemble=2), torch.device("cpu"))
     places = [
-        train._keep(state, score, Objective("classification"))
+        state.insert_checkpoint(score, Objective("classification"))
         for score in (0.5, 0.7, 0.7, 0.6, 0.1)
     ]
     assert places == [0, 0, 0, 2, 2] and state.best_scores == [0.7, 0.7]
@@ -173,9 +177,11 @@ def test_of_equal_checkpoints_the_later_is_kept_yet_patience_runs_out(monkeypatc
 def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
     """An accuracy is a number even where the outputs are none."""
     monkeypatch.setattr(
-        evaluate, "scores", lambda *args, **kwargs: (np.full(20, 0.2), np.full(20, math.nan))
+        evaluation,
+        "episode_scores",
+        lambda *args, **kwargs: (np.full(20, 0.2), np.full(20, math.nan)),
     )
-    with pytest.raises(train.DivergedError, match="no validation had a finite loss"):
+    with pytest.raises(loop.DivergedError, match="no validation had a finite loss"):
         run()
 
 
@@ -190,7 +196,7 @@ def test_methods_are_told_how_far_training_is():
 
     learner = replace(meta_learner(), algorithm=Told(0.01, 1))
     config = replace(CONFIG, iterations=20, validate_every=100)
-    train.train(
+    loop.train(
         learner,
         sines("train"),
         sines("validation")(torch.arange(20)),
@@ -209,7 +215,7 @@ def test_patience_stops_early():
 
 
 def test_schedule_and_clip():
-    cosine = train.Config(iterations=100, meta_lr=0.5)
+    cosine = TrainingConfig(iterations=100, meta_lr=0.5)
     assert (
         cosine.rate(0) == 0.5 and cosine.rate(50) == pytest.approx(0.25) and cosine.rate(99) < 0.001
     )
@@ -228,10 +234,10 @@ def test_divergence_names_the_iteration_and_keeps_the_last_good_state(tmp_path):
             return episode._replace(query_y=torch.where(bad, torch.nan, episode.query_y))
 
     with pytest.raises(
-        train.DivergedError,
+        loop.DivergedError,
         match=r"iteration 27: .*lower inner_lr or train.meta_lr.*last good state is .*state",
     ):
-        train.train(
+        loop.train(
             meta_learner(),
             Poisoned(),
             sines("validation")(torch.arange(20)),
@@ -252,7 +258,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         Objective("regression"),
     )
     with pytest.raises(checkpoint.CheckpointError, match="belongs to another model"):
-        train.train(
+        loop.train(
             other,
             sines("train"),
             sines("validation")(torch.arange(20)),
@@ -276,7 +282,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
         ({"a": torch.tensor([0.0, torch.nan])}, "not finite"),
     ):
         with pytest.raises(checkpoint.CheckpointError, match=said):
-            checkpoint.matching(tensors, expected, path)
+            checkpoint.match_tensors(tensors, expected, path)
 
 
 def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
@@ -296,8 +302,8 @@ def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
 
         return lambda: cuda_graph.body(update, number, rates, config.meta_batch)
 
-    original = train.iteration
-    monkeypatch.setattr(train, "iteration", from_tensors)
+    original = loop.build_iteration
+    monkeypatch.setattr(loop, "build_iteration", from_tensors)
     result = run()
     monkeypatch.undo()
     assert seen == list(range(45)) and equal(result, run())
@@ -310,7 +316,7 @@ def test_training_by_cuda_graph_is_training_without(monkeypatch):
     def on_gpu():
         sampler = replace(sines("train"), device="cuda")
         validation = replace(sines("validation"), device="cuda")(torch.arange(20))
-        return train.train(meta_learner(), sampler, validation, CONFIG)
+        return loop.train(meta_learner(), sampler, validation, CONFIG)
 
     captured = on_gpu()
     monkeypatch.setattr(
@@ -344,7 +350,7 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
         Objective("classification"),
     )
     chosen = plan.Config(mode) if mode == "per_task" else plan.Config(mode, shard=2)
-    config = train.Config(
+    config = TrainingConfig(
         iterations=12, meta_batch=4, queries=2, validate_every=6, checkpoint_every=5, plan=chosen
     )
     validation = glyph_like("validation")(torch.arange(5))
@@ -355,7 +361,7 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
 
     path = tmp_path / "state.safetensors"
     with pytest.raises(Killed):
-        train.train(
+        loop.train(
             learner,
             glyph_like("train"),
             validation,
@@ -363,9 +369,9 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
             checkpoint_path=path,
             on_progress=killer,
         )
-    resumed = train.train(learner, glyph_like("train"), validation, config, checkpoint_path=path)
+    resumed = loop.train(learner, glyph_like("train"), validation, config, checkpoint_path=path)
     assert resumed.resumed_at == 5
-    assert equal(resumed, train.train(learner, glyph_like("train"), validation, config))
+    assert equal(resumed, loop.train(learner, glyph_like("train"), validation, config))
 
 
 def test_what_a_cuda_graph_reads_lives_as_long_as_its_replay(monkeypatch):

@@ -1,0 +1,122 @@
+"""Baselines that need no meta-learning."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from episodic import ops
+from episodic.core import float64, random_numbers
+from episodic.core.episode import Episode
+from episodic.core.objective import average
+from episodic.engine import inner_optimizers
+from episodic.engine.inner import Inner
+from episodic.engine.learner import MetaLearner
+from episodic.engine.processes import Group
+from episodic.training.evaluation import episodes_per_chunk, graph_free_steps, split_episodes
+
+__all__ = [
+    "choose_fine_tuning_rate",
+    "constant_prediction_errors",
+    "input_centroid_scores",
+    "random_init_scores",
+]
+
+FINE_TUNING_STEPS = 20
+"""Gradient steps on the support set from a random initialization."""
+
+FINE_TUNING_RATES = (0.01, 0.1, 0.4)
+"""Learning rates of these steps, of which the best in validation is used."""
+
+
+def input_centroid_scores(episode: Episode) -> Tensor:
+    """Accuracy of the nearest class mean in input space, such as pixels.
+
+    Distances are squared Euclidean.
+
+    Returns:
+        Accuracies `(tasks,)`, float64.
+    """
+    support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
+    centroids = ops.class_means(support, episode.support_y, episode.classes)
+    return float64.double(torch.cdist(query, centroids).argmin(-1) == episode.query_y).mean(1)
+
+
+def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
+    """Mean squared error of a constant prediction.
+
+    Args:
+        episode: Regression tasks.
+        value: The prediction, which broadcasts over the query targets.
+
+    Returns:
+        Errors `(tasks,)`.
+    """
+    return average((episode.query_y - value).square(), episode.query_size)
+
+
+def random_init_scores(
+    learner: MetaLearner, seed: int, episode: Episode, rate: float, first: int = 0
+) -> Tensor:
+    """Score a network that is trained on the support set alone, from random weights.
+
+    Args:
+        learner: The learner, of which only model and objective are used.
+        seed: Seed of the initial weights. Each episode has its own.
+        episode: The tasks.
+        rate: Learning rate of the gradient steps.
+        first: Number of the first episode, so that weights do not depend on chunks.
+
+    Returns:
+        The scores `(tasks,)`.
+    """
+    initial = [
+        learner.model.init(random_numbers.generator(seed, f"random initialisation {first + i}"))
+        for i in range(episode.tasks)
+    ]
+    x = episode.support_x
+    # Weights get the type of the inputs, unless those are tokens.
+    like = x if x.is_floating_point() else torch.empty(0, device=x.device)
+    theta = {name: torch.stack([draw[name] for draw in initial]).to(like) for name in initial[0]}
+    inner = Inner(
+        theta,
+        lambda theta, step: learner.support_loss(theta, episode),
+        inner_optimizers.sgd(rate),
+        second_order=False,
+    )
+    *_, theta = graph_free_steps(inner, FINE_TUNING_STEPS)
+    with torch.no_grad():
+        outputs = learner.on_query(learner.model, theta, episode, learner.batch_norm)
+        return learner.objective.score(outputs, episode.query_y, episode.query_size)
+
+
+def choose_fine_tuning_rate(
+    learner: MetaLearner, seed: int, validation: Episode, group: Group | None = None
+) -> float:
+    """The learning rate at which `random_init_scores` is best on validation episodes.
+
+    Args:
+        learner: As for `random_init_scores`.
+        seed: As for `random_init_scores`.
+        validation: The validation episodes.
+        group: The processes that share the rates to try.
+    """
+
+    def score_rate(i: int) -> Tensor:
+        size = episodes_per_chunk(validation)
+        scores = [
+            random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], k * size)
+            for k, chunk in enumerate(split_episodes(validation, size))
+        ]
+        return float64.double(torch.cat(scores)).mean().view(1, 1)
+
+    means = (group or Group()).rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
+    best_rate, best_score = FINE_TUNING_RATES[0], math.nan
+    for rate, score in zip(FINE_TUNING_RATES, means, strict=True):
+        if math.isfinite(score) and (
+            math.isnan(best_score) or learner.objective.better(score, best_score)
+        ):
+            best_rate, best_score = rate, score
+    return best_rate

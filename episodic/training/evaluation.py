@@ -1,0 +1,315 @@
+"""Evaluation on fixed episodes: adaptation, scores per episode, and adaptation curves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodic.core import float64, random_numbers
+from episodic.core.episode import Episode
+from episodic.core.model import Params
+from episodic.core.statistics import mean_ci95
+from episodic.engine import plan
+from episodic.engine.inner import Inner, detached, trajectory
+from episodic.engine.learner import BATCH_NORM, MetaLearner
+from episodic.engine.processes import Group
+
+__all__ = [
+    "AdaptationCurve",
+    "Evaluation",
+    "adapt",
+    "adaptation_curve",
+    "adaptation_steps",
+    "count_inner_steps",
+    "curve_steps",
+    "episode_scores",
+    "episodes_per_chunk",
+    "evaluate",
+    "permuted_label_scores",
+    "split_episodes",
+]
+
+CURVE_STEPS = 10
+"""An adaptation curve has a point after each of this many inner steps, then after every tenth."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a trained learner on fixed episodes.
+
+    Args:
+        score_name: `accuracy` (a fraction) or `mse`.
+        scores: The score of each episode, `(episodes,)` float64.
+        losses: The query loss of each episode, `(episodes,)` float64.
+    """
+
+    score_name: str
+    scores: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """The mean score."""
+        return mean_ci95(self.scores)[0]
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of the 95 % interval of the mean over episodes."""
+        return mean_ci95(self.scores)[1]
+
+    def __str__(self) -> str:
+        episodes = len(self.scores)
+        return f"{self.score_name} {self.mean:.4g} ± {self.ci95:.2g} ({episodes} episodes)"
+
+
+def evaluate(
+    learner: MetaLearner,
+    params: Params,
+    episodes: Episode,
+    steps: int | None = None,
+    chunk: int | None = None,
+) -> Evaluation:
+    """Adapt to the support set of each episode, and score the query set.
+
+    Args:
+        learner: The learner, in whose batch-norm mode the query set is scored.
+        params: Meta-parameters without a task axis, such as `TrainingResult.theta`.
+        episodes: The episodes, on the device to compute on.
+        steps: Number of inner steps. None: the number that the algorithm takes at test time.
+        chunk: Episodes computed at once. None: chosen from the workload. It changes no score.
+
+    Raises:
+        ConfigError: The learner does not fit the episodes.
+    """
+    score, loss = episode_scores(
+        learner, params, episodes, count_inner_steps(learner, steps), chunk
+    )
+    return Evaluation(learner.objective.score_name, score, loss)
+
+
+def count_inner_steps(learner: MetaLearner, steps: int | None) -> int:
+    """The number of inner steps at test time, where `steps` are asked for.
+
+    An algorithm without an inner loop takes none. None stands for the algorithm's own number.
+    """
+    own = learner.at_test.algorithm.inner_steps
+    return own if own == 0 or steps is None else steps
+
+
+def curve_steps(learner: MetaLearner, steps: int) -> list[int]:
+    """The points of an adaptation curve, as numbers of inner steps.
+
+    Args:
+        learner: The learner. Without an inner loop, its only point is 0.
+        steps: The number of inner steps of the headline score, which is one of the points.
+    """
+    if learner.at_test.algorithm.inner_steps == 0:
+        return [0]
+    return sorted({*range(CURVE_STEPS + 1), *range(CURVE_STEPS, steps, 10), steps})
+
+
+def adapt(
+    learner: MetaLearner, params: Params, episode: Episode, steps: int | None = None
+) -> Params:
+    """Adapt to the support set of each task. The query set is not used.
+
+    The adapted predictions are `learner.at_test.query_outputs(adapted, episode)`.
+
+    Args:
+        learner: The learner.
+        params: Meta-parameters without a task axis.
+        episode: The tasks.
+        steps: Number of inner steps. None: the number that the algorithm takes at test time.
+
+    Returns:
+        The adapted parameters of each task, `(tasks, *shape)`.
+
+    Raises:
+        ConfigError: The learner does not fit the episode.
+    """
+    *_, adapted = adaptation_steps(learner, params, episode, count_inner_steps(learner, steps))
+    return adapted
+
+
+def adaptation_steps(
+    learner: MetaLearner, params: Params, episode: Episode, steps: int
+) -> Iterator[Params]:
+    """The parameters theta_0 ... theta_steps of each task while it adapts, without a graph.
+
+    Arguments and errors are those of `adapt`.
+    """
+    learner.at_test.accept(episode)
+    with torch.no_grad():
+        inner = learner.at_test.algorithm.inner(learner, params, episode, progress=1.0)
+    return graph_free_steps(inner, steps)
+
+
+def graph_free_steps(inner: Inner, steps: int) -> Iterator[Params]:
+    """The parameters before the first and after each of `steps` inner steps, without a graph."""
+    inner = inner._replace(theta=detached(inner.theta), second_order=False)
+    yield inner.theta
+    for step in trajectory(inner, steps):
+        yield detached(step.after)
+
+
+@dataclass(frozen=True)
+class AdaptationCurve:
+    """Episodes after each of some numbers of inner steps, the points of the curve.
+
+    Args:
+        score: Scores `(tasks, points)` by batch-norm mode.
+        loss: Query losses `(tasks, points)` by batch-norm mode.
+        outputs: The query outputs in the learner's own mode, `(points, tasks, n, outputs)`.
+    """
+
+    score: dict[str, Tensor]
+    loss: dict[str, Tensor]
+    outputs: Tensor
+
+
+def adaptation_curve(
+    learner: MetaLearner,
+    members: Sequence[Params],
+    episode: Episode,
+    points: Collection[int],
+    modes: Iterable[str] = BATCH_NORM,
+) -> AdaptationCurve:
+    """Score each task after each of some numbers of inner steps.
+
+    Args:
+        learner: The learner.
+        members: Meta-parameters without a task axis. Several are an ensemble: each adapts by
+            itself, and their predictions are averaged.
+        episode: The tasks.
+        points: Numbers of inner steps.
+        modes: Batch-norm modes to score in. They must include the learner's own.
+
+    Raises:
+        ConfigError: The learner does not fit the episode.
+    """
+    score: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    loss: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    own_outputs = []
+    learner = learner.at_test
+    objective, query_y, size = learner.objective, episode.query_y, episode.query_size
+    paths = [adaptation_steps(learner, params, episode, max(points)) for params in members]
+    for step, thetas in enumerate(zip(*paths, strict=True)):
+        if step not in points:
+            continue
+        with torch.no_grad():
+            for mode in score:
+                outputs = objective.together(
+                    [learner.query_outputs(theta, episode, mode) for theta in thetas]
+                )
+                score[mode].append(objective.score(outputs, query_y, size))
+                loss[mode].append(objective.loss(outputs, query_y, size))
+                if mode == learner.batch_norm:
+                    own_outputs.append(outputs)
+    return AdaptationCurve(
+        {mode: torch.stack(values, 1) for mode, values in score.items()},
+        {mode: torch.stack(values, 1) for mode, values in loss.items()},
+        torch.stack(own_outputs),
+    )
+
+
+def episode_scores(
+    learner: MetaLearner,
+    params: Params,
+    episode: Episode,
+    steps: int,
+    chunk: int | None = None,
+    group: Group | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score each episode after `steps` inner steps, in the learner's own batch-norm mode.
+
+    Args:
+        learner: The learner.
+        params: Meta-parameters without a task axis.
+        episode: The episodes.
+        steps: Number of inner steps.
+        chunk: Episodes computed at once. None: chosen from the workload.
+        group: The processes that share the chunks.
+
+    Returns:
+        The score and the query loss of each episode, `(episodes,)` float64.
+
+    Raises:
+        ConfigError: The learner does not fit the episodes.
+    """
+    chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
+    learner = learner.at_test
+    objective = learner.objective
+
+    def score_chunk(i: int) -> Tensor:
+        *_, theta = adaptation_steps(learner, params, chunks[i], steps)
+        with torch.no_grad():
+            outputs = learner.query_outputs(theta, chunks[i])
+            query_y, size = chunks[i].query_y, chunks[i].query_size
+            return torch.stack(
+                [objective.score(outputs, query_y, size), objective.loss(outputs, query_y, size)], 1
+            )
+
+    rows = (group or Group()).rows(score_chunk, [chunk.tasks for chunk in chunks])
+    score, loss = rows.cpu().double().numpy().T
+    return score, loss
+
+
+def permuted_label_scores(
+    learner: MetaLearner,
+    members: Sequence[Params],
+    episode: Episode,
+    steps: int,
+    seed: int,
+    permutation: int,
+    first: int = 0,
+) -> Tensor:
+    """Score each task after a random permutation of its class labels.
+
+    The permutation also changes the order of the support set, which lists class after class. An
+    algorithm that treats all classes alike has the same score under every permutation.
+
+    Args:
+        learner: The learner.
+        members: As for `adaptation_curve`.
+        episode: The tasks.
+        steps: Number of inner steps.
+        seed: Seed of the permutations.
+        permutation: Number of the permutation.
+        first: Number of the first episode, so that permutations do not depend on chunks.
+
+    Returns:
+        The scores `(tasks,)`.
+    """
+    device = episode.support_y.device
+    index = first + torch.arange(episode.tasks, device=float64.place(device))
+    bits = random_numbers.draws(
+        random_numbers.key(seed, f"renamed classes {permutation}"), index, episode.classes
+    )
+    labels = random_numbers.choose(bits, episode.classes, episode.classes).to(device)
+    support_y = labels.gather(1, episode.support_y)
+    order = support_y.argsort(dim=1, stable=True)
+    tasks = torch.arange(episode.tasks, device=device)[:, None]
+    permuted = episode._replace(
+        support_x=episode.support_x[tasks, order],
+        support_y=support_y.gather(1, order),
+        query_y=labels.gather(1, episode.query_y),
+    )
+    mode = learner.batch_norm
+    return adaptation_curve(learner, members, permuted, [steps], [mode]).score[mode][:, 0]
+
+
+def episodes_per_chunk(episode: Episode) -> int:
+    """How many episodes of this size are computed at once."""
+    return plan.episodes_at_once(
+        episode.support_x[0].numel(), episode.query_x[0].numel(), episode.support_x.device.type
+    )
+
+
+def split_episodes(episode: Episode, size: int) -> Iterator[Episode]:
+    """Chunks of at most `size` episodes, in order."""
+    for start in range(0, episode.tasks, size):
+        yield episode.part(start, start + size)

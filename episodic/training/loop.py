@@ -1,0 +1,331 @@
+"""Meta-training: episodes, meta-gradient, outer step; validation; checkpoints that resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from episodic.core import float64
+from episodic.core.episode import Episode
+from episodic.core.errors import UserError
+from episodic.core.model import Params
+from episodic.core.statistics import mean_ci95
+from episodic.data.sampling import Sampler
+from episodic.engine import cuda_graph, outer
+from episodic.engine.learner import MetaLearner
+from episodic.engine.plan import Plan
+from episodic.engine.processes import Group
+from episodic.ops import backend
+from episodic.training import evaluation
+from episodic.training.config import TrainingConfig
+from episodic.training.state import History, TrainingState
+
+__all__ = ["DivergedError", "TrainingResult", "build_iteration", "choose_plan", "train"]
+
+LOG_EVERY = 10
+"""Iterations per row of the training history."""
+
+
+class DivergedError(UserError):
+    """The loss or the gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training returns.
+
+    Args:
+        theta: The best meta-parameters by validation, without a task axis.
+        members: The best `config.ensemble` checkpoints, or as many as were validated. The first is
+            `theta`.
+        iteration: The iteration of `theta`.
+        iterations: The number of iterations done.
+        score: The validation score of `theta`.
+        history: The tables of training.
+        resumed_at: The iteration of the checkpoint that training resumed from, or 0.
+    """
+
+    theta: Params
+    members: list[Params]
+    iteration: int
+    iterations: int
+    score: float
+    history: History
+    resumed_at: int
+
+
+OnProgress = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    learner: MetaLearner,
+    sampler: Sampler,
+    validation: Episode,
+    config: TrainingConfig | None = None,
+    *,
+    plan: Plan | None = None,
+    group: Group | None = None,
+    checkpoint_path: Path | None = None,
+    on_progress: OnProgress = lambda iteration, figures: None,
+    on_resume: Callable[[int], None] = lambda iteration: None,
+) -> TrainingResult:
+    """Train until `config.iterations` are done or `config.patience` runs out.
+
+    Equal arguments give equal results on the same platform, for any number of processes and any
+    number of interruptions.
+
+    Args:
+        learner: The model, the algorithm and the objective.
+        sampler: Training episodes by index. Iteration `i` takes the indices `i * meta_batch` to
+            `(i + 1) * meta_batch - 1`.
+        validation: The validation episodes, on the device to train on. They are scored after the
+            number of inner steps that the algorithm takes at test time.
+        config: The settings. None: their defaults.
+        plan: How meta-gradients are computed. None: chosen from `config.plan` and the workload.
+        group: The processes that share the work. Each calls this function with the same arguments
+            and gets the same result; only the one of rank 0 writes checkpoints.
+        checkpoint_path: File to save the state to every `config.checkpoint_every` iterations. If
+            it exists, training resumes from it.
+        on_progress: Called after every iteration with its number and the latest figures.
+        on_resume: Called with the iteration of the checkpoint that training resumes from.
+
+    Returns:
+        The best meta-parameters by validation, and the history of training.
+
+    Raises:
+        DivergedError: The loss or the gradient is not finite. The last good state is still at
+            `checkpoint_path`.
+        CheckpointError: `checkpoint_path` holds no state of this training.
+    """
+    config, group = config or TrainingConfig(), group or Group()
+    device = validation.support_x.device
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
+    plan = plan or choose_plan(sampler, config, device)
+    state = _start(learner, config, device, group, checkpoint_path)
+    resumed_at = state.iteration
+    if resumed_at:
+        on_resume(resumed_at)
+    iterate = build_iteration(learner, sampler, state, config, device, plan, group)
+    window: list[Tensor] = []
+    figures: dict[str, float] = {}
+    while state.iteration < config.iterations and not (
+        config.patience and state.stale >= config.patience
+    ):
+        window.append(iterate())
+        state.iteration += 1
+        done = state.iteration
+        at_checkpoint = done % config.checkpoint_every == 0
+        at_validation = done % config.validate_every == 0 or done == config.iterations
+        if done % LOG_EVERY == 0 or at_checkpoint or at_validation:
+            figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
+            window = []
+        if at_validation:
+            compiled = plan.compiled and device.type == "cpu"
+            figures |= _validate(learner, state, validation, group, compiled)
+        if checkpoint_path is not None and at_checkpoint and group.rank == 0:
+            state.save(checkpoint_path)
+        on_progress(done, figures)
+    if not state.best_scores:
+        raise DivergedError("no validation had a finite loss: lower inner_lr or train.meta_lr")
+    members = [
+        {name: p[i].clone() for name, p in state.best.items()}
+        for i in range(len(state.best_scores))
+    ]
+    return TrainingResult(
+        theta=members[0],
+        members=members,
+        iteration=state.best_iterations[0],
+        iterations=state.iteration,
+        score=state.best_scores[0],
+        history=state.history,
+        resumed_at=resumed_at,
+    )
+
+
+def choose_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
+    """The plan of `config.plan`, with what it leaves open chosen from the workload."""
+    index = torch.zeros(1, dtype=torch.int64, device=float64.place(device))
+    return outer.suited(sampler(index), config.meta_batch, config.plan)
+
+
+Iterate = Callable[[], Tensor]
+"""One iteration of training, in place. It returns `[loss, score, gradient norm]` on the device, so
+that the CPU does not wait for a GPU."""
+
+
+def build_iteration(
+    learner: MetaLearner,
+    sampler: Sampler,
+    state: TrainingState,
+    config: TrainingConfig,
+    device: torch.device,
+    plan: Plan,
+    group: Group,
+    capture: bool = True,
+) -> Iterate:
+    """Build the function that performs one iteration on `state`.
+
+    On a GPU that no other process shares, the whole iteration is one CUDA graph, including
+    sampling and Adam. The exceptions are `capture=False` and algorithms that change with the
+    progress of training.
+    """
+
+    def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
+        loss, score, gradient = outer.sharded(
+            learner,
+            state.theta,
+            lambda first, last: sampler(tasks[first:last]),
+            config.meta_batch,
+            plan,
+            group,
+            state.iteration / config.iterations,
+        )
+        norm = torch.stack([g.norm() for g in gradient.values()]).norm()
+        if (clip := config.gradient_clip) is not None:
+            gradient = {name: g.clamp(-clip, clip) for name, g in gradient.items()}
+        (_step_adam if config.optimizer == "adam" else _step_sgd)(state, gradient, rate)
+        return torch.stack([loss, score, norm])
+
+    if capture and device.type == "cuda" and group.size == 1 and not learner.algorithm.changes:
+        rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
+        return cuda_graph.iteration(
+            update, state.tensors(), state.iteration, rates, config.meta_batch
+        )
+
+    def iterate() -> Tensor:
+        first = state.iteration * config.meta_batch
+        tasks = torch.arange(first, first + config.meta_batch, device=float64.place(device))
+        return update(tasks, config.rate(state.iteration))
+
+    return iterate
+
+
+def _step_adam(state: TrainingState, gradient: Params, rate: float | Tensor) -> None:
+    """One step of Adam (Kingma and Ba, 2015).
+
+    This is torch's function. Its class would import torch's compiler, which takes seconds.
+    """
+    theta, gradients, exp_avg, exp_avg_sq, step = (
+        [part[name] for name in state.theta]
+        for part in (state.theta, gradient, state.exp_avg, state.exp_avg_sq, state.step)
+    )
+    adam(
+        theta,
+        gradients,
+        exp_avg,
+        exp_avg_sq,
+        [],
+        step,
+        foreach=True,
+        capturable=step[0].is_cuda,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=rate,
+        weight_decay=0.0,
+        eps=1e-8,
+        maximize=False,
+    )
+
+
+def _step_sgd(state: TrainingState, gradient: Params, rate: float | Tensor) -> None:
+    for name, p in state.theta.items():
+        p -= rate * gradient[name]
+
+
+def _record(
+    state: TrainingState,
+    window: list[Tensor],
+    score_name: str,
+    config: TrainingConfig,
+    checkpoint_path: Path | None,
+) -> dict[str, float]:
+    """Add the iterations of `window` to the history as one row; return its loss and score."""
+    table = torch.stack(window).cpu().double()  # (iterations, [loss, score, norm])
+    diverged = ~table.isfinite().all(1)
+    if diverged.any():
+        iteration = state.iteration - len(window) + int(diverged.nonzero()[0]) + 1
+        kept = (
+            f"; the last good state is {checkpoint_path}"
+            if checkpoint_path is not None and checkpoint_path.exists()
+            else ""
+        )
+        raise DivergedError(
+            f"training diverged at iteration {iteration}: loss or gradient is not finite; lower"
+            " inner_lr or train.meta_lr, or set train.gradient_clip (10 is a common value)" + kept
+        )
+    loss, score, norm = table.mean(0).tolist()
+    row = {
+        "iteration": state.iteration,
+        "loss": loss,
+        score_name: score,
+        "gradient_norm": norm,
+        "meta_lr": config.rate(state.iteration - 1),
+    }
+    if score_name == "mse":
+        del row["mse"]  # equals the loss
+    state.history.train.append(row)
+    return {key: row[key] for key in ("loss", score_name) if key in row}
+
+
+def _validate(
+    learner: MetaLearner,
+    state: TrainingState,
+    validation: Episode,
+    group: Group,
+    compiled: bool,
+) -> dict[str, float]:
+    """Score theta on the validation episodes and keep it if it is among the best."""
+    with backend.compiled(compiled):
+        score, loss = evaluation.episode_scores(
+            learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group
+        )
+    mean, ci95 = mean_ci95(score)
+    mean_loss = float(loss.mean())
+    name = learner.objective.score_name
+    previous_best = state.best_scores[:1]
+    best = (
+        math.isfinite(mean)
+        and math.isfinite(mean_loss)
+        and state.insert_checkpoint(mean, learner.objective) == 0
+    )
+    # A score equal to the best is kept, as the later one, but it is no improvement.
+    state.stale = 0 if best and previous_best != [mean] else state.stale + 1
+    row = {
+        "iteration": state.iteration,
+        "loss": mean_loss,
+        name: mean,
+        f"{name}_ci95": ci95,
+        "best": int(best),
+    }
+    state.history.validation.append(row)
+    return {f"validation_{name}": mean}
+
+
+def _start(
+    learner: MetaLearner,
+    config: TrainingConfig,
+    device: torch.device,
+    group: Group,
+    checkpoint_path: Path | None,
+) -> TrainingState:
+    """The state that all processes start from: the one that rank 0 restored, or the initial one."""
+    restored = group.rank == 0 and checkpoint_path is not None and checkpoint_path.exists()
+    if restored and checkpoint_path is not None:
+        state = TrainingState.restore(checkpoint_path, learner, config, device)
+    else:
+        state = TrainingState.initial(learner, config, device)
+    message = json.dumps(state.counters() if restored else None).encode()
+    counters = json.loads(group.first_says(message, device))
+    if counters is not None:
+        group.take_first(state.tensors())
+        state.set_counters(counters)
+    return state

@@ -1,0 +1,145 @@
+"""The state of meta-training, and how it is saved and restored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from episodic.core.model import Params
+from episodic.core.objective import Objective
+from episodic.engine.learner import MetaLearner
+from episodic.training import checkpoint
+from episodic.training.config import TrainingConfig
+
+__all__ = ["History", "TrainingState"]
+
+TENSORS = ("theta", "best", "exp_avg", "exp_avg_sq", "step")
+COUNTERS = ("iteration", "best_iterations", "best_scores", "stale")
+
+
+@dataclass
+class History:
+    """Rows of the tables of training.
+
+    Args:
+        train: One row every ten iterations, and one at each checkpoint and validation: the means
+            of loss, score and gradient norm since the row before, and the outer learning rate.
+        validation: One row per validation: loss, score and its 95 % interval, and whether this
+            checkpoint was the best so far.
+    """
+
+    train: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class TrainingState:
+    """Everything that training carries from one iteration to the next.
+
+    Args:
+        theta: The meta-parameters, without a task axis.
+        best: The best checkpoints by validation, `(ensemble, *shape)`, the best first. As many are
+            filled as there are `best_scores`.
+        exp_avg: Adam's first moments.
+        exp_avg_sq: Adam's second moments.
+        step: Adam's step counts.
+        iteration: Iterations done.
+        best_iterations: The iteration of each of the best checkpoints.
+        best_scores: The validation score of each of the best checkpoints.
+        stale: Validations since the last improvement.
+        history: The tables of training so far.
+    """
+
+    theta: Params
+    best: Params
+    exp_avg: Params
+    exp_avg_sq: Params
+    step: Params
+    iteration: int = 0
+    best_iterations: list[int] = field(default_factory=list)
+    best_scores: list[float] = field(default_factory=list)
+    stale: int = 0
+    history: History = field(default_factory=History)
+
+    @classmethod
+    def initial(
+        cls, learner: MetaLearner, config: TrainingConfig, device: torch.device
+    ) -> TrainingState:
+        """The state before the first iteration, a function of `config.seed`."""
+        theta = {name: p.to(device) for name, p in learner.init(config.seed).items()}
+
+        def zeros() -> Params:
+            return {name: torch.zeros_like(p) for name, p in theta.items()}
+
+        # Within a CUDA graph, Adam must count its steps on the GPU.
+        counter_device = device if device.type == "cuda" else "cpu"
+        steps = {name: torch.zeros((), device=counter_device) for name in theta}
+        best = {name: p.expand(config.ensemble, *p.shape).clone() for name, p in theta.items()}
+        return cls(theta, best, zeros(), zeros(), steps)
+
+    @classmethod
+    def restore(
+        cls, path: Path, learner: MetaLearner, config: TrainingConfig, device: torch.device
+    ) -> TrainingState:
+        """Read the state that `save` wrote.
+
+        Raises:
+            CheckpointError: The file is no checkpoint, or belongs to another model.
+        """
+        tensors, description = checkpoint.load(path)
+        state = cls.initial(learner, config, device)
+        for part in TENSORS:
+            expected: Params = getattr(state, part)
+            saved = {
+                name.removeprefix(f"{part}/"): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{part}/")
+            }
+            for name, tensor in checkpoint.match_tensors(saved, expected, path).items():
+                expected[name].copy_(tensor)
+        state.set_counters(description)
+        return state
+
+    def save(self, path: Path) -> None:
+        """Write the state atomically. Equal states give equal bytes."""
+        tensors = {
+            f"{part}/{name}": tensor
+            for part in TENSORS
+            for name, tensor in getattr(self, part).items()
+        }
+        checkpoint.save(path, tensors, self.counters())
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the state, in a fixed order."""
+        return [tensor for part in TENSORS for tensor in getattr(self, part).values()]
+
+    def counters(self) -> dict[str, Any]:
+        """Everything of the state that is no tensor, as plain values."""
+        return {key: getattr(self, key) for key in COUNTERS} | {"history": vars(self.history)}
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Set everything that `counters` returns."""
+        for key in COUNTERS:
+            setattr(self, key, counters[key])
+        self.history = History(**counters["history"])
+
+    def insert_checkpoint(self, score: float, objective: Objective) -> int:
+        """Insert theta into the best checkpoints, ahead of those with an equal score.
+
+        Returns:
+            The rank of theta, 0 for the best. It is not kept if its rank is past the last place.
+        """
+        size = len(next(iter(self.best.values())))
+        rank = sum(objective.better(other, score) for other in self.best_scores)
+        if rank < size:
+            for name, kept in self.best.items():
+                kept[rank + 1 :] = kept[rank:-1].clone()
+                kept[rank] = self.theta[name]
+            self.best_scores.insert(rank, score)
+            self.best_iterations.insert(rank, self.iteration)
+            del self.best_scores[size:], self.best_iterations[size:]
+        return rank
