@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
 from tasks import params
-from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry
+from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry, settings_type
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_text
 
@@ -40,7 +40,7 @@ def defaults() -> dict[str, Any]:
             key: {"seed": 0, "source": params.SOURCE}[key] for key in beside
         }
         result[section] |= {
-            name: asdict(registry(section)[name].Config()) for name in registry(section)
+            name: asdict(settings_type(registry(section)[name])()) for name in registry(section)
         }
     return result | {section: asdict(plain_type(section)()) for section in PLAIN}
 

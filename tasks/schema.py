@@ -33,7 +33,7 @@ def schema(commented: Path) -> dict[str, Any]:
             "source": {"type": "string", "minLength": 1},
         }
         properties = {"name": {"enum": sorted(known)}} | {key: kinds[key] for key in beside}
-        properties |= {name: _section(known[name].Config) for name in sorted(known)}
+        properties |= {name: _section(params.settings_type(known[name])) for name in sorted(known)}
         sections[section] = {
             "type": "object",
             "properties": properties,

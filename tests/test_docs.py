@@ -53,9 +53,8 @@ def change(path, old: str, new: str) -> None:
 
 def test_a_method_is_added_as_the_page_says(tmp_path):
     root = checkout(tmp_path / "checkout")
-    code, name, section, _, cell = blocks("adding-a-method.md")
+    code, _, section, _, cell = blocks("adding-a-method.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
-    change(root / "episodic/algorithms/__init__.py", '"ridge",', f'"ridge", {name.strip()}')
     preset.apply("tiny", root / "params.yaml")
     change(root / "params.yaml", "\ntrain:\n", f"\n{section}\ntrain:\n")
     change(root / "params.yaml", "  name: maml ", "  name: sign_maml ")
@@ -105,9 +104,9 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
     for name in ("sign_maml", "unsigned", "fomaml"):
         if name != "fomaml":
             ALGORITHMS.add(name, f"my_package.{name}")
-        method = ALGORITHMS[name].build(ALGORITHMS[name].Config(inner_lr=0.05, inner_steps=3))
+        method = ALGORITHMS[name](inner_lr=0.05, inner_steps=3)
         learner = MetaLearner(
-            mlp.build(mlp.Config((20,)), (1,), 1), method, Objective("regression")
+            mlp.MLP((20,)).build((1,), 1), method, Objective("regression")
         )
         gradients[name] = meta_gradient(learner, learner.init(0), episode).gradient
     for name, g in gradients["fomaml"].items():

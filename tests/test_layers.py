@@ -42,7 +42,7 @@ PACKAGES = (
     # The flows.
     "flows.environment",
     "flows.workspace",
-    "flows.dvc",
+    "flows.dvc_worker",
     "flows.server",
     "flows.ui",
     "flows.experiments",
@@ -179,7 +179,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.models import mlp
 from episodic.core.objective import Objective
-learner = MetaLearner(mlp.build(mlp.Config(), (1,), 1), maml.build(maml.Config(0.01)), Objective("regression"))
+learner = MetaLearner(mlp.MLP().build((1,), 1), maml.MAML(0.01), Objective("regression"))
 episode = SinusoidSampler((1, 2), (0, 1), (-1, 1), 0, "train", 5, 5)(torch.arange(3))
 print(float(meta_gradient(learner, learner.init(0), episode).loss))
 """

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from episodic.algorithms.maml import MAML
 from episodic.core import random_numbers
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.objective import Objective
-from episodic.engine.gradient_descent import GradientMethod
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4
 
@@ -28,18 +28,18 @@ class Workload:
     steps: int
     inner_lr: float
     input: tuple[int, int, int]
-    model: conv4.Config
+    model: conv4.Conv4
     ways: int = 5
 
     @cached_property
-    def network(self) -> conv4.Conv4:
-        return conv4.build(self.model, self.input, self.ways)
+    def network(self) -> conv4.Conv4Network:
+        return self.model.build(self.input, self.ways)
 
     @property
     def learner(self) -> MetaLearner:
         return MetaLearner(
             self.network,
-            GradientMethod(self.inner_lr, self.steps, second_order=True),
+            MAML(self.inner_lr, self.steps),
             Objective("classification"),
         )
 
@@ -99,7 +99,7 @@ _OMNIGLOT = Workload(
     1,
     0.4,
     (1, 28, 28),
-    conv4.Config(),
+    conv4.Conv4(),
 )
 
 WORKLOADS = {
@@ -113,6 +113,6 @@ WORKLOADS = {
         5,
         0.01,
         (3, 84, 84),
-        conv4.Config(32, 4, "max_pool", "flatten"),
+        conv4.Conv4(32, 4, "max_pool", "flatten"),
     ),
 }

@@ -1,18 +1,9 @@
-"""Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the
-Effectiveness of MAML, ICLR 2020. https://arxiv.org/abs/1909.09157
-
-    head_i = head - inner_lr * grad_head L_i(body, head; support_i)     the body stays, in training and at test
-
-NIL (section 5): no inner loop at test; a query's class is the one whose support features it is most similar to,
-argmax_c sum_{i of class c} cos(f(query), f(support_i)).
-
-Differs from the paper: nothing known. The support features are computed once, since the body does not move.
-"""
+"""The algorithm `anil`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,19 +18,28 @@ from episodic.ops.head import classify
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
+__all__ = ["ANIL"]
+
 
 @dataclass(frozen=True)
-class Config(gradient_descent.Config):
-    """test: `head` (adapt the head at test too) or `nil` (no inner loop there)."""
+class ANIL(gradient_descent.GradientDescent):
+    """Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the
+    Effectiveness of MAML, ICLR 2020. https://arxiv.org/abs/1909.09157
+
+        head_i = head - inner_lr * grad_head L_i(body, head; support_i)     the body stays, in training and at test
+
+    NIL (section 5): no inner loop at test; a query's class is the one whose support features it is most similar to,
+    argmax_c sum_{i of class c} cos(f(query), f(support_i)).
+
+    Differs from the paper: nothing known. The support features are computed once, since the body does not move.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+        test: `head` adapts the head at test too; `nil` takes no inner steps there.
+    """
 
     test: Literal["head", "nil"] = "head"
-
-
-@dataclass(frozen=True)
-class Anil(gradient_descent.Algorithm):
-    inner_lr: float
-    inner_steps: int = 1
-    test: str = "head"
 
     @property
     def regression(self) -> bool:  # type: ignore[override]
@@ -59,16 +59,16 @@ class Anil(gradient_descent.Algorithm):
     @property
     def at_test(self) -> gradient_descent.Algorithm:
         return (
-            Nil()
+            NIL()
             if self.test == "nil"
             else replace(self, inner_steps=max(self.inner_steps, gradient_descent.LEAST_STEPS))
         )
 
 
-class Nil(gradient_descent.Algorithm):
+class NIL(gradient_descent.Algorithm):
     """ANIL's network without an inner loop."""
 
-    any_ways = True
+    any_ways: ClassVar[bool] = True
 
     def outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
@@ -76,7 +76,3 @@ class Nil(gradient_descent.Algorithm):
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
         member = torch.nn.functional.one_hot(episode.support_y, episode.classes).to(query.dtype)
         return ops.cosine(query, support) @ member
-
-
-def build(config: Config) -> Anil:
-    return Anil(config.inner_lr, config.inner_steps, config.test)

@@ -1,10 +1,4 @@
-"""Jaehoon Oh, Hyungjun Yoo, ChangHwan Kim, Se-Young Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021.
-https://arxiv.org/abs/2008.08882
-
-    body_i = body - inner_lr * grad_body L_i(body, head; support_i)     the head stays in the inner loop, and is learned in the outer one
-
-Differs from the paper: nothing known.
-"""
+"""The algorithm `boil`."""
 
 from __future__ import annotations
 
@@ -13,24 +7,32 @@ from typing import TYPE_CHECKING
 
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import Inner
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-__all__ = ["Config", "build"]
+__all__ = ["BOIL"]
 
 
 @dataclass(frozen=True)
-class Boil(GradientMethod):
+class BOIL(GradientDescent):
+    """Jaehoon Oh, Hyungjun Yoo, ChangHwan Kim, Se-Young Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021.
+    https://arxiv.org/abs/2008.08882
+
+        body_i = body - inner_lr * grad_body L_i(body, head; support_i)     the head stays in the inner loop, and is learned in the outer one
+
+    Differs from the paper: nothing known.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+    """
+
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         return (
             super()
             .inner(learner, meta, episode, progress)
             ._replace(moved=tuple(name for name in meta if name not in HEAD))
         )
-
-
-def build(config: Config) -> Boil:
-    return Boil(config.inner_lr, config.inner_steps)

@@ -1,63 +1,72 @@
-"""Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at Few-shot Classification, ICLR 2019
-(Baseline). https://arxiv.org/abs/1904.04232
-
-    training: one classifier over all training classes; a "task" is a mini-batch of `train.ways` classes, `train.queries` images each
-    test:     the body stays, a new linear head is trained on the support set
-
-Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
-mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented; batch norm
-takes the statistics of the images in hand, at test too (there: running averages).
-"""
+"""The algorithm `finetune`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.engine import gradient_descent, inner_optimizers
+from episodic.data.sampling import Labels
+from episodic.engine import inner_optimizers
+from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import Inner, expand
+from episodic.engine.learner import Algorithm
 from episodic.ops.head import classify
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-
-@dataclass(frozen=True)
-class Config(gradient_descent.Config):
-    """inner_lr, inner_steps: of the new head, in validation and (unless `evaluate.steps` says otherwise) at test."""
-
-    inner_lr: float = 0.1
-    inner_steps: int = 50
+__all__ = ["FineTuning"]
 
 
 @dataclass(frozen=True)
-class Finetune(gradient_descent.Algorithm):
-    config: Config
+class FineTuning(Algorithm):
+    """Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at Few-shot Classification, ICLR 2019
+    (Baseline). https://arxiv.org/abs/1904.04232
 
-    labels = "split"
-    regression = False
+        training: one classifier over all training classes; a "task" is a mini-batch of `train.ways` classes, `train.queries` images each
+        test:     the body stays, a new linear head is trained on the support set
+
+    Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
+    mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented; batch norm
+    takes the statistics of the images in hand, at test too (there: running averages).
+
+    Args:
+        inner_lr: Learning rate of the new head, in validation and at test.
+        inner_steps: Gradient steps of the new head, unless `evaluate.steps` says otherwise.
+    """
+
+    inner_lr: PositiveFloat = 0.1
+    inner_steps: Steps = 50
+
+    labels: ClassVar[Labels] = "split"
+    regression: ClassVar[bool] = False
+
+    @property
+    def training_steps(self) -> int:
+        return 0
 
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return classes
 
     @property
     def at_test(self) -> NewHead:
-        return NewHead(self.config.inner_lr, self.config.inner_steps)
+        return NewHead(self.inner_lr, self.inner_steps)
 
 
 @dataclass(frozen=True)
-class NewHead(gradient_descent.Algorithm):
+class NewHead(Algorithm):
     """A linear head on features that stay."""
 
     inner_lr: float
-    inner_steps: int = 1
+    inner_steps: int
 
-    any_ways = True
+    any_ways: ClassVar[bool] = True
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
@@ -77,7 +86,3 @@ class NewHead(gradient_descent.Algorithm):
         return Inner(
             theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, moved=HEAD
         )
-
-
-def build(config: Config) -> Finetune:
-    return Finetune(config)

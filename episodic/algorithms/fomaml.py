@@ -1,18 +1,28 @@
-"""First-order MAML: MAML that takes the inner gradient as a constant when it differentiates (Finn et al. 2017, section 5.2;
-named and studied by Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms, 2018).
-https://arxiv.org/abs/1803.02999
-
-    theta <- Adam(theta, mean_i grad L_i(theta_i; query_i))        the gradient at theta_i, not through it
-
-Differs from the paper: as MAML.
-"""
+"""The algorithm `fomaml`."""
 
 from __future__ import annotations
 
-from episodic.engine.gradient_descent import Config, GradientMethod
+from dataclasses import dataclass
+from typing import ClassVar
 
-__all__ = ["Config", "build"]
+from episodic.engine.gradient_descent import GradientDescent
+
+__all__ = ["FOMAML"]
 
 
-def build(config: Config) -> GradientMethod:
-    return GradientMethod(config.inner_lr, config.inner_steps, second_order=False)
+@dataclass(frozen=True)
+class FOMAML(GradientDescent):
+    """First-order MAML: MAML that takes the inner gradient as a constant when it differentiates (Finn et al. 2017, section 5.2;
+    named and studied by Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms, 2018).
+    https://arxiv.org/abs/1803.02999
+
+        theta <- Adam(theta, mean_i grad L_i(theta_i; query_i))        the gradient at theta_i, not through it
+
+    Differs from the paper: as MAML.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+    """
+
+    second_order: ClassVar[bool] = False

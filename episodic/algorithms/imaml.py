@@ -1,70 +1,58 @@
-"""Aravind Rajeswaran, Chelsea Finn, Sham Kakade, Sergey Levine: Meta-Learning with Implicit Gradients, NeurIPS 2019.
-https://arxiv.org/abs/1909.04630
-
-    theta_i ~ argmin_phi L_i(phi; support_i) + lambda / 2 ||phi - theta||^2      by gradient steps (equation 4)
-    (I + 1/lambda H_i) g_i = grad L_i(theta_i; query_i)                          g_i by conjugate gradient (equation 7)
-    theta <- Adam(theta, mean_i g_i)
-
-H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken. Away from a minimum
-I + H / lambda need not be positive definite: `damping` is added to lambda there, as the authors' code does.
-
-Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free); a task whose system turns out not to be
-positive definite keeps the solution it has come to; the conjugate gradient starts at the right-hand side (one product more).
-"""
+"""The algorithm `imaml`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from episodic.core.config import require
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
-from episodic.engine import gradient_descent
+from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import Inner, detached, expand, grad
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
+__all__ = ["IMAML"]
+
 
 @dataclass(frozen=True)
-class Config(gradient_descent.Config):
-    """regularization: lambda, the pull towards theta; cg_steps: of the conjugate gradient; damping: of its system."""
+class IMAML(Algorithm):
+    """Aravind Rajeswaran, Chelsea Finn, Sham Kakade, Sergey Levine: Meta-Learning with Implicit Gradients, NeurIPS 2019.
+    https://arxiv.org/abs/1909.04630
 
-    inner_lr: float = 0.1
-    inner_steps: int = 16
-    regularization: float = 2.0
-    cg_steps: int = 5
-    damping: float = 0.0
+        theta_i ~ argmin_phi L_i(phi; support_i) + lambda / 2 ||phi - theta||^2      by gradient steps (equation 4)
+        (I + 1/lambda H_i) g_i = grad L_i(theta_i; query_i)                          g_i by conjugate gradient (equation 7)
+        theta <- Adam(theta, mean_i g_i)
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(
-            0 < self.regularization < math.inf,
-            "regularization",
-            self.regularization,
-            "must be a number greater than 0",
-        )
-        require(
-            0 <= self.damping < math.inf, "damping", self.damping, "must be a number, 0 or greater"
-        )
-        require(self.cg_steps >= 1, "cg_steps", self.cg_steps, "must be at least 1")
+    H_i is the Hessian of the support loss at theta_i. The steps need not be differentiated, so that many can be taken. Away from a minimum
+    I + H / lambda need not be positive definite: `damping` is added to lambda there, as the authors' code does.
 
+    Differs from the paper: plain gradient descent in the inner loop (there: also Hessian-free); a task whose system turns out not to be
+    positive definite keeps the solution it has come to; the conjugate gradient starts at the right-hand side (one product more).
 
-@dataclass(frozen=True, kw_only=True)
-class Imaml(gradient_descent.Algorithm):
-    inner_lr: float
-    inner_steps: int
-    regularization: float
-    cg_steps: int
-    damping: float
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+        regularization: lambda, the strength of the pull towards theta.
+        cg_steps: Steps of the conjugate gradient.
+        damping: Added to lambda in the system that the conjugate gradient solves.
+    """
 
-    through_steps = False
+    inner_lr: PositiveFloat = 0.1
+    inner_steps: Steps = 16
+    regularization: PositiveFloat = 2.0
+    cg_steps: Steps = 5
+    damping: Annotated[float, Ge(0), Le(1e6)] = 0.0
+
+    through_steps: ClassVar[bool] = False
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         start = {name: p.detach() for name, p in expand(meta, episode.tasks).items()}
@@ -130,7 +118,3 @@ def conjugate_gradient(times: Callable[[Params], Params], b: Params, steps: int)
         before, square = square, dot(residual, residual)
         direction = add(residual, torch.where(going, square / before.clamp_min(tiny), 0), direction)
     return x
-
-
-def build(config: Config) -> Imaml:
-    return Imaml(**vars(config))

@@ -1,33 +1,24 @@
-"""Antreas Antoniou, Harrison Edwards, Amos Storkey: How to train your MAML, ICLR 2019. https://arxiv.org/abs/1810.09502
-
-MAML (second order) and, each with a switch of its own:
-    multi-step loss            sum_k w_k L_i(theta_k; query_i), w annealed from 1/K each to the last alone (section 4, MSL)
-    derivative-order annealing first order until a fraction of training is done, then second (DA)
-    per-step batch norm        scales and shifts of their own for theta_0 ... theta_K, learned in the outer loop (BNWB, BNRS)
-    learned rates              one for each layer and step (LSLR)
-    cosine                     of the outer rate: `train.schedule`, `train.meta_lr_end` (CA)
-
-Differs from the paper: scales and shifts per step do not move in the inner loop, and theta_k has one set, for support and query alike
-(there the query after a step uses that step's); statistics are those of the batch in hand, at each step anew, and no running ones are
-kept (nor does the authors' code use those it keeps). Past the trained number of steps the last step's rates and scales go on.
-"""
+"""The algorithm `maml_plus_plus`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from episodic.core.config import require
+from episodic.core.config import Fraction, PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine import gradient_descent
+from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import Inner, expand
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
+
+__all__ = ["MAMLPlusPlus"]
 
 RATE = "rate."
 """Before a layer's name: its rates `(inner_steps,)`."""
@@ -37,48 +28,48 @@ LEAST = 0.03
 
 
 @dataclass(frozen=True)
-class Config(gradient_descent.Config):
-    """multi_step_loss, first_order: the fractions of training after which the last step alone counts, and from which on derivatives are
-    second order (0: from the start); per_step_norm, learned_rates: whether."""
+class MAMLPlusPlus(Algorithm):
+    """Antreas Antoniou, Harrison Edwards, Amos Storkey: How to train your MAML, ICLR 2019. https://arxiv.org/abs/1810.09502
 
-    inner_lr: float = 0.1
-    inner_steps: int = 5
-    multi_step_loss: float = 0.1
-    first_order: float = 0.5
+    MAML (second order) and, each with a switch of its own:
+        multi-step loss            sum_k w_k L_i(theta_k; query_i), w annealed from 1/K each to the last alone (section 4, MSL)
+        derivative-order annealing first order until a fraction of training is done, then second (DA)
+        per-step batch norm        scales and shifts of their own for theta_0 ... theta_K, learned in the outer loop (BNWB, BNRS)
+        learned rates              one for each layer and step (LSLR)
+        cosine                     of the outer rate: `train.schedule`, `train.meta_lr_end` (CA)
+
+    Differs from the paper: scales and shifts per step do not move in the inner loop, and theta_k has one set, for support and query alike
+    (there the query after a step uses that step's); statistics are those of the batch in hand, at each step anew, and no running ones are
+    kept (nor does the authors' code use those it keeps). Past the trained number of steps the last step's rates and scales go on.
+
+    Args:
+        inner_lr: Initial value of the inner learning rates.
+        inner_steps: Number of inner steps in training.
+        multi_step_loss: Fraction of training after which the last step's query loss alone counts.
+        first_order: Fraction of training after which derivatives are second order.
+        per_step_norm: Whether each inner step has its own batch norm scales and shifts.
+        learned_rates: Whether each layer and step has a learned learning rate.
+    """
+
+    inner_lr: PositiveFloat = 0.1
+    inner_steps: Steps = 5
+    multi_step_loss: Fraction = 0.1
+    first_order: Fraction = 0.5
     per_step_norm: bool = True
     learned_rates: bool = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        for key in ("multi_step_loss", "first_order"):
-            require(
-                0 <= getattr(self, key) <= 1,
-                key,
-                getattr(self, key),
-                "must be a fraction of training, 0 to 1",
-            )
-
-
-@dataclass(frozen=True)
-class MamlPlusPlus(gradient_descent.Algorithm):
-    config: Config
-
-    changes = True
-
-    @property
-    def inner_steps(self) -> int:  # type: ignore[override]
-        return self.config.inner_steps
+    changes: ClassVar[bool] = True
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         steps = self.inner_steps
-        if self.config.per_step_norm:
+        if self.per_step_norm:
             theta = {
                 name: p.expand(steps + 1, -1).clone() if name in model.norms else p
                 for name, p in theta.items()
             }
-        if self.config.learned_rates:
+        if self.learned_rates:
             theta |= {
-                RATE + _layer(name): torch.full((steps,), self.config.inner_lr)
+                RATE + _layer(name): torch.full((steps,), self.inner_lr)
                 for name in self._moved(theta, model)
             }
         return theta
@@ -87,12 +78,12 @@ class MamlPlusPlus(gradient_descent.Algorithm):
         return tuple(
             n
             for n in theta
-            if not n.startswith(RATE) and not (self.config.per_step_norm and n in model.norms)
+            if not n.startswith(RATE) and not (self.per_step_norm and n in model.norms)
         )
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         every, last = expand(meta, episode.tasks), self.inner_steps - 1
-        per_step = set(learner.model.norms) if self.config.per_step_norm else set()
+        per_step = set(learner.model.norms) if self.per_step_norm else set()
         theta = {
             name: p[:, 0] if name in per_step else p
             for name, p in every.items()
@@ -100,15 +91,15 @@ class MamlPlusPlus(gradient_descent.Algorithm):
         }
 
         def rate(name: str, step: int, g: Tensor) -> Tensor | float:
-            if not self.config.learned_rates:
-                return self.config.inner_lr
+            if not self.learned_rates:
+                return self.inner_lr
             return every[RATE + _layer(name)][:, min(step, last)].view(-1, *[1] * (g.dim() - 1))
 
         def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             after = {name: theta[name] - rate(name, step, g) * g for name, g in gradient.items()}
             return after | {name: every[name][:, min(step, last) + 1] for name in per_step}
 
-        second_order = progress >= self.config.first_order
+        second_order = progress >= self.first_order
         return Inner(
             theta,
             lambda theta, step: learner.support_loss(theta, episode),
@@ -119,15 +110,11 @@ class MamlPlusPlus(gradient_descent.Algorithm):
 
     def weights(self, progress: float) -> tuple[float, ...] | None:
         steps = self.inner_steps
-        if progress >= self.config.multi_step_loss:
+        if progress >= self.multi_step_loss:
             return None
-        early = max(1 - progress / self.config.multi_step_loss, LEAST) / steps
+        early = max(1 - progress / self.multi_step_loss, LEAST) / steps
         return (0.0, *[early] * (steps - 1), 1 - early * (steps - 1))
 
 
 def _layer(name: str) -> str:
     return name.rsplit(".", 1)[0]
-
-
-def build(config: Config) -> MamlPlusPlus:
-    return MamlPlusPlus(config)

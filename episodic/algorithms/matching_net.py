@@ -1,28 +1,17 @@
-"""Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra: Matching Networks for One Shot Learning,
-NeurIPS 2016. https://arxiv.org/abs/1606.04080
-
-    p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))            (section 2.1)
-
-Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bidirectional LSTM over the support set, f by `reads` steps of
-an LSTM that attends to it.
-
-Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat; the reading LSTM
-starts from h_0 = f(x); batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`). With full
-context the order of the support set counts, as in the paper.
-"""
+"""The algorithm `matching_net`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic import ops
-from episodic.core.config import require
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.learner import Algorithm
@@ -31,34 +20,41 @@ from episodic.ops.head import glorot
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-
-@dataclass(frozen=True)
-class Config:
-    """full_context: whether embeddings see the whole support set; reads: of the LSTM that attends to it; scale: of the cosines."""
-
-    full_context: bool = False
-    reads: int = 5
-    scale: float = 10.0
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        require(self.reads >= 1, "reads", self.reads, "must be at least 1")
-        require(0 < self.scale < math.inf, "scale", self.scale, "must be a number greater than 0")
+__all__ = ["MatchingNet"]
 
 
 @dataclass(frozen=True)
 class MatchingNet(Algorithm):
-    config: Config
+    """Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra: Matching Networks for One Shot Learning,
+    NeurIPS 2016. https://arxiv.org/abs/1606.04080
 
-    any_ways = True
-    regression = False
+        p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))            (section 2.1)
+
+    Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bidirectional LSTM over the support set, f by `reads` steps of
+    an LSTM that attends to it.
+
+    Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat; the reading LSTM
+    starts from h_0 = f(x); batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`). With full
+    context the order of the support set counts, as in the paper.
+
+    Args:
+        full_context: Whether embeddings depend on the whole support set.
+        reads: Steps of the LSTM that attends to the support set.
+        scale: Factor of the cosines.
+    """
+
+    full_context: bool = False
+    reads: Annotated[int, Ge(1), Le(100)] = 5
+    scale: PositiveFloat = 10.0
+
+    any_ways: ClassVar[bool] = True
+    regression: ClassVar[bool] = False
 
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        if not self.config.full_context:
+        if not self.full_context:
             return theta
         width = model.width
         for name, into in {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}.items():
@@ -72,11 +68,11 @@ class MatchingNet(Algorithm):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
-        if self.config.full_context:
+        if self.full_context:
             support = _in_context(theta, support)
-            query = _reading(theta, query, support, self.config.reads)
+            query = _reading(theta, query, support, self.reads)
         member = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
-        attention = (self.config.scale * ops.cosine(query, support)).softmax(-1)
+        attention = (self.scale * ops.cosine(query, support)).softmax(-1)
         return (attention @ member).clamp_min(torch.finfo(query.dtype).tiny).log()
 
 
@@ -105,7 +101,3 @@ def _reading(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
         new, c = ops.lstm(f, torch.cat([h, read], -1), c, *_cell(theta, "read"))
         h = new + f
     return h
-
-
-def build(config: Config) -> MatchingNet:
-    return MatchingNet(config)

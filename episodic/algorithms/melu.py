@@ -1,13 +1,4 @@
-"""Hoyeop Lee, Jinbae Im, Seongwon Jang, Hyunsouk Cho, Sehee Chung: MeLU: Meta-Learned User Preference Estimator for Cold-Start
-Recommendation, KDD 2019. https://arxiv.org/abs/1908.00413
-
-    decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)    the embeddings stay, in training and at test
-    both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))                (algorithm 1)
-
-Of a model without embeddings all moves: that is MAML.
-
-Differs from the paper: one outer rate for embeddings and decision layers, and the second order kept for both.
-"""
+"""The algorithm `melu`."""
 
 from __future__ import annotations
 
@@ -16,17 +7,32 @@ from typing import TYPE_CHECKING
 
 from episodic.core.episode import Episode
 from episodic.core.model import Params
-from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import Inner
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-__all__ = ["Config", "build"]
+__all__ = ["MeLU"]
 
 
 @dataclass(frozen=True)
-class Melu(GradientMethod):
+class MeLU(GradientDescent):
+    """Hoyeop Lee, Jinbae Im, Seongwon Jang, Hyunsouk Cho, Sehee Chung: MeLU: Meta-Learned User Preference Estimator for Cold-Start
+    Recommendation, KDD 2019. https://arxiv.org/abs/1908.00413
+
+        decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)    the embeddings stay, in training and at test
+        both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))                (algorithm 1)
+
+    Of a model without embeddings all moves: that is MAML.
+
+    Differs from the paper: one outer rate for embeddings and decision layers, and the second order kept for both.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+    """
+
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         tables = getattr(learner.model, "tables", ())
         return (
@@ -34,7 +40,3 @@ class Melu(GradientMethod):
             .inner(learner, meta, episode, progress)
             ._replace(moved=tuple(name for name in meta if name not in tables))
         )
-
-
-def build(config: Config) -> Melu:
-    return Melu(config.inner_lr, config.inner_steps)

@@ -1,12 +1,4 @@
-"""Eunbyung Park, Junier Oliva: Meta-Curvature, NeurIPS 2019. https://arxiv.org/abs/1902.03356
-
-    theta_i = theta - inner_lr * MC(grad L_i(theta; support_i)),     MC(G) = G x_1 M_o x_2 M_i x_3 M_f     (equation 7)
-
-x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices start as identities (then it is MAML) and are learned.
-
-Differs from the paper: vectors (biases, scales) have M_o alone. learn2learn's Kronecker-factored transforms are of the same kind: a
-learned linear map of the gradient that is a product of small matrices.
-"""
+"""The algorithm `meta_curvature`."""
 
 from __future__ import annotations
 
@@ -18,20 +10,35 @@ from torch import Tensor
 
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-__all__ = ["Config", "build"]
+__all__ = ["MetaCurvature"]
+
 
 CURVATURE = "curvature."
 """Before a parameter's name, with `.outputs`, `.inputs` or `.positions` behind it: a matrix."""
 
 
 @dataclass(frozen=True)
-class MetaCurvature(GradientMethod):
+class MetaCurvature(GradientDescent):
+    """Eunbyung Park, Junier Oliva: Meta-Curvature, NeurIPS 2019. https://arxiv.org/abs/1902.03356
+
+        theta_i = theta - inner_lr * MC(grad L_i(theta; support_i)),     MC(G) = G x_1 M_o x_2 M_i x_3 M_f     (equation 7)
+
+    x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices start as identities (then it is MAML) and are learned.
+
+    Differs from the paper: vectors (biases, scales) have M_o alone. learn2learn's Kronecker-factored transforms are of the same kind: a
+    learned linear map of the gradient that is a product of small matrices.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+    """
+
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {
             f"{CURVATURE}{name}.{axis}": torch.eye(size)
@@ -76,7 +83,3 @@ def _transformed(g: Tensor, matrices: Params, name: str) -> Tensor:
     if g.dim() > 3:
         g = (g.flatten(3) @ matrices[f"{name}.positions"].mT[:, None]).view(shape)
     return g
-
-
-def build(config: Config) -> MetaCurvature:
-    return MetaCurvature(config.inner_lr, config.inner_steps)

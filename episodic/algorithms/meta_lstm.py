@@ -1,35 +1,26 @@
-"""Sachin Ravi, Hugo Larochelle: Optimization as a Model for Few-Shot Learning (the LSTM meta-learner), ICLR 2017.
-https://openreview.net/forum?id=rJY0-Kcll
-
-    theta_t = f_t * theta_{t-1} - i_t * grad L_t                                              (equation 2, cell = parameters)
-    i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I),  f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F)
-
-h_t is the output of a first LSTM that sees each coordinate's gradient and the loss, both as (log|x| / p, sign x) or, where |x| < exp(-p),
-as (-1, exp(p) x), p = 10 (section 3.2). All coordinates share the weights of both layers; theta_0, the cell's initial state, is
-learned with them. Losses and gradients are taken as constants (section 3.3). Support sets are seen in mini-batches.
-
-Differs from the paper: batch norm takes the statistics of the batch in hand while it adapts; for the query set, `train.batch_norm:
-inductive` takes those of the task's own support set (there: running averages within each task); gradients are clipped entry by entry.
-"""
+"""The algorithm `meta_lstm`."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from episodic import ops
-from episodic.core.config import require
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
+from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import Inner, expand
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
+
+__all__ = ["MetaLSTM"]
 
 P = 10.0
 LSTM = "lstm."
@@ -37,37 +28,31 @@ LSTM = "lstm."
 
 
 @dataclass(frozen=True)
-class Config:
-    """inner_lr: what the input gates start at, as the rate of a gradient step; inner_steps: updates while training; batch: support examples
-    an update (null: all); hidden: units of the first LSTM."""
+class MetaLSTM(Algorithm):
+    """Sachin Ravi, Hugo Larochelle: Optimization as a Model for Few-Shot Learning (the LSTM meta-learner), ICLR 2017.
+    https://openreview.net/forum?id=rJY0-Kcll
 
-    inner_lr: float = 0.02
-    inner_steps: int = 8
-    batch: int | None = None
-    hidden: int = 20
+        theta_t = f_t * theta_{t-1} - i_t * grad L_t                                              (equation 2, cell = parameters)
+        i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I),  f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F)
 
-    __pydantic_config__ = {"extra": "forbid"}
+    h_t is the output of a first LSTM that sees each coordinate's gradient and the loss, both as (log|x| / p, sign x) or, where |x| < exp(-p),
+    as (-1, exp(p) x), p = 10 (section 3.2). All coordinates share the weights of both layers; theta_0, the cell's initial state, is
+    learned with them. Losses and gradients are taken as constants (section 3.3). Support sets are seen in mini-batches.
 
-    def __post_init__(self):
-        require(
-            0 < self.inner_lr < 1,
-            "inner_lr",
-            self.inner_lr,
-            "must be between 0 and 1, since a gate says it",
-        )
-        require(self.inner_steps >= 1, "inner_steps", self.inner_steps, "must be at least 1")
-        require(
-            self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1"
-        )
-        require(self.hidden >= 1, "hidden", self.hidden, "must be at least 1")
+    Differs from the paper: batch norm takes the statistics of the batch in hand while it adapts; for the query set, `train.batch_norm:
+    inductive` takes those of the task's own support set (there: running averages within each task); gradients are clipped entry by entry.
 
+    Args:
+        inner_lr: Initial value of the input gates, as the learning rate of a gradient step.
+        inner_steps: Number of updates in training.
+        batch: Support examples per update; None for the whole support set.
+        hidden: Units of the first LSTM.
+    """
 
-@dataclass(frozen=True, kw_only=True)
-class MetaLstm(Algorithm):
-    inner_lr: float
-    inner_steps: int
-    batch: int | None
-    hidden: int
+    inner_lr: Annotated[float, Gt(0), Lt(1)] = 0.02
+    inner_steps: Steps = 8
+    batch: Annotated[int, Ge(1), Le(1_000_000)] | None = None
+    hidden: Annotated[int, Ge(1), Le(4096)] = 20
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         def small(*shape: int) -> Tensor:
@@ -140,7 +125,3 @@ def preprocessed(x: Tensor) -> Tensor:
     large = x.abs() >= math.exp(-P)
     magnitude = torch.where(large, x.abs().clamp_min(math.exp(-P)).log() / P, -1.0)
     return torch.stack([magnitude, torch.where(large, x.sign(), math.exp(P) * x)], -1)
-
-
-def build(config: Config) -> MetaLstm:
-    return MetaLstm(**vars(config))

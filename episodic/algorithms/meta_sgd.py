@@ -1,10 +1,4 @@
-"""Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
-https://arxiv.org/abs/1707.09835
-
-    theta_i = theta - alpha * grad L_i(theta; support_i)     alpha: a learned rate for every single parameter (equation 2)
-
-Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); several steps may be taken.
-"""
+"""The algorithm `meta_sgd`."""
 
 from __future__ import annotations
 
@@ -16,20 +10,33 @@ from torch import Tensor
 
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.gradient_descent import Config, GradientMethod
+from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import Inner, expand
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-__all__ = ["Config", "build"]
+__all__ = ["MetaSGD"]
+
 
 RATE = "rate."
 """Before a parameter's name: its rate, which may turn negative."""
 
 
 @dataclass(frozen=True)
-class MetaSgd(GradientMethod):
+class MetaSGD(GradientDescent):
+    """Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
+    https://arxiv.org/abs/1707.09835
+
+        theta_i = theta - alpha * grad L_i(theta; support_i)     alpha: a learned rate for every single parameter (equation 2)
+
+    Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); several steps may be taken.
+
+    Args:
+        inner_lr: Initial value of all learning rates.
+        inner_steps: Number of inner steps in training.
+    """
+
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {RATE + name: torch.full_like(p, self.inner_lr) for name, p in theta.items()}
 
@@ -44,7 +51,3 @@ class MetaSgd(GradientMethod):
             }
 
         return super().inner(learner, theta, episode, progress)._replace(rule=rule)
-
-
-def build(config: Config) -> MetaSgd:
-    return MetaSgd(config.inner_lr, config.inner_steps)

@@ -1,30 +1,16 @@
-"""Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with Differentiable Convex Optimization
-(MetaOptNet-SVM), CVPR 2019. https://arxiv.org/abs/1904.03758
-
-The head is the multi-class support vector machine of Crammer and Singer, in its dual (equation 7): with K = X X^T of support features,
-
-    min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i},     alpha_{i, k} <= C [k = y_i],     sum_k alpha_{i, k} = 0
-    outputs = scale * X_query X^T alpha                                  scale is learned
-
-I beside K is that of the authors' code, which makes the minimum unique. It is found by an interior-point method in float64; the
-gradient is that of the minimum itself, by the implicit function theorem (section 3.3).
-
-Differs from the paper: batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`; there: running averages);
-regularization, augmentation and network are what params name.
-"""
+"""The algorithm `metaoptnet`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from episodic.core import float64
-from episodic.core.config import require
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.learner import Algorithm
@@ -32,37 +18,39 @@ from episodic.engine.learner import Algorithm
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
+__all__ = ["MetaOptNet"]
+
 ITERATIONS, SHRINK, TO_THE_WALL, LEAST = 20, 0.15, 0.99, 1e-13
 """Of the interior-point method: steps, factor of the barrier in each, how much of the way to the boundary one goes at most, and the
 barrier at the end."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """c: the bound C, how much one example may weigh; scale: the factor of the outputs at the start of training."""
-
-    c: float = 0.1
-    scale: float = 5.0
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        for key in ("c", "scale"):
-            require(
-                0 < getattr(self, key) < math.inf,
-                key,
-                getattr(self, key),
-                "must be a number greater than 0",
-            )
-
-
-@dataclass(frozen=True)
 class MetaOptNet(Algorithm):
-    c: float
-    scale: float
+    """Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with Differentiable Convex Optimization
+    (MetaOptNet-SVM), CVPR 2019. https://arxiv.org/abs/1904.03758
 
-    any_ways = True
-    regression = False
+    The head is the multi-class support vector machine of Crammer and Singer, in its dual (equation 7): with K = X X^T of support features,
+
+        min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i},     alpha_{i, k} <= C [k = y_i],     sum_k alpha_{i, k} = 0
+        outputs = scale * X_query X^T alpha                                  scale is learned
+
+    I beside K is that of the authors' code, which makes the minimum unique. It is found by an interior-point method in float64; the
+    gradient is that of the minimum itself, by the implicit function theorem (section 3.3).
+
+    Differs from the paper: batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`; there: running averages);
+    regularization, augmentation and network are what params name.
+
+    Args:
+        c: The bound C: how much weight one support example may have.
+        scale: Factor of the outputs at the start of training.
+    """
+
+    c: PositiveFloat = 0.1
+    scale: PositiveFloat = 5.0
+
+    any_ways: ClassVar[bool] = True
+    regression: ClassVar[bool] = False
 
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return 0
@@ -126,7 +114,3 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
     # One more step of Newton: in value nothing, in its derivative that of the minimum.
     step, _ = newton(slope(alpha) + weight + nu[:, None], barrier, none)
     return (alpha + step).mT
-
-
-def build(config: Config) -> MetaOptNet:
-    return MetaOptNet(config.c, config.scale)

@@ -1,61 +1,58 @@
-"""Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms (Reptile), 2018. https://arxiv.org/abs/1803.02999
-
-    theta_i = theta after inner_steps steps of SGD or Adam (beta1 = 0) on mini-batches of support set i
-    theta  <- theta + epsilon * mean_i (theta_i - theta)                            (algorithm 2)
-
-epsilon is `train.meta_lr` with `train.optimizer: sgd`, annealed by `train.schedule: linear`; with `adam`, theta - theta_i is the gradient
-that Adam takes, as the paper suggests too. More shots while training: `train.shots`.
-
-Differs from the paper: each task's Adam starts anew, at test too (there: one state for all tasks, one after the other), so that its
-first steps are nearly of one size, inner_lr, for every weight; mini-batches take the support set's classes in turn, in an order that
-a task keeps.
-"""
+"""The algorithm `reptile`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from episodic.core.config import require
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
-from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine import inner_optimizers
+from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import Inner, expand
+from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
+__all__ = ["Reptile"]
+
 
 @dataclass(frozen=True)
-class Config(gradient_descent.Config):
-    """optimizer: of the inner loop; batch: examples an inner step (null: the whole support set); test_steps: inner steps in validation."""
+class Reptile(Algorithm):
+    """Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms (Reptile), 2018. https://arxiv.org/abs/1803.02999
 
-    inner_lr: float = 0.001
-    inner_steps: int = 5
+        theta_i = theta after inner_steps steps of SGD or Adam (beta1 = 0) on mini-batches of support set i
+        theta  <- theta + epsilon * mean_i (theta_i - theta)                            (algorithm 2)
+
+    epsilon is `train.meta_lr` with `train.optimizer: sgd`, annealed by `train.schedule: linear`; with `adam`, theta - theta_i is the gradient
+    that Adam takes, as the paper suggests too. More shots while training: `train.shots`.
+
+    Differs from the paper: each task's Adam starts anew, at test too (there: one state for all tasks, one after the other), so that its
+    first steps are nearly of one size, inner_lr, for every weight; mini-batches take the support set's classes in turn, in an order that
+    a task keeps.
+
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+        optimizer: Optimizer of the inner loop.
+        batch: Support examples per inner step; None for the whole support set.
+        test_steps: Inner steps in validation and at test.
+    """
+
+    inner_lr: PositiveFloat = 0.001
+    inner_steps: Steps = 5
     optimizer: Literal["adam", "sgd"] = "adam"
-    batch: int | None = 10
-    test_steps: int = 50
+    batch: Annotated[int, Ge(1), Le(1_000_000)] | None = 10
+    test_steps: Steps = 50
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(
-            self.batch is None or self.batch >= 1, "batch", self.batch, "must be null or at least 1"
-        )
-        require(self.test_steps >= 1, "test_steps", self.test_steps, "must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reptile(gradient_descent.Algorithm):
-    inner_lr: float
-    inner_steps: int
-    optimizer: str
-    batch: int | None
-    test_steps: int
-
-    through_steps = from_queries = False
+    through_steps: ClassVar[bool] = False
+    from_queries: ClassVar[bool] = False
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)
@@ -82,7 +79,3 @@ class Reptile(gradient_descent.Algorithm):
     @property
     def at_test(self) -> Reptile:
         return replace(self, inner_steps=self.test_steps)
-
-
-def build(config: Config) -> Reptile:
-    return Reptile(**vars(config))

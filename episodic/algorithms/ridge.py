@@ -1,24 +1,16 @@
-"""Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with differentiable closed-form solvers (R2-D2), ICLR 2019.
-https://arxiv.org/abs/1805.08136
-
-    W = X^T (X X^T + lambda I)^-1 Y          X: support features, Y: one-hot labels (equation 6, by Woodbury's identity)
-    outputs = scale * X_query W + shift      lambda, scale and shift are learned (section 3.2)
-
-Differs from the paper: a column of ones in X in the place of a separate bias; batch norm takes the statistics of the images in hand, at
-test too (`train.batch_norm`; there: running averages); the network is the one that params name.
-"""
+"""The algorithm `ridge`."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic.core.config import require
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.learner import Algorithm
@@ -26,33 +18,30 @@ from episodic.engine.learner import Algorithm
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
 
-
-@dataclass(frozen=True)
-class Config:
-    """regularization, scale: lambda and the factor of the outputs at the start of training."""
-
-    regularization: float = 1.0
-    scale: float = 10.0
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        for key in ("regularization", "scale"):
-            require(
-                0 < getattr(self, key) < math.inf,
-                key,
-                getattr(self, key),
-                "must be a number greater than 0",
-            )
+__all__ = ["RidgeRegression"]
 
 
 @dataclass(frozen=True)
-class Ridge(Algorithm):
-    regularization: float
-    scale: float
+class RidgeRegression(Algorithm):
+    """Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with differentiable closed-form solvers (R2-D2), ICLR 2019.
+    https://arxiv.org/abs/1805.08136
 
-    any_ways = True
-    regression = False
+        W = X^T (X X^T + lambda I)^-1 Y          X: support features, Y: one-hot labels (equation 6, by Woodbury's identity)
+        outputs = scale * X_query W + shift      lambda, scale and shift are learned (section 3.2)
+
+    Differs from the paper: a column of ones in X in the place of a separate bias; batch norm takes the statistics of the images in hand, at
+    test too (`train.batch_norm`; there: running averages); the network is the one that params name.
+
+    Args:
+        regularization: lambda at the start of training.
+        scale: Factor of the outputs at the start of training.
+    """
+
+    regularization: PositiveFloat = 1.0
+    scale: PositiveFloat = 10.0
+
+    any_ways: ClassVar[bool] = True
+    regression: ClassVar[bool] = False
 
     def outputs_of_model(self, ways: int, classes: int) -> int:
         return 0
@@ -81,7 +70,3 @@ class Ridge(Algorithm):
         )
         w = theta["ridge.scale"][..., None] * w
         return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]
-
-
-def build(config: Config) -> Ridge:
-    return Ridge(config.regularization, config.scale)

@@ -2,27 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Any
+import types
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from episodic.core.errors import UserError
 
+PositiveFloat = Annotated[float, Gt(0), Le(1e6)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
 
 class ConfigError(UserError, ValueError):
-    """A value that cannot be used; `key` is the field (dotted when nested), `allowed` says what would do."""
+    """A setting that cannot be used.
 
-    def __init__(self, key: str, value: Any, allowed: str):
-        said = (
-            "null"
-            if value is None
-            else str(value).lower()
-            if isinstance(value, bool)
-            else repr(value)
-        )  # as YAML has it
-        super().__init__(f"{key} is {said}: {allowed}")
-        self.key, self.value, self.allowed = key, value, allowed
+    Args:
+        key: The name of the field; dotted when it is nested.
+        value: The value that was given.
+        requirement: What the value must be, as in "must be at least 1".
+    """
+
+    def __init__(self, key: str, value: Any, requirement: str) -> None:
+        super().__init__(f"{key} is {_as_yaml(value)}: {requirement}")
+        self.key, self.value, self.requirement = key, value, requirement
 
 
-def require(holds: bool, key: str, value: Any, allowed: str) -> None:
-    """Raises ConfigError unless `holds`; `allowed` completes 'KEY is VALUE: ...', as in 'must be at least 1'."""
+def _as_yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def require(holds: bool, key: str, value: Any, requirement: str) -> None:
+    """Raise `ConfigError(key, value, requirement)` unless `holds`."""
     if not holds:
-        raise ConfigError(key, value, allowed)
+        raise ConfigError(key, value, requirement)
+
+
+class Section:
+    """Base class of the frozen dataclasses that are sections of params.yaml.
+
+    The bounds of a field stand in its type, as `Annotated[int, Ge(1), Le(4096)]`. They are checked
+    when an instance is made; validation of params.yaml and its JSON schema follow from them too.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(instance: Any) -> None:
+    """Check every field of a dataclass against the bounds and choices in its type.
+
+    Raises:
+        ConfigError: A value is out of bounds, or is not one of the choices.
+    """
+    cls: Any = type(instance)
+    for key, hint in _hints(cls):
+        for name, value, requirement in _violations(key, getattr(instance, key), hint):
+            raise ConfigError(name, value, requirement)
+
+
+@cache
+def _hints(cls: Any) -> list[tuple[str, Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return [(field.name, hints[field.name]) for field in fields(cls)]
+
+
+def _violations(key: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str]]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        yield from _violations(key, value, arguments[0])
+        for bound in arguments[1:]:
+            holds, requirement = _compare(value, bound)
+            if not holds:
+                yield key, value, requirement
+    elif origin is Literal and value not in arguments:
+        yield key, value, f"must be one of {', '.join(map(str, arguments))}"
+    elif origin in (Union, types.UnionType):
+        if value is not None:
+            yield from _violations(key, value, arguments[0])
+    elif origin is tuple and arguments[-1] is Ellipsis:
+        for i, item in enumerate(value):
+            yield from _violations(f"{key}.{i}", item, arguments[0])
+
+
+def _compare(value: Any, bound: Any) -> tuple[bool, str]:
+    """Whether the bound holds (never for NaN), and what it requires."""
+    if isinstance(bound, Gt):
+        return value > bound.gt, f"must be greater than {bound.gt}"
+    if isinstance(bound, Ge):
+        return value >= bound.ge, f"must be at least {bound.ge}"
+    if isinstance(bound, Lt):
+        return value < bound.lt, f"must be less than {bound.lt}"
+    if isinstance(bound, Le):
+        return value <= bound.le, f"must be at most {bound.le}"
+    if isinstance(bound, MinLen):
+        return len(value) >= bound.min_length, "must not be empty"
+    return True, ""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from episodic.core.config import ConfigError
 
@@ -19,35 +19,54 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f" - did you mean {close[0]}?" if close else ""
 
 
-class Registry(Mapping[str, ModuleType]):
-    """Maps the name of each module of `package` to that module; a new file is found without being listed.
+class Registry(Mapping[str, Any]):
+    """Maps a name to the class of that name: the one that the `__all__` of its module lists.
 
-    A package of your own registers its modules: `registry.ALGORITHMS.add("mine", "my_package.mine")`.
+    The names are those of the modules in `package`, so that a new file is found without being
+    listed. A package of your own registers its modules, as in
+    `ALGORITHMS.add("mine", "my_package.mine")`.
+
+    Args:
+        kind: What the entries are, for messages.
+        package: The package that holds one module per entry.
+        leave_out: Modules of the package that are no entries.
     """
 
-    def __init__(self, what: str, package: str, leave_out: tuple[str, ...] = ()):
+    def __init__(self, kind: str, package: str, leave_out: tuple[str, ...] = ()) -> None:
         folder = Path(__file__).parents[1] / package.split(".")[-1]
         names = sorted(
             path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", *leave_out)
         )
-        self.what, self._modules = what, {name: f"{package}.{name}" for name in names}
+        self.kind, self._modules = kind, {name: f"{package}.{name}" for name in names}
 
     def add(self, name: str, module: str) -> None:
+        """Register the class of the module with this dotted name.
+
+        Raises:
+            ValueError: The name is taken.
+        """
         if name in self._modules:
             raise ValueError(
-                f"there is already a {self.what} named {name!r} ({self._modules[name]})"
+                f"there is already a {self.kind} named {name!r} ({self._modules[name]})"
             )
         self._modules[name] = module
 
-    def __getitem__(self, name: str) -> ModuleType:
+    def __getitem__(self, name: str) -> Any:
+        """Import the module of this name and return its class.
+
+        Raises:
+            ConfigError: There is no such name.
+        """
         if name not in self._modules:
             known = sorted(self._modules)
             raise ConfigError(
                 "name", name, f"must be one of {', '.join(known)}{did_you_mean(str(name), known)}"
             )
-        return importlib.import_module(self._modules[name])
+        module = importlib.import_module(self._modules[name])
+        public: Sequence[str] = getattr(module, "__all__", ())
+        return getattr(module, public[0]) if len(public) == 1 else module
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
 
     def __len__(self) -> int:

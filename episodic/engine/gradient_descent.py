@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
-from episodic.core.config import require
+from annotated_types import Ge, Le
+
+from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine import inner_optimizers
 from episodic.engine.inner import Inner, expand
 from episodic.engine.learner import Algorithm, MetaLearner
 
-
-@dataclass(frozen=True)
-class Config:
-    """inner_lr: size of an inner step; inner_steps: how many while training."""
-
-    inner_lr: float = 0.4
-    inner_steps: int = 1
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        require(
-            0 < self.inner_lr < float("inf"),
-            "inner_lr",
-            self.inner_lr,
-            "must be a number greater than 0",
-        )
-        require(self.inner_steps >= 1, "inner_steps", self.inner_steps, "must be at least 1")
-
+Steps = Annotated[int, Ge(1), Le(10_000)]
 
 LEAST_STEPS = 3
 """Inner steps at test, at least, of the methods that gain from a few more than in training."""
 
 
 @dataclass(frozen=True)
-class GradientMethod(Algorithm):
-    """All parameters move by gradient descent at one rate; `second_order`: the meta-gradient sees through the inner gradient."""
+class GradientDescent(Algorithm):
+    """All parameters adapt by gradient descent at one learning rate.
 
-    inner_lr: float
-    inner_steps: int = 1
-    second_order: bool = True
+    Args:
+        inner_lr: Learning rate of the inner loop.
+        inner_steps: Number of inner steps in training.
+    """
+
+    inner_lr: PositiveFloat = 0.4
+    inner_steps: Steps = 1
+
+    second_order: ClassVar[bool] = True
+    """Whether the meta-gradient differentiates through the inner gradient."""
 
     def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
         theta = expand(meta, episode.tasks)
@@ -53,5 +45,5 @@ class GradientMethod(Algorithm):
         )
 
     @property
-    def at_test(self) -> GradientMethod:
+    def at_test(self) -> Algorithm:
         return replace(self, inner_steps=max(self.inner_steps, LEAST_STEPS))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from episodic.core import random_numbers
-from episodic.core.config import ConfigError
+from episodic.core.config import ConfigError, Section
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.core.objective import Objective
@@ -22,29 +23,34 @@ Function = Callable[..., Tensor]
 """(theta, x, reference) -> `(tasks, n, ...)`: a model, or its features."""
 
 
-class Algorithm:
+class Algorithm(Section):
     """What differs between methods. By itself: a model that is trained on query sets and does not adapt."""
 
     inner_steps: int = 0
-    """Inner steps while training; 0: the method has no inner loop, then or later."""
+    """Inner steps of the method; 0: it has no inner loop, in training or at test."""
 
-    regression: bool = True
+    regression: ClassVar[bool] = True
     """Whether the method also fits targets that are no classes."""
 
-    any_ways: bool = False
+    any_ways: ClassVar[bool] = False
     """Whether what was trained at some number of ways answers at others."""
 
-    labels: Labels = "episode"
+    labels: ClassVar[Labels] = "episode"
     """What training episodes call their classes: `episode` (0 ... ways - 1), or `split` (the place among all training classes)."""
 
-    changes: bool = False
+    changes: ClassVar[bool] = False
     """Whether `inner` or `weights` depend on how far training is."""
 
-    through_steps: bool = True
+    through_steps: ClassVar[bool] = True
     """Whether the meta-gradient goes back through the inner steps; if not, `back` gives it from where they end."""
 
-    from_queries: bool = True
+    from_queries: ClassVar[bool] = True
     """Whether the meta-gradient follows from the loss on the query sets; if not, they are scored alone, and `back` gets no v."""
+
+    @property
+    def training_steps(self) -> int:
+        """Inner steps in training."""
+        return self.inner_steps
 
     def outputs_of_model(self, ways: int, classes: int) -> int:
         """Outputs of the model that the method trains, for episodes of `ways` classes out of `classes`; 0: features alone."""

@@ -105,7 +105,7 @@ def _shard(
     method = learner.algorithm
     inner = method.inner(learner.noisy(episode), meta, episode, progress)
     # Steps that nothing goes back through are not kept.
-    steps = deque(trajectory(inner, method.inner_steps), None if method.through_steps else 1)
+    steps = deque(trajectory(inner, method.training_steps), None if method.through_steps else 1)
     weights = method.weights(progress) or (*[0.0] * len(steps), 1.0)
     last = steps[-1].after if steps else inner.theta
     with convolution.only_sums(not steps):

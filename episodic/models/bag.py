@@ -11,44 +11,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic.core.config import require
-from episodic.core.model import Params
+from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import linear
 from episodic.ops.head import classify, glorot, head
 
+__all__ = ["BagOfFeatures"]
+
 
 @dataclass(frozen=True)
-class Config:
-    """embedding: length of a feature's embedding; hidden: sizes of the layers after their sum, ReLU before each; lexical: whether the
-    features themselves are in sight too."""
+class BagOfFeatures(ModelSpec):
+    """A sum of the embeddings of features, such as n-grams, and an MLP on it.
 
-    embedding: int = 128
-    hidden: tuple[int, ...] = ()
+    Args:
+        embedding: Length of the embedding of a feature.
+        hidden: Sizes of the layers after the sum, with a ReLU before each.
+        lexical: Whether the features themselves are part of the representation.
+    """
+
+    embedding: Annotated[int, Ge(1), Le(65_536)] = 128
+    hidden: tuple[Annotated[int, Ge(1), Le(65_536)], ...] = ()
     lexical: bool = True
 
-    __pydantic_config__ = {"extra": "forbid"}
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"text_features"})
 
-    def __post_init__(self):
-        require(self.embedding >= 1, "embedding", self.embedding, "must be at least 1")
+    def build(self, input: tuple[int, ...], outputs: int) -> BagOfFeaturesNetwork:
         require(
-            all(size >= 1 for size in self.hidden),
-            "hidden",
-            list(self.hidden),
-            "must be sizes of at least 1",
+            len(input) == 1,
+            "input",
+            list(input),
+            "must be a row of features for bag; use conv4 for images",
         )
+        return BagOfFeaturesNetwork(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
-class Bag:
+class BagOfFeaturesNetwork:
     """Parameters `embedding.weight (embedding, in)`, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `scale (2,)` (logarithms of the s),
     `head.weight`, `head.bias`."""
 
-    config: Config
+    spec: BagOfFeatures
     input: int
     outputs: int
 
@@ -58,14 +67,14 @@ class Bag:
 
     @property
     def width(self) -> int:
-        last = self.config.hidden[-1] if self.config.hidden else self.config.embedding
-        return last + (self.input if self.config.lexical else 0)
+        last = self.spec.hidden[-1] if self.spec.hidden else self.spec.embedding
+        return last + (self.input if self.spec.lexical else 0)
 
     def init(self, generator: torch.Generator) -> Params:
-        size = self.config.embedding
+        size = self.spec.embedding
         drawn = torch.empty(size, self.input).normal_(generator=generator) / math.sqrt(size)
         theta: Params = {"embedding.weight": drawn}
-        for i, out in enumerate(self.config.hidden):
+        for i, out in enumerate(self.spec.hidden):
             theta |= {
                 f"hidden{i}.weight": glorot(generator, out, size),
                 f"hidden{i}.bias": torch.zeros(out),
@@ -76,21 +85,11 @@ class Bag:
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         h = x @ theta["embedding.weight"].mT
-        for i in range(len(self.config.hidden)):
+        for i in range(len(self.spec.hidden)):
             h = linear(h.relu(), theta[f"hidden{i}.weight"], theta[f"hidden{i}.bias"])
         scale = theta["scale"].exp()[:, None]
         h = scale[..., 1:] * F.normalize(h, dim=-1, eps=1e-6)
-        return torch.cat([scale[..., :1] * x, h], -1) if self.config.lexical else h
+        return torch.cat([scale[..., :1] * x, h], -1) if self.spec.lexical else h
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> Bag:
-    require(
-        len(input) == 1,
-        "input",
-        list(input),
-        "must be a row of features for bag; use conv4 for images",
-    )
-    return Bag(config, input[0], outputs)

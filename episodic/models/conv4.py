@@ -8,46 +8,67 @@ https://arxiv.org/abs/1606.04080
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic import ops
 from episodic.core.config import require
-from episodic.core.model import Params
+from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops.head import classify, glorot, head
+
+__all__ = ["Conv4"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """filters: channels of every block; downsample: `stride` (stride-2 convolution) or `max_pool` (2x2 after the ReLU);
-    readout: what the head sees, the `mean` over positions or all of them (`flatten`)."""
+class Conv4(ModelSpec):
+    """Blocks of [3x3 convolution, batch norm, ReLU], the convolutional base learner of the field.
 
-    filters: int = 64
-    blocks: int = 4
+    Args:
+        filters: Channels of every block.
+        blocks: Number of blocks.
+        downsample: `stride` (stride-2 convolution) or `max_pool` (2x2, after the ReLU).
+        readout: What the head sees: the `mean` over positions, or all of them (`flatten`).
+    """
+
+    filters: Annotated[int, Ge(1), Le(4096)] = 64
+    blocks: Annotated[int, Ge(1), Le(16)] = 4
     downsample: Literal["stride", "max_pool"] = "stride"
     readout: Literal["mean", "flatten"] = "mean"
 
-    __pydantic_config__ = {"extra": "forbid"}
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image"})
 
-    def __post_init__(self):
-        require(self.filters >= 1, "filters", self.filters, "must be at least 1")
-        require(self.blocks >= 1, "blocks", self.blocks, "must be at least 1")
+    def build(self, input: tuple[int, ...], outputs: int) -> Conv4Network:
+        require(
+            len(input) == 3,
+            "input",
+            list(input),
+            "must be an image (C, H, W) for conv4; use model.name: mlp",
+        )
+        model = Conv4Network(self, input, outputs)  # type: ignore[arg-type]
+        require(
+            model.width > 0,
+            "blocks",
+            self.blocks,
+            f"must be fewer for images of {input[1]} x {input[2]} pixels",
+        )
+        return model
 
 
 @dataclass(frozen=True)
-class Conv4:
+class Conv4Network:
     """Parameters `conv0.weight (filters, in, 3, 3)`, `conv0.bias`, `norm0.weight`, `norm0.bias`, ..., `head.weight`, `head.bias`."""
 
-    config: Config
+    spec: Conv4
     input: tuple[int, int, int]
     outputs: int
 
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
-        filters, channels = self.config.filters, self.input[0]
-        for i in range(self.config.blocks):
+        filters, channels = self.spec.filters, self.input[0]
+        for i in range(self.spec.blocks):
             theta |= {
                 f"conv{i}.weight": glorot(generator, filters, channels, 3, 3),
                 f"conv{i}.bias": torch.zeros(filters),
@@ -59,54 +80,37 @@ class Conv4:
     @property
     def norms(self) -> tuple[str, ...]:
         return tuple(
-            f"norm{i}.{part}" for i in range(self.config.blocks) for part in ("weight", "bias")
+            f"norm{i}.{part}" for i in range(self.spec.blocks) for part in ("weight", "bias")
         )
 
     @property
     def width(self) -> int:
         """Length of the vector that the head sees."""
         height, width = self.input[1:]
-        for _ in range(self.config.blocks):
+        for _ in range(self.spec.blocks):
             height, width = (
                 (height // 2, width // 2)
-                if self.config.downsample == "max_pool"
+                if self.spec.downsample == "max_pool"
                 else (-(-height // 2), -(-width // 2))
             )
-        return self.config.filters * (
-            height * width if self.config.readout == "flatten" else min(1, height * width)
+        return self.spec.filters * (
+            height * width if self.spec.readout == "flatten" else min(1, height * width)
         )
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
-        for i in range(self.config.blocks):
+        for i in range(self.spec.blocks):
             x = ops.conv2d(
-                x, theta[f"conv{i}.weight"], stride=2 if self.config.downsample == "stride" else 1
+                x, theta[f"conv{i}.weight"], stride=2 if self.spec.downsample == "stride" else 1
             )
             x = ops.norm_relu(
                 x,
                 theta[f"norm{i}.weight"],
                 theta[f"norm{i}.bias"],
-                self.config.downsample == "max_pool",
+                self.spec.downsample == "max_pool",
                 reference,
             )
-        return x.flatten(2) if self.config.readout == "flatten" else x.mean((3, 4))
+        return x.flatten(2) if self.spec.readout == "flatten" else x.mean((3, 4))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> Conv4:
-    require(
-        len(input) == 3,
-        "input",
-        list(input),
-        "must be an image (C, H, W) for conv4; use model.name: mlp",
-    )
-    model = Conv4(config, input, outputs)  # type: ignore[arg-type]
-    require(
-        model.width > 0,
-        "blocks",
-        config.blocks,
-        f"must be fewer for images of {input[1]} x {input[2]} pixels",
-    )
-    return model

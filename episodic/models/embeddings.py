@@ -11,51 +11,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from episodic import ops
 from episodic.core.config import require
-from episodic.core.model import HEAD, Params
+from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
 from episodic.ops.head import classify, glorot, head
 
-
-@dataclass(frozen=True)
-class Config:
-    """tokens: how many features are told apart, at least those of the data; embedding: length of a feature's; hidden: sizes of the decision
-    layers, ReLU after each; start: the answer that training starts at (None: the mean target of training users; 0 where
-    nobody knows it)."""
-
-    tokens: int = 4096
-    embedding: int = 32
-    hidden: tuple[int, ...] = (64, 64)
-    start: float | None = None
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        for key in ("tokens", "embedding"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        require(
-            all(size >= 1 for size in self.hidden),
-            "hidden",
-            list(self.hidden),
-            "must be sizes of at least 1",
-        )
-        require(
-            self.start is None or abs(self.start) < 1e6,
-            "start",
-            self.start,
-            "must be null or a number within 1e6",
-        )
+__all__ = ["Embeddings"]
 
 
 @dataclass(frozen=True)
-class Embeddings:
+class Embeddings(ModelSpec):
+    """Embeddings of categorical features, summed per side, and decision layers on them.
+
+    Args:
+        tokens: Number of distinct features, at least that of the data.
+        embedding: Length of the embedding of a feature.
+        hidden: Sizes of the decision layers, with a ReLU after each.
+        start: The answer that training starts at; None for the mean target of the training users (0
+            where it is unknown).
+    """
+
+    tokens: Annotated[int, Ge(1), Le(10_000_000)] = 4096
+    embedding: Annotated[int, Ge(1), Le(65_536)] = 32
+    hidden: tuple[Annotated[int, Ge(1), Le(65_536)], ...] = (64, 64)
+    start: Annotated[float, Gt(-1e6), Lt(1e6)] | None = None
+
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"categorical"})
+
+    def build(self, input: tuple[int, ...], outputs: int) -> EmbeddingsNetwork:
+        require(
+            len(input) == 2,
+            "input",
+            list(input),
+            "must be features of some sides, such as item and user, for embeddings",
+        )
+        return EmbeddingsNetwork(self, input[0], outputs)
+
+
+@dataclass(frozen=True)
+class EmbeddingsNetwork:
     """Parameters `embedding.weight (tokens, embedding)`, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`."""
 
-    config: Config
+    spec: Embeddings
     sides: int
     outputs: int
 
@@ -68,43 +71,33 @@ class Embeddings:
 
     @property
     def width(self) -> int:
-        return self.config.hidden[-1] if self.config.hidden else self.sides * self.config.embedding
+        return self.spec.hidden[-1] if self.spec.hidden else self.sides * self.spec.embedding
 
     def init(self, generator: torch.Generator) -> Params:
-        config = self.config
+        spec = self.spec
         theta: Params = {
-            "embedding.weight": torch.empty(config.tokens, config.embedding).normal_(
+            "embedding.weight": torch.empty(spec.tokens, spec.embedding).normal_(
                 generator=generator
             )
             * 0.1
         }
-        for i, (into, size) in enumerate(pairwise((self.sides * config.embedding, *config.hidden))):
+        for i, (into, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
             theta |= {
                 f"hidden{i}.weight": glorot(generator, size, into),
                 f"hidden{i}.bias": torch.zeros(size),
             }
         theta |= head(generator, self.width, self.outputs)
         if self.outputs:
-            theta[HEAD[1]] += config.start or 0.0
+            theta[HEAD[1]] += spec.start or 0.0
         return theta
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         """x: int64 `(tasks, n, sides, features)`, 0 where there is no feature."""
         table = theta["embedding.weight"]
         h = (ops.embedding(x, table) * (x != 0).to(table.dtype)[..., None]).sum(3).flatten(2)
-        for i in range(len(self.config.hidden)):
+        for i in range(len(self.spec.hidden)):
             h = ops.linear(h, theta[f"hidden{i}.weight"], theta[f"hidden{i}.bias"]).relu()
         return h
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> Embeddings:
-    require(
-        len(input) == 2,
-        "input",
-        list(input),
-        "must be features of some sides, such as item and user, for embeddings",
-    )
-    return Embeddings(config, input[0], outputs)

@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from episodic.core.config import require
-from episodic.core.model import Params
+from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import linear
 from episodic.ops.head import classify, glorot, head
 
-
-@dataclass(frozen=True)
-class Config:
-    """hidden: sizes of the hidden layers, ReLU after each."""
-
-    hidden: tuple[int, ...] = (64,)
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        require(
-            all(size >= 1 for size in self.hidden),
-            "hidden",
-            list(self.hidden),
-            "must be sizes of at least 1",
-        )
+__all__ = ["MLP"]
 
 
 @dataclass(frozen=True)
-class Mlp:
+class MLP(ModelSpec):
+    """The fully connected base learner.
+
+    Args:
+        hidden: Sizes of the hidden layers, with a ReLU after each.
+    """
+
+    hidden: tuple[Annotated[int, Ge(1), Le(65_536)], ...] = (64,)
+
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image", "vector", "text_features"})
+
+    def build(self, input: tuple[int, ...], outputs: int) -> MLPNetwork:
+        return MLPNetwork((math.prod(input), *self.hidden), outputs)
+
+
+@dataclass(frozen=True)
+class MLPNetwork:
     """Parameters `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`; sizes: of the input and the hidden layers."""
 
     sizes: tuple[int, ...]
@@ -64,7 +66,3 @@ class Mlp:
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> Mlp:
-    return Mlp((math.prod(input), *config.hidden), outputs)

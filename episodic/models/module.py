@@ -11,15 +11,17 @@ import copy
 import importlib
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from episodic.core.config import ConfigError
-from episodic.core.model import HEAD, Params
+from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
 from episodic.ops.head import classify, head
+
+__all__ = ["TorchModule"]
 
 RESERVED = (
     "curvature.",
@@ -36,15 +38,23 @@ RESERVED = (
 
 
 @dataclass(frozen=True)
-class Config:
-    """path: the class, as `package.module.Class`; arguments: what it is called with; head: its last layer, a torch.nn.Linear (null: the
-    last one there is)."""
+class TorchModule(ModelSpec):
+    """A torch.nn.Module of your own.
+
+    Args:
+        path: The class, as `package.module.Class`.
+        arguments: Keyword arguments of the class.
+        head: Name of its last layer, a torch.nn.Linear; None for the last one there is.
+    """
 
     path: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     head: str | None = None
 
-    __pydantic_config__ = {"extra": "forbid"}
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset(get_args(ExampleKind))
+
+    def build(self, input: tuple[int, ...], outputs: int) -> ModuleNetwork:
+        return _build(self, input, outputs)
 
 
 class Head(nn.Identity):
@@ -72,7 +82,7 @@ class BatchNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleNetwork:
     """body: the module without its head, which answers features; parameters have the names that the module gives them."""
 
     body: nn.Module
@@ -119,10 +129,10 @@ class Module:
         return classify(theta, self.features(theta, x, reference))
 
 
-def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
+def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> ModuleNetwork:
     def make() -> tuple[nn.Module, int]:
-        whole = _made(config).eval()
-        name = config.head or next(
+        whole = _made(spec).eval()
+        name = spec.head or next(
             (n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)),
             None,
         )
@@ -130,11 +140,11 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
         if not isinstance(last, nn.Linear):
             raise ConfigError(
                 "head",
-                config.head,
-                f"must be the name of a torch.nn.Linear of {config.path}, its last layer",
+                spec.head,
+                f"must be the name of a torch.nn.Linear of {spec.path}, its last layer",
             )
         if not name:
-            raise ConfigError("path", config.path, "must be a network, not a single layer")
+            raise ConfigError("path", spec.path, "must be a network, not a single layer")
         return _without(whole, name), last.in_features
 
     with torch.random.fork_rng(devices=[]):
@@ -144,28 +154,28 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     )
     if taken:
         said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
-        raise ConfigError("path", config.path, said)
+        raise ConfigError("path", spec.path, said)
     if lazy := [name for name, p in body.named_parameters() if nn.parameter.is_lazy(p)]:
         raise ConfigError(
             "path",
-            config.path,
+            spec.path,
             f"has layers without a shape of their own ({', '.join(lazy)}): say what they take in",
         )
     scalars = [name for name, p in body.named_parameters() if p.dim() == 0]
     if scalars:
         raise ConfigError(
             "path",
-            config.path,
+            spec.path,
             f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]",
         )
     buffers = [name for name, _ in body.named_buffers()]
     if buffers:
         raise ConfigError(
             "path",
-            config.path,
+            spec.path,
             f"has buffers ({', '.join(buffers)}), which tasks would share and might change",
         )
-    model = Module(copy.deepcopy(body), make, width, outputs)
+    model = ModuleNetwork(copy.deepcopy(body), make, width, outputs)
     try:
         with torch.no_grad():
             theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
@@ -174,16 +184,16 @@ def build(config: Config, input: tuple[int, ...], outputs: int) -> Module:
     except Exception as error:
         raise ConfigError(
             "path",
-            config.path,
+            spec.path,
             f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})",
         ) from error
     if found.shape != (1, 2, width):
         said = f"must be the last layer: before it an example is {list(found.shape[2:])}, and it takes {width} numbers"
-        raise ConfigError("head", config.head, said)
+        raise ConfigError("head", spec.head, said)
     if not untouched:
         raise ConfigError(
             "path",
-            config.path,
+            spec.path,
             "must return what its head answers, with nothing after it: a softmax is part of the loss",
         )
     return model
@@ -200,26 +210,26 @@ def _ends_with(body: nn.Module, x: Tensor) -> bool:
         handle.remove()
 
 
-def _made(config: Config) -> nn.Module:
-    module, _, name = config.path.rpartition(".")
+def _made(spec: TorchModule) -> nn.Module:
+    module, _, name = spec.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
         if not callable(found):
             raise TypeError(f"it is a {type(found).__name__}")
         try:
-            inspect.signature(found).bind(**config.arguments)
+            inspect.signature(found).bind(**spec.arguments)
         except TypeError as error:
             raise ConfigError(
-                "arguments", config.arguments, f"must be what {config.path} takes ({error})"
+                "arguments", spec.arguments, f"must be what {spec.path} takes ({error})"
             ) from error
-        made = found(**config.arguments)
+        made = found(**spec.arguments)
     except ConfigError:
         raise
     except Exception as error:  # the user's code runs here, and may raise anything
         said = f"must be a class as package.module.Class ({type(error).__name__}: {' '.join(str(error).split())})"
-        raise ConfigError("path", config.path, said) from error
+        raise ConfigError("path", spec.path, said) from error
     if not isinstance(made, nn.Module):
-        raise ConfigError("path", config.path, "must be a torch.nn.Module")
+        raise ConfigError("path", spec.path, "must be a torch.nn.Module")
     return made
 
 

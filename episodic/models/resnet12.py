@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le, Lt, MinLen
 from torch import Tensor
 
 from episodic import ops
 from episodic.core import float64, random_numbers
 from episodic.core.config import require
-from episodic.core.model import Params
+from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops.head import classify, glorot, head
+
+__all__ = ["ResNet12"]
 
 SLOPE = 0.1
 DROPPED = 2
@@ -30,35 +34,51 @@ DROPPED = 2
 
 
 @dataclass(frozen=True)
-class Config:
-    """channels: of the blocks; drop: DropBlock's rate while training, 0 to switch it off; block: side of its squares."""
+class ResNet12(ModelSpec):
+    """The 12-layer residual network of the field, with DropBlock.
 
-    channels: tuple[int, ...] = (64, 160, 320, 640)
-    drop: float = 0.1
-    block: int = 5
+    Args:
+        channels: Channels of each block.
+        drop: DropBlock's rate in training; 0 turns it off.
+        block: Side of DropBlock's squares.
+    """
 
-    __pydantic_config__ = {"extra": "forbid"}
+    channels: Annotated[tuple[Annotated[int, Ge(1), Le(8192)], ...], MinLen(1)] = (
+        64,
+        160,
+        320,
+        640,
+    )
+    drop: Annotated[float, Ge(0), Lt(1)] = 0.1
+    block: Annotated[int, Ge(1), Le(1024)] = 5
 
-    def __post_init__(self):
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image"})
+
+    def build(self, input: tuple[int, ...], outputs: int) -> ResNet12Network:
         require(
-            len(self.channels) > 0 and min(self.channels) >= 1,
+            len(input) == 3,
+            "input",
+            list(input),
+            "must be an image (C, H, W) for resnet12; use model.name: mlp",
+        )
+        require(
+            min(input[1:]) >= 2 ** len(self.channels),
             "channels",
             list(self.channels),
-            "must be sizes of at least 1",
+            f"must be fewer for images of {input[1]} x {input[2]} pixels, each halves them",
         )
-        require(0 <= self.drop < 1, "drop", self.drop, "must be at least 0 and less than 1")
-        require(self.block >= 1, "block", self.block, "must be at least 1")
+        return ResNet12Network(self, input, outputs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class ResNet12:
+class ResNet12Network:
     """Parameters `block0.conv0.weight (out, in, 3, 3)`, `block0.norm0.weight`, ..., `block0.shortcut.weight (out, in, 1, 1)`,
     `block0.shortcut_norm.weight`, ..., `head.weight`, `head.bias`.
 
     noise: int64 `(tasks,)`, what DropBlock's random numbers follow from; None: nothing is dropped.
     """
 
-    config: Config
+    spec: ResNet12
     input: tuple[int, int, int]
     outputs: int
     noise: Tensor | None = None
@@ -68,23 +88,23 @@ class ResNet12:
         layers = ("norm0", "norm1", "norm2", "shortcut_norm")
         return tuple(
             f"block{i}.{n}.{part}"
-            for i in range(len(self.config.channels))
+            for i in range(len(self.spec.channels))
             for n in layers
             for part in ("weight", "bias")
         )
 
     @property
     def width(self) -> int:
-        return self.config.channels[-1]
+        return self.spec.channels[-1]
 
-    def noisy(self, noise: Tensor) -> ResNet12:
+    def noisy(self, noise: Tensor) -> ResNet12Network:
         """The same while training."""
         return replace(self, noise=noise)
 
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
         into = self.input[0]
-        for i, out in enumerate(self.config.channels):
+        for i, out in enumerate(self.spec.channels):
             layers = {
                 "conv0": (into, 3),
                 "conv1": (out, 3),
@@ -113,14 +133,14 @@ class ResNet12:
                 reference,
             )
 
-        for i in range(len(self.config.channels)):
+        for i in range(len(self.spec.channels)):
             shortcut = layer(x, f"block{i}.shortcut", f"block{i}.shortcut_norm")
             for j in range(2):
                 x = F.leaky_relu(layer(x, f"block{i}.conv{j}", f"block{i}.norm{j}"), SLOPE)
             x = ops.max_pool2d(
                 F.leaky_relu(layer(x, f"block{i}.conv2", f"block{i}.norm2") + shortcut, SLOPE)
             )
-            if i >= len(self.config.channels) - DROPPED:
+            if i >= len(self.spec.channels) - DROPPED:
                 x = self._dropped(x, i)
         return x.mean((3, 4))
 
@@ -129,12 +149,12 @@ class ResNet12:
 
     def _dropped(self, x: Tensor, block: int) -> Tensor:
         """Squares of a channel set to 0, the rest scaled up (DropBlock, algorithm 1)."""
-        if self.noise is None or self.config.drop == 0:
+        if self.noise is None or self.spec.drop == 0:
             return x
         height, width = x.shape[3:]
-        side = min(self.config.block, height, width)
+        side = min(self.spec.block, height, width)
         centres = (height - side + 1) * (width - side + 1)
-        rate = self.config.drop / side**2 * height * width / centres
+        rate = self.spec.drop / side**2 * height * width / centres
         shape = (*x.shape[:3], height - side + 1, width - side + 1)
         bits = random_numbers.draws(
             random_numbers.key(block, "DropBlock"),
@@ -147,21 +167,3 @@ class ResNet12:
         return (
             x * kept * (kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)).view(-1, 1, 1, 1, 1)
         )
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> ResNet12:
-    require(
-        len(input) == 3,
-        "input",
-        list(input),
-        "must be an image (C, H, W) for resnet12; use model.name: mlp",
-    )
-    smallest = 2 ** len(config.channels)
-    fits = min(input[1:]) >= smallest
-    require(
-        fits,
-        "channels",
-        list(config.channels),
-        f"must be fewer for images of {input[1]} x {input[2]} pixels, each halves them",
-    )
-    return ResNet12(config, input, outputs)  # type: ignore[arg-type]

@@ -9,45 +9,54 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
 from episodic.core.config import require
-from episodic.core.model import Params
+from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import embedding, linear
 from episodic.ops.head import classify, glorot, head
 
+__all__ = ["TextCNN"]
+
 
 @dataclass(frozen=True)
-class Config:
-    """tokens: size of the vocabulary, at least that of the data; embedding: length of a token's; filters: of each window; windows: their
-    widths in tokens."""
+class TextCNN(ModelSpec):
+    """A convolutional network for sentences.
 
-    tokens: int = 8192
-    embedding: int = 64
-    filters: int = 64
-    windows: tuple[int, ...] = (1, 2, 3)
+    Args:
+        tokens: Size of the vocabulary, at least that of the data.
+        embedding: Length of the embedding of a token.
+        filters: Filters of each window.
+        windows: Widths of the windows, in tokens.
+    """
 
-    __pydantic_config__ = {"extra": "forbid"}
+    tokens: Annotated[int, Ge(1), Le(10_000_000)] = 8192
+    embedding: Annotated[int, Ge(1), Le(65_536)] = 64
+    filters: Annotated[int, Ge(1), Le(4096)] = 64
+    windows: Annotated[tuple[Annotated[int, Ge(1), Le(1024)], ...], MinLen(1)] = (1, 2, 3)
 
-    def __post_init__(self):
-        for key in ("tokens", "embedding", "filters"):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
+    accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"tokens"})
+
+    def build(self, input: tuple[int, ...], outputs: int) -> TextCNNNetwork:
         require(
-            bool(self.windows) and all(width >= 1 for width in self.windows),
-            "windows",
-            list(self.windows),
-            "must be widths of at least 1",
+            len(input) == 1,
+            "input",
+            list(input),
+            "must be a row of tokens for textcnn; use conv4 for images",
         )
+        return TextCNNNetwork(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
-class TextCnn:
+class TextCNNNetwork:
     """Parameters `embedding.weight (tokens, embedding)`, `window0.weight (filters, k * embedding)`, `window0.bias`, ..., `head.weight`,
     `head.bias`."""
 
-    config: Config
+    spec: TextCNN
     length: int
     outputs: int
 
@@ -57,20 +66,20 @@ class TextCnn:
 
     @property
     def width(self) -> int:
-        return self.config.filters * len(self.config.windows)
+        return self.spec.filters * len(self.spec.windows)
 
     def init(self, generator: torch.Generator) -> Params:
-        config = self.config
+        spec = self.spec
         theta: Params = {
-            "embedding.weight": torch.empty(config.tokens, config.embedding).normal_(
+            "embedding.weight": torch.empty(spec.tokens, spec.embedding).normal_(
                 generator=generator
             )
-            / math.sqrt(config.embedding)
+            / math.sqrt(spec.embedding)
         }
-        for i, width in enumerate(config.windows):
+        for i, width in enumerate(spec.windows):
             theta |= {
-                f"window{i}.weight": glorot(generator, config.filters, width * config.embedding),
-                f"window{i}.bias": torch.zeros(config.filters),
+                f"window{i}.weight": glorot(generator, spec.filters, width * spec.embedding),
+                f"window{i}.bias": torch.zeros(spec.filters),
             }
         return theta | head(generator, self.width, self.outputs)
 
@@ -79,7 +88,7 @@ class TextCnn:
         there = (x != 0).to(theta["embedding.weight"].dtype)[..., None]
         e = embedding(x, theta["embedding.weight"]) * there
         found = []
-        for i, width in enumerate(self.config.windows):
+        for i, width in enumerate(self.spec.windows):
             places = max(1, length - width + 1)
             padded = torch.cat([e, e.new_zeros(tasks, n, max(0, width - length), e.shape[-1])], 2)
             windows = torch.cat([padded[:, :, k : k + places] for k in range(width)], -1).flatten(
@@ -97,13 +106,3 @@ class TextCnn:
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
-
-
-def build(config: Config, input: tuple[int, ...], outputs: int) -> TextCnn:
-    require(
-        len(input) == 1,
-        "input",
-        list(input),
-        "must be a row of tokens for textcnn; use conv4 for images",
-    )
-    return TextCnn(config, input[0], outputs)

@@ -65,8 +65,7 @@ def build_learner(config: dict[str, Any]) -> MetaLearner:
     Raises:
         ConfigError: A setting is out of bounds, or two settings do not fit each other.
     """
-    module, settings = _find(ALGORITHMS, config["algorithm"])
-    algorithm = module.build(settings)
+    algorithm = _read_section(ALGORITHMS, config["algorithm"])
     outputs = (
         algorithm.outputs_of_model(config["ways"], config["classes"])
         if config["kind"] == "classification"
@@ -81,20 +80,18 @@ def build_baseline_learner(config: dict[str, Any]) -> MetaLearner:
 
 
 def _build(config: dict[str, Any], algorithm: Algorithm, outputs: int) -> MetaLearner:
-    module, settings = _find(MODELS, config["model"])
-    model = module.build(settings, tuple(config["input"]), outputs)
+    model = _read_section(MODELS, config["model"]).build(tuple(config["input"]), outputs)
     return MetaLearner(model, algorithm, Objective(config["kind"]), config["batch_norm"])
 
 
-def _find(registry: Registry, section: dict[str, Any]) -> tuple[Any, Any]:
-    """The entry that a section names, and its settings."""
-    module = registry[section["name"]]
+def _read_section(registry: Registry, section: dict[str, Any]) -> Any:
+    """An instance of the class that a section names, with the settings in it."""
     settings = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in section.items()
         if key != "name"
     }
-    return module, module.Config(**settings)
+    return registry[section["name"]](**settings)
 
 
 def save(folder: Path, members: list[Params], config: dict[str, Any]) -> None:

@@ -118,6 +118,11 @@ def registry(section: str) -> Registry:
     return CHOICES[section][0]
 
 
+def settings_type(entry: Any) -> type:
+    """The dataclass of an entry's section: the entry itself, or a module's `Config`."""
+    return entry if isinstance(entry, type) else entry.Config
+
+
 def plain_type(section: str) -> type:
     module, name = PLAIN[section]
     return getattr(importlib.import_module(module), name)
@@ -219,7 +224,7 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     except ConfigError as error:
         faults.append(f"{section}.{error}")
         return None
-    config = _section(f"{section}.{name}", module.Config, raw.get(name), faults)
+    config = _section(f"{section}.{name}", settings_type(module), raw.get(name), faults)
     return Choice(name, config, seed, str(source))
 
 
@@ -231,7 +236,7 @@ def _not_chosen(raw: dict[str, Any], faults: list[str]) -> None:
             continue
         for name in registry(section):
             if name in present and name != present.get("name"):
-                _section(f"{section}.{name}", registry(section)[name].Config, present[name], faults)
+                _section(f"{section}.{name}", settings_type(registry(section)[name]), present[name], faults)
 
 
 def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
@@ -279,6 +284,16 @@ _WANTED = {
 }
 
 
+_BOUNDS = {
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must not be empty",
+}
+"""The wording of `episodic.core.config` for pydantic's kinds of errors."""
+
+
 def _fault(path: str, fault: Any, known: list[str]) -> str:
     # In a list the place is a position; a union adds the name of the branch, which is no key.
     unknown = fault["type"] == "unexpected_keyword_argument"
@@ -293,6 +308,8 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
         return f"unknown key {where}{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "literal_error":
         return f"{where} is {fault['input']!r}: must be {fault['ctx']['expected'].replace(chr(39), '')}"
+    if fault["type"] in _BOUNDS:
+        return f"{where} is {fault['input']!r}: {_BOUNDS[fault['type']].format(**fault['ctx'])}"
     said = _WANTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
     return f"{where} is {fault['input']!r}: {said}"
 
@@ -305,7 +322,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     name, episodes, model = values["dataset"].name, values["episodes"], values["model"]
     module, config = registry("dataset")[name], values["dataset"].config
     chosen, train = values["algorithm"].name, values["train"]
-    method = registry("algorithm")[chosen].build(values["algorithm"].config)
+    method = values["algorithm"].config
     if (
         not method.any_ways
         and method.labels == "episode"
@@ -353,7 +370,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         )
         return
     try:
-        registry("model")[model.name].build(model.config, limits.input, episodes.ways)
+        model.config.build(limits.input, episodes.ways)
     except ConfigError as error:
         faults.append(f"model.{model.name}.{error}")
     training = "train" if train.shots else "episodes", train.shots or episodes.shots
@@ -447,7 +464,7 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
         return
     try:
         shape = module.shape(config, **own(module, values["dataset"].own))
-        registry("model")[model.name].build(model.config, shape, 1)
+        model.config.build(shape, 1)
     except ConfigError as error:
         faults.append(f"{'dataset' if error.key == 'source' else f'model.{model.name}'}.{error}")
     except UserError as error:

@@ -19,14 +19,14 @@ from episodic.engine import outer
 from episodic.models import conv4
 
 SMALL = {
-    "strided": replace(WORKLOADS["W1q15"], tasks=2, steps=2, queries=2, model=conv4.Config(4, 2)),
+    "strided": replace(WORKLOADS["W1q15"], tasks=2, steps=2, queries=2, model=conv4.Conv4(4, 2)),
     "pooled": replace(
         WORKLOADS["W2"],
         tasks=2,
         steps=2,
         queries=2,
         input=(3, 16, 16),
-        model=conv4.Config(4, 2, "max_pool", "flatten"),
+        model=conv4.Conv4(4, 2, "max_pool", "flatten"),
     ),
 }
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

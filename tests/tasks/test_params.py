@@ -170,7 +170,7 @@ FAULTS = [
     ),
     (
         {"algorithm__maml__inner_lr": -0.4},
-        "algorithm.maml.inner_lr is -0.4: must be a number greater than 0",
+        "algorithm.maml.inner_lr is -0.4: must be greater than 0",
     ),
     ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
     ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),

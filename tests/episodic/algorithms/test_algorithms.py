@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ STEPS = 3
 PLANS = {"batched": Plan("batched", 3, 3, ""), "unequal shards": Plan("batched", 2, 1, "")}
 
 
-class SteppedLoss(maml_plus_plus.MamlPlusPlus):
+@dataclass(frozen=True)
+class SteppedLoss(maml_plus_plus.MAMLPlusPlus):
     """MAML++ with the golden vectors' weights."""
 
     def weights(self, progress: float) -> tuple[float, ...]:
@@ -66,15 +68,17 @@ def with_prefix(golden: dict[str, torch.Tensor], prefix: str) -> Params:
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(
-    ("case", "module"),
-    [("anil_order2_steps3", anil), ("boil_order2_steps3", boil), ("protonet", protonet)],
+    ("case", "algorithm"),
+    [
+        ("anil_order2_steps3", anil.ANIL),
+        ("boil_order2_steps3", boil.BOIL),
+        ("protonet", protonet.ProtoNet),
+    ],
 )
-def test_golden_gradient(network, case, module, plan):
+def test_golden_gradient(network, case, algorithm, plan):
     golden, theta, episode = problem(network)
-    config = (
-        module.Config() if module is protonet else module.Config(float(golden["inner_lr"]), STEPS)
-    )
-    result = meta_gradient(classifier(network, module.build(config)), theta, episode, PLANS[plan])
+    settings = () if algorithm is protonet.ProtoNet else (float(golden["inner_lr"]), STEPS)
+    result = meta_gradient(classifier(network, algorithm(*settings)), theta, episode, PLANS[plan])
     # For protonet too: ||q||^2, which is left out, cancels in the softmax.
     assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
     assert error(result.gradient, golden, case) < TOLERANCE
@@ -89,7 +93,7 @@ def test_meta_sgd_is_golden_in_weights_and_rates(network, plan):
         for name, rate in with_prefix(golden, "meta_sgd_steps3/alpha/").items()
     }
     result = meta_gradient(
-        classifier(network, meta_sgd.build(meta_sgd.Config(0.1, STEPS))), meta, episode, PLANS[plan]
+        classifier(network, meta_sgd.MetaSGD(0.1, STEPS)), meta, episode, PLANS[plan]
     )
     assert abs(result.loss - golden["meta_sgd_steps3/loss"]) < TOLERANCE
     for name in theta:
@@ -111,7 +115,7 @@ def test_maml_plus_plus_is_golden_in_weights_and_rates(network, plan):
         maml_plus_plus.RATE + layer: rate
         for layer, rate in with_prefix(golden, f"{case}/rates/").items()
     }
-    method = SteppedLoss(maml_plus_plus.Config(0.1, STEPS, first_order=0, per_step_norm=False))
+    method = SteppedLoss(0.1, STEPS, first_order=0, per_step_norm=False)
     result = meta_gradient(classifier(network, method), meta, episode, PLANS[plan])
     assert abs(result.loss - golden[f"{case}/loss"]) < TOLERANCE
     for name in theta:
@@ -128,9 +132,7 @@ def test_maml_plus_plus_is_golden_in_weights_and_rates(network, plan):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_reptile_is_the_golden_direction(network, plan):
     golden, theta, episode = problem(network)
-    method = reptile.build(
-        reptile.Config(float(golden["inner_lr"]), STEPS, optimizer="sgd", batch=None)
-    )
+    method = reptile.Reptile(float(golden["inner_lr"]), STEPS, optimizer="sgd", batch=None)
     result = meta_gradient(classifier(network, method), theta, episode, PLANS[plan])
     for name in theta:
         torch.testing.assert_close(
@@ -143,7 +145,7 @@ def test_reptile_is_the_golden_direction(network, plan):
 
 def test_reptile_with_an_outer_rate_of_0_is_the_identity_and_with_1_the_mean_of_the_tasks():
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", reptile.build(reptile.Config(0.01, STEPS, batch=2)))
+    learner = classifier("mlp", reptile.Reptile(0.01, STEPS, batch=2))
     gradient = meta_gradient(learner, theta, episode).gradient
     *_, last = trajectory(learner.algorithm.inner(learner, theta, episode, 1.0), STEPS)
     state = TrainingState({name: p.clone() for name, p in theta.items()}, {}, {}, {}, {})
@@ -158,7 +160,7 @@ def test_reptile_adam_is_torch_adam():
     """One task, mini-batches, against torch.optim.Adam with beta1 = 0."""
     _, theta, episode = problem("mlp")
     one = episode.part(0, 1)
-    learner = classifier("mlp", reptile.build(reptile.Config(0.01, 5, batch=4)))
+    learner = classifier("mlp", reptile.Reptile(0.01, 5, batch=4))
     *_, last = trajectory(learner.algorithm.inner(learner, theta, one, 1.0), 5)
     fast = {name: p.clone()[None].requires_grad_() for name, p in theta.items()}
     optimiser = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
@@ -190,9 +192,7 @@ def same_gradient(
     """The method's gradient of the model's parameters is MAML's."""
     _, theta, episode = problem(network)
     learner = classifier(network, method, **changes)
-    expected = meta_gradient(
-        classifier(network, maml.build(maml.Config(0.1, STEPS)), **changes), theta, episode
-    )
+    expected = meta_gradient(classifier(network, maml.MAML(0.1, STEPS), **changes), theta, episode)
     result = meta_gradient(learner, meta(learner, theta), episode)
     assert abs(result.loss - expected.loss) < TOLERANCE
     for name in theta:
@@ -214,21 +214,25 @@ def started(learner: MetaLearner, theta: Params) -> Params:
 
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("module", [meta_sgd, meta_curvature], ids=["constant rates", "identities"])
-def test_at_its_start_it_is_maml(module, network, batch_norm):
-    same_gradient(network, module.build(module.Config(0.1, STEPS)), started, batch_norm=batch_norm)
+@pytest.mark.parametrize(
+    "algorithm",
+    [meta_sgd.MetaSGD, meta_curvature.MetaCurvature],
+    ids=["constant rates", "identities"],
+)
+def test_at_its_start_it_is_maml(algorithm, network, batch_norm):
+    same_gradient(network, algorithm(0.1, STEPS), started, batch_norm=batch_norm)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_maml_plus_plus_with_every_part_off_is_maml(network):
-    config = maml_plus_plus.Config(
+    config = maml_plus_plus.MAMLPlusPlus(
         0.1, STEPS, multi_step_loss=0, first_order=0, per_step_norm=False, learned_rates=False
     )
-    same_gradient(network, maml_plus_plus.build(config), started)
+    same_gradient(network, config, started)
 
 
 def test_maml_plus_plus_weights_go_from_equal_to_the_last_alone():
-    method = maml_plus_plus.build(maml_plus_plus.Config(0.1, 5, multi_step_loss=0.2))
+    method = maml_plus_plus.MAMLPlusPlus(0.1, 5, multi_step_loss=0.2)
     assert method.weights(0.0) == pytest.approx((0, 0.2, 0.2, 0.2, 0.2, 0.2))
     assert method.weights(0.1) == pytest.approx((0, 0.1, 0.1, 0.1, 0.1, 0.6))
     assert method.weights(0.1999999) == pytest.approx((0, *[0.03 / 5] * 4, 1 - 4 * 0.03 / 5)), (
@@ -239,7 +243,7 @@ def test_maml_plus_plus_weights_go_from_equal_to_the_last_alone():
 
 def test_maml_plus_plus_is_first_order_until_its_time():
     _, theta, episode = problem("conv_strided")
-    method = maml_plus_plus.build(maml_plus_plus.Config(0.1, STEPS, first_order=0.5))
+    method = maml_plus_plus.MAMLPlusPlus(0.1, STEPS, first_order=0.5)
     learner = classifier("conv_strided", method)
     assert not method.inner(learner, started(learner, theta), episode, 0.49).second_order
     assert method.inner(learner, started(learner, theta), episode, 0.5).second_order
@@ -248,9 +252,7 @@ def test_maml_plus_plus_is_first_order_until_its_time():
 def test_maml_plus_plus_norms_of_each_step_are_used_and_learned():
     """By finite differences: the scale and shift of theta_0 ... theta_K each have a gradient of their own."""
     _, theta, episode = problem("conv_strided")
-    method = maml_plus_plus.build(
-        maml_plus_plus.Config(0.1, STEPS, first_order=0, multi_step_loss=1.0)
-    )
+    method = maml_plus_plus.MAMLPlusPlus(0.1, STEPS, first_order=0, multi_step_loss=1.0)
     learner = classifier("conv_strided", method)
     meta = started(learner, theta)
     assert meta["norm0.weight"].shape == (STEPS + 1, 4)
@@ -291,7 +293,7 @@ def check_by_finite_differences(
 @pytest.mark.parametrize("network", NETWORKS)
 def test_meta_curvature_by_finite_differences(network):
     _, theta, episode = problem(network)
-    learner = classifier(network, meta_curvature.build(meta_curvature.Config(0.1, 2)))
+    learner = classifier(network, meta_curvature.MetaCurvature(0.1, 2))
     generator = torch.Generator().manual_seed(1)
     meta = {
         name: p + 0.1 * torch.randn(p.shape, generator=generator).double()
@@ -346,9 +348,7 @@ def quadratic_episode(dims: int = 4) -> Episode:
 def test_imaml_is_the_exact_implicit_gradient_of_a_quadratic(damping):
     strength, episode = 2.0, quadratic_episode()
     theta = {"w": torch.tensor([[0.3, -0.2, 0.5, 1.0]], dtype=torch.float64)}
-    method = imaml.build(
-        imaml.Config(0.1, 3000, regularization=strength, cg_steps=10, damping=damping)
-    )
+    method = imaml.IMAML(0.1, 3000, regularization=strength, cg_steps=10, damping=damping)
     result = meta_gradient(
         MetaLearner(Quadratic(), method, Objective("regression")), theta, episode
     )  # type: ignore[arg-type]
@@ -372,7 +372,7 @@ def test_few_steps_of_the_conjugate_gradient_are_not_enough():
         meta_gradient(
             MetaLearner(
                 Quadratic(),
-                imaml.build(imaml.Config(0.1, 3000, 2.0, steps)),
+                imaml.IMAML(0.1, 3000, 2.0, steps),
                 Objective("regression"),
             ),
             theta,
@@ -386,7 +386,7 @@ def test_few_steps_of_the_conjugate_gradient_are_not_enough():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_ridge_is_the_regularised_least_squares_of_numpy(network):
     _, theta, episode = problem(network)
-    learner = classifier(network, ridge.build(ridge.Config(0.7)))
+    learner = classifier(network, ridge.RidgeRegression(0.7))
     meta = started(learner, theta) | {
         "ridge.scale": torch.tensor([1.7], dtype=torch.float64),
         "ridge.shift": torch.tensor([0.2], dtype=torch.float64),
@@ -407,12 +407,10 @@ def test_ridge_is_the_regularised_least_squares_of_numpy(network):
 
 
 GRADIENT_FREE = {
-    "ridge": ridge.build(ridge.Config()),
-    "metaoptnet": metaoptnet.build(metaoptnet.Config()),
-    "matching_net": matching_net.build(matching_net.Config()),
-    "matching_net in full context": matching_net.build(
-        matching_net.Config(full_context=True, reads=2)
-    ),
+    "ridge": ridge.RidgeRegression(),
+    "metaoptnet": metaoptnet.MetaOptNet(),
+    "matching_net": matching_net.MatchingNet(),
+    "matching_net in full context": matching_net.MatchingNet(full_context=True, reads=2),
 }
 
 
@@ -461,7 +459,7 @@ def test_the_support_vector_machine_is_differentiated_at_its_minimum():
 
 def test_matching_net_is_its_formula():
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", matching_net.build(matching_net.Config(scale=4.0)))
+    learner = classifier("mlp", matching_net.MatchingNet(scale=4.0))
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     p = learner.query_outputs(wide, episode).exp()
     support, query = (
@@ -482,7 +480,7 @@ def test_matching_net_is_its_formula():
 
 def test_nil_answers_by_cosine_and_does_not_adapt():
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", anil.build(anil.Config(0.1, 1, "nil")))
+    learner = classifier("mlp", anil.ANIL(0.1, 1, "nil"))
     assert evaluation.curve_steps(learner, 10) == [0]
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     support, query = (learner.model.features(wide, x) for x in (episode.support_x, episode.query_x))
@@ -500,8 +498,11 @@ def test_nil_answers_by_cosine_and_does_not_adapt():
 
 def test_only_what_a_method_moves_moves():
     _, theta, episode = problem("conv_strided")
-    for module, stays in ((anil, lambda name: name not in HEAD), (boil, lambda name: name in HEAD)):
-        learner = classifier("conv_strided", module.build(module.Config(0.1, 2)))
+    for algorithm, stays in (
+        (anil.ANIL, lambda name: name not in HEAD),
+        (boil.BOIL, lambda name: name in HEAD),
+    ):
+        learner = classifier("conv_strided", algorithm(0.1, 2))
         *_, last = evaluation.adaptation_steps(learner, theta, episode, 2)
         for name, p in theta.items():
             without_gradient = name.startswith("conv") and name.endswith(
@@ -524,7 +525,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
     """Two updates of one task, coordinate by coordinate, in scalars."""
     _, theta, episode = problem("mlp")
     one, hidden = episode.part(0, 1), 3
-    method = meta_lstm.build(meta_lstm.Config(0.1, 2, hidden=hidden))
+    method = meta_lstm.MetaLSTM(0.1, 2, hidden=hidden)
     learner = classifier("mlp", method)
     meta = perturbed(learner, theta, 0.3)
     lstm = {
@@ -576,7 +577,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
 def test_meta_lstm_gradient_by_finite_differences():
     """With losses and inner gradients held at what they were, as the method takes them."""
     _, theta, episode = problem("conv_strided")
-    method = meta_lstm.build(meta_lstm.Config(0.1, 3, batch=4, hidden=4))
+    method = meta_lstm.MetaLSTM(0.1, 3, batch=4, hidden=4)
     learner = classifier("conv_strided", method)
     meta = perturbed(learner, theta, 0.2)
     seen: list[tuple[Params, torch.Tensor]] = []
@@ -611,7 +612,7 @@ def test_preprocessing_keeps_sign_and_size_apart():
 
 def test_a_new_head_is_logistic_regression_on_features_that_stay():
     _, theta, episode = problem("conv_strided")
-    learner = classifier("conv_strided", finetune.build(finetune.Config(0.5)))
+    learner = classifier("conv_strided", finetune.FineTuning(0.5))
     *_, last = evaluation.adaptation_steps(learner, theta, episode, 7)
     for t in range(3):
         features = learner.model.features(
@@ -630,7 +631,7 @@ def test_a_new_head_is_logistic_regression_on_features_that_stay():
 
 def test_baseline_plus_plus_starts_at_the_class_means():
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", baseline_plus_plus.build(baseline_plus_plus.Config(scale=3.0)))
+    learner = classifier("mlp", baseline_plus_plus.BaselinePlusPlus(scale=3.0))
     first, *_ = evaluation.adaptation_steps(learner, theta, episode, 1)
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     means = ops.class_means(learner.model.features(wide, episode.support_x), episode.support_y, 3)
@@ -648,7 +649,7 @@ def test_baseline_plus_plus_starts_at_the_class_means():
 def test_full_context_is_a_bidirectional_lstm():
     """Appendix A.2, one task at a time, in numpy: each support example plus the states of both directions where they pass it."""
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", matching_net.build(matching_net.Config(full_context=True)))
+    learner = classifier("mlp", matching_net.MatchingNet(full_context=True))
     generator = torch.Generator().manual_seed(5)
     meta = {
         n: p + 0.3 * n.startswith("fce") * torch.randn(p.shape, generator=generator).double()
@@ -677,7 +678,7 @@ def test_full_context_is_a_bidirectional_lstm():
 def test_full_context_reads_before_each_step():
     """The reading LSTM of appendix A.1, one query and one task at a time, in numpy; and one read already looks at the support set."""
     _, theta, episode = problem("mlp")
-    learner = classifier("mlp", matching_net.build(matching_net.Config(full_context=True, reads=2)))
+    learner = classifier("mlp", matching_net.MatchingNet(full_context=True, reads=2))
     generator = torch.Generator().manual_seed(4)
     meta = {
         n: p + 0.3 * n.startswith("fce") * torch.randn(p.shape, generator=generator).double()
@@ -719,8 +720,8 @@ def test_conjugate_gradient_solves_each_task_and_stops_where_a_system_is_not_pos
     assert torch.equal(many[2], few[2]) and many.isfinite().all(), "kept, not driven away"
 
 
-@pytest.mark.parametrize("module", [reptile, meta_lstm])
-def test_mini_batches_of_a_regression_are_plain(module):
+@pytest.mark.parametrize("algorithm", [reptile.Reptile, meta_lstm.MetaLSTM])
+def test_mini_batches_of_a_regression_are_plain(algorithm):
     """Targets tell no classes: examples come as they are, whatever the targets' size."""
     episode = SinusoidSampler((0.1, 5.0), (0.0, 3.0), (-5.0, 5.0), 0, "train", 10, 5)(
         torch.arange(4)
@@ -728,27 +729,23 @@ def test_mini_batches_of_a_regression_are_plain(module):
     assert torch.equal(episode.batch(1, 4)[0], episode.support_x[:, 4:8]) and torch.equal(
         episode.batch(2, 4)[1][:, 2:], episode.support_y[:, :2]
     )
-    config = module.Config(**{"inner_lr": 0.01, "inner_steps": 3, "batch": 4})
-    learner = MetaLearner(
-        mlp.build(mlp.Config((8,)), (1,), 1), module.build(config), Objective("regression")
-    )
+    method = algorithm(inner_lr=0.01, inner_steps=3, batch=4)
+    learner = MetaLearner(mlp.MLP((8,)).build((1,), 1), method, Objective("regression"))
     assert meta_gradient(learner, learner.init(0), episode).loss.isfinite()
 
 
 def test_nil_is_for_classes():
-    assert (
-        not anil.build(anil.Config(test="nil")).regression and anil.build(anil.Config()).regression
-    )
+    assert not anil.ANIL(test="nil").regression and anil.ANIL().regression
 
 
 @pytest.mark.parametrize(
     ("method", "own", "wanted"),
     [
-        (maml.build(maml.Config(0.1, 1)), 3, 7),
-        (maml.build(maml.Config(0.1, 5)), 5, 7),
-        (reptile.build(reptile.Config(inner_steps=5, test_steps=40)), 40, 7),
-        (finetune.build(finetune.Config(inner_steps=25)), 25, 7),
-        (protonet.build(protonet.Config()), 0, 0),
+        (maml.MAML(0.1, 1), 3, 7),
+        (maml.MAML(0.1, 5), 5, 7),
+        (reptile.Reptile(inner_steps=5, test_steps=40), 40, 7),
+        (finetune.FineTuning(inner_steps=25), 25, 7),
+        (protonet.ProtoNet(), 0, 0),
     ],
     ids=["maml, 1 step", "maml, 5 steps", "reptile", "finetune", "protonet"],
 )

@@ -98,10 +98,10 @@ def sampler(
 
 def learner(name: str) -> MetaLearner:
     module = ALGORITHMS[CASES[name].method or name]
-    method = module.build(module.Config(**CASES[name].config))
+    method = module(**CASES[name].config)
     outputs = method.outputs_of_model(WAYS, len(sampler("train").counts))
     return MetaLearner(
-        conv4.build(conv4.Config(12), (1, 28, 28), outputs), method, Objective("classification")
+        conv4.Conv4(12).build((1, 28, 28), outputs), method, Objective("classification")
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from episodic import models
-from episodic.algorithms.protonet import Config
 from episodic.analysis import embedding_space
 from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS
@@ -65,15 +63,13 @@ def test_centroids_tell_classes_apart_that_look_apart():
         patterns.repeat_interleave(10, 0) + 40 * torch.rand(60, 1, 28, 28, generator=generator)
     ).to(torch.uint8)
     images[50:] = images[40:50].flip(0)  # the last two classes are one
-    network = conv4.build(conv4.Config(filters=8), (1, 28, 28), 0)
-    learner = MetaLearner(
-        network, ALGORITHMS["protonet"].build(Config()), Objective("classification")
-    )
+    network = conv4.Conv4(filters=8).build((1, 28, 28), 0)
+    learner = MetaLearner(network, ALGORITHMS["protonet"](), Objective("classification"))
     theta = {name: p[None] for name, p in network.init(generator).items()}
     rows, of = embedding_space.mixed(torch.arange(6) * 10, torch.full((6,), 10), 0)
     found = embedding_space.centroids(embedding_space.features(learner, theta, images, rows), of, 6)
     apart = torch.cdist(found, found)
-    assert found.shape == (6, models.build("conv4", conv4.Config(filters=8), (1, 28, 28), 0).width)
+    assert found.shape == (6, network.width)
     assert (
         apart[4, 5] < 0.2 * apart[0, 1] and apart[:5, :5].fill_diagonal_(9).min() > 5 * apart[4, 5]
     )

@@ -42,8 +42,8 @@ class TanhMlp(NamedTuple):
 
 MODELS: dict[str, Model] = {
     "mlp": TanhMlp(),
-    "conv_strided": conv4.build(conv4.Config(4, 2, "stride", "flatten"), (1, 8, 8), 3),
-    "conv_pooled": conv4.build(conv4.Config(4, 2, "max_pool", "flatten"), (1, 8, 8), 3),
+    "conv_strided": conv4.Conv4(4, 2, "stride", "flatten").build((1, 8, 8), 3),
+    "conv_pooled": conv4.Conv4(4, 2, "max_pool", "flatten").build((1, 8, 8), 3),
 }
 
 

@@ -10,9 +10,10 @@ from support import needs_compiler
 from torch.func import grad, vmap
 
 from episodic import ops
+from episodic.algorithms.fomaml import FOMAML
+from episodic.algorithms.maml import MAML
 from episodic.core.model import Params
 from episodic.core.objective import Objective
-from episodic.engine.gradient_descent import GradientMethod
 from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.engine.plan import Plan
@@ -31,7 +32,7 @@ def learner(network: str, case: str, golden: dict[str, torch.Tensor], **changes)
     steps, second_order = CASES[case]
     return MetaLearner(
         MODELS[network],
-        GradientMethod(float(golden["inner_lr"]), steps, second_order),
+        (MAML if second_order else FOMAML)(float(golden["inner_lr"]), steps),
         Objective("classification"),
         **changes,
     )
@@ -192,7 +193,7 @@ def test_mutant_without_the_second_order_term_fails():
     golden, theta, episode = problem("conv_strided")
     mutant = MetaLearner(
         MODELS["conv_strided"],
-        GradientMethod(float(golden["inner_lr"]), 3, second_order=False),
+        FOMAML(float(golden["inner_lr"]), 3),
         Objective("classification"),
     )
     assert (
@@ -243,7 +244,7 @@ def test_mutant_operators_fail(module, broken, monkeypatch):
 
 
 def test_mlp_is_the_network_it_says():
-    model = mlp.build(mlp.Config((5, 4)), (1, 2, 2), 3)
+    model = mlp.MLP((5, 4)).build((1, 2, 2), 3)
     theta = model.init(torch.Generator().manual_seed(0))
     x = torch.randn(2, 7, 1, 2, 2)
     answer = model({name: p.expand(2, *p.shape) for name, p in theta.items()}, x)

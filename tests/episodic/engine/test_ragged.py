@@ -24,9 +24,7 @@ CONFIGS = {
     "maml_plus_plus": {"inner_steps": 2, "inner_lr": 0.05},
 }
 REGRESSION = sorted(
-    name
-    for name, module in ALGORITHMS.items()
-    if module.build(module.Config(**CONFIGS.get(name, {}))).regression
+    name for name, module in ALGORITHMS.items() if module(**CONFIGS.get(name, {})).regression
 )
 SIZES = [(1, 4), (2, 1), (5, 3), (3, 6)]
 """Support and query examples of each task."""
@@ -39,20 +37,17 @@ PLANS = {
 
 def method(name: str):
     module = ALGORITHMS[name]
-    return module.build(
-        module.Config(
-            **({"inner_lr": 0.1} if hasattr(module.Config(), "inner_lr") else {})
-            | CONFIGS.get(name, {})
-        )
+    return module(
+        **({"inner_lr": 0.1} if hasattr(module, "inner_lr") else {}) | CONFIGS.get(name, {})
     )
 
 
 def learner(name: str, model: str) -> MetaLearner:
     built = {
-        "mlp": lambda: mlp.build(mlp.Config((6, 5)), (3,), 1),
-        "embeddings": lambda: embeddings.build(
-            embeddings.Config(tokens=12, embedding=4, hidden=(5,), start=0.5), (2, 3), 1
-        ),
+        "mlp": lambda: mlp.MLP((6, 5)).build((3,), 1),
+        "embeddings": lambda: embeddings.Embeddings(
+            tokens=12, embedding=4, hidden=(5,), start=0.5
+        ).build((2, 3), 1),
     }
     return MetaLearner(built[model](), method(name), Objective("regression"))
 
@@ -143,9 +138,7 @@ def test_what_fills_up_would_count_without_sizes():
 
 
 def test_batch_norm_is_refused():
-    one = MetaLearner(
-        conv4.build(conv4.Config(4), (1, 8, 8), 1), method("maml"), Objective("regression")
-    )
+    one = MetaLearner(conv4.Conv4(4).build((1, 8, 8), 1), method("maml"), Objective("regression"))
     size = torch.tensor([1])
     x, y = torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, 1)
     with pytest.raises(ConfigError, match="without batch norm"):

@@ -37,8 +37,7 @@ def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = No
     case, made = CASES[name], learner(name)
     method = case.method or name
     config = {
-        "algorithm": {"name": method}
-        | asdict(made.algorithm.config if hasattr(made.algorithm, "config") else _config(name)),
+        "algorithm": {"name": method} | asdict(made.algorithm),
         "model": {"name": "conv4", "filters": 12},
         "batch_norm": "transductive",
         "input": [1, 28, 28],
@@ -54,12 +53,6 @@ def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = No
     }
     model_folder.save(path, [theta or made.init(seed) for seed in range(members)], config)
     return path
-
-
-def _config(name: str):
-    from episodic.core.registry import ALGORITHMS
-
-    return ALGORITHMS[CASES[name].method or name].Config(**CASES[name].config)
 
 
 @pytest.fixture(scope="module")

@@ -97,8 +97,8 @@ class Lazy(nn.Module):
         return self.last(self.hidden(x.flatten(1)))
 
 
-def config(name: str = "ConvNet", **options) -> module.Config:
-    return module.Config(f"{__name__}.{name}", **options)
+def config(name: str = "ConvNet", **options) -> module.TorchModule:
+    return module.TorchModule(f"{__name__}.{name}", **options)
 
 
 def episode(tasks: int = 2, size: int = 8) -> Episode:
@@ -116,17 +116,15 @@ def episode(tasks: int = 2, size: int = 8) -> Episode:
 
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
 def test_a_module_of_ones_own_has_the_gradient_of_the_same_model_here(batch_norm):
-    theirs = module.build(config(), (1, 8, 8), WAYS)
-    ours = conv4.build(conv4.Config(4, 2), (1, 8, 8), WAYS)
+    theirs = config().build((1, 8, 8), WAYS)
+    ours = conv4.Conv4(4, 2).build((1, 8, 8), WAYS)
     theta = {
         name: p.double() + 0.1 for name, p in theirs.init(torch.Generator().manual_seed(1)).items()
     }
     assert theta.keys() == ours.init(torch.Generator()).keys()
     found, expected = (
         meta_gradient(
-            MetaLearner(
-                model, maml.build(maml.Config(0.1, 2)), Objective("classification"), batch_norm
-            ),
+            MetaLearner(model, maml.MAML(0.1, 2), Objective("classification"), batch_norm),
             theta,
             episode(),
         )
@@ -145,22 +143,22 @@ def test_a_module_of_ones_own_has_the_gradient_of_the_same_model_here(batch_norm
 
 
 def test_maml_plus_plus_knows_a_modules_norms():
-    model = module.build(config(), (1, 8, 8), WAYS)
+    model = config().build((1, 8, 8), WAYS)
     assert model.norms == ("norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias")
-    method = ALGORITHMS["maml_plus_plus"].build(ALGORITHMS["maml_plus_plus"].Config(inner_steps=2))
+    method = ALGORITHMS["maml_plus_plus"](inner_steps=2)
     meta = MetaLearner(model, method, Objective("classification")).init(0)
     assert (
         meta["norm0.weight"].shape == (3, 4) and "rate.norm0" not in meta and "rate.conv0" in meta
     )
-    for other in (conv4.build(conv4.Config(4, 2), (1, 8, 8), 3), small_resnet()):
+    for other in (conv4.Conv4(4, 2).build((1, 8, 8), 3), small_resnet()):
         theta = other.init(torch.Generator())
         assert set(other.norms) == {name for name in theta if "norm" in name}
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_methods_take_a_module(name):
-    method = ALGORITHMS[name].build(ALGORITHMS[name].Config())
-    model = module.build(config(), (1, 8, 8), method.outputs_of_model(WAYS, 40))
+    method = ALGORITHMS[name]()
+    model = config().build((1, 8, 8), method.outputs_of_model(WAYS, 40))
     learner = MetaLearner(model, method, Objective("classification"))
     theta = {key: p.double() for key, p in learner.init(0).items()}
     assert ("head.weight" in theta) == (
@@ -175,7 +173,7 @@ def test_methods_take_a_module(name):
 def test_a_modules_weights_follow_from_the_seed_and_leave_torch_alone():
     before = torch.get_rng_state()
     a, b, c = (
-        module.build(config(), (1, 8, 8), WAYS).init(torch.Generator().manual_seed(seed))
+        config().build((1, 8, 8), WAYS).init(torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
     )
     assert torch.equal(torch.get_rng_state(), before)
@@ -184,7 +182,7 @@ def test_a_modules_weights_follow_from_the_seed_and_leave_torch_alone():
 
 
 def test_dropout_of_a_module_is_off():
-    model = module.build(config(arguments={"drop": 0.9}), (1, 8, 8), WAYS)
+    model = config(arguments={"drop": 0.9}).build((1, 8, 8), WAYS)
     theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
     x = torch.randn(1, 5, 1, 8, 8)
     assert torch.equal(model(theta, x), model(theta, x))
@@ -194,66 +192,72 @@ def test_dropout_of_a_module_is_off():
     ("wrong", "said"),
     [
         (
-            module.Config("nowhere.Net"),
+            module.TorchModule("nowhere.Net"),
             "path is 'nowhere.Net': must be a class as package.module.Class",
         ),
-        (module.Config("os.path"), "path is 'os.path': must be a class as package.module.Class"),
-        (module.Config(""), "path is '': must be a class as package.module.Class"),
         (
-            module.Config("json.dumps", {"obj": 1}),
+            module.TorchModule("os.path"),
+            "path is 'os.path': must be a class as package.module.Class",
+        ),
+        (module.TorchModule(""), "path is '': must be a class as package.module.Class"),
+        (
+            module.TorchModule("json.dumps", {"obj": 1}),
             "path is 'json.dumps': must be a torch.nn.Module",
         ),
         (
-            module.Config(f"{__name__}.ConvNet", {"wings": 2}),
+            module.TorchModule(f"{__name__}.ConvNet", {"wings": 2}),
             "arguments is {'wings': 2}: must be what",
         ),
         (
-            module.Config(f"{__name__}.ConvNet", head="conv0"),
+            module.TorchModule(f"{__name__}.ConvNet", head="conv0"),
             "head is 'conv0': must be the name of a torch.nn.Linear",
         ),
-        (module.Config(f"{__name__}.WithBuffer"), "has buffers (count), which tasks would share"),
         (
-            module.Config(f"{__name__}.Broken"),
+            module.TorchModule(f"{__name__}.WithBuffer"),
+            "has buffers (count), which tasks would share",
+        ),
+        (
+            module.TorchModule(f"{__name__}.Broken"),
             "must be a class as package.module.Class (RuntimeError: no luck)",
         ),
         (
-            module.Config(f"{__name__}.Reserved"),
+            module.TorchModule(f"{__name__}.Reserved"),
             "lstm.weight_ih_l0, which the head or a method calls its own: rename them",
         ),
-        (module.Config(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
+        (module.TorchModule(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
         (
-            module.Config(f"{__name__}.TwoHeads", head="first"),
+            module.TorchModule(f"{__name__}.TwoHeads", head="first"),
             "head is 'first': must be the last layer: before it an example is [7]",
         ),
         (
-            module.Config(f"{__name__}.WithSoftmax"),
+            module.TorchModule(f"{__name__}.WithSoftmax"),
             "must return what its head answers, with nothing after it: a softmax is part of the loss",
         ),
         (
-            module.Config(f"{__name__}.Scalar"),
+            module.TorchModule(f"{__name__}.Scalar"),
             "has parameters without an axis (temperature): give them the shape [1]",
         ),
         (
-            module.Config(f"{__name__}.TypeInside"),
+            module.TorchModule(f"{__name__}.TypeInside"),
             "must be a class as package.module.Class (TypeError: ",
         ),
         (
-            module.Config(f"{__name__}.Lazy"),
+            module.TorchModule(f"{__name__}.Lazy"),
             "has layers without a shape of their own (hidden.weight, hidden.bias)",
         ),
         (
-            module.Config("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
+            module.TorchModule("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
             "path is 'torch.nn.Linear': must be a network, not a single",
         ),
         (
-            module.Config("torch.nn.Flatten"),
+            module.TorchModule("torch.nn.Flatten"),
             "head is null: must be the name of a torch.nn.Linear of torch.nn.Flatten",
         ),
     ],
 )
 def test_a_module_that_will_not_do_is_one_sentence(wrong, said):
     with pytest.raises(ConfigError) as error:
-        module.build(wrong, (1, 8, 8), WAYS)
+        wrong.build((1, 8, 8), WAYS)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert __name__ in sys.modules
 
@@ -278,7 +282,7 @@ def plain_resnet12(theta, x):
 
 
 def small_resnet(**options) -> resnet12.ResNet12:
-    return resnet12.build(resnet12.Config((3, 5), **options), (1, 8, 8), WAYS)
+    return resnet12.ResNet12((3, 5), **options).build((1, 8, 8), WAYS)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -292,7 +296,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 def test_resnet12_is_the_network_of_the_paper_and_differentiated_twice():
     model, e = small_resnet(drop=0.0), episode()
     theta = weights(model)
-    learner = MetaLearner(model, maml.build(maml.Config(0.1, 2)), Objective("classification"))
+    learner = MetaLearner(model, maml.MAML(0.1, 2), Objective("classification"))
     found = meta_gradient(learner, theta, e, Plan("batched", 2, 2, ""))
     leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
     total = torch.zeros(()).double()
@@ -309,17 +313,17 @@ def test_resnet12_is_the_network_of_the_paper_and_differentiated_twice():
 
 
 def test_resnet12_has_the_fields_width_and_size():
-    model = resnet12.build(resnet12.Config(), (3, 84, 84), 5)
+    model = resnet12.ResNet12().build((3, 84, 84), 5)
     theta = model.init(torch.Generator().manual_seed(0))
     assert model.width == 640
     body = sum(p.numel() for name, p in theta.items() if not name.startswith("head"))
     assert 12.3e6 < body < 12.5e6, "MetaOptNet's has 12.4 million parameters"
     with pytest.raises(ConfigError, match="must be fewer for images of 8 x 8 pixels"):
-        resnet12.build(resnet12.Config(), (1, 8, 8), 5)
+        resnet12.ResNet12().build((1, 8, 8), 5)
 
 
 def test_dropblock_drops_squares_at_its_rate_while_training_alone():
-    model = resnet12.build(resnet12.Config((2, 2), drop=0.2, block=3), (1, 64, 64), WAYS)
+    model = resnet12.ResNet12((2, 2), drop=0.2, block=3).build((1, 64, 64), WAYS)
     noise = torch.arange(4)
     x = torch.ones(4, 8, 2, 20, 20)
     assert torch.equal(model._dropped(x, 1), x), "nothing by itself"
@@ -336,7 +340,7 @@ def test_dropblock_drops_squares_at_its_rate_while_training_alone():
 
 def test_dropblock_is_a_function_of_the_episode_not_of_the_batch():
     model = small_resnet(drop=0.3, block=1)
-    learner = MetaLearner(model, maml.build(maml.Config(0.1, 1)), Objective("classification"))
+    learner = MetaLearner(model, maml.MAML(0.1, 1), Objective("classification"))
     theta, e = weights(model), episode(3)
     whole, again = (
         meta_gradient(learner, theta, e, plan).gradient
@@ -357,7 +361,7 @@ def test_every_model_says_what_it_is():
     for name in MODELS:
         if name != "module":
             input = {"bag": (12,), "textcnn": (12,), "embeddings": (2, 12)}.get(name, (1, 32, 32))
-            model = MODELS[name].build(MODELS[name].Config(), input, 4)
+            model = MODELS[name]().build(input, 4)
             theta = {key: p[None] for key, p in model.init(torch.Generator()).items()}
             x = (
                 torch.randint(0, 99, (1, 6, *input))
@@ -369,5 +373,5 @@ def test_every_model_says_what_it_is():
                 and model(theta, x).shape == (1, 6, 4)
                 and model.outputs == 4
             )
-            bare = MODELS[name].build(MODELS[name].Config(), input, 0)
+            bare = MODELS[name]().build(input, 0)
             assert not set(HEAD) & bare.init(torch.Generator()).keys()

@@ -160,19 +160,19 @@ def test_baselines_by_hand():
 # --- base learners -------------------------------------------------------------------------------------------------------
 
 MODELS = {
-    "bag": (bag, bag.Config(8, (6,)), NGRAMS),
-    "textcnn": (textcnn, textcnn.Config(96, 6, 5, (1, 3)), TOKENS),
+    "bag": (bag.BagOfFeatures(8, (6,)), NGRAMS),
+    "textcnn": (textcnn.TextCNN(96, 6, 5, (1, 3)), TOKENS),
 }
 
 
 def learner_of(
     name: str, method: str, ways: int = 4, **options
 ) -> tuple[MetaLearner, ClassSampler]:
-    module, config, features = MODELS[name]
+    spec, features = MODELS[name]
     examples, _, counts = prepared(features)
-    algorithm = ALGORITHMS[method].build(ALGORITHMS[method].Config(**options))
+    algorithm = ALGORITHMS[method](**options)
     made = MetaLearner(
-        module.build(config, features.input, algorithm.outputs_of_model(ways, 8)),
+        spec.build(features.input, algorithm.outputs_of_model(ways, 8)),
         algorithm,
         Objective("classification"),
     )
@@ -217,12 +217,12 @@ def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_and_order_count_as_they_should(name):
-    module, config, features = MODELS[name]
-    model = module.build(config, features.input, 2)
+    spec, features = MODELS[name]
+    model = spec.build(features.input, 2)
     theta = {key: p[None] for key, p in model.init(torch.Generator().manual_seed(0)).items()}
     if name == "textcnn":
         x = torch.tensor([[[3, 4, 5, 0, 0, 0, 0, 0], [5, 4, 3, 0, 0, 0, 0, 0], [0] * 8]])
-        longer = textcnn.build(config, (12,), 2)
+        longer = spec.build((12,), 2)
         found = model.features(theta, x)
         torch.testing.assert_close(
             longer.features(theta, torch.cat([x, torch.zeros(1, 3, 4, dtype=torch.long)], 2)), found
@@ -232,9 +232,11 @@ def test_padding_and_order_count_as_they_should(name):
     else:
         x = torch.rand(1, 3, 256)
         assert model.features(theta, x).shape == (1, 3, 6 + 256)
-        assert (
-            module.build(replace(config, lexical=False), features.input, 2).features(theta, x).shape
-        ) == (1, 3, 6)
+        assert (replace(spec, lexical=False).build(features.input, 2).features(theta, x).shape) == (
+            1,
+            3,
+            6,
+        )
 
 
 @pytest.mark.parametrize(

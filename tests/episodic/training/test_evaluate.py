@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from episodic.algorithms.maml import MAML
 from episodic.core import statistics
 from episodic.core.episode import Episode
 from episodic.core.objective import Objective
-from episodic.engine.gradient_descent import GradientMethod
 from episodic.engine.inner import expand
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4
 from episodic.training import baselines, evaluation
 
 LEARNER = MetaLearner(
-    conv4.build(conv4.Config(4, 2), (1, 8, 8), 3),
-    GradientMethod(0.3, 1, True),
+    conv4.Conv4(4, 2).build((1, 8, 8), 3),
+    MAML(0.3, 1),
     Objective("classification"),
 )
 

@@ -32,12 +32,12 @@ def sines(split: str) -> SinusoidSampler:
     return SinusoidSampler((0.1, 5.0), (0.0, math.pi), (-5.0, 5.0), 0, split, shots=5, queries=5)
 
 
-def meta_learner(method=maml, inner_lr: float = 0.01) -> MetaLearner:
-    network = mlp.build(mlp.Config((20, 20)), (1,), 1)
-    return MetaLearner(network, method.build(method.Config(inner_lr, 1)), Objective("regression"))
+def meta_learner(method=maml.MAML, inner_lr: float = 0.01) -> MetaLearner:
+    network = mlp.MLP((20, 20)).build((1,), 1)
+    return MetaLearner(network, method(inner_lr, 1), Objective("regression"))
 
 
-def run(config: TrainingConfig = CONFIG, method=maml, **options) -> loop.TrainingResult:
+def run(config: TrainingConfig = CONFIG, method=maml.MAML, **options) -> loop.TrainingResult:
     return loop.train(
         meta_learner(method),
         sines("train"),
@@ -93,7 +93,7 @@ def test_checkpoint_bytes_are_the_same_every_time(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize("method", [maml, fomaml])
+@pytest.mark.parametrize("method", [maml.MAML, fomaml.FOMAML])
 def test_it_learns_to_adapt(method):
     """300 iterations on sine waves bring the error after one step well below that of the untrained network and of answering 0."""
     config = TrainingConfig(
@@ -189,7 +189,7 @@ def test_methods_are_told_how_far_training_is():
     """What MAML++ anneals by: the fraction that is done before each iteration, also after a restart."""
     told: list[float] = []
 
-    class Told(type(maml.build(maml.Config()))):
+    class Told(maml.MAML):
         def inner(self, learner, meta, episode, progress):
             told.append(progress)
             return super().inner(learner, meta, episode, progress)
@@ -253,8 +253,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     run(checkpoint_path=path)
     other = MetaLearner(
-        mlp.build(mlp.Config((20, 20, 20)), (1,), 1),
-        maml.build(maml.Config()),
+        mlp.MLP((20, 20, 20)).build((1,), 1),
+        maml.MAML(),
         Objective("regression"),
     )
     with pytest.raises(checkpoint.CheckpointError, match="belongs to another model"):
@@ -345,8 +345,8 @@ def glyph_like(split: str) -> ClassSampler:
 )
 def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
     learner = MetaLearner(
-        conv4.build(conv4.Config(4, 2), (1, 8, 8), 3),
-        maml.build(maml.Config()),
+        conv4.Conv4(4, 2).build((1, 8, 8), 3),
+        maml.MAML(),
         Objective("classification"),
     )
     chosen = plan.Config(mode) if mode == "per_task" else plan.Config(mode, shard=2)
