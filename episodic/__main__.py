@@ -1,11 +1,14 @@
-"""`python -m episodic`, installed as `episodic`."""
+"""`python -m episodic`, which the wheel installs as the command `episodic`."""
 
 from __future__ import annotations
 
 import sys
 
+__all__ = ["main"]
+
 
 def main() -> None:
+    """Run the command line, or name the extra that it needs."""
     try:
         from episodic.cli import app
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The command `episodic`: adapt a trained model to classes of your own and ask it.
+"""The command `episodic`: adapt a trained model to new classes and predict.
 
-What is heavy is imported by the command that needs it, so that `--help` is there at once.
+Heavy modules are imported by the commands that need them, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
@@ -23,35 +23,43 @@ if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
     from episodic.preprocessing.base import Inputs
 
+__all__ = ["app"]
+
 app = typer.Typer(
     name="episodic",
-    help="Adapt a trained few-shot model to new classes by a few examples each, and ask it. Models come from the pipeline (models/run).",
+    help="Adapt a trained few-shot model to new classes from a few examples per class, and predict."
+    " The pipeline trains models (models/run).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Model = Annotated[
-    Path, typer.Argument(help="folder of a trained model, as models/run", show_default=False)
+    Path, typer.Argument(help="folder of a trained model, such as models/run", show_default=False)
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto")]
+AdaptedFolder = Annotated[
+    Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, mps, or auto (cuda if available, otherwise cpu)")
+]
 P = ParamSpec("P")
 
 STDIN = "-"
 
 
-def told(body: Callable[P, None]) -> Callable[P, None]:
-    """What the user can mend is one sentence and exit code 1."""
+def report_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """Print a `UserError` of a command as one line per problem, and exit with code 1."""
 
-    @functools.wraps(body)
+    @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            body(*args, **kwargs)
+            command(*args, **kwargs)
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # as `| head` leaves it
+        except BrokenPipeError:  # the reader has gone, as with `| head`
             sys.stderr.close()
             raise typer.Exit(0) from None
 
@@ -59,18 +67,20 @@ def told(body: Callable[P, None]) -> Callable[P, None]:
 
 
 def fail(message: str) -> None:
+    """Print an error and exit with code 1."""
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)
-def version(
-    show: Annotated[
-        bool, typer.Option("--version", help="print the version", is_eager=True)
+def print_version(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and exit", is_eager=True)
     ] = False,
 ) -> None:
-    if show:
+    """Print the version, if `--version` asks for it."""
+    if version:
         from episodic import __version__
 
         print(__version__)
@@ -78,34 +88,36 @@ def version(
 
 
 @app.command()
-@told
+@report_errors
 def info(
     model: Annotated[
         Path, typer.Argument(help="folder of a trained or an adapted model", show_default=False)
     ],
 ) -> None:
-    """Say what a model is: method, network, what it takes, how well it did."""
+    """Describe a model: algorithm, network, inputs, training data and validation score."""
     from episodic.training import model_folder
 
     config = model_folder.read_config(model)
-    shape = " x ".join(map(str, config["input"]))
+    inverted = ", dark ink on light paper" if config["inputs"].get("inverted") else ""
+    trained_on = f"{config.get('dataset')}"
+    if config["kind"] == "classification":
+        trained_on += f": {config['ways']}-way {config.get('shots')}-shot"
     facts = {
         "method": config["algorithm"]["name"],
         "network": f"{config['model']['name']}, {config.get('parameters', 0):,} parameters",
-        "takes": f"{config['inputs']['kind']}, {shape}"
-        + (", dark ink on light paper" if config["inputs"].get("inverted") else ""),
-        "trained on": f"{config.get('dataset')}: {config['ways']}-way {config.get('shots')}-shot"
-        if config["kind"] == "classification"
-        else config.get("dataset"),
+        "inputs": f"{config['inputs']['kind']}, {' x '.join(map(str, config['input']))}{inverted}",
+        "trained on": trained_on,
     }
     if "adapted" in config:
-        facts["adapted to"] = ", ".join(map(str, config["adapted"]["classes"])) or "a curve"
+        classes = ", ".join(map(str, config["adapted"]["classes"]))
+        facts["adapted to"] = classes or "a regression task"
     else:
         from episodic.inference.few_shot import load
 
-        load(model)  # says what is wrong with the weights, if anything is
+        load(model)  # reports what is wrong with the weights
         facts["validation"] = (
-            f"{config.get('validation'):.4g} after {config.get('iteration'):,} of {config.get('iterations'):,} iterations"
+            f"{config.get('validation'):.4g} at iteration {config.get('iteration'):,}"
+            f" of {config.get('iterations'):,}"
         )
         if (model / "README.md").exists():
             facts["model card"] = str(model / "README.md")
@@ -114,13 +126,14 @@ def info(
 
 
 @app.command()
-@told
+@report_errors
 def adapt(
     model: Model,
     support: Annotated[
         Path,
         typer.Argument(
-            help="folder with a folder of examples for each class; text: also a CSV text,label, or - for it",
+            help="folder with one subfolder of examples per class; for a text model also a CSV file"
+            " with the columns text,label, or - to read it from standard input",
             show_default=False,
         ),
     ],
@@ -131,180 +144,193 @@ def adapt(
         ),
     ],
     steps: Annotated[
-        int | None, typer.Option(help="inner steps (default: the method's own)", show_default=False)
+        int | None,
+        typer.Option(
+            help="number of inner steps (default: the algorithm's own)", show_default=False
+        ),
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Adapt a trained model to new classes by a few labelled examples."""
+    """Adapt a trained model to new classes from a few labeled examples."""
     from episodic.inference import few_shot
 
-    replaceable(out)
-    learner = of_classes(few_shot.load(model, device), model)
-    files, labels = labelled(support, learner.inputs)
-    adapted = learner.adapt(read(files, learner.inputs), labels, steps)
+    check_replaceable(out)
+    learner = require_classifier(few_shot.load(model, device), model)
+    examples, labels = read_labeled_examples(support, learner.inputs)
+    adapted = learner.adapt(encode_examples(examples, learner.inputs), labels, steps)
     adapted.save(out)
     counts = Counter(labels)
-    print(
-        f"{out}: adapted to {len(counts)} classes by {len(labels)} examples ({', '.join(f'{name} {n}' for name, n in counts.items())})"
-    )
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
 
 
 @app.command()
-@told
+@report_errors
 def predict(
-    adapted: Annotated[
-        Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)
-    ],
+    adapted: AdaptedFolder,
     files: Annotated[
         list[str],
         typer.Argument(
-            help="files, or folders of them; - reads names of pictures, or sentences, one a line, from standard input",
+            help="files or folders of files; - reads image file names, or sentences, from standard"
+            " input, one per line",
             show_default=False,
         ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON object a file and line, with all probabilities")
+        bool,
+        typer.Option("--json", help="one JSON object per line, with all class probabilities"),
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all probabilities")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all class probabilities")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Name the class of each picture, or of each sentence (a line of a file)."""
-    from episodic.inference import few_shot
+    """Predict the class of each image, or of each sentence (one per line of a text file)."""
+    from episodic.inference.adapted import load_adapted
 
     if as_json and as_csv:
-        fail("--json and --csv: choose one of them")
-    model = few_shot.load_adapted(adapted, device)
-    wanted = list(asked(files, model.inputs))
-    if not wanted:
+        fail("--json and --csv exclude each other: choose one of them")
+    model = load_adapted(adapted, device)
+    examples = list(list_examples(files, model.inputs))
+    if not examples:
         fail("there is nothing to predict: name files, or a folder that holds some")
-    probabilities = model.predict_proba(read(wanted, model.inputs))
-    labels = model.named(probabilities).tolist()
-    kind = "text" if model.inputs.what == "sentence" else "file"
-    for line in shown(
-        wanted,
-        labels,
+    probabilities = model.predict_proba(encode_examples(examples, model.inputs))
+    lines = format_predictions(
+        examples,
+        model.most_likely_labels(probabilities).tolist(),
         probabilities,
         model.classes_,
         "json" if as_json else "csv" if as_csv else "text",
-        kind,
-    ):
+        "text" if model.inputs.what == "sentence" else "file",
+    )
+    for line in lines:
         print(line)
 
 
 @app.command()
-@told
+@report_errors
 def evaluate(
     model: Model,
     folder: Annotated[
         Path,
         typer.Argument(
-            help="your own examples: a folder for each class, or a CSV text,label",
+            help="your own examples: one subfolder per class, or a CSV file with the columns"
+            " text,label",
             show_default=False,
         ),
     ],
     ways: Annotated[
         int | None,
-        typer.Option(min=2, help="classes an episode (default: as trained)", show_default=False),
+        typer.Option(min=2, help="classes per episode (default: as trained)", show_default=False),
     ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
-            min=1, help="labelled examples a class (default: as trained)", show_default=False
+            min=1, help="support examples per class (default: as trained)", show_default=False
         ),
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="examples a class to score on")] = 5,
-    episodes: Annotated[int, typer.Option(min=2, help="how many")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="which episodes")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    queries: Annotated[int, typer.Option(min=1, help="query examples per class")] = 5,
+    episodes: Annotated[int, typer.Option(min=2, help="number of episodes")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the episodes")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Measure how well a model adapts to your own classes: episodes drawn from your examples, accuracy with its 95 % interval."""
+    """Measure how well a model adapts to your own classes, on episodes drawn from your examples."""
     from episodic.inference import few_shot
 
-    learner = of_classes(few_shot.load(model, device), model)
-    files, labels = labelled(folder, learner.inputs)
-    found = learner.evaluate(
-        read(files, learner.inputs),
+    learner = require_classifier(few_shot.load(model, device), model)
+    examples, labels = read_labeled_examples(folder, learner.inputs)
+    result = learner.evaluate(
+        encode_examples(examples, learner.inputs),
         labels,
         ways,
         shots,
         queries,
         episodes,
         seed,
-        progress=Bar("episodes"),
+        progress=ProgressBar("episodes"),
     )
     if as_json:
-        print(json.dumps(found.summary))
+        print(json.dumps(result.summary))
         return
-    task = f"{found.ways} classes by {found.shots} examples each, {found.queries} queries a class"
     print(
-        f"{100 * found.accuracy:.1f} % ± {100 * found.ci95:.1f} on {episodes} episodes of {task} (chance: {100 / found.ways:.1f} %)"
+        f"accuracy {100 * result.accuracy:.1f} % ± {100 * result.ci95:.1f} (95 % interval) on"
+        f" {episodes} {result.ways}-way {result.shots}-shot episodes,"
+        f" {result.queries} queries per class (chance: {100 / result.ways:.1f} %)"
     )
 
 
 @app.command()
-@told
+@report_errors
 def export(
-    adapted: Annotated[
-        Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)
-    ],
+    adapted: AdaptedFolder,
     out: Annotated[
         Path,
-        typer.Argument(help="file to write: *.onnx, or *.pt2 for torch.export", show_default=False),
+        typer.Argument(
+            help="file to write: *.onnx for ONNX, *.pt2 for torch.export", show_default=False
+        ),
     ],
     encoder: Annotated[
         bool,
-        typer.Option(
-            "--encoder", help="the features in front of the head, in place of probabilities"
-        ),
+        typer.Option("--encoder", help="export the features instead of class probabilities"),
     ] = False,
 ) -> None:
-    """Write an adapted model as ONNX or torch.export, for other runtimes."""
-    from episodic.inference import export, few_shot
+    """Export an adapted model to ONNX or torch.export, for other runtimes."""
+    from episodic.inference import export
+    from episodic.inference.adapted import load_adapted
     from episodic.training import model_folder
 
-    kinds = {".onnx": export.onnx, ".pt2": export.torch_program}
-    if out.suffix not in kinds:
-        fail(f"{out} ends in neither .onnx nor .pt2: the ending says which kind of file to write")
+    writers = {".onnx": export.export_onnx, ".pt2": export.export_torch}
+    if out.suffix not in writers:
+        fail(f"{out} ends in neither .onnx nor .pt2: the suffix selects the format")
     if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
-    kinds[out.suffix](few_shot.load_adapted(adapted), out, encoder)
+    writers[out.suffix](load_adapted(adapted), out, encoder)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
-@told
+@report_errors
 def demo(
     model: Model,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="of the page; 0 takes a free one")
+        int, typer.Option(min=0, max=65535, help="port to listen on; 0 for a free one")
     ] = 8765,
     host: Annotated[
         str,
-        typer.Option(help="to listen on; anything but loopback lets others in, without a password"),
+        typer.Option(
+            help="address to listen on; any other than loopback admits others, without a password"
+        ),
     ] = "127.0.0.1",
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page")] = True,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="open the page in the browser")
+    ] = True,
     device: Device = "cpu",
 ) -> None:
-    """Show a page where a person teaches the model new classes by drawing, dropping or typing a few examples."""
+    """Open a page to adapt the model to new classes, by drawing, dropping or typing examples."""
     from episodic.inference import few_shot
 
     try:
         from episodic.inference.demo import serve
     except ModuleNotFoundError as error:
         fail(f"the page needs more packages: pip install 'episodic-learning[demo]' ({error})")
-    serve(of_classes(few_shot.load(model, device), model), str(model), host, port, browser)
+    serve(require_classifier(few_shot.load(model, device), model), str(model), host, port, browser)
 
 
-def of_classes(learner: FewShotLearner, model: Path) -> FewShotLearner:
-    """The learner, or the end where its tasks have no classes."""
+def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
+    """Return the learner, or fail if it is one of regression."""
     if learner.kind != "classification":
-        fail(f"{model} tells numbers and no classes: use it from Python (docs/using-a-model.md)")
+        fail(
+            f"{model} is a regression model, which the command line does not support: use it from"
+            " Python (docs/using-a-model.md)"
+        )
     return learner
 
 
-def labelled(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:
-    """Examples and labels from a folder with a folder for each class, or a table; all that is wrong with it in one error."""
+def read_labeled_examples(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:
+    """Examples and labels, from a folder with one subfolder per class or from a table.
+
+    Raises:
+        InputError: All problems that were found, one per line.
+    """
     from episodic.preprocessing.base import folders
 
     if inputs.what == "sentence" and (str(path) == STDIN or path.is_file()):
@@ -312,24 +338,23 @@ def labelled(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:
 
         rows = read_table(None if str(path) == STDIN else path)
         return [row["text"] for row in rows], [row["label"] for row in rows]
-    found = folders(path, inputs)
-    return [example for examples in found.values() for example in examples], [
-        name for name, examples in found.items() for _ in examples
+    by_class = folders(path, inputs)
+    return [example for examples in by_class.values() for example in examples], [
+        name for name, examples in by_class.items() for _ in examples
     ]
 
 
-def asked(names: Sequence[str], inputs: Inputs) -> Iterator[Any]:
-    """The examples of files and folders; on standard input stand names of pictures, or sentences."""
+def list_examples(names: Sequence[str], inputs: Inputs) -> Iterator[Any]:
+    """The examples of files and folders; `-` reads file names or sentences from standard input."""
     for name in names:
-        given = (
-            (line.strip() for line in sys.stdin.read().splitlines() if line.strip())
-            if name == STDIN
-            else iter([name])
-        )
-        if name == STDIN and inputs.what == "sentence":
-            yield from given
-            continue
-        for path in map(Path, given):
+        if name == STDIN:
+            lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
+            if inputs.what == "sentence":
+                yield from lines
+                continue
+        else:
+            lines = [name]
+        for path in map(Path, lines):
             if not path.is_dir():
                 yield from inputs.in_file(path)
                 continue
@@ -337,50 +362,63 @@ def asked(names: Sequence[str], inputs: Inputs) -> Iterator[Any]:
                 yield from inputs.in_folder(folder)
 
 
-def read(examples: Sequence[Any], inputs: Inputs) -> Any:
-    """The examples as numbers, with a bar where there are many; what is wrong with any of them is one error."""
+def encode_examples(examples: Sequence[Any], inputs: Inputs) -> Any:
+    """Preprocess examples, with a progress bar if there are many images.
+
+    Raises:
+        InputError: All problems that were found, one per line.
+    """
     import torch
 
-    from episodic.preprocessing import base as kinds
+    from episodic.preprocessing import base
 
     if inputs.what != "picture":
         return inputs(examples)
-    bar, parts, problems = Bar(f"{inputs.what}s"), [], []
+    bar, tensors, problems = ProgressBar("images"), [], []
     for done, path in enumerate(examples, 1):
         try:
-            parts.append(inputs([path]))
-        except kinds.InputError as error:
+            tensors.append(inputs([path]))
+        except base.InputError as error:
             problems.append(str(error))
         bar(done, len(examples))
     if problems:
-        raise kinds.InputError("\n".join(kinds.told(problems)))
-    return torch.cat(parts)
+        raise base.InputError("\n".join(base.told(problems)))
+    return torch.cat(tensors)
 
 
-class Bar:
-    """Progress on standard error, if that is a terminal and there is enough to do."""
+class ProgressBar:
+    """A progress bar on standard error, if that is a terminal and there is enough to do.
 
-    def __init__(self, what: str, least: int = 50):
-        self.what, self.least = what, least
-        self.rich: Any = None
+    Args:
+        description: What is counted.
+        minimum: The smallest total for which a bar is shown.
+    """
+
+    def __init__(self, description: str, minimum: int = 50) -> None:
+        self.description, self.minimum = description, minimum
+        self._progress: Any = None
 
     def __call__(self, done: int, total: int) -> None:
-        if total < self.least or not sys.stderr.isatty():
+        if total < self.minimum or not sys.stderr.isatty():
             return
-        if self.rich is None:
+        if self._progress is None:
             from rich.console import Console
             from rich.progress import Progress
 
-            self.rich = Progress(console=Console(stderr=True), transient=True)
-            self.task = self.rich.add_task(self.what, total=total)
-            self.rich.start()
-        self.rich.update(self.task, completed=done)
+            self._progress = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._progress.add_task(self.description, total=total)
+            self._progress.start()
+        self._progress.update(self._task, completed=done)
         if done >= total:
-            self.rich.stop()
+            self._progress.stop()
 
 
-def replaceable(out: Path) -> None:
-    """Only an adapted model is written over, never something else that the folder holds."""
+def check_replaceable(out: Path) -> None:
+    """Check that writing to a folder loses nothing but an adapted model.
+
+    Raises:
+        UserError: The folder holds something else.
+    """
     from episodic.training import model_folder
 
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -391,34 +429,43 @@ def replaceable(out: Path) -> None:
     except UserError:
         pass
     raise UserError(
-        f"{out} is there and holds something else than an adapted model, which would be lost: name another folder"
+        f"{out} exists and is not an adapted model; writing to it would lose its content: name"
+        " another folder"
     )
 
 
-def shown(
-    files: Sequence[Any],
+def format_predictions(
+    examples: Sequence[Any],
     labels: Sequence[Any],
     probabilities: Any,
     classes: Sequence[Any],
-    form: str,
-    what: str,
+    form: Literal["text", "json", "csv"],
+    key: str,
 ) -> Iterator[str]:
-    """A line for each file; the CSV's first line is its head."""
-    rows = zip(files, labels, probabilities, strict=True)
+    """One line per example, in CSV after a header.
+
+    Args:
+        examples: File names or sentences.
+        labels: The predicted label of each.
+        probabilities: The class probabilities of each, `(n, classes)`.
+        classes: The labels of the columns.
+        form: The format.
+        key: What an example is called: `file` or `text`.
+    """
+    rows = zip(examples, labels, probabilities, strict=True)
     if form == "json":
-        for path, label, row in rows:
+        for example, label, row in rows:
             by_class = {str(name): round(float(p), 6) for name, p in zip(classes, row, strict=True)}
-            yield json.dumps(
-                {what: str(path), "label": label, "probabilities": by_class}, ensure_ascii=False
-            )
+            prediction = {key: str(example), "label": label, "probabilities": by_class}
+            yield json.dumps(prediction, ensure_ascii=False)
     elif form == "csv":
-        yield _csv([what, "label", *classes])
-        for path, label, row in rows:
-            yield _csv([path, label, *(f"{p:.6f}" for p in row)])
+        yield _csv([key, "label", *classes])
+        for example, label, row in rows:
+            yield _csv([example, label, *(f"{p:.6f}" for p in row)])
     else:
-        widths = max(map(len, map(str, files))), max(map(len, map(str, classes)))
-        for path, label, row in rows:
-            yield f"{path!s:<{widths[0]}}  {label!s:<{widths[1]}}  {100 * max(row):5.1f} %"
+        widths = max(map(len, map(str, examples))), max(map(len, map(str, classes)))
+        for example, label, row in rows:
+            yield f"{example!s:<{widths[0]}}  {label!s:<{widths[1]}}  {100 * max(row):5.1f} %"
 
 
 def _csv(cells: Sequence[Any]) -> str:

@@ -1,11 +1,11 @@
-"""An adapted model, or its encoder, as a file for other runtimes: ONNX or torch.export (the extra `export`).
+"""Export an adapted model, or its encoder, to ONNX or torch.export (the extra `export`).
 
     adapted = learner.adapt(support_x, support_y)
-    export.onnx(adapted, "model.onnx")              # pictures (n, C, H, W) -> probabilities (n, classes)
-    export.torch_program(adapted, "model.pt2")
+    export_onnx(adapted, "model.onnx")      # images (n, C, H, W) -> probabilities (n, classes)
+    export_torch(adapted, "model.pt2")
 
-What is exported is the adapted model: the inner loop and its gradients have happened, and are in no file. Where batch norm or a metric
-compares with the support set, that is part of the file.
+The file holds the model after adaptation, not the inner loop. Where batch norm or a metric refers
+to the support set, the support set is part of the file.
 """
 
 from __future__ import annotations
@@ -24,117 +24,156 @@ from torch import Tensor, nn
 
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
-from episodic.inference.few_shot import Adapted, FewShotLearner
+from episodic.inference.adapted import AdaptedModel
+from episodic.inference.few_shot import FewShotLearner
 
-NOT_ADAPTED = "the inner loop is not exported, nor what only exists in it: adapt the model to a task first, and export that"
+__all__ = ["ExportError", "ExportedModule", "build_module", "export_onnx", "export_torch"]
+
+NOT_ADAPTED = (
+    "the inner loop cannot be exported: adapt the model to a task first, and export the adapted"
+    " model"
+)
 
 
 class ExportError(UserError, ValueError):
-    """What cannot be exported, and why."""
+    """A model that cannot be exported."""
 
 
-class Exported(nn.Module):
-    """The adapted model as one function of examples `(n, *input)`: probabilities, targets, or features of the first member."""
+class ExportedModule(nn.Module):
+    """An adapted model as a function of examples.
 
-    def __init__(self, adapted: Adapted, encoder: bool):
+    It maps `(n, *input)` to probabilities `(n, classes)`, to regression targets `(n, 1)`, or to the
+    features `(n, width)` of the first member of an ensemble.
+
+    Args:
+        adapted: The adapted model.
+        encoder: Whether it computes features.
+    """
+
+    def __init__(self, adapted: AdaptedModel, encoder: bool) -> None:
         super().__init__()
         self.adapted, self.encoder = adapted, encoder
-        self.heads = adapted.heads()
-        self.example = adapted.support.support_x[0, :1].repeat(
-            2, *[1] * (adapted.support.support_x.dim() - 2)
-        )
+        self.heads = adapted.solve_heads()
+        support_x = adapted.support.support_x
+        self.example = support_x[0, :1].repeat(2, *[1] * (support_x.dim() - 2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute probabilities, targets or features of examples `(n, *input)`."""
         if self.encoder:
             return self.adapted.features(x)
         outputs = self.adapted.outputs(x, self.heads)
         return outputs.softmax(-1) if self.adapted.classes_ else outputs
 
 
-def module(adapted: Adapted, encoder: bool = False) -> Exported:
-    """What is written; ExportError where that cannot be."""
+def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule:
+    """Build the module that the exported file computes.
+
+    Raises:
+        ExportError: The model is not adapted, or its network is your own `torch.nn.Module`.
+    """
     if isinstance(adapted, FewShotLearner):
         raise ExportError(NOT_ADAPTED)
     if adapted.config["model"]["name"] == "module":
         raise ExportError(
-            "a network of your own is exported by its own code: torch.onnx.export takes it as it is"
+            "the network is a torch.nn.Module of your own: export it with torch.onnx.export"
         )
-    return Exported(adapted, encoder).eval()
+    return ExportedModule(adapted, encoder).eval()
 
 
-def onnx(adapted: Adapted, path: Path | str, encoder: bool = False) -> None:
-    """Writes an ONNX file: `x` `(n, *input)` float32 -> `probabilities`, `targets` or `features`; its metadata holds the classes."""
-    made = module(adapted, encoder)
+def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
+    """Write an adapted model as ONNX.
+
+    The file's input is `x`, `(n, *input)` float32. Its output is `probabilities`, `targets` or
+    `features`. Its metadata holds the classes and the preprocessing.
+
+    Args:
+        adapted: The adapted model.
+        path: The file to write.
+        encoder: Whether to export the features instead of the predictions.
+
+    Raises:
+        ExportError: The model cannot be exported, or the packages of the extra are missing.
+    """
+    module = build_module(adapted, encoder)
     try:
-        import onnx as format
+        import onnx
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(
             f"ONNX needs two more packages: pip install 'episodic-learning[export]' ({error})"
         ) from error
-    name = "features" if encoder else "probabilities" if adapted.classes_ else "targets"
+    output = "features" if encoder else "probabilities" if adapted.classes_ else "targets"
 
     def write(draft: Path) -> None:
         program = torch.onnx.export(
-            made,
-            (made.example,),
+            module,
+            (module.example,),
             dynamo=True,
             input_names=["x"],
-            output_names=[name],
+            output_names=[output],
             dynamic_shapes=({0: torch.export.Dim("n")},),
             verbose=False,
         )
         proto = program.model_proto  # type: ignore[union-attr]
-        for key, value in described(adapted).items():
+        for key, value in _metadata(adapted).items():
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
-        format.save(proto, str(draft))
+        onnx.save(proto, str(draft))
 
     _write(Path(path), write)
 
 
-def torch_program(adapted: Adapted, path: Path | str, encoder: bool = False) -> None:
-    """Writes a program of torch.export; `torch.export.load(path).module()(x)` runs it."""
-    made = module(adapted, encoder)
+def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
+    """Write an adapted model as a program of torch.export.
+
+    `torch.export.load(path).module()(x)` runs it.
+
+    Args:
+        adapted: The adapted model.
+        path: The file to write.
+        encoder: Whether to export the features instead of the predictions.
+
+    Raises:
+        ExportError: The model cannot be exported.
+    """
+    module = build_module(adapted, encoder)
 
     def write(draft: Path) -> None:
         program = torch.export.export(
-            made, (made.example,), dynamic_shapes=({0: torch.export.Dim("n")},)
+            module, (module.example,), dynamic_shapes=({0: torch.export.Dim("n")},)
         )
-        saved = io.BytesIO()
-        torch.export.save(program, saved, extra_files=described(adapted))
-        # torch adds the inputs of the trace as a pickle, which nobody needs, and takes an empty one in its place.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files=_metadata(adapted))
+        # torch adds the inputs of the trace as a pickle, which it also accepts empty.
         with (
-            zipfile.ZipFile(saved) as archive,
-            zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as written,
+            zipfile.ZipFile(buffer) as source,
+            zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive,
         ):
-            for part in archive.infolist():
-                written.writestr(
-                    part, b"" if "/sample_inputs/" in part.filename else archive.read(part)
-                )
+            for entry in source.infolist():
+                is_pickle = "/sample_inputs/" in entry.filename
+                archive.writestr(entry, b"" if is_pickle else source.read(entry))
 
     _write(Path(path), write)
 
 
-def described(adapted: Adapted) -> dict[str, str]:
-    """What goes into the file beside the network: the classes in the order of the columns, and how files become examples."""
-    return {
-        "classes": json.dumps(
-            [
-                label if isinstance(label, (str, int, float, bool)) else repr(label)
-                for label in adapted.classes_
-            ]
-        ),
-        "inputs": json.dumps({**adapted.config["inputs"], "input": adapted.config["input"]}),
-    }
+def _metadata(adapted: AdaptedModel) -> dict[str, str]:
+    """The classes in the order of the columns, and the preprocessing, as JSON."""
+    classes = [
+        label if isinstance(label, (str, int, float, bool)) else repr(label)
+        for label in adapted.classes_
+    ]
+    inputs = {**adapted.config["inputs"], "input": adapted.config["input"]}
+    return {"classes": json.dumps(classes), "inputs": json.dumps(inputs)}
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    """Write atomically, without the warnings of torch's exporters."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad(), atomic_path(path) as draft:
             warnings.simplefilter("ignore")
             write(draft)
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        logger.setLevel(level)

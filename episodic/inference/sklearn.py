@@ -1,6 +1,8 @@
-"""A trained model by scikit-learn's conventions (the extra `sklearn`), for a Pipeline, `cross_val_score` or a grid search.
+"""A trained model as a scikit-learn classifier (the extra `sklearn`).
 
-FewShotClassifier("models/run").fit(pictures, labels).predict(others)
+It works in a Pipeline, `cross_val_score` or a grid search:
+
+    FewShotClassifier("models/run").fit(pictures, labels).predict(others)
 """
 
 from __future__ import annotations
@@ -11,39 +13,61 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from episodic.inference.few_shot import FewShotLearner, as_labels, load
+from episodic.inference.few_shot import FewShotLearner, load
+from episodic.inference.labels import label_array
+
+__all__ = ["FewShotClassifier"]
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
-    """`fit` adapts a trained model to the examples; the model's own weights stay as they are.
+    """A classifier whose `fit` adapts a trained model. The model's own weights stay as they are.
 
-    model: folder of a trained model, or what `episodic.load` gave; steps: inner steps (None: the method's own); device: as of `load`
-    X: what the model takes: a list or array of paths, Pillow images, sentences, or prepared examples `(n, *input)`. Rows of numbers
-    `(n, product of input)`, as many parts of scikit-learn make them, are brought to that shape.
+    Examples are a list or an array of paths, Pillow images or sentences, or preprocessed examples
+    `(n, *input)`. Rows of numbers `(n, prod(input))`, which many parts of scikit-learn produce, are
+    reshaped to `(n, *input)`.
+
+    Args:
+        model: The folder of a trained model, or a `FewShotLearner`.
+        steps: Number of inner steps. None: the algorithm's own number.
+        device: As for `load`.
     """
 
-    def __init__(self, model: Any = "models/run", steps: int | None = None, device: str = "cpu"):
+    def __init__(
+        self, model: Any = "models/run", steps: int | None = None, device: str = "cpu"
+    ) -> None:
         self.model, self.steps, self.device = model, steps, device
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
+        """Adapt the model to labeled examples.
+
+        Args:
+            X: Examples `(n,)` or `(n, ...)`.
+            y: A label per example.
+
+        Raises:
+            ModelFolderError: `model` names no trained model.
+            AdaptError: The model cannot adapt to these examples.
+        """
         learner = (
             self.model if isinstance(self.model, FewShotLearner) else load(self.model, self.device)
         )
         self.shape_ = tuple(learner.config["input"])
         self.adapted_ = learner.adapt(self._examples(X), y, self.steps)
-        self.classes_ = as_labels(self.adapted_.classes_)
+        self.classes_ = label_array(self.adapted_.classes_)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
+        """Predict labels `(n,)`."""
         check_is_fitted(self, "adapted_")
         return self.adapted_.predict(self._examples(X))
 
     def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict probabilities `(n, classes)`, with columns in the order of `classes_`."""
         check_is_fitted(self, "adapted_")
         return self.adapted_.predict_proba(self._examples(X))
 
     def _examples(self, X: Any) -> Any:
-        if hasattr(X, "to_numpy"):  # a column of pandas
+        if hasattr(X, "to_numpy"):  # a pandas column
             X = X.to_numpy()
         if not isinstance(X, np.ndarray):
             return X

@@ -90,7 +90,7 @@ def best(page: Any) -> str:
 def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
     page.click("#shapes")
     page.click("#adapt")
-    page.locator("#adapted", has_text="Adapted to 5 classes by 5 examples in").wait_for()
+    page.locator("#adapted", has_text="Adapted to 5 classes from 5 examples in").wait_for()
     draw(page, page.locator("#question canvas"), ZIGZAG)
     page.locator(".answer.best").wait_for()
     assert best(page) == "zigzag"
@@ -120,18 +120,18 @@ def test_mistakes_are_said_and_mended(page):
     draw(page, cards.nth(1).locator("canvas"), ZIGZAG[:2])
     cards.nth(1).locator("input").first.fill("class 1")
     page.click("#adapt")
-    said.filter(has_text="Two classes are called class 1.").wait_for()
+    said.filter(has_text="Two classes are named class 1.").wait_for()
     cards.nth(1).locator("input").first.fill("<b>line</b>")
-    cards.nth(1).get_by_text("Keep, draw another").click()
+    cards.nth(1).get_by_text("Add, then draw another").click()
     draw(page, cards.nth(1).locator("canvas"), [(0.2, 0.5), (0.8, 0.52)])
     page.click("#more")
     assert cards.count() == 6
     page.click("#adapt")
-    said.filter(has_text="Adapted to 2 classes by 3 examples").wait_for()
+    said.filter(has_text="Adapted to 2 classes from 3 examples").wait_for()
     draw(page, page.locator("#question canvas"), [(0.2, 0.45), (0.8, 0.5)])
     page.locator(".answer.best", has_text="<b>line</b>").wait_for()
-    cards.nth(1).get_by_title("Take away").click()
-    said.filter(has_text="The examples have changed: adapt again.").wait_for()
+    cards.nth(1).get_by_title("Remove").click()
+    said.filter(has_text="The examples have changed. Adapt again.").wait_for()
     page.click("#clear")
     assert page.locator(".kept img").count() == 0
 

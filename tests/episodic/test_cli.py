@@ -138,11 +138,8 @@ def test_evaluate_is_that_of_the_library(place):
         files, [p.parent.name for p in files], shots=2, queries=3, episodes=20, seed=3
     )
     assert found == wanted.summary and wanted.scores.shape == (20,)
-    assert (
-        "on 20 episodes of 5 classes by 2 examples each, 3 queries a class (chance: 20.0 %)"
-        in call(
-            place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
-        )
+    assert "on 20 5-way 2-shot episodes, 3 queries per class (chance: 20.0 %)" in call(
+        place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
     )
 
 
@@ -164,11 +161,11 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
         (("adapt", "adapted", "support", "-o", "x"), "was adapted to a task already"),
         (
             ("adapt", "run", "support", "-o", "query"),
-            "holds something else than an adapted model, which would be lost",
+            "exists and is not an adapted model; writing to it would lose its content",
         ),
         (
             ("adapt", "run", "support", "-o", "x", "--steps", "-3"),
-            "steps is -3: must be between 0 and",
+            "steps is -3; it must be between 0 and",
         ),
         (
             ("adapt", "run", "support", "-o", "x", "--device", "tpu"),

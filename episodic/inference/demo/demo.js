@@ -7,17 +7,17 @@ const make = (tag, properties = {}, ...children) => {
   element.append(...children);
   return element;
 };
-let classes = [], model = null, asked = 0;
+let classes = [], model = null, requests = 0;
 
-byId("about").textContent = `A model trained by ${MODEL.method} on ${MODEL.dataset}` +
-  (MODEL.anyWays ? ", which takes any number of classes." : `, which takes ${MODEL.ways} classes.`);
-byId("how").textContent = TEXT ? "One sentence a line, a few for each class."
-  : DRAWN ? "Draw one, or drop pictures on a class; one example each is enough, more are better." : "Drop a few pictures on each class, or choose files.";
+byId("about").textContent = `Trained with ${MODEL.method} on ${MODEL.dataset}. ` +
+  (MODEL.anyWays ? "It adapts to any number of classes." : `It adapts to exactly ${MODEL.ways} classes.`);
+byId("how").textContent = TEXT ? "One sentence per line, a few per class."
+  : DRAWN ? "Draw an example, or drop image files on a class. One example per class is enough; more are better." : "Drop a few image files on each class, or choose files.";
 byId("shapes").hidden = !DRAWN;
 byId("more").hidden = !MODEL.anyWays;
 
-/* A pad to draw on; `changed` is called after every stroke. */
-function pad(label, changed) {
+/* A canvas to draw on; `changed` is called after every stroke. */
+function drawingPad(label, changed) {
   const canvas = make("canvas", { width: SIDE, height: SIDE, tabIndex: 0 });
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
@@ -50,7 +50,7 @@ function pad(label, changed) {
   return canvas;
 }
 
-/* Pictures dropped on `place` or chosen by the field that is returned, as data URLs, one after the other to `take`. */
+/* Calls `take` with the data URL of each image file that is dropped on `place` or chosen by the button that is returned. */
 function files(place, label, take) {
   const field = make("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden" });
   const read = list => [...list].filter(file => file.type.startsWith("image/")).forEach(file => {
@@ -74,7 +74,7 @@ function addClass() {
   name.addEventListener("input", stale);
   const entry = { name, card, kept: [] };
   if (TEXT) {
-    const box = make("textarea", { rows: 4, placeholder: "One sentence a line" });
+    const box = make("textarea", { rows: 4, placeholder: "One sentence per line" });
     box.setAttribute("aria-label", `examples of class ${number}`);
     box.addEventListener("input", stale);
     entry.examples = () => box.value.split("\n").map(line => line.trim()).filter(Boolean);
@@ -83,32 +83,32 @@ function addClass() {
   } else {
     const shown = make("div", { className: "kept" });
     const draw = () => shown.replaceChildren(...entry.kept.map((picture, i) => {
-      const button = make("button", { type: "button", title: "Take away", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: picture, alt: `example ${i + 1}` }));
+      const button = make("button", { type: "button", title: "Remove", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: picture, alt: `example ${i + 1}` }));
       return button;
     }));
     const keep = picture => { entry.kept.push(picture); draw(); stale(); };
     const tools = make("div", { className: "tools" });
     card.append(name);
     if (DRAWN) {
-      const canvas = entry.canvas = pad(`drawing of class ${number}`, stale);
+      const canvas = entry.canvas = drawingPad(`drawing of class ${number}`, stale);
       tools.append(
-        make("button", { type: "button", className: "small", textContent: "Keep, draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
-        make("button", { type: "button", className: "small", textContent: "Wipe", onclick: () => { canvas.wipe(); stale(); } }));
+        make("button", { type: "button", className: "small", textContent: "Add, then draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
+        make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); stale(); } }));
       card.append(canvas);
     }
-    tools.append(...files(card, `pictures of class ${number} from files`, keep));
+    tools.append(...files(card, `image files for class ${number}`, keep));
     card.append(shown, tools);
     entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.picture()] : [])];
     entry.wipe = () => { entry.kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
   }
   classes.push(entry);
   byId("classes").append(card);
-  byId("more").disabled = classes.length >= MODEL.mostClasses;
+  byId("more").disabled = classes.length >= MODEL.maxClasses;
 }
 
-/* What was adapted to is no longer what is shown. */
+/* Tells that the examples on the page are no longer those that the model is adapted to. */
 function stale() {
-  if (model) byId("adapted").textContent = "The examples have changed: adapt again.";
+  if (model) byId("adapted").textContent = "The examples have changed. Adapt again.";
 }
 
 async function post(path, content) {
@@ -116,7 +116,7 @@ async function post(path, content) {
   try {
     answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
   } catch {
-    throw new Error("The program does not answer: is it still running?");
+    throw new Error("The server does not respond. Is it still running?");
   }
   const found = await answer.json();
   if (!answer.ok) throw new Error(typeof found.detail === "string" ? found.detail : found.detail.map(fault => fault.msg).join("; "));
@@ -124,36 +124,36 @@ async function post(path, content) {
 }
 
 async function adapt() {
-  const said = byId("adapted"), support = {};
-  said.className = "";
+  const status = byId("adapted"), support = {};
+  status.className = "";
   try {
     for (const entry of classes) {
       const name = entry.name.value.trim(), examples = entry.examples();
       if (!examples.length && MODEL.anyWays) continue;
-      if (!name) throw new Error("A class has no name.");
-      if (!examples.length) throw new Error(`${name} has no example yet.`);
-      if (name in support) throw new Error(`Two classes are called ${name}.`);
+      if (!name) throw new Error("Give every class a name.");
+      if (!examples.length) throw new Error(`${name} has no examples yet.`);
+      if (name in support) throw new Error(`Two classes are named ${name}.`);
       support[name] = examples;
     }
     if (Object.keys(support).length < 2) throw new Error("Give examples of at least two classes.");
     byId("adapt").disabled = true;
     const start = performance.now(), found = await post("/adapt", { classes: support });
     model = found.model;
-    said.textContent = `Adapted to ${found.classes.length} classes by ${found.examples} ${found.examples === 1 ? "example" : "examples"} in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
+    status.textContent = `Adapted to ${found.classes.length} classes from ${found.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
     question.enable();
   } catch (error) {
-    said.textContent = error.message;
-    said.className = "fault";
+    status.textContent = error.message;
+    status.className = "fault";
   }
   byId("adapt").disabled = false;
 }
 
 async function predict(example) {
   if (!model) return;
-  const number = ++asked, place = byId("answers");
+  const number = ++requests, place = byId("answers");
   try {
     const [answer] = (await post("/predict", { model, examples: [example] })).answers;
-    if (number !== asked) return;  // a later question was asked meanwhile
+    if (number !== requests) return;  // a later request is under way
     const rows = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
       const bar = make("i");
       bar.style.width = `${100 * p}%`;
@@ -169,8 +169,8 @@ const question = (() => {
   const place = byId("question");
   let again = () => {};
   if (TEXT) {
-    const field = make("input", { id: "sentence", placeholder: "A new sentence", disabled: true });
-    field.setAttribute("aria-label", "a new sentence");
+    const field = make("input", { id: "sentence", placeholder: "Sentence to classify", disabled: true });
+    field.setAttribute("aria-label", "sentence to classify");
     field.addEventListener("input", () => field.value.trim() && predict(field.value.trim()));
     place.append(field);
     again = () => { field.disabled = false; if (field.value.trim()) predict(field.value.trim()); };
@@ -178,14 +178,14 @@ const question = (() => {
     const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
     const ask = picture => { again = () => predict(picture); again(); };
     if (DRAWN) {
-      const canvas = pad("drawing to ask about", () => { shown.replaceChildren(); ask(canvas.picture()); });
-      tools.append(make("button", { type: "button", className: "small", textContent: "Wipe", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
+      const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask(canvas.picture()); });
+      tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
       place.append(canvas);
     }
-    tools.append(...files(place, "a picture to ask about from a file", picture => { shown.replaceChildren(make("img", { src: picture, alt: "what is asked about", width: 40 })); ask(picture); }));
+    tools.append(...files(place, "image file to classify", picture => { shown.replaceChildren(make("img", { src: picture, alt: "image to classify", width: 40 })); ask(picture); }));
     place.append(shown, tools);
   }
-  return { enable: () => { byId("answers").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type something." : DRAWN ? "Draw something, or drop a picture." : "Drop a picture." })); again(); } };
+  return { enable: () => { byId("answers").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop an image file." : "Drop an image file." })); again(); } };
 })();
 
 const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {

@@ -41,7 +41,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def client(model):
-    return TestClient(demo.app(episodic.load(model), "models/run"), base_url=ADDRESS)
+    return TestClient(demo.build_app(episodic.load(model), "models/run"), base_url=ADDRESS)
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,19 @@ def test_what_it_refuses(client, drawings):
         ("/adapt", {"classes": {"a": [one]}}, 422, "at least 2"),
         ("/adapt", {"classes": good | {"": [one]}}, 422, "at least 1 character"),
         ("/adapt", {"classes": good | {"a": []}}, 422, "at least 1 item"),
-        ("/adapt", {"classes": {"a": [one] * 150, "b": [one] * 150}}, 422, "at most 200 are taken"),
-        ("/adapt", {"classes": good | {"a": ["data:text/html;base64,AAAA"]}}, 422, "is no picture"),
-        ("/adapt", {"classes": good | {"a": ["data:image/png;base64,!!!"]}}, 422, "is no base64"),
+        (
+            "/adapt",
+            {"classes": {"a": [one] * 150, "b": [one] * 150}},
+            422,
+            "at most 200 are accepted",
+        ),
+        ("/adapt", {"classes": good | {"a": ["data:text/html;base64,AAAA"]}}, 422, "is no image"),
+        (
+            "/adapt",
+            {"classes": good | {"a": ["data:image/png;base64,!!!"]}},
+            422,
+            "is not valid base64",
+        ),
         (
             "/adapt",
             {"classes": good | {"a": ["data:image/png;base64,AAAA"]}},
@@ -103,7 +113,12 @@ def test_what_it_refuses(client, drawings):
         ("/predict", {"model": "other", "examples": [one]}, 404, "adapt again"),
         ("/predict", {"model": key, "examples": []}, 422, "at least 1 item"),
         ("/predict", {"model": key, "examples": ["x" * (7 << 20)]}, 422, "at most"),
-        ("/predict", {"model": key, "examples": ["x" * (9 << 20)]}, 413, "at most 8 are taken"),
+        (
+            "/predict",
+            {"model": key, "examples": ["x" * (9 << 20)]},
+            413,
+            "at most 8 MB are accepted",
+        ),
     ):
         answer = client.post(path, json=content)
         assert answer.status_code == status and said in answer.text, (path, answer.text[:300])
@@ -128,14 +143,14 @@ def test_what_it_refuses(client, drawings):
 
 def test_a_method_of_fixed_ways_says_so(tmp_path, drawings):
     client = TestClient(
-        demo.app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
+        demo.build_app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
     )
     answer = client.post(
         "/adapt", json={"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
     )
     assert (
         answer.status_code == 422
-        and "maml was trained for 5 classes a task" in answer.json()["detail"]
+        and "maml was trained for 5 classes per task" in answer.json()["detail"]
     )
     facts = json.loads(re.search(r"const MODEL = (.*);", client.get("/").text)[1])
     assert facts["anyWays"] is False and facts["ways"] == 5
@@ -143,9 +158,7 @@ def test_a_method_of_fixed_ways_says_so(tmp_path, drawings):
 
 def test_the_oldest_models_are_forgotten(client, drawings):
     support = {"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
-    keys = [
-        client.post("/adapt", json=support).json()["model"] for _ in range(demo.MOST_MODELS + 1)
-    ]
+    keys = [client.post("/adapt", json=support).json()["model"] for _ in range(demo.MAX_MODELS + 1)]
     status = [
         client.post("/predict", json={"model": key, "examples": drawings["a"][:1]}).status_code
         for key in (keys[0], keys[1], keys[-1])

@@ -49,7 +49,7 @@ def same(found: np.ndarray, wanted: np.ndarray) -> None:
 def test_onnxruntime_answers_the_same(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
     adapted, x = adapted_of(name, tmp_path / "run", members=2 if name == "anil" else 1)
-    export.onnx(adapted, tmp_path / "model.onnx")
+    export.export_onnx(adapted, tmp_path / "model.onnx")
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     for n in (1, 2, 25):
         (found,) = session.run(["probabilities"], {"x": x[:n].numpy()})
@@ -65,7 +65,7 @@ def test_onnxruntime_answers_the_same(name, tmp_path):
 def test_the_encoder_is_what_the_head_sees(tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
     adapted, x = adapted_of("protonet", tmp_path / "run")
-    export.onnx(adapted, tmp_path / "encoder.onnx", encoder=True)
+    export.export_onnx(adapted, tmp_path / "encoder.onnx", encoder=True)
     (found,) = runtime.InferenceSession(str(tmp_path / "encoder.onnx")).run(
         ["features"], {"x": x.numpy()}
     )
@@ -80,7 +80,7 @@ def test_the_encoder_is_what_the_head_sees(tmp_path):
 @pytest.mark.parametrize("name", ["maml", "ridge"])
 def test_torch_export_answers_the_same(name, tmp_path):
     adapted, x = adapted_of(name, tmp_path / "run")
-    export.torch_program(adapted, tmp_path / "model.pt2")
+    export.export_torch(adapted, tmp_path / "model.pt2")
     extra = {"classes": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
     for n in (1, 7):
@@ -112,7 +112,7 @@ def test_a_curve_is_exported(tmp_path):
     model_folder.save(tmp_path / "run", [model_folder.build_learner(config).init(0)], config)
     x = np.linspace(-5, 5, 5, dtype=np.float32)[:, None]
     adapted = episodic.load(tmp_path / "run").adapt(x, np.sin(x))
-    export.onnx(adapted, tmp_path / "model.onnx")
+    export.export_onnx(adapted, tmp_path / "model.onnx")
     (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(["targets"], {"x": x})
     same(found[:, 0], adapted.predict(x))
 
@@ -121,9 +121,9 @@ def test_what_is_not_exported_is_said(tmp_path):
     model = episodic.load(folder_of("maml", tmp_path / "run"))
     with pytest.raises(
         ExportError,
-        match="the inner loop is not exported, nor what only exists in it: adapt the model to a task first",
+        match="the inner loop cannot be exported: adapt the model to a task first",
     ):
-        export.onnx(model, tmp_path / "model.onnx")  # type: ignore[arg-type]
+        export.export_onnx(model, tmp_path / "model.onnx")  # type: ignore[arg-type]
     assert not (tmp_path / "model.onnx").exists()
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 import episodic
 from episodic.core.errors import UserError
 from episodic.core.model import Params
-from episodic.inference.few_shot import AdaptError, FewShotLearner
+from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.labels import AdaptError
 from episodic.preprocessing.base import InputError
 from episodic.training import checkpoint, evaluation, model_folder
 from episodic.training.model_folder import ModelFolderError
@@ -116,7 +117,7 @@ def test_unequal_shots_and_other_ways_or_one_sentence(name, tmp_path):
     else:
         with pytest.raises(
             AdaptError,
-            match=rf"has 3 classes: {CASES[name].method or name} was trained for 5 classes a task",
+            match=rf"has 3 classes: {CASES[name].method or name} was trained for 5 classes per task",
         ):
             model.adapt(*three)
 
@@ -351,7 +352,7 @@ def test_devices_are_checked(protonet):
     with pytest.raises(UserError, match="must be one of auto, cpu, cuda, mps"):
         episodic.load(protonet, "tpu")
     if not torch.backends.mps.is_available():
-        with pytest.raises(UserError, match="this machine has no Apple GPU"):
+        with pytest.raises(UserError, match="it needs an Apple GPU"):
             episodic.load(protonet, "mps")
     assert isinstance(episodic.load(protonet, "auto"), FewShotLearner)
 

@@ -1,0 +1,269 @@
+"""A model that is adapted to one task: predict, save and load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodic.core.device import choose_device
+from episodic.core.episode import Episode
+from episodic.core.files import atomic_folder
+from episodic.core.model import Params
+from episodic.inference.labels import AdaptError, label_array
+from episodic.preprocessing import base as preprocessing
+from episodic.preprocessing.base import Inputs
+from episodic.training import checkpoint, evaluation, model_folder
+from episodic.training.model_folder import CONFIG, ModelFolderError
+
+__all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
+
+SUPPORT = "support.safetensors"
+
+CHUNK = 64
+"""Examples predicted at once. The number changes no prediction."""
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A model of one task, as `FewShotLearner.adapt` and `load_adapted` return it.
+
+    A prediction does not depend on the other examples of the call: batch norm uses the statistics
+    of the support set.
+
+    Args:
+        trained: The model that was adapted.
+        inputs: The preprocessing from files, images or sentences to numbers.
+        device: Where predictions are computed.
+        thetas: The adapted parameters of each member of the ensemble, `(1, *shape)`.
+        support: The support set. Metric methods and batch norm refer to it.
+        classes_: The labels, in the order of the columns of `predict_proba`. Empty for regression.
+    """
+
+    trained: model_folder.TrainedModel
+    inputs: Inputs
+    device: torch.device
+    thetas: list[Params]
+    support: Episode
+    classes_: tuple[Hashable, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of the model's config.json."""
+        return self.trained.config
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Predict a label per example, or a target for regression.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+
+        Returns:
+            Labels or targets `(n,)`.
+
+        Raises:
+            InputError: An example cannot be read.
+        """
+        if not self.classes_:
+            return self._predict_outputs(self.inputs(x))[:, 0].numpy()
+        return self.most_likely_labels(self.predict_proba(x))
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Predict the probability of each class.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+
+        Returns:
+            Probabilities `(n, classes)`, with columns in the order of `classes_`.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: The model is one of regression.
+        """
+        if not self.classes_:
+            raise AdaptError("a regression model gives no probabilities: use predict")
+        return self._predict_outputs(self.inputs(x)).double().softmax(-1).numpy()
+
+    def most_likely_labels(self, probabilities: np.ndarray) -> np.ndarray:
+        """The most likely label of each row of probabilities `(n, classes)`."""
+        return label_array(self.classes_)[probabilities.argmax(1)]
+
+    def _predict_outputs(self, x: Tensor) -> Tensor:
+        heads = self.solve_heads()
+        with torch.no_grad():
+            chunks = [
+                self.outputs(x[start : start + CHUNK].to(self.device), heads).cpu()
+                for start in range(0, len(x), CHUNK)
+            ]
+        return torch.cat(chunks)
+
+    def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Compute the outputs of the model, the average over its members.
+
+        Args:
+            x: Preprocessed examples `(n, *input)` on the device.
+            heads: The result of `solve_heads`, to compute it only once.
+
+        Returns:
+            Logits `(n, classes)`, or targets `(n, 1)`.
+        """
+        learner, episode = self.trained.learner.at_test, self._with_queries(x)
+        if heads is None:
+            outputs = [learner.query_outputs(theta, episode) for theta in self.thetas]
+        else:
+            outputs = [
+                self.features(x, member)[None] @ weight + bias
+                for member, (weight, bias) in enumerate(heads)
+            ]
+        return learner.objective.together(outputs)[0]
+
+    def features(self, x: Tensor, member: int = 0) -> Tensor:
+        """Compute the features in front of the head.
+
+        Args:
+            x: Preprocessed examples `(n, *input)` on the device.
+            member: Which member of the ensemble.
+
+        Returns:
+            Features `(n, width)`.
+        """
+        learner, theta = self.trained.learner.at_test, self.thetas[member]
+        episode = self._with_queries(x)
+        return learner.on_query(learner.model.features, theta, episode, "inductive")[0]
+
+    def solve_heads(self) -> list[tuple[Tensor, Tensor]] | None:
+        """Solve for the linear head of each member on the support set.
+
+        Returns:
+            Weight `(1, width, classes)` and bias of each member. None if the algorithm solves for
+            no head.
+        """
+        learner, heads = self.trained.learner.at_test, []
+        with torch.no_grad():
+            for theta in self.thetas:
+                support = learner.model.features(theta, self.support.support_x)
+                head = learner.algorithm.head(theta, support, self.support)
+                if head is None:
+                    return None
+                heads.append(head)
+        return heads
+
+    def _with_queries(self, x: Tensor) -> Episode:
+        return self.support._replace(query_x=x[None], query_y=self.support.support_y[:, :0])
+
+    def save(self, folder: Path | str) -> None:
+        """Write a folder that `load_adapted` reads.
+
+        It holds the preprocessed examples of the support set.
+
+        Args:
+            folder: The folder to write. It is replaced if it exists.
+
+        Raises:
+            AdaptError: A label is neither a string nor a finite number.
+        """
+        for label in self.classes_:
+            if not isinstance(label, (str, int, float, bool)) or (
+                isinstance(label, float) and not math.isfinite(label)
+            ):
+                raise AdaptError(
+                    f"the label {label!r} is a {type(label).__name__}: only text and numbers can be"
+                    " written to a file"
+                )
+        adapted = {"classes": list(self.classes_), "ways": self.support.ways}
+        support = {"x": self.support.support_x[0], "y": self.support.support_y[0]}
+        with atomic_folder(Path(folder)) as draft:
+            model_folder.save(draft, self.thetas, self.config | {"adapted": adapted})
+            checkpoint.save(draft / SUPPORT, support, {})
+
+
+def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
+    """Load an adapted model from the folder that `AdaptedModel.save` wrote.
+
+    Args:
+        folder: The folder.
+        device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
+
+    Raises:
+        ModelFolderError: The folder holds no adapted model.
+        CheckpointError: Its weights do not fit its config.json.
+        ConfigError: There is no such device.
+    """
+    folder, chosen_device = Path(folder), choose_device(device)
+    config = model_folder.read_config(folder)
+    if "adapted" not in config:
+        raise ModelFolderError(
+            f"{folder} is a model that is adapted to no task yet: adapt it first"
+            f" (`episodic adapt {folder} ...`)"
+        )
+    learner = replace(model_folder.build_checked_learner(folder, config), batch_norm="inductive")
+    support, classes = _read_support(folder, config)
+    meta = {name: p.to(support.support_x.device) for name, p in learner.init(0).items()}
+    expected = next(evaluation.adaptation_steps(learner, meta, support, 0))
+    thetas = [
+        {name: p.to(chosen_device) for name, p in theta.items()}
+        for theta in model_folder.read_members(folder, config, expected)
+    ]
+    own_config = {name: value for name, value in config.items() if name != "adapted"}
+    return AdaptedModel(
+        model_folder.TrainedModel(learner, [], own_config),
+        build_inputs(folder, config),
+        chosen_device,
+        thetas,
+        support.to(chosen_device),
+        classes,
+    )
+
+
+def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[Hashable, ...]]:
+    """The support set of an adapted model, and its classes."""
+    path = folder / SUPPORT
+    tensors, _ = checkpoint.load(path)
+    adapted = config["adapted"] if isinstance(config["adapted"], dict) else {}
+    classes = adapted.get("classes")
+    if (
+        tensors.keys() != {"x", "y"}
+        or not isinstance(classes, list)
+        or not _is_support(tensors["x"], tensors["y"], len(classes), config)
+    ):
+        raise ModelFolderError(
+            f"{path} does not hold the support set that {folder / CONFIG} describes: adapt again"
+        )
+    x, y = tensors["x"][None], tensors["y"][None]
+    ways = len(classes) if adapted.get("ways") else 0
+    return Episode(x, y, x[:, :0], y[:, :0], ways), tuple(classes)
+
+
+def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> bool:
+    """Whether these examples and labels can be a support set of the model."""
+    sound = (
+        x.shape[1:] == tuple(config["input"])
+        and len(x) == len(y) > 0
+        and bool(x.isfinite().all())
+        and bool(y.isfinite().all())
+    )
+    if not sound or not classes:
+        return sound and y.shape == (len(x), 1)
+    return y.dim() == 1 and y.dtype == torch.int64 and y.unique().tolist() == list(range(classes))
+
+
+def build_inputs(folder: Path, config: dict[str, Any]) -> Inputs:
+    """Build the preprocessing that a model's config.json describes.
+
+    Raises:
+        ModelFolderError: Its section `inputs` is not usable.
+    """
+    try:
+        return preprocessing.build(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFolderError(
+            f"{folder / CONFIG}: its `inputs` cannot be used ({error}): copy the model again, or"
+            " train it again"
+        ) from error

@@ -1,0 +1,78 @@
+"""Labels and targets as a user gives them, checked and converted."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodic.core.errors import UserError
+
+__all__ = ["AdaptError", "label_array", "read_labels", "read_targets", "sort_classes"]
+
+
+class AdaptError(UserError, ValueError):
+    """A support set that the model cannot adapt to."""
+
+
+def read_labels(labels: Any, examples: int) -> list[Hashable]:
+    """Convert labels to a list of plain Python values.
+
+    Args:
+        labels: A sequence, array or tensor of labels.
+        examples: The number of examples that they belong to.
+
+    Raises:
+        AdaptError: The number of labels differs from that of the examples, or a label is not
+            hashable.
+    """
+    values = labels.tolist() if isinstance(labels, (np.ndarray, Tensor)) else list(labels)
+    if len(values) != examples:
+        raise AdaptError(
+            f"there are {examples} examples and {len(values)} labels: give each example one label"
+        )
+    for label in values:
+        if not isinstance(label, Hashable):
+            raise AdaptError(
+                f"the label {label!r} is a {type(label).__name__}: a label must be hashable, such"
+                " as a string or a number"
+            )
+    return [label.item() if isinstance(label, np.generic) else label for label in values]
+
+
+def sort_classes(labels: Sequence[Hashable]) -> list[Hashable]:
+    """The distinct labels, sorted if they can be compared, otherwise in order of appearance."""
+    classes = list(dict.fromkeys(labels))
+    try:
+        return sorted(classes)  # type: ignore[type-var]
+    except TypeError:
+        return classes
+
+
+def read_targets(targets: Any, examples: int) -> Tensor:
+    """Convert regression targets to float32 `(n, 1)`.
+
+    Raises:
+        AdaptError: They are not `examples` finite numbers.
+    """
+    values = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
+    if (
+        values.dtype.kind not in "buif"
+        or values.shape not in ((examples,), (examples, 1))
+        or not np.isfinite(values).all()
+    ):
+        raise AdaptError(f"support_y must hold {examples} finite numbers, one for each example")
+    return torch.from_numpy(values.reshape(examples, 1).astype(np.float32))
+
+
+def label_array(classes: Sequence[Hashable]) -> np.ndarray:
+    """Labels as an array: of strings or numbers if all are of one such type, else of objects."""
+    types = {type(label) for label in classes}
+    if len(types) == 1 and types <= {str, int, float, bool}:
+        return np.array(list(classes))
+    array = np.empty(len(classes), object)
+    array[:] = list(classes)
+    return array
