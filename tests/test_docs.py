@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md, docs/your-own-model.md and docs/using-a-model.md, followed literally."""
+"""docs/tutorials/add-a-method.md, docs/guide/your-own-model.md and docs/guide/using-a-model.md, followed literally."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def change(path, old: str, new: str) -> None:
 
 def test_a_method_is_added_as_the_page_says(tmp_path):
     root = checkout(tmp_path / "checkout")
-    code, _, section, _, cell = blocks("adding-a-method.md")
+    code, _, section, _, cell = blocks("tutorials/add-a-method.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
     preset.apply("tiny", root / "params.yaml")
     change(root / "params.yaml", "\ntrain:\n", f"\n{section}\ntrain:\n")
@@ -82,7 +82,7 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
         shutil.rmtree(old)
     (root / "benchmarks/methods/dvc.lock").unlink()
     for command in re.findall(
-        r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/adding-a-method.md").read_text()
+        r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/tutorials/add-a-method.md").read_text()
     )[0].split(" && "):
         run(root / "table", *command.split())
     assert "| `sign_maml` |" in (root / "benchmarks/methods/results/results.md").read_text()
@@ -90,7 +90,7 @@ def test_a_method_is_added_as_the_page_says(tmp_path):
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
     """And it is what the page's last paragraph says of it: without the sign, first-order MAML."""
-    code = blocks("adding-a-method.md")[0]
+    code = blocks("tutorials/add-a-method.md")[0]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").touch()
     (tmp_path / "my_package/sign_maml.py").write_text(code)
@@ -119,7 +119,7 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
 
 def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
     root = checkout(tmp_path / "checkout")
-    code, section = blocks("your-own-model.md")
+    code, section = blocks("guide/your-own-model.md")
     (root / "my_models.py").write_text(code)
     preset.apply("tiny", root / "params.yaml")
     text = (root / "params.yaml").read_text()
@@ -145,8 +145,8 @@ def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
 
 def test_a_model_is_used_as_the_page_says(tmp_path):
     """The page's commands and programs on a trained model and pictures of five classes, and those of its table."""
-    text = (ROOT / "docs/using-a-model.md").read_text()
-    commands, python, sklearn, train = blocks("using-a-model.md")
+    text = (ROOT / "docs/guide/using-a-model.md").read_text()
+    commands, python, sklearn, train = blocks("guide/using-a-model.md")
     folder_of("protonet", tmp_path / "models/run", theta=trained("protonet").theta)
     images = sampler("test").images[-100:, 0].numpy()
     for c in range(5):

@@ -1,6 +1,6 @@
-"""Draws docs/glyphs.png: ten of the invented alphabets, a row each, and one character by all its drawers.
+"""Draw docs/images/glyphs.png: one row per alphabet for ten alphabets, and one character by all drawers.
 
-Run from the repository's root: python -m docs.make_glyphs_sheet
+Run in the root of the repository: python scripts/draw_glyphs_sheet.py
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from episodic.datasets import glyphs
 
 ALPHABETS = (4, 5, 6, 9, 10, 15, 17, 20, 21, 24)
 DRAWN = (4, 7)
-"""Alphabet and character of the last row."""
+"""Alphabet and character of the last row, which all drawers draw."""
 GAP, ZOOM = 3, 2
+FILE = Path(__file__).parents[1] / "docs/images/glyphs.png"
 
 
 def main() -> None:
-    # Character k of a row is by drawer k, so that a row shows the hands of an alphabet as well.
+    # Drawer k draws character k, so that a row also shows how the drawers differ.
     rows = [
         glyphs.draw_alphabet(alphabet)[range(glyphs.DRAWERS), range(glyphs.DRAWERS)]
         for alphabet in ALPHABETS
@@ -29,11 +30,11 @@ def main() -> None:
     sheet = np.concatenate([*strips[:-1], np.zeros_like(strips[0][: glyphs.SIZE // 2]), strips[-1]])
     ink = np.pad(sheet, GAP).repeat(ZOOM, 0).repeat(ZOOM, 1)
     picture = Image.fromarray(255 - ink // 17 * 17)  # 16 greys, for a small file
-    picture.save(Path(__file__).with_name("glyphs.png"), optimize=True)
+    picture.save(FILE, optimize=True)
 
 
 def _strip(images: np.ndarray) -> np.ndarray:
-    """`(n, 28, 28)` -> one picture, side by side."""
+    """Place the images `(n, 28, 28)` side by side."""
     return np.concatenate(list(np.pad(images, ((0, 0), (GAP, GAP), (GAP, GAP)))), axis=1)
 
 
