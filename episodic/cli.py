@@ -320,7 +320,7 @@ def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
     if learner.kind != "classification":
         fail(
             f"{model} is a regression model, which the command line does not support: use it from"
-            " Python (docs/using-a-model.md)"
+            " Python (docs/guide/using-a-model.md)"
         )
     return learner
 

@@ -28,7 +28,7 @@ class Numbers:
 
     def in_folder(self, folder: Path) -> list[Any]:
         raise InputError(
-            "a model of numbers takes no files: use it from Python (docs/using-a-model.md)"
+            "a model of numbers takes no files: use it from Python (docs/guide/using-a-model.md)"
         )
 
     in_file = in_folder

@@ -89,7 +89,7 @@ class Rated:
     in_file = in_folder
 
 
-NO_FILES = "a model of ratings takes no files: use it from Python (docs/using-a-model.md)"
+NO_FILES = "a model of ratings takes no files: use it from Python (docs/guide/using-a-model.md)"
 
 
 def build(input: tuple[int, ...], items: dict[str, str], users: dict[str, int]) -> Rated:
