@@ -21,7 +21,7 @@ from episodic.core.errors import UserError
 
 if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
-    from episodic.preprocessing.base import Inputs
+    from episodic.preprocessing.base import Preprocessor
 
 __all__ = ["app"]
 
@@ -199,7 +199,7 @@ def predict(
         probabilities,
         model.classes_,
         "json" if as_json else "csv" if as_csv else "text",
-        "text" if model.inputs.what == "sentence" else "file",
+        "text" if model.inputs.example_name == "sentence" else "file",
     )
     for line in lines:
         print(line)
@@ -325,44 +325,44 @@ def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
     return learner
 
 
-def read_labeled_examples(path: Path, inputs: Inputs) -> tuple[list[Any], list[str]]:
+def read_labeled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
     """Examples and labels, from a folder with one subfolder per class or from a table.
 
     Raises:
         InputError: All problems that were found, one per line.
     """
-    from episodic.preprocessing.base import folders
+    from episodic.preprocessing.base import read_class_folders
 
-    if inputs.what == "sentence" and (str(path) == STDIN or path.is_file()):
-        from episodic.preprocessing.text import read_table
+    if inputs.example_name == "sentence" and (str(path) == STDIN or path.is_file()):
+        from episodic.preprocessing.sentences.files import read_table
 
         rows = read_table(None if str(path) == STDIN else path)
         return [row["text"] for row in rows], [row["label"] for row in rows]
-    by_class = folders(path, inputs)
+    by_class = read_class_folders(path, inputs)
     return [example for examples in by_class.values() for example in examples], [
         name for name, examples in by_class.items() for _ in examples
     ]
 
 
-def list_examples(names: Sequence[str], inputs: Inputs) -> Iterator[Any]:
+def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
     """The examples of files and folders; `-` reads file names or sentences from standard input."""
     for name in names:
         if name == STDIN:
             lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
-            if inputs.what == "sentence":
+            if inputs.example_name == "sentence":
                 yield from lines
                 continue
         else:
             lines = [name]
         for path in map(Path, lines):
             if not path.is_dir():
-                yield from inputs.in_file(path)
+                yield from inputs.examples_in_file(path)
                 continue
             for folder in [path, *sorted(p for p in path.rglob("*") if p.is_dir())]:
-                yield from inputs.in_folder(folder)
+                yield from inputs.examples_in_folder(folder)
 
 
-def encode_examples(examples: Sequence[Any], inputs: Inputs) -> Any:
+def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
     """Preprocess examples, with a progress bar if there are many images.
 
     Raises:
@@ -372,7 +372,7 @@ def encode_examples(examples: Sequence[Any], inputs: Inputs) -> Any:
 
     from episodic.preprocessing import base
 
-    if inputs.what != "picture":
+    if inputs.example_name != "image":
         return inputs(examples)
     bar, tensors, problems = ProgressBar("images"), [], []
     for done, path in enumerate(examples, 1):
@@ -382,7 +382,7 @@ def encode_examples(examples: Sequence[Any], inputs: Inputs) -> Any:
             problems.append(str(error))
         bar(done, len(examples))
     if problems:
-        raise base.InputError("\n".join(base.told(problems)))
+        raise base.InputError("\n".join(base.first_problems(problems)))
     return torch.cat(tensors)
 
 

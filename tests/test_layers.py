@@ -148,7 +148,6 @@ def test_circles_are_found():
 
 
 KNOWN_CIRCLES = [
-    ["episodic.preprocessing.encoder", "episodic.preprocessing.text"],
     ["flows.compare", "flows.compare_command"],
     ["flows.pipeline", "flows.pipeline_command"],
     ["flows.sweep", "flows.sweep_command"],

@@ -76,4 +76,4 @@ class Registry(Mapping[str, Any]):
 ALGORITHMS = Registry("algorithm", "episodic.algorithms")
 MODELS = Registry("model", "episodic.models")
 DATASETS = Registry("data set", "episodic.datasets", leave_out=("base",))
-PREPROCESSORS = Registry("kind of input", "episodic.preprocessing", leave_out=("base", "encoder"))
+PREPROCESSORS = Registry("kind of input", "episodic.preprocessing", leave_out=("base",))

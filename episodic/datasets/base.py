@@ -35,7 +35,7 @@ from episodic.core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from episodic.preprocessing.text import Features
+    from episodic.preprocessing.text import TextFeatures
 
 SPLITS = ("train", "validation", "test")
 
@@ -143,7 +143,7 @@ class Texts:
     splits: list[str]
     counts: np.ndarray
     protocol: str
-    features: Features
+    features: TextFeatures
     outside: list[str] = field(default_factory=list)
 
     kind = "classification"
@@ -151,11 +151,9 @@ class Texts:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """Fitted to the sentences of the training classes alone."""
-        from episodic.preprocessing import text
-
         split = np.repeat(self.splits, self.counts)
-        return text.fit(
-            self.features, [t for t, s in zip(self.texts, split, strict=True) if s == "train"]
+        return self.features.fit(
+            [t for t, s in zip(self.texts, split, strict=True) if s == "train"]
         )
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 from episodic.core.files import atomic_path
 from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror
-from episodic.preprocessing.text import Features
+from episodic.preprocessing.text import TextFeatures
 
 LICENSE = "CLINC150, https://github.com/clinc/oos-eval, Creative Commons Attribution 3.0, Stefan Larson et al. 2019."
 
@@ -52,7 +52,7 @@ OUTSIDE = "oos"
 class Config:
     """features: how sentences become numbers."""
 
-    features: Features = field(default_factory=Features)
+    features: TextFeatures = field(default_factory=TextFeatures)
 
     __pydantic_config__ = {"extra": "forbid"}
 

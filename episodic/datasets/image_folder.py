@@ -18,8 +18,8 @@ from episodic.core.config import require
 from episodic.core.files import atomic_path, write_json
 from episodic.datasets.base import FetchError, Images, Limits, Progress, no_progress
 from episodic.datasets.sources.folder import Class, divided, of_folders, shares_fault
-from episodic.preprocessing.base import InputError, told
-from episodic.preprocessing.image import Pictures, decode
+from episodic.preprocessing.base import InputError, first_problems
+from episodic.preprocessing.image import ImagePreprocessor, decode_image
 
 LICENSE = "Pictures of the user's own, on the user's own terms."
 OWN = True
@@ -56,7 +56,7 @@ def classes_of(source: Path, config: Config) -> list[Class[Path]]:
         raise FetchError(
             f"dataset.source is {source}: must be a folder with a folder of pictures for each class"
         )
-    return of_folders(source, Pictures(config.input, config.inverted))
+    return of_folders(source, ImagePreprocessor(config.input, config.inverted))
 
 
 def limits(config: Config, seed: int, source: Path) -> Limits:
@@ -91,14 +91,14 @@ def fetch(
         images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
         for row, path in enumerate(_files(found)):
             try:
-                images[row] = decode(path, config.input, config.inverted)
+                images[row] = decode_image(path, config.input, config.inverted)
             except InputError as error:
                 problems.append(str(error))
             if (row + 1) % 100 == 0 or row + 1 == total:
                 progress("pictures", row + 1, total)
         images.flush()
         if problems:
-            raise FetchError("\n".join(told(problems)))
+            raise FetchError("\n".join(first_problems(problems)))
     listed = [{"class": c.name, "count": len(c.examples), "split": c.split} for c in found]
     write_json(raw / "classes.json", {"folder": source.resolve().name, "classes": listed})
 

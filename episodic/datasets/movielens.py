@@ -20,7 +20,7 @@ from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_zip
 from episodic.datasets.sources.rated import Features, Found, Rating
-from episodic.preprocessing.base import told
+from episodic.preprocessing.base import first_problems
 
 LICENSE = "MovieLens, https://grouplens.org/datasets/movielens, GroupLens; free for research, not to be redistributed or sold."
 OWN = "if named"
@@ -187,7 +187,9 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
                 f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user {user} is no number"
             )
     if problems or not ratings:
-        raise FetchError("\n".join(told(problems)) or f"{name}/{ratings_file} has no ratings")
+        raise FetchError(
+            "\n".join(first_problems(problems)) or f"{name}/{ratings_file} has no ratings"
+        )
     of_films: Features = {}
     for film in films:
         own = (

@@ -20,7 +20,7 @@ from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
 from episodic.datasets.sources import rated
 from episodic.datasets.sources.rated import MOST, Features, Found, Rating
-from episodic.preprocessing.base import told
+from episodic.preprocessing.base import first_problems
 
 LICENSE = "Ratings of the user's own, on the user's own terms."
 OWN = True
@@ -113,7 +113,7 @@ def _read(files: dict[str, Path]) -> Found:
         _features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
     )
     if problems or not ratings:
-        raise FetchError("\n".join(told(problems)) or f"{path} has no rows")
+        raise FetchError("\n".join(first_problems(problems)) or f"{path} has no rows")
     for what, features, rated_ones in (
         ("item", items, {r.item for r in ratings}),
         ("user", users, {r.user for r in ratings}),

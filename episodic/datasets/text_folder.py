@@ -17,8 +17,10 @@ from episodic.core.config import require
 from episodic.core.files import write_json
 from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
 from episodic.datasets.sources.folder import Class, divided, of_folders, shares_fault
-from episodic.preprocessing.base import InputError, told
-from episodic.preprocessing.text import Features, Sentences, read_table, sentences
+from episodic.preprocessing.base import InputError, first_problems
+from episodic.preprocessing.sentences.base import SentencePreprocessor, check_sentences
+from episodic.preprocessing.sentences.files import read_table
+from episodic.preprocessing.text import TextFeatures
 
 LICENSE = "Sentences of the user's own, on the user's own terms."
 OWN = True
@@ -28,7 +30,7 @@ OWN = True
 class Config:
     """features: how sentences become numbers; shares: of the labels for training, validation and test, where the data does not say it."""
 
-    features: Features = field(default_factory=Features)
+    features: TextFeatures = field(default_factory=TextFeatures)
     shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -45,13 +47,13 @@ def classes_of(source: Path) -> list[Class[str]]:
         if source.is_file():
             found = _of_table(source)
         elif source.is_dir():
-            found = of_folders(source, Sentences(()))
+            found = of_folders(source, SentencePreprocessor(()))
         else:
             raise FetchError(
                 f"dataset.source is {source}: must be a CSV with the columns text and label, or a folder with a folder for each label"
             )
         for c in found:
-            sentences(c.examples)
+            check_sentences(c.examples)
     except InputError as error:
         raise FetchError(str(error)) from error
     return found
@@ -73,7 +75,7 @@ def _of_table(source: Path) -> list[Class[str]]:
         if given and (len(part) > 1 or not part <= set(SPLITS))
     ]
     if problems:
-        raise FetchError("\n".join(told(problems)))
+        raise FetchError("\n".join(first_problems(problems)))
     return [
         Class(label, next(iter(split_of[label])), by_label[label]) for label in sorted(by_label)
     ]

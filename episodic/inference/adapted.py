@@ -18,7 +18,7 @@ from episodic.core.files import atomic_folder
 from episodic.core.model import Params
 from episodic.inference.labels import AdaptError, label_array
 from episodic.preprocessing import base as preprocessing
-from episodic.preprocessing.base import Inputs
+from episodic.preprocessing.base import Preprocessor
 from episodic.training import checkpoint, evaluation, model_folder
 from episodic.training.model_folder import CONFIG, ModelFolderError
 
@@ -47,7 +47,7 @@ class AdaptedModel:
     """
 
     trained: model_folder.TrainedModel
-    inputs: Inputs
+    inputs: Preprocessor
     device: torch.device
     thetas: list[Params]
     support: Episode
@@ -254,7 +254,7 @@ def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> b
     return y.dim() == 1 and y.dtype == torch.int64 and y.unique().tolist() == list(range(classes))
 
 
-def build_inputs(folder: Path, config: dict[str, Any]) -> Inputs:
+def build_inputs(folder: Path, config: dict[str, Any]) -> Preprocessor:
     """Build the preprocessing that a model's config.json describes.
 
     Raises:

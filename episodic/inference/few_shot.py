@@ -25,7 +25,7 @@ from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
 from episodic.inference.labels import AdaptError, read_labels, read_targets, sort_classes
-from episodic.preprocessing.base import Inputs
+from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
 from episodic.training.model_folder import ModelFolderError
@@ -46,7 +46,7 @@ class FewShotLearner:
     """
 
     trained: model_folder.TrainedModel
-    inputs: Inputs
+    inputs: Preprocessor
     device: torch.device
 
     @property

@@ -1,1 +1,1 @@
-"""How pictures, sentences and numbers become inputs of a model, in training and in use alike."""
+"""Preprocessing: how images, sentences and numbers become inputs of a model."""

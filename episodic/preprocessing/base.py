@@ -1,9 +1,8 @@
-"""How what a user has becomes what a model sees, one module a kind. A module of the registry has
+"""Preprocessors: how the data of a user becomes the input of a model, one module per kind.
 
-`build(input, **options) -> Inputs`
-    input: shape of one example; options: the rest of the section `inputs` of a model's config.json.
-
-Pictures, sentences and numbers that are prepared for training go the same way, so that a model in use sees what it was trained on.
+A module of the registry has a function `build(input, **options) -> Preprocessor`, where `input` is
+the shape of one example and `options` are the other keys of the section `inputs` of a model's
+config.json. Training data passes through the same preprocessor as the data of a model in use.
 """
 
 from __future__ import annotations
@@ -19,80 +18,121 @@ from episodic.core.registry import PREPROCESSORS
 
 
 class InputError(UserError, ValueError):
-    """Something that cannot become an example; a sentence for each thing that is wrong."""
+    """Data that cannot become an example. The message has one sentence per problem."""
 
 
-class Inputs(Protocol):
-    what: str
-    """What an example is, in a word: `picture`."""
+class Preprocessor(Protocol):
+    """Turns the data of a user into examples."""
+
+    example_name: str
+    """What one example is called in messages, such as `image`."""
 
     def __call__(self, x: Any) -> Tensor:
-        """Examples `(n, *input)`, from a list of what a user has or an array of prepared ones; InputError names what is none."""
+        """Return examples `(n, *input)`.
 
-    def in_folder(self, folder: Path) -> list[Any]:
-        """The examples that lie in a folder, its own folders aside, in the order of their names; InputError where it cannot hold any."""
+        Args:
+            x: A list of the user's data, or an array of examples that are preprocessed already.
 
-    def in_file(self, path: Path) -> list[Any]:
-        """The examples of one file."""
+        Raises:
+            InputError: Some of `x` cannot become an example.
+        """
+
+    def examples_in_folder(self, folder: Path) -> list[Any]:
+        """List the examples in a folder by name, without those in its subfolders.
+
+        Raises:
+            InputError: Examples of this kind are not read from files.
+        """
+
+    def examples_in_file(self, path: Path) -> list[Any]:
+        """List the examples in a file.
+
+        Raises:
+            InputError: Examples of this kind are not read from files.
+        """
 
 
-def build(config: dict[str, Any]) -> Inputs:
-    """Of a model's config.json: its `input` and `inputs`."""
-    options = dict(config["inputs"])
-    return PREPROCESSORS[options.pop("kind")].build(tuple(config["input"]), **options)
+def build(config: dict[str, Any]) -> Preprocessor:
+    """Make the preprocessor that a model's config.json describes.
 
-
-def folders(folder: Path, inputs: Inputs, least: int = 1) -> dict[str, list[Any]]:
-    """The examples of each class, from a folder with a folder for each; InputError lists all that is wrong with it.
-
-    Hidden folders are left out, and so are files that are no examples. least: examples that a class must have
+    Args:
+        config: The content of config.json, with the keys `input` and `inputs`.
     """
+    options = dict(config["inputs"])
+    preprocessor: Preprocessor = PREPROCESSORS[options.pop("kind")].build(
+        tuple(config["input"]), **options
+    )
+    return preprocessor
+
+
+def read_class_folders(
+    folder: Path, preprocessor: Preprocessor, min_examples: int = 1
+) -> dict[str, list[Any]]:
+    """List the examples of each class of a folder with one subfolder per class.
+
+    Hidden folders and files that are not examples are ignored.
+
+    Args:
+        folder: The folder.
+        preprocessor: Decides which files are examples.
+        min_examples: Examples that every class must have.
+
+    Returns:
+        The examples by the name of their class.
+
+    Raises:
+        InputError: There are no classes, or some have too few examples. All of them are listed.
+    """
+    name = preprocessor.example_name
     if not folder.is_dir():
         raise InputError(
-            f"there is no folder {folder}: name one that holds a folder of {inputs.what}s for each class"
+            f"there is no folder {folder}: name one with a folder of {name}s per class"
         )
     found = {
-        path.name: inputs.in_folder(path)
+        path.name: preprocessor.examples_in_folder(path)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     }
     if not found:
-        loose = (
-            f" ({len(own)} {inputs.what}s lie in it loosely)"
-            if (own := inputs.in_folder(folder))
-            else ""
-        )
+        loose = len(preprocessor.examples_in_folder(folder))
+        note = f", only {loose} {name}s" if loose else ""
         raise InputError(
-            f"{folder} has no folders{loose}: put the {inputs.what}s of each class in a folder named by the class"
+            f"{folder} has no folders{note}: put the {name}s of each class in a folder with "
+            "its name"
         )
-    few = [
-        f"{folder / name} has {len(files)} {inputs.what}s: a class needs at least {least}"
-        for name, files in found.items()
-        if len(files) < least
+    small = [
+        f"{folder / label} has {len(examples)} {name}s: a class needs at least {min_examples}"
+        for label, examples in found.items()
+        if len(examples) < min_examples
     ]
-    if few:
-        raise InputError("\n".join(told(few)))
+    if small:
+        raise InputError("\n".join(first_problems(small)))
     return found
 
 
-TOLD = 20
-"""Problems that are told one by one."""
+MAX_PROBLEMS = 20
+"""Problems of one kind that a message lists."""
 
 
-def told(problems: Sequence[str]) -> list[str]:
-    """The first of them, and how many more there are."""
-    return [
-        *problems[:TOLD],
-        *([f"and {len(problems) - TOLD} more"] if len(problems) > TOLD else []),
-    ]
+def first_problems(problems: Sequence[str]) -> list[str]:
+    """Shorten a list of problems to MAX_PROBLEMS, with the number of those left out."""
+    rest = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def listed(x: Any, what: str) -> Sequence[Any]:
-    """x as a sequence; InputError for a single thing in the place of several, the usual slip."""
+def require_sequence(x: Any, example_name: str) -> Sequence[Any]:
+    """Return `x` if it is a sequence of examples.
+
+    Raises:
+        InputError: `x` is a single example, which is the usual mistake, or no sequence.
+    """
     if (
-        isinstance(x, (str, bytes, Path))
-        or not (hasattr(x, "__len__") and hasattr(x, "__getitem__"))
-        or isinstance(x, dict)
+        isinstance(x, (str, bytes, Path, dict))
+        or not hasattr(x, "__len__")
+        or not hasattr(x, "__getitem__")
     ):
-        raise InputError(f"x is a {type(x).__name__}, not a list: put a single {what} in a list")
-    return x
+        raise InputError(
+            f"x is a {type(x).__name__}, not a list: put a single {example_name} in a list"
+        )
+    sequence: Sequence[Any] = x
+    return sequence

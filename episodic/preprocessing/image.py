@@ -1,4 +1,4 @@
-"""Pictures of any size and format as arrays of one size."""
+"""Images of any size and format, converted to one size."""
 
 from __future__ import annotations
 
@@ -10,137 +10,169 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, listed, told
-from episodic.preprocessing.numbers import array
+from episodic.preprocessing.base import InputError, first_problems, require_sequence
+from episodic.preprocessing.numbers import to_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MOST_BYTES = 64 << 20
-MOST_PIXELS = 100_000_000
-"""Bounds on one picture: the largest phone cameras make 200 MB raw, and 50 megapixels otherwise."""
+MAX_FILE_BYTES = 64 << 20
+MAX_PIXELS = 100_000_000
+"""Limits of one image. The largest phone cameras have 50 megapixels, or raw files of 200 MB."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """input: (channels, height, width); inverted: whether dark ink on light paper is stored as light on dark, as in Omniglot"""
+class ImagePreprocessor:
+    """Preprocessor of images.
+
+    Args:
+        input: Shape of one example, `(channels, height, width)`.
+        inverted: Whether dark ink on light paper is stored as light on dark, as in Omniglot.
+    """
 
     input: tuple[int, int, int]
     inverted: bool = False
 
-    what = "picture"
+    example_name = "image"
 
     def __call__(self, x: Any) -> Tensor:
-        """From a list of paths, Pillow images or bytes of files; or an array `(n, C, H, W)` as the model sees it, uint8 0 to 255 or
-        float 0 to 1 (then nothing is inverted)."""
-        if isinstance(x, (np.ndarray, Tensor)) and (
-            not isinstance(x, np.ndarray) or x.dtype != object
-        ):
-            return torch.from_numpy(_prepared(x, self.input))
-        pictures, problems = [], []
-        for i, one in enumerate(listed(x, self.what)):
-            if isinstance(one, (np.ndarray, Tensor)):
-                pictures.append(_prepared(one[None], self.input)[0])
+        """Return images `(n, C, H, W)`, float32 from 0 to 1.
+
+        Args:
+            x: A list of paths, Pillow images or contents of files; or an array `(n, C, H, W)` of
+                uint8 from 0 to 255 or of float from 0 to 1. Arrays are not inverted.
+
+        Raises:
+            InputError: Some images cannot be read; each is named.
+        """
+        if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype != object):
+            return torch.from_numpy(_scale(x, self.input))
+        images, problems = [], []
+        for i, image in enumerate(require_sequence(x, self.example_name)):
+            if isinstance(image, (np.ndarray, Tensor)):
+                images.append(_scale(image[None], self.input)[0])
                 continue
             try:
-                pictures.append(decode(one, self.input, self.inverted).astype(np.float32) / 255)
+                pixels = decode_image(image, self.input, self.inverted)
+                images.append(pixels.astype(np.float32) / 255)
             except InputError as error:
-                problems.append(
-                    str(error) if isinstance(one, (str, Path)) else f"picture {i}: {error}"
-                )
+                named = isinstance(image, (str, Path))
+                problems.append(str(error) if named else f"image {i}: {error}")
         if problems:
-            raise InputError("\n".join(told(problems)))
-        if not pictures:
-            raise InputError("there are no pictures")
-        return torch.from_numpy(np.stack(pictures))
+            raise InputError("\n".join(first_problems(problems)))
+        if not images:
+            raise InputError("x is empty: give at least one image")
+        return torch.from_numpy(np.stack(images))
 
-    def in_folder(self, folder: Path) -> list[Path]:
-        return pictures_in(folder)
+    def examples_in_folder(self, folder: Path) -> list[Path]:
+        """List the images in a folder by name, without hidden files."""
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
 
-    def in_file(self, path: Path) -> list[Path]:
+    def examples_in_file(self, path: Path) -> list[Path]:
         return [path]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The files with the suffix of a picture, hidden ones left out, by name."""
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
-
-
-def decode(
+def decode_image(
     source: Path | str | bytes | Image, input: tuple[int, int, int], inverted: bool
-) -> np.ndarray:
-    """uint8 `(C, H, W)`: turned as the camera held it, transparency on white, resized as a whole with antialiasing, by Pillow's integer
-    arithmetic, which is the same on every processor. InputError names the file and what is wrong with it."""
+) -> NDArray[Any]:
+    """Read an image and convert it to the shape of an example.
+
+    The orientation of the camera is applied, transparent pixels become white, and the whole image
+    is resized with antialiasing. Pillow does this in integer arithmetic, so that every processor
+    gives the same pixels.
+
+    Args:
+        source: A path, the content of a file, or a Pillow image.
+        input: The shape `(channels, height, width)`, with 1 or 3 channels.
+        inverted: Whether to invert the pixels.
+
+    Returns:
+        uint8 `(channels, height, width)`.
+
+    Raises:
+        InputError: The image cannot be read, or is too large.
+    """
     from PIL import Image, ImageOps
 
-    name = source if isinstance(source, (str, Path)) else "the picture"
-    if isinstance(source, Image.Image):
-        picture = source
-    elif isinstance(source, (str, Path)):
-        path = Path(source)
-        if path.is_dir():
-            raise InputError(f"{name} is a folder, not a picture")
-        try:
-            if (size := path.stat().st_size) > MOST_BYTES:
-                raise InputError(
-                    f"{name} has {size >> 20} MB, and a picture may have {MOST_BYTES >> 20}: make it smaller"
-                )
-            source = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+    name = str(source) if isinstance(source, (str, Path)) else "the image"
+    if isinstance(source, (str, Path)):
+        source = _read_file(Path(source))
     if isinstance(source, bytes):
-        if not source:
-            raise InputError(f"{name} is empty (0 bytes)")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                picture = Image.open(io.BytesIO(source))
-                _bounded(picture, name)
-                picture.load()
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's readers raise whatever a broken file makes them meet
-            raise InputError(
-                f"{name} is no picture that can be read ({' '.join(str(error).split())})"
-            ) from error
-    elif not isinstance(source, Image.Image):
+        image = _open_image(source, name)
+    elif isinstance(source, Image.Image):
+        image = source
+    else:
         raise InputError(
-            f"{type(source).__name__} is no picture: give a path, a Pillow image, the bytes of a file or an array"
+            f"{type(source).__name__} is not an image: give a path, a Pillow image, the content of "
+            "a file, or an array"
         )
     channels, height, width = input
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture.convert("RGBA"))
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
     pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return 255 - pixels if inverted else pixels
 
 
-def _bounded(picture: Image, name: Any) -> None:
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
+def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not an image")
+    try:
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise InputError(
+                f"{path} has {size >> 20} MB: an image may have at most {MAX_FILE_BYTES >> 20} MB"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_image(content: bytes, name: str) -> Image:
+    from PIL import Image
+
+    if not content:
+        raise InputError(f"{name} is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(
+                    f"{name} has {width} x {height} pixels: an image may have at most "
+                    f"{MAX_PIXELS // 1_000_000} million"
+                )
+            image.load()
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
         raise InputError(
-            f"{name} has {width} x {height} pixels, more than {MOST_PIXELS // 1_000_000} million: make it smaller"
-        )
+            f"{name} cannot be read as an image ({' '.join(str(error).split())})"
+        ) from error
+    return image
 
 
-def _prepared(x: Any, input: tuple[int, int, int]) -> np.ndarray:
-    found = array(x, input)
+def _scale(x: Any, input: tuple[int, int, int]) -> NDArray[Any]:
+    found = to_array(x, input)
     return found.astype(np.float32) / 255 if found.dtype == np.uint8 else found.astype(np.float32)
 
 
-def build(input: tuple[int, ...], inverted: bool = False) -> Pictures:
-    return Pictures(input, inverted)  # type: ignore[arg-type]
+def build(input: tuple[int, ...], inverted: bool = False) -> ImagePreprocessor:
+    """Make the preprocessor of `kind: image`."""
+    channels, height, width = input
+    return ImagePreprocessor((channels, height, width), inverted)

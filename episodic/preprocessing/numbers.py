@@ -1,4 +1,4 @@
-"""Numbers as they are."""
+"""Vectors of numbers, which are used as they are."""
 
 from __future__ import annotations
 
@@ -8,49 +8,60 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, listed
+from episodic.preprocessing.base import InputError, require_sequence
 
 
 @dataclass(frozen=True)
-class Numbers:
+class VectorPreprocessor:
+    """Preprocessor of numbers.
+
+    Args:
+        input: Shape of one example.
+    """
+
     input: tuple[int, ...]
 
-    what = "row of numbers"
+    example_name = "row of numbers"
 
     def __call__(self, x: Any) -> Tensor:
-        return torch.from_numpy(
-            array(x if isinstance(x, Tensor) else listed(x, self.what), self.input).astype(
-                np.float32
-            )
-        )
+        """Return float32 `(n, *input)` from a list or an array of that shape."""
+        rows = x if isinstance(x, Tensor) else require_sequence(x, self.example_name)
+        return torch.from_numpy(to_array(rows, self.input).astype(np.float32))
 
-    def in_folder(self, folder: Path) -> list[Any]:
+    def examples_in_folder(self, folder: Path) -> list[Any]:
         raise InputError(
-            "a model of numbers takes no files: use it from Python (docs/guide/using-a-model.md)"
+            "a model of numbers reads no files: use it from Python (docs/guide/using-a-model.md)"
         )
 
-    in_file = in_folder
+    examples_in_file = examples_in_folder
 
 
-def array(x: Any, input: tuple[int, ...]) -> np.ndarray:
-    """x as an array `(n, *input)` of finite numbers; InputError where it is none."""
+def to_array(x: Any, input: tuple[int, ...]) -> NDArray[Any]:
+    """Convert `x` to an array `(n, *input)` of finite numbers.
+
+    Raises:
+        InputError: The shape or the type differs, or some numbers are not finite.
+    """
+    shape = f"(n, {', '.join(map(str, input))})"
     try:
         found = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
     except ValueError as error:
         raise InputError(
-            f"x is no array of shape (n, {', '.join(map(str, input))}): its rows differ in shape"
+            f"x must be an array of shape {shape}, but its rows differ in shape"
         ) from error
     if found.dtype.kind not in "buif" or found.shape[1:] != input:
-        shape = ", ".join(map(str, input))
         raise InputError(
-            f"x has shape {found.shape} and type {found.dtype}: the model wants numbers of shape (n, {shape})"
+            f"x has shape {found.shape} and type {found.dtype}: the model takes numbers of shape "
+            f"{shape}"
         )
     if found.dtype.kind == "f" and not np.isfinite(found).all():
-        raise InputError("x holds numbers that are not finite")
+        raise InputError("x has numbers that are not finite: replace them")
     return found
 
 
-def build(input: tuple[int, ...]) -> Numbers:
-    return Numbers(input)
+def build(input: tuple[int, ...]) -> VectorPreprocessor:
+    """Make the preprocessor of `kind: numbers`."""
+    return VectorPreprocessor(input)

@@ -1,4 +1,4 @@
-"""What was rated, by name: an item, or an item and what is known of the user who rates it."""
+"""Items and users by name, for models of ratings."""
 
 from __future__ import annotations
 
@@ -12,93 +12,115 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, listed, told
-from episodic.preprocessing.numbers import array
+from episodic.preprocessing.base import InputError, first_problems, require_sequence
+from episodic.preprocessing.numbers import to_array
 
 
 @dataclass(frozen=True)
-class Rated:
-    """input: `(sides, features)`; items: the features of each item by its name; users: the number of each feature `NAME=VALUE` of users."""
+class RatingPreprocessor:
+    """Preprocessor of items, or of pairs of an item and the user who rates it.
+
+    Args:
+        input: Shape of one example, `(sides, features)`. The sides are the item and, where the
+            model uses features of users, the user.
+        items: The numbers of the features of each item, by the name of the item.
+        users: The number of each feature of users, by the feature as `NAME=VALUE`.
+    """
 
     input: tuple[int, ...]
     items: Mapping[str, list[int]]
     users: Mapping[str, int]
 
-    what = "item"
+    example_name = "item"
 
     def __call__(self, x: Any) -> Tensor:
-        """From a list of names of items, or of pairs (name, features of the user as `{"age": 25}`); or an array `(n, *input)` as the model
-        sees it."""
+        """Return numbers of features, int64 `(n, sides, features)`, with 0 for "no feature".
+
+        Args:
+            x: A list of names of items, or of pairs of a name and the features of the user, as in
+                `("Fargo", {"age": 25})`; or an array of numbers of features.
+
+        Raises:
+            InputError: Some items or features are unknown to the model; each is named.
+        """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype.kind in "buif"):
-            found = array(x, self.input)
-            known = max(
-                [0, *self.users.values(), *(max(features) for features in self.items.values())]
-            )
-            if found.dtype.kind not in "ui" or (
-                found.size and not 0 <= found.min() <= found.max() <= known
-            ):
-                raise InputError("x holds numbers that are no features: give names of items")
+            found = to_array(x, self.input)
+            largest = max([0, *self.users.values(), *map(max, self.items.values())])
+            in_range = not found.size or 0 <= found.min() <= found.max() <= largest
+            if found.dtype.kind not in "ui" or not in_range:
+                raise InputError("x has numbers that are not features: give names of items")
             return torch.from_numpy(found.astype(np.int64))
         problems: list[str] = []
-        rows = [self._row(one, problems) for one in listed(x, self.what)]
-        if problems or not rows:
-            raise InputError("\n".join(told(problems)) or "there are no items")
+        rows = [
+            self._number_features(rating, problems)
+            for rating in require_sequence(x, self.example_name)
+        ]
+        if problems:
+            raise InputError("\n".join(first_problems(problems)))
+        if not rows:
+            raise InputError("x is empty: give at least one item")
         return torch.tensor(rows, dtype=torch.int64)
 
-    def _row(self, one: Any, problems: list[str]) -> list[list[int]]:
-        item, user = one if isinstance(one, tuple) and len(one) == 2 else (one, {})
+    def _number_features(self, rating: Any, problems: list[str]) -> list[list[int]]:
+        item, user = rating if isinstance(rating, tuple) and len(rating) == 2 else (rating, {})
         if str(item) not in self.items or not isinstance(user, Mapping):
-            near = difflib.get_close_matches(str(item), self.items, n=1, cutoff=0.6)
-            problems.append(
-                f"{one!r} is no item that the model knows"
-                + (f" - did you mean {near[0]!r}?" if near else "")
-            )
+            close = difflib.get_close_matches(str(item), self.items, n=1, cutoff=0.6)
+            hint = f" - did you mean {close[0]!r}?" if close else ""
+            problems.append(f"the model knows no item {rating!r}{hint}")
             return []
         sides = [self.items[str(item)]]
         if self.input[0] == 2:
-            sides.append(self._user(user, problems))
+            sides.append(self._number_user(user, problems))
         elif user:
             problems.append(
-                f"{one!r} tells something of the user, of whom the model knows nothing but ratings"
+                f"{rating!r} has features of the user, but the model was trained without any"
             )
         return sides
 
-    def _user(self, user: Mapping[str, Any], problems: list[str]) -> list[int]:
-        told_of = [f"{name}={value}" for name, value in user.items()]
+    def _number_user(self, user: Mapping[str, Any], problems: list[str]) -> list[int]:
+        size = self.input[1]
+        features = [f"{name}={value}" for name, value in user.items()]
         known = [feature.partition("=") for feature in self.users]
-        for name, feature in zip(user, told_of, strict=True):
+        for name, feature in zip(user, features, strict=True):
             if feature not in self.users:
                 values = [value for other, _, value in known if other == str(name)]
                 names = sorted({other for other, _, _ in known})
-                of = (
+                choices = (
                     f"{name} may be {', '.join(values)}"
                     if values
                     else f"it knows {', '.join(names)}"
                 )
-                problems.append(f"{feature} is nothing that the model knows of users: {of}")
-        if len(told_of) > self.input[1]:
-            problems.append(
-                f"a user has {len(told_of)} features, and the model sees {self.input[1]} at most"
-            )
-        features = [self.users.get(feature, 0) for feature in told_of][: self.input[1]]
-        return features + [0] * (self.input[1] - len(features))
+                problems.append(f"the model knows no feature {feature} of users: {choices}")
+        if len(features) > size:
+            problems.append(f"a user has {len(features)} features: the model takes at most {size}")
+        numbers = [self.users.get(feature, 0) for feature in features][:size]
+        return numbers + [0] * (size - len(numbers))
 
-    def in_folder(self, folder: Path) -> list[Any]:
-        raise InputError(NO_FILES)
+    def examples_in_folder(self, folder: Path) -> list[Any]:
+        raise InputError(
+            "a model of ratings reads no files: use it from Python (docs/guide/using-a-model.md)"
+        )
 
-    in_file = in_folder
-
-
-NO_FILES = "a model of ratings takes no files: use it from Python (docs/guide/using-a-model.md)"
+    examples_in_file = examples_in_folder
 
 
-def build(input: tuple[int, ...], items: dict[str, str], users: dict[str, int]) -> Rated:
-    """items: the numbers of each one's features, apart by blanks"""
-    found = {item: [int(number) for number in features.split()] for item, features in items.items()}
-    if any(len(features) > input[1] for features in found.values()):
+def build(
+    input: tuple[int, ...], items: dict[str, str], users: dict[str, int]
+) -> RatingPreprocessor:
+    """Make the preprocessor of `kind: ratings`.
+
+    Args:
+        input: Shape of one example.
+        items: The numbers of the features of each item, separated by spaces.
+        users: The number of each feature of users.
+
+    Raises:
+        ValueError: An item has more features than an example holds.
+    """
+    numbers = {name: [int(n) for n in features.split()] for name, features in items.items()}
+    if any(len(features) > input[1] for features in numbers.values()):
         raise ValueError(f"items must have at most {input[1]} features each")
-    return Rated(
-        input,
-        {item: features + [0] * (input[1] - len(features)) for item, features in found.items()},
-        users,
-    )
+    padded = {
+        name: features + [0] * (input[1] - len(features)) for name, features in numbers.items()
+    }
+    return RatingPreprocessor(input, padded, users)

@@ -28,7 +28,7 @@ Readers = Callable[[Episode, int], dict[str, torch.Tensor]]
 
 def sentences(source: Prepared, test: pd.DataFrame) -> Readers:
     """Baselines that read the sentences: scikit-learn's tf-idf of words, its weights from the training classes."""
-    from episodic.preprocessing.text import TfIdf
+    from episodic.analysis.text_baselines import TfidfClassifiers
 
     texts, classes = source.texts(), source.classes()
     train = classes[classes["split"] == "train"]
@@ -37,7 +37,7 @@ def sentences(source: Prepared, test: pd.DataFrame) -> Readers:
         for first, count in zip(train["offset"], train["count"], strict=True)
         for row in range(first, first + count)
     ]
-    baselines = TfIdf.fit(known)
+    baselines = TfidfClassifiers.fit(known)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
         lines = test.iloc[first : first + episode.tasks]
@@ -46,7 +46,7 @@ def sentences(source: Prepared, test: pd.DataFrame) -> Readers:
             lines.to_dict("records"), episode.support_y.cpu(), episode.query_y.cpu(), strict=True
         ):
             support, query = ([texts[row] for row in line[part]] for part in ("support", "query"))
-            answers = baselines.answers(support, support_y.numpy(), query)
+            answers = baselines.predict(support, support_y.numpy(), query)
             found.append(
                 {
                     name: float((answer == query_y.numpy()).mean())

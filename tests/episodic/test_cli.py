@@ -157,7 +157,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
             ("adapt", "nowhere", "support", "-o", "x"),
             "there is no folder nowhere: name the folder of a trained model",
         ),
-        (("adapt", "run", "support/d", "-o", "x"), "has no folders (3 pictures lie in it loosely)"),
+        (("adapt", "run", "support/d", "-o", "x"), "has no folders, only 3 images"),
         (("adapt", "adapted", "support", "-o", "x"), "was adapted to a task already"),
         (
             ("adapt", "run", "support", "-o", "query"),

@@ -200,5 +200,5 @@ def test_a_new_user_in_python(run, tmp_path):
             answer.exit_code == 1
             and "tells numbers and no classes: use it from Python" in answer.output
         )
-    with pytest.raises(UserError, match="is no item that the model knows"):
+    with pytest.raises(UserError, match="the model knows no item"):
         adapted.predict(["no such film"])

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from episodic.datasets.base import SPLITS, FetchError
-from episodic.preprocessing.base import InputError, Inputs, folders
+from episodic.preprocessing.base import InputError, Preprocessor, read_class_folders
 
 NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 T = TypeVar("T")
@@ -26,14 +26,16 @@ class Class(Generic[T]):
     examples: list[T]
 
 
-def of_folders(source: Path, inputs: Inputs) -> list[Class[Any]]:
+def of_folders(source: Path, inputs: Preprocessor) -> list[Class[Any]]:
     """The classes of the folder by name; FetchError lists what is wrong with it."""
     inner = {
         path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")
     }
     try:
         if not inner or not inner <= NAMES.keys():
-            return [Class(name, "", found) for name, found in folders(source, inputs).items()]
+            return [
+                Class(name, "", found) for name, found in read_class_folders(source, inputs).items()
+            ]
         lacking = [split for split in SPLITS if split not in {NAMES[name] for name in inner}]
         if lacking:
             raise FetchError(
@@ -42,7 +44,7 @@ def of_folders(source: Path, inputs: Inputs) -> list[Class[Any]]:
         found = [
             Class(name, NAMES[part], examples)
             for part in sorted(inner)
-            for name, examples in folders(source / part, inputs).items()
+            for name, examples in read_class_folders(source / part, inputs).items()
         ]
     except InputError as error:
         raise FetchError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Pictures of one's own: divided as asked, read as a model in use reads them, all that is wrong with them told at once."""
+"""ImagePreprocessor of one's own: divided as asked, read as a model in use reads them, all that is wrong with them told at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from episodic.datasets import image_folder
 from episodic.datasets.base import SPLITS, FetchError
 from episodic.datasets.image_folder import Config
 from episodic.datasets.sources.folder import divided
-from episodic.preprocessing.image import Pictures
+from episodic.preprocessing.image import ImagePreprocessor
 
 SHARES = Config().shares
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
@@ -61,8 +61,10 @@ def test_it_reads_what_a_model_in_use_reads(tmp_path):
     source = drawn(tmp_path / "pictures", ["a", "b", "c"])
     for config in (Config(size=8, inverted=True), Config(size=9, colour=True)):
         found = made(source, tmp_path / f"raw{config.size}", config)
-        inputs = Pictures(config.input, config.inverted)
-        files = [path for name in found.classes for path in inputs.in_folder(source / name)]
+        inputs = ImagePreprocessor(config.input, config.inverted)
+        files = [
+            path for name in found.classes for path in inputs.examples_in_folder(source / name)
+        ]
         assert (inputs(files).numpy() == found.images.astype(np.float32) / 255).all()
 
 
@@ -140,7 +142,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
     assert (
         len(str(caught.value).splitlines()) == 2
         and "empty.png is empty" in str(caught.value)
-        and "words.jpg is no picture" in str(caught.value)
+        and "words.jpg cannot be read as an image" in str(caught.value)
     )
     assert list((tmp_path / "raw").iterdir()) == []
     for wrong, said in (
@@ -150,7 +152,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
         with pytest.raises(FetchError, match=said):
             image_folder.limits(Config(), 0, wrong)
     (source / "d").mkdir()
-    with pytest.raises(FetchError, match="d has 0 pictures"):
+    with pytest.raises(FetchError, match="d has 0 images"):
         image_folder.limits(Config(), 0, source)
     with pytest.raises(FetchError, match="run the stage download first"):
         image_folder.prepare(tmp_path / "raw", Config(), 0)

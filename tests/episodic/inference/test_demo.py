@@ -108,7 +108,7 @@ def test_what_it_refuses(client, drawings):
             "/adapt",
             {"classes": good | {"a": ["data:image/png;base64,AAAA"]}},
             422,
-            "no picture that can be read",
+            "cannot be read as an image",
         ),
         ("/predict", {"model": "other", "examples": [one]}, 404, "adapt again"),
         ("/predict", {"model": key, "examples": []}, 422, "at least 1 item"),

@@ -359,5 +359,5 @@ def test_devices_are_checked(protonet):
 
 def test_a_single_thing_in_the_place_of_a_list_is_told(protonet):
     for single in ("a.png", Path("a.png"), b"bytes", Image.new("L", (3, 3))):
-        with pytest.raises(InputError, match="put a single picture in a list"):
+        with pytest.raises(InputError, match="put a single image in a list"):
             episodic.load(protonet).inputs(single)

@@ -18,9 +18,9 @@ from support import ROOT
 import episodic
 from episodic.core.config import ConfigError
 from episodic.preprocessing import base as preprocessing
-from episodic.preprocessing import encoder
 from episodic.preprocessing.base import InputError
-from episodic.preprocessing.text import Features
+from episodic.preprocessing.sentences import encoder
+from episodic.preprocessing.text import TextFeatures
 from tasks import params, preset
 from tasks.runtime.files import read_json
 from tests.episodic.preprocessing.test_text import corpus, csv_of
@@ -30,25 +30,25 @@ TEXTS = [text for texts in corpus().values() for text in texts]
 
 def section(folder: Path, **more: object) -> dict:
     """As of a model's config.json."""
-    described = {"kind": "text", "features": "encoder", "encoder": encoder.described(folder)}
-    return {"input": [encoder.width(folder)], "inputs": described | more}
+    described = {"kind": "text", "features": "encoder", "encoder": encoder.describe_encoder(folder)}
+    return {"input": [encoder.embedding_size(folder)], "inputs": described | more}
 
 
 def test_what_it_is_known_by(tmp_path):
     """Weights, tokenizer and modules count; where it lies, its README and other formats do not."""
     folder = encoders.looks(tmp_path / "a")
-    assert encoder.width(folder) == 8
-    first = encoder.described(folder)
+    assert encoder.embedding_size(folder) == 8
+    first = encoder.describe_encoder(folder)
     assert first["name"] == "a" and re.fullmatch("[0-9a-f]{64}", first["digest"])
     (folder / "README.md").write_text("of another day")
     (folder / "onnx").mkdir()
     (folder / "onnx/config.json").write_text("{}")
     folder.rename(tmp_path / "b")
-    assert encoder.described(tmp_path / "b") == first | {"name": "b"}
+    assert encoder.describe_encoder(tmp_path / "b") == first | {"name": "b"}
     for file in ("model.safetensors", "1_Pooling/config.json", "config.json"):
         whole = (tmp_path / "b" / file).read_bytes()
         (tmp_path / "b" / file).write_bytes(whole + b" ")
-        assert encoder.described(tmp_path / "b")["digest"] != first["digest"], file
+        assert encoder.describe_encoder(tmp_path / "b")["digest"] != first["digest"], file
         (tmp_path / "b" / file).write_bytes(whole)
 
 
@@ -64,7 +64,7 @@ def test_how_long_embeddings_are(tmp_path):
             }
         )
     )
-    assert encoder.width(folder) == 16, "two means of the tokens, one after the other"
+    assert encoder.embedding_size(folder) == 16, "two means of the tokens, one after the other"
     pooling.write_text(
         json.dumps(
             {
@@ -74,9 +74,9 @@ def test_how_long_embeddings_are(tmp_path):
             }
         )
     )
-    assert encoder.width(folder) == 8
+    assert encoder.embedding_size(folder) == 8
     (folder / "modules.json").unlink()
-    assert encoder.width(folder) == 8, "of a plain transformer the mean"
+    assert encoder.embedding_size(folder) == 8, "of a plain transformer the mean"
 
 
 def broken(folder: Path, how: str) -> None:
@@ -100,9 +100,9 @@ def broken(folder: Path, how: str) -> None:
     ("how", "said"),
     [
         ("pickle", "its weights are a pickle (pytorch_model.bin), which is not read"),
-        ("code", "names mine.Transformer: an encoder may be"),
+        ("code", "names mine.Transformer: the modules of an encoder must be"),
         ("outside", "which lies outside"),
-        ("auto_map", "needs more than its weights"),
+        ("auto_map", "needs code of its own"),
         ("empty", "since it has no config.json"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
     folder = encoders.looks(tmp_path / "a")
     broken(folder, how)
     with pytest.raises(InputError) as caught:
-        encoder.described(folder)
+        encoder.describe_encoder(folder)
     assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
@@ -118,7 +118,7 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
     with pytest.raises(
         ConfigError, match=r"path is 'data/README.md': must be the folder of a sentence encoder"
     ):
-        Features("encoder")
+        TextFeatures("encoder")
     raw = params.read_yaml(ROOT / "params.yaml")
     preset.merge(
         raw,
@@ -149,14 +149,14 @@ def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
         "embeddings that are there already need no encoder"
     )
     with pytest.raises(
-        InputError, match=r"needs one more package: pip install 'episodic\[encoder\]'"
+        InputError, match=r"needs one more package: pip install 'episodic-learning\[encoder\]'"
     ):
         build(["play a song"])
 
 
 def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
     folder = encoders.looks(tmp_path / "a")
-    monkeypatch.delenv(encoder.FOLDER, raising=False)
+    monkeypatch.delenv(encoder.ENCODER_VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
 
     def said() -> str:
@@ -164,16 +164,14 @@ def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
             preprocessing.build(section(folder))(["play a song"])
         return str(caught.value)
 
-    assert (
-        said() == "the model reads sentences by the encoder a: set EPISODIC_ENCODER to its folder"
-    )
+    assert said() == "the model needs the sentence encoder a: set EPISODIC_ENCODER to its folder"
     for place in (folder, tmp_path):
-        monkeypatch.setenv(encoder.FOLDER, str(place))
+        monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
         assert "episodic-learning[encoder]" in said(), "found"
     other = encoders.looks(tmp_path / "other", vocabulary=3)
-    monkeypatch.setenv(encoder.FOLDER, str(other))
+    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(other))
     assert re.fullmatch(
-        r".*other is not the encoder a that the model was trained with \(digest \w{12}, not \w{12}\): put that one there, or train again",
+        r".*other is not the encoder a that the model was trained with \(digest \w{12}, not \w{12}\): put that encoder there, or train again",
         said(),
     )
 
@@ -225,7 +223,7 @@ def test_the_stages_use_it_and_say_which(place):
     assert found == {
         "kind": "text",
         "features": "encoder",
-        "encoder": encoder.described(place / "tiny"),
+        "encoder": encoder.describe_encoder(place / "tiny"),
     }
     assert (
         str(place)
@@ -258,7 +256,7 @@ def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
         [text for label in ("mail", "bank") for text in corpus()[label][:6]],
         ["mail"] * 6 + ["bank"] * 6,
     )
-    monkeypatch.setenv(encoder.FOLDER, str(place))
+    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
     learner = episodic.load(place / "model")
     adapted = learner.adapt(texts, labels)
     answers = adapted.predict(texts)
@@ -267,7 +265,7 @@ def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
     again = episodic.load_adapted(place / "adapted")
     np.testing.assert_allclose(again.predict_proba(texts), adapted.predict_proba(texts), atol=1e-6)
     encoders.tiny(place / "elsewhere" / "tiny", TEXTS, seed=1)
-    monkeypatch.setenv(encoder.FOLDER, str(place / "elsewhere"))
+    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place / "elsewhere"))
     with pytest.raises(InputError, match="is not the encoder tiny that the model was trained with"):
         episodic.load_adapted(place / "adapted").predict(texts)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.preprocessing.base import InputError, build, folders
-from episodic.preprocessing.image import MOST_BYTES, decode
+from episodic.preprocessing.base import InputError, build, read_class_folders
+from episodic.preprocessing.image import MAX_FILE_BYTES, decode_image
 
 GREY, RGB = (1, 6, 8), (3, 6, 8)
 RAMP = np.linspace(0, 255, 48).round().astype(np.uint8).reshape(6, 8)
@@ -24,22 +24,22 @@ def saved(picture: Image.Image, form: str, **options) -> bytes:
 def test_every_mode_of_a_picture():
     grey = Image.fromarray(RAMP)
     for mode in ("L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"):
-        found = decode(grey.convert(mode), GREY, False)
+        found = decode_image(grey.convert(mode), GREY, False)
         assert found.shape == GREY and np.abs(found[0].astype(int) - RAMP).max() <= 2, mode
-    palette = decode(saved(grey.convert("P"), "PNG"), GREY, False)
+    palette = decode_image(saved(grey.convert("P"), "PNG"), GREY, False)
     assert np.abs(palette[0].astype(int) - RAMP).max() <= 26, "a palette of web colours is coarse"
     deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
-    assert (decode(saved(deep, "PNG"), GREY, False)[0] == RAMP).all(), (
+    assert (decode_image(saved(deep, "PNG"), GREY, False)[0] == RAMP).all(), (
         "16 bits are scaled, not clipped"
     )
     assert (
-        decode(Image.fromarray(RAMP > 127), GREY, False)[0] == np.where(RAMP > 127, 255, 0)
+        decode_image(Image.fromarray(RAMP > 127), GREY, False)[0] == np.where(RAMP > 127, 255, 0)
     ).all()
-    assert (decode(grey, GREY, True)[0] == 255 - RAMP).all()
+    assert (decode_image(grey, GREY, True)[0] == 255 - RAMP).all()
 
 
 def test_colours_stay_in_their_channels():
-    red = decode(Image.new("RGB", (8, 6), (255, 0, 10)), RGB, False)
+    red = decode_image(Image.new("RGB", (8, 6), (255, 0, 10)), RGB, False)
     assert (
         red.shape == RGB and (red[0] == 255).all() and (red[1] == 0).all() and (red[2] == 10).all()
     )
@@ -47,12 +47,12 @@ def test_colours_stay_in_their_channels():
 
 def test_transparency_is_paper():
     clear = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
-    assert (decode(saved(clear, "PNG"), GREY, False) == 255).all() and (
-        decode(clear, GREY, True) == 0
+    assert (decode_image(saved(clear, "PNG"), GREY, False) == 255).all() and (
+        decode_image(clear, GREY, True) == 0
     ).all()
     gif = Image.new("P", (8, 6), 0)
     gif.putpalette([0, 0, 0] * 256)
-    assert (decode(saved(gif, "PNG", transparency=0), GREY, False) == 255).all()
+    assert (decode_image(saved(gif, "PNG", transparency=0), GREY, False) == 255).all()
 
 
 def test_a_photograph_is_turned_as_the_camera_was_held():
@@ -60,12 +60,12 @@ def test_a_photograph_is_turned_as_the_camera_was_held():
     wide[:, :4] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    found = decode(saved(Image.fromarray(wide), "PNG", exif=exif), GREY, False)
+    found = decode_image(saved(Image.fromarray(wide), "PNG", exif=exif), GREY, False)
     assert (found[0, :, 4:] == 255).all() and (found[0, :, :4] == 0).all()
 
 
 def test_another_size_is_resized_as_a_whole():
-    found = decode(Image.fromarray(np.repeat(np.repeat(RAMP, 5, 0), 3, 1)), GREY, False)
+    found = decode_image(Image.fromarray(np.repeat(np.repeat(RAMP, 5, 0), 3, 1)), GREY, False)
     assert found.shape == GREY and np.abs(found[0].astype(int) - RAMP)[1:-1].max() <= 3
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_picture_is_named_and_all_are_told(tmp_path):
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder.png").mkdir()
     with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     (tmp_path / "-odd name ä.png").write_bytes(saved(Image.fromarray(RAMP), "PNG"))
     bad = ["empty.png", "text.jpg", "half.png", "folder.png", "huge.png", "none.png"]
     with pytest.raises(InputError) as caught:
@@ -98,8 +98,8 @@ def test_what_is_no_picture_is_named_and_all_are_told(tmp_path):
 def test_a_bomb_is_not_unpacked():
     bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 200_000
-    with pytest.raises(InputError, match=r"20000 x 20000 pixels|no picture that can be read"):
-        decode(bomb, GREY, False)
+    with pytest.raises(InputError, match=r"20000 x 20000 pixels|cannot be read as an image"):
+        decode_image(bomb, GREY, False)
 
 
 def test_arrays_are_taken_as_the_model_sees_them():
@@ -107,10 +107,10 @@ def test_arrays_are_taken_as_the_model_sees_them():
     assert (inputs(RAMP[None, None]).numpy()[0, 0] == RAMP.astype(np.float32) / 255).all()
     assert inputs(np.zeros((2, *GREY))).dtype.is_floating_point
     for wrong, said in (
-        (np.zeros((2, 8, 6)), "the model wants numbers of shape"),
+        (np.zeros((2, 8, 6)), "the model takes numbers of shape"),
         (np.full((1, *GREY), np.nan), "not finite"),
-        ([], "there are no pictures"),
-        ([3], "picture 0: int is no picture"),
+        ([], "x is empty: give at least one image"),
+        ([3], "image 0: int is not an image"),
     ):
         with pytest.raises(InputError, match=said):
             inputs(wrong)
@@ -119,20 +119,20 @@ def test_arrays_are_taken_as_the_model_sees_them():
 def test_a_folder_for_each_class(tmp_path):
     inputs = build({"input": list(GREY), "inputs": {"kind": "image"}})
     with pytest.raises(InputError, match="there is no folder"):
-        folders(tmp_path / "none", inputs)
+        read_class_folders(tmp_path / "none", inputs)
     with pytest.raises(InputError, match="has no folders"):
-        folders(tmp_path, inputs)
+        read_class_folders(tmp_path, inputs)
     for name in ("b/1.PNG", "a/2.jpg", "a/1.png", "a/notes.txt", "a/.hidden.png", ".git/x.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert {k: [p.name for p in v] for k, v in folders(tmp_path, inputs).items()} == {
+    assert {k: [p.name for p in v] for k, v in read_class_folders(tmp_path, inputs).items()} == {
         "a": ["1.png", "2.jpg"],
         "b": ["1.PNG"],
     }
     (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match="c has 0 pictures: a class needs at least 1"):
-        folders(tmp_path, inputs)
+    with pytest.raises(InputError, match="c has 0 images: a class needs at least 1"):
+        read_class_folders(tmp_path, inputs)
     (tmp_path / "loose").mkdir()
     (tmp_path / "loose/1.png").touch()
-    with pytest.raises(InputError, match=r"has no folders \(1 pictures lie in it loosely\)"):
-        folders(tmp_path / "loose", inputs)
+    with pytest.raises(InputError, match=r"has no folders, only 1 images"):
+        read_class_folders(tmp_path / "loose", inputs)

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 import episodic
+from episodic.analysis.text_baselines import INVERSE_REGULARIZATION, TfidfClassifiers
 from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS
 from episodic.data import storage
@@ -25,12 +26,13 @@ from episodic.engine.outer import meta_gradient
 from episodic.models import bag, textcnn
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import InputError
-from episodic.preprocessing.text import REGULARIZATION, Features, TfIdf, fit, table
+from episodic.preprocessing.sentences.files import parse_table
+from episodic.preprocessing.text import TextFeatures
 from episodic.training import baselines, evaluation, loop, model_folder
 from episodic.training.config import TrainingConfig
 from tests.episodic.test_cli import call
 
-NGRAMS, TOKENS = Features(size=256), Features("tokens", 96, 8)
+NGRAMS, TOKENS = TextFeatures(size=256), TextFeatures("tokens", 96, 8)
 OPENINGS = [
     "please",
     "could you",
@@ -70,10 +72,10 @@ def csv_of(path: Path, header: str = "text,label") -> Path:
     return path
 
 
-def prepared(features: Features):
+def prepared(features: TextFeatures):
     """Encoded sentences, the `inputs` section fitted to them, first rows and counts of the classes."""
     texts = [text for texts in corpus().values() for text in texts]
-    section = fit(features, texts)
+    section = features.fit(texts)
     encoder = preprocessing.build({"input": list(features.input), "inputs": section})
     counts = torch.full((len(THINGS),), len(texts) // len(THINGS))
     return encoder.encode(texts), section, counts
@@ -82,8 +84,8 @@ def prepared(features: Features):
 def test_ngrams_are_scikit_learns_tf_idf():
     """With as many places as there are n-grams, and so no two in one: the same vectors but for their order."""
     texts = [text for texts in corpus().values() for text in texts]
-    wide = Features(size=1 << 20)
-    found = preprocessing.build({"input": list(wide.input), "inputs": fit(wide, texts)})(texts[:40])
+    wide = TextFeatures(size=1 << 20)
+    found = preprocessing.build({"input": list(wide.input), "inputs": wide.fit(texts)})(texts[:40])
     wanted = (
         TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
         .fit(texts)
@@ -115,7 +117,7 @@ def test_tokens_are_pieces_of_the_training_words():
     assert (known > 0).sum() < 8 and (known[(known > 0).sum() :] == 0).all() and (cut > 0).all()
     assert (encoder(["Play a SONG"])[0] == known).all(), "case does not count"
     assert int(examples.max()) < 96
-    with pytest.raises(InputError, match="no tokens"):
+    with pytest.raises(InputError, match="not tokens"):
         encoder(np.full((1, 8), 500))
 
 
@@ -123,9 +125,9 @@ def test_tokens_are_pieces_of_the_training_words():
     ("given", "said"),
     [
         ("one", "put a single sentence in a list"),
-        ([], "there are no sentences"),
+        ([], "x is empty: give at least one sentence"),
         (["x" * 100_001], "has 100,001 characters"),
-        ([3, " "], "example 0 is a int, not text\nexample 1 is empty"),
+        ([3, " "], "example 0 is of type int, not text\nexample 1 is empty"),
     ],
 )
 def test_what_is_no_sentence_is_told(given, said):
@@ -136,9 +138,9 @@ def test_what_is_no_sentence_is_told(given, said):
 
 
 def test_baselines_by_hand():
-    baselines = TfIdf.fit([text for texts in corpus().values() for text in texts])
+    baselines = TfidfClassifiers.fit([text for texts in corpus().values() for text in texts])
     support = ["play a song", "wake me at six", "play some music", "set an alarm for six"]
-    found = baselines.answers(
+    found = baselines.predict(
         support, np.array([0, 1, 0, 1]), ["play music by bach", "set my alarm"]
     )
     assert {name: answer.tolist() for name, answer in found.items()} == {
@@ -150,10 +152,10 @@ def test_baselines_by_hand():
         *((text, i) for i, texts in enumerate(corpus().values()) for text in texts[:6]), strict=True
     )
     query = [text for texts in corpus().values() for text in texts[6:]]
-    direct = LogisticRegression(C=REGULARIZATION, max_iter=1000).fit(
+    direct = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000).fit(
         baselines.vectorizer.transform(texts), labels
     )
-    answers = baselines.answers(texts, np.array(labels), query)["tfidf_logistic"]
+    answers = baselines.predict(texts, np.array(labels), query)["tfidf_logistic"]
     assert (answers == direct.predict(baselines.vectorizer.transform(query))).mean() > 0.99
 
 
@@ -298,7 +300,7 @@ def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
         for t, s in zip(found[0].texts, np.repeat(found[0].splits, found[0].counts), strict=True)
         if s == "train"
     ]
-    assert found[0].inputs == fit(NGRAMS, seen), (
+    assert found[0].inputs == NGRAMS.fit(seen), (
         "nothing is learned from validation and test classes"
     )
 
@@ -333,18 +335,18 @@ def test_a_csv_may_say_the_division(tmp_path):
 )
 def test_a_csv_that_cannot_be_used_is_told(content, said):
     with pytest.raises(InputError) as caught:
-        table(content, "a.csv")
+        parse_table(content, "a.csv")
     assert said in str(caught.value)
-    assert table("\ufefftext,label\nhello,x\n", "a.csv") == [{"text": "hello", "label": "x"}], (
-        "a mark of byte order is taken"
-    )
+    assert parse_table("\ufefftext,label\nhello,x\n", "a.csv") == [
+        {"text": "hello", "label": "x"}
+    ], "a mark of byte order is taken"
 
 
 def test_own_sentences_that_cannot_be_used_are_one_sentence(tmp_path):
     (tmp_path / "latin.csv").write_bytes("text,label\nä,x\n".encode("latin-1"))
     for source, said in (
         (tmp_path / "none.csv", "must be a CSV with the columns"),
-        (tmp_path / "latin.csv", "no text in UTF-8"),
+        (tmp_path / "latin.csv", "not text in UTF-8"),
         (tmp_path, "has no folders"),
     ):
         with pytest.raises(FetchError, match=said):
@@ -358,7 +360,7 @@ def test_clinc150_of_the_mirror(tmp_path):
         pytest.skip(
             "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
         )
-    config = clinc150.Config(Features(size=1024))
+    config = clinc150.Config(TextFeatures(size=1024))
     clinc150.fetch(tmp_path, config, mirror=Path(mirror))
     found = clinc150.prepare(tmp_path, config, 0)
     assert (
