@@ -19,9 +19,9 @@ from tasks.runtime.files import atomic_folder
 
 
 def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
-    """Writes the folder described in docs/files.md, section data/raw."""
+    """Writes the folder described in docs/reference/files.md, section data/raw."""
     chosen = settings.dataset
-    with atomic_folder(out) as folder, bars() as progress:
+    with atomic_folder(out) as folder, report_progress() as progress:
         module = DATASETS[chosen.name]
         module.fetch(
             folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own)
@@ -29,16 +29,16 @@ def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
 
 
 @contextmanager
-def bars() -> Iterator[base.Progress]:
-    """A data set's progress as bars, one for each thing that it names."""
-    current: stage.Bar | None = None
+def report_progress() -> Iterator[base.Progress]:
+    """Report the progress of a data set, one piece of work at a time."""
+    current: stage.ProgressReporter | None = None
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal current
         if current is None or current.what != what:
             if current:
                 current.close()
-            current = stage.Bar("download", what, total)
+            current = stage.ProgressReporter("download", what, total)
         current.update(done, total)
 
     try:

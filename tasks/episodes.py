@@ -21,7 +21,7 @@ from tasks.runtime.files import atomic_folder, digest, write_json
 
 
 def run(settings: params.Params, raw: Path, out: Path) -> None:
-    """Writes the folder described in docs/files.md, section data/prepared."""
+    """Writes the folder described in docs/reference/files.md, section data/prepared."""
     chosen = settings.dataset
     module = DATASETS[chosen.name]
     data = module.prepare(raw, chosen.config, chosen.seed)
@@ -103,8 +103,10 @@ def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dic
 def _examples(data: Images | Texts) -> Any:
     if not isinstance(data, Texts) or data.features.kind != "encoder":
         return data.examples
-    with stage.bar("episodes", "sentences", len(data.texts) + len(data.outside)) as bar:
-        return data.encoded(lambda what, done, total: bar.update(done, total))
+    with stage.ProgressReporter(
+        "episodes", "sentences", len(data.texts) + len(data.outside)
+    ) as progress:
+        return data.encoded(lambda what, done, total: progress.update(done, total))
 
 
 def _groups(table: pd.DataFrame, ways: int) -> str:

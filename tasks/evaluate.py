@@ -1,252 +1,143 @@
-"""Stage `evaluate`: the trained model on the fixed test episodes, beside what puts it in proportion -> scores and metrics."""
+"""Stage `evaluate`: score the trained model and its baselines on the fixed test episodes."""
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from episodic.core import float64
-from episodic.core.model import Params
 from episodic.engine import allocator
-from episodic.engine.learner import BATCH_NORM, MetaLearner
 from episodic.engine.processes import Group
 from episodic.ops import backend
-from episodic.training import evaluation, model_folder
-from episodic.training.baselines import choose_fine_tuning_rate
 from tasks import params, prepared
 from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
-from tasks.prepared import Prepared
+from tasks.evaluation.baselines import EpisodeBaselines
+from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.results import EpisodeResults, measure_episodes
 from tasks.runtime import distributed, stage
 from tasks.runtime.files import atomic_folder, write_json
 
-RATE_EPISODES = 20
-"""Validation episodes on which the rate of the baseline `random_init` is chosen."""
+LARGE_WORK = 1 << 20
+"""Numbers in the query sets of all test episodes from which several processes pay off."""
 
-LARGE_NETWORK, TUNED = 1_000_000, 100
-"""Of a network with more parameters than this, the baseline `random_init`, a training for each episode, sees so many test episodes."""
 
-LARGE = 1 << 20
-"""Numbers in the query sets of all test episodes from which more processes pay."""
+@dataclass(frozen=True)
+class Measurements:
+    """What the processes of the stage compute together, and the first one writes.
+
+    Attributes:
+        results: Scores and outputs of every test episode.
+        diagnostics: Entries of metrics.json.
+        ratings: Errors of rating prediction, for a data set of ratings.
+        class_embeddings: The test classes in the learned space `(classes, width)`, for
+            classification.
+    """
+
+    results: EpisodeResults
+    diagnostics: dict[str, Any]
+    ratings: ratings.RatingResults | None
+    class_embeddings: torch.Tensor | None
 
 
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
-    """Writes the files described in docs/files.md, sections reports/scores and reports/metrics.json."""
+<<<<<<< main
+    """Writes the files described in docs/reference/files.md, sections reports/scores and reports/metrics.json."""
+=======
+    """Write the files that docs/files.md describes in reports/scores and reports/metrics.json."""
+>>>>>>> h7
     allocator.keep_freed()
     device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
-    found = model_folder.load(model, device)
-    meta_learner, members, config = found.learner, found.members, found.config
-    test, steps = (
-        source.table("test"),
-        evaluation.count_inner_steps(meta_learner, settings.evaluate.steps),
+    evaluation = Evaluation.load(settings.evaluate, source, model)
+    table = ratings.RatingTable(source) if source.given else None
+    count = distributed.count_processes(
+        settings.processes,
+        len(evaluation.chunks),
+        is_large=evaluation.query_numbers > LARGE_WORK,
+        device=device,
     )
-    points = evaluation.curve_steps(meta_learner, steps)
-    first = source.fixed(test[:1])
-    meta_learner.at_test.accept(first)
-    if source.kind == "classification":
-        config = config | {
-            "ways": source.meta["ways"]
-        }  # of what is tested; a method may have been trained at others
-    chunk, numbers = (
-        settings.evaluate.chunk or evaluation.episodes_per_chunk(first),
-        first.query_x.numel() * len(test),
-    )
-    sizes = [min(chunk, len(test) - start) for start in range(0, len(test), chunk)]
-    known = ratings.Known(source) if source.given else None
-    count = distributed.suited(settings.processes, len(sizes), large=numbers > LARGE, device=device)
     compiled = settings.evaluate.compiled and device.type == "cpu"
     if compiled:
         backend.prepare(device)
-    with distributed.group(count, device) as group, backend.compiled(compiled):
+    with distributed.start_processes(count, device) as group, backend.compiled(compiled):
         if group.rank == 0:
             stage.emit(
                 "plan",
                 stage="evaluate",
-                episodes_at_once=chunk,
+                episodes_at_once=evaluation.chunk,
                 processes=group.size,
                 compiled=compiled,
             )
-        curve, simpler = _scores(
-            meta_learner,
-            model_folder.build_baseline_learner(config),
-            members,
-            source,
-            test,
-            points,
-            sizes,
-            group,
-            known,
-        )
-        labels = diagnostics.label_spread(meta_learner, members, source, test, steps, chunk, group)
-        others = {"labels": labels} if labels else {}
-        others |= diagnostics.rejection(
-            meta_learner, members, source, test, curve, points.index(steps), steps, chunk, group
-        )
-        rated = (
-            ratings.table(meta_learner, members, known, test, steps, chunk, group)
-            if known
-            else None
-        )
-        means = task_space.centroids(meta_learner, members[0], source, test, group)
+        measurements = _measure(evaluation, table, group)
         if group.rank:
             return
-    _write(
-        source,
-        meta_learner,
-        members,
-        config,
-        test,
-        curve,
-        points,
-        steps,
-        simpler,
-        others,
-        rated,
-        means,
-        scores,
-        metrics,
-    )
+    _write(evaluation, measurements, scores, metrics)
 
 
-def _scores(
-    meta_learner: MetaLearner,
-    plain: MetaLearner,
-    members: list[Params],
-    source: Prepared,
-    test: pd.DataFrame,
-    points: list[int],
-    sizes: list[int],
-    group: Group,
-    known: ratings.Known | None,
-) -> tuple[evaluation.AdaptationCurve, dict[str, np.ndarray]]:
-    """Every test episode after `points` inner steps, and its baselines; `sizes` episodes at once, the group's processes share."""
-    examples = source.examples() if source.kind == "classification" or source.given else None
-    read = (
-        ratings.readers(known, test)
-        if known
-        else baselines.sentences(source, test)
-        if source.texts()
-        else None
-    )
-    tuned = TUNED if sum(p.numel() for p in members[0].values()) > LARGE_NETWORK else len(test)
-    seed, starts = source.meta["seed"], [sum(sizes[:i]) for i in range(len(sizes))]
-    rate = choose_fine_tuning_rate(
-        plain, seed, source.fixed(source.table("validation")[:RATE_EPISODES], examples), group
-    )
-    layout: dict[str, torch.Size] = {}
-    with stage.bar("evaluate", "episodes", len(test)) if group.rank == 0 else nullcontext() as bar:
-
-        def one(i: int) -> torch.Tensor:
-            episode = source.fixed(test[starts[i] : starts[i] + sizes[i]], examples)
-            curve = evaluation.adaptation_curve(meta_learner, members, episode, points)
-            parts = {
-                f"{part} {mode}": value
-                for part in ("score", "loss")
-                for mode, value in getattr(curve, part).items()
-            }
-            parts |= {"outputs": curve.outputs.transpose(0, 1)}
-            parts |= {
-                f"baseline {name}": s
-                for name, s in baselines.scores(
-                    plain, episode, seed, rate, starts[i], source.meta["inputs"], read, tuned
-                ).items()
-            }
-            layout.update({name: value.shape[1:] for name, value in parts.items()})
-            if bar:
-                bar.update(min(len(test), bar.done + episode.tasks * group.size))
-            return torch.cat(
-                [float64.double(value).reshape(len(value), -1) for value in parts.values()], 1
-            )
-
-        rows = group.rows(one, sizes)
-    columns = rows.split([shape.numel() for shape in layout.values()], 1)
-    found = {
-        name: part.unflatten(1, shape) if shape else part[:, 0]
-        for (name, shape), part in zip(layout.items(), columns, strict=True)
-    }
-    score, loss = (
-        {mode: found[f"{part} {mode}"] for mode in BATCH_NORM} for part in ("score", "loss")
-    )
-    outputs = found["outputs"].to(torch.get_default_dtype()).transpose(0, 1)
-    simpler = {
-        name.removeprefix("baseline "): s.cpu().numpy()
-        for name, s in found.items()
-        if name.startswith("baseline ")
-    }
-    simpler["random_init"] = simpler["random_init"][:tuned]
-    return evaluation.AdaptationCurve(score, loss, outputs), simpler
+def _measure(
+    evaluation: Evaluation, table: ratings.RatingTable | None, group: Group
+) -> Measurements:
+    row_baselines = None
+    if table:
+        row_baselines = ratings.fit_rating_baselines(table, evaluation.test)
+    elif evaluation.source.texts():
+        row_baselines = baselines.fit_sentence_baselines(evaluation)
+    episode_baselines = EpisodeBaselines.prepare(evaluation, row_baselines, group)
+    results = measure_episodes(evaluation, episode_baselines, group)
+    labels = diagnostics.measure_label_permutations(evaluation, group)
+    rejection = diagnostics.measure_rejection(evaluation, results, group)
+    rated = ratings.measure_ratings(evaluation, table, group) if table else None
+    embeddings = task_space.embed_classes(evaluation, group)
+    return Measurements(results, labels | rejection, rated, embeddings)
 
 
-def _write(
-    source: Prepared,
-    meta_learner: MetaLearner,
-    members: list[Params],
-    config: dict[str, Any],
-    test: pd.DataFrame,
-    curve: evaluation.AdaptationCurve,
-    points: list[int],
-    steps: int,
-    simpler: dict[str, np.ndarray],
-    others: dict[str, Any],
-    rated: ratings.Rated | None,
-    means: torch.Tensor | None,
-    scores: Path,
-    metrics: Path,
-) -> None:
-    name = meta_learner.objective.score_name
-    episodes = tables.episode_table(curve, points, name)
-    compared = pd.concat(
-        [
-            pd.DataFrame({"method": method, "episode": np.arange(len(score)), name: score})
-            for method, score in simpler.items()
-        ]
-    )
-    headline = episodes.query(f"mode == '{meta_learner.batch_norm}' and step == {steps}")
-    answers = pd.DataFrame()
+def _write(evaluation: Evaluation, measurements: Measurements, scores: Path, metrics: Path) -> None:
+    source, test, results = evaluation.source, evaluation.test, measurements.results
+    learner = evaluation.trained.learner
+    name = learner.objective.score_name
+    episodes = tables.episode_table(results, evaluation.points, name)
+    compared = tables.baseline_table(results, name)
+    headline = episodes.query(f"mode == '{learner.batch_norm}' and step == {evaluation.steps}")
     limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)
+    entries = tables.headline_metrics(evaluation, episodes, compared, limit)
+    entries |= measurements.diagnostics
+    answers = pd.DataFrame()
     with atomic_folder(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
         tables.curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
-            answers = tables.answers(
-                source, test, curve.outputs[0], curve.outputs[points.index(steps)]
-            )
+            answers = tables.answer_table(evaluation, results)
             answers.to_parquet(folder / "answers.parquet", index=False)
-            tables.class_table(source, test, answers).to_parquet(
-                folder / "classes.parquet", index=False
-            )
-        elif rated is not None:
-            rated.users.to_parquet(folder / "ratings.parquet", index=False)
-            summary = ratings.summary(rated.users)
+            classes = tables.class_table(evaluation, answers)
+            classes.to_parquet(folder / "classes.parquet", index=False)
+        elif measurements.ratings is not None:
+            users = measurements.ratings.users
+            users.to_parquet(folder / "ratings.parquet", index=False)
+            summary = ratings.summarize_users(users)
             summary.to_csv(folder / "ratings.csv", index=False)
-            rated.lists.to_parquet(folder / "lists.parquet", index=False)
-            others |= ratings.figures(summary)
+            measurements.ratings.lists.to_parquet(folder / "lists.parquet", index=False)
+            entries |= ratings.rating_metrics_entry(summary)
         else:
-            fits, support = tables.fits(meta_learner, members, source, test, headline)
+            fits, support = tables.fit_tables(evaluation, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
-        found = task_space.described(source, test, headline, answers, means)
-        for part, table in found.tables.items():
+        space = task_space.describe_tasks(
+            source, test, headline, answers, measurements.class_embeddings
+        )
+        for part, table in space.tables.items():
             table.to_parquet(folder / f"{part}.parquet", index=False)
-    figures = (
-        tables.metrics(episodes, compared, name, meta_learner.batch_norm, steps, config, limit)
-        | others
-        | found.metrics
-    )
-    write_json(metrics, _finite(figures))
+    write_json(metrics, replace_infinite(entries | space.metrics))
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity: null in its place."""
+def replace_infinite(value: Any) -> Any:
+    """Numbers that JSON cannot represent, infinity and NaN, become null."""
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: replace_infinite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

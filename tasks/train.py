@@ -1,7 +1,8 @@
-"""Stage `train`: prepared data -> the best meta-parameters by validation, and the history of training.
+"""Stage `train`: train the model and keep the best meta-parameters by validation score.
 
-Kill it at any time and run it again: it goes on from its last checkpoint and ends with the same bytes. Its processes (params
-`processes`, or those of `torchrun -m tasks.train`) share each meta-batch; how many there are changes no byte of the result.
+Interrupted runs resume from the last checkpoint and end with the same bytes. The processes of a run
+(params `processes`, or those of `torchrun -m tasks.train`) share each meta-batch; their number does
+not change the result.
 """
 
 from __future__ import annotations
@@ -31,66 +32,74 @@ from tasks.runtime.stage import StageError
 
 
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
-    """Writes the files described in docs/files.md, section models/run."""
+<<<<<<< main
+    """Writes the files described in docs/reference/files.md, section models/run."""
+=======
+    """Write the files that docs/files.md describes in models/run."""
+>>>>>>> h7
     allocator.keep_freed()
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
-    config = described(settings, source.meta)
+    config = describe_learner(settings, source.meta)
     if source.kind == "classification":
         config["classes"] = len(class_selection.chosen(source.classes(), settings.train))
-    meta_learner = model_folder.build_learner(config)
-    sampler, validation = (
-        source.training(settings, meta_learner.algorithm.labels),
-        source.fixed(source.table("validation")),
-    )
+    learner = model_folder.build_learner(config)
+    sampler = source.training(settings, learner.algorithm.labels)
+    validation = source.fixed(source.table("validation"))
     plan = loop.choose_plan(sampler, settings.train, device)
     compiler = backend.prepare(device) if plan.compiled else None
     shards = len(plan.bounds(settings.train.meta_batch))
-    code = code_digest(_foreign(meta_learner))
-    asked = {
+    code = code_digest(_find_user_code(learner))
+    inputs = config | {
         "train": asdict(settings.train),
         "shots": settings.episodes.shots,
         "compiler": compiler,
     }
-    folder = resume.root() / resume.key(asked | config, data, device, code)
-    count = distributed.suited(settings.processes, shards, large=shards > 1, device=device)
-    with distributed.group(count, device) as group:
+    folder = resume.checkpoint_root() / resume.checkpoint_key(inputs, data, device, code)
+    count = distributed.count_processes(
+        settings.processes, shards, is_large=shards > 1, device=device
+    )
+    with distributed.start_processes(count, device) as group:
         if group.size > shards:
-            raise StageError(_idle(group.size, shards, settings.train.meta_batch))
-        first = group.rank == 0
-        if first:
-            stage.emit("plan", **_said(plan, group.size))
+            raise StageError(_idle_message(group.size, shards, settings.train.meta_batch))
+        is_first = group.rank == 0
+        if is_first:
+            stage.emit("plan", **_describe_plan(plan, group.size))
         with (
-            resume.checkpoint(folder) if first else nullcontext(None) as state,
-            stage.bar("train", "iterations", settings.train.iterations)
-            if first
-            else nullcontext() as bar,
+            resume.lock_checkpoint(folder) if is_first else nullcontext() as checkpoint,
+            stage.ProgressReporter(
+                "train", "iterations", settings.train.iterations, silent=not is_first
+            ) as progress,
         ):
-            before = resume.seconds(folder)
+            elapsed_before = resume.read_elapsed(folder)
+
+            def measure_elapsed() -> float:
+                return elapsed_before + time.perf_counter() - start
 
             def on_progress(done: int, figures: dict[str, float]) -> None:
-                if bar:
-                    bar.update(done, figures=figures)
-                    if done % settings.train.checkpoint_every == 0:
-                        resume.keep_seconds(folder, before + time.perf_counter() - start)
+                progress.update(done, figures=figures)
+                if is_first and done % settings.train.checkpoint_every == 0:
+                    resume.write_elapsed(folder, measure_elapsed())
+
+            def on_resume(iteration: int) -> None:
+                if is_first:
+                    stage.emit("resume", stage="train", iteration=iteration)
 
             result = loop.train(
-                meta_learner,
+                learner,
                 sampler,
                 validation,
                 settings.train,
                 plan=plan,
                 group=group,
-                checkpoint_path=state,
+                checkpoint_path=checkpoint,
                 on_progress=on_progress,
-                on_resume=lambda done: (
-                    stage.emit("resume", stage="train", iteration=done) if first else None
-                ),
+                on_resume=on_resume,
             )
-            seconds = before + time.perf_counter() - start
-            facts = _run_facts(result, seconds, device, group, plan, compiler)
-            if not first:
+            elapsed = measure_elapsed()
+            facts = _describe_run(result, elapsed, device, group, plan, compiler)
+            if not is_first:
                 return
             description = config | {
                 "dataset": source.meta["dataset"],
@@ -103,60 +112,57 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
                 "code_digest": code,
             }
             model_folder.save(model, result.members, description)
+            tables = {"train": result.history.train, "validation": result.history.validation}
             with atomic_folder(history) as draft:
-                pd.DataFrame(result.history.train).to_csv(draft / "train.csv", index=False)
-                pd.DataFrame(result.history.validation).to_csv(
-                    draft / "validation.csv", index=False
-                )
+                for name, rows in tables.items():
+                    pd.DataFrame(rows).to_csv(draft / f"{name}.csv", index=False)
             write_json(run_json, facts)
 
 
-def described(settings: params.Params, data: dict[str, Any]) -> dict[str, Any]:
-    """What of `models/run/config.json` makes the meta-learner, from params and `data/prepared/meta.json`."""
-    chosen = {"model": settings.model, "algorithm": settings.algorithm}
-    if getattr(settings.model.config, "start", 0.0) is None and "targets" in data:
-        chosen["model"] = replace(
-            settings.model, config=replace(settings.model.config, start=data["targets"]["mean"])
-        )
+def describe_learner(settings: params.Params, meta: dict[str, Any]) -> dict[str, Any]:
+    """The part of `models/run/config.json` that defines the learner.
+
+    Args:
+        settings: The settings of the run.
+        meta: `data/prepared/meta.json`.
+    """
+    model, algorithm = settings.model, settings.algorithm
+    if getattr(model.config, "start", 0.0) is None and "targets" in meta:
+        model = replace(model, config=replace(model.config, start=meta["targets"]["mean"]))
     return {
-        section: {"name": choice.name} | asdict(choice.config) for section, choice in chosen.items()
-    } | {
+        "model": {"name": model.name} | asdict(model.config),
+        "algorithm": {"name": algorithm.name} | asdict(algorithm.config),
         "batch_norm": settings.train.batch_norm,
-        "input": data["input"],
-        "inputs": data["inputs"],
-        "kind": data["kind"],
-        "ways": data["ways"],
-        "classes": data["classes"].get("train", 0),
+        "input": meta["input"],
+        "inputs": meta["inputs"],
+        "kind": meta["kind"],
+        "ways": meta["ways"],
+        "classes": meta["classes"].get("train", 0),
     }
 
 
-def _foreign(learner: MetaLearner) -> list[Path]:
-    """The files of what is not the project's own and yet computes: a user's network, or a method registered from outside."""
+def _find_user_code(learner: MetaLearner) -> list[Path]:
+    """The files of a network or a method that is not part of the project."""
     parts = [learner.algorithm, *getattr(learner.model, "parts", [learner.model])]
     files = {
         Path(name).resolve()
         for part in parts
         if (name := getattr(sys.modules.get(type(part).__module__), "__file__", None))
     }
-    return sorted(
-        f
-        for f in files
-        if not f.is_relative_to(ROOT / "episodic")
-        and not f.is_relative_to(Path(torch.__file__).parent)
+    known = (ROOT / "episodic", Path(torch.__file__).parent)
+    return sorted(f for f in files if not any(f.is_relative_to(folder) for folder in known))
+
+
+def _idle_message(processes: int, shards: int, meta_batch: int) -> str:
+    shard = f"set train.plan.shard to {meta_batch // processes}"
+    remedy = shard if processes <= meta_batch else "raise train.meta_batch"
+    return (
+        f"{processes} processes were started for {shards} shard(s) of the meta-batch, so some "
+        f"would be idle; start fewer, or {remedy}"
     )
 
 
-def _idle(processes: int, shards: int, meta_batch: int) -> str:
-    remedy = (
-        f"set train.plan.shard to {meta_batch // processes}"
-        if processes <= meta_batch
-        else "raise train.meta_batch"
-    )
-    return f"{processes} processes for {shards} shard(s) of the meta-batch, so that some would stand idle: start fewer, or {remedy}"
-
-
-def _said(plan: Plan, processes: int) -> dict[str, Any]:
-    """The plan for the log."""
+def _describe_plan(plan: Plan, processes: int) -> dict[str, Any]:
     return {
         "stage": "train",
         "mode": plan.mode,
@@ -167,9 +173,9 @@ def _said(plan: Plan, processes: int) -> dict[str, Any]:
     }
 
 
-def _run_facts(
+def _describe_run(
     result: loop.TrainingResult,
-    seconds: float,
+    elapsed: float,
     device: torch.device,
     group: Group,
     plan: Plan,
@@ -177,10 +183,10 @@ def _run_facts(
 ) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "seconds": round(seconds, 2),
-        "iterations_per_second": round(result.iterations / seconds, 3),
+        "seconds": round(elapsed, 2),
+        "iterations_per_second": round(result.iterations / elapsed, 3),
         "resumed_at": result.resumed_at,
-        "peak_memory_bytes": distributed.peak_memory(group, device),
+        "peak_memory_bytes": distributed.measure_peak_memory(group, device),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
         "device": device.type,
         "gpu": gpu,
@@ -213,7 +219,7 @@ def main() -> None:
         __doc__,
         data="folder written by the stage episodes",
         model="folder to write: weights and their description",
-        history="folder to write: tables of the training's course",
+        history="folder to write: tables of the training history",
         run_json="file to write: seconds, memory, hardware, versions",
     )
     args = parser.parse_args()

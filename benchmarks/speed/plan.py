@@ -25,7 +25,7 @@ from episodic.training import loop
 from episodic.training.model_folder import build_learner
 from tasks import params, prepared
 from tasks.runtime import distributed, stage
-from tasks.train import described
+from tasks.train import describe_learner
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace) -> None:
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
     device = distributed.prepare_device(settings.device)
     source = prepared.read(args.data, device)
-    meta_learner = build_learner(described(settings, source.meta))
+    meta_learner = build_learner(describe_learner(settings, source.meta))
     sampler, tasks = (
         source.training(settings, meta_learner.algorithm.labels),
         settings.train.meta_batch,
@@ -66,10 +66,10 @@ def measure(args: argparse.Namespace) -> None:
     if args.compiled or automatic.compiled:
         backend.prepare(device)
     # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
-    count = distributed.suited(
-        settings.processes, tasks, large=len(automatic.bounds(tasks)) > 1, device=device
+    count = distributed.count_processes(
+        settings.processes, tasks, is_large=len(automatic.bounds(tasks)) > 1, device=device
     )
-    with distributed.group(count, device) as group:
+    with distributed.start_processes(count, device) as group:
 
         def gradient(candidate: Plan) -> object:
             return outer.sharded(

@@ -85,7 +85,7 @@ def prepared(row: Row, workload: Workload) -> Iterator[tuple[Group, Callable[[],
 
     allocator.keep_freed()
     chosen = outer.suited(episode, workload.tasks, row.plan)
-    with distributed.group(row.processes, torch.device("cpu")) as group:
+    with distributed.start_processes(row.processes, torch.device("cpu")) as group:
         yield (
             group,
             lambda: outer.sharded(

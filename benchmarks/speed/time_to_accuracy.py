@@ -35,7 +35,7 @@ from episodic.training.state import TrainingState
 from tasks import params, prepared, preset
 from tasks.runtime import distributed
 from tasks.runtime.files import ROOT
-from tasks.train import described
+from tasks.train import describe_learner
 
 GOALS = (0.95, 0.97, 0.987)
 STEPS, CHUNK = 3, 5
@@ -77,7 +77,7 @@ def main() -> None:
     task = [protocol(params.parse(wanted(name))) for name in (args.preset, PRESETS["eager"])]
     if task[0] != task[1]:
         sys.exit(
-            f"error: --preset {args.preset} is another task than {PRESETS['eager']}: must be maml on Omniglot, 5-way 1-shot, same split"
+            f"error: --preset {args.preset} is another task than {PRESETS['eager']}; it must be maml on Omniglot, 5-way 1-shot, same split"
         )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
@@ -175,7 +175,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
     source = prepared.read(Path("prepared"), device)
-    meta_learner = build_learner(described(settings, source.meta))
+    meta_learner = build_learner(describe_learner(settings, source.meta))
     sampler, test = source.training(settings), source.fixed(source.table("test"))
     if side == "compiled":
         config = replace(config, plan=replace(config.plan, mode="compiled"))
@@ -184,11 +184,11 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     if side != "eager":
         allocator.keep_freed()
     count = (
-        distributed.suited(None, len(plan.bounds(config.meta_batch)), True, device)
+        distributed.count_processes(None, len(plan.bounds(config.meta_batch)), True, device)
         if side != "eager"
         else 1
     )
-    with distributed.group(count, device) as group:
+    with distributed.start_processes(count, device) as group:
         state = TrainingState.initial(meta_learner, config, device)
         if side != "eager":
             iterate = loop.build_iteration(

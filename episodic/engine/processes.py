@@ -35,10 +35,10 @@ class Group:
     def rows(
         self, function: Callable[[int], Tensor], sizes: Sequence[int], idle: Tensor | None = None
     ) -> Tensor:
-        """function(i), a tensor `(sizes[i], width)`, for each part i; all of them below each other, `(sum(sizes), width)`.
+        """function(i), a tensor `(sizes[i], ...)`, for each part i; all of them below each other, `(sum(sizes), ...)`.
 
         Each process computes its parts, every `size`-th; `function` must not depend on which they are.
-        idle: `(0, width)`, the type and width of a result, for a process without a part (None: it computes one to learn them)
+        idle: `(0, ...)`, the type and shape of a result, for a process without a part (None: it computes one to learn them)
         """
         mine = range(self.rank, len(sizes), self.size)
         if self.size == 1:
@@ -47,7 +47,7 @@ class Group:
 
         results = [function(i) for i in mine] or [function(0) if idle is None else idle]
         slots, height = -(-len(sizes) // self.size), max(sizes)
-        sent = results[0].new_zeros(slots, height, results[0].shape[1])
+        sent = results[0].new_zeros(slots, height, *results[0].shape[1:])
         for slot, result in enumerate(results):
             sent[slot, : len(result)] = result
         received = [torch.empty_like(sent) for _ in range(self.size)]

@@ -1,93 +1,148 @@
-"""What puts the model's score in proportion: simpler answers to the same episodes."""
+"""Baselines: simpler predictors that answer the same test episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from episodic.core.episode import Episode
 from episodic.core.objective import average
 from episodic.engine.learner import MetaLearner
+from episodic.engine.processes import Group
+from episodic.training import model_folder
 from episodic.training.baselines import (
+    choose_fine_tuning_rate,
     constant_prediction_errors,
     input_centroid_scores,
     random_init_scores,
 )
-from tasks.prepared import Prepared
+from tasks.evaluation.evaluation import Evaluation
 
 CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid", "encoder": "encoder_centroid"}
-"""What the nearest class mean of the inputs is called; of tokens, which are no quantities, there is none."""
+"""Name of the baseline that predicts the class with the nearest mean input, by kind of input.
 
-Readers = Callable[[Episode, int], dict[str, torch.Tensor]]
-"""(episode, number of its first task) -> the score `(tasks,)` of each baseline that looks at more than the tensors of an episode."""
+Token numbers are no quantities, so there is none for them.
+"""
+
+TUNING_EPISODES = 20
+"""Validation episodes on which the learning rate of the baseline `random_init` is chosen."""
+
+LARGE_NETWORK, LARGE_NETWORK_EPISODES = 1_000_000, 100
+"""The baseline `random_init` of a network with more parameters sees only so many episodes."""
+
+RowBaselines = Callable[[Episode, int], dict[str, torch.Tensor]]
+"""(episode, number of its first task) -> score `(tasks,)` by name, of baselines that read the rows
+of the data set (sentences, rated items) and not only the tensors of an episode."""
 
 
-def sentences(source: Prepared, test: pd.DataFrame) -> Readers:
-    """Baselines that read the sentences: scikit-learn's tf-idf of words, its weights from the training classes."""
+@dataclass(frozen=True)
+class EpisodeBaselines:
+    """The baselines of one evaluation.
+
+    Attributes:
+        network: The model without its method, with one output per class of a test episode.
+        seed: Seed of the random initializations.
+        learning_rate: Learning rate of `random_init`.
+        random_init_episodes: How many of the first episodes `random_init` is scored on.
+        centroid: Name of the nearest-class-mean baseline, None where the input has none.
+        row_baselines: Further baselines of the data set.
+    """
+
+    network: MetaLearner
+    seed: int
+    learning_rate: float
+    random_init_episodes: int
+    centroid: str | None
+    row_baselines: RowBaselines | None
+
+    @classmethod
+    def prepare(
+        cls, evaluation: Evaluation, row_baselines: RowBaselines | None, group: Group
+    ) -> EpisodeBaselines:
+        """Choose the learning rate of `random_init` on validation episodes, shared by `group`."""
+        source, trained = evaluation.source, evaluation.trained
+        network, seed = model_folder.build_baseline_learner(trained.config), source.meta["seed"]
+        validation = source.table("validation")[:TUNING_EPISODES]
+        episodes = source.fixed(validation, evaluation.examples)
+        parameters = sum(p.numel() for p in trained.members[0].values())
+        count, inputs = len(evaluation.test), source.meta["inputs"]
+        is_large = parameters > LARGE_NETWORK
+        return cls(
+            network,
+            seed,
+            choose_fine_tuning_rate(network, seed, episodes, group),
+            min(count, LARGE_NETWORK_EPISODES) if is_large else count,
+            CENTROIDS.get(inputs.get("features", inputs["kind"])),
+            row_baselines,
+        )
+
+    def score(self, episode: Episode, first: int) -> dict[str, torch.Tensor]:
+        """Score `(tasks,)` of each baseline, by name.
+
+        Args:
+            episode: Some of the test episodes.
+            first: The number of the first one.
+        """
+        result = {"random_init": self._score_random_init(episode, first)}
+        if self.network.objective.kind == "classification":
+            if self.centroid:
+                result[self.centroid] = input_centroid_scores(episode)
+        else:
+            if episode.support_size is None:
+                zero = torch.zeros((), device=episode.query_y.device)
+                result["zero"] = constant_prediction_errors(episode, zero)
+            mean = average(episode.support_y, episode.support_size)[:, None, None]
+            result["support_mean"] = constant_prediction_errors(episode, mean)
+        return result | (self.row_baselines(episode, first) if self.row_baselines else {})
+
+    def _score_random_init(self, episode: Episode, first: int) -> torch.Tensor:
+        """Zero for the episodes beyond `random_init_episodes`."""
+        scored = min(episode.tasks, max(0, self.random_init_episodes - first))
+        if not scored:
+            return torch.zeros(episode.tasks, device=episode.query_y.device)
+        part = episode.part(0, scored) if scored < episode.tasks else episode
+        score = random_init_scores(self.network, self.seed, part, self.learning_rate, first)
+        return F.pad(score, (0, episode.tasks - scored))
+
+
+def fit_sentence_baselines(evaluation: Evaluation) -> RowBaselines:
+    """Fit tf-idf baselines of scikit-learn, whose word weights come from the training classes."""
     from episodic.analysis.text_baselines import TfidfClassifiers
 
-    texts, classes = source.texts(), source.classes()
+    texts, classes = evaluation.source.texts(), evaluation.source.classes()
     train = classes[classes["split"] == "train"]
-    known = [
+    training_texts = [
         texts[row]
         for first, count in zip(train["offset"], train["count"], strict=True)
         for row in range(first, first + count)
     ]
-    baselines = TfidfClassifiers.fit(known)
+    baselines = TfidfClassifiers.fit(training_texts)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
-        lines = test.iloc[first : first + episode.tasks]
-        found = []
+        lines = evaluation.test.iloc[first : first + episode.tasks]
+        scores = []
         for line, support_y, query_y in zip(
             lines.to_dict("records"), episode.support_y.cpu(), episode.query_y.cpu(), strict=True
         ):
             support, query = ([texts[row] for row in line[part]] for part in ("support", "query"))
             answers = baselines.predict(support, support_y.numpy(), query)
-            found.append(
+            scores.append(
                 {
                     name: float((answer == query_y.numpy()).mean())
                     for name, answer in answers.items()
                 }
             )
-        return {
-            name: torch.tensor([one[name] for one in found], device=episode.query_y.device)
-            for name in found[0]
-        }
+        return stack_scores(scores, episode)
 
     return score
 
 
-def scores(
-    plain: MetaLearner,
-    episode: Episode,
-    seed: int,
-    rate: float,
-    first: int,
-    inputs: dict[str, Any],
-    read: Readers | None,
-    tuned: int,
-) -> dict[str, torch.Tensor]:
-    """read: of baselines that look at sentences or at who rated what; tuned: episodes that `random_init` sees"""
-    part = episode.part(0, max(0, tuned - first)) if first + episode.tasks > tuned else episode
-    random_init = (
-        random_init_scores(plain, seed, part, rate, first)
-        if part.tasks
-        else torch.empty(0, device=episode.query_y.device)
-    )
-    result = {"random_init": F.pad(random_init, (0, episode.tasks - part.tasks))}
-    if plain.objective.kind == "classification":
-        if name := CENTROIDS.get(inputs.get("features", inputs["kind"])):
-            result[name] = input_centroid_scores(episode)
-    else:
-        if episode.support_size is None:
-            result["zero"] = constant_prediction_errors(
-                episode, torch.zeros((), device=episode.query_y.device)
-            )
-        result["support_mean"] = constant_prediction_errors(
-            episode, average(episode.support_y, episode.support_size)[:, None, None]
-        )
-    return result | (read(episode, first) if read else {})
+def stack_scores(scores: list[dict[str, float]], episode: Episode) -> dict[str, torch.Tensor]:
+    """The scores of single tasks as tensors `(tasks,)` on the device of `episode`, by name."""
+    device = episode.query_y.device
+    return {
+        name: torch.tensor([score[name] for score in scores], device=device) for name in scores[0]
+    }

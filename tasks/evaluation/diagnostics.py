@@ -1,98 +1,106 @@
-"""Further figures of the trained model: how it takes examples of no class, and other numbers for the same classes."""
+"""Diagnostics: rejection of unknown examples, and sensitivity to the labels of classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from episodic.core import float64, random_numbers
-from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
-from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluation
-from tasks.prepared import Prepared
+from episodic.training.evaluation import adaptation_curve, permuted_label_scores, split_episodes
+from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.results import EpisodeResults
 
-RENAMINGS, RENAMED = 5, 50
-"""Classification: how often classes are renumbered, in how many episodes, to see how much their numbers count."""
+LABEL_PERMUTATIONS, PERMUTED_EPISODES = 5, 50
+"""How often the class labels of how many episodes are permuted."""
 
 
-def rejection(
-    meta_learner: MetaLearner,
-    members: list[Params],
-    source: Prepared,
-    test: pd.DataFrame,
-    curve: evaluation.AdaptationCurve,
-    at: int,
-    steps: int,
-    chunk: int,
-    group: Group,
+def measure_rejection(
+    evaluation: Evaluation, results: EpisodeResults, group: Group
 ) -> dict[str, Any]:
-    """How well the probability of the answer tells an episode's queries from examples of no class at all: the area under the ROC curve."""
-    number = source.meta.get("outside", 0)
-    if not number:
+    """Whether the confidence separates an episode's queries from examples of no class.
+
+    The confidence is the largest class probability. The measure is the area under the ROC curve.
+
+    Returns:
+        The entry `rejection` of metrics.json; empty for a data set without such examples.
+    """
+    source, test = evaluation.source, evaluation.test
+    unknown_count = source.meta.get("outside", 0)
+    if not unknown_count:
         return {}
-    examples = source.examples()
-    first, queries = len(examples) - number, curve.outputs.shape[2]
-    bits = random_numbers.draws(
-        random_numbers.key(source.meta["seed"], "outside"), torch.arange(len(test)), queries
+    learner, members, steps = (
+        evaluation.trained.learner,
+        evaluation.trained.members,
+        evaluation.steps,
     )
-    rows = (first + random_numbers.below(bits, number)).to(source.drawn_on)
-    starts = range(0, len(test), chunk)
+    outputs = results.outputs[:, evaluation.points.index(steps)]
+    examples = source.examples()
+    first, queries = len(examples) - unknown_count, outputs.shape[1]
+    key = random_numbers.key(source.meta["seed"], "outside")
+    bits = random_numbers.draws(key, torch.arange(len(test)), queries)
+    unknown_rows = (first + random_numbers.below(bits, unknown_count)).to(source.drawn_on)
 
-    def one(i: int) -> torch.Tensor:
-        part = slice(starts[i], starts[i] + chunk)
-        episode = source.fixed(test[part], examples)
-        x = examples[rows[part].flatten()].unflatten(0, (episode.tasks, queries))
-        strange = episode._replace(query_x=x, query_y=torch.zeros_like(rows[part])).to(
-            source.device
-        )
-        answer = evaluation.adaptation_curve(
-            meta_learner, members, strange, [steps], [meta_learner.batch_norm]
-        ).outputs[0]
-        return float64.double(answer.softmax(-1).amax(-1))
+    def compute(chunk: int) -> torch.Tensor:
+        rows = evaluation.chunks[chunk]
+        episode = evaluation.load_episodes(rows)
+        x = examples[unknown_rows[rows].flatten()].unflatten(0, (episode.tasks, queries))
+        y = torch.zeros_like(unknown_rows[rows])
+        unknown = episode._replace(query_x=x, query_y=y).to(source.device)
+        curve = adaptation_curve(learner, members, unknown, [steps], [learner.batch_norm])
+        return float64.double(curve.outputs[0].softmax(-1).amax(-1))
 
-    strange = group.rows(one, [min(chunk, len(test) - start) for start in starts]).cpu().numpy()
-    known = curve.outputs[at].softmax(-1).amax(-1).cpu().double().numpy()
-    mean, ci95 = mean_ci95(np.array([_auroc(a, b) for a, b in zip(known, strange, strict=True)]))
+    unknown = group.rows(compute, evaluation.chunk_sizes).cpu().numpy()
+    known = outputs.softmax(-1).amax(-1).cpu().double().numpy()
+    areas = [_auroc(above, below) for above, below in zip(known, unknown, strict=True)]
+    mean, ci95 = mean_ci95(np.array(areas))
     return {"rejection": {"auroc": mean, "auroc_ci95": ci95}}
 
 
 def _auroc(above: np.ndarray, below: np.ndarray) -> float:
-    """The probability that one of `above` is greater than one of `below`, ties counted half (Mann, Whitney 1947)."""
-    greater, same = (above[:, None] > below).mean(), (above[:, None] == below).mean()
-    return float(greater + same / 2)
+    """Probability that one of `above` exceeds one of `below`, ties counted half.
+
+    Source: Mann and Whitney (1947), On a test of whether one of two random variables is
+    stochastically larger than the other.
+    """
+    greater, equal = (above[:, None] > below).mean(), (above[:, None] == below).mean()
+    return float(greater + equal / 2)
 
 
-def label_spread(
-    meta_learner: MetaLearner,
-    members: list[Params],
-    source: Prepared,
-    test: pd.DataFrame,
-    steps: int,
-    chunk: int,
-    group: Group,
-) -> dict[str, Any]:
-    """How far the accuracy of some episodes spreads over random numberings of their classes."""
+def measure_label_permutations(evaluation: Evaluation, group: Group) -> dict[str, Any]:
+    """How far the accuracy spreads over random permutations of the class labels of some episodes.
+
+    Returns:
+        The entry `labels` of metrics.json; empty for regression.
+    """
+    source, chunk = evaluation.source, evaluation.chunk
     if source.kind != "classification":
         return {}
-    parts = list(evaluation.split_episodes(source.fixed(test[:RENAMED]), chunk))
+    learner, members = evaluation.trained.learner, evaluation.trained.members
+    chunks = list(split_episodes(evaluation.load_episodes(slice(PERMUTED_EPISODES)), chunk))
 
-    def one(i: int) -> torch.Tensor:
-        number, part = divmod(i, len(parts))
-        score = evaluation.permuted_label_scores(
-            meta_learner, members, parts[part], steps, source.meta["seed"], number, part * chunk
+    def compute(i: int) -> torch.Tensor:
+        permutation, number = divmod(i, len(chunks))
+        score = permuted_label_scores(
+            learner,
+            members,
+            chunks[number],
+            evaluation.steps,
+            source.meta["seed"],
+            permutation,
+            number * chunk,
         )
         return float64.double(score).sum().view(1, 1)
 
-    rows = group.rows(one, [1] * (RENAMINGS * len(parts))).view(RENAMINGS, -1).sum(1) / sum(
-        part.tasks for part in parts
-    )
-    return {
-        "accuracy_sd": float(rows.std()),
-        "renamings": RENAMINGS,
-        "episodes": min(RENAMED, len(test)),
+    totals = group.rows(compute, [1] * (LABEL_PERMUTATIONS * len(chunks)))
+    episodes = sum(part.tasks for part in chunks)
+    accuracy = totals.view(LABEL_PERMUTATIONS, -1).sum(1) / episodes
+    labels = {
+        "accuracy_sd": float(accuracy.std()),
+        "renamings": LABEL_PERMUTATIONS,
+        "episodes": episodes,
     }
+    return {"labels": labels}

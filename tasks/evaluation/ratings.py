@@ -1,8 +1,8 @@
-"""Ratings: errors and lists for every number of a user's ratings, of the model and of what people had before."""
+"""Ratings: errors and ranked lists of the model and its baselines by number of ratings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,142 +15,143 @@ from episodic.analysis import rating_metrics
 from episodic.analysis.rating_metrics import MEASURES, Baselines, Ratings
 from episodic.core import float64
 from episodic.core.episode import Episode
-from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
-from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluation
-from tasks.evaluation.baselines import Readers
+from episodic.training.evaluation import adaptation_curve
+from tasks.evaluation.baselines import RowBaselines, stack_scores
+from tasks.evaluation.evaluation import Evaluation
 from tasks.prepared import Prepared
 
 SHOTS = (1, 3, 5, 10, 20)
-"""Numbers of a user's first ratings that are looked at, up to episodes.shots. The ratings to be told are the same for all."""
+"""Numbers of a user's first ratings that a model adapts to, up to episodes.shots.
 
-LISTS, TOP = 4, 8
-"""How many users, from typical to worst, are kept for the report, and how long their lists are."""
+The ratings to predict are the same for all.
+"""
+
+LISTS, LIST_LENGTH = 4, 8
+"""How many users, from typical to worst, have a ranked list in the report, and its length."""
 
 Users = list[tuple[Ratings, Ratings]]
-"""Support and query of each."""
+"""Support and query set of each user."""
 
 
-class Known:
-    """All ratings, row by row: `item` (the number of the first feature) and `value`."""
+class RatingTable:
+    """All ratings, row by row.
+
+    Attributes:
+        item: The item rated, the number of the first feature.
+        value: The rating.
+        shots: The numbers of first ratings that are evaluated.
+    """
 
     def __init__(self, source: Prepared):
         examples: Any = source.examples()
-        self.source, most = source, source.meta["shots"]
-        self.shots = sorted({n for n in SHOTS if n < most} | {most})
-        self.item, self.value = (
-            examples[:, 0, 0].cpu().numpy().astype(np.int64),
-            source.targets().cpu().numpy().astype(np.float64),
-        )
+        self.source, shots = source, source.meta["shots"]
+        self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
+        self.item = examples[:, 0, 0].cpu().numpy().astype(np.int64)
+        self.value = source.targets().cpu().numpy().astype(np.float64)
 
-    def run(self, first: int, size: int) -> Ratings:
+    def slice(self, first: int, size: int) -> Ratings:
+        """Consecutive ratings."""
         return Ratings(self.item[first : first + size], self.value[first : first + size])
 
-    def users(self, table: pd.DataFrame) -> Users:
-        """Of fixed episodes, a line each."""
-        lines = table[["offset", "support", "skipped", "query"]].itertuples(index=False)
-        return [(self.run(o, s), self.run(o + s + skipped, q)) for o, s, skipped, q in lines]
+    def users(self, episodes: pd.DataFrame) -> Users:
+        """Support and query set of fixed episodes."""
+        lines = episodes[["offset", "support", "skipped", "query"]].itertuples(index=False)
+        return [(self.slice(o, s), self.slice(o + s + skipped, q)) for o, s, skipped, q in lines]
 
-    def training(self) -> list[Ratings]:
+    def training_users(self) -> list[Ratings]:
         """All ratings of each training user."""
-        return [
-            self.run(o, n)
-            for o, n in self.source.tasks("train")[["offset", "count"]].itertuples(index=False)
-        ]
+        lines = self.source.tasks("train")[["offset", "count"]].itertuples(index=False)
+        return [self.slice(offset, count) for offset, count in lines]
 
     @cached_property
     def baselines(self) -> dict[int, Baselines]:
-        """For each number of first ratings."""
-        return Baselines.fit(
-            self.training(),
-            self.users(self.source.table("validation")),
-            int(self.item.max()) + 1,
-            self.shots,
-        )
+        """The fitted baselines, by the number of first ratings."""
+        validation = self.users(self.source.table("validation"))
+        items = int(self.item.max()) + 1
+        return Baselines.fit(self.training_users(), validation, items, self.shots)
 
 
-def readers(known: Known, test: pd.DataFrame) -> Readers:
-    """The squared error of what knows which item was rated."""
-    fitted, users = known.baselines[known.shots[-1]], known.users(test)
+def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines:
+    """Squared error of the baselines that know which item was rated."""
+    fitted, users = table.baselines[table.shots[-1]], table.users(test)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
-        some = users[first : first + episode.tasks]
-        found = [
+        scores = [
             {
-                name: float(((a - query.values) ** 2).mean())
-                for name, a in fitted.answers(support, query.items).items()
+                name: float(((answer - query.values) ** 2).mean())
+                for name, answer in fitted.answers(support, query.items).items()
             }
-            for support, query in some
+            for support, query in users[first : first + episode.tasks]
         ]
-        return {
-            name: torch.tensor([one[name] for one in found], device=episode.query_y.device)
-            for name in found[0]
-        }
+        return stack_scores(scores, episode)
 
     return score
 
 
 @dataclass(frozen=True)
-class Rated:
-    """users: MEASURES of each user: columns method (`model` and baselines), shots, episode, and a column a measure
-    lists: of a few users, from typical to worst, what was rated (part `support`) and what the model would put first (part `list`)"""
+class RatingResults:
+    """Errors and ranked lists.
+
+    Attributes:
+        users: MEASURES of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
+            and one per measure.
+        lists: Of a few users, from typical to worst, what was rated (part `support`) and what the
+            model ranks first (part `list`).
+    """
 
     users: pd.DataFrame
     lists: pd.DataFrame
 
 
-def table(
-    meta_learner: MetaLearner,
-    members: Sequence[Params],
-    known: Known,
-    test: pd.DataFrame,
-    steps: int,
-    chunk: int,
-    group: Group,
-) -> Rated | None:
-    """None for all processes of the group but the first."""
-    source, examples, users = known.source, known.source.examples(), known.users(test)
-    parts = [test[start : start + chunk] for start in range(0, len(test), chunk)]
-    fitted = known.baselines if group.rank == 0 else None
-    lowest = min(float(user.values.min()) for user in known.training())
-    rows: list[dict[str, Any]] = []
-    said = np.empty((0, 0))
-    for shots in known.shots:
+def measure_ratings(
+    evaluation: Evaluation, table: RatingTable, group: Group
+) -> RatingResults | None:
+    """Measure the model and the baselines for every number of first ratings.
 
-        def one(i: int, shots: int = shots) -> torch.Tensor:
-            episode = source.fixed(parts[i], examples).fewer(shots)
-            curve = evaluation.adaptation_curve(
-                meta_learner, members, episode, [steps], [meta_learner.batch_norm]
-            )
+    Returns:
+        None in all processes of the group but the first.
+    """
+    users, learner = table.users(evaluation.test), evaluation.trained.learner
+    fitted = table.baselines if group.rank == 0 else None
+    lowest = min(float(user.values.min()) for user in table.training_users())
+    rows: list[dict[str, Any]] = []
+    outputs = np.empty((0, 0))
+    for shots in table.shots:
+
+        def compute(chunk: int, shots: int = shots) -> torch.Tensor:
+            episode = evaluation.load_episodes(evaluation.chunks[chunk]).fewer(shots)
+            modes = [learner.batch_norm]
+            members = evaluation.trained.members
+            curve = adaptation_curve(learner, members, episode, [evaluation.steps], modes)
             return float64.double(curve.outputs[0, :, :, 0])
 
-        said = group.rows(one, [len(part) for part in parts]).cpu().numpy()
+        outputs = group.rows(compute, evaluation.chunk_sizes).cpu().numpy()
         if fitted is None:
             continue
-        for episode, ((support, query), answer) in enumerate(zip(users, said, strict=True)):
-            simpler = fitted[shots].answers(support.first(shots), query.items)
-            for method, values in {"model": answer[: len(query.values)], **simpler}.items():
+        for episode, ((support, query), output) in enumerate(zip(users, outputs, strict=True)):
+            answers = {"model": output[: len(query.values)]}
+            answers |= fitted[shots].answers(support.first(shots), query.items)
+            for method, values in answers.items():
                 rows.append(
                     {"method": method, "shots": shots, "episode": episode}
                     | rating_metrics.measures(query.values, values, lowest)
                 )
     if fitted is None:
         return None
-    found = pd.DataFrame(rows)
-    errors = (
-        found[(found["method"] == "model") & (found["shots"] == known.shots[-1])]
-        .sort_values(["rmse", "episode"])["episode"]
-        .to_numpy()
-    )
-    picked = errors[np.linspace(len(errors) // 2, len(errors) - 1, LISTS).round().astype(int)]
-    return Rated(found, _lists(source, test, said, dict.fromkeys(picked.tolist())))
+    measured = pd.DataFrame(rows)
+    of_model = (measured["method"] == "model") & (measured["shots"] == table.shots[-1])
+    order = measured[of_model].sort_values(["rmse", "episode"])["episode"].to_numpy()
+    places = np.linspace(len(order) // 2, len(order) - 1, LISTS).round().astype(int)
+    lists = _ranked_lists(evaluation, outputs, dict.fromkeys(order[places].tolist()))
+    return RatingResults(measured, lists)
 
 
-def _lists(
-    source: Prepared, test: pd.DataFrame, answers: np.ndarray, episodes: Iterable[int]
+def _ranked_lists(
+    evaluation: Evaluation, answers: np.ndarray, episodes: Iterable[int]
 ) -> pd.DataFrame:
+    source, test = evaluation.source, evaluation.test
     texts, targets = source.texts(), source.targets().cpu().numpy()
     rows: list[dict[str, Any]] = []
     for episode in episodes:
@@ -158,7 +159,7 @@ def _lists(
             int(test[column].iloc[episode]) for column in ("offset", "support", "skipped", "query")
         )
         first = offset + support + skipped
-        order = np.argsort(-answers[episode, :query], kind="stable")[:TOP]
+        order = np.argsort(-answers[episode, :query], kind="stable")[:LIST_LENGTH]
         lines = [("support", row, np.nan) for row in range(offset, offset + support)]
         lines += [("list", first + place, answers[episode, place]) for place in order.tolist()]
         rows += [
@@ -174,9 +175,11 @@ def _lists(
     return pd.DataFrame(rows)
 
 
-def summary(users: pd.DataFrame) -> pd.DataFrame:
-    """A line for each method and number of ratings: each measure with its 95 % interval over users, and `ahead`, by how much the model's
-    absolute error is smaller for the same users."""
+def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
+    """One row per method and number of ratings: each measure with its 95 % interval over users.
+
+    `ahead` is by how much the absolute error of the model is smaller for the same users.
+    """
     rows = []
     model = users[users["method"] == "model"].set_index(["shots", "episode"])["mae"]
     for (method, shots), part in users.groupby(["method", "shots"], sort=True):
@@ -189,8 +192,8 @@ def summary(users: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def figures(summary: pd.DataFrame) -> dict[str, Any]:
-    """For metrics.json: the model's measures by the number of ratings."""
+def rating_metrics_entry(summary: pd.DataFrame) -> dict[str, Any]:
+    """The entry `ratings` of metrics.json: the measures of the model by the number of ratings."""
     wanted = [name for measure in MEASURES for name in (measure, f"{measure}_ci95")]
     model = summary[summary["method"] == "model"]
     return {

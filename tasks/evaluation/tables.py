@@ -1,4 +1,4 @@
-"""Tables and figures of the test episodes' scores."""
+"""Tables in `reports/scores`, and the headline metrics."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
-from episodic.engine.learner import BATCH_NORM, MetaLearner
-from episodic.training import evaluation
-from episodic.training.evaluation import CURVE_STEPS
-from tasks.prepared import Prepared
+from episodic.engine.learner import BATCH_NORM
+from episodic.training.evaluation import CURVE_STEPS, adaptation_steps
+from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.results import EpisodeResults
 
 DIVERGED = 100.0
-"""Regression: an episode whose squared error is not finite or above this (given tasks: this many variances) counts as diverged."""
+"""Regression: squared error above which an episode counts as diverged, as without a finite error.
+
+For the user's own tasks it is this many variances of their targets.
+"""
 
 FITS = 6
-"""Regression: how many episodes, from typical to worst, are kept as curves for the report."""
+"""Regression: number of episodes, from typical to worst, whose curves the report draws."""
 
 
-def episode_table(curve: evaluation.AdaptationCurve, points: list[int], name: str) -> pd.DataFrame:
+def episode_table(results: EpisodeResults, points: list[int], name: str) -> pd.DataFrame:
+    """One row per mode, episode and point; name: column of the score."""
     tables = []
     for mode in BATCH_NORM:
-        score, loss = (
-            getattr(curve, part)[mode].cpu().double().numpy() for part in ("score", "loss")
-        )
+        score, loss = (part[mode].cpu().double().numpy() for part in (results.score, results.loss))
         episode, point = np.indices(score.shape)
-        step = np.array(points)[point.ravel()]
         columns = {
             "mode": mode,
             "episode": episode.ravel(),
-            "step": step,
+            "step": np.array(points)[point.ravel()],
             "loss": loss.ravel(),
             name: score.ravel(),
         }
@@ -41,18 +41,36 @@ def episode_table(curve: evaluation.AdaptationCurve, points: list[int], name: st
     return pd.concat(tables, ignore_index=True)
 
 
+def baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
+    """One row per baseline and episode; name: column of the score."""
+    tables = []
+    for baseline, score in results.baselines.items():
+        columns = {
+            "method": baseline,
+            "episode": np.arange(len(score)),
+            name: score.cpu().double().numpy(),
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables)
+
+
 def curve_table(episodes: pd.DataFrame, name: str, limit: float) -> pd.DataFrame:
+    """The adaptation curve: one row per mode and point."""
     rows = []
     for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
         rows.append(
             {"mode": mode, "step": step, "loss": part["loss"].mean()}
-            | summary(part[name].to_numpy(), name, limit)
+            | summarize(part[name].to_numpy(), name, limit)
         )
     return pd.DataFrame(rows)
 
 
-def summary(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
-    """Mean and half-width; regression: also the median, and how many episodes diverged (then the mean may be infinite)."""
+def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
+    """Mean and half-width of the 95 % confidence interval.
+
+    Regression adds the median and the number of diverged episodes, for which the mean may be
+    infinite. `limit` is the squared error from which an episode counts as diverged.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         mean, ci95 = mean_ci95(values)
     result: dict[str, Any] = {name: mean, f"{name}_ci95": ci95}
@@ -64,12 +82,12 @@ def summary(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
     return result
 
 
-def answers(
-    source: Prepared, test: pd.DataFrame, before: torch.Tensor, adapted: torch.Tensor
-) -> pd.DataFrame:
-    """One row a query image: what it is, and what the model says of it without and with adaptation."""
+def answer_table(evaluation: Evaluation, results: EpisodeResults) -> pd.DataFrame:
+    """One row per query example: its class, and its prediction before and after adaptation."""
+    source, test = evaluation.source, evaluation.test
+    before = results.outputs[:, 0]
+    after = results.outputs[:, evaluation.points.index(evaluation.steps)].softmax(-1)
     query = np.stack(test["query"].to_list())
-    after = adapted.softmax(-1)
     labels = np.arange(source.meta["ways"]).repeat(source.meta["queries"])
     columns = {
         "episode": np.arange(len(test)).repeat(query.shape[1]),
@@ -82,8 +100,9 @@ def answers(
     return pd.DataFrame(columns)
 
 
-def class_table(source: Prepared, test: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each test class, with its 95 % interval over the episodes that it was in (empty for one episode)."""
+def class_table(evaluation: Evaluation, answers: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each test class with its 95 % interval over episodes, empty for one episode."""
+    source, test = evaluation.source, evaluation.test
     table = source.classes()
     class_of = np.stack(test["classes"].to_list())
     right = answers.assign(
@@ -109,14 +128,10 @@ def class_table(source: Prepared, test: pd.DataFrame, answers: pd.DataFrame) -> 
     return pd.DataFrame(rows)
 
 
-def fits(
-    meta_learner: MetaLearner,
-    members: list[Params],
-    source: Prepared,
-    test: pd.DataFrame,
-    headline: pd.DataFrame,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Whole curves of a few episodes at the quantiles of the headline error, from typical to worst."""
+def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves of a few episodes at quantiles of the headline error, and their support sets."""
+    source, test = evaluation.source, evaluation.test
+    learner, members = evaluation.trained.learner, evaluation.trained.members
     order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
     picked = order[np.linspace(len(order) // 2, len(order) - 1, FITS).round().astype(int)]
     episode = source.fixed(test.iloc[picked])
@@ -133,18 +148,13 @@ def fits(
     table["truth"] = waves["amplitude"].to_numpy() * np.sin(
         table["x"].to_numpy() - waves["phase"].to_numpy()
     )
-    for step, thetas in enumerate(
-        zip(
-            *(evaluation.adaptation_steps(meta_learner, m, episode, CURVE_STEPS) for m in members),
-            strict=True,
-        )
-    ):
+    adapting = [adaptation_steps(learner, member, episode, CURVE_STEPS) for member in members]
+    for step, thetas in enumerate(zip(*adapting, strict=True)):
         if step in (0, 1, CURVE_STEPS):
             with torch.no_grad():
-                answer = meta_learner.objective.together(
-                    [meta_learner.model(theta, x) for theta in thetas]
-                )
-            table[f"step_{step}"] = answer.cpu().double().numpy().ravel()
+                outputs = [learner.model(theta, x) for theta in thetas]
+                ensemble = learner.objective.together(outputs)
+            table[f"step_{step}"] = ensemble.cpu().double().numpy().ravel()
     shots = episode.support_x.shape[1]
     points = [
         part.cpu().double().numpy().ravel() for part in (episode.support_x, episode.support_y)
@@ -152,35 +162,41 @@ def fits(
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
 
 
-def metrics(
-    episodes: pd.DataFrame,
-    compared: pd.DataFrame,
-    name: str,
-    headline: str,
-    steps: int,
-    config: dict[str, Any],
-    limit: float,
+def headline_metrics(
+    evaluation: Evaluation, episodes: pd.DataFrame, baselines: pd.DataFrame, limit: float
 ) -> dict[str, Any]:
-    """The fixed schema of docs/files.md; limit: of `diverged`."""
+<<<<<<< main
+    """The fixed schema of docs/reference/files.md; limit: of `diverged`."""
+=======
+    """The entries of metrics.json that every evaluation has; its schema is in docs/files.md.
+
+    Args:
+        evaluation: The model and the episodes.
+        episodes: As from `episode_table`.
+        baselines: As from `baseline_table`.
+        limit: Squared error from which an episode counts as diverged.
+    """
+    learner, config, steps = evaluation.trained.learner, evaluation.trained.config, evaluation.steps
+    name, headline = learner.objective.score_name, learner.batch_norm
+>>>>>>> h7
 
     def at(mode: str, step: int) -> dict[str, Any]:
-        return summary(
-            episodes.query(f"mode == '{mode}' and step == {step}")[name].to_numpy(), name, limit
-        )
+        scores = episodes.query(f"mode == '{mode}' and step == {step}")[name]
+        return summarize(scores.to_numpy(), name, limit)
 
     loss = episodes.query(f"mode == '{headline}' and step == {steps}")["loss"].mean()
-    baselines = {
-        method: summary(part[name].to_numpy(), name, limit)
-        for method, part in compared.groupby("method")
+    summaries = {
+        method: summarize(part[name].to_numpy(), name, limit)
+        for method, part in baselines.groupby("method")
     }
     if name == "accuracy":
-        baselines["chance"] = {"accuracy": 1 / config["ways"]}
+        summaries["chance"] = {"accuracy": 1 / config["ways"]}
     result = at(headline, steps) | {
         "loss": float(loss),
         "episodes": int(episodes["episode"].nunique()),
         "steps": steps,
         "ensemble": config["ensemble"],
-        "baselines": baselines,
+        "baselines": summaries,
         "train": {
             "iterations": config["iterations"],
             "best_iteration": config["iteration"],

@@ -1,4 +1,4 @@
-"""The test tasks as a distribution: a map of their classes in the learned space, and how hard they are by how alike their classes are."""
+"""The distribution of test tasks: a map of their classes, and accuracy by similarity."""
 
 from __future__ import annotations
 
@@ -11,60 +11,81 @@ import torch
 
 from episodic.analysis import embedding_space
 from episodic.analysis.correlation import spearman
-from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.data.similarity import class_means, cosine, neighbours
-from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import Group
-from episodic.training import evaluation
+from episodic.training.evaluation import adaptation_steps
+from tasks.evaluation.evaluation import Evaluation
 from tasks.prepared import Prepared
 
-FIFTHS = 5
-PAIRS = 100
-"""Pairs of classes, the most confused ones, that are kept."""
+QUINTILES = 5
+MAX_PAIRS = 100
+"""Number of the most confused pairs of classes that are listed."""
+
+CORRELATED_COLUMNS = ("similarity", "closest", "inputs")
+"""Columns of tasks.parquet whose rank correlation with accuracy metrics.json holds."""
 
 
 @dataclass(frozen=True)
-class Described:
-    """tables: name -> what goes into reports/scores under it; metrics: into metrics.json"""
+class TaskSpace:
+    """The distribution of the test tasks.
+
+    Attributes:
+        tables: What goes into reports/scores, by file name without suffix.
+        metrics: The entry `tasks` of metrics.json.
+    """
 
     tables: dict[str, pd.DataFrame]
     metrics: dict[str, Any]
 
 
-def centroids(
-    learner: MetaLearner, meta: Params, source: Prepared, test: pd.DataFrame, group: Group
-) -> torch.Tensor | None:
-    """Each test class's mean in the learned space, without adaptation `(classes, width)`; None for regression."""
+def embed_classes(evaluation: Evaluation, group: Group) -> torch.Tensor | None:
+    """The mean of each test class in the learned space, without adaptation.
+
+    Returns:
+        A tensor `(classes, width)`; None for regression.
+    """
+    source = evaluation.source
     if source.kind == "regression":
         return None
-    classes = _test(source)
-    rows, of = embedding_space.mixed(
+    classes = _test_classes(source)
+    rows, class_of = embedding_space.mixed(
         torch.tensor(classes["offset"].to_numpy()),
         torch.tensor(classes["count"].to_numpy()),
         source.meta["seed"],
     )
-    theta = next(iter(evaluation.adaptation_steps(learner, meta, source.fixed(test[:1]), 0)))
+    learner, members = evaluation.trained.learner, evaluation.trained.members
+    first = evaluation.load_episodes(slice(1))
+    theta = next(iter(adaptation_steps(learner, members[0], first, 0)))
     examples, sizes = source.examples(), embedding_space.parts(len(rows))
-    split = rows.split(sizes)
-    found = group.rows(
-        lambda i: embedding_space.features(learner, theta, examples, split[i]), sizes
+    chunks = rows.split(sizes)
+    features = group.rows(
+        lambda chunk: embedding_space.features(learner, theta, examples, chunks[chunk]), sizes
     )
-    return embedding_space.centroids(found, of, len(classes))
+    return embedding_space.centroids(features, class_of, len(classes))
 
 
-def described(
+def describe_tasks(
     source: Prepared,
     test: pd.DataFrame,
     headline: pd.DataFrame,
     answers: pd.DataFrame,
-    means: torch.Tensor | None,
-) -> Described:
-    """headline: `episode` and its score; answers: as in answers.parquet (empty for regression); means: of `centroids`"""
-    if means is None:
-        return _parameters(source, test, headline)
-    classes, seed = _test(source), source.meta["seed"]
-    drawn, similarity = embedding_space.principal(means), cosine(means)
+    class_embeddings: torch.Tensor | None,
+) -> TaskSpace:
+    """Describe the test tasks by what they hold, and relate it to their scores.
+
+    Args:
+        source: The prepared data.
+        test: The fixed test episodes.
+        headline: Columns `episode` and the score.
+        answers: As in answers.parquet; empty for regression.
+        class_embeddings: As from `embed_classes`.
+    """
+    if class_embeddings is None:
+        return _describe_parameters(source, test, headline)
+    classes, seed = _test_classes(source), source.meta["seed"]
+    plane = embedding_space.principal(class_embeddings)
+    similarity = cosine(class_embeddings)
     offsets, counts = (torch.tensor(classes[column].to_numpy()) for column in ("offset", "count"))
     inputs = cosine(class_means(source.examples(), offsets, counts))
     nearest = neighbours(similarity, 2)[:, -1]
@@ -72,56 +93,51 @@ def described(
     table = classes[["class", "group"]].assign(
         row=classes.index, nearest=classes.index.to_numpy()[nearest]
     )
-    table[["x", "y"]], table["similarity"] = drawn.places.numpy(), to_nearest.numpy()
+    table[["x", "y"]], table["similarity"] = plane.places.numpy(), to_nearest.numpy()
     place = torch.full((int(classes.index.max()) + 1,), -1)
     place[classes.index.tolist()] = torch.arange(len(classes))
-    of = place[torch.tensor(np.stack(test["classes"].to_list()))]
-    pairs = torch.combinations(torch.arange(of.shape[1]))
-    first, second = of[:, pairs[:, 0]], of[:, pairs[:, 1]]
+    place_of = place[torch.tensor(np.stack(test["classes"].to_list()))]
+    pairs = torch.combinations(torch.arange(place_of.shape[1]))
+    first, second = place_of[:, pairs[:, 0]], place_of[:, pairs[:, 1]]
     tasks = pd.DataFrame(
         {
             "episode": test["episode"].to_numpy(),
-            "x": drawn.places[of, 0].mean(1),
-            "y": drawn.places[of, 1].mean(1),
+            "x": plane.places[place_of, 0].mean(1),
+            "y": plane.places[place_of, 1].mean(1),
             "similarity": similarity[first, second].mean(1),
             "closest": similarity[first, second].amax(1),
             "inputs": inputs[first, second].mean(1),
         }
     ).merge(headline[["episode", "accuracy"]], on="episode")
-    fifths = _fifths(tasks, "similarity", "accuracy")
-    figures = {
-        key: _correlation(tasks[column], tasks["accuracy"], seed)
-        for key, column in CORRELATED.items()
+    quintiles = _group_quintiles(tasks, "similarity", "accuracy")
+    correlations = {
+        column: _correlate(tasks[column], tasks["accuracy"], seed) for column in CORRELATED_COLUMNS
     }
     ends = {
         name: {"accuracy": float(line["accuracy"]), "accuracy_ci95": float(line["ci95"])}
-        for name, line in (("least_alike", fifths.iloc[0]), ("most_alike", fifths.iloc[-1]))
+        for name, line in (("least_alike", quintiles.iloc[0]), ("most_alike", quintiles.iloc[-1]))
     }
     tables = {
         "space": table,
         "tasks": tasks,
-        "difficulty": fifths,
-        "pairs": _pairs(similarity, of, answers, classes),
+        "difficulty": quintiles,
+        "pairs": _count_confusions(similarity, place_of, answers, classes),
     }
-    return Described(
+    return TaskSpace(
         tables,
         {
-            "tasks": figures
+            "tasks": correlations
             | ends
-            | {"map": dict(zip(("first", "second"), drawn.shares, strict=True))}
+            | {"map": dict(zip(("first", "second"), plane.shares, strict=True))}
         },
     )
 
 
-CORRELATED = {"similarity": "similarity", "closest": "closest", "inputs": "inputs"}
-"""Keys of metrics.json below `tasks` -> columns of tasks.parquet that are held against accuracy."""
-
-
-def _test(source: Prepared) -> pd.DataFrame:
+def _test_classes(source: Prepared) -> pd.DataFrame:
     return source.classes().query("split == 'test'")
 
 
-def _correlation(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
+def _correlate(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
     return dict(
         zip(
             ("spearman", "low", "high"),
@@ -131,12 +147,12 @@ def _correlation(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
     )
 
 
-def _fifths(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
-    """The score of fifths of the episodes, by rank in `by`; `low`, `high`: its range."""
+def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
+    """Mean score by quintile of the column `by`; `low` and `high` are its range there."""
     order = tasks.sort_values([by, "episode"], ignore_index=True)
     rows = []
     for i, part in enumerate(
-        np.array_split(np.arange(len(order)), max(1, min(FIFTHS, len(order) // 2)))
+        np.array_split(np.arange(len(order)), max(1, min(QUINTILES, len(order) // 2)))
     ):
         lines = order.iloc[part]
         mean, ci95 = mean_ci95(lines[score].to_numpy())
@@ -149,25 +165,32 @@ def _fifths(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _pairs(
-    similarity: torch.Tensor, of: torch.Tensor, answers: pd.DataFrame, classes: pd.DataFrame
+def _count_confusions(
+    similarity: torch.Tensor, place_of: torch.Tensor, answers: pd.DataFrame, classes: pd.DataFrame
 ) -> pd.DataFrame:
-    """Which two classes are taken for each other: of the queries of both, in episodes that hold both, how many were answered by the other.
+    """The most confused pairs of classes.
 
-    of: the places of each episode's classes on the map `(episodes, ways)`
+    A pair's queries are those of both classes in episodes that hold both; `confused` counts the ones
+    that were classified as the other class.
+
+    Args:
+        similarity: Cosine similarity of the classes.
+        place_of: Number of each episode's classes among the test classes `(episodes, ways)`.
+        answers: As in answers.parquet.
+        classes: The test classes.
     """
-    episodes, ways = of.shape
+    episodes, ways = place_of.shape
     n, queries = len(classes), len(answers) // (episodes * ways)
     pairs = torch.combinations(torch.arange(ways))
-    a, b = of[:, pairs[:, 0]].flatten(), of[:, pairs[:, 1]].flatten()
+    a, b = place_of[:, pairs[:, 0]].flatten(), place_of[:, pairs[:, 1]].flatten()
     together = torch.bincount(torch.minimum(a, b) * n + torch.maximum(a, b), minlength=1)
-    said = answers[answers["label"] != answers["after"]]
-    episode = torch.tensor(said["episode"].to_numpy())
-    true, taken = (
-        of[episode, torch.tensor(said[column].to_numpy())] for column in ("label", "after")
+    wrong = answers[answers["label"] != answers["after"]]
+    episode = torch.tensor(wrong["episode"].to_numpy())
+    true, predicted = (
+        place_of[episode, torch.tensor(wrong[column].to_numpy())] for column in ("label", "after")
     )
     confused = torch.bincount(
-        torch.minimum(true, taken) * n + torch.maximum(true, taken), minlength=1
+        torch.minimum(true, predicted) * n + torch.maximum(true, predicted), minlength=1
     )
     codes = confused.nonzero()[:, 0]
     first, second = codes // n, codes % n
@@ -187,11 +210,14 @@ def _pairs(
         ["confused", "share", "first", "second"],
         ascending=[False, False, True, True],
         ignore_index=True,
-    )[:PAIRS]
+    )[:MAX_PAIRS]
 
 
-def _parameters(source: Prepared, test: pd.DataFrame, headline: pd.DataFrame) -> Described:
-    """Tasks without classes need no learned map: a sine wave has two parameters, a user a mean and a spread of ratings."""
+def _describe_parameters(source: Prepared, test: pd.DataFrame, headline: pd.DataFrame) -> TaskSpace:
+    """Describe regression tasks by two parameters.
+
+    A sine wave has a phase and an amplitude; a user has a mean and a spread of ratings.
+    """
     if source.given:
         targets = source.targets().cpu().double().numpy()
         rated = [
@@ -216,10 +242,11 @@ def _parameters(source: Prepared, test: pd.DataFrame, headline: pd.DataFrame) ->
         headline[["episode", "mse"]], on="episode"
     )
     finite = tasks[np.isfinite(tasks["mse"])]
-    figures = {
-        name: _correlation(finite[column], finite["mse"], source.meta["seed"])
+    correlations = {
+        name: _correlate(finite[column], finite["mse"], source.meta["seed"])
         for name, column in zip(names, ("x", "y"), strict=True)
     }
-    return Described(
-        {"tasks": tasks, "difficulty": _fifths(finite, "y", "mse")}, {"tasks": figures}
+    return TaskSpace(
+        {"tasks": tasks, "difficulty": _group_quintiles(finite, "y", "mse")},
+        {"tasks": correlations},
     )

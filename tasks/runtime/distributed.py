@@ -1,7 +1,7 @@
-"""The processes of one stage: forked here (params `processes`), or started by torchrun.
+"""The processes that share a stage: forked from it (params `processes`), or started by torchrun.
 
-A forked process begins with all that this one has read; the two talk through gloo on the loopback interface. The number of processes
-changes how long a stage takes and nothing else, so it is no dependency of any stage.
+Forked processes share what the first one has read, and communicate through gloo on the loopback
+interface. Results do not depend on the number of processes, so no stage of dvc.yaml depends on it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from episodic.engine.processes import Group, LostProcessError
 from tasks.runtime.stage import TRY_AGAIN, StageError
 
 CORES = torch.get_num_threads()
-"""What torch would use: the cores of the machine, unless OMP_NUM_THREADS says otherwise."""
+"""The threads that torch would use: the cores of the machine, or OMP_NUM_THREADS."""
+
+MEMORY_HINT = "if memory was short, set processes to a lower number"
 
 
-def torchrun() -> bool:
-    """Whether torchrun started this process (schedulers set RANK and WORLD_SIZE too)."""
+def started_by_torchrun() -> bool:
+    """Whether torchrun started this process. Schedulers set RANK and WORLD_SIZE too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -51,46 +53,61 @@ def prepare_device(name: str) -> torch.device:
     return device
 
 
-def suited(wanted: int | None, parts: int, large: bool, device: torch.device) -> int:
-    """How many processes share `parts` parts of work: what params say, else one a core on a Linux CPU if the work is large."""
-    if device.type == "mps" and torchrun():
+def count_processes(
+    requested: int | None, chunks: int, is_large: bool, device: torch.device
+) -> int:
+    """Choose how many processes share the work of a stage.
+
+    Args:
+        requested: `processes` of params. None: one per core for large work on a Linux CPU, else 1.
+        chunks: Number of chunks of work, the most that can be shared.
+        is_large: Whether the work is large enough for several processes to pay off.
+        device: The device of the stage.
+    """
+    if device.type == "mps" and started_by_torchrun():
         raise StageError(
-            "device is 'mps': torchrun's processes cannot share an Apple GPU; start the stage without it, or set device to cpu"
+            "device is 'mps', but torchrun's processes cannot share an Apple GPU; "
+            "start the stage without torchrun, or set device to cpu"
         )
     if device.type != "cpu":
-        if wanted not in (None, 1) and not torchrun():
+        if requested not in (None, 1) and not started_by_torchrun():
             raise StageError(
-                f"processes is {wanted}: must be null or 1 on a GPU; to use several GPUs, start the stage with torchrun"
+<<<<<<< main
+                f"processes is {wanted}; it must be null or 1 on a GPU; to use several GPUs, start the stage with torchrun"
+=======
+                f"processes is {requested}; it must be null or 1 on a GPU. "
+                "To use several GPUs, start the stage with torchrun"
+>>>>>>> h7
             )
         return 1
-    if wanted is not None:
-        return min(wanted, parts)
-    return min(CORES, parts) if large and sys.platform == "linux" else 1
+    if requested is not None:
+        return min(requested, chunks)
+    return min(CORES, chunks) if is_large and sys.platform == "linux" else 1
 
 
 @contextmanager
-def group(count: int, device: torch.device) -> Iterator[Group]:
-    """A group of `count` processes, all of which run the block; those beyond this one end with it. torchrun's group if it started us.
+def start_processes(count: int, device: torch.device) -> Iterator[Group]:
+    """Run the block in `count` processes, or in those of torchrun if it started this one.
 
-    On a CPU every process computes with one thread, so that no sum depends on the number of cores.
+    Forked processes end with the block. On a CPU every process computes with one thread, so that no
+    sum depends on the number of cores.
     """
     if device.type == "cpu":
         torch.set_num_threads(1)
-    if torchrun():
-        with _joined(
-            device, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None
-        ) as result:
-            yield result
+    if started_by_torchrun():
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        with _join_group(device, rank, size, None) as group:
+            yield group
     elif count == 1 or device.type != "cpu":
         yield Group()
     else:
         with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
-            yield from _forked(count, device, f"file://{folder}/meeting")
+            yield from _fork(count, device, f"file://{folder}/rendezvous")
 
 
-def _forked(count: int, device: torch.device, meeting: str) -> Iterator[Group]:
+def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[Group]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    watched, held = os.pipe()  # `held` is open as long as the first process lives
+    read_end, write_end = os.pipe()  # closed when the first process ends, however it ends
     sys.stdout.flush()
     sys.stderr.flush()
     children: list[int] = []
@@ -98,34 +115,34 @@ def _forked(count: int, device: torch.device, meeting: str) -> Iterator[Group]:
         if child := os.fork():
             children.append(child)
             continue
-        os.close(held)
-        threading.Thread(target=_end_with, args=(watched,), daemon=True).start()
-        yield from _helper(rank, count, device, meeting)
-    os.close(watched)
-    met = threading.Event()
-    threading.Thread(target=_give_up_without, args=(children, met), daemon=True).start()
+        os.close(write_end)
+        threading.Thread(target=_exit_at_end_of_file, args=(read_end,), daemon=True).start()
+        yield from _run_child(rank, count, device, rendezvous)
+    os.close(read_end)
+    joined = threading.Event()
+    threading.Thread(target=_watch_children, args=(children, joined), daemon=True).start()
     try:
-        with _joined(device, 0, count, meeting) as result:
-            met.set()
-            yield result
+        with _join_group(device, 0, count, rendezvous) as group:
+            joined.set()
+            yield group
     except LostProcessError:
-        raise LostProcessError(_how_it_ended(children)) from None
+        raise LostProcessError(_describe_lost_child(children)) from None
     finally:
-        os.close(held)
+        os.close(write_end)
         for child in children:
             with suppress(ChildProcessError):
                 os.waitpid(child, 0)
 
 
-def _helper(rank: int, count: int, device: torch.device, meeting: str) -> Iterator[Group]:
-    """The block in a forked process, which then ends at once: what the first one would clean up is not this one's."""
+def _run_child(rank: int, count: int, device: torch.device, rendezvous: str) -> Iterator[Group]:
+    """Run the block in a forked process and exit without the clean-up of the first process."""
     code = 1
     try:
-        with _joined(device, rank, count, meeting) as result:
-            yield result
+        with _join_group(device, rank, count, rendezvous) as group:
+            yield group
         code = 0
     except (UserError, KeyboardInterrupt):
-        pass  # the first process has the same to say
+        pass  # the first process reports it
     except BaseException:
         import traceback
 
@@ -135,75 +152,79 @@ def _helper(rank: int, count: int, device: torch.device, meeting: str) -> Iterat
         os._exit(code)
 
 
-def _give_up_without(children: list[int], met: threading.Event) -> None:
-    """Ends this process where a child ends before all have met, which the meeting itself would wait for without end."""
-    while not met.wait(0.1):
-        if any(os.waitpid(child, os.WNOHANG)[0] for child in children) and not met.is_set():
+def _watch_children(children: list[int], joined: threading.Event) -> None:
+    """Exit if a child ends before the group is complete: the rendezvous would wait for ever."""
+    while not joined.wait(0.1):
+        if any(os.waitpid(child, os.WNOHANG)[0] for child in children) and not joined.is_set():
             print(
-                "error: a process of this stage ended before it began; if memory was short, set processes to a lower number",
+                f"error: a process of this stage ended before it began; {MEMORY_HINT}",
                 file=sys.stderr,
             )
             sys.stderr.flush()
             os._exit(TRY_AGAIN)
 
 
-def _end_with(pipe: int) -> NoReturn:
+def _exit_at_end_of_file(pipe: int) -> NoReturn:
     os.read(pipe, 1)
     os._exit(1)
 
 
-def _how_it_ended(children: list[int]) -> str:
-    for _ in range(20):  # its connections may break a little before it is gone
+def _describe_lost_child(children: list[int]) -> str:
+    for _ in range(20):  # its connections may break a little before it ends
         for child in children:
             with suppress(ChildProcessError):
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     code = os.waitstatus_to_exitcode(status)
-                    ending = (
-                        f"was killed by signal {-code}"
-                        if code < 0
-                        else f"ended with exit code {code}"
+                    by_signal, by_itself = (
+                        f"was killed by signal {-code}",
+                        f"exited with code {code}",
                     )
-                    return f"a process of this stage {ending}; if memory was short, set processes to a lower number"
+                    end = by_signal if code < 0 else by_itself
+                    return f"a process of this stage {end}; {MEMORY_HINT}"
         time.sleep(0.1)
-    return "a process of this stage does not answer"
+    return "a process of this stage does not respond"
 
 
 @contextmanager
-def _joined(device: torch.device, rank: int, size: int, meeting: str | None) -> Iterator[Group]:
-    """meeting: the file where the processes find each other; None: where torchrun says."""
+def _join_group(
+    device: torch.device, rank: int, size: int, rendezvous: str | None
+) -> Iterator[Group]:
+    """Join the other processes at the file `rendezvous`, or where torchrun says (None)."""
     import torch.distributed as dist
 
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if meeting is None:
-        dist.init_process_group(backend, store=_torchruns_store(), rank=rank, world_size=size)
+    if rendezvous is None:
+        dist.init_process_group(backend, store=_torchrun_store(), rank=rank, world_size=size)
     else:
-        dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=size)
+        dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size)
     try:
         yield Group(rank, size)
     finally:
         dist.destroy_process_group()
 
 
-def _torchruns_store() -> Any:
-    """Where torchrun's processes find each other. On one machine each try has names of its own: the store outlives a restart, and a process
-    could find there the address of one that was killed."""
+def _torchrun_store() -> Any:
+    """The store through which torchrun's processes find each other.
+
+    On one machine each attempt has keys of its own. The store outlives a restart, and a process
+    could find the address of a killed one in it.
+    """
     import torch.distributed as dist
 
     store, _, _ = next(iter(dist.rendezvous("env://")))
-    if os.environ.get("GROUP_WORLD_SIZE") != "1":  # machines count their restarts apart
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":  # machines count their restarts separately
         return store
     return dist.PrefixStore(f"try {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
-def peak_memory(group: Group, device: torch.device) -> int:
-    """Bytes that all processes together held at most."""
+def measure_peak_memory(group: Group, device: torch.device) -> int:
+    """Sum of the peak memory of all processes, in bytes."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peaks = group.rows(
+        lambda _: torch.tensor([[peak]], dtype=torch.int64, device=device), [1] * group.size
     )
-    rows = group.rows(
-        lambda i: torch.tensor([[peak]], dtype=torch.int64, device=device), [1] * group.size
-    )
-    return int(rows.sum())
+    return int(peaks.sum())

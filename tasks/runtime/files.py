@@ -51,7 +51,7 @@ def code_files() -> list[Path]:
 
 
 def code_digest(others: Iterable[Path] = ()) -> str:
-    """The version of the code at work: a digest of `code_files`, and of `others` by their name alone (a user's network)."""
+    """Digest of the code in use: `code_files`, and `others` such as a user's network."""
     total = hashlib.sha256()
     own = [(file.relative_to(ROOT).as_posix(), file) for file in code_files()]
     for name, file in own + [(file.name, file) for file in others]:

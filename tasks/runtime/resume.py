@@ -1,9 +1,10 @@
-"""Where a training that was killed goes on.
+"""Checkpoints from which interrupted training resumes.
 
-Resume checkpoints lie outside DVC's outs, since DVC deletes those before a run: in `resume/` beside DVC's cache, where all
-experiment workspaces that share the cache find them. A folder's name is the digest of everything that the result depends on
-(parameters, inputs, code, torch), so that a change of any of them never resumes from an old one. It is locked while in use and
-deleted once the outputs are written: left behind, it would turn a forced rerun into a copy.
+They are no outputs of the stage, since DVC deletes those before a run. They are kept in `resume/`
+next to DVC's cache, where all experiment workspaces that share the cache find them. The name of a
+folder is the digest of everything that the result depends on (settings, inputs, code, torch), so
+training never resumes from a checkpoint of other settings. The folder is locked while in use and
+deleted once the outputs are written. Otherwise a forced rerun would only copy its result.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from tasks.runtime.stage import StageError
 STATE, SECONDS = "state.safetensors", "seconds.json"
 
 
-def root(workspace: Path = Path()) -> Path:
-    """`resume/` beside DVC's cache: `.dvc/resume`, unless the configuration puts the cache elsewhere."""
+def checkpoint_root(workspace: Path = Path()) -> Path:
+    """`.dvc/resume`, or `resume/` next to the cache where DVC's configuration moves it."""
     dvc = workspace / ".dvc"
     for name in ("config.local", "config"):
         config = configparser.ConfigParser(interpolation=None, strict=False)
@@ -39,8 +40,8 @@ def root(workspace: Path = Path()) -> Path:
     return dvc / "resume"
 
 
-def key(settings: dict[str, Any], inputs: Path, device: torch.device, code: str) -> str:
-    """The digest of what a training depends on; code: the digest of its code."""
+def checkpoint_key(settings: dict[str, Any], inputs: Path, device: torch.device, code: str) -> str:
+    """Digest of everything that a training depends on; code: digest of its code."""
     versions = [
         torch.__version__,
         np.__version__,
@@ -48,31 +49,32 @@ def key(settings: dict[str, Any], inputs: Path, device: torch.device, code: str)
         torch.backends.cpu.get_cpu_capability(),
     ]
     versions += [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
-    said = json.dumps([settings, digest(inputs), code, versions], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+    text = json.dumps([settings, digest(inputs), code, versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def seconds(folder: Path) -> float:
-    """How long the training had taken when its checkpoint in `folder` was written; 0 where there is none."""
+def read_elapsed(folder: Path) -> float:
+    """Seconds of training before the checkpoint in `folder` was written, 0 without a checkpoint."""
     file = folder / SECONDS
     return float(read_json(file)["seconds"]) if file.exists() and (folder / STATE).exists() else 0.0
 
 
-def keep_seconds(folder: Path, spent: float) -> None:
-    """Beside the checkpoint, whose own bytes are the same every time."""
-    write_json(folder / SECONDS, {"seconds": round(spent, 2)})
+def write_elapsed(folder: Path, elapsed: float) -> None:
+    """Write the seconds of training, which the reproducible checkpoint must not hold."""
+    write_json(folder / SECONDS, {"seconds": round(elapsed, 2)})
 
 
 @contextmanager
-def checkpoint(folder: Path) -> Iterator[Path]:
-    """The path of the resume checkpoint in `folder`, locked; the folder is deleted if the block ends well."""
+def lock_checkpoint(folder: Path) -> Iterator[Path]:
+    """Lock `folder` and yield the path of its checkpoint; delete the folder on success."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StageError(
-                f"another process is running this very training (lock {folder / 'lock'}); wait for it or stop it"
+                f"another process runs the same training (lock {folder / 'lock'}); "
+                "wait for it, or stop it"
             ) from error
         yield folder / STATE
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What every stage's command line shares: the marker that it really ran, progress, and one sentence when it fails."""
+"""What the command lines of all stages share: arguments, progress, errors, the start marker."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from episodic.core.errors import UserError
 
 MARKER = "EPISODIC_STAGE_STARTED"
-"""Names a file that a stage's body touches: whoever asked DVC for the stage can tell 'it ran' from 'it was restored'."""
+"""Environment variable that names a file to touch when a stage's body starts.
 
+Whoever asked DVC for the stage can then tell a stage that ran from one that was restored.
+"""
+
+PROGRESS = "EPISODIC_PROGRESS"
+"""Environment variable that asks for events as JSON, one per line, with the value `json`.
+
+Otherwise a terminal shows a progress bar, and a log gets one line per tenth of the work.
+"""
 
 TRY_AGAIN = 75
-"""The exit code of a failure that another try may mend (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code of a failure that a retry may solve (EX_TEMPFAIL of sysexits.h)."""
 
 
 class StageError(UserError):
-    """Something the user can mend; the message is one sentence."""
+    """A mistake that the user can correct; the message is one sentence."""
 
 
 def parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
-    """An argument parser with `--params` and one required path for each keyword: its name and what it is."""
+    """An argument parser with `--params` and one required path per keyword.
+
+    Args:
+        description: Shown by `--help`.
+        **paths: Name of the option, with `_` for `-` -> its help text.
+    """
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,17 +48,20 @@ def parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
         type=Path,
         default=Path("params.yaml"),
         metavar="FILE",
-        help="what to run (default: params.yaml)",
+        help="settings of the run (default: params.yaml)",
     )
-    for name, what in paths.items():
-        result.add_argument(
-            f"--{name.replace('_', '-')}", type=Path, required=True, metavar="PATH", help=what
-        )
+    for name, text in paths.items():
+        option = f"--{name.replace('_', '-')}"
+        result.add_argument(option, type=Path, required=True, metavar="PATH", help=text)
     return result
 
 
 def run(body: Callable[[], None]) -> None:
-    """Runs a stage's body as a program: exit code 0, or one sentence on standard error and 1 (75: try again later; 130: interrupted)."""
+    """Run a stage's body as a program.
+
+    Mistakes of the user go to standard error as one sentence per line, and the exit code is 1, 75
+    for a failure that a retry may solve, and 130 after an interrupt.
+    """
     marker = os.environ.get(MARKER)
     if marker:
         Path(marker).touch()
@@ -56,101 +71,139 @@ def run(body: Callable[[], None]) -> None:
         sys.exit(130)
     except UserError as error:
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
-            sys.exit(1)  # of torchrun's processes the first one speaks
-        print(
-            "\n".join(f"error: {line}" for line in str(error).splitlines()),
-            file=sys.stderr,
-            flush=True,
-        )
+            sys.exit(1)  # of torchrun's processes, the one of rank 0 reports
+        _print_errors(str(error))
         sys.exit(TRY_AGAIN if error.temporary else 1)
     except FileNotFoundError as error:
-        print(
-            f"error: there is no {error.filename}: run the stage that makes it first (dvc repro)",
-            file=sys.stderr,
-            flush=True,
+        _print_errors(
+            f"there is no {error.filename}: run the stage that makes it first (dvc repro)"
         )
         sys.exit(1)
 
 
+def _print_errors(message: str) -> None:
+    lines = (f"error: {line}" for line in message.splitlines())
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
 def emit(event: str, **values: Any) -> None:
-    """One line on standard output for whoever follows the stage: JSON, on a terminal words."""
-    if sys.stdout.isatty():
-        said = ", ".join(
-            f"{name} {value}".replace("_", " ", name.count("_"))
-            for name, value in values.items()
-            if name != "stage"
-        )
-        print(f"{event}: {said}", flush=True)
-    else:
+    """Print an event of the stage on standard output: words, or JSON where PROGRESS asks for it."""
+    if _wants_json():
         print(json.dumps({"event": event, **values}), flush=True)
+        return
+    stage = f"{values.pop('stage')}: " if "stage" in values else ""
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    print(f"{stage}{event}: {words}", flush=True)
 
 
-class Bar:
-    """Progress of one piece of work: a bar on a terminal, JSON lines (at most one a second) elsewhere."""
+def _wants_json() -> bool:
+    return os.environ.get(PROGRESS) == "json"
 
-    def __init__(self, stage: str, what: str, total: int, done: int = 0):
-        self.stage, self.what, self.total = stage, what, total
-        self.first = self.done = done
+
+class ProgressReporter:
+    """Progress of one piece of work: a bar on a terminal, else lines in a log or events as JSON.
+
+    Args:
+        stage: Name of the stage.
+        what: What is counted, such as `iterations`.
+        total: How many there are.
+        silent: Print nothing, as all processes of a group do but the first.
+    """
+
+    def __init__(self, stage: str, what: str, total: int, silent: bool = False):
+        self.stage, self.what, self.total, self.silent = stage, what, total, silent
+        self.done = self.tenths = 0
         self.start, self.last = time.monotonic(), 0.0
-        self.rich: Any = None
-        if sys.stdout.isatty():
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+        self.json = _wants_json()
+        self.bar = None if silent or self.json or not sys.stdout.isatty() else _Bar(what, total)
 
-            self.rich = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[said]}"),
-                TimeRemainingColumn(),
-            )
-            self.task = self.rich.add_task(what, total=total, completed=done, said="")
-            self.rich.start()
+    def __enter__(self) -> ProgressReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def update(
         self, done: int, total: int | None = None, figures: Mapping[str, float] | None = None
     ) -> None:
-        """`figures` (loss, accuracy, ...) are shown beside the bar; a rate is added."""
+        """Tell how much is done.
+
+        Args:
+            done: How many of the total are done.
+            total: The total, where it has changed.
+            figures: Shown alongside, such as the loss. A rate is added.
+        """
         self.done, self.total = done, total or self.total
-        now = time.monotonic()
-        if now - self.last < (0.1 if self.rich else 1.0) and done < self.total:
+        if self.silent:
             return
-        self.last = now
-        rate = (done - self.first) / max(now - self.start, 1e-9)
-        if self.rich:
-            said = "  ".join(
-                [f"{name} {value:.4g}" for name, value in (figures or {}).items()]
-                + [f"{rate:.1f} it/s"]
-            )
-            self.rich.update(self.task, completed=done, total=self.total, said=said)
-        else:
-            eta = (self.total - done) / rate if rate > 0 else None
-            rounded = {name: round(value, 6) for name, value in (figures or {}).items()}
-            emit(
-                "progress",
-                stage=self.stage,
-                what=self.what,
-                done=done,
-                total=self.total,
-                rate=round(rate, 2),
-                eta=eta and round(eta, 1),
-                **rounded,
-            )
+        now = time.monotonic()
+        rate = done / max(now - self.start, 1e-9)
+        if not (self.json or self.bar):
+            self._print_tenth(figures or {}, rate)
+        elif now - self.last >= (0.1 if self.bar else 1.0) or done >= self.total:
+            self.last = now
+            if self.bar:
+                self.bar.update(done, self.total, _in_words(figures or {}, rate))
+            else:
+                self._emit(figures or {}, rate)
+
+    def _print_tenth(self, figures: Mapping[str, float], rate: float) -> None:
+        """Print a line where another tenth of the work is done."""
+        tenths = 10 * self.done // self.total if self.total else 0
+        if tenths <= self.tenths:
+            return
+        self.tenths = tenths
+        share = 100 * self.done // self.total
+        line = f"{self.stage}: {share} % ({self.done} of {self.total} {self.what})"
+        print(", ".join([line, *_in_words(figures, rate)]), flush=True)
+
+    def _emit(self, figures: Mapping[str, float], rate: float) -> None:
+        eta = (self.total - self.done) / rate if rate > 0 else None
+        emit(
+            "progress",
+            stage=self.stage,
+            what=self.what,
+            done=self.done,
+            total=self.total,
+            rate=round(rate, 2),
+            eta=eta and round(eta, 1),
+            **{name: round(value, 6) for name, value in figures.items()},
+        )
 
     def close(self) -> None:
-        if self.rich:
-            self.rich.stop()
+        """End the bar."""
+        if self.bar:
+            self.bar.close()
 
 
-@contextmanager
-def bar(stage: str, what: str, total: int, done: int = 0) -> Iterator[Bar]:
-    result = Bar(stage, what, total, done)
-    try:
-        yield result
-    finally:
-        result.close()
+def _in_words(figures: Mapping[str, float], rate: float) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in figures.items()] + [f"{rate:.1f} it/s"]
+
+
+class _Bar:
+    """A progress bar on a terminal."""
+
+    def __init__(self, what: str, total: int):
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.rich = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+        )
+        self.task = self.rich.add_task(what, total=total, figures="")
+        self.rich.start()
+
+    def update(self, done: int, total: int, words: list[str]) -> None:
+        self.rich.update(self.task, completed=done, total=total, figures="  ".join(words))
+
+    def close(self) -> None:
+        self.rich.stop()

@@ -11,8 +11,9 @@ from pathlib import Path
 from support import ROOT
 
 from tasks import preset
+from tasks.runtime.stage import PROGRESS
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", PROGRESS: "json"}
 TRAIN = ["--data", "prepared", "--model", "model", "--history", "history", "--run-json", "run.json"]
 EVALUATE = [
     "--data",

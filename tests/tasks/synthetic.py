@@ -1,4 +1,4 @@
-"""Synthetic outputs of the stages before `report`, laid out as docs/files.md says: made up, deterministic, with hostile names."""
+"""Synthetic outputs of the stages before `report`, laid out as docs/reference/files.md says: made up, deterministic, with hostile names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
 from tasks import prepared
-from tasks.evaluate import _finite
+from tasks.evaluate import replace_infinite
 from tasks.evaluation import task_space
 from tasks.runtime.files import write_json
 
@@ -421,10 +421,10 @@ def _space(
 ) -> dict[str, Any]:
     source = prepared.read(root / "data/prepared", torch.device("cpu"))
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
-    found = task_space.described(source, source.table("test"), headline, answers, means)
+    found = task_space.describe_tasks(source, source.table("test"), headline, answers, means)
     for name, table in found.tables.items():
         table.to_parquet(root / f"reports/scores/{name}.parquet", index=False)
-    return _finite(found.metrics)
+    return replace_infinite(found.metrics)
 
 
 def _scores(

@@ -87,13 +87,13 @@ def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(
         ConfigError,
-        match="device is 'mps': this machine has no Apple GPU that torch can use; set device to auto or cpu",
+        match="device is 'mps'; it needs an Apple GPU that torch can use, and this machine has none; set device to auto or cpu",
     ):
         choose_device("mps")
 
 
 def test_processes_share_no_apple_gpu(monkeypatch):
-    assert distributed.suited(None, 8, large=True, device=torch.device("mps")) == 1
+    assert distributed.count_processes(None, 8, is_large=True, device=torch.device("mps")) == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(StageError, match="torchrun's processes cannot share an Apple GPU"):
-        distributed.suited(None, 8, large=True, device=torch.device("mps"))
+        distributed.count_processes(None, 8, is_large=True, device=torch.device("mps"))

@@ -109,8 +109,8 @@ def test_more_processes_than_shards_are_a_sentence(prepared):
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
     assert (
-        "error: 5 processes for 4 shard(s) of the meta-batch, so that some would stand idle: start fewer, or set train"
-        in error
+        "error: 5 processes were started for 4 shard(s) of the meta-batch, so some would be idle; "
+        "start fewer, or set train.plan.shard to 1" in error
     )
 
 
@@ -132,10 +132,10 @@ def test_what_a_scheduler_sets_is_not_taken_for_torchrun(prepared, alone, monkey
 def test_a_process_that_ends_before_all_have_met_is_not_waited_for(tmp_path):
     program = """
 import os, torch
-from tasks.runtime import distributed as ranks, stage
-ranks._helper = lambda *_: os._exit(9)
+from tasks.runtime import distributed, stage
+distributed._run_child = lambda *_: os._exit(9)
 def body():
-    with ranks.group(2, torch.device("cpu")):
+    with distributed.start_processes(2, torch.device("cpu")):
         pass
 stage.run(body)
 """
@@ -229,9 +229,9 @@ def test_no_process_outlives_the_first(running, number):
 
 PROGRAM = """
 import torch
-from tasks.runtime import distributed as ranks
+from tasks.runtime import distributed
 
-with ranks.group(3, torch.device("cpu")) as group:
+with distributed.start_processes(3, torch.device("cpu")) as group:
     rows = group.rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
     few = group.rows(lambda i: torch.full((2, 1), float(i)), [2])
     said = [group.first_says(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
@@ -254,10 +254,21 @@ def test_every_process_gets_all_parts_in_order():
 
 def test_how_many_processes():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert distributed.suited(None, 8, False, cpu) == 1, "small work"
-    assert distributed.suited(3, 8, False, cpu) == 3 and distributed.suited(9, 4, True, cpu) == 4, (
-        "no more than there are parts"
+    assert distributed.count_processes(None, 8, False, cpu) == 1, "small work"
+    assert (
+        distributed.count_processes(3, 8, False, cpu) == 3
+        and distributed.count_processes(9, 4, True, cpu) == 4
+    ), "no more than there are parts"
+    assert (
+        distributed.count_processes(None, 8, True, cuda)
+        == distributed.count_processes(1, 8, True, cuda)
+        == 1
     )
+<<<<<<< main
     assert distributed.suited(None, 8, True, cuda) == distributed.suited(1, 8, True, cuda) == 1
-    with pytest.raises(StageError, match="processes is 2: must be null or 1 on a GPU"):
+    with pytest.raises(StageError, match="processes is 2; it must be null or 1 on a GPU"):
         distributed.suited(2, 8, True, cuda)
+=======
+    with pytest.raises(StageError, match="processes is 2; it must be null or 1 on a GPU"):
+        distributed.count_processes(2, 8, True, cuda)
+>>>>>>> h7

@@ -17,6 +17,7 @@ from episodic.datasets.base import FetchError
 from tasks import download
 from tasks.params import Choice, Params
 from tasks.runtime.files import ROOT
+from tasks.runtime.stage import PROGRESS
 
 
 class Source(ModuleType):
@@ -82,7 +83,8 @@ def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tm
     assert names(tmp_path) == ["raw"] and (tmp_path / "raw" / "file").read_text() == "earlier"
 
 
-def test_progress_is_told_for_each_thing_in_turn(source, settings, tmp_path, capsys):
+def test_progress_is_told_for_each_thing_in_turn(source, settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(PROGRESS, "json")
     download.run(settings, tmp_path / "raw")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {event["event"] for event in events} == {"progress"} and {

@@ -33,7 +33,7 @@ def described(made, means, accuracy=None):
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 3)]
     if accuracy is not None:
         headline = headline.assign(accuracy=accuracy(test))
-    return task_space.described(source, test, headline, answers, means)
+    return task_space.describe_tasks(source, test, headline, answers, means)
 
 
 def line(source):

@@ -41,7 +41,7 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     change(prepared, "meta_lr", "0.002")
     assert state.exists()
 
-    resume.keep_seconds(state.parent, 1000.0)
+    resume.write_elapsed(state.parent, 1000.0)
     kept = 1000.0
     said, _ = call(prepared, "train", *TRAIN)
     events = [json.loads(line) for line in said.splitlines()]
@@ -72,7 +72,7 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     process.kill()
     process.communicate()
     assert re.match(
-        r"error: another process is running this very training \(lock .*\); wait for it or stop it\n",
+        r"error: another process runs the same training \(lock .*\); wait for it, or stop it\n",
         error,
     )
 
@@ -191,7 +191,7 @@ def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path)
         tmp_path, "evaluate", "--data", "wider", "--model", "maml", *EVALUATE[4:], code=1
     )
     assert error.splitlines()[-1].startswith(
-        "error: ways is 7: must be 5: the head has an output a class"
+        "error: ways is 7; it must be 5, since the head has one output per class"
     )
 
 
@@ -205,7 +205,7 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
     change(prepared, "device", "auto")
     assert (
         error
-        == "error: device is 'cuda': this machine has no CUDA device that torch can use; set device to auto or cpu\n"
+        == "error: device is 'cuda'; it needs a CUDA device that torch can use, and this machine has none; set device to auto or cpu\n"
     )
 
 

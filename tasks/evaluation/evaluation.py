@@ -1,0 +1,78 @@
+"""What one run of the stage `evaluate` evaluates: a trained model on the fixed test episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from episodic.core.episode import Episode
+from episodic.data.storage import Rows
+from episodic.training import model_folder
+from episodic.training.config import EvaluationConfig
+from episodic.training.evaluation import count_inner_steps, curve_steps, episodes_per_chunk
+from tasks.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A trained model and the test episodes that it is evaluated on.
+
+    Attributes:
+        source: The prepared data.
+        test: The fixed test episodes, one per row.
+        trained: The trained model. `ways` of its config is the number of ways of the test episodes,
+            which some methods need not be trained at.
+        steps: Inner steps of the headline score.
+        points: Numbers of inner steps after which episodes are scored, in ascending order.
+        chunk: Episodes computed at once.
+        query_numbers: Numbers in the query sets of all test episodes, a measure of the work.
+    """
+
+    source: Prepared
+    test: pd.DataFrame
+    trained: model_folder.TrainedModel
+    steps: int
+    points: list[int]
+    chunk: int
+    query_numbers: int
+
+    @classmethod
+    def load(cls, settings: EvaluationConfig, source: Prepared, model: Path) -> Evaluation:
+        """Read the model in the folder `model` and check that it accepts the test episodes."""
+        trained = model_folder.load(model, source.device)
+        test, learner = source.table("test"), trained.learner
+        episode = source.fixed(test[:1])
+        learner.at_test.accept(episode)
+        if source.kind == "classification":
+            trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
+        steps = count_inner_steps(learner, settings.steps)
+        points = curve_steps(learner, steps)
+        chunk = settings.chunk or episodes_per_chunk(episode)
+        query_numbers = episode.query_x.numel() * len(test)
+        return cls(source, test, trained, steps, points, chunk, query_numbers)
+
+    @cached_property
+    def examples(self) -> Rows | None:
+        """The examples of the data set, row by row; None for tasks made by a formula."""
+        has_rows = self.source.kind == "classification" or self.source.given
+        return self.source.examples() if has_rows else None
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The rows of `test` that are computed at once."""
+        count = len(self.test)
+        return [
+            slice(start, min(start + self.chunk, count)) for start in range(0, count, self.chunk)
+        ]
+
+    @property
+    def chunk_sizes(self) -> list[int]:
+        """The number of episodes in each chunk."""
+        return [rows.stop - rows.start for rows in self.chunks]
+
+    def load_episodes(self, rows: slice) -> Episode:
+        """The test episodes of some rows of `test`, on the device."""
+        return self.source.fixed(self.test[rows], self.examples)
