@@ -44,11 +44,7 @@ class Measurements:
 
 
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
-<<<<<<< main
-    """Writes the files described in docs/reference/files.md, sections reports/scores and reports/metrics.json."""
-=======
-    """Write the files that docs/files.md describes in reports/scores and reports/metrics.json."""
->>>>>>> h7
+    """Write the files that docs/reference/files.md describes in reports/scores and reports/metrics.json."""
     allocator.keep_freed()
     device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)

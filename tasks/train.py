@@ -32,11 +32,7 @@ from tasks.runtime.stage import StageError
 
 
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
-<<<<<<< main
-    """Writes the files described in docs/reference/files.md, section models/run."""
-=======
-    """Write the files that docs/files.md describes in models/run."""
->>>>>>> h7
+    """Write the files that docs/reference/files.md describes in models/run."""
     allocator.keep_freed()
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)

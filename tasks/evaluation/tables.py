@@ -165,10 +165,7 @@ def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataF
 def headline_metrics(
     evaluation: Evaluation, episodes: pd.DataFrame, baselines: pd.DataFrame, limit: float
 ) -> dict[str, Any]:
-<<<<<<< main
-    """The fixed schema of docs/reference/files.md; limit: of `diverged`."""
-=======
-    """The entries of metrics.json that every evaluation has; its schema is in docs/files.md.
+    """The entries of metrics.json that every evaluation has; its schema is in docs/reference/files.md.
 
     Args:
         evaluation: The model and the episodes.
@@ -178,7 +175,6 @@ def headline_metrics(
     """
     learner, config, steps = evaluation.trained.learner, evaluation.trained.config, evaluation.steps
     name, headline = learner.objective.score_name, learner.batch_norm
->>>>>>> h7
 
     def at(mode: str, step: int) -> dict[str, Any]:
         scores = episodes.query(f"mode == '{mode}' and step == {step}")[name]

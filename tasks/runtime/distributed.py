@@ -72,12 +72,8 @@ def count_processes(
     if device.type != "cpu":
         if requested not in (None, 1) and not started_by_torchrun():
             raise StageError(
-<<<<<<< main
-                f"processes is {wanted}; it must be null or 1 on a GPU; to use several GPUs, start the stage with torchrun"
-=======
                 f"processes is {requested}; it must be null or 1 on a GPU. "
                 "To use several GPUs, start the stage with torchrun"
->>>>>>> h7
             )
         return 1
     if requested is not None:

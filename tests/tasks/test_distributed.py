@@ -264,11 +264,5 @@ def test_how_many_processes():
         == distributed.count_processes(1, 8, True, cuda)
         == 1
     )
-<<<<<<< main
-    assert distributed.suited(None, 8, True, cuda) == distributed.suited(1, 8, True, cuda) == 1
-    with pytest.raises(StageError, match="processes is 2; it must be null or 1 on a GPU"):
-        distributed.suited(2, 8, True, cuda)
-=======
     with pytest.raises(StageError, match="processes is 2; it must be null or 1 on a GPU"):
         distributed.count_processes(2, 8, True, cuda)
->>>>>>> h7
