@@ -1,24 +1,24 @@
-"""Train MAML to tell apart five characters from one drawing of each, and adapt it to new ones."""
+"""Train MAML on 5-way 1-shot episodes of drawn characters, and adapt it to new characters."""
 
 import torch
 
-from episodic import MAML, ClassSampler, Conv4, MetaLearner, Objective, TrainingConfig
-from episodic import adapt, evaluate, train
+import episodic as ep
 from episodic.datasets.glyphs import draw_alphabet
 
 
-def sample_episodes(alphabets: range, split: str) -> ClassSampler:
-    images = [torch.from_numpy(draw_alphabet(i)).unsqueeze(2) for i in alphabets]
-    return ClassSampler.from_classes([*torch.cat(images)], ways=5, shots=1, queries=5, split=split)
+def make_sampler(split: str, alphabets: range) -> ep.ClassSampler:
+    images = torch.cat([torch.from_numpy(draw_alphabet(i)) for i in alphabets])  # (n, 20, 28, 28)
+    return ep.ClassSampler.from_classes(list(images.unsqueeze(2)), 5, 1, 5, split=split)
 
 
-learner = MetaLearner(Conv4(filters=32).build((1, 28, 28), 5), MAML(), Objective("classification"))
-validation = sample_episodes(range(20, 22), "validation")(torch.arange(40))
-config = TrainingConfig(iterations=150, meta_batch=8, meta_lr=0.005, validate_every=50)
-result = train(learner, sample_episodes(range(20), "train"), validation, config)
+model = ep.Conv4(filters=16).build((1, 28, 28), outputs=5)
+learner = ep.MetaLearner(model, ep.MAML(inner_lr=0.4), ep.Objective("classification"))
+validation = make_sampler("validation", range(20, 22))(torch.arange(40))
+config = ep.TrainingConfig(iterations=300, meta_batch=8, meta_lr=0.01)
+result = ep.train(learner, make_sampler("train", range(20)), validation, config)
 
-test = sample_episodes(range(22, 26), "test")(torch.arange(100))  # alphabets never seen in training
-print("test:", evaluate(learner, result.theta, test))
-task = test.part(0, 1)  # one new task: its support set adapts the model to five new characters
-adapted = adapt(learner, result.theta, task)
-print("predicted:", learner.query_outputs(adapted, task).argmax(-1).tolist())
+test = make_sampler("test", range(22, 26))(torch.arange(100))  # alphabets not seen in training
+print(ep.evaluate(learner, result.theta, test))
+task = test.part(0, 1)
+adapted = ep.adapt(learner, result.theta, task)  # looks at the support set alone
+print(learner.query_outputs(adapted, task).argmax(-1))  # the predicted class of each query

@@ -162,6 +162,35 @@ class ClassSampler:
         )
         object.__setattr__(self, "key", random_numbers.key(self.seed, self.split))
 
+    @classmethod
+    def from_classes(
+        cls,
+        classes: Sequence[Tensor],
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int = 0,
+        split: str = "train",
+    ) -> ClassSampler:
+        """Sample episodes of classes that are in memory.
+
+        Args:
+            classes: The examples of each class, `(n, *input)`: images as uint8, anything else as a
+                model takes it.
+            ways: Classes per episode.
+            shots: Support examples per class.
+            queries: Query examples per class.
+            seed: Seed of the episodes.
+            split: Name of the split. Equal seeds draw different episodes for different names.
+
+        Raises:
+            ConfigError: There are too few classes, or a class has too few examples.
+        """
+        examples = torch.cat(list(classes))
+        counts = torch.tensor([len(examples) for examples in classes], device=examples.device)
+        offsets = counts.cumsum(0) - counts
+        return cls(examples, offsets, counts, seed, split, ways, shots, queries)
+
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For int64 `(tasks,)`: positions of the classes within the split `(tasks, ways)`, rows of the support images
         `(tasks, ways * shots)` and of the query images `(tasks, ways * queries)`, class after class."""
