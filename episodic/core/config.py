@@ -22,11 +22,11 @@ class ConfigError(UserError, ValueError):
     Args:
         key: The name of the field; dotted when it is nested.
         value: The value that was given.
-        requirement: What the value must be, as in "must be at least 1".
+        requirement: Completes "KEY is VALUE; it ...", as in "must be at least 1".
     """
 
     def __init__(self, key: str, value: Any, requirement: str) -> None:
-        super().__init__(f"{key} is {_as_yaml(value)}: {requirement}")
+        super().__init__(f"{key} is {_as_yaml(value)}; it {requirement}")
         self.key, self.value, self.requirement = key, value, requirement
 
 

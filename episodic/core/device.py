@@ -26,10 +26,10 @@ def choose_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda", "mps"):
         raise ConfigError("device", name, "must be one of auto, cpu, cuda, mps")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", name, _UNAVAILABLE.format("CUDA device"))
+        raise ConfigError("device", name, _UNAVAILABLE.format("a CUDA device"))
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device", name, _UNAVAILABLE.format("Apple GPU"))
+        raise ConfigError("device", name, _UNAVAILABLE.format("an Apple GPU"))
     return torch.device(name)
 
 
-_UNAVAILABLE = "this machine has no {} that torch can use; set device to auto or cpu"
+_UNAVAILABLE = "needs {} that torch can use, and this machine has none; set device to auto or cpu"

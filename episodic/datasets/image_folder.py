@@ -54,7 +54,7 @@ def classes_of(source: Path, config: Config) -> list[Class[Path]]:
     """The classes of the folder by name; FetchError lists what is wrong with it."""
     if not source.is_dir():
         raise FetchError(
-            f"dataset.source is {source}: must be a folder with a folder of pictures for each class"
+            f"dataset.source is {source}; it must be a folder with a folder of pictures for each class"
         )
     return of_folders(source, ImagePreprocessor(config.input, config.inverted))
 

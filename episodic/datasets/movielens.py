@@ -89,7 +89,7 @@ def shape(config: Config, source: Path | None) -> tuple[int, int]:
 
 
 def _no_folder(source: Path, version: str) -> str:
-    return f"dataset.source is {source}: must be a folder that holds {', '.join(VERSIONS[version].files)} of {version}"
+    return f"dataset.source is {source}; it must be a folder that holds {', '.join(VERSIONS[version].files)} of {version}"
 
 
 def fetch(

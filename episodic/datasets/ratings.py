@@ -39,7 +39,7 @@ def shape(config: Config, source: Path) -> tuple[int, int]:
         found[1] <= MOST,
         "source",
         str(source),
-        f"has {found[1]} features of one item or user: must be at most {MOST}",
+        f"has {found[1]} features of one item or user; it must be at most {MOST}",
     )
     return found
 
@@ -76,7 +76,7 @@ def _files(source: Path) -> dict[str, Path]:
         return {FILES[0]: source}
     if not (source / FILES[0]).is_file():
         raise FetchError(
-            f"dataset.source is {source}: must be a CSV with the columns user, item and rating, or a folder that holds it as {FILES[0]}"
+            f"dataset.source is {source}; it must be a CSV with the columns user, item and rating, or a folder that holds it as {FILES[0]}"
         )
     return {name: source / name for name in FILES if (source / name).is_file()}
 

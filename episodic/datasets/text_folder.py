@@ -50,7 +50,7 @@ def classes_of(source: Path) -> list[Class[str]]:
             found = of_folders(source, SentencePreprocessor(()))
         else:
             raise FetchError(
-                f"dataset.source is {source}: must be a CSV with the columns text and label, or a folder with a folder for each label"
+                f"dataset.source is {source}; it must be a CSV with the columns text and label, or a folder with a folder for each label"
             )
         for c in found:
             check_sentences(c.examples)
@@ -70,7 +70,7 @@ def _of_table(source: Path) -> list[Class[str]]:
         )
     given = any(part != {""} for part in split_of.values())
     problems = [
-        f"{source}: label {label} has the split {' and '.join(sorted(map(repr, part)))}: must be one alone of {', '.join(SPLITS)}"
+        f"{source}: label {label} has the split {' and '.join(sorted(map(repr, part)))}; it must be one alone of {', '.join(SPLITS)}"
         for label, part in sorted(split_of.items())
         if given and (len(part) > 1 or not part <= set(SPLITS))
     ]

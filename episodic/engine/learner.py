@@ -137,7 +137,7 @@ class MetaLearner:
         ):
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:
-                said = f"must be {outputs}: the head has an output a class, and the method does not make a new one"
+                said = f"must be {outputs}, since the head has one output per class"
                 raise ConfigError("ways", ways, said)
 
     def init(self, seed: int) -> Params:

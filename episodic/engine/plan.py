@@ -39,7 +39,7 @@ class Config:
             value = getattr(self, key)
             require(value is None or value >= 1, key, value, "must be null or at least 1")
         single = self.mode != "per_task" or (self.shard or 1) == (self.query_tasks or 1) == 1
-        require(single, "mode", self.mode, "means shard: 1 and query_tasks: 1 (or null)")
+        require(single, "mode", self.mode, "requires shard: 1 and query_tasks: 1 (or null)")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def read_members(
     members = config.get("ensemble")
     if type(members) is not int or not 1 <= members <= MAX_MEMBERS:
         raise ModelFolderError(
-            f"{folder / CONFIG}: ensemble is {members!r}: must be between 1 and {MAX_MEMBERS}"
+            f"{folder / CONFIG}: ensemble is {members!r}; it must be between 1 and {MAX_MEMBERS}"
         )
     tensors, _ = checkpoint.load(folder / WEIGHTS, device)
     all_expected = {_key(i, name): p for i in range(members) for name, p in expected.items()}

@@ -182,10 +182,10 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
     ]
     device = raw.get("device", "auto")
     if device not in DEVICES:
-        faults.append(f"device is {device!r}: must be one of {', '.join(DEVICES)}")
+        faults.append(f"device is {device!r}; it must be one of {', '.join(DEVICES)}")
     processes = raw.get("processes")
     if processes is not None and (type(processes) is not int or processes < 1):
-        faults.append(f"processes is {processes!r}: must be null or a whole number, 1 or more")
+        faults.append(f"processes is {processes!r}; it must be null or a whole number, 1 or more")
     values: dict[str, Any] = {}
     for section in sections:
         if section in CHOICES:
@@ -205,12 +205,12 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     modules, beside = registry(section), CHOICES[section][1]
     names = sorted(modules)
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
-        faults.append(f"{section}.name is missing: must be one of {', '.join(names)}")
+        faults.append(f"{section}.name is missing; it must be one of {', '.join(names)}")
         return None
     known = ["name", *beside, *names]
     source = raw.get("source", SOURCE)
     if not isinstance(source, str) or not source:
-        faults.append(f"{section}.source is {source!r}: must be the path of a folder or file")
+        faults.append(f"{section}.source is {source!r}; it must be the path of a folder or file")
     faults += [
         f"unknown key {section}.{key}{did_you_mean(str(key), known)}"
         for key in raw
@@ -218,7 +218,7 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     ]
     name, seed = raw["name"], raw.get("seed", 0)
     if type(seed) is not int or seed < 0:
-        faults.append(f"{section}.seed is {seed!r}: must be a whole number, 0 or more")
+        faults.append(f"{section}.seed is {seed!r}; it must be a whole number, 0 or more")
     try:
         module = modules[name]
     except ConfigError as error:
@@ -243,7 +243,7 @@ def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        faults.append(f"{path} is {raw!r}: must be a section of keys")
+        faults.append(f"{path} is {raw!r}; it must be a section of keys")
         return None
     # A section within it that is left empty has its defaults, as the section itself would.
     raw = {
@@ -307,11 +307,12 @@ def _fault(path: str, fault: Any, known: list[str]) -> str:
     if unknown:
         return f"unknown key {where}{did_you_mean(str(fault['loc'][-1]), known)}"
     if fault["type"] == "literal_error":
-        return f"{where} is {fault['input']!r}: must be {fault['ctx']['expected'].replace(chr(39), '')}"
+        return f"{where} is {fault['input']!r}; it must be {fault['ctx']['expected'].replace(chr(39), '')}"
     if fault["type"] in _BOUNDS:
-        return f"{where} is {fault['input']!r}: {_BOUNDS[fault['type']].format(**fault['ctx'])}"
-    said = _WANTED.get(fault["type"], fault["msg"][0].lower() + fault["msg"][1:])
-    return f"{where} is {fault['input']!r}: {said}"
+        return f"{where} is {fault['input']!r}; it {_BOUNDS[fault['type']].format(**fault['ctx'])}"
+    if fault["type"] in _WANTED:
+        return f"{where} is {fault['input']!r}; it {_WANTED[fault['type']]}"
+    return f"{where} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _together(values: dict[str, Any], faults: list[str]) -> None:
@@ -329,7 +330,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         and train.ways not in (None, episodes.ways)
     ):
         faults.append(
-            f"train.ways is {train.ways}: must be null or episodes.ways ({episodes.ways}) for {chosen}, whose head has an output a class"
+            f"train.ways is {train.ways}; it must be null or episodes.ways ({episodes.ways}) for {chosen}, whose head has an output a class"
         )
     if getattr(module, "OWN", False) is True and values["dataset"].own is None:
         faults.append(
@@ -341,12 +342,12 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         return
     if train.vary_shots:
         faults.append(
-            f"train.vary_shots is true: must be false for {name}, whose tasks are drawn at one size"
+            f"train.vary_shots is true; it must be false for {name}, whose tasks are drawn at one size"
         )
     if episodes.ways < 2:
-        faults.append(f"episodes.ways is {episodes.ways}: must be at least 2 for {name}")
+        faults.append(f"episodes.ways is {episodes.ways}; it must be at least 2 for {name}")
     if train.ways == 1:
-        faults.append(f"train.ways is 1: must be null or at least 2 for {name}")
+        faults.append(f"train.ways is 1; it must be null or at least 2 for {name}")
     try:
         limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].own))
     except UserError as error:
@@ -358,15 +359,15 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         )  # n-grams or embeddings
         if model.name not in (*suits, "module"):
             faults.append(
-                f"model.name is {model.name!r}: must be {' or '.join(suits)} for dataset.{name}.features.kind {features.kind}"
+                f"model.name is {model.name!r}; it must be {' or '.join(suits)} for dataset.{name}.features.kind {features.kind}"
             )
             return
         if model.name == "textcnn" and model.config.tokens < features.size:
             said = f"must be at least dataset.{name}.features.size ({features.size})"
-            faults.append(f"model.textcnn.tokens is {model.config.tokens}: {said}")
+            faults.append(f"model.textcnn.tokens is {model.config.tokens}; it {said}")
     elif model.name in ("bag", "embeddings", "textcnn"):
         faults.append(
-            f"model.name is {model.name!r}: must be a model for images for {name}, such as conv4"
+            f"model.name is {model.name!r}; it must be a model for images for {name}, such as conv4"
         )
         return
     try:
@@ -380,7 +381,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     ):
         if shots + queries > limits.examples:
             faults.append(
-                f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}: "
+                f"{key}.shots + {section}.queries is {shots} + {queries} = {shots + queries}; it "
                 f"must be at most {limits.examples}, the examples of a {name} class"
                 + (f" ({limits.smallest})" if limits.smallest else "")
             )
@@ -397,13 +398,13 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         ]
         if within and not limits.groups.get(split):
             faults.append(
-                f"{section}.within_group is true: must be false for {name}, whose classes have no groups"
+                f"{section}.within_group is true; it must be false for {name}, whose classes have no groups"
             )
         elif within and sizes and max(sizes) < ways:
             key = "train" if split == "train" and train.ways else "episodes"
             of = "of train.groups" if split == "train" and train.groups else f"group of {name}"
             most = f"must be at most {max(sizes)}, the {split} classes of the largest {of}"
-            faults.append(f"{key}.ways is {ways}: {most}, with {section}.within_group")
+            faults.append(f"{key}.ways is {ways}; it {most}, with {section}.within_group")
     faults += class_selection.mistakes(train, name, train.ways or episodes.ways, limits)
     for split, classes in limits.classes.items():
         key, ways = (
@@ -413,7 +414,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         )
         if ways > classes:
             faults.append(
-                f"{key}.ways is {ways}: must be at most {classes}, the number of {split} classes of {name}"
+                f"{key}.ways is {ways}; it must be at most {classes}, the number of {split} classes of {name}"
             )
 
 
@@ -426,16 +427,16 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
     chosen, train, config = values["algorithm"].name, values["train"], values["dataset"].config
     if not method.regression:
         faults.append(
-            f"algorithm.name is {chosen!r}: must be a method for regression for {name}, such as maml"
+            f"algorithm.name is {chosen!r}; it must be a method for regression for {name}, such as maml"
         )
     if episodes.ways != 1:
         faults.append(
-            f"episodes.ways is {episodes.ways}: must be 1 for {name}, which has no classes"
+            f"episodes.ways is {episodes.ways}; it must be 1 for {name}, which has no classes"
         )
     for key, within in (("episodes", episodes.within_group), ("train", train.within_group)):
         if within:
             faults.append(
-                f"{key}.within_group is true: must be false for {name}, which has no classes"
+                f"{key}.within_group is true; it must be false for {name}, which has no classes"
             )
     faults += class_selection.mistakes(train, name, 1, None)
     suits = ("embeddings",) if hasattr(config, "tokens") else ("mlp",)
@@ -444,22 +445,22 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
             "names and not numbers" if hasattr(config, "tokens") else "numbers and not images"
         )
         faults.append(
-            f"model.name is {model.name!r}: must be {suits[0]} for {name}, whose examples are {examples}"
+            f"model.name is {model.name!r}; it must be {suits[0]} for {name}, whose examples are {examples}"
         )
         return
     if hasattr(config, "least"):
         for section, shots in (("episodes", episodes.shots), ("train", train.shots or 0)):
             if shots >= config.least:
                 faults.append(
-                    f"{section}.shots is {shots}: must be below dataset.{name}.least ({config.least}), the ratings of a user"
+                    f"{section}.shots is {shots}; it must be below dataset.{name}.least ({config.least}), the ratings of a user"
                 )
     elif train.vary_shots:
         faults.append(
-            f"train.vary_shots is true: must be false for {name}, whose tasks are drawn at one size"
+            f"train.vary_shots is true; it must be false for {name}, whose tasks are drawn at one size"
         )
     if model.name == "embeddings" and model.config.tokens < config.tokens:
         faults.append(
-            f"model.embeddings.tokens is {model.config.tokens}: must be at least dataset.{name}.tokens ({config.tokens})"
+            f"model.embeddings.tokens is {model.config.tokens}; it must be at least dataset.{name}.tokens ({config.tokens})"
         )
         return
     try:

@@ -32,7 +32,7 @@ def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None
         }
         wanted = {"classes": "null", "groups": "null", "hard": "0"}
         return [
-            f"train.{key} is {value}: must be {wanted[key]} for {name}, which has no classes"
+            f"train.{key} is {value}; it must be {wanted[key]} for {name}, which has no classes"
             for key, value in given.items()
             if value is not None
         ]
@@ -41,11 +41,11 @@ def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None
         known = limits.groups.get("train", {})
         if not known:
             return [
-                f"train.groups is {list(config.groups)}: must be null for {name}, whose classes have no groups"
+                f"train.groups is {list(config.groups)}; it must be null for {name}, whose classes have no groups"
             ]
         if unknown := [group for group in config.groups if group not in known]:
             return [
-                f"train.groups names {group!r}, which no class to train on is of: must be some of {', '.join(sorted(known))}"
+                f"train.groups names {group!r}, which no class to train on is of; it must be some of {', '.join(sorted(known))}"
                 f"{did_you_mean(group, sorted(known))}"
                 for group in unknown
             ]
@@ -55,16 +55,16 @@ def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None
         )
         if classes < ways:
             return [
-                f"train.groups is {list(config.groups)}: must have at least {ways} classes, as many as a training episode; has {classes}"
+                f"train.groups is {list(config.groups)}; it must have at least {ways} classes, as many as a training episode; has {classes}"
             ]
     if config.classes is not None and not ways <= config.classes <= classes:
         return [
-            f"train.classes is {config.classes}: must be null or between {ways} and {classes}, {of}"
+            f"train.classes is {config.classes}; it must be null or between {ways} and {classes}, {of}"
         ]
     drawn = config.classes or classes
     if config.hard and NEAR * ways >= drawn:
         return [
-            f"train.hard is {config.hard}: must be 0 where no more than {NEAR * ways} classes ({NEAR} x ways) are trained on, here {drawn}"
+            f"train.hard is {config.hard}; it must be 0 where no more than {NEAR * ways} classes ({NEAR} x ways) are trained on, here {drawn}"
         ]
     return []
 

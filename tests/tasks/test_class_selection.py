@@ -74,28 +74,28 @@ LIMITS = Limits(
         ({"groups": ("Latin", "Runes")}, ""),
         (
             {"groups": ("Latni",)},
-            "names 'Latni', which no class to train on is of: must be some of Greek, Latin, Runes - did you mean Latin?",
+            "names 'Latni', which no class to train on is of; it must be some of Greek, Latin, Runes - did you mean Latin?",
         ),
         ({"groups": ("Greek", "Braille")}, "names 'Braille', which no class to train on is of"),
         (
             {"groups": ("Runes",)},
-            "is ['Runes']: must have at least 5 classes, as many as a training episode; has 4",
+            "is ['Runes']; it must have at least 5 classes, as many as a training episode; has 4",
         ),
         ({"groups": ("Runes", "Runes")}, "; has 4"),
         ({"groups": ("Latin",), "classes": 6}, ""),
         (
             {"groups": ("Latin",), "classes": 7},
-            "train.classes is 7: must be null or between 5 and 6, the classes of train.groups",
+            "train.classes is 7; it must be null or between 5 and 6, the classes of train.groups",
         ),
         (
             {"classes": 31},
-            "train.classes is 31: must be null or between 5 and 30, the classes of made to train on",
+            "train.classes is 31; it must be null or between 5 and 30, the classes of made to train on",
         ),
         ({"hard": 0.5}, ""),
         ({"hard": 0.5, "classes": 11}, ""),
         (
             {"hard": 0.5, "classes": 10},
-            "train.hard is 0.5: must be 0 where no more than 10 classes (2 x ways) are trained on, here 10",
+            "train.hard is 0.5; it must be 0 where no more than 10 classes (2 x ways) are trained on, here 10",
         ),
         ({"hard": 0.5, "groups": ("Latin", "Runes")}, "(2 x ways) are trained on, here 10"),
         ({"hard": 0.5, "groups": ("Greek",)}, ""),
@@ -110,7 +110,7 @@ def test_a_harder_episode_is_not_made_of_all_classes(folder):
     """Where the neighbourhood were the whole set, every episode would be as likely as without."""
     source, settings = folder
     with pytest.raises(
-        StageError, match=r"train\.hard is 0\.5: must be 0 where no more than 10 classes"
+        StageError, match=r"train\.hard is 0\.5; it must be 0 where no more than 10 classes"
     ):
         raw = preset.defaults()
         preset.merge(raw, {"train": {"hard": 0.5, "classes": 10}})

@@ -36,32 +36,32 @@ def changed(**values):
 FAULTS = [
     ({"trian": {}}, "unknown key trian - did you mean train?"),
     ({"train__iteration": 5}, "unknown key train.iteration - did you mean iterations?"),
-    ({"train__iterations": "many"}, "train.iterations is 'many': must be a whole number"),
-    ({"train__iterations": 1.5}, "train.iterations is 1.5: must be a whole number"),
-    ({"train__iterations": True}, "train.iterations is True: must be a whole number"),
-    ({"train__iterations": 0}, "train.iterations is 0: must be at least 1"),
-    ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x': must be a number"),
-    ({"train__meta_lr": -1}, "train.meta_lr is -1.0: must be a number greater than 0"),
-    ({"train__schedule": "cosin"}, "train.schedule is 'cosin': must be constant, cosine or linear"),
+    ({"train__iterations": "many"}, "train.iterations is 'many'; it must be a whole number"),
+    ({"train__iterations": 1.5}, "train.iterations is 1.5; it must be a whole number"),
+    ({"train__iterations": True}, "train.iterations is True; it must be a whole number"),
+    ({"train__iterations": 0}, "train.iterations is 0; it must be at least 1"),
+    ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x'; it must be a number"),
+    ({"train__meta_lr": -1}, "train.meta_lr is -1.0; it must be a number greater than 0"),
+    ({"train__schedule": "cosin"}, "train.schedule is 'cosin'; it must be constant, cosine or linear"),
     (
         {"train__gradient_clip": 0},
-        "train.gradient_clip is 0.0: must be null or a number greater than 0",
+        "train.gradient_clip is 0.0; it must be null or a number greater than 0",
     ),
     (
         {"train__classes": 4},
-        "train.classes is 4: must be null or between 5 and 1090, the classes of glyphs to train on",
+        "train.classes is 4; it must be null or between 5 and 1090, the classes of glyphs to train on",
     ),
-    ({"train__classes": 0}, "train.classes is 0: must be null or at least 1"),
-    ({"train__groups": []}, "train.groups is (): must be null or a list of names"),
-    ({"train__groups": "Latin"}, "train.groups is 'Latin': must be a list"),
+    ({"train__classes": 0}, "train.classes is 0; it must be null or at least 1"),
+    ({"train__groups": []}, "train.groups is (); it must be null or a list of names"),
+    ({"train__groups": "Latin"}, "train.groups is 'Latin'; it must be a list"),
     (
         {"dataset__name": "cifar_fs", "train__groups": ["fish", "treees"]},
-        "train.groups names 'treees', which no class to train on is of: must be some of "
+        "train.groups names 'treees', which no class to train on is of; it must be some of "
         f"{', '.join(sorted(cifar_fs.limits(cifar_fs.Config(), 0).groups['train']))} - did you mean trees?",
     ),
     (
         {"train__groups": ["alphabet-000"], "train__classes": 1000},
-        "train.classes is 1000: must be null or between 5 and 39, the classes of train.groups",
+        "train.classes is 1000; it must be null or between 5 and 39, the classes of train.groups",
     ),
     (
         {
@@ -69,7 +69,7 @@ FAULTS = [
             "train__within_group": True,
             "episodes__ways": 41,
         },
-        "episodes.ways is 41: must be at most 40, the train classes of the largest of train.groups, with train.within_group",
+        "episodes.ways is 41; it must be at most 40, the train classes of the largest of train.groups, with train.within_group",
     ),
     (
         {
@@ -79,12 +79,12 @@ FAULTS = [
             "train__ways": 60,
             "train__hard": 0.5,
         },
-        "train.hard is 0.5: must be 0 where no more than 120 classes (2 x ways) are trained on, here 75",
+        "train.hard is 0.5; it must be 0 where no more than 120 classes (2 x ways) are trained on, here 75",
     ),
-    ({"train__hard": 1.5}, "train.hard is 1.5: must be between 0 and 1"),
+    ({"train__hard": 1.5}, "train.hard is 1.5; it must be between 0 and 1"),
     (
         {"train__hard": 0.5, "train__within_group": True},
-        "train.hard is 0.5: must be 0 with within_group, whose classes are of one group",
+        "train.hard is 0.5; it must be 0 with within_group, whose classes are of one group",
     ),
     (
         {
@@ -93,7 +93,7 @@ FAULTS = [
             "episodes__ways": 1,
             "train__hard": 0.5,
         },
-        "train.hard is 0.5: must be 0 for sinusoid, which has no classes",
+        "train.hard is 0.5; it must be 0 for sinusoid, which has no classes",
     ),
     (
         {
@@ -102,47 +102,47 @@ FAULTS = [
             "episodes__ways": 1,
             "train__groups": ["a"],
         },
-        "train.groups is ['a']: must be null for sinusoid, which has no classes",
+        "train.groups is ['a']; it must be null for sinusoid, which has no classes",
     ),
     (
         {"dataset__name": "mini_imagenet", "train__groups": ["a"]},
-        "train.groups is ['a']: must be null for mini_imagenet, whose classes have no groups",
+        "train.groups is ['a']; it must be null for mini_imagenet, whose classes have no groups",
     ),
-    ({"train__patience": "x"}, "train.patience is 'x': must be a whole number"),
-    ({"train__plan__shard": 0}, "train.plan.shard is 0: must be null or at least 1"),
-    ({"train__plan__shard": "x"}, "train.plan.shard is 'x': must be a whole number"),
+    ({"train__patience": "x"}, "train.patience is 'x'; it must be a whole number"),
+    ({"train__plan__shard": 0}, "train.plan.shard is 0; it must be null or at least 1"),
+    ({"train__plan__shard": "x"}, "train.plan.shard is 'x'; it must be a whole number"),
     (
         {"train__plan__mode": "fast"},
-        "train.plan.mode is 'fast': must be auto, batched, per_task or compiled",
+        "train.plan.mode is 'fast'; it must be auto, batched, per_task or compiled",
     ),
     (
         {"train__plan__mode": "per_task", "train__plan__shard": 4},
-        "train.plan.mode is 'per_task': means shard: 1 and query_tasks: 1 (or null)",
+        "train.plan.mode is 'per_task'; it requires shard: 1 and query_tasks: 1 (or null)",
     ),
     ({"train__plan__shrad": 2}, "unknown key train.plan.shrad - did you mean shard?"),
-    ({"train__plan": 3}, "train.plan is 3: must be a section of keys"),
-    ({"processes": 0}, "processes is 0: must be null or a whole number, 1 or more"),
-    ({"processes": "two"}, "processes is 'two': must be null or a whole number, 1 or more"),
-    ({"train": 3}, "train is 3: must be a section of keys"),
-    ({"device": "gpu"}, "device is 'gpu': must be one of auto, cpu, cuda, mps"),
+    ({"train__plan": 3}, "train.plan is 3; it must be a section of keys"),
+    ({"processes": 0}, "processes is 0; it must be null or a whole number, 1 or more"),
+    ({"processes": "two"}, "processes is 'two'; it must be null or a whole number, 1 or more"),
+    ({"train": 3}, "train is 3; it must be a section of keys"),
+    ({"device": "gpu"}, "device is 'gpu'; it must be one of auto, cpu, cuda, mps"),
     (
         {"dataset__name": "omniglott"},
-        f"dataset.name is 'omniglott': must be one of {DATA_SETS} - did you mean omniglot?",
+        f"dataset.name is 'omniglott'; it must be one of {DATA_SETS} - did you mean omniglot?",
     ),
     ({"dataset__nam": "x"}, "unknown key dataset.nam - did you mean name?"),
-    ({"dataset__seed": "one"}, "dataset.seed is 'one': must be a whole number, 0 or more"),
-    ({"dataset__seed": -1}, "dataset.seed is -1: must be a whole number, 0 or more"),
-    ({"episodes__seed": -1}, "episodes.seed is -1: must be at least 0"),
-    ({"train__seed": -1}, "train.seed is -1: must be at least 0"),
-    ({"train__meta_lr": float("inf")}, "train.meta_lr is inf: must be a number greater than 0"),
-    ({"dataset__glyphs": False}, "dataset.glyphs is False: must be a section of keys"),
+    ({"dataset__seed": "one"}, "dataset.seed is 'one'; it must be a whole number, 0 or more"),
+    ({"dataset__seed": -1}, "dataset.seed is -1; it must be a whole number, 0 or more"),
+    ({"episodes__seed": -1}, "episodes.seed is -1; it must be at least 0"),
+    ({"train__seed": -1}, "train.seed is -1; it must be at least 0"),
+    ({"train__meta_lr": float("inf")}, "train.meta_lr is inf; it must be a number greater than 0"),
+    ({"dataset__glyphs": False}, "dataset.glyphs is False; it must be a section of keys"),
     (
         {"dataset__omniglot": {"spilt": "maml"}},
         "unknown key dataset.omniglot.spilt - did you mean split?",
     ),
     (
         {"model__conv4__downsample": "max_pool", "model__conv4__blocks": 6},
-        "model.conv4.blocks is 6: must be fewer for images of 28 x 28 pixels",
+        "model.conv4.blocks is 6; it must be fewer for images of 28 x 28 pixels",
     ),
     (
         {"dataset__glyphs": {"alphabet": 9}},
@@ -150,54 +150,54 @@ FAULTS = [
     ),
     (
         {"dataset__glyphs": {"alphabets": 2}},
-        "dataset.glyphs.alphabets is 2: must be between 5 and 1000",
+        "dataset.glyphs.alphabets is 2; it must be between 5 and 1000",
     ),
     (
         {"model__conv4__downsample": "pool"},
-        "model.conv4.downsample is 'pool': must be stride or max_pool",
+        "model.conv4.downsample is 'pool'; it must be stride or max_pool",
     ),
     (
         {"model__name": "mlp", "model__mlp": {"hidden": 64}},
-        "model.mlp.hidden is 64: must be a list",
+        "model.mlp.hidden is 64; it must be a list",
     ),
     (
         {"model__name": "mlp", "model__mlp": {"hidden": ["a"]}},
-        "model.mlp.hidden.0 is 'a': must be a whole number",
+        "model.mlp.hidden.0 is 'a'; it must be a whole number",
     ),
     (
         {"algorithm__name": "mamal"},
-        f"algorithm.name is 'mamal': must be one of {METHODS} - did you mean maml?",
+        f"algorithm.name is 'mamal'; it must be one of {METHODS} - did you mean maml?",
     ),
     (
         {"algorithm__maml__inner_lr": -0.4},
-        "algorithm.maml.inner_lr is -0.4: must be greater than 0",
+        "algorithm.maml.inner_lr is -0.4; it must be greater than 0",
     ),
-    ({"episodes__ways": 0}, "episodes.ways is 0: must be at least 1"),
-    ({"episodes__ways": 1}, "episodes.ways is 1: must be at least 2 for glyphs"),
+    ({"episodes__ways": 0}, "episodes.ways is 0; it must be at least 1"),
+    ({"episodes__ways": 1}, "episodes.ways is 1; it must be at least 2 for glyphs"),
     (
         {"episodes__queries": 20},
-        "episodes.shots + episodes.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class",
+        "episodes.shots + episodes.queries is 1 + 20 = 21; it must be at most 20, the examples of a glyphs class",
     ),
     (
         {"train__queries": 20},
-        "episodes.shots + train.queries is 1 + 20 = 21: must be at most 20, the examples of a glyphs class",
+        "episodes.shots + train.queries is 1 + 20 = 21; it must be at most 20, the examples of a glyphs class",
     ),
-    ({"evaluate__steps": 1001}, "evaluate.steps is 1001: must be null or between 0 and 1000"),
+    ({"evaluate__steps": 1001}, "evaluate.steps is 1001; it must be null or between 0 and 1000"),
     (
         {"train__ways": 1, "algorithm__name": "protonet"},
-        "train.ways is 1: must be null or at least 2 for glyphs",
+        "train.ways is 1; it must be null or at least 2 for glyphs",
     ),
     (
         {"train__ways": 7},
-        "train.ways is 7: must be null or episodes.ways (5) for maml, whose head has an output a class",
+        "train.ways is 7; it must be null or episodes.ways (5) for maml, whose head has an output a class",
     ),
     (
         {"train__shots": 18},
-        "train.shots + train.queries is 18 + 5 = 23: must be at most 20, the examples of a glyphs class",
+        "train.shots + train.queries is 18 + 5 = 23; it must be at most 20, the examples of a glyphs class",
     ),
     (
         {"train__ensemble": 6},
-        "train.ensemble is 6: must be at most 5, the number of validations in 450 iterations with one every 90",
+        "train.ensemble is 6; it must be at most 5, the number of validations in 450 iterations with one every 90",
     ),
     (
         {
@@ -205,18 +205,18 @@ FAULTS = [
             "dataset__name": "mini_imagenet",
             "model__conv4__filters": 8,
         },
-        "episodes.within_group is true: must be false for mini_imagenet, whose classes have no groups",
+        "episodes.within_group is true; it must be false for mini_imagenet, whose classes have no groups",
     ),
     (
         {"train__within_group": True, "episodes__ways": 6, "dataset__name": "cifar_fs"},
-        "episodes.ways is 6: must be at most 5, the train classes of the largest group of cifar_fs, with train.within_group",
+        "episodes.ways is 6; it must be at most 5, the train classes of the largest group of cifar_fs, with train.within_group",
     ),
-    ({"report__title": 5}, "report.title is 5: must be text"),
+    ({"report__title": 5}, "report.title is 5; it must be text"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), FAULTS, ids=[said.split(":")[0][:50] for _, said in FAULTS]
+    ("values", "said"), FAULTS, ids=[said.split(";")[0][:50] for _, said in FAULTS]
 )
 def test_a_mistake_is_one_sentence(values, said):
     with pytest.raises(StageError) as caught:
@@ -239,7 +239,7 @@ def test_every_mistake_is_listed():
 def test_more_ways_than_classes(name):
     with pytest.raises(
         StageError,
-        match=rf"episodes.ways is 5000: must be at most \d+, the number of validation classes of {name}",
+        match=rf"episodes.ways is 5000; it must be at most \d+, the number of validation classes of {name}",
     ):
         params.parse(changed(episodes__ways=5000, dataset__name=name))
 
@@ -293,7 +293,7 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
     answer = subprocess.run(
         [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 1 and "train.iterations is -1: must be at least 1" in answer.stderr
+    assert answer.returncode == 1 and "train.iterations is -1; it must be at least 1" in answer.stderr
 
 
 def test_params_yaml_is_the_defaults():

@@ -281,6 +281,6 @@ def test_other_shots_and_ways_than_trained(name):
         assert answers(name, more_ways).shape == (2, 7 * QUERIES, 7)
     else:
         with pytest.raises(
-            ConfigError, match="ways is 7: must be 5: the head has an output a class"
+            ConfigError, match="ways is 7; it must be 5, since the head has one output per class"
         ):
             answers(name, more_ways)

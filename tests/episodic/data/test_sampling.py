@@ -222,11 +222,11 @@ def test_without_groups_nothing_has_changed():
 def test_groups_that_are_too_small_are_refused():
     with pytest.raises(
         ConfigError,
-        match="ways is 7: must be at most 6, the number of classes of the largest group",
+        match="ways is 7; it must be at most 6, the number of classes of the largest group",
     ):
         Groups.of(ALPHABETS, 7)
     with pytest.raises(
-        ConfigError, match="within_group is true: must be false, since the classes have no groups"
+        ConfigError, match="within_group is true; it must be false, since the classes have no groups"
     ):
         Groups.of(["", "", ""], 2)
 
@@ -294,10 +294,10 @@ def test_an_episodes_noise_is_its_own():
 
 def test_too_much_asked_of_the_data_is_refused():
     with pytest.raises(
-        ConfigError, match="ways is 8: must be at most 7, the number of train classes"
+        ConfigError, match="ways is 8; it must be at most 7, the number of train classes"
     ):
         sampler(ways=8)
-    with pytest.raises(ConfigError, match=r"shots \+ queries is 6: must be at most 5"):
+    with pytest.raises(ConfigError, match=r"shots \+ queries is 6; it must be at most 5"):
         sampler(shots=2, queries=4)
 
 

@@ -132,7 +132,7 @@ def test_limits_are_known_before_the_drawing(data: Images):
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])
 def test_a_number_of_alphabets_out_of_range_is_one_sentence(alphabets: int):
     with pytest.raises(
-        ConfigError, match=rf"^alphabets is {alphabets}: must be between 5 and 1000$"
+        ConfigError, match=rf"^alphabets is {alphabets}; it must be between 5 and 1000$"
     ):
         glyphs.Config(alphabets=alphabets)
 

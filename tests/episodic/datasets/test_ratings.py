@@ -182,7 +182,7 @@ def test_other_mistakes_are_told(tmp_path):
         prepared(source, tmp_path / "raw", tokens=20)
     with pytest.raises(FetchError, match="run the stage download first"):
         movielens.prepare(tmp_path / "empty", movielens.Config(), 0)
-    with pytest.raises(ConfigError, match="least is 1: must be at least 2"):
+    with pytest.raises(ConfigError, match="least is 1; it must be at least 2"):
         movielens.Config(least=1)
 
 
@@ -315,7 +315,7 @@ def test_mistakes_in_what_is_known_of_items(tmp_path):
         rated(alone.parent, tmp_path / "raw", items="new", least=3)
     many = "|".join(f"v{i}" for i in range(80))
     with pytest.raises(
-        ConfigError, match="has 81 features of one item or user: must be at most 64"
+        ConfigError, match="has 81 features of one item or user; it must be at most 64"
     ):
         ratings.shape(
             ratings.Config(),

@@ -50,7 +50,7 @@ def test_shards_cover_the_batch():
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [({"shard": 0}, "shard is 0"), ({"mode": "per_task", "shard": 4}, "means shard: 1")],
+    [({"shard": 0}, "shard is 0"), ({"mode": "per_task", "shard": 4}, "requires shard: 1")],
 )
 def test_what_makes_no_sense_is_one_sentence(values, said):
     with pytest.raises(ConfigError, match=said):

@@ -231,6 +231,6 @@ def test_an_episode_does_not_depend_on_its_batch():
 def test_too_many_shots_are_a_sentence():
     with pytest.raises(
         ConfigError,
-        match="shots is 5: must be at most 4, one fewer than the smallest train task has",
+        match="shots is 5; it must be at most 4, one fewer than the smallest train task has",
     ):
         sampler(shots=5)

@@ -193,24 +193,24 @@ def test_dropout_of_a_module_is_off():
     [
         (
             module.TorchModule("nowhere.Net"),
-            "path is 'nowhere.Net': must be a class as package.module.Class",
+            "path is 'nowhere.Net'; it must be a class as package.module.Class",
         ),
         (
             module.TorchModule("os.path"),
-            "path is 'os.path': must be a class as package.module.Class",
+            "path is 'os.path'; it must be a class as package.module.Class",
         ),
-        (module.TorchModule(""), "path is '': must be a class as package.module.Class"),
+        (module.TorchModule(""), "path is ''; it must be a class as package.module.Class"),
         (
             module.TorchModule("json.dumps", {"obj": 1}),
-            "path is 'json.dumps': must be a torch.nn.Module",
+            "path is 'json.dumps'; it must be a torch.nn.Module",
         ),
         (
             module.TorchModule(f"{__name__}.ConvNet", {"wings": 2}),
-            "arguments is {'wings': 2}: must be what",
+            "arguments is {'wings': 2}; it must be what",
         ),
         (
             module.TorchModule(f"{__name__}.ConvNet", head="conv0"),
-            "head is 'conv0': must be the name of a torch.nn.Linear",
+            "head is 'conv0'; it must be the name of a torch.nn.Linear",
         ),
         (
             module.TorchModule(f"{__name__}.WithBuffer"),
@@ -227,7 +227,7 @@ def test_dropout_of_a_module_is_off():
         (module.TorchModule(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
         (
             module.TorchModule(f"{__name__}.TwoHeads", head="first"),
-            "head is 'first': must be the last layer: before it an example is [7]",
+            "head is 'first'; it must be the last layer: before it an example is [7]",
         ),
         (
             module.TorchModule(f"{__name__}.WithSoftmax"),
@@ -247,11 +247,11 @@ def test_dropout_of_a_module_is_off():
         ),
         (
             module.TorchModule("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
-            "path is 'torch.nn.Linear': must be a network, not a single",
+            "path is 'torch.nn.Linear'; it must be a network, not a single",
         ),
         (
             module.TorchModule("torch.nn.Flatten"),
-            "head is null: must be the name of a torch.nn.Linear of torch.nn.Flatten",
+            "head is null; it must be the name of a torch.nn.Linear of torch.nn.Flatten",
         ),
     ],
 )

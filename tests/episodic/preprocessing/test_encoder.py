@@ -116,7 +116,7 @@ def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
 
 def test_params_say_what_is_wrong_with_it(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"path is 'data/README.md': must be the folder of a sentence encoder"
+        ConfigError, match=r"path is 'data/README.md'; it must be the folder of a sentence encoder"
     ):
         TextFeatures("encoder")
     raw = params.read_yaml(ROOT / "params.yaml")
