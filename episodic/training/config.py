@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from episodic.core.config import require
+from annotated_types import Ge, Gt, Le, MinLen
+
+from episodic.core.config import Fraction, PositiveFloat, Section, require
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -14,9 +16,11 @@ __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
 MAX_INNER_STEPS = 1000
 """The largest number of inner steps at test time."""
 
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """Settings of meta-training, the section `train` of params.yaml.
 
     Args:
@@ -48,74 +52,37 @@ class TrainingConfig:
         ConfigError: A value is out of bounds.
     """
 
-    seed: int = 0
-    iterations: int = 450
-    meta_batch: int = 32
-    queries: int = 5
-    ways: int | None = None
-    shots: int | None = None
+    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    iterations: Annotated[int, Ge(1), Le(10_000_000)] = 450
+    meta_batch: Annotated[int, Ge(1), Le(10_000)] = 32
+    queries: Annotated[int, Ge(1), Le(10_000)] = 5
+    ways: Annotated[int, Ge(1), Le(10_000)] | None = None
+    shots: Annotated[int, Ge(1), Le(10_000)] | None = None
     within_group: bool = False
     vary_shots: bool = False
-    classes: int | None = None
-    groups: tuple[str, ...] | None = None
-    hard: float = 0.0
-    meta_lr: float = 0.002
-    meta_lr_end: float = 0.0
+    classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
+    groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    hard: Fraction = 0.0
+    meta_lr: PositiveFloat = 0.002
+    meta_lr_end: Annotated[float, Ge(0), Le(1e6)] = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     optimizer: Literal["adam", "sgd"] = "adam"
-    gradient_clip: float | None = None
+    gradient_clip: Annotated[float, Gt(0), Le(1e12)] | None = None
     batch_norm: Literal["transductive", "inductive"] = "transductive"
-    validate_every: int = 90
-    patience: int | None = None
-    checkpoint_every: int = 50
-    ensemble: int = 1
+    validate_every: Annotated[int, Ge(1), Le(10_000_000)] = 90
+    patience: Annotated[int, Ge(1), Le(10_000_000)] | None = None
+    checkpoint_every: Annotated[int, Ge(1), Le(10_000_000)] = 50
+    ensemble: Annotated[int, Ge(1), Le(1000)] = 1
     plan: plans.Config = field(default_factory=plans.Config)
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     def __post_init__(self) -> None:
-        for key in (
-            "iterations",
-            "meta_batch",
-            "queries",
-            "validate_every",
-            "checkpoint_every",
-            "ensemble",
-        ):
-            require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
-        for key in ("ways", "shots", "classes", "patience"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "must be null or at least 1")
-        require(
-            0 < self.meta_lr < math.inf, "meta_lr", self.meta_lr, "must be a number greater than 0"
-        )
-        require(
-            0 <= self.meta_lr_end < math.inf,
-            "meta_lr_end",
-            self.meta_lr_end,
-            "must be a number, 0 or greater",
-        )
-        require(
-            self.groups is None or len(self.groups) > 0,
-            "groups",
-            self.groups,
-            "must be null or a list of names",
-        )
-        require(0 <= self.hard <= 1, "hard", self.hard, "must be between 0 and 1")
+        super().__post_init__()
         require(
             not (self.hard and self.within_group),
             "hard",
             self.hard,
             "must be 0 with within_group, whose classes are of one group",
         )
-        clip = self.gradient_clip
-        require(
-            clip is None or 0 < clip < math.inf,
-            "gradient_clip",
-            clip,
-            "must be null or a number greater than 0",
-        )
-        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
         validations = math.ceil(self.iterations / self.validate_every)
         require(
             self.ensemble <= validations,
@@ -141,7 +108,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """Settings of the evaluation on test episodes, the section `evaluate` of params.yaml.
 
     Args:
@@ -154,19 +121,6 @@ class EvaluationConfig:
         ConfigError: A value is out of bounds.
     """
 
-    steps: int | None = None
-    chunk: int | None = None
+    steps: Annotated[int, Ge(0), Le(MAX_INNER_STEPS)] | None = None
+    chunk: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     compiled: bool = False
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        require(
-            self.steps is None or 0 <= self.steps <= MAX_INNER_STEPS,
-            "steps",
-            self.steps,
-            f"must be null or between 0 and {MAX_INNER_STEPS}",
-        )
-        require(
-            self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "must be null or at least 1"
-        )
