@@ -30,7 +30,7 @@ from benchmarks.speed.table import existing, write  # noqa: E402
 from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic.data.sampling import ClassSampler  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
-from episodic.engine.processes import Group  # noqa: E402
+from episodic.engine.processes import ProcessGroup  # noqa: E402
 from episodic.training import evaluation, loop  # noqa: E402
 from episodic.training.config import TrainingConfig  # noqa: E402
 from episodic.training.state import TrainingState  # noqa: E402
@@ -170,13 +170,13 @@ def training(workload: Workload, way: Way, device: torch.device) -> Callable[[],
         iterations=PAPER,
         meta_batch=workload.tasks,
         queries=workload.queries,
-        plan=plan.Config(way.mode, tf32=way.tf32),
+        plan=plan.PlanConfig(way.mode, tf32=way.tf32),
     )
     sampler = images(workload, device)
     state = TrainingState.initial(workload.learner, config, device)
     chosen = loop.choose_plan(sampler, config, device)
     step = loop.build_iteration(
-        workload.learner, sampler, state, config, device, chosen, Group(), capture=way.graph
+        workload.learner, sampler, state, config, device, chosen, ProcessGroup(), capture=way.graph
     )
 
     def one() -> Any:
@@ -278,7 +278,7 @@ def time_evaluation(workload: Workload, device: torch.device) -> dict[str, float
     episode = workload.episode(tasks=100).to(device)
     result = {}
     for what, chunk in (("one by one", 1), ("20 at once", 20), ("100 at once", 100)):
-        evaluation.episode_scores(workload.learner, theta, episode.part(0, chunk), 10, chunk)
+        evaluation.episode_scores(workload.learner, theta, episode.slice_tasks(0, chunk), 10, chunk)
         begin = time.perf_counter()
         evaluation.episode_scores(workload.learner, theta, episode, 10, chunk)
         result[what] = time.perf_counter() - begin

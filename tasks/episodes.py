@@ -165,10 +165,10 @@ def _tasks(data: Tasks, settings: params.Params, folder: Path) -> dict[str, Any]
     longest = 0
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = table[table["split"] == split].reset_index(drop=True)
-        bits = random_numbers.draws(
+        bits = random_numbers.random_bits(
             random_numbers.key(episodes.seed, split), torch.zeros(1, dtype=torch.int64), len(rows)
         )
-        rows = rows.iloc[random_numbers.choose(bits, len(rows), len(rows))[0].numpy()][
+        rows = rows.iloc[random_numbers.sample_distinct(bits, len(rows), len(rows))[0].numpy()][
             :count
         ].reset_index(drop=True)
         query = (rows["count"] - episodes.shots).clip(upper=episodes.queries)

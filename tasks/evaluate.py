@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from episodic.engine import allocator
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from tasks import params, prepared
 from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
@@ -45,7 +45,7 @@ class Measurements:
 
 def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
     """Write the files that docs/reference/files.md describes in reports/scores and reports/metrics.json."""
-    allocator.keep_freed()
+    allocator.keep_freed_memory()
     device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
     evaluation = Evaluation.load(settings.evaluate, source, model)
@@ -58,13 +58,13 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     )
     compiled = settings.evaluate.compiled and device.type == "cpu"
     if compiled:
-        backend.prepare(device)
-    with distributed.start_processes(count, device) as group, backend.compiled(compiled):
+        backend.prepare_compiled_kernels(device)
+    with distributed.start_processes(count, device) as group, backend.use_compiled_kernels(compiled):
         if group.rank == 0:
             stage.emit(
                 "plan",
                 stage="evaluate",
-                episodes_at_once=evaluation.chunk,
+                choose_chunk_size=evaluation.chunk,
                 processes=group.size,
                 compiled=compiled,
             )
@@ -75,7 +75,7 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
 
 
 def _measure(
-    evaluation: Evaluation, table: ratings.RatingTable | None, group: Group
+    evaluation: Evaluation, table: ratings.RatingTable | None, group: ProcessGroup
 ) -> Measurements:
     row_baselines = None
     if table:

@@ -31,7 +31,7 @@ class Prepared:
     @property
     def drawn_on(self) -> torch.device:
         """Where episodes are made, in 64-bit arithmetic, before they are moved to the device."""
-        return float64.place(self.device)
+        return float64.supporting_device(self.device)
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,7 @@ import torch
 from episodic.engine import allocator
 from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from episodic.training import loop, model_folder
 from tasks import params, prepared
@@ -33,7 +33,7 @@ from tasks.runtime.stage import StageError
 
 def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
     """Write the files that docs/reference/files.md describes in models/run."""
-    allocator.keep_freed()
+    allocator.keep_freed_memory()
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)
     source = prepared.read(data, device)
@@ -44,8 +44,8 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
     sampler = source.training(settings, learner.algorithm.labels)
     validation = source.fixed(source.table("validation"))
     plan = loop.choose_plan(sampler, settings.train, device)
-    compiler = backend.prepare(device) if plan.compiled else None
-    shards = len(plan.bounds(settings.train.meta_batch))
+    compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
+    shards = len(plan.shard_bounds(settings.train.meta_batch))
     code = code_digest(_find_user_code(learner))
     inputs = config | {
         "train": asdict(settings.train),
@@ -165,7 +165,7 @@ def _describe_plan(plan: Plan, processes: int) -> dict[str, Any]:
         "tasks_at_once": plan.shard,
         "query_sets_at_once": plan.query_tasks,
         "processes": processes,
-        "because": plan.why,
+        "because": plan.reason,
     }
 
 
@@ -173,7 +173,7 @@ def _describe_run(
     result: loop.TrainingResult,
     elapsed: float,
     device: torch.device,
-    group: Group,
+    group: ProcessGroup,
     plan: Plan,
     compiler: str | None,
 ) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    allocator.keep_freed()
+    allocator.keep_freed_memory()
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
     device = distributed.prepare_device(settings.device)
     source = prepared.read(args.data, device)
@@ -64,15 +64,15 @@ def measure(args: argparse.Namespace) -> None:
     index = torch.arange(tasks, device=device)
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
     if args.compiled or automatic.compiled:
-        backend.prepare(device)
+        backend.prepare_compiled_kernels(device)
     # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
     count = distributed.count_processes(
-        settings.processes, tasks, is_large=len(automatic.bounds(tasks)) > 1, device=device
+        settings.processes, tasks, is_large=len(automatic.shard_bounds(tasks)) > 1, device=device
     )
     with distributed.start_processes(count, device) as group:
 
         def gradient(candidate: Plan) -> object:
-            return outer.sharded(
+            return outer.sharded_meta_gradient(
                 meta_learner, theta, lambda a, b: sampler(index[a:b]), tasks, candidate, group
             )
 

@@ -15,7 +15,7 @@ from benchmarks.speed import peers
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from episodic.core.errors import UserError
 from episodic.engine import allocator, outer, plan
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 
 THREADS = 2
@@ -29,7 +29,7 @@ class Row:
     what: str
     peer: Callable[..., peers.MetaGradient] | None = None
     needs: str | None = None
-    plan: plan.Config = plan.Config()  # noqa: RUF009 - frozen
+    plan: plan.PlanConfig = plan.PlanConfig()  # noqa: RUF009 - frozen
     processes: int = 1
 
     @property
@@ -37,7 +37,7 @@ class Row:
         """Why it cannot be timed here; None if it can."""
         if self.plan.mode == "compiled":
             try:
-                backend.prepare(torch.device("cpu"))
+                backend.prepare_compiled_kernels(torch.device("cpu"))
             except UserError as error:
                 return str(error)
         return (
@@ -54,42 +54,42 @@ ROWS = {
     "higher": Row("higher", peers.higher_library, "higher"),
     "learn2learn": Row("learn2learn", peers.learn2learn_library, "learn2learn"),
     "jax": Row("JAX, jit of grad of vmap", peers.jax_library, "jax"),
-    "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.Config(mode="per_task")),
+    "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.PlanConfig(mode="per_task")),
     "engine_1": Row("engine, 1 process"),
     "engine_shard_16": Row(
-        f"engine, plan.shard 16, {THREADS} processes", plan=plan.Config(shard=16), processes=THREADS
+        f"engine, plan.shard 16, {THREADS} processes", plan=plan.PlanConfig(shard=16), processes=THREADS
     ),
     "engine": Row(f"engine, {THREADS} processes", processes=THREADS),
     "engine_compiled": Row(
         f"engine, compiled, {THREADS} processes",
-        plan=plan.Config(mode="compiled"),
+        plan=plan.PlanConfig(mode="compiled"),
         processes=THREADS,
     ),
     "engine_compiled_16": Row(
         f"engine, compiled, plan.shard 16, {THREADS} processes",
-        plan=plan.Config("compiled", 16),
+        plan=plan.PlanConfig("compiled", 16),
         processes=THREADS,
     ),
 }
 
 
 @contextmanager
-def prepared(row: Row, workload: Workload) -> Iterator[tuple[Group, Callable[[], object]]]:
+def prepared(row: Row, workload: Workload) -> Iterator[tuple[ProcessGroup, Callable[[], object]]]:
     """The group and what each of its processes must call for one meta-gradient."""
     theta, episode = workload.theta(), workload.episode()
     if row.peer is not None:
         torch.set_num_threads(THREADS)
-        yield Group(), row.peer(workload, theta, episode)
+        yield ProcessGroup(), row.peer(workload, theta, episode)
         return
     from tasks.runtime import distributed
 
-    allocator.keep_freed()
-    chosen = outer.suited(episode, workload.tasks, row.plan)
+    allocator.keep_freed_memory()
+    chosen = outer.choose_plan(episode, workload.tasks, row.plan)
     with distributed.start_processes(row.processes, torch.device("cpu")) as group:
         yield (
             group,
-            lambda: outer.sharded(
-                workload.learner, theta, episode.part, workload.tasks, chosen, group
+            lambda: outer.sharded_meta_gradient(
+                workload.learner, theta, episode.slice_tasks, workload.tasks, chosen, group
             ),
         )
 
@@ -98,7 +98,7 @@ def main() -> None:
     row, workload = ROWS[sys.argv[1]], WORKLOADS[sys.argv[2]]
     with prepared(row, workload) as (group, run):
         while True:
-            asked = group.first_says(
+            asked = group.broadcast_object(
                 sys.stdin.readline().encode() if group.rank == 0 else b"", torch.device("cpu")
             )
             if not asked:

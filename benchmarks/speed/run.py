@@ -170,7 +170,7 @@ def verified(workload: Workload, modes: list[plan.Mode]) -> str:
     other, worst = peers.eager(workload, theta, episode)(), 0.0
     for mode in modes:
         ours = outer.meta_gradient(
-            workload.learner, theta, episode, outer.suited(episode, 2, plan.Config(mode))
+            workload.learner, theta, episode, outer.choose_plan(episode, 2, plan.PlanConfig(mode))
         ).gradient
         worst = max(
             worst, *(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())

@@ -29,7 +29,7 @@ from episodic.core.files import atomic_path
 from episodic.data.sampling import ClassSampler
 from episodic.data.storage import StoredImages
 from episodic.engine import allocator, outer
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training import evaluation
 
 BASE = replace(WORKLOADS["W1q1"], tasks=8)
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=existing, help="folder to write cost.csv and cost.png to")
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    allocator.keep_freed()
+    allocator.keep_freed_memory()
     torch.set_num_threads(1)
     if args.memory:
         print(json.dumps({"rss": resident(args.memory)}))
@@ -122,12 +122,12 @@ def cost() -> list[dict[str, Any]]:
     for name, workloads in GROWTH.items():
         for workload in workloads:
             theta, episode = workload.theta(), workload.episode()
-            chosen = outer.suited(episode, workload.tasks)
+            chosen = outer.choose_plan(episode, workload.tasks)
             seconds = []
             for _ in range(7):
                 begin = time.perf_counter()
-                outer.sharded(
-                    workload.learner, theta, episode.part, workload.tasks, chosen, Group()
+                outer.sharded_meta_gradient(
+                    workload.learner, theta, episode.slice_tasks, workload.tasks, chosen, ProcessGroup()
                 )
                 seconds.append(time.perf_counter() - begin)
             value, median, work = (

@@ -179,12 +179,12 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
     sampler, test = source.training(settings), source.fixed(source.table("test"))
     if side == "compiled":
         config = replace(config, plan=replace(config.plan, mode="compiled"))
-        backend.prepare(device)
+        backend.prepare_compiled_kernels(device)
     plan = loop.choose_plan(sampler, config, device)
     if side != "eager":
-        allocator.keep_freed()
+        allocator.keep_freed_memory()
     count = (
-        distributed.count_processes(None, len(plan.bounds(config.meta_batch)), True, device)
+        distributed.count_processes(None, len(plan.shard_bounds(config.meta_batch)), True, device)
         if side != "eager"
         else 1
     )
@@ -219,7 +219,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
                     print(json.dumps(row), flush=True)
                 # The processes' clocks differ: the first one's counts.
                 late = (
-                    group.first_says(
+                    group.broadcast_object(
                         b"late" if seconds > 60 * minutes or mean >= GOALS[-1] else b"", device
                     )
                     == b"late"

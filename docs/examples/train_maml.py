@@ -19,6 +19,6 @@ result = ep.train(learner, make_sampler("train", range(20)), validation, config)
 
 test = make_sampler("test", range(22, 26))(torch.arange(100))  # alphabets not seen in training
 print(ep.evaluate(learner, result.theta, test))
-task = test.part(0, 1)
+task = test.slice_tasks(0, 1)
 adapted = ep.adapt(learner, result.theta, task)  # looks at the support set alone
 print(learner.query_outputs(adapted, task).argmax(-1))  # the predicted class of each query

@@ -12,7 +12,7 @@ from episodic import ops
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
 from episodic.engine import gradient_descent, inner_optimizers
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.ops.head import classify
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ class ANIL(gradient_descent.GradientDescent):
     def regression(self) -> bool:  # type: ignore[override]
         return self.test != "nil"
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = expand(meta, episode.tasks)
         theta |= {"support": learner.model.features(theta, episode.support_x)}
 
@@ -54,10 +56,10 @@ class ANIL(gradient_descent.GradientDescent):
                 classify(theta, theta["support"]), episode.support_y, episode.support_size
             )
 
-        return Inner(theta, loss, inner_optimizers.sgd(self.inner_lr), moved=HEAD)
+        return InnerLoop(theta, loss, inner_optimizers.sgd(self.inner_lr), adapted_names=HEAD)
 
     @property
-    def at_test(self) -> gradient_descent.Algorithm:
+    def test_variant(self) -> gradient_descent.Algorithm:
         return (
             NIL()
             if self.test == "nil"
@@ -70,9 +72,9 @@ class NIL(gradient_descent.Algorithm):
 
     any_ways: ClassVar[bool] = True
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         member = torch.nn.functional.one_hot(episode.support_y, episode.classes).to(query.dtype)
         return ops.cosine(query, support) @ member

@@ -14,7 +14,7 @@ from episodic.core.model import HEAD, Params
 from episodic.data.sampling import Labels
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
@@ -51,17 +51,17 @@ class BaselinePlusPlus(Algorithm):
     def training_steps(self) -> int:
         return 0
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return classes
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        query = learner.on_query(learner.model.features, theta, episode, batch_norm)
+        query = learner.apply_to_query(learner.model.features, theta, episode, batch_norm)
         return self.scale * ops.cosine(query, theta[HEAD[0]])
 
     @property
-    def at_test(self) -> NewHead:
+    def test_variant(self) -> NewHead:
         return NewHead(self.inner_lr, self.inner_steps, self.scale)
 
 
@@ -72,10 +72,12 @@ class NewHead(BaselinePlusPlus):
     any_ways: ClassVar[bool] = True
 
     @property
-    def at_test(self) -> NewHead:
+    def test_variant(self) -> NewHead:
         return self
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
         support = learner.model.features(theta, episode.support_x)
         theta[HEAD[0]] = ops.class_means(support, episode.support_y, episode.classes)
@@ -85,10 +87,10 @@ class NewHead(BaselinePlusPlus):
                 self.scale * ops.cosine(support, theta[HEAD[0]]), episode.support_y
             )
 
-        return Inner(
+        return InnerLoop(
             theta,
             loss,
             inner_optimizers.sgd(self.inner_lr),
             second_order=False,
-            moved=HEAD[:1],
+            adapted_names=HEAD[:1],
         )

@@ -14,7 +14,7 @@ from episodic.core.model import HEAD, Params
 from episodic.data.sampling import Labels
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm
 from episodic.ops.head import classify
 
@@ -51,11 +51,11 @@ class FineTuning(Algorithm):
     def training_steps(self) -> int:
         return 0
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return classes
 
     @property
-    def at_test(self) -> NewHead:
+    def test_variant(self) -> NewHead:
         return NewHead(self.inner_lr, self.inner_steps)
 
 
@@ -68,7 +68,9 @@ class NewHead(Algorithm):
 
     any_ways: ClassVar[bool] = True
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
         support = learner.model.features(theta, episode.support_x)
         weight = torch.zeros(
@@ -83,6 +85,6 @@ class NewHead(Algorithm):
         def loss(theta: Params, step: int) -> Tensor:
             return learner.objective.loss(classify(theta, support), episode.support_y)
 
-        return Inner(
-            theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, moved=HEAD
+        return InnerLoop(
+            theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, adapted_names=HEAD
         )

@@ -14,7 +14,7 @@ from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, detached, expand, grad
+from episodic.engine.inner import InnerLoop, detached, expand, grad
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
@@ -52,26 +52,28 @@ class IMAML(Algorithm):
     cg_steps: Steps = 5
     damping: Annotated[float, Ge(0), Le(1e6)] = 0.0
 
-    through_steps: ClassVar[bool] = False
+    backprop_through_inner: ClassVar[bool] = False
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         start = {name: p.detach() for name, p in expand(meta, episode.tasks).items()}
 
-        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+        def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             return {
                 n: p - self.inner_lr * (gradient[n] + self.regularization * (p - start[n]))
                 for n, p in theta.items()
             }
 
         theta = expand(meta, episode.tasks)
-        return Inner(
+        return InnerLoop(
             theta,
             lambda theta, step: learner.support_loss(theta, episode),
-            rule,
+            update,
             second_order=False,
         )
 
-    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
+    def outer_gradient(self, inner: InnerLoop, last: Params, v: Params, share: float) -> Params:
         """v -> (I + H / (lambda + damping))^-1 v, each task's own system by conjugate gradient."""
         theta = detached(last)
         gradient = grad(inner.loss(theta, self.inner_steps).sum(), theta, create_graph=True)

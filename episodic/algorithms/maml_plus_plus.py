@@ -12,7 +12,7 @@ from episodic.core.config import Fraction, PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
@@ -58,32 +58,34 @@ class MAMLPlusPlus(Algorithm):
     per_step_norm: bool = True
     learned_rates: bool = True
 
-    changes: ClassVar[bool] = True
+    scheduled: ClassVar[bool] = True
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         steps = self.inner_steps
         if self.per_step_norm:
             theta = {
-                name: p.expand(steps + 1, -1).clone() if name in model.norms else p
+                name: p.expand(steps + 1, -1).clone() if name in model.norm_names else p
                 for name, p in theta.items()
             }
         if self.learned_rates:
             theta |= {
                 RATE + _layer(name): torch.full((steps,), self.inner_lr)
-                for name in self._moved(theta, model)
+                for name in self._adapted_names(theta, model)
             }
         return theta
 
-    def _moved(self, theta: Params, model: Model) -> tuple[str, ...]:
+    def _adapted_names(self, theta: Params, model: Model) -> tuple[str, ...]:
         return tuple(
             n
             for n in theta
-            if not n.startswith(RATE) and not (self.per_step_norm and n in model.norms)
+            if not n.startswith(RATE) and not (self.per_step_norm and n in model.norm_names)
         )
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         every, last = expand(meta, episode.tasks), self.inner_steps - 1
-        per_step = set(learner.model.norms) if self.per_step_norm else set()
+        per_step = set(learner.model.norm_names) if self.per_step_norm else set()
         theta = {
             name: p[:, 0] if name in per_step else p
             for name, p in every.items()
@@ -95,20 +97,20 @@ class MAMLPlusPlus(Algorithm):
                 return self.inner_lr
             return every[RATE + _layer(name)][:, min(step, last)].view(-1, *[1] * (g.dim() - 1))
 
-        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+        def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             after = {name: theta[name] - rate(name, step, g) * g for name, g in gradient.items()}
             return after | {name: every[name][:, min(step, last) + 1] for name in per_step}
 
         second_order = progress >= self.first_order
-        return Inner(
+        return InnerLoop(
             theta,
             lambda theta, step: learner.support_loss(theta, episode),
-            rule,
+            update,
             second_order,
-            self._moved(theta, learner.model),
+            self._adapted_names(theta, learner.model),
         )
 
-    def weights(self, progress: float) -> tuple[float, ...] | None:
+    def query_loss_weights(self, progress: float) -> tuple[float, ...] | None:
         steps = self.inner_steps
         if progress >= self.multi_step_loss:
             return None

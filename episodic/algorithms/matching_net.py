@@ -50,7 +50,7 @@ class MatchingNet(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
@@ -64,10 +64,10 @@ class MatchingNet(Algorithm):
             }
         return theta
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         if self.full_context:
             support = _in_context(theta, support)
             query = _reading(theta, query, support, self.reads)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.gradient_descent import GradientDescent
-from episodic.engine.inner import Inner
+from episodic.engine.inner import InnerLoop
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
@@ -33,10 +33,12 @@ class MeLU(GradientDescent):
         inner_steps: Number of inner steps in training.
     """
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         tables = getattr(learner.model, "tables", ())
         return (
             super()
-            .inner(learner, meta, episode, progress)
-            ._replace(moved=tuple(name for name in meta if name not in tables))
+            .inner_loop(learner, meta, episode, progress)
+            ._replace(adapted_names=tuple(name for name in meta if name not in tables))
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import GradientDescent
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
@@ -46,19 +46,21 @@ class MetaCurvature(GradientDescent):
             for axis, size in _axes(p.shape).items()
         }
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = {name: p for name, p in meta.items() if not name.startswith(CURVATURE)}
         matrices = expand(
             {name: p for name, p in meta.items() if name.startswith(CURVATURE)}, episode.tasks
         )
 
-        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+        def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             return {
                 n: theta[n] - self.inner_lr * _transformed(g, matrices, CURVATURE + n)
                 for n, g in gradient.items()
             }
 
-        return super().inner(learner, theta, episode, progress)._replace(rule=rule)
+        return super().inner_loop(learner, theta, episode, progress)._replace(update=update)
 
 
 def _axes(shape: torch.Size) -> dict[str, int]:

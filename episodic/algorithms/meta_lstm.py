@@ -14,7 +14,7 @@ from episodic import ops
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ class MetaLSTM(Algorithm):
         }
         return theta | {LSTM + name: p for name, p in layers.items()}
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         whole = expand(meta, episode.tasks)
         theta = {name: p for name, p in whole.items() if not name.startswith(LSTM)}
         moved, sizes = tuple(theta), [p[0].numel() for p in theta.values()]
@@ -90,7 +92,7 @@ class MetaLSTM(Algorithm):
                 ..., 0
             ].sigmoid()
 
-        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+        def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             cell, g = flat(theta), flat(gradient).detach()
             seen = torch.cat(
                 [preprocessed(g), preprocessed(loss.detach()[:, None]).expand(-1, g.shape[1], -1)],
@@ -114,10 +116,10 @@ class MetaLSTM(Algorithm):
             return result | {"state.h": h, "state.c": c, "state.forget": f, "state.input": i}
 
         def loss(theta: Params, step: int) -> Tensor:
-            x, y, size = episode.batch(step, self.batch)
+            x, y, size = episode.support_batch(step, self.batch)
             return learner.objective.loss(learner.model(theta, x), y, size)
 
-        return Inner(theta | state, loss, rule, second_order=False, moved=moved)
+        return InnerLoop(theta | state, loss, update, second_order=False, adapted_names=moved)
 
 
 def preprocessed(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import GradientDescent
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 
 if TYPE_CHECKING:
     from episodic.engine.learner import MetaLearner
@@ -40,14 +40,16 @@ class MetaSGD(GradientDescent):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {RATE + name: torch.full_like(p, self.inner_lr) for name, p in theta.items()}
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = {name: p for name, p in meta.items() if not name.startswith(RATE)}
         alpha = expand({name: meta[RATE + name] for name in theta}, episode.tasks)
 
-        def rule(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
+        def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             return {
                 name: torch.addcmul(theta[name], alpha[name], g, value=-1)
                 for name, g in gradient.items()
             }
 
-        return super().inner(learner, theta, episode, progress)._replace(rule=rule)
+        return super().inner_loop(learner, theta, episode, progress)._replace(update=update)

@@ -52,24 +52,24 @@ class MetaOptNet(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {"svm.scale": torch.full((1,), self.scale)}
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
-        weight, bias = self.head(theta, support, episode)
+        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
+        weight, bias = self.solve_head(theta, support, episode)
         return query @ weight + bias
 
-    def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
+    def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)
-        alpha = crammer_singer(float64.double(support @ support.mT), float64.double(y), self.c).to(
-            support
-        )
+        alpha = crammer_singer(
+            float64.to_float64(support @ support.mT), float64.to_float64(y), self.c
+        ).to(support)
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
 

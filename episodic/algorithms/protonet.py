@@ -33,13 +33,13 @@ class ProtoNet(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
+        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         prototypes = ops.class_means(support, episode.support_y, episode.classes)
         # -||q - c||^2 without ||q||^2, which is the same for every class: a linear map (section 2.4).
         return ops.linear(query, 2 * prototypes, -prototypes.square().sum(-1))

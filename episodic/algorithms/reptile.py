@@ -14,7 +14,7 @@ from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm
 
 if TYPE_CHECKING:
@@ -51,10 +51,12 @@ class Reptile(Algorithm):
     batch: Annotated[int, Ge(1), Le(1_000_000)] | None = 10
     test_steps: Steps = 50
 
-    through_steps: ClassVar[bool] = False
-    from_queries: ClassVar[bool] = False
+    backprop_through_inner: ClassVar[bool] = False
+    uses_query_loss: ClassVar[bool] = False
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = expand(meta, episode.tasks)
         if self.optimizer == "adam":
             theta |= {
@@ -62,20 +64,20 @@ class Reptile(Algorithm):
             }
 
         def loss(theta: Params, step: int) -> Tensor:
-            x, y, size = episode.batch(step, self.batch)
+            x, y, size = episode.support_batch(step, self.batch)
             return learner.objective.loss(learner.model(theta, x), y, size)
 
-        rule = (
+        update = (
             inner_optimizers.adam(self.inner_lr)
             if self.optimizer == "adam"
             else inner_optimizers.sgd(self.inner_lr)
         )
-        return Inner(theta, loss, rule, second_order=False, moved=tuple(meta))
+        return InnerLoop(theta, loss, update, second_order=False, adapted_names=tuple(meta))
 
-    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
+    def outer_gradient(self, inner: InnerLoop, last: Params, v: Params, share: float) -> Params:
         """theta - theta_i in the place of a gradient."""
         return {name: (p - last[name]).detach() * share for name, p in inner.theta.items()}
 
     @property
-    def at_test(self) -> Reptile:
+    def test_variant(self) -> Reptile:
         return replace(self, inner_steps=self.test_steps)

@@ -43,21 +43,21 @@ class RidgeRegression(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         start = {"log_lambda": math.log(self.regularization), "scale": self.scale, "shift": 0.0}
         return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        support, query = learner.on_both(learner.model.features, theta, episode, batch_norm)
-        weight, bias = self.head(theta, support, episode)
+        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
+        weight, bias = self.solve_head(theta, support, episode)
         return query @ weight + bias
 
-    def head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
+    def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         x = F.pad(support, (0, 1), value=1.0)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

@@ -1,46 +1,66 @@
-"""Whether one thing goes with another, and how sure that is."""
+"""Rank correlation with an interval."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 
 from episodic.core import random_numbers
 
+__all__ = ["spearman"]
+
 RESAMPLES = 1000
 
+FloatArray = NDArray[np.float64]
 
-def spearman(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Rank correlation of `(n,)` and `(n,)`, and its 95 % interval; NaN where one of them does not vary.
 
-    Ties have the mean of their ranks (C. Spearman: The proof and measurement of association between two things, 1904). The interval is the
-    percentile interval of a bootstrap over the pairs: accuracies of few queries are full of ties, which closed forms do not allow for.
+def spearman(x: FloatArray, y: FloatArray, seed: int) -> tuple[float, float, float]:
+    """Spearman's rank correlation and its 95 % interval.
+
+    Ties share the mean of their ranks. The interval is the percentile interval of a bootstrap over
+    pairs, since closed forms do not allow for ties, which are frequent among accuracies of few
+    queries.
+
+    Args:
+        x: Numbers `(n,)`.
+        y: Numbers `(n,)`.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The correlation and the lower and upper end of its interval. NaN if `x` or `y` is constant,
+        or for fewer than 3 pairs.
+
+    C. Spearman: The proof and measurement of association between two things, 1904.
     """
     n = len(x)
     if n < 3:
         return math.nan, math.nan, math.nan
-    drawn = random_numbers.below(
-        random_numbers.draws(
+    resamples = random_numbers.integers_below(
+        random_numbers.random_bits(
             random_numbers.key(seed, "rank correlation"), torch.arange(RESAMPLES), n
         ),
         n,
     ).numpy()
-    found = _ranked(x[drawn], y[drawn])
-    known = found[np.isfinite(found)]
-    mean = float(_ranked(x[None], y[None])[0])
-    if not math.isfinite(mean) or not len(known):
+    correlations = _correlate_rows(x[resamples], y[resamples])
+    finite = correlations[np.isfinite(correlations)]
+    correlation = float(_correlate_rows(x[None], y[None])[0])
+    if not math.isfinite(correlation) or not len(finite):
         return math.nan, math.nan, math.nan
-    low, high = np.quantile(known, [0.025, 0.975])
-    return mean, float(low), float(high)
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return correlation, float(low), float(high)
 
 
-def _ranked(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of each line of `(m, n)`."""
-    from scipy import stats  # imported where it is needed: most of the library does without
+def _correlate_rows(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Rank correlations of the rows of `(m, n)` -> `(m,)`."""
+    from scipy import stats  # an optional dependency of the library
 
     a, b = (stats.rankdata(values, axis=1) for values in (x, y))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        return (a * b).sum(1) / np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
+        correlations: FloatArray = (a * b).sum(1) / np.sqrt(
+            np.square(a).sum(1) * np.square(b).sum(1)
+        )
+    return correlations

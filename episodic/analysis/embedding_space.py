@@ -1,4 +1,4 @@
-"""The learned space of tasks: where a model puts the classes, on a map of two dimensions."""
+"""The learned embedding of classes, and its projection onto two dimensions."""
 
 from __future__ import annotations
 
@@ -13,68 +13,116 @@ from episodic.data.sampling import labelled_episode
 from episodic.data.storage import Rows
 from episodic.engine.learner import MetaLearner
 
+__all__ = [
+    "PrincipalPlane",
+    "class_centroids",
+    "embed_rows",
+    "principal_plane",
+    "shuffle_rows",
+    "split_evenly",
+]
+
 EXAMPLES = 20
-"""Examples of a class, the first ones, that its place is the mean of."""
+"""Examples per class, the first ones, whose mean embedding represents the class."""
 
-AT_ONCE = 128
-"""Examples that the model sees together at most."""
+MAX_CHUNK = 128
+"""The largest number of examples that are embedded at once."""
 
 
-def mixed(offsets: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows to look at, and the class of each, int64 `(n,)`, in a random order: batch norm takes its statistics from those seen
-    together, and of a single class they would say nothing of how it differs."""
+def shuffle_rows(offsets: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """List the rows of examples to embed in random order.
+
+    Batch norm uses the statistics of the examples that are embedded together. Those of a single
+    class would hide how it differs from others.
+
+    Args:
+        offsets: First row of each class, int64 `(classes,)`.
+        counts: Examples of each class, int64 `(classes,)`.
+        seed: Seed of the order.
+
+    Returns:
+        The rows, and the class of each, int64 `(n,)`.
+    """
     taken = counts.clamp(max=EXAMPLES)
-    of = torch.arange(len(counts)).repeat_interleave(taken)
+    class_of = torch.arange(len(counts)).repeat_interleave(taken)
     rows = torch.cat(
         [
             torch.arange(first, first + n)
             for first, n in zip(offsets.tolist(), taken.tolist(), strict=True)
         ]
     )
-    order = random_numbers.draws(
-        random_numbers.key(seed, "map of classes"), torch.arange(len(rows)), 1
-    )[:, 0].argsort(stable=True)
-    return rows[order], of[order]
+    key = random_numbers.key(seed, "map of classes")
+    order = random_numbers.random_bits(key, torch.arange(len(rows)), 1)[:, 0].argsort(stable=True)
+    return rows[order], class_of[order]
 
 
-def parts(n: int) -> list[int]:
-    """`n` examples as nearly equal numbers of at most AT_ONCE."""
-    number = -(-n // AT_ONCE)
+def split_evenly(n: int) -> list[int]:
+    """Split `n` examples into chunks of nearly equal size, of at most `MAX_CHUNK`."""
+    number = -(-n // MAX_CHUNK)
     return [n // number + (i < n % number) for i in range(number)]
 
 
-def features(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor) -> Tensor:
-    """What the head sees of the rows `(n, width)`; theta: with a task axis of 1."""
+def embed_rows(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor) -> Tensor:
+    """Compute the features in front of the head.
+
+    Args:
+        learner: The learner, of which only the model is used.
+        theta: Its parameters, with a task axis of length 1.
+        examples: All examples.
+        rows: The rows to embed, int64 `(n,)`.
+
+    Returns:
+        Features `(n, width)`.
+    """
     x = labelled_episode(
         examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1
     ).support_x
-    x = x.to(next(iter(theta.values())).device)  # an Apple GPU's examples lie on the CPU
+    x = x.to(next(iter(theta.values())).device)  # an Apple GPU's examples are on the CPU
     with torch.no_grad():
         return learner.model.features(theta, x)[0].flatten(1)
 
 
-def centroids(found: Tensor, of: Tensor, classes: int) -> Tensor:
-    """The mean of each class `(classes, width)`; of: the class of each row of `found`."""
-    found = found.cpu().double()
-    total = torch.zeros(classes, found.shape[1], dtype=torch.float64).index_add_(0, of, found)
-    return total / of.bincount(minlength=classes)[:, None]
+def class_centroids(features: Tensor, class_of: Tensor, classes: int) -> Tensor:
+    """The mean features of each class.
+
+    Args:
+        features: Features `(n, width)`.
+        class_of: The class of each row, int64 `(n,)`.
+        classes: Number of classes.
+
+    Returns:
+        Means `(classes, width)`, float64 on the CPU.
+    """
+    features = features.cpu().double()
+    total = torch.zeros(classes, features.shape[1], dtype=torch.float64)
+    total.index_add_(0, class_of, features)
+    return total / class_of.bincount(minlength=classes)[:, None]
 
 
-class Map(NamedTuple):
-    """places: `(n, 2)`; shares: of the variance that each of the two axes holds"""
+class PrincipalPlane(NamedTuple):
+    """Points in the plane of their first two principal components.
+
+    Args:
+        places: Coordinates `(n, 2)`, float64.
+        shares: The fraction of the variance along each axis.
+    """
 
     places: Tensor
     shares: tuple[float, float]
 
 
-def principal(points: Tensor) -> Map:
-    """Points `(n, width)` along their two principal components, each turned so that the largest of its loadings is positive."""
-    apart = points.double() - points.double().mean(0)
-    _, length, axes = torch.linalg.svd(apart, full_matrices=False)
-    places, total = torch.zeros(len(apart), 2, dtype=torch.float64), float(length.square().sum())
+def principal_plane(points: Tensor) -> PrincipalPlane:
+    """Project points `(n, width)` onto their first two principal components.
+
+    The sign of each axis is such that its largest loading is positive.
+    """
+    centered = points.double() - points.double().mean(0)
+    _, length, axes = torch.linalg.svd(centered, full_matrices=False)
+    places = torch.zeros(len(centered), 2, dtype=torch.float64)
+    total = float(length.square().sum())
     shares = [0.0, 0.0]
     for i in range(min(2, len(axes))):
         axis = axes[i] * axes[i][axes[i].abs().argmax()].sign()
-        places[:, i] = apart @ axis
+        places[:, i] = centered @ axis
         shares[i] = float(length[i].square()) / total if total else 0.0
-    return Map(places.round(decimals=9), (shares[0], shares[1]))
+    return PrincipalPlane(places.round(decimals=9), (shares[0], shares[1]))

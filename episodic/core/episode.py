@@ -41,7 +41,7 @@ class Episode(NamedTuple):
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.support_x, self.support_y, self.query_x, self.query_y
 
-    def batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def support_batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Support x, y and sizes of the mini-batch that inner step `step` sees (all of it for None): `size` examples, of one class after
         the other where `ways` tells them, going on where the step before stopped. An episode's examples are in random order already."""
         n = self.support_x.shape[1]
@@ -62,7 +62,7 @@ class Episode(NamedTuple):
         rows = order[(places + step * size) % n]
         return self.support_x[:, rows], self.support_y[:, rows], None
 
-    def fewer(self, shots: int) -> Episode:
+    def with_shots(self, shots: int) -> Episode:
         """The same with the first `shots` support examples alone (of each class, where `ways` tells them)."""
         x, y = (
             side.unflatten(1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
@@ -74,7 +74,7 @@ class Episode(NamedTuple):
     def to(self, device: torch.device) -> Episode:
         return self._each(lambda tensor: tensor.to(device))
 
-    def part(self, first: int, last: int) -> Episode:
+    def slice_tasks(self, first: int, last: int) -> Episode:
         """The tasks first ... last - 1."""
         return self._each(lambda tensor: tensor[first:last])
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def place(device: torch.device | str) -> torch.device:
+def supporting_device(device: torch.device | str) -> torch.device:
     """The device itself where it is a CPU or a CUDA GPU, else the CPU."""
     device = torch.device(device)
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def double(x: Tensor) -> Tensor:
+def to_float64(x: Tensor) -> Tensor:
     """x in float64, at its `place`; moved first, since where it comes from may have none."""
-    return x.to(place(x.device)).double()
+    return x.to(supporting_device(x.device)).double()

@@ -32,7 +32,7 @@ class Model(Protocol):
         """Length of an answer; 0: a model without a head."""
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         """Names of batch norm's scales and shifts."""
 
     def init(self, generator: torch.Generator) -> Params:

@@ -26,7 +26,7 @@ class Objective:
     def score_name(self) -> str:
         return "accuracy" if self.kind == "classification" else "mse"
 
-    def better(self, a: float, b: float) -> bool:
+    def is_better(self, a: float, b: float) -> bool:
         """Whether score a is strictly better than score b."""
         return a > b if self.kind == "classification" else a < b
 
@@ -40,7 +40,7 @@ class Objective:
             )
         return average((outputs - y).square(), size)
 
-    def together(self, outputs: list[Tensor]) -> Tensor:
+    def combine_outputs(self, outputs: list[Tensor]) -> Tensor:
         """What several models answer together, each `(tasks, n, out)`: the mean of their probabilities (its logarithm) or targets."""
         if len(outputs) == 1:
             return outputs[0]

@@ -46,13 +46,13 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
-def draws(key: int, index: Tensor, count: int) -> Tensor:
+def random_bits(key: int, index: Tensor, count: int) -> Tensor:
     """64 random bits each: index int64 `(episodes,)` -> `(episodes, count)`."""
     stream = _mix(key + _GAMMA * (index + 1))
     return _mix(stream[:, None] + _GAMMA * torch.arange(1, count + 1, device=index.device))
 
 
-def below(bits: Tensor, n: Tensor | int) -> Tensor:
+def integers_below(bits: Tensor, n: Tensor | int) -> Tensor:
     """Integers uniform in 0 .. n-1 from 64 random bits each (n < 2**31; the bias is below n / 2**32)."""
     return (_shift(bits, 32) * n) >> 32
 
@@ -62,7 +62,7 @@ def uniform(bits: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * (_shift(bits, 11).double() * 2.0**-53)
 
 
-def choose(bits: Tensor, n: Tensor | int, k: int) -> Tensor:
+def sample_distinct(bits: Tensor, n: Tensor | int, k: int) -> Tensor:
     """k distinct integers below n in random order: every ordered selection is equally likely.
 
     Robert Floyd's algorithm (Bentley, Floyd, 'Programming pearls: a sample of brilliance', 1987) and a shuffle: the work does
@@ -72,7 +72,7 @@ def choose(bits: Tensor, n: Tensor | int, k: int) -> Tensor:
     n: how many to choose from, at least k; a number or a tensor of shape `(...)`
     """
     last = (n if isinstance(n, int) else n[..., None]) - k + torch.arange(k, device=bits.device)
-    candidate = below(bits, last + 1)
+    candidate = integers_below(bits, last + 1)
     chosen = torch.empty_like(bits)
     for i in range(k):
         seen = (chosen[..., :i] == candidate[..., i : i + 1]).any(-1)

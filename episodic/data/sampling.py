@@ -16,7 +16,7 @@ from torch import Tensor
 from episodic.core import random_numbers
 from episodic.core.config import require
 from episodic.core.episode import Episode
-from episodic.core.random_numbers import below, choose, draws, uniform
+from episodic.core.random_numbers import integers_below, random_bits, sample_distinct, uniform
 from episodic.data.storage import Rows
 
 NOISE = 1
@@ -55,20 +55,20 @@ def class_episodes(
     Returns classes `(episodes, ways)`, distinct and in random order (the position is the label), and examples
     `(episodes, ways, size)`: distinct numbers below the class's count, in random order.
     """
-    bits = draws(key, index, ways * (1 + size) + 2)
+    bits = random_bits(key, index, ways * (1 + size) + 2)
     bits, of, coin = bits[:, :-2], bits[:, -2], bits[:, -1]
     classes = (
-        choose(bits[:, :ways], len(counts), ways)
+        sample_distinct(bits[:, :ways], len(counts), ways)
         if groups is None
-        else groups.choose(bits[:, :ways], of)
+        else groups.sample_distinct(bits[:, :ways], of)
     )
     if hard is not None:
         classes = torch.where(
-            (below(coin, 1 << 30) < round(hard.share * (1 << 30)))[:, None],
-            hard.around.choose(bits[:, :ways], of),
+            (integers_below(coin, 1 << 30) < round(hard.share * (1 << 30)))[:, None],
+            hard.around.sample_distinct(bits[:, :ways], of),
             classes,
         )
-    return classes, choose(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
+    return classes, sample_distinct(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
 
 
 class Groups(NamedTuple):
@@ -77,10 +77,10 @@ class Groups(NamedTuple):
     members: Tensor
     sizes: Tensor
 
-    def choose(self, bits: Tensor, of: Tensor) -> Tensor:
+    def sample_distinct(self, bits: Tensor, of: Tensor) -> Tensor:
         """Classes `(episodes, ways)` of one group an episode, from random bits `(episodes, ways)` and, for which group, `(episodes,)`."""
-        group = below(of, len(self.sizes))
-        return self.members[group].gather(1, choose(bits, self.sizes[group], bits.shape[1]))
+        group = integers_below(of, len(self.sizes))
+        return self.members[group].gather(1, sample_distinct(bits, self.sizes[group], bits.shape[1]))
 
     @classmethod
     def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
@@ -208,7 +208,7 @@ class ClassSampler:
 
     def __call__(self, index: Tensor) -> Episode:
         classes, support, query = self.rows(index)
-        noise = draws(self.key ^ NOISE, index.to(self.counts.device), 1)[:, 0]
+        noise = random_bits(self.key ^ NOISE, index.to(self.counts.device), 1)[:, 0]
         episode = labelled_episode(self.images, support, query, self.ways)._replace(noise=noise)
         if self.labels == "episode":
             return episode
@@ -266,16 +266,16 @@ class TaskSampler:
 
     def __call__(self, index: Tensor) -> Episode:
         index = index.to(self.counts.device)
-        bits = draws(self.key, index, 3)
-        task = below(bits[:, 0], len(self.counts))
+        bits = random_bits(self.key, index, 3)
+        task = integers_below(bits[:, 0], len(self.counts))
         support = (
-            1 + below(bits[:, 1], self.shots) if self.vary else torch.full_like(index, self.shots)
+            1 + integers_below(bits[:, 1], self.shots) if self.vary else torch.full_like(index, self.shots)
         )
         query = (self.counts[task] - support).clamp(max=self.queries)
-        skipped = below(bits[:, 2], self.counts[task] - support - query + 1)
+        skipped = integers_below(bits[:, 2], self.counts[task] - support - query + 1)
         first = self.offsets[task]
         rows = Runs(first, support), Runs(first + support + skipped, query)
-        noise = draws(self.key ^ NOISE, index, 1)[:, 0]
+        noise = random_bits(self.key ^ NOISE, index, 1)[:, 0]
         return task_episode(self.x, self.y, *rows, self.shots, self.queries)._replace(noise=noise)
 
 
@@ -322,7 +322,7 @@ class SinusoidSampler:
 
     def waves(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For int64 `(tasks,)`: amplitude `(tasks, 1)`, phase `(tasks, 1)`, x `(tasks, shots + queries)`, all float64."""
-        bits = draws(
+        bits = random_bits(
             random_numbers.key(self.seed, self.split),
             index.to(self.device),
             2 + self.shots + self.queries,

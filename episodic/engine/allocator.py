@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 
-def keep_freed() -> bool:
+def keep_freed_memory() -> bool:
     """Makes glibc keep freed memory for the next request instead of giving it back page by page; True if that took effect.
 
     Meta-training allocates the same large buffers every iteration, and half its time on a CPU goes into page faults otherwise.

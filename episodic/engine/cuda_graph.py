@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-WARM_UP = 3
+WARM_UP_CALLS = 3
 """Calls before the capture, in which libraries choose kernels and take their memory; what they change is put back."""
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """`update(tasks, rate)`: one iteration on the tasks of int64 `(meta_batch,)` at a learning rate; changes the state in place."""
 
 
-def body(update: Update, number: Tensor, rates: Tensor, meta_batch: int) -> Tensor:
+def run_iteration(update: Update, number: Tensor, rates: Tensor, meta_batch: int) -> Tensor:
     """One iteration from its number, a tensor, which it counts up; rates `(iterations,)`, the last of which goes on."""
     tasks = number * meta_batch + torch.arange(meta_batch, device=number.device)
     rate = rates.index_select(0, number.clamp(max=len(rates) - 1)[None])[0]
@@ -26,10 +26,10 @@ def body(update: Update, number: Tensor, rates: Tensor, meta_batch: int) -> Tens
     return result
 
 
-def iteration(
+def capture_iteration(
     update: Update, state: Sequence[Tensor], first: int, rates: Tensor, meta_batch: int
 ) -> Callable[[], Tensor]:
-    """Captures `body`; `update` changes the tensors of `state` and returns figures. Iterations from `first` on.
+    """Captures `run_iteration`; `update` changes the tensors of `state` and returns figures. Iterations from `first` on.
 
     Raises torch's error if something in it waits for the GPU: a model must be static in shape and free of host decisions.
     """
@@ -38,12 +38,12 @@ def iteration(
     main, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(main)
     with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            body(update, number, rates, meta_batch)
+        for _ in range(WARM_UP_CALLS):
+            run_iteration(update, number, rates, meta_batch)
     main.wait_stream(side)
     whole = torch.cuda.CUDAGraph()
     with torch.cuda.graph(whole):
-        figures = body(update, number, rates, meta_batch)
+        figures = run_iteration(update, number, rates, meta_batch)
     for tensor, value in zip(state, before, strict=True):
         tensor.copy_(value)
     number.fill_(first)

@@ -11,7 +11,7 @@ from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine import inner_optimizers
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
 
 Steps = Annotated[int, Ge(1), Le(10_000)]
@@ -35,9 +35,11 @@ class GradientDescent(Algorithm):
     second_order: ClassVar[bool] = True
     """Whether the meta-gradient differentiates through the inner gradient."""
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         theta = expand(meta, episode.tasks)
-        return Inner(
+        return InnerLoop(
             theta,
             lambda theta, step: learner.support_loss(theta, episode),
             inner_optimizers.sgd(self.inner_lr),
@@ -45,5 +47,5 @@ class GradientDescent(Algorithm):
         )
 
     @property
-    def at_test(self) -> Algorithm:
+    def test_variant(self) -> Algorithm:
         return replace(self, inner_steps=max(self.inner_steps, LEAST_STEPS))

@@ -9,28 +9,28 @@ import torch
 from torch import Tensor
 
 from episodic.core.model import Params
-from episodic.engine.inner_optimizers import Rule
+from episodic.engine.inner_optimizers import InnerOptimizer
 
 
 def _no_steps(*_: Any) -> Any:
     raise AssertionError("a method without an inner loop takes no inner step")
 
 
-class Inner(NamedTuple):
+class InnerLoop(NamedTuple):
     """How each task adapts.
 
     theta: where it starts, `(tasks, *shape)`: the model's parameters, and whatever else a method carries from step to step
     loss: (theta, step) -> each task's loss on its support set `(tasks,)`
-    rule: how a step moves theta
+    update: how a step moves theta
     second_order: whether the meta-gradient sees through the inner gradient, or takes it as given (first order)
-    moved: the names whose gradient the rule needs (None: all)
+    adapted_names: the names whose gradient `update` needs (None: all)
     """
 
     theta: Params
     loss: Callable[[Params, int], Tensor] = _no_steps
-    rule: Rule = _no_steps
+    update: InnerOptimizer = _no_steps
     second_order: bool = True
-    moved: tuple[str, ...] | None = None
+    adapted_names: tuple[str, ...] | None = None
 
 
 class Step(NamedTuple):
@@ -40,7 +40,7 @@ class Step(NamedTuple):
     after: Params
 
 
-def trajectory(inner: Inner, steps: int) -> Iterator[Step]:
+def trajectory(inner: InnerLoop, steps: int) -> Iterator[Step]:
     """Yields the steps theta_0 -> theta_1, theta_1 -> theta_2, ...
 
     The sum over tasks is differentiated: a task's parameters touch its own loss alone. Each step is a graph of its own, so that
@@ -50,9 +50,13 @@ def trajectory(inner: Inner, steps: int) -> Iterator[Step]:
     for step in range(steps):
         before = detached(theta)
         loss = inner.loss(before, step)
-        moved = before if inner.moved is None else {name: before[name] for name in inner.moved}
+        moved = (
+            before
+            if inner.adapted_names is None
+            else {name: before[name] for name in inner.adapted_names}
+        )
         gradient = grad(loss.sum(), moved, create_graph=inner.second_order)
-        theta = inner.rule(before, gradient, step, loss)
+        theta = inner.update(before, gradient, step, loss)
         yield Step(before, theta)
 
 

@@ -15,7 +15,7 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.core.objective import Objective
 from episodic.data.sampling import Labels
-from episodic.engine.inner import Inner, expand
+from episodic.engine.inner import InnerLoop, expand
 
 BATCH_NORM = ("transductive", "inductive")
 
@@ -38,13 +38,13 @@ class Algorithm(Section):
     labels: ClassVar[Labels] = "episode"
     """What training episodes call their classes: `episode` (0 ... ways - 1), or `split` (the place among all training classes)."""
 
-    changes: ClassVar[bool] = False
+    scheduled: ClassVar[bool] = False
     """Whether `inner` or `weights` depend on how far training is."""
 
-    through_steps: ClassVar[bool] = True
+    backprop_through_inner: ClassVar[bool] = True
     """Whether the meta-gradient goes back through the inner steps; if not, `back` gives it from where they end."""
 
-    from_queries: ClassVar[bool] = True
+    uses_query_loss: ClassVar[bool] = True
     """Whether the meta-gradient follows from the loss on the query sets; if not, they are scored alone, and `back` gets no v."""
 
     @property
@@ -52,7 +52,7 @@ class Algorithm(Section):
         """Inner steps in training."""
         return self.inner_steps
 
-    def outputs_of_model(self, ways: int, classes: int) -> int:
+    def count_model_outputs(self, ways: int, classes: int) -> int:
         """Outputs of the model that the method trains, for episodes of `ways` classes out of `classes`; 0: features alone."""
         return ways
 
@@ -60,29 +60,31 @@ class Algorithm(Section):
         """The meta-parameters: the model's, and what else the method learns. No task axis."""
         return theta
 
-    def inner(self, learner: MetaLearner, meta: Params, episode: Episode, progress: float) -> Inner:
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
         """How the tasks of `episode` adapt, from the meta-parameters; progress: the fraction of training that is done."""
-        return Inner(expand(meta, episode.tasks))
+        return InnerLoop(expand(meta, episode.tasks))
 
-    def weights(self, progress: float) -> tuple[float, ...] | None:
+    def query_loss_weights(self, progress: float) -> tuple[float, ...] | None:
         """Weights of the query losses at theta_0 ... theta_inner_steps in the meta-gradient (None: the last alone, 1)."""
         return None
 
-    def back(self, inner: Inner, last: Params, v: Params, share: float) -> Params:
-        """The meta-gradient at theta_0 (`inner.theta`) of a method without `through_steps`.
+    def outer_gradient(self, inner: InnerLoop, last: Params, v: Params, share: float) -> Params:
+        """The meta-gradient at theta_0 (`inner.theta`) of a method without `backprop_through_inner`.
 
         last, v: theta after the steps, and the gradient there of the mean query loss over the meta-batch; share: what one task
         counts in that mean
         """
-        raise NotImplementedError("a method without through_steps defines back")
+        raise NotImplementedError("a method without backprop_through_inner defines back")
 
-    def outputs(
+    def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         """The adapted answers on the query set `(tasks, n, outputs)`."""
-        return learner.on_query(learner.model, theta, episode, batch_norm)
+        return learner.apply_to_query(learner.model, theta, episode, batch_norm)
 
-    def head(
+    def solve_head(
         self, theta: Params, support: Tensor, episode: Episode
     ) -> tuple[Tensor, Tensor] | None:
         """The linear head that solves a problem over the features of the support set `(tasks, n, width)`: weight `(tasks, width, ways)` and
@@ -90,7 +92,7 @@ class Algorithm(Section):
         return None
 
     @property
-    def at_test(self) -> Algorithm:
+    def test_variant(self) -> Algorithm:
         """The method as it adapts to new tasks once it is trained."""
         return self
 
@@ -111,23 +113,23 @@ class MetaLearner:
             )
 
     @property
-    def at_test(self) -> MetaLearner:
+    def test_variant(self) -> MetaLearner:
         """The same with its method as it adapts to new tasks once it is trained."""
-        return replace(self, algorithm=self.algorithm.at_test)
+        return replace(self, algorithm=self.algorithm.test_variant)
 
-    def noisy(self, episode: Episode) -> MetaLearner:
+    def with_episode_noise(self, episode: Episode) -> MetaLearner:
         """The same while training: a model that draws random numbers (DropBlock) draws those of the episode."""
-        noisy = getattr(self.model, "noisy", None)
+        with_noise = getattr(self.model, "with_noise", None)
         return (
             self
-            if noisy is None or episode.noise is None
-            else replace(self, model=noisy(episode.noise))
+            if with_noise is None or episode.noise is None
+            else replace(self, model=with_noise(episode.noise))
         )
 
-    def accept(self, episode: Episode) -> None:
+    def check_episode(self, episode: Episode) -> None:
         """Raises ConfigError where the method's head has not one output a class of the episode, or where batch norm would take its
         statistics from what fills up tasks of unequal sizes."""
-        if episode.support_size is not None and self.model.norms:
+        if episode.support_size is not None and self.model.norm_names:
             said = "must be a model without batch norm, since tasks differ in size and what fills them up must not count"
             raise ConfigError("model", type(self.model).__name__, said)
         if (
@@ -157,17 +159,17 @@ class MetaLearner:
         self, theta: Params, episode: Episode, batch_norm: str | None = None
     ) -> Tensor:
         """The answers on the query set `(tasks, n, outputs)`; theta carries the task axis."""
-        return self.algorithm.outputs(self, theta, episode, batch_norm or self.batch_norm)
+        return self.algorithm.query_outputs(self, theta, episode, batch_norm or self.batch_norm)
 
-    def on_query(
+    def apply_to_query(
         self, function: Function, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         """`function` of the query set, normalised as `batch_norm` says."""
         if batch_norm == "transductive":
             return function(theta, episode.query_x)
-        return self.on_both(function, theta, episode, batch_norm)[1]
+        return self.apply_to_both(function, theta, episode, batch_norm)[1]
 
-    def on_both(
+    def apply_to_both(
         self, function: Function, theta: Params, episode: Episode, batch_norm: str
     ) -> tuple[Tensor, Tensor]:
         """`function` of the support set and of the query set."""

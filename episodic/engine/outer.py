@@ -20,7 +20,7 @@ from episodic.engine import plan as plans
 from episodic.engine.inner import Step, detached, grad, trajectory
 from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend, convolution
 
 
@@ -40,27 +40,32 @@ def meta_gradient(
 
     meta: without a task axis; episode: any number of tasks; plan: how to compute it (chosen from the workload if None).
     """
-    learner.accept(episode)
-    return sharded(
-        learner, meta, episode.part, episode.tasks, plan or suited(episode, episode.tasks), Group()
+    learner.check_episode(episode)
+    return sharded_meta_gradient(
+        learner,
+        meta,
+        episode.slice_tasks,
+        episode.tasks,
+        plan or choose_plan(episode, episode.tasks),
+        ProcessGroup(),
     )
 
 
-def suited(episode: Episode, tasks: int, config: plans.Config | None = None) -> Plan:
+def choose_plan(episode: Episode, tasks: int, config: plans.PlanConfig | None = None) -> Plan:
     """The plan for `tasks` tasks like those of `episode`."""
     support, query = episode.support_x[0].numel(), episode.query_x[0].numel()
-    return plans.choose(
-        config or plans.Config(), tasks, support, query, episode.support_x.device.type
+    return plans.plan_for_sizes(
+        config or plans.PlanConfig(), tasks, support, query, episode.support_x.device.type
     )
 
 
-def sharded(
+def sharded_meta_gradient(
     learner: MetaLearner,
     meta: Params,
     part: Callable[[int, int], Episode],
     tasks: int,
     plan: Plan,
-    group: Group,
+    group: ProcessGroup,
     progress: float = 1.0,
 ) -> MetaGradient:
     """`meta_gradient` of `tasks` tasks, whose shards the processes of `group` share; part(a, b) is the episode of the tasks a ... b - 1;
@@ -68,10 +73,10 @@ def sharded(
 
     Shards are added in their order, whoever computed them: the result is the same to the last bit for any number of processes.
     """
-    bounds = plan.bounds(tasks)
+    bounds = plan.shard_bounds(tasks)
 
     def row(i: int) -> Tensor:
-        with backend.compiled(plan.compiled):
+        with backend.use_compiled_kernels(plan.compiled):
             loss, score, gradient = _shard(
                 learner, meta, part(*bounds[i]), tasks, plan.query_tasks, progress
             )
@@ -80,7 +85,7 @@ def sharded(
         ]
 
     idle = next(iter(meta.values())).new_empty(0, 2 + sum(p.numel() for p in meta.values()))
-    total, *others = group.rows(row, [1] * len(bounds), idle)
+    total, *others = group.gather_rows(row, [1] * len(bounds), idle)
     for other in others:
         total = total + other
     loss, score, flat = total[0], total[1], total[2:]
@@ -103,16 +108,18 @@ def _shard(
     """This shard's summand of the mean over all `tasks`."""
     meta = detached({name: _kernel_last(p) for name, p in meta.items()})
     method = learner.algorithm
-    inner = method.inner(learner.noisy(episode), meta, episode, progress)
+    inner = method.inner_loop(learner.with_episode_noise(episode), meta, episode, progress)
     # Steps that nothing goes back through are not kept.
-    steps = deque(trajectory(inner, method.training_steps), None if method.through_steps else 1)
-    weights = method.weights(progress) or (*[0.0] * len(steps), 1.0)
+    steps = deque(
+        trajectory(inner, method.training_steps), None if method.backprop_through_inner else 1
+    )
+    weights = method.query_loss_weights(progress) or (*[0.0] * len(steps), 1.0)
     last = steps[-1].after if steps else inner.theta
     with convolution.only_sums(not steps):
         loss, score, v = _query(learner, last, episode, weights[-1] / tasks, 1 / tasks, query_tasks)
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
-    if not method.through_steps:
-        v = method.back(inner, last, v, 1 / tasks)
+    if not method.backprop_through_inner:
+        v = method.outer_gradient(inner, last, v, 1 / tasks)
         steps.clear()
     while steps:
         step = steps.pop()
@@ -134,15 +141,15 @@ def _query(
 ) -> MetaGradient:
     """Loss (a task counts `weight`) and score (it counts `share`) on the query sets, and the loss's gradient by each task's theta (empty
     for a method that does not learn from them)."""
-    parts, differentiate = [], learner.algorithm.from_queries
+    parts, differentiate = [], learner.algorithm.uses_query_loss
     for start in range(0, episode.tasks, at_once):
         last = min(start + at_once, episode.tasks)
         some, final = (
-            episode.part(start, last),
+            episode.slice_tasks(start, last),
             detached({name: p[start:last] for name, p in theta.items()}),
         )
         with torch.set_grad_enabled(differentiate):
-            outputs = learner.noisy(some).query_outputs(final, some)
+            outputs = learner.with_episode_noise(some).query_outputs(final, some)
             loss = learner.objective.loss(outputs, some.query_y, some.query_size).sum() * weight
         score = (
             learner.objective.score(outputs.detach(), some.query_y, some.query_size).sum() * share

@@ -24,7 +24,7 @@ MOST, SHARDS = 8, 2
 
 
 @dataclass(frozen=True)
-class Config:
+class PlanConfig:
     """The section `train.plan` of params.yaml; null: chosen from the workload. tf32: on a GPU, 10 bits of mantissa in products."""
 
     mode: Mode = "auto"
@@ -47,24 +47,24 @@ class Plan:
     """mode: batched, per_task or compiled (batched; on a CPU convolution and norm_relu by native.cpp, elsewhere norms by torch's compiler)
     shard: tasks computed at once, and the unit in which processes share a batch and sums are taken
     query_tasks: of these, tasks whose query sets are computed at once
-    why: for the log
+    reason: for the log
     """
 
     mode: str
     shard: int
     query_tasks: int
-    why: str
+    reason: str
 
     @property
     def compiled(self) -> bool:
         return self.mode == "compiled"
 
-    def bounds(self, tasks: int) -> list[tuple[int, int]]:
+    def shard_bounds(self, tasks: int) -> list[tuple[int, int]]:
         """First and past-the-last task of each shard; the last one may be smaller."""
         return [(start, min(start + self.shard, tasks)) for start in range(0, tasks, self.shard)]
 
 
-def choose(config: Config, tasks: int, support: int, query: int, device: str) -> Plan:
+def plan_for_sizes(config: PlanConfig, tasks: int, support: int, query: int, device: str) -> Plan:
     """The plan for `tasks` tasks with `support` and `query` numbers in the inputs of each, on a device type."""
     if config.mode == "per_task":
         return Plan("per_task", 1, 1, "asked for")
@@ -72,33 +72,33 @@ def choose(config: Config, tasks: int, support: int, query: int, device: str) ->
     if device == "cpu":
         fits = max(1, SUPPORT // support)
         if tasks * (support + query) <= SUPPORT:
-            shard, why = tasks, f"all {tasks} tasks are small for a CPU core"
+            shard, reason = tasks, f"all {tasks} tasks are small for a CPU core"
         elif (half := -(-tasks // SHARDS)) < min(fits, MOST):
-            shard, why = half, f"{SHARDS} shards at least, so that processes can share them"
+            shard, reason = half, f"{SHARDS} shards at least, so that processes can share them"
         elif fits < MOST:
-            shard, why = (
+            shard, reason = (
                 fits,
                 f"{support:,} support numbers a task, of which a CPU core computes {SUPPORT:,} well at once",
             )
         else:
-            shard, why = MOST, f"at most {MOST} tasks at once, so that processes can share them"
+            shard, reason = MOST, f"at most {MOST} tasks at once, so that processes can share them"
         at_once = max(1, QUERY // query)
         if at_once < min(shard, tasks):
-            why += f"; {query:,} query numbers a task, {QUERY:,} at once"
+            reason += f"; {query:,} query numbers a task, {QUERY:,} at once"
     else:
         shard = at_once = tasks
-        why = f"one batch for a {device} device"
+        reason = f"one batch for a {device} device"
     if config.shard or config.query_tasks:
-        why = "as train.plan says" + (
+        reason = "as train.plan says" + (
             f", but there are only {tasks} tasks" if (config.shard or 0) > tasks else ""
         )
     elif config.mode != "auto":
-        why = f"mode as train.plan says; {why}"
+        reason = f"mode as train.plan says; {reason}"
     shard = min(config.shard or shard, tasks)
-    return Plan(mode, shard, min(config.query_tasks or at_once, shard), why)
+    return Plan(mode, shard, min(config.query_tasks or at_once, shard), reason)
 
 
-def episodes_at_once(support: int, query: int, device: str) -> int:
+def choose_chunk_size(support: int, query: int, device: str) -> int:
     """How many test episodes with `support` and `query` numbers each are computed at once."""
     if device == "cpu":
         return max(1, min(MOST, SUPPORT // support, QUERY // query))

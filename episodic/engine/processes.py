@@ -26,13 +26,13 @@ class LostProcessError(UserError):
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """One of `size` processes; the default is a process on its own. With more, torch.distributed must have been initialised."""
 
     rank: int = 0
     size: int = 1
 
-    def rows(
+    def gather_rows(
         self, function: Callable[[int], Tensor], sizes: Sequence[int], idle: Tensor | None = None
     ) -> Tensor:
         """function(i), a tensor `(sizes[i], ...)`, for each part i; all of them below each other, `(sum(sizes), ...)`.
@@ -56,19 +56,19 @@ class Group:
             [received[i % self.size][i // self.size, :size] for i, size in enumerate(sizes)]
         )
 
-    def first_says(self, said: bytes, device: torch.device) -> bytes:
+    def broadcast_object(self, said: bytes, device: torch.device) -> bytes:
         """What the process of rank 0 has."""
         if self.size == 1:
             return said
         length = torch.tensor([len(said)], device=device)
-        self.take_first([length])
+        self.broadcast_([length])
         data = torch.zeros(int(length), dtype=torch.uint8, device=device)
         if self.rank == 0 and said:
             data.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
-        self.take_first([data])
+        self.broadcast_([data])
         return data.cpu().numpy().tobytes()
 
-    def take_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Overwrites the tensors with those of the process of rank 0."""
         if self.size > 1:
             import torch.distributed as dist

@@ -93,7 +93,8 @@ class AdaptedModel:
 
     def most_likely_labels(self, probabilities: np.ndarray) -> np.ndarray:
         """The most likely label of each row of probabilities `(n, classes)`."""
-        return label_array(self.classes_)[probabilities.argmax(1)]
+        labels: np.ndarray = label_array(self.classes_)[probabilities.argmax(1)]
+        return labels
 
     def _predict_outputs(self, x: Tensor) -> Tensor:
         heads = self.solve_heads()
@@ -114,7 +115,7 @@ class AdaptedModel:
         Returns:
             Logits `(n, classes)`, or targets `(n, 1)`.
         """
-        learner, episode = self.trained.learner.at_test, self._with_queries(x)
+        learner, episode = self.trained.learner.test_variant, self._with_queries(x)
         if heads is None:
             outputs = [learner.query_outputs(theta, episode) for theta in self.thetas]
         else:
@@ -122,7 +123,7 @@ class AdaptedModel:
                 self.features(x, member)[None] @ weight + bias
                 for member, (weight, bias) in enumerate(heads)
             ]
-        return learner.objective.together(outputs)[0]
+        return learner.objective.combine_outputs(outputs)[0]
 
     def features(self, x: Tensor, member: int = 0) -> Tensor:
         """Compute the features in front of the head.
@@ -134,9 +135,9 @@ class AdaptedModel:
         Returns:
             Features `(n, width)`.
         """
-        learner, theta = self.trained.learner.at_test, self.thetas[member]
+        learner, theta = self.trained.learner.test_variant, self.thetas[member]
         episode = self._with_queries(x)
-        return learner.on_query(learner.model.features, theta, episode, "inductive")[0]
+        return learner.apply_to_query(learner.model.features, theta, episode, "inductive")[0]
 
     def solve_heads(self) -> list[tuple[Tensor, Tensor]] | None:
         """Solve for the linear head of each member on the support set.
@@ -145,11 +146,11 @@ class AdaptedModel:
             Weight `(1, width, classes)` and bias of each member. None if the algorithm solves for
             no head.
         """
-        learner, heads = self.trained.learner.at_test, []
+        learner, heads = self.trained.learner.test_variant, []
         with torch.no_grad():
             for theta in self.thetas:
                 support = learner.model.features(theta, self.support.support_x)
-                head = learner.algorithm.head(theta, support, self.support)
+                head = learner.algorithm.solve_head(theta, support, self.support)
                 if head is None:
                     return None
                 heads.append(head)
@@ -251,7 +252,8 @@ def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> b
     )
     if not sound or not classes:
         return sound and y.shape == (len(x), 1)
-    return y.dim() == 1 and y.dtype == torch.int64 and y.unique().tolist() == list(range(classes))
+    is_labels = y.dim() == 1 and y.dtype == torch.int64
+    return is_labels and sorted(set(y.tolist())) == list(range(classes))
 
 
 def build_inputs(folder: Path, config: dict[str, Any]) -> Preprocessor:

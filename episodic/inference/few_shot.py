@@ -57,12 +57,12 @@ class FewShotLearner:
     @property
     def kind(self) -> str:
         """`classification` or `regression`."""
-        return self.config["kind"]
+        return str(self.config["kind"])
 
     @property
     def any_ways(self) -> bool:
         """Whether it adapts to any number of classes, or only to as many as in training."""
-        algorithm = self.trained.learner.at_test.algorithm
+        algorithm = self.trained.learner.test_variant.algorithm
         return algorithm.any_ways or algorithm.labels == "split"
 
     def adapt(self, support_x: Any, support_y: Any, steps: int | None = None) -> AdaptedModel:
@@ -103,7 +103,7 @@ class FewShotLearner:
         learner = self._inductive_learner()
         if classes and len(classes) != self.config["ways"]:
             try:
-                learner.at_test.accept(support._replace(ways=len(classes)))
+                learner.test_variant.check_episode(support._replace(ways=len(classes)))
             except ConfigError as error:
                 raise AdaptError(
                     f"the support set has {len(classes)} classes:"

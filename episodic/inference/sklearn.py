@@ -19,7 +19,7 @@ from episodic.inference.labels import label_array
 __all__ = ["FewShotClassifier"]
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose `fit` adapts a trained model. The model's own weights stay as they are.
 
     Examples are a list or an array of paths, Pillow images or sentences, or preprocessed examples

@@ -62,7 +62,7 @@ class BagOfFeaturesNetwork:
     outputs: int
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         return ()
 
     @property

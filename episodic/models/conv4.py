@@ -78,7 +78,7 @@ class Conv4Network:
         return theta | head(generator, self.width, self.outputs)
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         return tuple(
             f"norm{i}.{part}" for i in range(self.spec.blocks) for part in ("weight", "bias")
         )

@@ -66,7 +66,7 @@ class EmbeddingsNetwork:
     """What is no decision layer."""
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         return ()
 
     @property

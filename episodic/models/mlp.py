@@ -42,7 +42,7 @@ class MLPNetwork:
     outputs: int
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         return ()
 
     @property

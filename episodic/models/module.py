@@ -91,7 +91,7 @@ class ModuleNetwork:
     outputs: int
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         found = [
             name
             for name, part in self.body.named_modules()

@@ -84,7 +84,7 @@ class ResNet12Network:
     noise: Tensor | None = None
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         layers = ("norm0", "norm1", "norm2", "shortcut_norm")
         return tuple(
             f"block{i}.{n}.{part}"
@@ -97,7 +97,7 @@ class ResNet12Network:
     def width(self) -> int:
         return self.spec.channels[-1]
 
-    def noisy(self, noise: Tensor) -> ResNet12Network:
+    def with_noise(self, noise: Tensor) -> ResNet12Network:
         """The same while training."""
         return replace(self, noise=noise)
 
@@ -156,12 +156,12 @@ class ResNet12Network:
         centres = (height - side + 1) * (width - side + 1)
         rate = self.spec.drop / side**2 * height * width / centres
         shape = (*x.shape[:3], height - side + 1, width - side + 1)
-        bits = random_numbers.draws(
+        bits = random_numbers.random_bits(
             random_numbers.key(block, "DropBlock"),
-            self.noise.to(float64.place(x.device)),
+            self.noise.to(float64.supporting_device(x.device)),
             math.prod(shape[1:]),
         )
-        corner = (random_numbers.below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
+        corner = (random_numbers.integers_below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
         padded = F.pad(corner.to(x), (side - 1,) * 4)
         kept = 1 - F.max_pool2d(padded.flatten(0, 1), side, 1).unflatten(0, x.shape[:2])
         return (

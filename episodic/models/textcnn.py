@@ -61,7 +61,7 @@ class TextCNNNetwork:
     outputs: int
 
     @property
-    def norms(self) -> tuple[str, ...]:
+    def norm_names(self) -> tuple[str, ...]:
         return ()
 
     @property

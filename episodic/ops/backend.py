@@ -16,7 +16,7 @@ _compiled = False
 
 
 @contextmanager
-def compiled(on: bool = True) -> Iterator[None]:
+def use_compiled_kernels(on: bool = True) -> Iterator[None]:
     """Within, kernels are compiled ones: those of native.cpp on a CPU, elsewhere torch's compiler's, anew for each shape."""
     global _compiled
     before, _compiled = _compiled, on
@@ -26,12 +26,12 @@ def compiled(on: bool = True) -> Iterator[None]:
         _compiled = before
 
 
-def by_native(x: Tensor) -> bool:
+def uses_native_kernels(x: Tensor) -> bool:
     """Whether native.cpp computes what is asked of x."""
     return _compiled and x.device.type == "cpu"
 
 
-def prepare(device: torch.device) -> str:
+def prepare_compiled_kernels(device: torch.device) -> str:
     """Compiles what is compiled once, so that processes that are forked have it; returns what the bytes of a result depend on: the
     compiler's version and, on a CPU, the digest of all that makes the kernels.
 
@@ -56,7 +56,7 @@ def compilable(
         def call(*arguments: Any) -> tuple[Tensor, ...]:
             if not _compiled:
                 return function(*arguments)
-            if by_native(arguments[0]):
+            if uses_native_kernels(arguments[0]):
                 return on_cpu(*arguments)
             if not fast:
                 from torch._dynamo import config

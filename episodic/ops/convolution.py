@@ -110,7 +110,7 @@ def _few(y: Tensor | torch.Size, limit: int, device: torch.device) -> bool:
 
 def _by_native(x: Tensor, channels: int) -> bool:
     """Whether native.cpp computes a result of so many channels: of very few it makes poor use of its vectors."""
-    return backend.by_native(x) and channels >= 4
+    return backend.uses_native_kernels(x) and channels >= 4
 
 
 def _convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:

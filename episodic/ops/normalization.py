@@ -35,7 +35,7 @@ class NormRelu(torch.autograd.Function):
         # A negative scale is looked for where looking costs nothing; a GPU is not waited for.
         negative = (
             size is not None
-            and not backend.by_native(x)
+            and not backend.uses_native_kernels(x)
             and (x.device.type != "cpu" or bool((scale < 0).any()))
         )
         y, mean, r, picked, where = _forward(

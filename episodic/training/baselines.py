@@ -12,9 +12,9 @@ from episodic.core import float64, random_numbers
 from episodic.core.episode import Episode
 from episodic.core.objective import average
 from episodic.engine import inner_optimizers
-from episodic.engine.inner import Inner
+from episodic.engine.inner import InnerLoop
 from episodic.engine.learner import MetaLearner
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import episodes_per_chunk, graph_free_steps, split_episodes
 
 __all__ = [
@@ -41,7 +41,7 @@ def input_centroid_scores(episode: Episode) -> Tensor:
     """
     support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
     centroids = ops.class_means(support, episode.support_y, episode.classes)
-    return float64.double(torch.cdist(query, centroids).argmin(-1) == episode.query_y).mean(1)
+    return float64.to_float64(torch.cdist(query, centroids).argmin(-1) == episode.query_y).mean(1)
 
 
 def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def random_init_scores(
     # Weights get the type of the inputs, unless those are tokens.
     like = x if x.is_floating_point() else torch.empty(0, device=x.device)
     theta = {name: torch.stack([draw[name] for draw in initial]).to(like) for name in initial[0]}
-    inner = Inner(
+    inner = InnerLoop(
         theta,
         lambda theta, step: learner.support_loss(theta, episode),
         inner_optimizers.sgd(rate),
@@ -88,12 +88,12 @@ def random_init_scores(
     )
     *_, theta = graph_free_steps(inner, FINE_TUNING_STEPS)
     with torch.no_grad():
-        outputs = learner.on_query(learner.model, theta, episode, learner.batch_norm)
+        outputs = learner.apply_to_query(learner.model, theta, episode, learner.batch_norm)
         return learner.objective.score(outputs, episode.query_y, episode.query_size)
 
 
 def choose_fine_tuning_rate(
-    learner: MetaLearner, seed: int, validation: Episode, group: Group | None = None
+    learner: MetaLearner, seed: int, validation: Episode, group: ProcessGroup | None = None
 ) -> float:
     """The learning rate at which `random_init_scores` is best on validation episodes.
 
@@ -110,13 +110,13 @@ def choose_fine_tuning_rate(
             random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], k * size)
             for k, chunk in enumerate(split_episodes(validation, size))
         ]
-        return float64.double(torch.cat(scores)).mean().view(1, 1)
+        return float64.to_float64(torch.cat(scores)).mean().view(1, 1)
 
-    means = (group or Group()).rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
+    means = (group or ProcessGroup()).gather_rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
     best_rate, best_score = FINE_TUNING_RATES[0], math.nan
     for rate, score in zip(FINE_TUNING_RATES, means, strict=True):
         if math.isfinite(score) and (
-            math.isnan(best_score) or learner.objective.better(score, best_score)
+            math.isnan(best_score) or learner.objective.is_better(score, best_score)
         ):
             best_rate, best_score = rate, score
     return best_rate

@@ -73,7 +73,7 @@ class TrainingConfig(Section):
     patience: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     checkpoint_every: Annotated[int, Ge(1), Le(10_000_000)] = 50
     ensemble: Annotated[int, Ge(1), Le(1000)] = 1
-    plan: plans.Config = field(default_factory=plans.Config)
+    plan: plans.PlanConfig = field(default_factory=plans.PlanConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

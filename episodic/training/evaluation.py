@@ -14,9 +14,9 @@ from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.engine import plan
-from episodic.engine.inner import Inner, detached, trajectory
+from episodic.engine.inner import InnerLoop, detached, trajectory
 from episodic.engine.learner import BATCH_NORM, MetaLearner
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 
 __all__ = [
     "AdaptationCurve",
@@ -96,7 +96,7 @@ def count_inner_steps(learner: MetaLearner, steps: int | None) -> int:
 
     An algorithm without an inner loop takes none. None stands for the algorithm's own number.
     """
-    own = learner.at_test.algorithm.inner_steps
+    own = learner.test_variant.algorithm.inner_steps
     return own if own == 0 or steps is None else steps
 
 
@@ -107,7 +107,7 @@ def curve_steps(learner: MetaLearner, steps: int) -> list[int]:
         learner: The learner. Without an inner loop, its only point is 0.
         steps: The number of inner steps of the headline score, which is one of the points.
     """
-    if learner.at_test.algorithm.inner_steps == 0:
+    if learner.test_variant.algorithm.inner_steps == 0:
         return [0]
     return sorted({*range(CURVE_STEPS + 1), *range(CURVE_STEPS, steps, 10), steps})
 
@@ -117,7 +117,7 @@ def adapt(
 ) -> Params:
     """Adapt to the support set of each task. The query set is not used.
 
-    The adapted predictions are `learner.at_test.query_outputs(adapted, episode)`.
+    The adapted predictions are `learner.test_variant.query_outputs(adapted, episode)`.
 
     Args:
         learner: The learner.
@@ -142,13 +142,13 @@ def adaptation_steps(
 
     Arguments and errors are those of `adapt`.
     """
-    learner.at_test.accept(episode)
+    learner.test_variant.check_episode(episode)
     with torch.no_grad():
-        inner = learner.at_test.algorithm.inner(learner, params, episode, progress=1.0)
+        inner = learner.test_variant.algorithm.inner_loop(learner, params, episode, progress=1.0)
     return graph_free_steps(inner, steps)
 
 
-def graph_free_steps(inner: Inner, steps: int) -> Iterator[Params]:
+def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
     """The parameters before the first and after each of `steps` inner steps, without a graph."""
     inner = inner._replace(theta=detached(inner.theta), second_order=False)
     yield inner.theta
@@ -194,7 +194,7 @@ def adaptation_curve(
     score: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     loss: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     own_outputs = []
-    learner = learner.at_test
+    learner = learner.test_variant
     objective, query_y, size = learner.objective, episode.query_y, episode.query_size
     paths = [adaptation_steps(learner, params, episode, max(points)) for params in members]
     for step, thetas in enumerate(zip(*paths, strict=True)):
@@ -202,7 +202,7 @@ def adaptation_curve(
             continue
         with torch.no_grad():
             for mode in score:
-                outputs = objective.together(
+                outputs = objective.combine_outputs(
                     [learner.query_outputs(theta, episode, mode) for theta in thetas]
                 )
                 score[mode].append(objective.score(outputs, query_y, size))
@@ -222,7 +222,7 @@ def episode_scores(
     episode: Episode,
     steps: int,
     chunk: int | None = None,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score each episode after `steps` inner steps, in the learner's own batch-norm mode.
 
@@ -241,7 +241,7 @@ def episode_scores(
         ConfigError: The learner does not fit the episodes.
     """
     chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
-    learner = learner.at_test
+    learner = learner.test_variant
     objective = learner.objective
 
     def score_chunk(i: int) -> Tensor:
@@ -253,7 +253,7 @@ def episode_scores(
                 [objective.score(outputs, query_y, size), objective.loss(outputs, query_y, size)], 1
             )
 
-    rows = (group or Group()).rows(score_chunk, [chunk.tasks for chunk in chunks])
+    rows = (group or ProcessGroup()).gather_rows(score_chunk, [chunk.tasks for chunk in chunks])
     score, loss = rows.cpu().double().numpy().T
     return score, loss
 
@@ -285,11 +285,11 @@ def permuted_label_scores(
         The scores `(tasks,)`.
     """
     device = episode.support_y.device
-    index = first + torch.arange(episode.tasks, device=float64.place(device))
-    bits = random_numbers.draws(
+    index = first + torch.arange(episode.tasks, device=float64.supporting_device(device))
+    bits = random_numbers.random_bits(
         random_numbers.key(seed, f"renamed classes {permutation}"), index, episode.classes
     )
-    labels = random_numbers.choose(bits, episode.classes, episode.classes).to(device)
+    labels = random_numbers.sample_distinct(bits, episode.classes, episode.classes).to(device)
     support_y = labels.gather(1, episode.support_y)
     order = support_y.argsort(dim=1, stable=True)
     tasks = torch.arange(episode.tasks, device=device)[:, None]
@@ -304,7 +304,7 @@ def permuted_label_scores(
 
 def episodes_per_chunk(episode: Episode) -> int:
     """How many episodes of this size are computed at once."""
-    return plan.episodes_at_once(
+    return plan.choose_chunk_size(
         episode.support_x[0].numel(), episode.query_x[0].numel(), episode.support_x.device.type
     )
 
@@ -312,4 +312,4 @@ def episodes_per_chunk(episode: Episode) -> int:
 def split_episodes(episode: Episode, size: int) -> Iterator[Episode]:
     """Chunks of at most `size` episodes, in order."""
     for start in range(0, episode.tasks, size):
-        yield episode.part(start, start + size)
+        yield episode.slice_tasks(start, start + size)

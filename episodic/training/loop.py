@@ -21,7 +21,7 @@ from episodic.data.sampling import Sampler
 from episodic.engine import cuda_graph, outer
 from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from episodic.training import evaluation
 from episodic.training.config import TrainingConfig
@@ -71,7 +71,7 @@ def train(
     config: TrainingConfig | None = None,
     *,
     plan: Plan | None = None,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
     checkpoint_path: Path | None = None,
     on_progress: OnProgress = lambda iteration, figures: None,
     on_resume: Callable[[int], None] = lambda iteration: None,
@@ -104,7 +104,7 @@ def train(
             `checkpoint_path`.
         CheckpointError: `checkpoint_path` holds no state of this training.
     """
-    config, group = config or TrainingConfig(), group or Group()
+    config, group = config or TrainingConfig(), group or ProcessGroup()
     device = validation.support_x.device
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
@@ -152,8 +152,8 @@ def train(
 
 def choose_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
     """The plan of `config.plan`, with what it leaves open chosen from the workload."""
-    index = torch.zeros(1, dtype=torch.int64, device=float64.place(device))
-    return outer.suited(sampler(index), config.meta_batch, config.plan)
+    index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
+    return outer.choose_plan(sampler(index), config.meta_batch, config.plan)
 
 
 Iterate = Callable[[], Tensor]
@@ -168,7 +168,7 @@ def build_iteration(
     config: TrainingConfig,
     device: torch.device,
     plan: Plan,
-    group: Group,
+    group: ProcessGroup,
     capture: bool = True,
 ) -> Iterate:
     """Build the function that performs one iteration on `state`.
@@ -179,7 +179,7 @@ def build_iteration(
     """
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
-        loss, score, gradient = outer.sharded(
+        loss, score, gradient = outer.sharded_meta_gradient(
             learner,
             state.theta,
             lambda first, last: sampler(tasks[first:last]),
@@ -194,15 +194,15 @@ def build_iteration(
         (_step_adam if config.optimizer == "adam" else _step_sgd)(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
-    if capture and device.type == "cuda" and group.size == 1 and not learner.algorithm.changes:
+    if capture and device.type == "cuda" and group.size == 1 and not learner.algorithm.scheduled:
         rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
-        return cuda_graph.iteration(
+        return cuda_graph.capture_iteration(
             update, state.tensors(), state.iteration, rates, config.meta_batch
         )
 
     def iterate() -> Tensor:
         first = state.iteration * config.meta_batch
-        tasks = torch.arange(first, first + config.meta_batch, device=float64.place(device))
+        tasks = torch.arange(first, first + config.meta_batch, device=float64.supporting_device(device))
         return update(tasks, config.rate(state.iteration))
 
     return iterate
@@ -280,13 +280,13 @@ def _validate(
     learner: MetaLearner,
     state: TrainingState,
     validation: Episode,
-    group: Group,
+    group: ProcessGroup,
     compiled: bool,
 ) -> dict[str, float]:
     """Score theta on the validation episodes and keep it if it is among the best."""
-    with backend.compiled(compiled):
+    with backend.use_compiled_kernels(compiled):
         score, loss = evaluation.episode_scores(
-            learner, state.theta, validation, learner.at_test.algorithm.inner_steps, group=group
+            learner, state.theta, validation, learner.test_variant.algorithm.inner_steps, group=group
         )
     mean, ci95 = mean_ci95(score)
     mean_loss = float(loss.mean())
@@ -314,7 +314,7 @@ def _start(
     learner: MetaLearner,
     config: TrainingConfig,
     device: torch.device,
-    group: Group,
+    group: ProcessGroup,
     checkpoint_path: Path | None,
 ) -> TrainingState:
     """The state that all processes start from: the one that rank 0 restored, or the initial one."""
@@ -324,8 +324,8 @@ def _start(
     else:
         state = TrainingState.initial(learner, config, device)
     message = json.dumps(state.counters() if restored else None).encode()
-    counters = json.loads(group.first_says(message, device))
+    counters = json.loads(group.broadcast_object(message, device))
     if counters is not None:
-        group.take_first(state.tensors())
+        group.broadcast_(state.tensors())
         state.set_counters(counters)
     return state

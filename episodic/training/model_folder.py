@@ -67,7 +67,7 @@ def build_learner(config: dict[str, Any]) -> MetaLearner:
     """
     algorithm = _read_section(ALGORITHMS, config["algorithm"])
     outputs = (
-        algorithm.outputs_of_model(config["ways"], config["classes"])
+        algorithm.count_model_outputs(config["ways"], config["classes"])
         if config["kind"] == "classification"
         else 1
     )

@@ -134,7 +134,7 @@ class TrainingState:
             The rank of theta, 0 for the best. It is not kept if its rank is past the last place.
         """
         size = len(next(iter(self.best.values())))
-        rank = sum(objective.better(other, score) for other in self.best_scores)
+        rank = sum(objective.is_better(other, score) for other in self.best_scores)
         if rank < size:
             for name, kept in self.best.items():
                 kept[rank + 1 :] = kept[rank:-1].clone()

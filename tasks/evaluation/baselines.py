@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from episodic.core.episode import Episode
 from episodic.core.objective import average
 from episodic.engine.learner import MetaLearner
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training import model_folder
 from episodic.training.baselines import (
     choose_fine_tuning_rate,
@@ -60,7 +60,7 @@ class EpisodeBaselines:
 
     @classmethod
     def prepare(
-        cls, evaluation: Evaluation, row_baselines: RowBaselines | None, group: Group
+        cls, evaluation: Evaluation, row_baselines: RowBaselines | None, group: ProcessGroup
     ) -> EpisodeBaselines:
         """Choose the learning rate of `random_init` on validation episodes, shared by `group`."""
         source, trained = evaluation.source, evaluation.trained
@@ -103,7 +103,7 @@ class EpisodeBaselines:
         scored = min(episode.tasks, max(0, self.random_init_episodes - first))
         if not scored:
             return torch.zeros(episode.tasks, device=episode.query_y.device)
-        part = episode.part(0, scored) if scored < episode.tasks else episode
+        part = episode.slice_tasks(0, scored) if scored < episode.tasks else episode
         score = random_init_scores(self.network, self.seed, part, self.learning_rate, first)
         return F.pad(score, (0, episode.tasks - scored))
 

@@ -9,7 +9,7 @@ import torch
 
 from episodic.core import float64, random_numbers
 from episodic.core.statistics import mean_ci95
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve, permuted_label_scores, split_episodes
 from tasks.evaluation.evaluation import Evaluation
 from tasks.evaluation.results import EpisodeResults
@@ -19,7 +19,7 @@ LABEL_PERMUTATIONS, PERMUTED_EPISODES = 5, 50
 
 
 def measure_rejection(
-    evaluation: Evaluation, results: EpisodeResults, group: Group
+    evaluation: Evaluation, results: EpisodeResults, group: ProcessGroup
 ) -> dict[str, Any]:
     """Whether the confidence separates an episode's queries from examples of no class.
 
@@ -41,8 +41,8 @@ def measure_rejection(
     examples = source.examples()
     first, queries = len(examples) - unknown_count, outputs.shape[1]
     key = random_numbers.key(source.meta["seed"], "outside")
-    bits = random_numbers.draws(key, torch.arange(len(test)), queries)
-    unknown_rows = (first + random_numbers.below(bits, unknown_count)).to(source.drawn_on)
+    bits = random_numbers.random_bits(key, torch.arange(len(test)), queries)
+    unknown_rows = (first + random_numbers.integers_below(bits, unknown_count)).to(source.drawn_on)
 
     def compute(chunk: int) -> torch.Tensor:
         rows = evaluation.chunks[chunk]
@@ -51,9 +51,9 @@ def measure_rejection(
         y = torch.zeros_like(unknown_rows[rows])
         unknown = episode._replace(query_x=x, query_y=y).to(source.device)
         curve = adaptation_curve(learner, members, unknown, [steps], [learner.batch_norm])
-        return float64.double(curve.outputs[0].softmax(-1).amax(-1))
+        return float64.to_float64(curve.outputs[0].softmax(-1).amax(-1))
 
-    unknown = group.rows(compute, evaluation.chunk_sizes).cpu().numpy()
+    unknown = group.gather_rows(compute, evaluation.chunk_sizes).cpu().numpy()
     known = outputs.softmax(-1).amax(-1).cpu().double().numpy()
     areas = [_auroc(above, below) for above, below in zip(known, unknown, strict=True)]
     mean, ci95 = mean_ci95(np.array(areas))
@@ -70,7 +70,7 @@ def _auroc(above: np.ndarray, below: np.ndarray) -> float:
     return float(greater + equal / 2)
 
 
-def measure_label_permutations(evaluation: Evaluation, group: Group) -> dict[str, Any]:
+def measure_label_permutations(evaluation: Evaluation, group: ProcessGroup) -> dict[str, Any]:
     """How far the accuracy spreads over random permutations of the class labels of some episodes.
 
     Returns:
@@ -93,9 +93,9 @@ def measure_label_permutations(evaluation: Evaluation, group: Group) -> dict[str
             permutation,
             number * chunk,
         )
-        return float64.double(score).sum().view(1, 1)
+        return float64.to_float64(score).sum().view(1, 1)
 
-    totals = group.rows(compute, [1] * (LABEL_PERMUTATIONS * len(chunks)))
+    totals = group.gather_rows(compute, [1] * (LABEL_PERMUTATIONS * len(chunks)))
     episodes = sum(part.tasks for part in chunks)
     accuracy = totals.view(LABEL_PERMUTATIONS, -1).sum(1) / episodes
     labels = {

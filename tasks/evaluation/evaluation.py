@@ -45,7 +45,7 @@ class Evaluation:
         trained = model_folder.load(model, source.device)
         test, learner = source.table("test"), trained.learner
         episode = source.fixed(test[:1])
-        learner.at_test.accept(episode)
+        learner.test_variant.check_episode(episode)
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
         steps = count_inner_steps(learner, settings.steps)

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 
 from episodic.analysis import rating_metrics
-from episodic.analysis.rating_metrics import MEASURES, Baselines, Ratings
+from episodic.analysis.rating_metrics import METRICS, RatingBaselines, Ratings
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.statistics import mean_ci95
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import RowBaselines, stack_scores
 from tasks.evaluation.evaluation import Evaluation
@@ -66,11 +66,11 @@ class RatingTable:
         return [self.slice(offset, count) for offset, count in lines]
 
     @cached_property
-    def baselines(self) -> dict[int, Baselines]:
+    def baselines(self) -> dict[int, RatingBaselines]:
         """The fitted baselines, by the number of first ratings."""
         validation = self.users(self.source.table("validation"))
         items = int(self.item.max()) + 1
-        return Baselines.fit(self.training_users(), validation, items, self.shots)
+        return RatingBaselines.fit(self.training_users(), validation, items, self.shots)
 
 
 def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines:
@@ -81,7 +81,7 @@ def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines
         scores = [
             {
                 name: float(((answer - query.values) ** 2).mean())
-                for name, answer in fitted.answers(support, query.items).items()
+                for name, answer in fitted.predict(support, query.items).items()
             }
             for support, query in users[first : first + episode.tasks]
         ]
@@ -95,7 +95,7 @@ class RatingResults:
     """Errors and ranked lists.
 
     Attributes:
-        users: MEASURES of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
+        users: METRICS of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
             and one per measure.
         lists: Of a few users, from typical to worst, what was rated (part `support`) and what the
             model ranks first (part `list`).
@@ -106,7 +106,7 @@ class RatingResults:
 
 
 def measure_ratings(
-    evaluation: Evaluation, table: RatingTable, group: Group
+    evaluation: Evaluation, table: RatingTable, group: ProcessGroup
 ) -> RatingResults | None:
     """Measure the model and the baselines for every number of first ratings.
 
@@ -121,22 +121,22 @@ def measure_ratings(
     for shots in table.shots:
 
         def compute(chunk: int, shots: int = shots) -> torch.Tensor:
-            episode = evaluation.load_episodes(evaluation.chunks[chunk]).fewer(shots)
+            episode = evaluation.load_episodes(evaluation.chunks[chunk]).with_shots(shots)
             modes = [learner.batch_norm]
             members = evaluation.trained.members
             curve = adaptation_curve(learner, members, episode, [evaluation.steps], modes)
-            return float64.double(curve.outputs[0, :, :, 0])
+            return float64.to_float64(curve.outputs[0, :, :, 0])
 
-        outputs = group.rows(compute, evaluation.chunk_sizes).cpu().numpy()
+        outputs = group.gather_rows(compute, evaluation.chunk_sizes).cpu().numpy()
         if fitted is None:
             continue
         for episode, ((support, query), output) in enumerate(zip(users, outputs, strict=True)):
             answers = {"model": output[: len(query.values)]}
-            answers |= fitted[shots].answers(support.first(shots), query.items)
+            answers |= fitted[shots].predict(support.first(shots), query.items)
             for method, values in answers.items():
                 rows.append(
                     {"method": method, "shots": shots, "episode": episode}
-                    | rating_metrics.measures(query.values, values, lowest)
+                    | rating_metrics.score_ratings(query.values, values, lowest)
                 )
     if fitted is None:
         return None
@@ -184,7 +184,7 @@ def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
     model = users[users["method"] == "model"].set_index(["shots", "episode"])["mae"]
     for (method, shots), part in users.groupby(["method", "shots"], sort=True):
         line: dict[str, Any] = {"method": method, "shots": shots}
-        for measure in MEASURES:
+        for measure in METRICS:
             line[measure], line[f"{measure}_ci95"] = mean_ci95(part[measure].to_numpy())
         gain = part.set_index("episode")["mae"] - model.xs(shots, level="shots")
         line["ahead"], line["ahead_ci95"] = mean_ci95(gain.to_numpy())
@@ -194,7 +194,7 @@ def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
 
 def rating_metrics_entry(summary: pd.DataFrame) -> dict[str, Any]:
     """The entry `ratings` of metrics.json: the measures of the model by the number of ratings."""
-    wanted = [name for measure in MEASURES for name in (measure, f"{measure}_ci95")]
+    wanted = [name for measure in METRICS for name in (measure, f"{measure}_ci95")]
     model = summary[summary["method"] == "model"]
     return {
         "ratings": {

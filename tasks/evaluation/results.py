@@ -9,7 +9,7 @@ from functools import cache
 from torch import Tensor
 
 from episodic.engine.learner import BATCH_NORM
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import EpisodeBaselines
 from tasks.evaluation.evaluation import Evaluation
@@ -36,7 +36,7 @@ class EpisodeResults:
 
     @classmethod
     def gather(
-        cls, compute: Callable[[int], EpisodeResults], sizes: Sequence[int], group: Group
+        cls, compute: Callable[[int], EpisodeResults], sizes: Sequence[int], group: ProcessGroup
     ) -> EpisodeResults:
         """Compute chunks of episodes in several processes; every process gets all results.
 
@@ -53,7 +53,7 @@ class EpisodeResults:
                 value = getattr(compute(chunk), field)
                 return value if key is None else value[key]
 
-            return group.rows(read, sizes)
+            return group.gather_rows(read, sizes)
 
         return cls(
             score={mode: gather("score", mode) for mode in BATCH_NORM},
@@ -64,7 +64,7 @@ class EpisodeResults:
 
 
 def measure_episodes(
-    evaluation: Evaluation, baselines: EpisodeBaselines, group: Group
+    evaluation: Evaluation, baselines: EpisodeBaselines, group: ProcessGroup
 ) -> EpisodeResults:
     """Score the model after each number of inner steps, and its baselines, on all test episodes."""
     learner, members = evaluation.trained.learner, evaluation.trained.members

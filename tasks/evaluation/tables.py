@@ -153,7 +153,7 @@ def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataF
         if step in (0, 1, CURVE_STEPS):
             with torch.no_grad():
                 outputs = [learner.model(theta, x) for theta in thetas]
-                ensemble = learner.objective.together(outputs)
+                ensemble = learner.objective.combine_outputs(outputs)
             table[f"step_{step}"] = ensemble.cpu().double().numpy().ravel()
     shots = episode.support_x.shape[1]
     points = [

@@ -13,7 +13,7 @@ from episodic.analysis import embedding_space
 from episodic.analysis.correlation import spearman
 from episodic.core.statistics import mean_ci95
 from episodic.data.similarity import class_means, cosine, neighbours
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_steps
 from tasks.evaluation.evaluation import Evaluation
 from tasks.prepared import Prepared
@@ -39,7 +39,7 @@ class TaskSpace:
     metrics: dict[str, Any]
 
 
-def embed_classes(evaluation: Evaluation, group: Group) -> torch.Tensor | None:
+def embed_classes(evaluation: Evaluation, group: ProcessGroup) -> torch.Tensor | None:
     """The mean of each test class in the learned space, without adaptation.
 
     Returns:
@@ -49,7 +49,7 @@ def embed_classes(evaluation: Evaluation, group: Group) -> torch.Tensor | None:
     if source.kind == "regression":
         return None
     classes = _test_classes(source)
-    rows, class_of = embedding_space.mixed(
+    rows, class_of = embedding_space.shuffle_rows(
         torch.tensor(classes["offset"].to_numpy()),
         torch.tensor(classes["count"].to_numpy()),
         source.meta["seed"],
@@ -57,12 +57,12 @@ def embed_classes(evaluation: Evaluation, group: Group) -> torch.Tensor | None:
     learner, members = evaluation.trained.learner, evaluation.trained.members
     first = evaluation.load_episodes(slice(1))
     theta = next(iter(adaptation_steps(learner, members[0], first, 0)))
-    examples, sizes = source.examples(), embedding_space.parts(len(rows))
+    examples, sizes = source.examples(), embedding_space.split_evenly(len(rows))
     chunks = rows.split(sizes)
-    features = group.rows(
-        lambda chunk: embedding_space.features(learner, theta, examples, chunks[chunk]), sizes
+    features = group.gather_rows(
+        lambda chunk: embedding_space.embed_rows(learner, theta, examples, chunks[chunk]), sizes
     )
-    return embedding_space.centroids(features, class_of, len(classes))
+    return embedding_space.class_centroids(features, class_of, len(classes))
 
 
 def describe_tasks(
@@ -84,7 +84,7 @@ def describe_tasks(
     if class_embeddings is None:
         return _describe_parameters(source, test, headline)
     classes, seed = _test_classes(source), source.meta["seed"]
-    plane = embedding_space.principal(class_embeddings)
+    plane = embedding_space.principal_plane(class_embeddings)
     similarity = cosine(class_embeddings)
     offsets, counts = (torch.tensor(classes[column].to_numpy()) for column in ("offset", "count"))
     inputs = cosine(class_means(source.examples(), offsets, counts))

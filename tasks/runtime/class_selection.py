@@ -79,7 +79,7 @@ def chosen(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
         train = train[train["group"].isin(config.groups)]
     if config.classes is None:
         return train
-    bits = random_numbers.draws(
+    bits = random_numbers.random_bits(
         random_numbers.key(config.seed, "training classes"), torch.tensor(train.index.to_numpy()), 1
     )[:, 0]
     return train.iloc[bits.argsort(stable=True)[: config.classes].sort().values.numpy()]

@@ -19,7 +19,7 @@ import torch
 
 from episodic.core.device import choose_device
 from episodic.core.errors import UserError
-from episodic.engine.processes import Group, LostProcessError
+from episodic.engine.processes import LostProcessError, ProcessGroup
 from tasks.runtime.stage import TRY_AGAIN, StageError
 
 CORES = torch.get_num_threads()
@@ -82,7 +82,7 @@ def count_processes(
 
 
 @contextmanager
-def start_processes(count: int, device: torch.device) -> Iterator[Group]:
+def start_processes(count: int, device: torch.device) -> Iterator[ProcessGroup]:
     """Run the block in `count` processes, or in those of torchrun if it started this one.
 
     Forked processes end with the block. On a CPU every process computes with one thread, so that no
@@ -95,13 +95,13 @@ def start_processes(count: int, device: torch.device) -> Iterator[Group]:
         with _join_group(device, rank, size, None) as group:
             yield group
     elif count == 1 or device.type != "cpu":
-        yield Group()
+        yield ProcessGroup()
     else:
         with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
             yield from _fork(count, device, f"file://{folder}/rendezvous")
 
 
-def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[Group]:
+def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[ProcessGroup]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     read_end, write_end = os.pipe()  # closed when the first process ends, however it ends
     sys.stdout.flush()
@@ -130,7 +130,7 @@ def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[Group]:
                 os.waitpid(child, 0)
 
 
-def _run_child(rank: int, count: int, device: torch.device, rendezvous: str) -> Iterator[Group]:
+def _run_child(rank: int, count: int, device: torch.device, rendezvous: str) -> Iterator[ProcessGroup]:
     """Run the block in a forked process and exit without the clean-up of the first process."""
     code = 1
     try:
@@ -185,7 +185,7 @@ def _describe_lost_child(children: list[int]) -> str:
 @contextmanager
 def _join_group(
     device: torch.device, rank: int, size: int, rendezvous: str | None
-) -> Iterator[Group]:
+) -> Iterator[ProcessGroup]:
     """Join the other processes at the file `rendezvous`, or where torchrun says (None)."""
     import torch.distributed as dist
 
@@ -195,7 +195,7 @@ def _join_group(
     else:
         dist.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size)
     try:
-        yield Group(rank, size)
+        yield ProcessGroup(rank, size)
     finally:
         dist.destroy_process_group()
 
@@ -214,13 +214,13 @@ def _torchrun_store() -> Any:
     return dist.PrefixStore(f"try {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
-def measure_peak_memory(group: Group, device: torch.device) -> int:
+def measure_peak_memory(group: ProcessGroup, device: torch.device) -> int:
     """Sum of the peak memory of all processes, in bytes."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    peaks = group.rows(
+    peaks = group.gather_rows(
         lambda _: torch.tensor([[peak]], dtype=torch.int64, device=device), [1] * group.size
     )
     return int(peaks.sum())

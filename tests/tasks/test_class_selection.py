@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from episodic.core.random_numbers import below, draws
+from episodic.core.random_numbers import integers_below, random_bits
 from episodic.data.similarity import class_means, cosine
 from episodic.datasets.base import Limits
 from episodic.training.config import TrainingConfig
@@ -123,8 +123,8 @@ def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
     source, settings = folder
     made = source._sampler(trained_with(settings, hard=1.0), "episode")
     index = torch.arange(2000)
-    bits = draws(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
-    around = below(bits[:, -2], len(made.counts))
+    bits = random_bits(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
+    around = integers_below(bits[:, -2], len(made.counts))
     assert abs(float((made.rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
 
 

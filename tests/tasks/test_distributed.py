@@ -16,7 +16,7 @@ import torch
 from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
 from support import needs_compiler
 
-from episodic.engine.processes import Group
+from episodic.engine.processes import ProcessGroup
 from tasks.runtime import distributed
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -160,7 +160,7 @@ def test_an_idle_process_computes_nothing():
     with pytest.raises(
         (ValueError, RuntimeError)
     ):  # there is no group to gather from: it has come so far
-        Group(1, 2).rows(part, [1], idle)
+        ProcessGroup(1, 2).gather_rows(part, [1], idle)
     assert asked == []
 
 
@@ -232,13 +232,13 @@ import torch
 from tasks.runtime import distributed
 
 with distributed.start_processes(3, torch.device("cpu")) as group:
-    rows = group.rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
-    few = group.rows(lambda i: torch.full((2, 1), float(i)), [2])
-    said = [group.first_says(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
+    rows = group.gather_rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
+    few = group.gather_rows(lambda i: torch.full((2, 1), float(i)), [2])
+    said = [group.broadcast_object(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
     expected = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
     assert rows.tolist() == [[value, value] for value in expected] and few.tolist() == [[0.0], [0.0]], (rows, few)
     assert said == [b"", b"first"], said
-    assert group.rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
+    assert group.gather_rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
     if group.rank == 0:
         print("all three agree")
 """

@@ -49,7 +49,7 @@ PLANS = {"batched": Plan("batched", 3, 3, ""), "unequal shards": Plan("batched",
 class SteppedLoss(maml_plus_plus.MAMLPlusPlus):
     """MAML++ with the golden vectors' weights."""
 
-    def weights(self, progress: float) -> tuple[float, ...]:
+    def query_loss_weights(self, progress: float) -> tuple[float, ...]:
         return (0.0, 0.2, 0.3, 0.5)
 
 
@@ -147,7 +147,7 @@ def test_reptile_with_an_outer_rate_of_0_is_the_identity_and_with_1_the_mean_of_
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", reptile.Reptile(0.01, STEPS, batch=2))
     gradient = meta_gradient(learner, theta, episode).gradient
-    *_, last = trajectory(learner.algorithm.inner(learner, theta, episode, 1.0), STEPS)
+    *_, last = trajectory(learner.algorithm.inner_loop(learner, theta, episode, 1.0), STEPS)
     state = TrainingState({name: p.clone() for name, p in theta.items()}, {}, {}, {}, {})
     loop._step_sgd(state, gradient, 0.0)
     assert all(torch.equal(state.theta[name], theta[name]) for name in theta)
@@ -159,13 +159,13 @@ def test_reptile_with_an_outer_rate_of_0_is_the_identity_and_with_1_the_mean_of_
 def test_reptile_adam_is_torch_adam():
     """One task, mini-batches, against torch.optim.Adam with beta1 = 0."""
     _, theta, episode = problem("mlp")
-    one = episode.part(0, 1)
+    one = episode.slice_tasks(0, 1)
     learner = classifier("mlp", reptile.Reptile(0.01, 5, batch=4))
-    *_, last = trajectory(learner.algorithm.inner(learner, theta, one, 1.0), 5)
+    *_, last = trajectory(learner.algorithm.inner_loop(learner, theta, one, 1.0), 5)
     fast = {name: p.clone()[None].requires_grad_() for name, p in theta.items()}
     optimiser = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
     for step in range(5):
-        x, y, _ = one.batch(step, 4)
+        x, y, _ = one.support_batch(step, 4)
         optimiser.zero_grad()
         learner.objective.loss(learner.model(fast, x), y).sum().backward()
         optimiser.step()
@@ -177,7 +177,7 @@ def test_mini_batches_take_the_classes_in_turn_and_every_example_equally_often()
     episode = problem("mlp")[2]._replace(ways=3)  # 2 shots
     seen = []
     for step in range(3):
-        x, y, _ = episode.batch(step, 4)
+        x, y, _ = episode.support_batch(step, 4)
         assert x.shape[1] == y.shape[1] == 4
         assert len(set(y[0].tolist())) == 3
         seen += [
@@ -233,20 +233,20 @@ def test_maml_plus_plus_with_every_part_off_is_maml(network):
 
 def test_maml_plus_plus_weights_go_from_equal_to_the_last_alone():
     method = maml_plus_plus.MAMLPlusPlus(0.1, 5, multi_step_loss=0.2)
-    assert method.weights(0.0) == pytest.approx((0, 0.2, 0.2, 0.2, 0.2, 0.2))
-    assert method.weights(0.1) == pytest.approx((0, 0.1, 0.1, 0.1, 0.1, 0.6))
-    assert method.weights(0.1999999) == pytest.approx((0, *[0.03 / 5] * 4, 1 - 4 * 0.03 / 5)), (
-        "never less than 3 % of the first weight"
-    )
-    assert method.weights(0.2) is None
+    assert method.query_loss_weights(0.0) == pytest.approx((0, 0.2, 0.2, 0.2, 0.2, 0.2))
+    assert method.query_loss_weights(0.1) == pytest.approx((0, 0.1, 0.1, 0.1, 0.1, 0.6))
+    assert method.query_loss_weights(0.1999999) == pytest.approx(
+        (0, *[0.03 / 5] * 4, 1 - 4 * 0.03 / 5)
+    ), "never less than 3 % of the first weight"
+    assert method.query_loss_weights(0.2) is None
 
 
 def test_maml_plus_plus_is_first_order_until_its_time():
     _, theta, episode = problem("conv_strided")
     method = maml_plus_plus.MAMLPlusPlus(0.1, STEPS, first_order=0.5)
     learner = classifier("conv_strided", method)
-    assert not method.inner(learner, started(learner, theta), episode, 0.49).second_order
-    assert method.inner(learner, started(learner, theta), episode, 0.5).second_order
+    assert not method.inner_loop(learner, started(learner, theta), episode, 0.49).second_order
+    assert method.inner_loop(learner, started(learner, theta), episode, 0.5).second_order
 
 
 def test_maml_plus_plus_norms_of_each_step_are_used_and_learned():
@@ -493,7 +493,7 @@ def test_nil_answers_by_cosine_and_does_not_adapt():
         ],
         -1,
     )
-    torch.testing.assert_close(learner.at_test.query_outputs(wide, episode), expected)
+    torch.testing.assert_close(learner.test_variant.query_outputs(wide, episode), expected)
 
 
 def test_only_what_a_method_moves_moves():
@@ -524,7 +524,7 @@ def scalar_preprocessed(x: float) -> list[float]:
 def test_meta_lstm_is_a_loop_over_coordinates_written_out():
     """Two updates of one task, coordinate by coordinate, in scalars."""
     _, theta, episode = problem("mlp")
-    one, hidden = episode.part(0, 1), 3
+    one, hidden = episode.slice_tasks(0, 1), 3
     method = meta_lstm.MetaLSTM(0.1, 2, hidden=hidden)
     learner = classifier("mlp", method)
     meta = perturbed(learner, theta, 0.3)
@@ -583,19 +583,19 @@ def test_meta_lstm_gradient_by_finite_differences():
     seen: list[tuple[Params, torch.Tensor]] = []
 
     def held(m: Params) -> float:
-        inner = method.inner(learner, m, episode, 1.0)
+        inner = method.inner_loop(learner, m, episode, 1.0)
         state = inner.theta
         for step, (gradient, loss) in enumerate(seen):
-            state = inner.rule(state, gradient, step, loss)
+            state = inner.update(state, gradient, step, loss)
         return float(
             learner.objective.loss(learner.query_outputs(state, episode), episode.query_y).mean()
         )
 
-    inner = method.inner(learner, meta, episode, 1.0)
+    inner = method.inner_loop(learner, meta, episode, 1.0)
     recording = inner._replace(
-        rule=lambda theta, g, step, loss: (
+        update=lambda theta, g, step, loss: (
             seen.append((g, loss.detach())),
-            inner.rule(theta, g, step, loss),
+            inner.update(theta, g, step, loss),
         )[1]
     )
     list(trajectory(recording, 3))
@@ -636,7 +636,7 @@ def test_baseline_plus_plus_starts_at_the_class_means():
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     means = ops.class_means(learner.model.features(wide, episode.support_x), episode.support_y, 3)
     torch.testing.assert_close(first[HEAD[0]], means)
-    answer = learner.at_test.query_outputs(first, episode)
+    answer = learner.test_variant.query_outputs(first, episode)
     torch.testing.assert_close(
         answer,
         3
@@ -726,8 +726,8 @@ def test_mini_batches_of_a_regression_are_plain(algorithm):
     episode = SinusoidSampler((0.1, 5.0), (0.0, 3.0), (-5.0, 5.0), 0, "train", 10, 5)(
         torch.arange(4)
     )
-    assert torch.equal(episode.batch(1, 4)[0], episode.support_x[:, 4:8]) and torch.equal(
-        episode.batch(2, 4)[1][:, 2:], episode.support_y[:, :2]
+    assert torch.equal(episode.support_batch(1, 4)[0], episode.support_x[:, 4:8]) and torch.equal(
+        episode.support_batch(2, 4)[1][:, 2:], episode.support_y[:, :2]
     )
     method = algorithm(inner_lr=0.01, inner_steps=3, batch=4)
     learner = MetaLearner(mlp.MLP((8,)).build((1,), 1), method, Objective("regression"))

@@ -99,7 +99,7 @@ def sampler(
 def learner(name: str) -> MetaLearner:
     module = ALGORITHMS[CASES[name].method or name]
     method = module(**CASES[name].config)
-    outputs = method.outputs_of_model(WAYS, len(sampler("train").counts))
+    outputs = method.count_model_outputs(WAYS, len(sampler("train").counts))
     return MetaLearner(
         conv4.Conv4(12).build((1, 28, 28), outputs), method, Objective("classification")
     )
@@ -172,14 +172,14 @@ def test_a_batch_of_tasks_is_one_task_after_the_other(name):
         )
     )
     whole = meta_gradient(method, meta(name), episode)
-    parts = [meta_gradient(method, meta(name), episode.part(t, t + 1)) for t in range(3)]
+    parts = [meta_gradient(method, meta(name), episode.slice_tasks(t, t + 1)) for t in range(3)]
     for key in whole.gradient:
         mean = torch.stack([part.gradient[key] for part in parts]).mean(0)
         torch.testing.assert_close(whole.gradient[key], mean, rtol=1e-8, atol=1e-10)
     one_by_one = torch.cat(
         [
             answers(name, part)
-            for part in (doubled(four_episodes()).part(t, t + 1) for t in range(4))
+            for part in (doubled(four_episodes()).slice_tasks(t, t + 1) for t in range(4))
         ]
     )
     torch.testing.assert_close(
@@ -195,7 +195,7 @@ def answers(name: str, episode: Episode) -> torch.Tensor:
     method = learner(name)
     steps = evaluation.count_inner_steps(method, 2)
     *_, theta = evaluation.adaptation_steps(method, meta(name), episode, steps)
-    return method.at_test.query_outputs(theta, episode)
+    return method.test_variant.query_outputs(theta, episode)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -234,7 +234,7 @@ def test_how_much_the_numbers_of_classes_count_is_measured(name):
     if name == "maml":
         assert min(float(abs(other - own).max()) for other in others) > 0
     part = evaluation.permuted_label_scores(
-        method, [method.init(1)], episode.part(5, 20), steps, 0, 1, first=5
+        method, [method.init(1)], episode.slice_tasks(5, 20), steps, 0, 1, first=5
     ).numpy()
     assert (part == others[1][5:]).mean() > 0.9, "grouping changes no more than rounding"
 
@@ -277,7 +277,7 @@ def test_other_shots_and_ways_than_trained(name):
     more_shots = doubled(sampler("test", shots=3)(torch.arange(2)))
     assert answers(name, more_shots).shape == (2, WAYS * QUERIES, WAYS)
     more_ways = doubled(sampler("test", ways=7)(torch.arange(2)))
-    if learner(name).at_test.algorithm.any_ways:
+    if learner(name).test_variant.algorithm.any_ways:
         assert answers(name, more_ways).shape == (2, 7 * QUERIES, 7)
     else:
         with pytest.raises(

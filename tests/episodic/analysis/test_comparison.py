@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from episodic.analysis.comparison import LEAST_SEEDS, Resamples, holm
+from episodic.analysis.comparison import MIN_SEEDS, Resamples, holm
 from episodic.core.config import ConfigError
 
 QUERIES, EPISODES = 10, 400
@@ -56,13 +56,13 @@ def differences(first: np.ndarray, second: np.ndarray) -> list:
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.4])
-@pytest.mark.parametrize("seeds", [1, LEAST_SEEDS, 6])
+@pytest.mark.parametrize("seeds", [1, MIN_SEEDS, 6])
 def test_intervals_cover_what_is_true(seeds, gap):
     """With one seed a side, seeds do not differ: what the interval is about are these very checkpoints."""
     rng = np.random.default_rng(seeds)
     first, second, truth = simulate(rng, gap, seeds, WORLDS, spread=0.0 if seeds == 1 else 0.25)
     found = differences(first, second)
-    assert all(d.of_methods == (seeds >= LEAST_SEEDS) for d in found)
+    assert all(d.of_methods == (seeds >= MIN_SEEDS) for d in found)
     covered = np.mean([d.low <= truth <= d.high for d in found])
     assert 0.93 <= covered <= 0.97, covered
     rejected = np.mean([d.p < 0.05 for d in found])

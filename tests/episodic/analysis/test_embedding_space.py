@@ -15,7 +15,7 @@ def test_principal_axes_are_those_of_the_data_with_a_sign_of_their_own():
     points = torch.zeros(50, 5, dtype=torch.float64)
     points[:, 3] = torch.linspace(-4, 4, 50)
     points[:, 1] = torch.linspace(0, 1, 50).square() - 7
-    found = embedding_space.principal(points)
+    found = embedding_space.principal_plane(points)
     assert torch.allclose(found.places[:, 0], points[:, 3], atol=0.5) and found.shares[0] > 0.9
     assert abs(sum(found.shares) - 1) < 1e-9 and found.places.mean(0).abs().max() < 1e-6
     turned = torch.linalg.qr(
@@ -25,34 +25,40 @@ def test_principal_axes_are_those_of_the_data_with_a_sign_of_their_own():
         "two dimensions hold it all"
     )
     assert torch.allclose(
-        torch.cdist(*[embedding_space.principal(points @ turned).places] * 2),
+        torch.cdist(*[embedding_space.principal_plane(points @ turned).places] * 2),
         torch.cdist(points, points),
     )
-    assert torch.equal(embedding_space.principal(points).places, found.places)
+    assert torch.equal(embedding_space.principal_plane(points).places, found.places)
 
 
 def test_few_points_and_equal_points_have_a_map_too():
-    assert embedding_space.principal(torch.ones(4, 3)).shares == (0.0, 0.0)
+    assert embedding_space.principal_plane(torch.ones(4, 3)).shares == (0.0, 0.0)
     assert (
-        embedding_space.principal(torch.tensor([[0.0], [1.0], [5.0]])).places[:, 1].abs().max() == 0
+        embedding_space.principal_plane(torch.tensor([[0.0], [1.0], [5.0]]))
+        .places[:, 1]
+        .abs()
+        .max()
+        == 0
     )
 
 
 def test_every_class_is_looked_at_in_a_mixed_order():
     offsets, counts = torch.tensor([0, 30, 40]), torch.tensor([30, 10, 25])
-    rows, of = embedding_space.mixed(offsets, counts, 0)
+    rows, of = embedding_space.shuffle_rows(offsets, counts, 0)
     assert of.bincount().tolist() == [20, 10, 20] and len(set(rows.tolist())) == 50
     assert all(offsets[c] <= r < offsets[c] + counts[c] for r, c in zip(rows, of, strict=True))
     assert len(set(of[:10].tolist())) > 1 and torch.equal(
-        embedding_space.mixed(offsets, counts, 0)[0], rows
+        embedding_space.shuffle_rows(offsets, counts, 0)[0], rows
     )
 
 
 def test_parts_are_nearly_equal():
-    assert embedding_space.parts(50) == [50] and sum(embedding_space.parts(1000)) == 1000
     assert (
-        max(embedding_space.parts(1000)) <= embedding_space.AT_ONCE
-        and max(embedding_space.parts(1000)) - min(embedding_space.parts(1000)) <= 1
+        embedding_space.split_evenly(50) == [50] and sum(embedding_space.split_evenly(1000)) == 1000
+    )
+    assert (
+        max(embedding_space.split_evenly(1000)) <= embedding_space.MAX_CHUNK
+        and max(embedding_space.split_evenly(1000)) - min(embedding_space.split_evenly(1000)) <= 1
     )
 
 
@@ -66,8 +72,10 @@ def test_centroids_tell_classes_apart_that_look_apart():
     network = conv4.Conv4(filters=8).build((1, 28, 28), 0)
     learner = MetaLearner(network, ALGORITHMS["protonet"](), Objective("classification"))
     theta = {name: p[None] for name, p in network.init(generator).items()}
-    rows, of = embedding_space.mixed(torch.arange(6) * 10, torch.full((6,), 10), 0)
-    found = embedding_space.centroids(embedding_space.features(learner, theta, images, rows), of, 6)
+    rows, of = embedding_space.shuffle_rows(torch.arange(6) * 10, torch.full((6,), 10), 0)
+    found = embedding_space.class_centroids(
+        embedding_space.embed_rows(learner, theta, images, rows), of, 6
+    )
     apart = torch.cdist(found, found)
     assert found.shape == (6, network.width)
     assert (

@@ -9,43 +9,45 @@ import numpy as np
 import pytest
 
 from episodic.analysis import rating_metrics
-from episodic.analysis.rating_metrics import Baselines, Ratings
+from episodic.analysis.rating_metrics import RatingBaselines, Ratings
 
 
 def test_measures_by_hand():
     truth, answer = np.array([1.0, 5.0, 3.0]), np.array([2.0, 3.0, 4.0])
-    found = rating_metrics.measures(truth, answer, 0.0)
+    found = rating_metrics.score_ratings(truth, answer, 0.0)
     assert found["mae"] == pytest.approx(4 / 3) and found["rmse"] == pytest.approx(math.sqrt(2))
     ideal = 5 + 3 / math.log2(3) + 1 / 2
     assert found["ndcg_1"] == pytest.approx(3 / 5), "3 comes first, then 5, then 1"
     assert found["ndcg_3"] == pytest.approx((3 + 5 / math.log2(3) + 1 / 2) / ideal)
     assert (
-        rating_metrics.measures(truth, truth, 0.0)["ndcg_3"] == pytest.approx(1)
-        and rating_metrics.measures(truth, truth, 0.0)["mae"] == 0
+        rating_metrics.score_ratings(truth, truth, 0.0)["ndcg_3"] == pytest.approx(1)
+        and rating_metrics.score_ratings(truth, truth, 0.0)["mae"] == 0
     )
 
 
 def test_equal_answers_share_their_places():
-    found = rating_metrics.measures(np.array([1.0, 5.0]), np.array([3.0, 3.0]), 1.0)
+    found = rating_metrics.score_ratings(np.array([1.0, 5.0]), np.array([3.0, 3.0]), 1.0)
     assert found["ndcg_1"] == pytest.approx((0 + 4) / 2 / 4)
 
 
 def test_a_list_that_cannot_be_wrong_is_right():
-    assert rating_metrics.measures(np.array([4.0]), np.array([1.0]), 1.0)["ndcg_1"] == 1
-    assert rating_metrics.measures(np.array([4.0, 4.0]), np.array([1.0, 2.0]), 1.0)["ndcg_1"] == 1
+    assert rating_metrics.score_ratings(np.array([4.0]), np.array([1.0]), 1.0)["ndcg_1"] == 1
+    assert (
+        rating_metrics.score_ratings(np.array([4.0, 4.0]), np.array([1.0, 2.0]), 1.0)["ndcg_1"] == 1
+    )
 
 
 def test_the_scale_does_not_count():
     rng = np.random.default_rng(0)
     truth, answer = rng.integers(1, 6, 30).astype(float), rng.normal(3, 1, 30)
     stars, percent = (
-        rating_metrics.measures(k * truth + m, k * answer + m, k + m)
+        rating_metrics.score_ratings(k * truth + m, k * answer + m, k + m)
         for k, m in ((1, 0), (25, -200))
     )
-    for top in rating_metrics.TOPS:
+    for top in rating_metrics.NDCG_LENGTHS:
         assert stars[f"ndcg_{top}"] == pytest.approx(percent[f"ndcg_{top}"])
     assert percent["mae"] == pytest.approx(25 * stars["mae"])
-    assert rating_metrics.measures(truth - 5, answer, 3.0)["ndcg_1"] == 1, (
+    assert rating_metrics.score_ratings(truth - 5, answer, 3.0)["ndcg_1"] == 1, (
         "all below the lowest that is known"
     )
 
@@ -72,10 +74,12 @@ def split(users: list[Ratings], n: int = 6) -> list[tuple[Ratings, Ratings]]:
 
 
 def errors(level: float, taste: float) -> dict[str, float]:
-    fitted = Baselines.fit(world(80, level, taste), split(world(20, level, taste, 1)), 13, [6])[6]
+    fitted = RatingBaselines.fit(
+        world(80, level, taste), split(world(20, level, taste, 1)), 13, [6]
+    )[6]
     test = split(world(40, level, taste, 2))
     return {
-        name: fitted.error(test, name)
+        name: fitted.mean_squared_error(test, name)
         for name in ("global_mean", "item_mean", "shifted_item_mean", "factorisation")
     }
 
@@ -94,21 +98,21 @@ def test_item_means_are_damped():
         Ratings(np.array([1, 2]), np.array([5.0, 3.0])),
         Ratings(np.array([2]), np.array([1.0])),
     ]
-    fitted = Baselines.fit(
+    fitted = RatingBaselines.fit(
         users, [(users[0].first(1), Ratings(np.array([2]), np.array([3.0])))], 4, [1]
     )[1]
     assert fitted.mean == pytest.approx(3)
     assert fitted.item_means.tolist() == pytest.approx(
         [3, 3 + 2 / (1 + rating_metrics.DAMPING), 3 - 2 / (2 + rating_metrics.DAMPING), 3]
     )
-    answers = fitted.answers(users[0].first(1), np.array([3, 0]))
+    answers = fitted.predict(users[0].first(1), np.array([3, 0]))
     assert answers["item_mean"].tolist() == [3, 3] and answers["factorisation"][0] == pytest.approx(
         answers["factorisation"][1], abs=1e-6
     )
 
 
 def test_the_fold_in_is_ridge_regression():
-    fitted = Baselines.fit(world(40, 1.0, 1.0), split(world(10, 1.0, 1.0, 1)), 13, [4])[4]
+    fitted = RatingBaselines.fit(world(40, 1.0, 1.0), split(world(10, 1.0, 1.0, 1)), 13, [4])[4]
     user = world(1, 1.0, 1.0, 5)[0].first(4)
     x, y = fitted.factors[user.items], user.values - fitted.item_means[user.items]
     w = np.linalg.lstsq(
@@ -117,7 +121,7 @@ def test_the_fold_in_is_ridge_regression():
         rcond=None,
     )[0]
     expected = fitted.item_means[1:] + fitted.factors[1:] @ w
-    assert fitted.answers(user, np.arange(1, 13))["factorisation"] == pytest.approx(expected)
+    assert fitted.predict(user, np.arange(1, 13))["factorisation"] == pytest.approx(expected)
 
 
 def test_strengths_are_chosen_for_each_number_of_ratings():
@@ -126,7 +130,7 @@ def test_strengths_are_chosen_for_each_number_of_ratings():
     users = [
         Ratings(np.arange(1, 41), 3 + 0.4 * rng.normal() + rng.normal(size=40)) for _ in range(150)
     ]
-    fitted = Baselines.fit(users[:100], split(users[100:], 30), 41, [1, 30])
+    fitted = RatingBaselines.fit(users[:100], split(users[100:], 30), 41, [1, 30])
     assert fitted[1].shift > 0
     test = split(
         [
@@ -135,6 +139,6 @@ def test_strengths_are_chosen_for_each_number_of_ratings():
         ],
         1,
     )
-    assert fitted[1].error(test, "shifted_item_mean") < Baselines.error(
-        replace(fitted[1], shift=0.0), test, "shifted_item_mean"
-    )
+    assert fitted[1].mean_squared_error(
+        test, "shifted_item_mean"
+    ) < RatingBaselines.mean_squared_error(replace(fitted[1], shift=0.0), test, "shifted_item_mean")

@@ -123,16 +123,16 @@ def test_uniformity_bound_can_fail():
 
 
 def test_choose_all_is_a_permutation():
-    bits = random_numbers.draws(random_numbers.key(0, "x"), torch.arange(500), 6)
+    bits = random_numbers.random_bits(random_numbers.key(0, "x"), torch.arange(500), 6)
     assert torch.equal(
-        random_numbers.choose(bits, 6, 6).sort(1).values, torch.arange(6).expand(500, 6)
+        random_numbers.sample_distinct(bits, 6, 6).sort(1).values, torch.arange(6).expand(500, 6)
     )
 
 
 def test_draws_are_these_numbers():
     """Frozen: a change here changes every episode that anybody has ever drawn."""
     assert random_numbers.key(0, "train") == 2765697047129211453
-    drawn = random_numbers.draws(random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2)
+    drawn = random_numbers.random_bits(random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2)
     assert drawn.tolist() == FROZEN
 
 
@@ -157,7 +157,7 @@ def test_draws_are_splitmix64(key, index, place):
     gamma = 0x9E3779B97F4A7C15
     expected = splitmix(splitmix(key + gamma * (index + 1)) + gamma * (place + 1))
     assert (
-        random_numbers.draws(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64) == expected
+        random_numbers.random_bits(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64) == expected
     )
 
 
@@ -289,7 +289,7 @@ def test_an_episodes_noise_is_its_own():
     a, b = sampler()(torch.arange(100)), sampler()(torch.tensor([7]))
     assert a.noise is not None and b.noise is not None
     assert len(set(a.noise.tolist())) == 100 and a.noise[7] == b.noise[0]
-    assert torch.equal(a.part(5, 9).noise, a.noise[5:9])
+    assert torch.equal(a.slice_tasks(5, 9).noise, a.noise[5:9])
 
 
 def test_too_much_asked_of_the_data_is_refused():

@@ -24,7 +24,7 @@ class TanhMlp(NamedTuple):
 
     width: int = 8
     outputs: int = 3
-    norms: tuple[str, ...] = ()
+    norm_names: tuple[str, ...] = ()
 
     def init(self, generator: torch.Generator) -> Params:
         raise AssertionError("the golden parameters are used")

@@ -55,7 +55,9 @@ def test_a_batch_of_tasks_equals_one_task_after_the_other(network, case, batch_n
     golden, theta, episode = problem(network)
     method = learner(network, case, golden, batch_norm=batch_norm)
     whole = meta_gradient(method, theta, episode)
-    parts = [meta_gradient(method, theta, episode.part(t, t + 1)) for t in range(episode.tasks)]
+    parts = [
+        meta_gradient(method, theta, episode.slice_tasks(t, t + 1)) for t in range(episode.tasks)
+    ]
     for name in theta:
         mean = torch.stack([part.gradient[name] for part in parts]).mean(0)
         torch.testing.assert_close(whole.gradient[name], mean, rtol=0, atol=TOLERANCE)
@@ -162,7 +164,7 @@ def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkey
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
 def test_what_a_gpu_compiles_gives_the_golden_gradient(network, monkeypatch):
     """By torch's compiler, here for a CPU."""
-    monkeypatch.setattr(backend, "by_native", lambda x: False)
+    monkeypatch.setattr(backend, "uses_native_kernels", lambda x: False)
     golden, theta, episode = problem(network)
     case = "maml_order2_steps3"
     calls = torch._dynamo.utils.counters["frames"]["ok"]

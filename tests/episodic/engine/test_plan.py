@@ -9,13 +9,13 @@ from episodic.core.config import ConfigError
 from episodic.engine import outer, plan
 
 
-def chosen(name: str, config: plan.Config | None = None, device: str = "cpu") -> plan.Plan:
+def chosen(name: str, config: plan.PlanConfig | None = None, device: str = "cpu") -> plan.Plan:
     workload = WORKLOADS[name]
     support, query = (
         workload.ways * n * workload.input[0] * workload.input[1] ** 2
         for n in (workload.shots, workload.queries)
     )
-    return plan.choose(config or plan.Config(), workload.tasks, support, query, device)
+    return plan.plan_for_sizes(config or plan.PlanConfig(), workload.tasks, support, query, device)
 
 
 @pytest.mark.parametrize(
@@ -24,28 +24,28 @@ def chosen(name: str, config: plan.Config | None = None, device: str = "cpu") ->
 def test_what_fits_the_cache_is_computed_at_once(name, shard, query):
     found = chosen(name)
     assert (found.mode, found.shard, found.query_tasks) == ("batched", shard, query)
-    assert found == outer.suited(WORKLOADS[name].episode(), WORKLOADS[name].tasks)
+    assert found == outer.choose_plan(WORKLOADS[name].episode(), WORKLOADS[name].tasks)
 
 
 def test_small_work_and_a_gpu_take_one_batch():
-    assert plan.choose(plan.Config(), 25, 10, 10, "cpu").shard == 25
+    assert plan.plan_for_sizes(plan.PlanConfig(), 25, 10, 10, "cpu").shard == 25
     found = chosen("W2", device="cuda")
     assert (found.shard, found.query_tasks) == (4, 4)
 
 
 def test_params_decide():
-    assert chosen("W1q1", plan.Config("per_task")).shard == 1
-    found = chosen("W1q1", plan.Config("compiled", shard=16, query_tasks=2))
+    assert chosen("W1q1", plan.PlanConfig("per_task")).shard == 1
+    found = chosen("W1q1", plan.PlanConfig("compiled", shard=16, query_tasks=2))
     assert (found.compiled, found.shard, found.query_tasks) == (
         True,
         16,
         2,
-    ) and "as train.plan says" in found.why
-    assert chosen("W1q1", plan.Config(shard=100)).shard == 32, "no more than there are"
+    ) and "as train.plan says" in found.reason
+    assert chosen("W1q1", plan.PlanConfig(shard=100)).shard == 32, "no more than there are"
 
 
 def test_shards_cover_the_batch():
-    assert plan.Plan("batched", 3, 3, "").bounds(7) == [(0, 3), (3, 6), (6, 7)]
+    assert plan.Plan("batched", 3, 3, "").shard_bounds(7) == [(0, 3), (3, 6), (6, 7)]
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_shards_cover_the_batch():
 )
 def test_what_makes_no_sense_is_one_sentence(values, said):
     with pytest.raises(ConfigError, match=said):
-        plan.Config(**values)
+        plan.PlanConfig(**values)

@@ -147,7 +147,7 @@ def test_batch_norm_is_refused():
 
 def test_fewer_shots_are_the_first_ones():
     filled = together(tasks("mlp"))
-    fewer = filled.fewer(2)
+    fewer = filled.with_shots(2)
     assert torch.equal(
         fewer.support_x, filled.support_x[:, :2]
     ) and fewer.support_size.tolist() == [1, 2, 2, 2]
@@ -156,9 +156,14 @@ def test_fewer_shots_are_the_first_ones():
     classes = Episode(
         torch.arange(12.0)[None, :, None], y, torch.zeros(1, 3, 1), torch.arange(3)[None], ways=3
     )
-    assert classes.fewer(2).support_x[0, :, 0].tolist() == [0, 1, 4, 5, 8, 9] and classes.fewer(
-        2
-    ).support_y.tolist() == [[0, 0, 1, 1, 2, 2]]
+    assert classes.with_shots(2).support_x[0, :, 0].tolist() == [
+        0,
+        1,
+        4,
+        5,
+        8,
+        9,
+    ] and classes.with_shots(2).support_y.tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
 def test_melu_moves_decision_layers_alone():

@@ -132,7 +132,7 @@ def test_every_kind_of_head_is_here():
     defined = {
         name
         for name in ALGORITHMS
-        if any(part in vars(ALGORITHMS[name]) for part in ("outputs", "head"))
+        if any(part in vars(ALGORITHMS[name]) for part in ("query_outputs", "solve_head"))
     }
     assert {CASES[name].method or name for name in WHICH} >= defined - {"finetune"}, (
         "a method that answers in its own way"

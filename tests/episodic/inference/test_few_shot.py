@@ -110,7 +110,7 @@ def test_unequal_shots_and_other_ways_or_one_sentence(name, tmp_path):
     assert (episodic.load_adapted(tmp_path / "adapted").predict(x) == adapted.predict(x)).all()
     three = x[:9], y[:9].tolist()
     if (
-        model.trained.learner.at_test.algorithm.any_ways
+        model.trained.learner.test_variant.algorithm.any_ways
         or model.trained.learner.algorithm.labels == "split"
     ):
         assert model.adapt(*three).predict_proba(x).shape == (15, 3)

@@ -144,7 +144,7 @@ def test_a_module_of_ones_own_has_the_gradient_of_the_same_model_here(batch_norm
 
 def test_maml_plus_plus_knows_a_modules_norms():
     model = config().build((1, 8, 8), WAYS)
-    assert model.norms == ("norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias")
+    assert model.norm_names == ("norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias")
     method = ALGORITHMS["maml_plus_plus"](inner_steps=2)
     meta = MetaLearner(model, method, Objective("classification")).init(0)
     assert (
@@ -152,13 +152,13 @@ def test_maml_plus_plus_knows_a_modules_norms():
     )
     for other in (conv4.Conv4(4, 2).build((1, 8, 8), 3), small_resnet()):
         theta = other.init(torch.Generator())
-        assert set(other.norms) == {name for name in theta if "norm" in name}
+        assert set(other.norm_names) == {name for name in theta if "norm" in name}
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_methods_take_a_module(name):
     method = ALGORITHMS[name]()
-    model = config().build((1, 8, 8), method.outputs_of_model(WAYS, 40))
+    model = config().build((1, 8, 8), method.count_model_outputs(WAYS, 40))
     learner = MetaLearner(model, method, Objective("classification"))
     theta = {key: p.double() for key, p in learner.init(0).items()}
     assert ("head.weight" in theta) == (
@@ -167,7 +167,7 @@ def test_methods_take_a_module(name):
     *_, last = evaluation.adaptation_steps(
         learner, theta, episode(), evaluation.count_inner_steps(learner, 2)
     )
-    assert learner.at_test.query_outputs(last, episode()).shape == (2, 9, WAYS)
+    assert learner.test_variant.query_outputs(last, episode()).shape == (2, 9, WAYS)
 
 
 def test_a_modules_weights_follow_from_the_seed_and_leave_torch_alone():
@@ -327,7 +327,7 @@ def test_dropblock_drops_squares_at_its_rate_while_training_alone():
     noise = torch.arange(4)
     x = torch.ones(4, 8, 2, 20, 20)
     assert torch.equal(model._dropped(x, 1), x), "nothing by itself"
-    kept = model.noisy(noise)._dropped(x, 1) > 0
+    kept = model.with_noise(noise)._dropped(x, 1) > 0
     assert 0.1 < 1 - kept.float().mean() < 0.25, (
         "squares may overlap, so that somewhat less than 20 % is dropped"
     )
@@ -335,7 +335,9 @@ def test_dropblock_drops_squares_at_its_rate_while_training_alone():
     # Every dropped position lies in a 3x3 square of dropped ones.
     squares = -F.max_pool2d(-dropped, 3, 1)
     assert torch.equal(F.max_pool2d(F.pad(squares, (2,) * 4), 3, 1), dropped)
-    torch.testing.assert_close(model.noisy(noise)._dropped(x, 1).mean((1, 2, 3, 4)), torch.ones(4))
+    torch.testing.assert_close(
+        model.with_noise(noise)._dropped(x, 1).mean((1, 2, 3, 4)), torch.ones(4)
+    )
 
 
 def test_dropblock_is_a_function_of_the_episode_not_of_the_batch():

@@ -88,7 +88,7 @@ def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls)
         )
 
     wanted = through(loop, [x, w], along, [x.flip(1), w.flip(1)])
-    with backend.compiled():
+    with backend.use_compiled_kernels():
         found = through(
             lambda x, w: conv2d(x, w, stride=stride), [x, w], along, [x.flip(1), w.flip(1)]
         )
@@ -108,7 +108,7 @@ def test_what_is_no_contiguous_image_is_taken_as_well():
     answers = []
     for compiled in (False, True):
         x, v = whole.clone().requires_grad_(), w.clone().requires_grad_()
-        with backend.compiled(compiled):
+        with backend.use_compiled_kernels(compiled):
             y = conv2d(ops.channels_last(x)[1:, :, 2:6, :, 3:], v)
             answers.append([y.detach(), *torch.autograd.grad(y.sum(), [x, v])])
     for a, b in zip(*answers, strict=True):
@@ -118,7 +118,7 @@ def test_what_is_no_contiguous_image_is_taken_as_well():
 @needs_compiler
 def test_what_does_not_fit_is_an_error_and_no_read_beyond_the_end():
     x, w = torch.ones(2, 3, 8, 5, 5), torch.ones(2, 4, 8, 3, 3)
-    with backend.compiled():
+    with backend.use_compiled_kernels():
         for a, b, error in (
             (x, w[:, :, :7], ValueError),
             (x, w[:1].repeat(3, 1, 1, 1, 1), ValueError),
@@ -159,7 +159,7 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         along,
         [x.flip(1), w.flip(1)],
     )
-    with backend.compiled(), convolution.only_sums():
+    with backend.use_compiled_kernels(), convolution.only_sums():
         found = through(
             lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)),
             [x, w],
@@ -208,7 +208,7 @@ def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
         torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, scale, shift)
     ]
     wanted = through(plain(pool), [x, scale, shift], along, second)
-    with backend.compiled():
+    with backend.use_compiled_kernels():
         found = through(
             lambda x, scale, shift: norm_relu(x, scale, shift, pool),
             *(
@@ -233,7 +233,7 @@ def test_of_equal_values_the_first_is_the_maximum(calls):
     scale, shift = torch.tensor([[1.0, -1.0, 2.0, -0.5]]).double(), torch.full((1, 4), 0.7).double()
     along = torch.arange(32.0).double().view(1, 2, 4, 2, 2)
     wanted = through(plain(True), [x, scale, shift], along, [x.flip(1), scale, shift])
-    with backend.compiled():
+    with backend.use_compiled_kernels():
         found = through(
             lambda x, scale, shift: norm_relu(x, scale, shift, True),
             [x, scale, shift],
@@ -263,7 +263,7 @@ def test_a_third_derivative_is_right_or_an_error(compiled):
         return torch.autograd.grad(value, leaves)
 
     wanted = third(lambda x, w: F.conv2d(x[0], w[0], padding=1), x, w)
-    with backend.compiled(compiled):
+    with backend.use_compiled_kernels(compiled):
         found = third(conv2d, x, w)
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * b.abs().max().item())
@@ -276,7 +276,7 @@ def test_a_third_derivative_is_right_or_an_error(compiled):
 def test_what_is_not_a_number_is_not_hidden(pool, calls):
     x = torch.ones(1, 2, 16, 4, 4)
     x[0, 1, 3, 2, 2] = float("nan")
-    with backend.compiled():
+    with backend.use_compiled_kernels():
         y = norm_relu(x, torch.ones(1, 16), torch.zeros(1, 16), pool)
     assert y[0, :, 3].isnan().all() and not y[0, :, 4:].isnan().any()
     generator = torch.Generator().manual_seed(0)
@@ -287,7 +287,7 @@ def test_what_is_not_a_number_is_not_hidden(pool, calls):
     gradients = []
     for compiled in (False, True):
         leaf = x.clone().requires_grad_()
-        with backend.compiled(compiled):
+        with backend.use_compiled_kernels(compiled):
             y = norm_relu(leaf, torch.ones(1, 16), torch.full((1, 16), float("nan")), pool)
             gradients += torch.autograd.grad((y * weights).sum(), leaf)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-5)
@@ -336,7 +336,7 @@ def test_every_width_of_vectors_and_every_compiler_computes_the_same(command, fr
 
         inputs = [x, w, *scale]
         wanted = through(network, inputs, along, [t.flip(0) for t in inputs])
-        with backend.compiled():
+        with backend.use_compiled_kernels():
             found = through(network, inputs, along, [t.flip(0) for t in inputs])
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, b.abs().max().item()))
@@ -348,12 +348,12 @@ def test_without_a_compiler_there_is_one_sentence(fresh, monkeypatch):
         UserError,
         match=r"need a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; install one, or set train.plan.mode to auto and ev",
     ):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
     monkeypatch.setenv("CXX", "icpx -O2")
     with pytest.raises(
         UserError, match="compiler, and icpx, which CXX names, is not installed; install one"
     ):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
@@ -368,7 +368,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
         UserError,
         match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; set train.plan.mode to auto",
     ):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
     assert [path.name for path in (fresh / "cache").rglob("*") if path.is_file()] == ["lock"]
 
 
@@ -379,7 +379,7 @@ def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
         UserError,
         match=r"cache/episodic cannot be written \(Not a directory\); set XDG_CACHE_HOME to another folder",
     ):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -398,13 +398,13 @@ def log(fresh, monkeypatch):
 def test_it_is_compiled_once_for_all_programs(log):
     for _ in range(2):
         native.library.cache_clear()  # as a new program begins
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
     assert log.read_text() == "compiled\n"
 
 
 @needs_compiler
 def test_programs_that_begin_at_once_compile_once(log):
-    program = "import torch; from episodic.ops import backend; backend.prepare(torch.device('cpu'))"
+    program = "import torch; from episodic.ops import backend; backend.prepare_compiled_kernels(torch.device('cpu'))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     programs = [
         subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)
@@ -431,7 +431,7 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
 def test_a_compiler_of_another_language_is_named_and_leaves_nothing(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "gcc")
     with pytest.raises(UserError, match="what gcc makes cannot be loaded"):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
     assert not list((fresh / "cache").rglob("*.so"))
 
 
@@ -445,7 +445,7 @@ def test_without_fcntl_the_library_is_still_there():
 def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "g++ '")
     with pytest.raises(UserError, match=r"CXX is .*, which is no command"):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))
     script = fresh / "c++"
     script.write_text("no program")
     script.chmod(0o755)
@@ -453,4 +453,4 @@ def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
     with pytest.raises(
         UserError, match=r"c\+\+ does not run \(Exec format error\); set train.plan.mode to auto"
     ):
-        backend.prepare(torch.device("cpu"))
+        backend.prepare_compiled_kernels(torch.device("cpu"))

@@ -174,7 +174,7 @@ def learner_of(
     examples, _, counts = prepared(features)
     algorithm = ALGORITHMS[method](**options)
     made = MetaLearner(
-        spec.build(features.input, algorithm.outputs_of_model(ways, 8)),
+        spec.build(features.input, algorithm.count_model_outputs(ways, 8)),
         algorithm,
         Objective("classification"),
     )
@@ -192,7 +192,7 @@ def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
         )
     theta = {key: p.double() for key, p in learner.init(0).items()}
     whole = meta_gradient(learner, theta, episode)
-    alone = [meta_gradient(learner, theta, episode.part(i, i + 1)) for i in range(3)]
+    alone = [meta_gradient(learner, theta, episode.slice_tasks(i, i + 1)) for i in range(3)]
     for key, gradient in whole.gradient.items():
         torch.testing.assert_close(
             gradient,

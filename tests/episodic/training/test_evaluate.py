@@ -99,7 +99,7 @@ def test_random_init_does_not_depend_on_grouping_and_learns():
     whole = baselines.random_init_scores(LEARNER, 0, episode, 0.1)
     parts = torch.cat(
         [
-            baselines.random_init_scores(LEARNER, 0, episode.part(i, i + 5), 0.1, first=i)
+            baselines.random_init_scores(LEARNER, 0, episode.slice_tasks(i, i + 5), 0.1, first=i)
             for i in (0, 5, 10)
         ]
     )

@@ -115,7 +115,7 @@ def validated_again(theta, chunk: int | None = None) -> float:
         learner,
         theta,
         sines("validation")(torch.arange(20)),
-        learner.at_test.algorithm.inner_steps,
+        learner.test_variant.algorithm.inner_steps,
         chunk,
     )[0].mean()
 
@@ -190,9 +190,9 @@ def test_methods_are_told_how_far_training_is():
     told: list[float] = []
 
     class Told(maml.MAML):
-        def inner(self, learner, meta, episode, progress):
+        def inner_loop(self, learner, meta, episode, progress):
             told.append(progress)
-            return super().inner(learner, meta, episode, progress)
+            return super().inner_loop(learner, meta, episode, progress)
 
     learner = replace(meta_learner(), algorithm=Told(0.01, 1))
     config = replace(CONFIG, iterations=20, validate_every=100)
@@ -300,7 +300,7 @@ def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
             seen.append(state.iteration)
             return plain()
 
-        return lambda: cuda_graph.body(update, number, rates, config.meta_batch)
+        return lambda: cuda_graph.run_iteration(update, number, rates, config.meta_batch)
 
     original = loop.build_iteration
     monkeypatch.setattr(loop, "build_iteration", from_tensors)
@@ -331,7 +331,7 @@ def test_training_by_cuda_graph_is_training_without(monkeypatch):
 
 def eagerly(update, first, rates, meta_batch):
     number = torch.full((), first, dtype=torch.int64, device=rates.device)
-    return lambda: cuda_graph.body(update, number, rates, meta_batch)
+    return lambda: cuda_graph.run_iteration(update, number, rates, meta_batch)
 
 
 def glyph_like(split: str) -> ClassSampler:
@@ -349,7 +349,7 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
         maml.MAML(),
         Objective("classification"),
     )
-    chosen = plan.Config(mode) if mode == "per_task" else plan.Config(mode, shard=2)
+    chosen = plan.PlanConfig(mode) if mode == "per_task" else plan.PlanConfig(mode, shard=2)
     config = TrainingConfig(
         iterations=12, meta_batch=4, queries=2, validate_every=6, checkpoint_every=5, plan=chosen
     )
@@ -403,11 +403,11 @@ def test_what_a_cuda_graph_reads_lives_as_long_as_its_replay(monkeypatch):
     monkeypatch.setattr(
         torch, "full", lambda *a, **k: (made := full(*a, **k), reads.append(weakref.ref(made)))[0]
     )  # the number
-    one = cuda_graph.iteration(update, [], 0, rates, 4)
+    one = cuda_graph.capture_iteration(update, [], 0, rates, 4)
     del rates, update
     gc.collect()
     assert len(reads) == 3 and all(read() is not None for read in reads), "held by the replay"
-    assert len(seen) == cuda_graph.WARM_UP + 1 and torch.equal(one(), torch.ones(()))
+    assert len(seen) == cuda_graph.WARM_UP_CALLS + 1 and torch.equal(one(), torch.ones(()))
     del one
     gc.collect()
     assert all(read() is None for read in reads), "and by nothing else"
