@@ -9,10 +9,10 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run table ui test check lint types flow lock clean
+.PHONY: help setup run table ui test check lint types flow docs docs-serve lock clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## make .venv from requirements.lock (needs Python 3.11 to 3.13)
 
@@ -41,6 +41,12 @@ types: $(STAMP) ## mypy
 	@$(ENV) mypy
 
 check: lint types test ## lint, types and tests; what CI runs
+
+docs: $(STAMP) ## build the documentation into site/; a broken link or a missing docstring is an error
+	@$(ENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict && echo "documentation: site/index.html"
+
+docs-serve: $(STAMP) ## show the documentation on this machine while you write it
+	@$(ENV) NO_MKDOCS_2_WARNING=1 mkdocs serve --dev-addr 127.0.0.1:8000
 
 lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyproject.toml
 	@sh scripts/lock.sh
