@@ -19,11 +19,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import griffe
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = logging.getLogger("mkdocs.plugins.episodic")
@@ -66,7 +67,7 @@ PICTURES = {
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace formulas and markers of a page."""
     markdown = re.sub(r"```math\n(.*?)```", _display_formula, markdown, flags=re.S)
-    markdown = re.sub(r"\$`(.+?)`\$", lambda found: convert(found[1]), markdown)
+    markdown = re.sub(r"\$`(.+?)`\$", lambda found: f"<span>{convert(found[1])}</span>", markdown)
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
 
 
@@ -88,9 +89,7 @@ def _display_formula(found: re.Match[str]) -> str:
 
 @functools.cache
 def _library() -> griffe.Module:
-    library = griffe.load("episodic", search_paths=[str(ROOT)], resolve_aliases=True)
-    assert isinstance(library, griffe.Module)
-    return library
+    return cast(griffe.Module, griffe.load("episodic", search_paths=[str(ROOT)]))
 
 
 def _public_names_without_docstring(scope: griffe.Object) -> Iterator[str]:
@@ -113,33 +112,31 @@ def _is_documented_by_a_base(scope: Any, member: Any) -> bool:
     )
 
 
-# --- params.yaml -----------------------------------------------------------------------------------
+# --- params.yaml ---
 
 
 def generate_params() -> str:
-    """A table per section, from conf/params.schema.json."""
+    """A table per section, from conf/params.schema.json, in the order of params.yaml."""
     schema = json.loads((ROOT / "conf/params.schema.json").read_text(encoding="utf-8"))
-    sections = schema["properties"]
-    top = {key: value for key, value in sections.items() if "properties" not in value}
+    order = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    sections = {key: schema["properties"][key] for key in order}
+    top = {key: section for key, section in sections.items() if "properties" not in section}
     text = ["## Top level\n", _params_table("", top)]
-    for name, section in sections.items():
-        if name not in top:
-            text += _params_section(name, section, level=2)
+    for name in [key for key in order if key not in top]:
+        text += _params_section(name, sections[name], order[name], level=2)
     return "\n".join(text)
 
 
-def _params_section(path: str, section: dict[str, Any], level: int) -> list[str]:
-    keys = section.get("properties", {})
-    plain = {key: value for key, value in keys.items() if "properties" not in value}
-    is_choice = level == 2 and len(plain) < len(keys) and "name" in keys
+def _params_section(path: str, section: dict[str, Any], order: Any, level: int) -> list[str]:
+    keys = {key: section["properties"][key] for key in order if key in section["properties"]}
+    scalars = {key: value for key, value in keys.items() if "properties" not in value}
     described = section.get("description", "")
     text = [f"\n{'#' * level} `{path}`\n", f"{described[:1].upper()}{described[1:]}\n"]
-    if plain:
-        text.append(_params_table(path, plain))
-    elif keys == {}:
-        text.append("No keys.\n")
-    for key in keys.keys() - plain.keys() if not is_choice else sorted(keys.keys() - plain.keys()):
-        text += _params_section(f"{path}.{key}", keys[key], level + 1)
+    if scalars:
+        text.append(_params_table(path, scalars))
+    for key, value in keys.items():
+        if key not in scalars:
+            text += _params_section(f"{path}.{key}", value, order[key], level + 1)
     return text
 
 
@@ -177,7 +174,7 @@ def _type_in_words(schema: dict[str, Any]) -> str:
     return ", ".join([words, *(f"{word} {schema[k]:g}" for k, word in bounds if k in schema)])
 
 
-# --- The command line ------------------------------------------------------------------------------
+# --- The command line ---
 
 
 @functools.cache
@@ -255,7 +252,7 @@ def generate_summary() -> str:
     return _console(output.getvalue())
 
 
-# --- Deviations from the papers ----------------------------------------------------------------------
+# --- Deviations from the papers ---
 
 
 def generate_deviations() -> str:
@@ -278,7 +275,7 @@ def generate_deviations() -> str:
     return "\n".join(text)
 
 
-# --- The API ------------------------------------------------------------------------------------------
+# --- The API ---
 
 
 def generate_public_names() -> str:

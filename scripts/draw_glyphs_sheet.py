@@ -1,4 +1,4 @@
-"""Draw docs/images/glyphs.png: one row per alphabet for ten alphabets, and one character by all drawers.
+"""Draw docs/images/glyphs.png: ten alphabets in rows, and one character by all drawers.
 
 Run in the root of the repository: python scripts/draw_glyphs_sheet.py
 """
