@@ -22,7 +22,6 @@ MODULES = sorted(
 )
 
 TO_DOCUMENT = (
-    "episodic.analysis.",
     "episodic.algorithms.",
     "episodic.core.",
     "episodic.data.",

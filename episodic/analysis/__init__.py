@@ -1,1 +1,1 @@
-"""Statistics over results: paired comparisons, correlations, power laws, embedding spaces, rating metrics."""
+"""Statistics over results: comparisons, correlations, power laws, embeddings, rating metrics."""

@@ -1,8 +1,11 @@
-"""How sure a difference is: two sets of checkpoints scored on the same episodes.
+"""Uncertainty of a difference between sets of checkpoints, scored on the same episodes.
 
-Scores come as `(checkpoints, episodes)`: the checkpoints of one configuration differ in their training seed alone, and column i is the
-same episode everywhere. Episodes are crossed with checkpoints, so that both are resampled (Art Owen: The pigeonhole bootstrap, Annals of
-Applied Statistics 2007). All intervals are conditional on the test classes: the episodes are drawn from the same ones.
+Scores have shape `(checkpoints, episodes)`. The checkpoints of one configuration differ only in
+their training seed, and column i is the same episode everywhere. Episodes are crossed with
+checkpoints, so that both are resampled. All intervals are conditional on the test classes, since
+all episodes are drawn from them.
+
+Art Owen: The pigeonhole bootstrap, Annals of Applied Statistics 2007.
 """
 
 from __future__ import annotations
@@ -13,27 +16,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from episodic.core import random_numbers
 from episodic.core.config import require
 
-LEAST_SEEDS = 3
-"""Training seeds on each side from which on a difference is one of methods; with fewer it is one of checkpoints."""
+__all__ = ["MIN_EPISODES", "MIN_SEEDS", "Estimate", "Resamples", "holm"]
 
-LEAST_EPISODES = 50
-"""Below it a percentile of the bootstrap is too narrow, and the interval is Student's."""
+MIN_SEEDS = 3
+"""Training seeds per configuration from which on an estimate holds for the configuration. With
+fewer it holds for these checkpoints."""
+
+MIN_EPISODES = 50
+"""Episodes from which on the interval is a percentile interval of the bootstrap. With fewer that
+would be too narrow, and the interval is Student's."""
 
 LEVEL = 0.95
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, or the mean difference of two sides, first minus second.
+    """The mean score of a configuration, or the difference of two, the first minus the second.
 
-    low, high: its 95 % interval; p: two-sided, of its being 0
-    se: its standard error; of_methods: whether seeds were resampled too (else it holds for these checkpoints alone)
-    seeds: checkpoints on each side; episodes: how many
-    paired: width of a difference's interval as a fraction of that of the same scores taken as independent (of a mean: 1)
+    Args:
+        mean: The mean or the difference.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        p: Two-sided p-value of the hypothesis that it is 0.
+        se: Its standard error.
+        of_methods: Whether seeds were resampled too. Otherwise it holds for these checkpoints only.
+        seeds: Checkpoints of each configuration.
+        episodes: Number of episodes.
+        paired: Width of the interval relative to that of the same scores if they were independent.
+            1 for a mean.
     """
 
     mean: float
@@ -48,15 +65,23 @@ class Estimate:
 
 
 class Resamples:
-    """Bootstrap means over episodes, of all checkpoints by the same draws, so that they stay paired.
+    """Bootstrap means over episodes.
 
-    Memory is that of `number * checkpoints` float64 and a block of draws.
+    All checkpoints share the same resamples, so that they stay paired. Memory grows with
+    `number * checkpoints`.
+
+    Args:
+        scores: Finite scores `(checkpoints, episodes)`, of at least 2 episodes.
+        number: Number of resamples.
+        seed: Seed of the resamples.
+
+    Raises:
+        ConfigError: The scores have another shape.
     """
 
     BLOCK = 500
 
-    def __init__(self, scores: np.ndarray, number: int = 10_000, seed: int = 0):
-        """scores `(checkpoints, episodes)`, finite; number: of bootstrap draws."""
+    def __init__(self, scores: FloatArray, number: int = 10_000, seed: int = 0) -> None:
         scores = np.asarray(scores, np.float64)
         require(
             scores.ndim == 2 and scores.shape[1] >= 2,
@@ -67,12 +92,13 @@ class Resamples:
         self.scores, self.number, self.seed = scores, number, seed
         self._means = np.concatenate([self._block(b) for b in range(0, number, self.BLOCK)])
 
-    def _block(self, first: int) -> np.ndarray:
+    def _block(self, first: int) -> FloatArray:
         episodes, size = self.scores.shape[1], min(self.BLOCK, self.number - first)
         drawn = self._generator(f"episodes {first}").multinomial(
             episodes, np.full(episodes, 1 / episodes), size
         )
-        return drawn @ self.scores.T / episodes
+        means: FloatArray = drawn @ self.scores.T / episodes
+        return means
 
     def _generator(self, purpose: str) -> np.random.Generator:
         return np.random.Generator(
@@ -80,102 +106,104 @@ class Resamples:
         )
 
     def mean(self, rows: Sequence[int]) -> Estimate:
-        """Of the checkpoints of one configuration."""
+        """Estimate the mean score of a configuration.
+
+        Args:
+            rows: The rows of its checkpoints.
+        """
         return self._estimate([rows])
 
     def difference(self, first: Sequence[int], second: Sequence[int]) -> Estimate:
-        """Rows `first` minus rows `second`, each the checkpoints of one configuration."""
+        """Estimate the difference of two configurations, the first minus the second.
+
+        Args:
+            first: The rows of the checkpoints of one configuration.
+            second: The rows of the checkpoints of the other.
+        """
         return self._estimate([first, second])
 
     def _estimate(self, rows: Sequence[Sequence[int]]) -> Estimate:
-        """One side, or the first minus the second.
+        """Estimate one configuration, or the first minus the second.
 
-        With at least LEAST_SEEDS on all sides the interval is mean +- t * s: s the spread of the bootstrap over seeds and episodes, less
-        what that counts too much (the interaction of both, three times in place of once), t with the degrees of freedom of Satterthwaite
-        (1946). Percentiles of so few seeds would be far too narrow. Else it is the bootstrap's percentile interval over episodes (below
-        LEAST_EPISODES that of the t-test), and p that of the paired t-test. With seeds p has the freedom of the seeds at most.
+        With at least MIN_SEEDS seeds on all sides, the interval is mean +- t * s. Here s is the
+        spread of the bootstrap over seeds and episodes, corrected for the interaction, which the
+        bootstrap counts three times instead of once. The quantile t has Satterthwaite's degrees of
+        freedom (1946). Percentiles of so few seeds would be far too narrow.
+
+        Otherwise the interval is the percentile interval of the bootstrap over episodes (below
+        MIN_EPISODES that of the t-test), and p is that of the paired t-test.
         """
-        places, signs = [np.asarray(r, np.int64) for r in rows], (1, -1)
-        sides = [self.scores[place] for place in places]
-        each = sum(sign * side.mean(0) for sign, side in zip(signs, sides, strict=False))
-        mean, episodes, seeds = (
-            float(np.mean(each)),
-            self.scores.shape[1],
-            tuple(len(side) for side in sides),
-        )
-        over_episodes = float(np.var(each, ddof=1)) / episodes
-        apart = sum(float(side.mean(0).var(ddof=1)) / episodes for side in sides)
-        of_methods, se = min(seeds) >= LEAST_SEEDS, math.sqrt(over_episodes)
-        if not of_methods and episodes < LEAST_EPISODES:
-            half = float(_student().ppf((1 + LEVEL) / 2, episodes - 1)) * se
-            return Estimate(
-                mean,
-                mean - half,
-                mean + half,
-                _p(mean, se, episodes - 1),
-                se,
-                False,
-                seeds,
-                episodes,
-                _ratio(over_episodes, apart),
-            )
-        if not of_methods:
-            drawn = sum(
-                sign * self._means[:, place].mean(1)
-                for sign, place in zip(signs, places, strict=False)
-            )
-            low, high = (float(q) for q in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-            p = _p(mean, se, episodes - 1)
-            return Estimate(
-                mean, low, high, p, se, False, seeds, episodes, _ratio(over_episodes, apart)
-            )
-        both = [_interaction(side) / (episodes * len(side)) for side in sides]
+        indices = [np.asarray(side, np.int64) for side in rows]
+        sides = [self.scores[index] for index in indices]
+        seeds, episodes = tuple(len(side) for side in sides), self.scores.shape[1]
+        per_episode = _contrast([side.mean(0) for side in sides])
+        mean, over_episodes = float(per_episode.mean()), float(per_episode.var(ddof=1)) / episodes
+        unpaired = sum(float(side.mean(0).var(ddof=1)) / episodes for side in sides)
+        if min(seeds) < MIN_SEEDS:
+            se = math.sqrt(over_episodes)
+            if episodes < MIN_EPISODES:
+                half = float(_student().ppf((1 + LEVEL) / 2, episodes - 1)) * se
+                low, high = mean - half, mean + half
+            else:
+                means = _contrast([self._means[:, index].mean(1) for index in indices])
+                low, high = map(float, np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+            p, paired = _p(mean, se, episodes - 1), _ratio(over_episodes, unpaired)
+            return Estimate(mean, low, high, p, se, False, seeds, episodes, paired)
+        interactions = [_interaction(side) / (episodes * len(side)) for side in sides]
         over_seeds = [
-            max(float(side.mean(1).var(ddof=1)) / len(side) - twice, 0.0)
-            for side, twice in zip(sides, both, strict=True)
+            max(float(side.mean(1).var(ddof=1)) / len(side) - interaction, 0.0)
+            for side, interaction in zip(sides, interactions, strict=True)
         ]
-        drawn = sum(
-            sign * self._of_seeds(place, str(i))
-            for i, (sign, place) in enumerate(zip(signs, places, strict=False))
-        )
-        spread = math.sqrt(max(float(np.var(drawn, ddof=1)) - 2 * sum(both), over_episodes))
-        parts = [
+        means = _contrast([self._resample_seeds(side, str(i)) for i, side in enumerate(indices)])
+        variance = float(means.var(ddof=1)) - 2 * sum(interactions)
+        se = math.sqrt(max(variance, over_episodes))
+        components = [
             (over_episodes, episodes - 1),
             *((variance, k - 1) for variance, k in zip(over_seeds, seeds, strict=True)),
         ]
-        total = sum(variance for variance, _ in parts)
+        total = sum(variance for variance, _ in components)
         freedom = (
-            total**2 / sum(variance**2 / df for variance, df in parts)
+            total**2 / sum(variance**2 / df for variance, df in components)
             if total > 0
             else episodes - 1
         )
-        half = float(_student().ppf((1 + LEVEL) / 2, freedom)) * spread
-        paired = _ratio(total, apart + sum(over_seeds))
-        # Far in the tail, where corrected p-values lie, Satterthwaite's freedom is too kind to seeds that agree by luck.
-        p = _p(mean, spread, min(freedom, sum(seeds) - len(seeds)))
-        return Estimate(mean, mean - half, mean + half, p, spread, True, seeds, episodes, paired)
+        half = float(_student().ppf((1 + LEVEL) / 2, freedom)) * se
+        paired = _ratio(total, unpaired + sum(over_seeds))
+        # Far in the tail, where corrected p-values are, Satterthwaite's degrees of freedom favor
+        # seeds that agree by chance. They are bounded by those of the seeds.
+        p = _p(mean, se, min(freedom, sum(seeds) - len(seeds)))
+        return Estimate(mean, mean - half, mean + half, p, se, True, seeds, episodes, paired)
 
-    def _of_seeds(self, rows: np.ndarray, side: str) -> np.ndarray:
-        """The bootstrap means of a side `(number,)`, its seeds resampled as well, their deviations widened by what a bootstrap of k seeds
-        lacks, sqrt(k / (k - 1))."""
+    def _resample_seeds(self, rows: NDArray[np.int64], side: str) -> FloatArray:
+        """Bootstrap means of one side `(number,)`, with its seeds resampled as well.
+
+        Deviations are scaled by `sqrt(k / (k - 1))`, which a bootstrap of k seeds lacks.
+        """
         k, means = len(rows), self._means[:, rows]
         drawn = self._generator(f"seeds of side {side}").multinomial(
             k, np.full(k, 1 / k), self.number
         )
         middle = means.mean(1)
-        return middle + math.sqrt(k / (k - 1)) * ((drawn * means).sum(1) / k - middle)
+        deviations: FloatArray = (drawn * means).sum(1) / k - middle
+        resampled: FloatArray = middle + math.sqrt(k / (k - 1)) * deviations
+        return resampled
+
+
+def _contrast(sides: Sequence[FloatArray]) -> FloatArray:
+    """The only side, or the first minus the second."""
+    return sides[0] - sides[1] if len(sides) == 2 else sides[0]
 
 
 def _ratio(paired: float, apart: float) -> float:
-    """Of two widths, from their variances."""
+    """The ratio of two widths, from their variances."""
     return math.sqrt(paired / apart) if apart > 0 else 1.0
 
 
-def _interaction(scores: np.ndarray) -> float:
-    """The variance of what neither checkpoint nor episode alone explains in `(checkpoints, episodes)` (analysis of variance)."""
+def _interaction(scores: FloatArray) -> float:
+    """The interaction variance of checkpoints and episodes in `(checkpoints, episodes)`."""
     rest = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
     k, n = scores.shape
-    return float(np.square(rest).sum()) / ((k - 1) * (n - 1))
+    return float(np.square(rest).sum() / ((k - 1) * (n - 1)))
 
 
 def _p(mean: float, spread: float, freedom: float) -> float:
@@ -185,18 +213,28 @@ def _p(mean: float, spread: float, freedom: float) -> float:
 
 
 def _student() -> Any:
-    """Student's t; scipy is imported where it is needed, since the rest of the library does without."""
-    from scipy import stats
+    """Student's t distribution."""
+    from scipy import stats  # an optional dependency of the library
 
     return stats.t
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, so that among true null hypotheses one is rejected at 5 % in at most 5 % of all cases
-    (Sture Holm: A simple sequentially rejective multiple test procedure, 1979)."""
+    """Correct p-values for multiple comparisons.
+
+    At a level of 5 %, a true null hypothesis is rejected in at most 5 % of all cases.
+
+    Args:
+        p: The p-values.
+
+    Returns:
+        The corrected p-values, in the same order.
+
+    Sture Holm: A simple sequentially rejective multiple test procedure, 1979.
+    """
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     result = np.empty_like(values)
     result[order] = np.minimum(steps, 1.0)
-    return result.tolist()
+    return [float(value) for value in result]

@@ -1,4 +1,4 @@
-"""error = a * n^-b: how an error falls with more of something, and how sure the exponent is."""
+"""Power laws `error = a * n^-b`, with an interval of the exponent."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["LEAST", "Fit", "fit"]
+
 LEAST = 4
-"""Points that a fit needs: with fewer there is next to nothing by which it could be seen to be wrong."""
+"""Points that a fit needs. With fewer, almost nothing could show that the law does not hold."""
 
 Z = 1.96
 
 
 @dataclass(frozen=True)
 class Fit:
-    """b_low, b_high: 95 % interval; misfit: chi-square a degree of freedom, about 1 where the law holds; p: of so large a misfit where it
-    does; n: how many points"""
+    """A fitted power law.
+
+    Args:
+        a: The factor.
+        b: The exponent.
+        b_low: Lower end of the 95 % interval of the exponent.
+        b_high: Upper end of it.
+        misfit: Chi-square per degree of freedom, about 1 where the law holds.
+        p: Probability of a misfit at least as large where the law holds.
+        n: Number of points.
+        _covariance: Covariance `(2, 2)` of `log(a)` and `-b`.
+    """
 
     a: float
     b: float
@@ -28,7 +40,12 @@ class Fit:
     _covariance: np.ndarray
 
     def at(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The law at `n`, and its 95 % band (of the law, not of a new measurement)."""
+        """Evaluate the law at `n`, `(k,)`.
+
+        Returns:
+            The law, and the lower and upper end of its 95 % band, each `(k,)`. The band is that of
+            the law, not of a new measurement.
+        """
         x = np.stack([np.ones(len(n)), np.log(n)])
         middle = math.log(self.a) - self.b * x[1]
         half = Z * np.sqrt(np.einsum("ik,ij,jk->k", x, self._covariance, x))
@@ -36,19 +53,28 @@ class Fit:
 
 
 def fit(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Fit | None:
-    """By weighted least squares in logarithms; None below LEAST points with an error above 0.
+    """Fit a power law by weighted least squares in logarithms.
 
-    sd: the standard error of each error, so that of its logarithm is sd / error. The interval is the delta method's with a normal quantile,
-    wider by the root of the misfit where that is above 1. It holds an exact law's exponent in 95 to 98 of 100 cases; where points scatter
-    by much more than their errors say, the scatter of a few is all there is to go by, and it is too narrow (4 points: about 80 of 100). No
-    constant is added: a few points cannot tell it from the exponent.
+    The standard error of a logarithm is `sd / error`. The interval is that of the delta method with
+    a normal quantile, widened by the root of the misfit if that exceeds 1. It covers the exponent
+    of an exact law in 95 to 98 of 100 cases. It is too narrow where few points scatter by much more
+    than their standard errors (with 4 points, about 80 of 100). The law has no additive constant,
+    since few points cannot tell it from the exponent.
+
+    Args:
+        n: The quantity that varies, `(k,)`.
+        error: The error at each `n`, `(k,)`. Points with an error of 0 are left out.
+        sd: The standard error of each error, `(k,)`.
+
+    Returns:
+        The law, or None for fewer than `LEAST` distinct `n`.
     """
     n, error, sd = (np.asarray(values, np.float64) for values in (n, error, sd))
-    kept = (error > 0) & (sd > 0)
-    n, error, sd = n[kept], error[kept], sd[kept]
+    usable = (error > 0) & (sd > 0)
+    n, error, sd = n[usable], error[usable], sd[usable]
     if len(set(n.tolist())) < LEAST:
         return None
-    from scipy import stats  # imported where it is needed: most of the library does without
+    from scipy import stats  # an optional dependency of the library
 
     x, y, weight = np.stack([np.ones(len(n)), np.log(n)], 1), np.log(error), np.square(error / sd)
     covariance = np.linalg.inv(x.T @ (weight[:, None] * x))
@@ -57,14 +83,13 @@ def fit(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Fit | None:
     misfit = float((weight * np.square(y - level - slope * x[:, 1])).sum()) / freedom
     covariance = covariance * max(1.0, misfit)
     half = Z * math.sqrt(covariance[1, 1])
-    p = float(stats.chi2.sf(misfit * freedom, freedom))
     return Fit(
-        math.exp(level),
-        -float(slope),
-        -float(slope) - half,
-        -float(slope) + half,
-        misfit,
-        p,
-        len(n),
-        covariance,
+        a=math.exp(level),
+        b=-float(slope),
+        b_low=-float(slope) - half,
+        b_high=-float(slope) + half,
+        misfit=misfit,
+        p=float(stats.chi2.sf(misfit * freedom, freedom)),
+        n=len(n),
+        _covariance=covariance,
     )

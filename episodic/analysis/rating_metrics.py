@@ -1,6 +1,6 @@
-"""How well ratings are told in advance: errors, the order of a list, and what people had before.
+"""Metrics and baselines of rating prediction.
 
-Every answer is of one user's query set; users count alike, however much they rate.
+A score belongs to the query set of one user. All users count alike, however many ratings they have.
 """
 
 from __future__ import annotations
@@ -10,62 +10,85 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-TOPS = (1, 3, 10)
-"""Lengths of the lists that nDCG looks at."""
+__all__ = ["METRICS", "RatingBaselines", "Ratings", "score_ratings"]
 
-MEASURES = ("mae", "rmse", *(f"ndcg_{top}" for top in TOPS))
+NDCG_LENGTHS = (1, 3, 10)
+"""Lengths of the lists that nDCG is computed of."""
+
+METRICS = ("mae", "rmse", *(f"ndcg_{length}" for length in NDCG_LENGTHS))
 
 DAMPING = 5.0
-"""Ratings at the global mean that every item's mean begins with, so that a single rating is no mean."""
+"""Ratings at the global mean that are added to each item."""
 
 RANK = 8
-"""Numbers that a user and an item have in the matrix factorisation, beside the user's own level."""
+"""Factors per user and item in the matrix factorization, besides the user's bias."""
+
 SWEEPS = 15
-"""Of its alternating least squares."""
+"""Sweeps of its alternating least squares."""
+
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-"""Regularisation of it and of the shifts that is tried on validation users."""
+"""Regularization strengths that are tried on validation users."""
 
 
-def measures(truth: np.ndarray, answer: np.ndarray, lowest: float) -> dict[str, float]:
-    """Of one user: mean absolute error, root of the mean squared error, and nDCG at each of TOPS; truth, answer `(n,)`.
+def score_ratings(truth: np.ndarray, prediction: np.ndarray, lowest: float) -> dict[str, float]:
+    """Score the predicted ratings of one user.
 
-    nDCG@k (Jarvelin, Kekalainen 2002) of the list by `answer`, against that by `truth`; gains are linear, how far a rating is above
-    `lowest`, so that they hold for any scale (2^rating, as MeLU has it, sees the best item alone on a scale of 100). Equal answers share
-    their places, as scikit-learn has it; a user whose ratings are all equal has 1, whatever is said.
+    The gain of nDCG is linear: how far a rating is above `lowest`. It holds for any scale, while
+    `2^rating`, as in MeLU, only counts the best item on a scale of 100. Equal predictions share
+    their ranks, as in scikit-learn. A user whose ratings are all equal scores 1.
+
+    Args:
+        truth: The ratings `(n,)`.
+        prediction: The predicted ratings `(n,)`.
+        lowest: The lowest rating of the scale.
+
+    Returns:
+        Mean absolute error, root mean squared error and nDCG, by the names of `METRICS`.
+
+    Järvelin, Kekäläinen: Cumulated gain-based evaluation of IR techniques, 2002.
     """
     from sklearn.metrics import ndcg_score
 
-    error = truth.astype(np.float64) - answer
-    result = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+    error = truth.astype(np.float64) - prediction
+    scores = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
     gains = np.maximum(truth.astype(np.float64) - lowest, 0.0)
-    for top in TOPS:
-        ordered = len(truth) > 1 and bool(np.ptp(gains) > 0)
-        result[f"ndcg_{top}"] = (
-            float(ndcg_score(gains[None], answer[None].astype(np.float64), k=top))
+    ordered = len(truth) > 1 and bool(np.ptp(gains) > 0)
+    for length in NDCG_LENGTHS:
+        scores[f"ndcg_{length}"] = (
+            float(ndcg_score(gains[None], prediction[None].astype(np.float64), k=length))
             if ordered
             else 1.0
         )
-    return result
+    return scores
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """items, values: of one user, in the order of time: int64 `(n,)`, numbers of the items (0: one that training users did not rate)."""
+    """The ratings of one user, in order of time.
+
+    Args:
+        items: Numbers of the items, int64 `(n,)`. 0 is an item that no training user rated.
+        values: The ratings `(n,)`.
+    """
 
     items: np.ndarray
     values: np.ndarray
 
     def first(self, n: int) -> Ratings:
+        """The first `n` ratings."""
         return Ratings(self.items[:n], self.values[:n])
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """What needs no meta-learning; fitted to the training users, and its strengths chosen on validation users.
+class RatingBaselines:
+    """Baselines without meta-learning, fitted to the training users.
 
-    mean: of all ratings; item_means: `(items,)`, damped towards it; factors: `(items, 1 + RANK)`, each item's numbers behind a 1 for the
-    user's own level
-    shift, strength: how many ratings a user's level, and the regularisation of the factors, weighs
+    Args:
+        mean: The mean of all ratings.
+        item_means: The damped mean of each item, `(items,)`.
+        factors: The factors of each item, `(items, 1 + RANK)`. The first is 1, for the user's bias.
+        shift: Damping of the user's bias, in ratings.
+        strength: Regularization of the user's factors.
     """
 
     mean: float
@@ -81,9 +104,18 @@ class Baselines:
         validation: Sequence[tuple[Ratings, Ratings]],
         items: int,
         shots: Sequence[int],
-    ) -> dict[int, Baselines]:
-        """For each number of first ratings of `shots`, its strengths chosen for it; train: all ratings of each training user; validation:
-        support and query of each validation user; items: largest number + 1"""
+    ) -> dict[int, RatingBaselines]:
+        """Fit the baselines, and choose `shift` and `strength` on validation users.
+
+        Args:
+            train: All ratings of each training user.
+            validation: The support and the query set of each validation user.
+            items: The largest number of an item, plus 1.
+            shots: Sizes of the support set.
+
+        Returns:
+            The baselines for each size of the support set.
+        """
         item, value = (
             np.concatenate([getattr(user, part) for user in train]) for part in ("items", "values")
         )
@@ -91,30 +123,41 @@ class Baselines:
         counts, sums = np.bincount(item, minlength=items), np.bincount(item, value - mean, items)
         means = mean + sums / (counts + DAMPING)
         means[0] = mean
-        tried = [cls(mean, means, _factors(train, means, s), 0.0, s) for s in STRENGTHS]
-        found = {}
+        candidates = [cls(mean, means, _factorize(train, means, s), 0.0, s) for s in STRENGTHS]
+        fitted = {}
         for n in shots:
             users = [(support.first(n), query) for support, query in validation]
-            best = min(tried, key=lambda b: b.error(users, "factorisation"))
+            best = min(candidates, key=lambda c: c.mean_squared_error(users, "factorisation"))
             shifted = [replace(best, shift=shift) for shift in (0.0, *STRENGTHS)]
-            found[n] = min(shifted, key=lambda b: b.error(users, "shifted_item_mean"))
-        return found
+            fitted[n] = min(shifted, key=lambda c: c.mean_squared_error(users, "shifted_item_mean"))
+        return fitted
 
-    def error(self, users: Sequence[tuple[Ratings, Ratings]], method: str) -> float:
-        return float(
-            np.mean(
-                [
-                    ((query.values - self.answers(support, query.items)[method]) ** 2).mean()
-                    for support, query in users
-                ]
-            )
-        )
+    def mean_squared_error(self, users: Sequence[tuple[Ratings, Ratings]], baseline: str) -> float:
+        """The mean squared error of one baseline.
 
-    def answers(self, support: Ratings, query: np.ndarray) -> dict[str, np.ndarray]:
-        """Each method's answers `(n,)` to the items `query`, given a user's support."""
+        Args:
+            users: The support and the query set of each user.
+            baseline: Its name, a key of what `predict` returns.
+        """
+        errors = [
+            ((query.values - self.predict(support, query.items)[baseline]) ** 2).mean()
+            for support, query in users
+        ]
+        return float(np.mean(errors))
+
+    def predict(self, support: Ratings, query: np.ndarray) -> dict[str, np.ndarray]:
+        """Predict the ratings of a user.
+
+        Args:
+            support: The known ratings of the user.
+            query: The items to rate, int64 `(n,)`.
+
+        Returns:
+            Predictions `(n,)` by the name of the baseline.
+        """
         deviation = support.values - self.item_means[support.items]
         level = deviation.sum() / (len(deviation) + self.shift)
-        user = _solved(self.factors[support.items], deviation, self.strength)
+        user = _solve_ridge(self.factors[support.items], deviation, self.strength)
         return {
             "global_mean": np.full(len(query), self.mean),
             "item_mean": self.item_means[query],
@@ -123,30 +166,33 @@ class Baselines:
         }
 
 
-def _factors(train: Sequence[Ratings], means: np.ndarray, strength: float) -> np.ndarray:
-    """Items' numbers by alternating least squares on what the item means leave (Yehuda Koren, Robert Bell, Chris Volinsky: Matrix
-    Factorization Techniques for Recommender Systems, 2009, with a user's level beside the factors)."""
+def _factorize(train: Sequence[Ratings], means: np.ndarray, strength: float) -> np.ndarray:
+    """Factors of the items by alternating least squares on the deviations from the item means.
+
+    Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, 2009; with a
+    bias per user.
+    """
     items = len(means)
     factors = np.concatenate(
         [np.ones((items, 1)), np.random.default_rng(0).normal(0, 0.1, (items, RANK))], 1
     )
-    left = [user.values - means[user.items] for user in train]
+    deviations = [user.values - means[user.items] for user in train]
     number = np.repeat(np.arange(len(train)), [len(user.items) for user in train])
-    item, value = np.concatenate([user.items for user in train]), np.concatenate(left)
+    item, value = np.concatenate([user.items for user in train]), np.concatenate(deviations)
     order = np.argsort(item, kind="stable")
     bounds = np.searchsorted(item[order], np.arange(items + 1))
     users = np.zeros((len(train), 1 + RANK))
     for _ in range(SWEEPS):
-        for place, (user, rest) in enumerate(zip(train, left, strict=True)):
-            users[place] = _solved(factors[user.items], rest, strength)
+        for i, (user, deviation) in enumerate(zip(train, deviations, strict=True)):
+            users[i] = _solve_ridge(factors[user.items], deviation, strength)
         for i in range(1, items):
             rows = order[bounds[i] : bounds[i + 1]]
-            who = users[number[rows]]
-            factors[i, 1:] = _solved(who[:, 1:], value[rows] - who[:, 0], strength)
+            raters = users[number[rows]]
+            factors[i, 1:] = _solve_ridge(raters[:, 1:], value[rows] - raters[:, 0], strength)
     factors[0, 1:] = 0.0
     return factors
 
 
-def _solved(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Ridge regression: the w of least |x w - y|^2 + strength |w|^2."""
+def _solve_ridge(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    """Ridge regression: the `w` that minimizes `|x w - y|^2 + strength |w|^2`."""
     return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
