@@ -2,7 +2,7 @@
 
 It raises TypeError for a float64 tensor, for multiplications and bits of int64, and where its tensors meet a CPU's.
 
-`python apple.py FOLDER` runs the stages of FOLDER/params.yaml on the CPU and then on it, and adapts the trained model to
+`python -m apple FOLDER` runs the stages of FOLDER/params.yaml on the CPU and then on it, and adapts the trained model to
 a test episode, into FOLDER/cpu and FOLDER/apple: in a process of its own, since torch knows such a device for good.
 """
 
@@ -109,11 +109,13 @@ def main(folder: Path) -> None:
 
     from episodic.inference import adapted as adapted_module
     from episodic.inference import few_shot
+    from episodic.training import baselines
     from tasks import download, episodes, evaluate, params, prepared, train
     from tasks.runtime import distributed
 
     _setup_privateuseone_for_python_backend("apple")
     torch.tensor = tensor
+    baselines.FINE_TUNING_STEPS = 3  # every operator is slow here
     settings, data = params.parse(params.read_yaml(folder / "params.yaml")), folder / "prepared"
     download.run(settings, folder / "raw", Path(os.environ.get("EPISODIC_MIRROR", "")))
     episodes.run(settings, folder / "raw", data)

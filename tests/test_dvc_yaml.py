@@ -1,17 +1,17 @@
-"""dvc.yaml says what the stages really use."""
+"""The dependencies in dvc.yaml are what the stages use."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 
 import pytest
-from support import ROOT, checkout
+import warm
+from stages import ENVIRONMENT, change
+from support import ROOT
 
 from tasks import params, preset
 from tests.tasks.test_params import own
@@ -70,79 +70,65 @@ def test_every_stage_has_at_most_15_lines_of_code_deps():
         )
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"model": "mlp", "algorithm": "fomaml"},
-        {"algorithm": "protonet"},
-        {"algorithm": "finetune"},
-        {"preset": "sinusoid"},
-        {"preset": "image_folder"},
-        {"preset": "text_folder"},
-        {"preset": "clinc150"},
-        {"preset": "movielens"},
-        {"preset": "ratings"},
-    ],
-    ids=[
-        "maml",
-        "fomaml",
-        "protonet",
-        "finetune",
-        "sinusoid",
-        "image_folder",
-        "text_folder",
-        "clinc150",
-        "movielens",
-        "ratings",
-    ],
-)
-def test_code_deps_are_what_a_stage_imports(tmp_path, changes, request):
-    if changes.get("preset") == "clinc150":
-        request.getfixturevalue("mirror")  # or it is skipped, and says so
-    root = checkout(tmp_path / "checkout")
-    preset.apply("tiny", root / "params.yaml")
+CONFIGURATIONS = {
+    "maml": {},
+    "fomaml": {"model": "mlp", "algorithm": "fomaml"},
+    "protonet": {"algorithm": "protonet"},
+    "finetune": {"algorithm": "finetune"},
+    "sinusoid": {"preset": "sinusoid"},
+    "image_folder": {"preset": "image_folder"},
+    "text_folder": {"preset": "text_folder"},
+    "clinc150": {"preset": "clinc150"},
+    "movielens": {"preset": "movielens"},
+    "ratings": {"preset": "ratings"},
+}
+SHORT = {"iterations": "2", "validation": "10", "test": "10", "conv4.filters": "4"}
+
+
+def configure(folder, changes) -> None:
+    """Write params.yaml of a short run."""
+    file = folder / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", file)
+    preset.apply("tiny", file)
     if "preset" in changes:
-        preset.apply(changes["preset"], root / "params.yaml", own(changes["preset"], tmp_path))
-        text = (root / "params.yaml").read_text()
-        text = re.sub(
-            r"iterations: \d+", "iterations: 2", re.sub(r"(validation|test): \d+", r"\1: 10", text)
-        )
-        (root / "params.yaml").write_text(text)
+        preset.apply(changes["preset"], file, own(changes["preset"], folder))
+        for key, value in SHORT.items():
+            change(folder, key, value)
     for section in ("model", "algorithm"):
         if section in changes:
-            text = (root / "params.yaml").read_text()
-            (root / "params.yaml").write_text(
-                re.sub(rf"({section}:\n  name: )\w+", rf"\g<1>{changes[section]}", text)
-            )
-    stages = dvc_yaml(params.read_yaml(root / "params.yaml"))["stages"]
+            change(folder, f"{section}.name", changes[section])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_code_deps_are_what_a_stage_imports(tmp_path, name, request):
+    if name == "clinc150":
+        request.getfixturevalue("mirror")  # or it is skipped, and says so
+    configure(tmp_path, CONFIGURATIONS[name])
+    for place in ("own", "encoder"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+    stages = dvc_yaml(params.read_yaml(tmp_path / "params.yaml"))["stages"]
     assert tuple(stages) == STAGES
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    for name, stage in stages.items():
-        words = shlex.split(stage["cmd"])
-        assert words[:3] == ["sh", "run-stage", f"tasks.{name}"]
-        answer = subprocess.run(
-            [sys.executable, "-c", PROGRAM, f"tasks.{name}", *words[3:]],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            env=environment,
-        )
-        assert answer.returncode == 0, answer.stderr
-        used = set(json.loads(re.search("^FILES(.*)$", answer.stdout, re.M)[1])) | {
-            f"tasks/{name}.py"
+    for stage, body in stages.items():
+        words = shlex.split(body["cmd"])
+        assert words[:3] == ["sh", "run-stage", f"tasks.{stage}"]
+        result = warm.run(["-c", PROGRAM, f"tasks.{stage}", *words[3:]], tmp_path, ENVIRONMENT)
+        assert result.returncode == 0, result.stderr
+        files = json.loads(re.search("^FILES(.*)$", result.stdout, re.M)[1])
+        imported = {*files, f"tasks/{stage}.py"}
+        listed = {dep for dep in body["deps"] if dep.endswith((".py", ".cpp"))}
+        folders = tuple(f"{dep}/" for dep in body["deps"] if (ROOT / dep).is_dir())
+        imported = {
+            file
+            for file in imported
+            if not file.startswith(folders) and not only_names(ROOT / file)
         }
-        named = {dep for dep in stage["deps"] if dep.endswith((".py", ".cpp"))}
-        folders = tuple(f"{dep}/" for dep in stage["deps"] if (root / dep).is_dir())
-        used = {
-            file for file in used if not file.startswith(folders) and not only_names(root / file)
-        }
-        assert used - named == set(), (
-            f"the stage {name} imports code that dvc.yaml does not list: add the file, or its package, to the deps of {name}"
+        assert imported - listed == set(), (
+            f"the stage {stage} imports code that dvc.yaml does not list: "
+            f"add the file, or its package, to the deps of {stage}"
         )
-        extra = named - used
-        assert extra == set(), (
-            f"dvc.yaml lists code that the stage {name} does not import: remove it from the deps of {name}"
+        assert listed - imported == set(), (
+            f"dvc.yaml lists code that the stage {stage} does not import: "
+            f"remove it from the deps of {stage}"
         )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from support import ROOT
 
 from tasks import preset
@@ -27,18 +26,15 @@ EVALUATE = [
 ]
 
 
-def start(folder: Path, name: str, *words: str, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"tasks.{name}", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **pipes, **options)
+def start(folder: Path, name: str, *words: str) -> warm.Process:
+    return warm.Process(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
 
 
 def call(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]:
-    process = start(folder, name, *words)
-    said = process.communicate(timeout=120)
-    assert process.returncode == code, said[1]
-    assert "Traceback" not in said[1]
-    return said
+    result = warm.run(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
 
 
 def prepare(folder: Path, **changes: str) -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import warm
 from stages import ENVIRONMENT, change
 from support import ROOT
 
@@ -59,12 +58,7 @@ def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path,
             "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
         )
     settings(tmp_path, case)
-    answer = subprocess.run(
-        [sys.executable, ROOT / "tests/apple.py", tmp_path],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+    answer = warm.run(["-m", "apple", str(tmp_path)], ROOT / "tests", ENVIRONMENT)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert read_json(tmp_path / "apple/run.json")["device"] == "apple"
     loss = [
