@@ -22,12 +22,10 @@ MODULES = sorted(
 )
 
 TO_DOCUMENT = (
-    "episodic.algorithms.",
     "episodic.core.",
     "episodic.data.",
     "episodic.datasets.",
     "episodic.engine.",
-    "episodic.models.",
     "episodic.ops.",
     "episodic.preprocessing.",
 )
