@@ -1,15 +1,15 @@
 # Everything a checkout can do. `make` alone prints this list.
-# The environment lies in .venv and nowhere else; paths are quoted since a checkout's path may hold a space.
+# The environment is created in .venv; paths are quoted, since the path of a checkout may hold a space.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-# DVC's store of known hashes stays in the checkout too; its path must be absolute.
+# DVC keeps its store of known hashes in the checkout too; its path must be absolute.
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run table ui test check lint types flow docs docs-serve lock clean
+.PHONY: help setup run table ui test test-all check lint types flow docs docs-serve lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -22,17 +22,20 @@ $(STAMP): requirements.lock requirements-uv.lock
 run: $(STAMP) ## run what params.yaml says (dvc repro) and print the result
 	@$(ENV) sh scripts/run.sh
 
-table: $(STAMP) ## the papers' table: every method on Omniglot, ten minutes a cell; goes on where it stopped, past a cell that fails
+table: $(STAMP) ## the method benchmark: every method on Omniglot, ten minutes per cell; resumes where it stopped
 	@cd benchmarks/methods && $(ENV) sh -c 'dvc repro --keep-going; ended=$$?; dvc repro --single-item table && exit $$ended'
 
-flow: $(STAMP) ## the same as a Prefect flow
+flow: $(STAMP) ## the same as `make run`, as a Prefect flow
 	@$(ENV) python -m flows.pipeline
 
 ui: $(STAMP) ## Prefect's UI on this machine, with the deployments of prefect.yaml; Ctrl-C ends it
 	@$(ENV) python -m flows.ui
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) ## run the tests, apart from long campaigns
 	@$(ENV) python -m pytest
+
+test-all: $(STAMP) ## run all tests
+	@$(ENV) python -m pytest -m "slow or not slow"
 
 lint: $(STAMP) ## ruff: style and format
 	@$(ENV) ruff check . && $(ENV) ruff format --check .
@@ -40,7 +43,7 @@ lint: $(STAMP) ## ruff: style and format
 types: $(STAMP) ## mypy
 	@$(ENV) mypy
 
-check: lint types test ## lint, types and tests; what CI runs
+check: lint types test ## lint, types and tests
 
 docs: $(STAMP) ## build the documentation into site/; a broken link or a missing docstring is an error
 	@$(ENV) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict && echo "documentation: site/index.html"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-import torch
-from hypothesis import settings
+# Small tensors gain nothing from threads, and two workers share the cores. Processes that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-# Small tensors gain nothing from threads, and lose much where another program has the cores.
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
 torch.set_num_threads(1)
 
 # The same examples every time, so that a red run can be repeated.
@@ -17,12 +19,25 @@ settings.register_profile("project", derandomize=True, deadline=None, max_exampl
 settings.load_profile("project")
 
 
+LONGEST = ("flows", "test_docs.py", "tasks", "test_dvc_yaml.py", "benchmarks")
+"""Folders and files whose tests take longest. They start first, so that both workers end at the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def mirror() -> Path:
-    """The folder of real data that EPISODIC_MIRROR names; without it the test is skipped, and says so."""
+    """The folder of real data that EPISODIC_MIRROR names; without it the test is skipped."""
     folder = os.environ.get("EPISODIC_MIRROR")
     if not folder or not (Path(folder) / "omniglot").is_dir():
         pytest.skip(
-            "the real Omniglot is not at hand: set EPISODIC_MIRROR to a folder that holds omniglot/images_background.zip"
+            "needs the real Omniglot: set EPISODIC_MIRROR to a folder that holds "
+            "omniglot/images_background.zip"
         )
     return Path(folder)
