@@ -22,7 +22,7 @@ from flows.server import pages, stale_runs
 from flows.states import failed
 from flows.ui import results
 from tasks import compare as comparison
-from tasks.reports.comparison import sections
+from tasks.reports.comparison import sentences
 from tasks.runtime.stage import StageError
 
 
@@ -50,7 +50,7 @@ def compare(
         found = comparison.run(experiments, left, folder, baseline)
     except StageError as error:
         return failed(str(error))
-    said = [f"{protocol.said}: {sections.headline(protocol)}" for protocol in found]
+    said = [f"{protocol.description}: {sentences.headline(protocol)}" for protocol in found]
     for line in [*said, *(f"left out: {line}" for line in left)]:
         log.info(line)
     summary = results.inlined(folder / "comparison.md")

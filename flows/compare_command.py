@@ -60,7 +60,7 @@ def run(root: Path, options: argparse.Namespace) -> int:
         names = list(options.revisions)
         if options.all:
             with History.open(root) as history:
-                names += [revision.name for revision in history.everything()]
+                names += [revision.name for revision in history.list_experiments()]
         state = compare(names, options.since, options.baseline, str(options.out), return_state=True)
     if not state.is_completed():
         print(f"error: {state.message}", file=sys.stderr)

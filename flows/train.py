@@ -25,7 +25,7 @@ from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
 from tasks.params import read_yaml
-from tasks.reports.kit.results import flat
+from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
 AS_IT_IS = "as it is"
@@ -142,7 +142,7 @@ def preset_changes(name: str) -> dict[str, Any]:
         presets.merge(whole, read_yaml(presets.FOLDER / f"{name}.yaml"))
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in flat(whole).items()
+        for key, value in flatten(whole).items()
     }  # as a file has them
 
 

@@ -1,11 +1,14 @@
-"""Experiments side by side: one self-contained page, a Markdown summary and a CSV table.
+"""Compares experiments: one self-contained page, a Markdown summary and a CSV table.
 
-    python -m tasks.compare                             the workspace and every experiment
-    python -m tasks.compare NAME|REV...                 these; `workspace` is what lies here; the first is the baseline
-    python -m tasks.compare --since REV                 commits after REV that changed the result, and the experiments since
-    python -m tasks.compare --all --baseline NAME       every experiment, against this one
+    python -m tasks.compare                        the workspace and every experiment
+    python -m tasks.compare NAME|REV...            these; the first one is the baseline
+    python -m tasks.compare --since REV            commits after REV with other results, and the
+                                                   experiments that started from there
+    python -m tasks.compare --all --baseline NAME  every experiment, compared with this one
 
-Nothing is checked out: files come from git and from DVC's cache. What was not scored on the same episodes in the same mode is never paired.
+`workspace` stands for the files of the checkout. Nothing is checked out: files come from git and
+from DVC's cache. Experiments that were not scored on the same test episodes in the same batch-norm
+mode are never compared with each other.
 """
 
 from __future__ import annotations
@@ -18,11 +21,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.experiments import WORKSPACE, Experiment, History, Missing, NoResultError, Revision
-from tasks.reports.comparison import disagreements, groups, scaling, sections, transfer
-from tasks.reports.comparison.groups import Protocol
+from tasks.experiments import (
+    WORKSPACE,
+    Experiment,
+    History,
+    MissingFilesError,
+    NoResultError,
+    Revision,
+)
+from tasks.reports.comparison import (
+    closeup,
+    cost,
+    curves,
+    pairwise,
+    ranking,
+    scaling,
+    sentences,
+    transfer,
+)
+from tasks.reports.comparison.protocols import Protocol, group_protocols
 from tasks.reports.kit import charts, page, wording
-from tasks.reports.kit.section import Section
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, atomic_folder, write_text
 from tasks.runtime.stage import StageError
@@ -30,134 +48,162 @@ from tasks.runtime.stage import StageError
 OUT = Path("reports/comparison")
 PAGE = "comparison.html"
 
+MAX_LISTED = 10
+"""Experiments with missing files that an error names at most."""
+
 
 def gather(
     root: Path, names: Sequence[str] = (), everything: bool = False, since: str | None = None
 ) -> tuple[list[Experiment], list[str]]:
-    """The experiments asked for, and what had to be left out, in words.
+    """Reads the experiments to compare.
 
-    Without names, `everything` or `since`: the workspace, if it has a result, and every experiment.
-    StageError: a name that is not known or has no result, files that the cache lacks, or nothing to compare.
+    Without `names`, `everything` and `since` these are the workspace, if it has a result, and every
+    experiment.
+
+    Args:
+        root: The checkout.
+        names: Experiments, commits, branches or tags, or `workspace`.
+        everything: Whether to add every experiment.
+        since: A revision: adds the commits after it with other results and the experiments that
+            started from there.
+
+    Returns:
+        The experiments, and a sentence about each one that is left out.
+
+    Raises:
+        StageError: A name is not known or has no result, files are missing in DVC's cache, or there
+            is nothing to compare.
     """
     with History.open(root) as history:
-        revisions = history.named(names)
+        revisions = history.find_named(names)
         if since is not None:
-            revisions += history.since(since)
+            revisions += history.list_since(since)
         if everything or not revisions:
-            revisions += (
-                [] if everything or since is not None else [Revision(WORKSPACE, "")]
-            ) + history.everything()
+            if not everything and since is None:
+                revisions.append(Revision(WORKSPACE, ""))
+            revisions += history.list_experiments()
         revisions = list(dict.fromkeys(revisions))
-        asked, experiments, missing = set(names), [], []
-        left: list[str] = []
-        here: list[str] = []
-        for revision, found in zip(revisions, history.read(revisions), strict=True):
-            if isinstance(found, Missing):
-                missing.append(found)
-            elif isinstance(found, NoResultError):
-                if revision.name in asked:
-                    raise found
-                (here if revision.name == WORKSPACE else left).append(str(found))
-            elif not np.isfinite(found.scores).all():
-                left.append(
-                    f"{found.name}: {int((~np.isfinite(found.scores)).sum())} of its episodes have a score that is not finite"
-                )
+        experiments: list[Experiment] = []
+        missing: list[MissingFilesError] = []
+        left_out: list[str] = []
+        workspace: list[str] = []
+        for revision, result in zip(revisions, history.read(revisions), strict=True):
+            if isinstance(result, MissingFilesError):
+                missing.append(result)
+            elif isinstance(result, NoResultError):
+                if revision.name in names:
+                    raise result
+                (workspace if revision.name == WORKSPACE else left_out).append(str(result))
+            elif diverged := int((~np.isfinite(result.scores)).sum()):
+                episodes = wording.count(diverged, "episode")
+                left_out.append(f"{result.name}: the score of {episodes} is not finite")
             else:
-                experiments.append(found)
+                experiments.append(result)
     if missing:
-        pull = "Run dvc pull (for experiments: dvc exp pull REMOTE NAME)"
-        repro = "Run dvc repro there, since there is no DVC remote to pull them from"
-        lines = [f"{m.revision} lacks {wording.joined(m.names)}" for m in missing]
-        raise StageError(
-            "DVC's cache does not hold all files: "
-            + "; ".join(lines[:10])
-            + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
-            + f". {pull if history.remote else repro}, or name only others"
-        )
+        raise StageError(_describe_missing(missing, history.has_remote))
     if not experiments:
-        why = f" ({'; '.join((left + here)[:3])})" if left + here else ""
+        reasons = "; ".join((left_out + workspace)[:3])
+        why = f" ({reasons})" if reasons else ""
         raise StageError(f"there is nothing to compare{why}: run dvc repro, or a sweep, first")
-    return experiments, left
+    return experiments, left_out
+
+
+def _describe_missing(missing: Sequence[MissingFilesError], has_remote: bool) -> str:
+    files = [f"{error.revision} lacks {wording.join(error.names)}" for error in missing]
+    if len(files) > MAX_LISTED:
+        files = [*files[:MAX_LISTED], f"and {len(files) - MAX_LISTED} more"]
+    remedy = "Run dvc repro there, since there is no DVC remote to pull them from"
+    if has_remote:
+        remedy = "Run dvc pull (for experiments: dvc exp pull REMOTE NAME)"
+    return f"files are missing in DVC's cache: {'; '.join(files)}. {remedy}, or name only others"
 
 
 def run(
-    experiments: Sequence[Experiment], left: Sequence[str], out: Path, baseline: str | None = None
+    experiments: Sequence[Experiment],
+    left_out: Sequence[str],
+    out: Path,
+    baseline: str | None = None,
 ) -> list[Protocol]:
-    """Writes the folder `out` anew: `comparison.html`, `comparison.md` with its pictures, and `comparison.csv`; returns what was compared.
+    """Writes the comparison: `comparison.html`, `comparison.md` with its charts, `comparison.csv`.
 
-    StageError: `out` holds something else than a comparison.
+    Args:
+        experiments: The experiments to compare.
+        left_out: A sentence about each experiment that is left out.
+        out: Folder to write; an earlier comparison is replaced.
+        baseline: Name of the experiment that all others are compared with; None for the first.
+
+    Returns:
+        The comparable experiments by protocol.
+
+    Raises:
+        StageError: `out` holds something else than a comparison.
     """
     if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise StageError(
             f"{out} holds something else than a comparison, which would be lost: name a new folder"
         )
-    found = groups.protocols(experiments, baseline)
-    parts = [_part(protocol, "" if i == 0 else f"-{i + 1}") for i, protocol in enumerate(found)]
-    across = scaling.sections(found)
-    figures = [
-        figure for part in parts for section in part["sections"] for figure in section.figures
+    protocols = group_protocols(experiments, baseline)
+    parts = [
+        _build_part(protocol, f"-{number}" if number > 1 else "")
+        for number, protocol in enumerate(protocols, start=1)
     ]
-    figures += [figure for section in across for figure in section.figures]
-    drawn = {figure.name: charts.svg(figure.spec) for figure in figures}
-    count = sum(len(p.experiments) for p in found)
-    configurations = sum(len(p.configurations) for p in found)
+    across = scaling.scaling_sections(protocols)
+    sections = [section for part in parts for section in part["sections"]] + across
+    figures = [figure for section in sections for figure in section.figures]
+    svgs = {figure.name: charts.svg(figure.spec) for figure in figures}
+    number = wording.count(sum(len(p.experiments) for p in protocols), "experiment")
+    configurations = sum(len(p.configurations) for p in protocols)
     context = {
-        "title": f"{wording.count(count, 'experiment')} in {wording.count(configurations, 'configuration')}",
-        "sentence": parts[0]["sections"][0].sentence,
+        "title": f"{number} in {wording.count(configurations, 'configuration')}",
         "parts": parts,
         "across": across,
-        "left": list(left),
-        "warning": _warning(found),
+        "left_out": list(left_out),
+        "warning": sentences.protocols_warning(len(protocols)),
     }
+    html = page.render_page("compare.html.j2", context, figures, svgs, ["compare.js"])
     with atomic_folder(out) as draft:
-        write_text(
-            draft / PAGE, page.html("compare.html.j2", context, figures, drawn, ["compare.js"])
-        )
+        write_text(draft / PAGE, html)
         write_text(draft / "comparison.md", page.render("compare.md.j2", context))
-        for name, picture in drawn.items():
-            write_text(draft / f"{name}.svg", picture)
-        frame(found).to_csv(draft / "comparison.csv", index=False)
-    return found
+        for name, svg in svgs.items():
+            write_text(draft / f"{name}.svg", svg)
+        tabulate(protocols).to_csv(draft / "comparison.csv", index=False)
+    return protocols
 
 
-def _part(protocol: Protocol, place: str) -> dict[str, Any]:
+def _build_part(protocol: Protocol, suffix: str) -> dict[str, Any]:
+    """Returns what the templates show of a protocol."""
     several = len(protocol.configurations) > 1
-    made: list[Section | None] = [sections.ranking(protocol, place)]
+    sections = [ranking.ranking_section(protocol, suffix)]
     if several:
-        made += [sections.cost(protocol, place)]
-    made += [sections.learning(protocol, place), sections.adaptation(protocol, place)]
-    if several and protocol.higher:
-        made += [sections.groups(protocol, place), transfer.transfer(protocol, place)]
+        sections.append(cost.cost_section(protocol, suffix))
+    optional = [
+        curves.learning_section(protocol, suffix),
+        curves.adaptation_section(protocol, suffix),
+    ]
+    if several and protocol.is_accuracy:
+        optional += [
+            closeup.group_section(protocol, suffix),
+            transfer.transfer_section(protocol, suffix),
+        ]
     return {
-        "place": place,
-        "said": protocol.said,
-        "sections": [section for section in made if section is not None],
-        "table": sections.table(protocol),
-        "numbers": sections.numbers(protocol),
-        "matrix": sections.matrix(protocol),
-        "disagreements": disagreements.find(protocol),
+        "suffix": suffix,
+        "description": protocol.description,
+        "sections": sections + [section for section in optional if section is not None],
+        "table": ranking.build_table(protocol),
+        "text_table": ranking.build_text_table(protocol),
+        "matrix": pairwise.build_matrix(protocol),
+        "disagreements": closeup.find_disagreements(protocol),
         "baseline": protocol.baseline.name,
-        "several": several,
     }
 
 
-def _warning(found: Sequence[Protocol]) -> str:
-    if len(found) == 1:
-        return ""
-    return (
-        f"These experiments follow {wording.in_words(len(found))} protocols, which differ in data, episodes, queries or batch-norm mode: "
-        "figures of different protocols are not compared, neither here nor in the table."
-    )
-
-
-def frame(found: Sequence[Protocol]) -> pd.DataFrame:
-    """One line a configuration, for further use: fractions, seconds, bytes."""
-    lines = []
-    for protocol in found:
+def tabulate(protocols: Sequence[Protocol]) -> pd.DataFrame:
+    """Returns one row per configuration, with fractions, seconds and bytes."""
+    rows = []
+    for protocol in protocols:
         for c in protocol.configurations:
-            d = c.to_baseline
-            line = {
-                "protocol": protocol.said,
+            row = {
+                "protocol": protocol.description,
                 "configuration": c.name,
                 "experiments": " ".join(e.name for e in c.experiments),
                 "seeds": len(c.experiments),
@@ -167,18 +213,17 @@ def frame(found: Sequence[Protocol]) -> pd.DataFrame:
                 "of_methods": c.score.of_methods,
                 "baseline": protocol.baseline.name,
             }
-            if d is not None:
-                line |= {
-                    "to_baseline": d.mean,
-                    "to_baseline_low": d.low,
-                    "to_baseline_high": d.high,
+            if (difference := c.to_baseline) is not None:
+                row |= {
+                    "to_baseline": difference.mean,
+                    "to_baseline_low": difference.low,
+                    "to_baseline_high": difference.high,
                     "p_corrected": c.p,
-                    "paired": d.paired,
+                    "paired": difference.paired,
                 }
-            lines.append(
-                line | {"train_seconds": c.seconds, "peak_memory_bytes": c.memory} | c.params
-            )
-    return pd.DataFrame(lines)
+            row |= {"train_seconds": c.seconds, "peak_memory_bytes": c.memory}
+            rows.append(row | c.params)
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
@@ -189,18 +234,18 @@ def main() -> None:
         "revisions",
         nargs="*",
         metavar="NAME|REV",
-        help="experiments, commits, branches, tags, or `workspace`",
+        help="experiments, commits, branches or tags, or `workspace`",
     )
-    parser.add_argument("--all", action="store_true", help="every experiment")
+    parser.add_argument("--all", action="store_true", help="add every experiment")
     parser.add_argument(
         "--since",
         metavar="REV",
-        help="commits after REV that changed the result, and experiments since",
+        help="add the commits after REV with other results, and the experiments from there",
     )
     parser.add_argument(
         "--baseline",
         metavar="NAME",
-        help="what all others are measured against (default: the first one)",
+        help="what all others are compared with (default: the first one)",
     )
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="PATH", help=f"folder to write (default: {OUT})"
@@ -208,11 +253,10 @@ def main() -> None:
     args = parser.parse_args()
 
     def body() -> None:
-        experiments, left = gather(ROOT, args.revisions, args.all, args.since)
-        found = run(experiments, left, args.out, args.baseline)
-        for protocol in found:
-            print(f"{protocol.said}\n  {sections.headline(protocol)}")
-        for line in left:
+        experiments, left_out = gather(ROOT, args.revisions, args.all, args.since)
+        for protocol in run(experiments, left_out, args.out, args.baseline):
+            print(f"{protocol.description}\n  {sentences.headline(protocol)}")
+        for line in left_out:
             print(f"left out: {line}")
         print(args.out / PAGE)
 

@@ -1,4 +1,7 @@
-"""Prints a run's result as a small table: `python -m tasks.summary --metrics reports/metrics.json --report reports/report.html`."""
+"""Prints the result of a run as a small table.
+
+python -m tasks.summary --metrics reports/metrics.json --report reports/report.html
+"""
 
 from __future__ import annotations
 
@@ -6,75 +9,69 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tasks.reports.kit import wording
 from tasks.runtime import stage
 from tasks.runtime.files import read_json
 
 
-def rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is said of a run, a line each: name and figure."""
-    name = "accuracy" if "accuracy" in metrics else "mse"
+def summarise(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the scores of a run as pairs of name and value.
 
-    def figure(part: dict[str, Any]) -> str:
-        scale, unit = (100, " %") if name == "accuracy" else (1, "")
-        if part[name] is None:
-            return f"{part['diverged']} episodes diverged"
-        interval = (
-            f" ± {scale * part[f'{name}_ci95']:.{1 if unit else 3}f}"
-            if part.get(f"{name}_ci95") is not None
-            else ""
-        )
-        return f"{scale * part[name]:.{1 if unit else 3}f}{unit}{interval}"
+    Args:
+        metrics: The content of metrics.json.
+    """
+    score = "accuracy" if "accuracy" in metrics else "mse"
+
+    def show(values: dict[str, Any]) -> str:
+        if values[score] is None:
+            return f"{values['diverged']} episodes diverged"
+        return _format_score(score, values[score], values.get(f"{score}_ci95"))
 
     steps = metrics["steps"]
-    said = [("with its support set", figure(metrics))]
-    if "before" in metrics:
-        said = [
-            (f"after {steps} inner step{'s' if steps != 1 else ''}", figure(metrics)),
-            ("before adaptation", figure(metrics["before"])),
-        ]
-    words = {
-        "chance": "chance",
-        "pixel_centroid": "nearest class mean in pixels",
-        "ngram_centroid": "nearest class mean of n-grams",
-        "encoder_centroid": "nearest class mean of the encoder's embeddings",
-        "tfidf_centroid": "tf-idf, nearest class mean",
-        "tfidf_logistic": "tf-idf, logistic regression",
-        "random_init": "same network, random start",
-        "zero": "answer 0",
-        "support_mean": "answer the support's mean",
-    }
+    name = f"after {steps} inner step{'s' if steps != 1 else ''}"
+    if "before" not in metrics:
+        name = "with the support set"
     if metrics.get("ensemble", 1) > 1:
-        said[0] = f"{said[0][0]}, {metrics['ensemble']} checkpoints", said[0][1]
+        name += f", ensemble of {metrics['ensemble']} checkpoints"
+    rows = [(name, show(metrics))]
+    if "before" in metrics:
+        rows.append(("before adaptation", show(metrics["before"])))
     if "rejection" in metrics:
-        share = metrics["rejection"]
-        said.append(
-            (
-                "told from what is of no class (AUROC)",
-                f"{100 * share['auroc']:.1f} % ± {100 * share['auroc_ci95']:.1f}",
-            )
-        )
-    return said + [
-        (words[method], figure(part)) for method, part in sorted(metrics["baselines"].items())
+        auroc, ci95 = metrics["rejection"]["auroc"], metrics["rejection"]["auroc_ci95"]
+        rows.append(("out-of-scope detection (AUROC)", _format_score("accuracy", auroc, ci95)))
+    return rows + [
+        (wording.baseline_name(key), show(values))
+        for key, values in sorted(metrics["baselines"].items())
     ]
 
 
+def _format_score(score: str, value: float, ci95: float | None) -> str:
+    """Formats with a fixed number of decimals, so that the column lines up."""
+    scale, decimals, unit = (100, 1, " %") if score == "accuracy" else (1, 3, "")
+    interval = f" ± {scale * ci95:.{decimals}f}" if ci95 is not None else ""
+    return f"{scale * value:.{decimals}f}{unit}{interval}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--metrics", type=Path, required=True, metavar="FILE", help="reports/metrics.json"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--report", type=Path, required=True, metavar="FILE", help="the page to point at"
+        "--metrics", type=Path, required=True, metavar="FILE", help="the file metrics.json to read"
+    )
+    parser.add_argument(
+        "--report", type=Path, required=True, metavar="FILE", help="the report to refer to"
     )
     args = parser.parse_args()
 
     def body() -> None:
         metrics = read_json(args.metrics)
-        print(
-            f"\n{'accuracy' if 'accuracy' in metrics else 'mean squared error'} over {metrics['episodes']} test episodes (± 95 %)"
-        )
-        for name, figure in rows(metrics):
-            print(f"  {name:38} {figure:>14}")
+        name = wording.score_name("accuracy" if "accuracy" in metrics else "mse")
+        print(f"\n{name} over {metrics['episodes']} test episodes (± 95 % interval)")
+        rows = summarise(metrics)
+        width = max(38, *(len(name) for name, _ in rows))
+        for name, value in rows:
+            print(f"  {name:{width}} {value:>14}")
         print(f"\nreport: {args.report}")
 
     stage.run(body)

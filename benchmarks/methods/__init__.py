@@ -1,1 +1,1 @@
-"""The method benchmark: every algorithm trained and tested on the same episodes at a stated budget."""
+"""The method benchmark: all methods on the same test episodes, trained with a stated budget."""

@@ -1,12 +1,14 @@
-"""The papers' table, cell by cell: every method trained and tested on the same episodes, at a budget that is stated.
+"""Computes the cells of the method benchmark: a method trained and tested in one setting.
 
-    make table                                                          all of it and the table; what is done stays done (benchmarks/methods/dvc.yaml)
-    python -m benchmarks.methods.cell raw --out FOLDER                               the data set
-    python -m benchmarks.methods.cell data SETTING --raw FOLDER --out FOLDER         the episodes of a setting, as `5w1s`
+    make benchmark                     all cells that are missing or outdated, and the table
+    python -m benchmarks.methods.cell raw --out FOLDER                        the data set
+    python -m benchmarks.methods.cell data SETTING --raw FOLDER --out FOLDER  test episodes
     python -m benchmarks.methods.cell train METHOD SETTING --data FOLDER --out FOLDER
-    python -m benchmarks.methods.cell evaluate METHOD SETTING --data FOLDER --trained FOLDER --out FOLDER
+    python -m benchmarks.methods.cell evaluate METHOD SETTING --data FOLDER --trained FOLDER
+                                                              --out FOLDER
 
-A cell's parameters are the defaults, then benchmarks/methods/base.yaml, benchmarks/methods/settings/SETTING.yaml and benchmarks/methods/methods/SETTING/METHOD.yaml.
+A setting is, for example, `5w1s` (5-way 1-shot). The parameters of a cell are the defaults,
+overridden by base.yaml, settings/SETTING.yaml and methods/SETTING/METHOD.yaml in this folder.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ FOLDER = ROOT / "benchmarks" / "methods"
 
 
 def parameters(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
-    """The whole of params.yaml for the data set, for the episodes of a setting, or for a cell."""
+    """Returns all of params.yaml for the data set, for the episodes of a setting, or for a cell.
+
+    Args:
+        setting: Name of a setting; None for the data set alone.
+        method: Name of a method; None for the episodes alone.
+
+    Raises:
+        StageError: There is no such setting or method.
+    """
     files = [FOLDER / "base.yaml"]
     if setting is not None:
         files.append(FOLDER / "settings" / f"{setting}.yaml")
@@ -41,57 +51,65 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
                 ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none yet"
             )
             raise StageError(
-                f"there is no {file.relative_to(ROOT)}: must be one of {known}"
+                f"there is no {file.relative_to(ROOT)}; the name must be one of {known}"
             )
-    wanted = preset.defaults()
+    values = preset.defaults()
     for file in files:
-        preset.merge(wanted, read_yaml(file) or {})
+        preset.merge(values, read_yaml(file) or {})
     if method is not None:
-        wanted["algorithm"]["name"] = method
-    return wanted
+        values["algorithm"]["name"] = method
+    return values
 
 
-def settings(setting: str | None = None, method: str | None = None) -> params.Params:
+def load_settings(setting: str | None = None, method: str | None = None) -> params.Params:
     return params.parse(
         parameters(setting, method),
-        f"table, {method} {setting}" if method else f"table, {setting or 'data set'}",
+        f"method benchmark, {method} {setting}"
+        if method
+        else f"method benchmark, {setting or 'data set'}",
     )
 
 
-def raw(out: Path) -> None:
+def download_data(out: Path) -> None:
+    """Writes the data set, as the stage `download` does."""
     from episodic.datasets.sources.fetch import MIRROR
     from tasks import download
 
     download.run(
-        settings(), out, mirror=Path(os.environ[MIRROR]) if os.environ.get(MIRROR) else None
+        load_settings(), out, mirror=Path(os.environ[MIRROR]) if os.environ.get(MIRROR) else None
     )
 
 
-def data(setting: str, downloaded: Path, out: Path) -> None:
+def prepare_episodes(setting: str, downloaded: Path, out: Path) -> None:
+    """Writes the episodes of a setting, as the stage `episodes` does."""
     from tasks import episodes
 
-    episodes.run(settings(setting), downloaded, out)
+    episodes.run(load_settings(setting), downloaded, out)
 
 
 def train(method: str, setting: str, prepared: Path, out: Path) -> None:
-    """Writes `model`, `history` and `run.json` as the stage of that name does, and `params.json`."""
+    """Writes `model`, `history` and `run.json`, as the stage `train` does, and `params.json`."""
     from tasks import train
 
-    wanted = settings(setting, method)
+    settings = load_settings(setting, method)
     with atomic_folder(out) as draft:
-        train.run(wanted, prepared, draft / "model", draft / "history", draft / "run.json")
-        write_json(draft / "params.json", wanted.raw)
+        train.run(settings, prepared, draft / "model", draft / "history", draft / "run.json")
+        write_json(draft / "params.json", settings.raw)
 
 
 def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path) -> None:
-    """Writes `episodes.csv` (accuracy of each test episode, in both modes) and `cell.json` (how it was trained and what it took)."""
+    """Writes `episodes.csv` and `cell.json`.
+
+    The first has the accuracy of each test episode in both batch-norm modes, the second how the
+    method was trained and tested, and its cost.
+    """
     from tasks import evaluate
 
-    wanted = settings(setting, method)
+    settings = load_settings(setting, method)
     with tempfile.TemporaryDirectory(prefix="episodic-") as name:
         folder = Path(name)
         evaluate.run(
-            wanted, prepared, trained / "model", folder / "scores", folder / "metrics.json"
+            settings, prepared, trained / "model", folder / "scores", folder / "metrics.json"
         )
         metrics, scores = (
             read_json(folder / "metrics.json"),
@@ -110,7 +128,7 @@ def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path
         .pivot(index="episode", columns="mode", values="accuracy")
         .reset_index()
     )
-    chosen, episodes = wanted.train, wanted.episodes
+    training, episodes = settings.train, settings.episodes
     with atomic_folder(out) as draft:
         table.to_csv(draft / "episodes.csv", index=False)
         write_json(
@@ -118,20 +136,20 @@ def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path
             {
                 "method": method,
                 "setting": setting,
-                "batch_norm": chosen.batch_norm,
+                "batch_norm": training.batch_norm,
                 "steps": metrics["steps"],
                 "ensemble": config["ensemble"],
                 "queries": episodes.queries,
                 "protocol": meta["protocol"],
                 "data_digest": meta["data_digest"],
-                "dataset": wanted.raw["dataset"][wanted.dataset.name],
+                "dataset": settings.raw["dataset"][settings.dataset.name],
                 "model": config["model"],
-                "iterations": chosen.iterations,
-                "meta_batch": chosen.meta_batch,
+                "iterations": training.iterations,
+                "meta_batch": training.meta_batch,
                 "best_iteration": config["iteration"],
-                "train_ways": chosen.ways or episodes.ways,
-                "train_shots": chosen.shots or episodes.shots,
-                "train_queries": chosen.queries,
+                "train_ways": training.ways or episodes.ways,
+                "train_shots": training.shots or episodes.shots,
+                "train_queries": training.queries,
                 "label_sd": metrics["labels"]["accuracy_sd"],
                 **{
                     key: facts[key]
@@ -153,27 +171,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    words: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-        ("raw", "the data set", (), ()),
-        ("data", "the episodes of a setting", ("setting",), ("raw",)),
-        ("train", "train one method in one setting", ("method", "setting"), ("data",)),
-        ("evaluate", "test it", ("method", "setting"), ("data", "trained")),
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+        ("raw", "download the data set", (), ()),
+        ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
+        ("train", "train a method in a setting", ("method", "setting"), ("data",)),
+        ("evaluate", "test a method in a setting", ("method", "setting"), ("data", "trained")),
     )
-    for name, what, positional, folders in words:
-        part = parts.add_parser(name, help=what)
+    for name, text, positional, folders in commands:
+        command = subparsers.add_parser(name, help=text, description=text)
         for key in positional:
-            part.add_argument(key)
+            command.add_argument(key)
         for key in (*folders, "out"):
-            part.add_argument(f"--{key}", type=Path, required=True, metavar="FOLDER")
+            command.add_argument(f"--{key}", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
-    works = {
-        "raw": lambda: raw(args.out),
-        "data": lambda: data(args.setting, args.raw, args.out),
+    bodies = {
+        "raw": lambda: download_data(args.out),
+        "data": lambda: prepare_episodes(args.setting, args.raw, args.out),
         "train": lambda: train(args.method, args.setting, args.data, args.out),
         "evaluate": lambda: evaluate(args.method, args.setting, args.data, args.trained, args.out),
     }
-    stage.run(works[args.part])
+    stage.run(bodies[args.command])
 
 
 if __name__ == "__main__":

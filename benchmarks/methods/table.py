@@ -1,4 +1,4 @@
-"""The papers' table from its cells (benchmarks/methods/cell.py): results.csv, results.md and results.svg."""
+"""Builds the table of the method benchmark from its cells: results.csv, results.md, results.svg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tasks.runtime.files import atomic_folder, read_json, write_text
 from tasks.runtime.stage import StageError
 
 BASELINE = "maml"
-PUBLISHED = {
+"""The method that all others are compared with."""
+
+PUBLISHED_NAMES = {
     "anil": "ANIL",
     "boil": "BOIL",
     "finetune": "fine-tuning",
@@ -31,9 +33,9 @@ PUBLISHED = {
     "protonet": "ProtoNet",
     "reptile": "Reptile",
 }
-"""What tasks/reports/published.csv calls a method."""
+"""Names of the methods in tasks/reports/published.csv."""
 
-KEYS = {
+CELL_KEYS = {
     "batch_norm",
     "data_digest",
     "dataset",
@@ -54,75 +56,117 @@ KEYS = {
     "train_shots",
     "train_ways",
 }
-"""What a cell must say of itself."""
+"""Keys that a cell.json must have."""
+
+Cell = tuple[dict[str, Any], pd.DataFrame]
+"""The content of cell.json and of episodes.csv."""
 
 
-def rows(cells: Path) -> pd.DataFrame:
-    """One row a cell: accuracy with its interval, the paired difference to MAML on the same episodes, what it took, what was published."""
-    found = {}
-    for path in sorted(cells.glob("*/cell.json")):
-        facts = read_json(path)
-        if absent := KEYS - facts.keys():
-            raise StageError(
-                f"{path} was made by other code (it lacks {', '.join(sorted(absent))}): run make table"
-            )
-        found[facts["method"], facts["setting"]] = facts, pd.read_csv(path.parent / "episodes.csv")
-    if not found:
-        raise StageError(f"there are no cells in {cells}: run make table")
-    table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
-    result = []
-    for (method, setting), (facts, episodes) in found.items():
-        score = episodes[facts["batch_norm"]].to_numpy()
-        row = dict(zip(("accuracy", "ci95"), mean_ci95(score), strict=True))
-        row["inductive"], _ = mean_ci95(episodes["inductive"].to_numpy())
-        row |= dict.fromkeys(("to_maml", "to_maml_ci95"), np.nan)
-        if (BASELINE, setting) in found and method != BASELINE:
-            other, theirs = found[BASELINE, setting]
-            if other["data_digest"] != facts["data_digest"]:
-                raise StageError(
-                    f"{method} and {BASELINE} were tested on different {setting} episodes: run make table"
-                )
-            if len(score) != len(theirs):
-                raise StageError(
-                    f"{method} and {BASELINE} have {len(score)} and {len(theirs)} {setting} episodes: run make table"
-                )
-            row["to_maml"], row["to_maml_ci95"] = mean_ci95(
-                score - theirs[other["batch_norm"]].to_numpy()
-            )
-        row |= {
-            "test_episodes": len(score),
+def build_table(cells: Path) -> pd.DataFrame:
+    """Builds the table, one row per cell, by setting and accuracy.
+
+    Args:
+        cells: Folder of the cells.
+
+    Returns:
+        The accuracy with its interval, the paired difference to MAML, the published figure, and how
+        each method was trained and tested.
+
+    Raises:
+        StageError: There are no cells, or they do not belong together.
+    """
+    results = read_cells(cells)
+    published_figures = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
+    rows = []
+    for (method, setting), (facts, episodes) in results.items():
+        scores = episodes[facts["batch_norm"]].to_numpy()
+        accuracy, ci95 = mean_ci95(scores)
+        baseline = results.get((BASELINE, setting)) if method != BASELINE else None
+        difference, difference_ci95 = (np.nan, np.nan)
+        if baseline is not None:
+            difference, difference_ci95 = _compare(method, setting, facts, scores, baseline)
+        row = {
+            "setting": setting,
+            "method": method,
+            "accuracy": accuracy,
+            "ci95": ci95,
+            "inductive": mean_ci95(episodes["inductive"].to_numpy())[0],
+            "to_maml": difference,
+            "to_maml_ci95": difference_ci95,
+            "test_episodes": len(scores),
             "network": facts["model"]["name"],
             "filters": facts["model"].get("filters"),
         }
-        took = {key: facts[key] for key in sorted(KEYS - {"data_digest", "dataset", "model"})}
-        result.append({"setting": setting, "method": method} | row | _printed(table, facts) | took)
-    made = pd.DataFrame(result)
-    order = {name: i for i, name in enumerate(sorted(set(made["setting"]), key=_size))}
-    return made.sort_values(
+        row |= _find_published(published_figures, facts)
+        rows.append(
+            row
+            | {key: facts[key] for key in sorted(CELL_KEYS - {"data_digest", "dataset", "model"})}
+        )
+    table = pd.DataFrame(rows)
+    order = {name: i for i, name in enumerate(sorted(set(table["setting"]), key=_parse_setting))}
+    return table.sort_values(
         ["setting", "accuracy"],
-        key=lambda c: c.map(order) if c.name == "setting" else -c,
+        key=lambda column: column.map(order) if column.name == "setting" else -column,
         ignore_index=True,
     )
 
 
-def _printed(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
-    """The published figure of a cell's method and setting, what its source says of it, and in what its protocol is another."""
-    ways, shots = facts["setting"][:-1].split("w")
+def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
+    """Reads the cells by method and setting.
+
+    Raises:
+        StageError: There are none, or a cell lacks a key.
+    """
+    results = {}
+    for path in sorted(cells.glob("*/cell.json")):
+        facts = read_json(path)
+        if missing := CELL_KEYS - facts.keys():
+            raise StageError(
+                f"{path} has no {', '.join(sorted(missing))}, as other code wrote it: run make "
+                "benchmark"
+            )
+        episodes = pd.read_csv(path.parent / "episodes.csv")
+        results[facts["method"], facts["setting"]] = facts, episodes
+    if not results:
+        raise StageError(f"there are no cells in {cells}: run make benchmark")
+    return results
+
+
+def _compare(
+    method: str, setting: str, facts: dict[str, Any], scores: np.ndarray, baseline: Cell
+) -> tuple[float, float]:
+    """Returns the paired difference to the baseline and its half-width."""
+    baseline_facts, baseline_episodes = baseline
+    if baseline_facts["data_digest"] != facts["data_digest"]:
+        raise StageError(
+            f"{method} and {BASELINE} were tested on different {setting} episodes: run make "
+            "benchmark"
+        )
+    if len(scores) != len(baseline_episodes):
+        raise StageError(
+            f"{method} and {BASELINE} have {len(scores)} and {len(baseline_episodes)} {setting} "
+            "episodes: run make benchmark"
+        )
+    return mean_ci95(scores - baseline_episodes[baseline_facts["batch_norm"]].to_numpy())
+
+
+def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
+    """Returns the published figure of a cell, its note, and how its protocol differs."""
+    ways, shots = _parse_setting(facts["setting"])
     wanted = {
         "dataset": "omniglot",
         "network": facts["model"]["name"],
-        "method": PUBLISHED.get(facts["method"], ""),
-        "ways": ways,
-        "shots": shots,
+        "method": PUBLISHED_NAMES.get(facts["method"], ""),
+        "ways": str(ways),
+        "shots": str(shots),
     }
     same = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
     if same.empty:
-        return dict.fromkeys(
-            ("published", "published_ci95", "published_note", "published_differs"), ""
-        )
-    mine = {
+        keys = ("published", "published_ci95", "published_note", "published_differs")
+        return dict.fromkeys(keys, "")
+    protocol = {
         "split": str(facts["dataset"].get("split", "")),
-        "rotations": published.turned(facts["dataset"]),
+        "rotations": published.describe_rotations(facts["dataset"]),
         "queries": str(facts["queries"]),
         "batch_norm": facts["batch_norm"],
     }
@@ -131,124 +175,156 @@ def _printed(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
         "published": first["accuracy"],
         "published_ci95": first["ci95"],
         "published_note": first["note"],
-        "published_differs": published.differs(first.to_dict(), mine),
+        "published_differs": published.differences(first.to_dict(), protocol),
     }
 
 
-def _size(setting: str) -> tuple[int, int]:
+def _parse_setting(setting: str) -> tuple[int, int]:
+    """Returns ways and shots of a setting such as `5w1s`."""
     ways, shots = setting[:-1].split("w")
     return int(ways), int(shots)
 
 
-def markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
-    """The table for README, a part a setting; notes: what is to be said of a method, as why it falls short of its publication."""
+# --- Markdown ----------------------------------------------------------------------------------
+
+HEAD = (
+    "method",
+    "accuracy",
+    "inductive",
+    "vs MAML",
+    "label permutation",
+    "training",
+    "memory",
+    "published",
+    "note",
+)
+EXPLANATION = (
+    "Each method was trained once, from one seed: intervals are over test episodes alone. "
+    "`vs MAML` is the paired difference in points. `label permutation` is the standard deviation "
+    "in points of the accuracy of 50 episodes over five permutations of their labels. Methods with "
+    "an inner loop take at least 3 steps at test, even if trained with one. conv4 uses stride 2 "
+    "and averages over positions, where most publications pool. Publications on metric methods, "
+    "closed-form heads and pre-trained classifiers use running averages in batch norm."
+)
+
+
+def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
+    """Renders the table, one part per setting.
+
+    Args:
+        table: The table.
+        notes: Notes by method, such as why it falls short of the published figure.
+    """
     parts = []
-    for setting, part in table.groupby("setting", sort=False):
-        head = [
-            "method",
-            "accuracy",
-            "inductive",
-            "to MAML, same episodes",
-            "numbering",
-            "training",
-            "memory",
-            "published",
-            "note",
-        ]
+    for setting, rows in table.groupby("setting", sort=False):
         lines = [
             f"**Omniglot, {setting}**\n",
-            _legend(part) + "\n",
-            f"| {' | '.join(head)} |",
-            "|---" * len(head) + "|",
+            f"{_describe_setting(rows)}\n",
+            f"| {' | '.join(HEAD)} |",
+            "|---" * len(HEAD) + "|",
+            *(f"| {' | '.join(_render_row(row, notes))} |" for row in rows.to_dict("records")),
         ]
-        for row in part.to_dict("records"):
-            cells = [
-                f"`{row['method']}`",
-                wording.figure("accuracy", row["accuracy"], row["ci95"]),
-                wording.percent(row["inductive"]),
-                ""
-                if np.isnan(row["to_maml"])
-                else f"{100 * row['to_maml']:+.1f} ± {100 * row['to_maml_ci95']:.1f}".replace(
-                    "-", "−"
-                ),
-                f"{100 * row['label_sd']:.2f}",
-                f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
-                f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
-                (f"{row['published']} %" if row["published"] else "")
-                + (f" ± {row['published_ci95']}" if row["published_ci95"] else ""),
-                "; ".join(filter(None, [_own(row), _theirs(row), notes.get(row["method"], "")])),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _legend(part: pd.DataFrame) -> str:
-    """What the cells of a setting have in common, and what the columns mean."""
-    ways, shots = _size(part["setting"].iloc[0])
-    modes, machines = (
-        sorted(set(part["batch_norm"])),
-        sorted(set(part["gpu"].fillna(part["processor"]))),
-    )
-    processes = sorted(set(part["processes"].astype(int)))
-    mode = (
-        "Transductive, in training and at test: query images are normalised by each other's batch statistics, as in MAML's code; "
-        "`inductive` is the same model, normalised by the support set alone."
-        if modes == ["transductive"]
-        else f"Batch norm is {wording.joined(modes)}, as each cell was trained."
-    )
-    shape = f"{ways}-way {shots}-shot, {wording.count(int(part['queries'].iloc[0]), 'query', 'queries')} a class"
-    episodes = wording.count(int(part["test_episodes"].iloc[0]), "test episode")
-    trained = f"{wording.joined(machines)}, {wording.joined([str(p) for p in processes])} processes"
-    columns = (
-        "One training a cell, from one seed: intervals are over test episodes alone. `to MAML`: paired difference in points. `numbering`: "
-        "points by which the accuracy of 50 episodes spreads over five renumberings of their classes (standard deviation). Methods with an "
-        "inner loop take at least 3 steps at test, also where they were trained with one. conv4 has stride 2 and reads the mean over "
-        "positions; most publications pool, and those of metric methods, closed-form heads and pre-trained classifiers take running "
-        "averages in batch norm."
-    )
-    trained = f"Trained on {wording.joined(machines)}, {wording.joined([str(p) for p in processes])} processes."
-    return f"{shape}, {part['protocol'].iloc[0]}; the same {episodes} for all, ± the 95 % interval over them. {mode} {columns} {trained}"
+def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
+    difference, published_figure = "", ""
+    if not np.isnan(row["to_maml"]):
+        difference = f"{100 * row['to_maml']:+.1f} ± {100 * row['to_maml_ci95']:.1f}"
+    if row["published"]:
+        published_figure = f"{row['published']} %"
+        if row["published_ci95"]:
+            published_figure += f" ± {row['published_ci95']}"
+    remarks = [_describe_training(row), _describe_published(row), notes.get(row["method"], "")]
+    return [
+        f"`{row['method']}`",
+        wording.estimate("accuracy", row["accuracy"], row["ci95"]),
+        wording.percent(row["inductive"]),
+        difference.replace("-", "−"),
+        f"{100 * row['label_sd']:.2f}",
+        f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
+        f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
+        published_figure,
+        "; ".join(filter(None, remarks)),
+    ]
 
 
-def _own(row: dict[Any, Any]) -> str:
-    """In what a cell's training differs from MAML's, or its test."""
-    ways, shots = _size(row["setting"])
-    said = []
+def _describe_setting(rows: pd.DataFrame) -> str:
+    """Describes what the cells of a setting share, and explains the columns."""
+    ways, shots = _parse_setting(rows["setting"].iloc[0])
+    queries = wording.count(int(rows["queries"].iloc[0]), "query", "queries")
+    episodes = wording.count(int(rows["test_episodes"].iloc[0]), "test episode")
+    modes = sorted(set(rows["batch_norm"]))
+    machines = sorted(set(rows["gpu"].fillna(rows["processor"])))
+    processes = [str(number) for number in sorted(set(rows["processes"].astype(int)))]
+    task = f"{ways}-way {shots}-shot, {queries} per class, {rows['protocol'].iloc[0]}."
+    interval = f"All methods use the same {episodes}; ± is the 95 % interval over them."
+    mode = f"Each method uses the batch-norm mode that it was trained in: {wording.join(modes)}."
+    if modes == ["transductive"]:
+        mode = (
+            "Transductive evaluation, in training and at test: batch norm uses the statistics of "
+            "the query set, as in MAML's code. `inductive` is the same model with the statistics "
+            "of the support set alone."
+        )
+    machine = f"Trained on {wording.join(machines)} with {wording.join(processes)} processes."
+    return " ".join([task, interval, mode, EXPLANATION, machine])
+
+
+def _describe_training(row: dict[Any, Any]) -> str:
+    """Describes how the training or the test of a cell differs from that of MAML."""
+    ways, shots = _parse_setting(row["setting"])
+    remarks = []
     if (row["train_ways"], row["train_shots"]) != (ways, shots):
-        said.append(f"trained {row['train_ways']}-way {row['train_shots']}-shot")
+        remarks.append(f"trained {row['train_ways']}-way {row['train_shots']}-shot")
     if row["network"] == "conv4" and row["filters"] != 64:
-        said.append(f"{row['filters']:.0f} filters")
+        remarks.append(f"{row['filters']:.0f} filters")
     if row["steps"]:
-        said.append(wording.count(row["steps"], "step"))
+        remarks.append(wording.count(row["steps"], "step"))
     if row["ensemble"] > 1:
-        said.append(f"{row['ensemble']} checkpoints answer together")
-    return ", ".join(said)
+        remarks.append(f"ensemble of {row['ensemble']} checkpoints")
+    return ", ".join(remarks)
 
 
-def _theirs(row: dict[Any, Any]) -> str:
-    said = ", ".join(filter(None, [row["published_note"], row["published_differs"]]))
-    return f"published: {said}" if said else ""
+def _describe_published(row: dict[Any, Any]) -> str:
+    remarks = ", ".join(filter(None, [row["published_note"], row["published_differs"]]))
+    return f"published: {remarks}" if remarks else ""
 
 
-def picture(table: pd.DataFrame) -> str:
-    """Accuracy with its interval, a panel a setting, the published figure beside it."""
+def list_missing(table: pd.DataFrame, methods: Path) -> str:
+    """Returns a sentence about the cells that have a recipe but no result; '' for none.
+
+    Args:
+        table: The table.
+        methods: Folder of the recipes, SETTING/METHOD.yaml.
+    """
+    known = set(zip(table["setting"], table["method"], strict=True))
+    recipes = sorted((path.parent.name, path.stem) for path in methods.glob("*/*.yaml"))
+    missing = [
+        f"`{method}` {setting}" for setting, method in recipes if (setting, method) not in known
+    ]
+    return f"Not computed yet: {wording.join(missing)}.\n" if missing else ""
+
+
+# --- chart -------------------------------------------------------------------------------------
+
+
+def draw_chart(table: pd.DataFrame) -> str:
+    """Draws the accuracy with its interval and the published figures as an SVG."""
     import altair as alt
 
-    drawn = table.assign(
+    values = table.assign(
         low=table["accuracy"] - table["ci95"],
         high=(table["accuracy"] + table["ci95"]).clip(upper=1.0),
         printed=pd.to_numeric(table["published"].replace("", np.nan)) / 100,
     )
     panels = []
-    for setting, part in drawn.groupby("setting", sort=False):
-        low = max(0.0, float(np.nanmin(part[["low", "printed"]].to_numpy())) - 0.01)
-        scale = alt.Scale(domain=[low, 1.0], nice=False, zero=False)
+    for setting, rows in values.groupby("setting", sort=False):
+        low = max(0.0, float(np.nanmin(rows[["low", "printed"]].to_numpy())) - 0.01)
+        form = ".1%" if low > 0.9 else ".0%"
         x: dict[str, Any] = {
-            "scale": scale,
-            "axis": alt.Axis(
-                format=".1%" if low > 0.9 else ".0%", title="accuracy", tickCount=5, grid=True
-            ),
+            "scale": alt.Scale(domain=[low, 1.0], nice=False, zero=False),
+            "axis": alt.Axis(format=form, title="accuracy", tickCount=5, grid=True),
         }
         y_axis = alt.Axis(
             title=None,
@@ -257,77 +333,69 @@ def picture(table: pd.DataFrame) -> str:
             labelLimit=240,
             minExtent=150,
         )
-        base = alt.Chart(part).encode(
-            y=alt.Y("method:N", sort=part["method"].tolist(), axis=y_axis)
+        base = alt.Chart(rows).encode(
+            y=alt.Y("method:N", sort=rows["method"].tolist(), axis=y_axis)
         )
         interval = base.mark_rule(
             strokeWidth=5, opacity=0.45, strokeCap="round", color=charts.var("model")
         )
-        ours = base.mark_point(filled=True, size=90, color=charts.var("model"), opacity=1)
-        theirs = base.transform_filter("isValid(datum.printed)").mark_point(
+        dot = base.mark_point(filled=True, size=90, color=charts.var("model"), opacity=1)
+        diamond = base.transform_filter("isValid(datum.printed)").mark_point(
             shape="diamond", size=90, color=charts.var("published")
         )
         layers = [
             interval.encode(x=alt.X("low:Q", **x), x2="high:Q"),
-            theirs.encode(x=alt.X("printed:Q", **x)),
-            ours.encode(x=alt.X("accuracy:Q", **x)),
+            diamond.encode(x=alt.X("printed:Q", **x)),
+            dot.encode(x=alt.X("accuracy:Q", **x)),
         ]
         title = alt.TitleParams(
-            f"{setting}: ours (dot, 95 % interval) and published (diamond)",
+            f"{setting}: this benchmark (dot, 95 % interval) and published (diamond)",
             anchor="start",
             fontSize=13,
             dy=-6,
         )
-        panels.append(alt.layer(*layers).properties(title=title, width=560, height=24 * len(part)))
+        panels.append(alt.layer(*layers).properties(title=title, width=560, height=24 * len(rows)))
     spec = alt.vconcat(*panels).to_dict()
     spec.pop("config", None)
     return charts.svg(spec)
 
 
-def absent(table: pd.DataFrame, methods: Path) -> str:
-    """Which cells are not there yet of those that have a recipe, METHODS/SETTING/METHOD.yaml ('' for none)."""
-    there = set(zip(table["setting"], table["method"], strict=True))
-    wanted = sorted((path.parent.name, path.stem) for path in methods.glob("*/*.yaml"))
-    lacking = [
-        f"`{method}` {setting}" for setting, method in wanted if (setting, method) not in there
-    ]
-    return f"Not made yet: {wording.joined(lacking)}.\n" if lacking else ""
-
-
 def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
-    table = rows(cells)
+    """Writes the results.
+
+    Args:
+        cells: Folder of the cells.
+        notes_yaml: Notes by method.
+        methods: Folder of the recipes.
+        out: Folder to write.
+
+    Raises:
+        StageError: The cells do not belong together, or a note is on no method of the table.
+    """
+    table = build_table(cells)
     notes = read_yaml(notes_yaml) or {}
-    if unknown := sorted(
-        set(notes) - set(table["method"]) - {path.stem for path in methods.glob("*/*.yaml")}
-    ):
+    known = set(table["method"]) | {path.stem for path in methods.glob("*/*.yaml")}
+    if unknown := sorted(set(notes) - known):
         raise StageError(
             f"{notes_yaml} has a note on {', '.join(unknown)}, which is no method of the table"
         )
+    parts = [render_markdown(table, notes), list_missing(table, methods)]
     with atomic_folder(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
-        write_text(
-            draft / "results.md",
-            "\n".join(filter(None, [markdown(table, notes), absent(table, methods)])),
-        )
-        write_text(draft / "results.svg", picture(table))
+        write_text(draft / "results.md", "\n".join(filter(None, parts)))
+        write_text(draft / "results.svg", draw_chart(table))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--cells",
-        type=Path,
-        required=True,
-        help="folder of cells: METHOD-SETTING/cell.json, METHOD-SETTING/episodes.csv",
-    )
-    parser.add_argument("--notes", type=Path, required=True, help="file of notes, one a method")
-    parser.add_argument(
-        "--methods",
-        type=Path,
-        required=True,
-        help="folder of the cells' recipes: SETTING/METHOD.yaml",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    helps = {
+        "cells": "folder of cells: METHOD-SETTING/cell.json and METHOD-SETTING/episodes.csv",
+        "notes": "YAML file with notes by method",
+        "methods": "folder of the recipes: SETTING/METHOD.yaml",
+        "out": "folder to write",
+    }
+    for name, text in helps.items():
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=text)
     args = parser.parse_args()
     stage.run(lambda: write(args.cells, args.notes, args.methods, args.out))
 

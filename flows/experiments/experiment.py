@@ -79,12 +79,12 @@ def ref(base: Base, name: str) -> str:
 
 def done(base: Base, name: str, wanted: Mapping[str, Any]) -> bool:
     """Whether the experiment is there already, with the same params and code."""
-    from tasks.experiments import parsed
+    from tasks.experiments.lock import parse_yaml
 
     found = git(base.root, "rev-parse", "--verify", "--quiet", ref(base, name), check=False)
     if not found or git(base.root, "diff", "--name-only", found, base.tree, "--", ".", *MADE):
         return False
-    kept = parsed(git(base.root, "show", f"{found}:params.yaml").encode())
+    kept = parse_yaml(git(base.root, "show", f"{found}:params.yaml").encode())
     return kept | SHARE == dict(wanted) | SHARE
 
 

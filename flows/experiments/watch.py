@@ -8,7 +8,7 @@ from prefect.events import emit_event
 
 from flows.ui.progress import Log
 from tasks.experiments import Experiment, History, Revision
-from tasks.reports.comparison.since import change
+from tasks.reports.comparison.score_change import measure_change
 
 FELL = "episodic.score.fell"
 """Name of the event; its resource is `episodic.experiment.NAME`, its payload has the sentence and the numbers."""
@@ -33,7 +33,7 @@ def since(root: Path, name: str, before: Revision | None, log: Log) -> str:
             log.warning("no comparison with the last run: %s", one)
             return ""
     then, now = (one for one in read if isinstance(one, Experiment))
-    found = change(then, now)
+    found = measure_change(then, now)
     if found is None:
         log.info(
             "no comparison with the last run: it was scored on other episodes or in another mode"

@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.server import pages
 from flows.ui.progress import key
 from tasks.runtime.files import read_json
-from tasks.summary import rows
+from tasks.summary import summarise
 
 
 def show(root: Path, workspace: Path, experiment: str, page: Path) -> None:
@@ -19,7 +19,7 @@ def show(root: Path, workspace: Path, experiment: str, page: Path) -> None:
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
     if isinstance(metrics, dict):  # another repository's stages may write something else
-        figures = [{"what": name, "figure": figure} for name, figure in rows(metrics)]
+        figures = [{"what": name, "figure": figure} for name, figure in summarise(metrics)]
         create_table_artifact(
             figures,
             key=key(experiment, "result"),

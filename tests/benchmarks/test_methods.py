@@ -1,4 +1,4 @@
-"""The papers' table: every cell's parameters are sound, and the way from cells to table."""
+"""The method benchmark: the parameters of every cell are valid, and cells become a table."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def test_cells_share_their_episodes():
 def test_an_unknown_cell_is_one_sentence():
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml: must be one of anil, ",
+        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml; the name must be one of anil, ",
     ):
         cell.parameters("5w1s", "mamal")
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/settings/7w7s\.yaml: must be one of 20w1s, ",
+        match=r"there is no benchmarks/methods/settings/7w7s\.yaml; the name must be one of 20w1s, ",
     ):
         cell.parameters("7w7s", "maml")
 
@@ -136,8 +136,8 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_from_data_to_table(tiny):
-    cell.raw(tiny / "raw")
-    cell.data("5w1s", tiny / "raw", tiny / "data/5w1s")
+    cell.download_data(tiny / "raw")
+    cell.prepare_episodes("5w1s", tiny / "raw", tiny / "data/5w1s")
     for method in ("maml", "protonet"):
         cell.train(method, "5w1s", tiny / "data/5w1s", tiny / f"trained/{method}-5w1s")
         cell.evaluate(
@@ -172,7 +172,7 @@ def test_from_data_to_table(tiny):
         and "98.8 %" in said
         and "; a note |" in said
     )
-    assert said.endswith("\n\nNot made yet: `anil` 5w1s.\n")
+    assert said.endswith("\n\nNot computed yet: `anil` 5w1s.\n")
     assert (tiny / "results/results.svg").read_text().startswith("<svg")
 
 
@@ -217,11 +217,11 @@ def test_settings_come_in_order_and_best_first(tmp_path):
         [("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]
     ):
         made_up(tmp_path, method, setting, 0.5 + 0.1 * number)
-    found = table.rows(tmp_path)
+    found = table.build_table(tmp_path)
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(found["setting"], found["method"], strict=True)) == order
     np.testing.assert_allclose(found["inductive"], found["accuracy"] - 0.1)
-    assert table.markdown(found, {}).count("**Omniglot") == 3
+    assert table.render_markdown(found, {}).count("**Omniglot") == 3
 
 
 def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
@@ -237,26 +237,25 @@ def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
     cut = tmp_path / "cells/anil-5w1s/episodes.csv"
     pd.read_csv(cut)[:3].to_csv(cut, index=False)
     with pytest.raises(
-        StageError, match="anil and maml have 3 and 4 5w1s episodes: run make table"
+        StageError, match="anil and maml have 3 and 4 5w1s episodes: run make benchmark"
     ):
-        table.rows(tmp_path / "cells")
+        table.build_table(tmp_path / "cells")
 
 
-def test_readme_has_the_figures_of_the_table():
-    """Each row of README is a row of results.md, column by column as far as README has them."""
+def test_documentation_has_the_figures_of_the_table():
+    """Each row of the documentation is a row of results.md, in the columns that it has."""
 
     def rows(text: str) -> dict[str, list[str]]:
         lines = [
             [cell.strip() for cell in line.split("|")[1:-1]]
-            for line in text.splitlines()
+            for line in text.replace("\xa0", " ").splitlines()
             if line.startswith("| `")
         ]
         return {line[0]: line[1:] for line in lines}
 
     made = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
-    section = re.search(
-        r"\| method \| accuracy \| inductive .*?\n\n", (ROOT / "README.md").read_text(), re.S
-    )
+    page = (ROOT / "docs/results/method-benchmark.md").read_text()
+    section = re.search(r"\| method \| accuracy \| inductive .*?\n\n", page, re.S)
     said = rows(section[0])
     assert said.keys() == made.keys()
     for method, cells in said.items():
@@ -278,7 +277,9 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     )
     maml, reptile = (
         line
-        for line in table.markdown(table.rows(tmp_path), {"reptile": "why"}).splitlines()
+        for line in table.render_markdown(
+            table.build_table(tmp_path), {"reptile": "why"}
+        ).splitlines()
         if line.startswith(("| `maml`", "| `reptile`"))
     )
     assert (
@@ -288,12 +289,12 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     )
     assert (
         "−10.0 ± 0.0" in reptile
-        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, 5 checkpoints answer together; published: "
+        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, ensemble of 5 checkpoints; published: "
         in reptile
     )
     assert (
         "split 1200/423 (here maml)" in reptile
-        and "rotated classes training (here all)" in reptile
+        and "rotations training (here all)" in reptile
         and reptile.endswith("; why |")
     )
 
@@ -303,11 +304,11 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     [
         (
             {"ensemble": "absent"},
-            r"protonet-5w1s/cell\.json was made by other code \(it lacks ensemble\): run make table",
+            r"protonet-5w1s/cell\.json has no ensemble, as other code wrote it: run make benchmark",
         ),
         (
             {"data_digest": "b"},
-            "protonet and maml were tested on different 5w1s episodes: run make table",
+            "protonet and maml were tested on different 5w1s episodes: run make benchmark",
         ),
     ],
 )
@@ -315,9 +316,9 @@ def test_cells_that_do_not_belong_together_are_one_sentence(changes, said, tmp_p
     made_up(tmp_path, "maml", "5w1s", 0.9)
     made_up(tmp_path, "protonet", "5w1s", 0.9, **changes)
     with pytest.raises(StageError, match=said):
-        table.rows(tmp_path)
+        table.build_table(tmp_path)
 
 
 def test_no_cells_are_one_sentence(tmp_path):
     with pytest.raises(StageError, match="there are no cells"):
-        table.rows(tmp_path)
+        table.build_table(tmp_path)

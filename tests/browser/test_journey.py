@@ -185,7 +185,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
         for a in page.request.post(f"{site.address}/api/artifacts/filter", data={}).json()
     }
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
-    page.get_by_role("heading", name="In proportion").wait_for()
+    page.get_by_role("heading", name="Baselines").wait_for()
     drawn = page.locator("img[src^='data:image/svg+xml']")
     assert drawn.count() >= 3 and drawn.first.evaluate("image => image.naturalWidth") > 100
     picture(page, "artifact")
@@ -193,7 +193,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.get_by_text("chance", exact=True).first.wait_for()
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
     page.goto(page.get_by_role("link", name="The whole report").get_attribute("href"))
-    page.get_by_role("heading", name="In proportion").wait_for()
+    page.get_by_role("heading", name="Baselines").wait_for()
     assert page.url == f"{site.address}/reports/experiments/anil-shots5/report.html"
     picture(page, "report")
     assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
@@ -257,8 +257,8 @@ def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path
         f"accuracy>{(best + middle) / 2:.1f}": "protonet",
         f"accuracy > {(middle + last) / 2:.1f} %": "protonet maml",
         f"accuracy={middle:.1f}%": "maml",
-        "to baseline>2": "protonet",
-        "to baseline<-2": "reptile",
+        "vs baseline>2": "protonet",
+        "vs baseline<-2": "reptile",
         "corrected p<0.05": "protonet reptile",
         "corrected p<=1": "protonet reptile",
         "training<100": "maml reptile",

@@ -299,6 +299,6 @@ def test_notifications(
         "body": said.removeprefix("; ").removesuffix(" since the last run"),
     }
     assert run("-c", FALL, str(history.path), history.experiment("nightly", -0.2)).startswith(
-        "; accuracy is as before"
+        "; accuracy did not change significantly"
     )
     assert len(told) == 2

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from support import ROOT
 
 from tasks.params import read_yaml
-from tasks.reports.kit.results import in_use
+from tasks.reports.kit.trees import select_used
 from tasks.runtime.files import read_json, write_json
 
 OUTS = ("data/prepared", "models/run", "reports/history", "reports/run.json", "reports/scores")
@@ -184,7 +184,7 @@ class Repository:
     def _ran_with(self, folder: Path) -> dict[str, Any]:
         """The params as a dvc.lock has them: of sections that pick by name each key of those in use, else the whole section."""
         found: dict[str, Any] = {}
-        for key, value in in_use(read_yaml(folder / "params.yaml")).items():
+        for key, value in select_used(read_yaml(folder / "params.yaml")).items():
             picks = isinstance(value, dict) and "name" in value
             found |= {f"{key}.{name}": v for name, v in value.items()} if picks else {key: value}
         return found

@@ -1,4 +1,4 @@
-"""Experiments side by side: what is read, what may be compared, what is said, and the page."""
+"""The comparison: what is read, what is comparable, the sentences, and the page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from history import Repository
 from support import ROOT
 
 from episodic.analysis.comparison import Resamples
-from tasks import compare, experiments, preset
-from tasks.experiments import History, Revision
+from tasks import compare, preset
+from tasks.experiments import History, Revision, lock
 from tasks.params import read_yaml
-from tasks.reports.comparison import disagreements, groups, sections
-from tasks.reports.kit.results import in_use
+from tasks.reports.comparison import closeup, cost, naming, pairwise, ranking, sentences
+from tasks.reports.comparison import protocols as groups
+from tasks.reports.kit.trees import select_used
 from tasks.runtime.stage import StageError
 
 METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
@@ -50,7 +51,7 @@ def repository(tmp_path_factory) -> Repository:
 def protocol(repository) -> groups.Protocol:
     experiments, left = compare.gather(repository.path, everything=True)
     assert left == []
-    (found,) = groups.protocols(experiments, "maml-0")
+    (found,) = groups.group_protocols(experiments, "maml-0")
     return found
 
 
@@ -64,7 +65,7 @@ def test_experiments_are_read_as_they_were_saved(repository):
                 "refs/exps/" + repository.head[:2] + "/" + repository.head[2:] + "/maml-0",
             ).strip(),
         ]
-        first, second = history.read(history.named(names))
+        first, second = history.read(history.find_named(names))
         assert next(iter(history.experiments())) == "maml-0", "the oldest first"
     assert (first.name, first.params["algorithm"]["name"], first.params["train"]["seed"]) == (
         "protonet-1",
@@ -128,8 +129,8 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     }
 
     def said(a: str, b: str) -> str:
-        pair = protocol.pair(by_name[a], by_name[b]) or protocol.pair(by_name[b], by_name[a])
-        return sections.verdict(protocol, pair)
+        pair = protocol.find_pair(by_name[a], by_name[b]) or protocol.find_pair(by_name[b], by_name[a])
+        return sentences.verdict(protocol, pair)
 
     assert re.fullmatch(
         r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, paired over 120.episodes\.",
@@ -140,7 +141,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* not methods\.$",
         said("protonet", "maml-fast"),
     )
-    assert said("maml", "maml-fast").startswith("No winner") and "corrected p = " in said(
+    assert said("maml", "maml-fast").startswith("No significant difference") and "corrected p = " in said(
         "maml", "maml-fast"
     )
     # Where the first two are level, the headline goes on to the first that the best one beats.
@@ -150,13 +151,13 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     level = replace(
         level, pairs=[p for p in protocol.pairs if by_name["protonet"] not in (p.first, p.second)]
     )
-    if level.pair(*level.configurations[:2]) is None:
+    if level.find_pair(*level.configurations[:2]) is None:
         level.configurations[:2] = level.configurations[1::-1]
     first, second = re.fullmatch(
-        r"(No winner: .*\(corrected p = .*\)\.) (.*)", sections.headline(level)
+        r"(No significant difference: .*\(corrected p = .*\)\.) (.*)", sentences.headline(level)
     ).groups()
-    assert first == said("maml", "maml-fast") and second == sections.verdict(
-        level, level.pair(level.configurations[0], by_name["reptile"])
+    assert first == said("maml", "maml-fast") and second == sentences.verdict(
+        level, level.find_pair(level.configurations[0], by_name["reptile"])
     )
 
 
@@ -171,8 +172,8 @@ def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
     )
 
     def headline(*experiments) -> str:
-        (found,) = groups.protocols(experiments)
-        return sections.headline(found)
+        (found,) = groups.group_protocols(experiments)
+        return sentences.headline(found)
 
     assert headline(one, other).startswith("The checkpoint of protonet beats that of maml by ")
     assert headline(one, *maml.experiments).startswith(
@@ -198,14 +199,14 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         repository.experiment(name, 0.1, train__seed=seed)
     with History.open(repository.path) as history:
-        one, two = history.read(history.everything())
+        one, two = history.read(history.list_experiments())
         again = next(history.read([Revision("again", one.commit)]))
-    (found,) = groups.protocols([one, two, again])
-    assert found.same == [("again", "one")] and [
+    (found,) = groups.group_protocols([one, two, again])
+    assert found.repetitions == [("again", "one")] and [
         len(c.experiments) for c in found.configurations
     ] == [2]
-    assert "again is one over again" in " ".join(sections.ranking(found, "").notes)
-    assert groups.protocols([one, two, again], "again")[0].baseline.first.name == "one"
+    assert "again repeats one" in " ".join(ranking.ranking_section(found, "").notes)
+    assert groups.group_protocols([one, two, again], "again")[0].baseline.first.name == "one"
 
 
 def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
@@ -227,7 +228,7 @@ def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
         "main",
         "workspace",
     ]
-    said = "main and workspace: params.yaml was changed after this run; the figures are those of the run"
+    said = "main and workspace: params.yaml was edited after the run; the scores are those of the run"
     assert (
         said in (tmp_path / "out/comparison.html").read_text()
         and said in (tmp_path / "out/comparison.md").read_text()
@@ -236,7 +237,7 @@ def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
 
 def test_the_params_of_the_lock_of_this_project():
     """Types, quotes and the order of stages as DVC writes them: the report's, which repeats all, never overrules."""
-    lock = """
+    text = """
 stages:
   train:
     params:
@@ -254,16 +255,16 @@ stages:
     outs:
     - md5: 1234e567
 """
-    stages = experiments._lock(lock.encode())
+    stages = lock.parse_lock(text.encode())
     assert stages["report"]["outs"][0]["md5"] == "1234e567"
     train = {"meta_lr": 0.001, "seed": 8, "ways": None, "plan": {"tf32": False}}
-    assert experiments._ran_with(stages) == {
+    assert lock.read_params(stages) == {
         "train": train,
         "algorithm": {"name": "on"},
         "report": {"title": "5"},
     }
-    ran = experiments._ran_with(experiments._lock((ROOT / "dvc.lock").read_bytes()))
-    wanted = in_use(read_yaml(ROOT / "params.yaml"))
+    ran = lock.read_params(lock.parse_lock((ROOT / "dvc.lock").read_bytes()))
+    wanted = select_used(read_yaml(ROOT / "params.yaml"))
     assert {key: ran[key].keys() for key in ("dataset", "train", "episodes")} == {
         key: wanted[key].keys() for key in ("dataset", "train", "episodes")
     }
@@ -280,7 +281,7 @@ def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
     )
     newer = deepcopy(experiment.params)
     newer["train"] |= {"meta_lr": 10 * usual, "patience": None}
-    (found,) = groups.protocols([other, replace(experiment, params=newer, stated=newer)])
+    (found,) = groups.group_protocols([other, replace(experiment, params=newer, stated=newer)])
     assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {
         f"meta_lr={v:g}" for v in (usual, 10 * usual)
     }
@@ -297,10 +298,10 @@ def test_other_code_is_another_configuration(protocol):
         config=experiment.config | {"code_digest": "0" * 16},
         scores=experiment.scores * 0.9,
     )
-    (found,) = groups.protocols([experiment, other])
-    assert found.keys == [groups.CODE] and len(found.configurations) == 2
+    (found,) = groups.group_protocols([experiment, other])
+    assert found.keys == [naming.CODE] and len(found.configurations) == 2
     assert {c.name for c in found.configurations} == {"protonet-0", "later"}
-    (found,) = groups.protocols([experiment, other, protocol.baseline.first])
+    (found,) = groups.group_protocols([experiment, other, protocol.baseline.first])
     assert sum(", code " in c.name for c in found.configurations) == 2, (
         "where nothing else sets them apart"
     )
@@ -311,8 +312,8 @@ def test_that_methods_have_their_own_code_is_not_told(protocol):
     from dataclasses import replace
 
     one, two = protocol.best.first, protocol.baseline.first
-    (found,) = groups.protocols([one, replace(two, config=two.config | {"code_digest": "1" * 16})])
-    assert groups.CODE not in found.keys and {c.name for c in found.configurations} == {
+    (found,) = groups.group_protocols([one, replace(two, config=two.config | {"code_digest": "1" * 16})])
+    assert naming.CODE not in found.keys and {c.name for c in found.configurations} == {
         "protonet",
         "maml",
     }
@@ -340,7 +341,7 @@ def test_what_is_not_comparable_is_never_paired(protocol, change, tmp_path):
         p.pairs == [] for p in found
     )
     page = (tmp_path / "out/comparison.html").read_text()
-    assert "follow two protocols" in page and "Nothing to compare it with" in page
+    assert "follow two protocols" in page and "There is nothing to compare it with" in page
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path):
@@ -354,19 +355,19 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         and "<b>Bold</b>" not in page.split("<script", 1)[0]
     )
     for heading in (
-        "Who is best",
+        "Ranking",
         "All configurations",
-        "Who beats whom",
-        "What it costs",
-        "How they learned",
-        "How they adapt",
-        "Where they differ",
+        "Pairwise differences",
+        "Training cost",
+        "Learning curves",
+        "Adaptation curves",
+        "Differences by group",
     ):
         assert f">{heading}</h2>" in page
     assert (
-        "intervals are not, so that one may leave out 0 where the corrected p is not small" in page
+        "one may exclude 0 although the corrected p-value is not small" in page
     )
-    assert "conditional on the test classes" in page and "Where they disagree most" in page
+    assert "conditional on the test classes" in page and "Largest disagreements" in page
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     assert (
         len(table) == 4
@@ -380,25 +381,27 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
 
 
 def test_the_pareto_front():
-    points = [{"x": x, "y": y} for x, y in ((1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8), (5, 0.9))]
-    assert sections.pareto(points, True) == [{"x": 1, "y": 0.5}, {"x": 3, "y": 0.9}]
-    assert sections.pareto(points, False) == [{"x": 1, "y": 0.5}, {"x": 2, "y": 0.4}]
+    points = [
+        cost.Point("", *values) for values in ((1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8), (5, 0.9))
+    ]
+    assert cost.pareto_front(points, True) == [points[0], points[2]]
+    assert cost.pareto_front(points, False) == [points[0], points[1]]
 
 
 def test_groups_and_disagreements_by_hand(protocol):
-    first, second = sections.against(protocol)
-    both = sections.answers(first, second)
+    first, second = closeup.choose_two(protocol)
+    both = closeup.compare_answers(first, second)
     expected = (first.first.scores - second.first.scores)[both["episode"].unique()]
     np.testing.assert_allclose(both.groupby("episode")["gain"].mean(), expected, atol=1e-12)
-    found = disagreements.find(protocol)
+    found = closeup.find_disagreements(protocol)
     gains = first.first.scores - second.first.scores
     shown = [
-        gains[card.episode] for card in found.cards if card.place.startswith("better by protonet")
+        gains[card.episode] for card in found.cards if card.rank.startswith("protonet") and card.rank.endswith(" is better")
     ]
     assert sorted(shown, reverse=True) == sorted(gains, reverse=True)[:2], (
         "those in which the first gains most"
     )
-    per_group = sections.by_group(first, second)
+    per_group = closeup.compare_groups(first, second)
     assert per_group["episodes"].max() <= 120 and per_group["mean"].is_monotonic_decreasing
 
 
@@ -412,7 +415,7 @@ def test_a_regression_is_compared_by_its_error(tmp_path):
     assert found.best.name == "fomaml" and found.best.to_baseline.mean < 0
     assert re.match(
         r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds",
-        sections.headline(found),
+        sentences.headline(found),
     )
     assert "mean squared error" in (tmp_path / "out/comparison.html").read_text()
 
@@ -428,10 +431,10 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
         repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
     repository.experiment("after", 0.2, algorithm__name="protonet")
     with History.open(repository.path) as history:
-        assert [r.commit for r in history.since(start)[:2]] == commits and history.since(start)[
+        assert [r.commit for r in history.list_since(start)[:2]] == commits and history.list_since(start)[
             2
         ].name == "after"
-        assert [r.name for r in history.since(commits[1])] == ["after"]
+        assert [r.name for r in history.list_since(commits[1])] == ["after"]
     shutil.copytree(tmp_path / "r1", repository.path, dirs_exist_ok=True)
     experiments, _ = compare.gather(repository.path, ["workspace", "main"])
     assert [e.name for e in experiments] == ["workspace", "main"] and (
@@ -446,14 +449,14 @@ def test_mistakes_are_one_sentence(repository, tmp_path):
             ["mamal-0"],
             r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no experiment or commit 'mamal-0'",
         ),
-        (["main"], r"main: no stage evaluate has run there"),
+        (["main"], r"main: the stage evaluate has not run there"),
         (["workspace"], r"workspace: there is no reports/metrics\.json; run dvc repro"),
     ):
         with pytest.raises(StageError, match=said):
             compare.gather(repository.path, words)
     experiments, _ = compare.gather(repository.path, ["maml-0", "maml-1"])
     with pytest.raises(
-        StageError, match="the baseline protonet-0 is none of the experiments compared"
+        StageError, match="the baseline protonet-0 is not among the compared experiments"
     ):
         compare.run(experiments, [], tmp_path / "out", "protonet-0")
     assert not (tmp_path / "out").exists()
@@ -484,11 +487,11 @@ def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
     repository.git("commit", "-q", "--allow-empty", "-m", "another")
     second = repository.experiment("nightly", 0.2)
     with History.open(repository.path) as history:
-        assert history.everything() == [
+        assert history.list_experiments() == [
             Revision(f"nightly@{base[:7]}", first),
             Revision("nightly", second),
         ]
-        assert [e.commit for e in history.read(history.named([f"nightly@{base[:7]}"]))] == [first]
+        assert [e.commit for e in history.read(history.find_named([f"nightly@{base[:7]}"]))] == [first]
 
 
 def test_files_that_the_cache_lacks_are_named(tmp_path):
@@ -496,7 +499,7 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
     repository.experiment("one")
     repository.experiment("two", 0.1)
     with History.open(repository.path) as history:
-        one, _ = history.read(history.everything())
+        one, _ = history.read(history.list_experiments())
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
             one.file(path).unlink()
     lacking = r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. "
@@ -522,7 +525,7 @@ def test_scores_that_are_not_finite_are_left_out_aloud(tmp_path):
     experiments, left = compare.gather(repository.path, everything=True)
     assert [e.name for e in experiments] == [
         "good"
-    ] and "bad: 60 of its episodes have a score that is not finite" in left[0]
+    ] and left[0].replace("\xa0", " ") == "bad: the score of 60 episodes is not finite"
 
 
 def test_the_program(repository, tmp_path):
@@ -552,7 +555,7 @@ def test_the_program(repository, tmp_path):
         )
         assert (
             ended.returncode == 1
-            and ended.stderr.startswith("error: the baseline x is none of")
+            and ended.stderr.startswith("error: the baseline x is not among")
             and "Traceback" not in ended.stderr
         )
     finally:
@@ -573,33 +576,33 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, (
         "kB more for reading them all a second time"
     )
-    (found,) = groups.protocols(experiments)
+    (found,) = groups.group_protocols(experiments)
     assert len(found.configurations) == 60 and len(found.pairs) == 190
-    assert json.loads(json.dumps(sections.matrix(found)))["left"] == 40
+    assert json.loads(json.dumps(pairwise.build_matrix(found)))["left_out"] == 40
 
 
 def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
     """Worse or better only beyond the interval of the paired difference; never between other episodes."""
-    from tasks.reports.comparison.since import Change, change
+    from tasks.reports.comparison.score_change import ScoreChange, measure_change
 
     by_name = {e.name: e for e in protocol.experiments}
-    fell = change(by_name["maml-0"], by_name["reptile-0"])
+    fell = measure_change(by_name["maml-0"], by_name["reptile-0"])
     assert fell is not None and fell.worse and not fell.better
     exact = 100 * (by_name["maml-0"].scores.mean() - by_name["reptile-0"].scores.mean())
-    assert str(fell).startswith(f"accuracy fell by {exact:.2f} points (")
-    rose = change(by_name["reptile-0"], by_name["maml-0"])
+    assert str(fell).startswith(f"accuracy fell by {exact:.2f} points (95 % CI ")
+    rose = measure_change(by_name["reptile-0"], by_name["maml-0"])
     assert rose is not None and rose.better and str(rose) == str(fell).replace("fell", "rose")
-    same = change(by_name["maml-0"], by_name["maml-0"])
+    same = measure_change(by_name["maml-0"], by_name["maml-0"])
     assert (
         same is not None
         and not same.worse
-        and str(same) == "accuracy is as before (difference +0.00 to +0.00 points)"
+        and str(same) == "accuracy did not change significantly (95 % CI +0.00 to +0.00 points)"
     )
     other = replace(by_name["maml-0"], meta=by_name["maml-0"].meta | {"data_digest": "another"})
-    assert change(by_name["maml-0"], other) is None
+    assert measure_change(by_name["maml-0"], other) is None
     estimate = replace(fell.difference, mean=0.2, low=0.1, high=0.3)
     assert (
-        Change("mse", estimate).worse
-        and str(Change("mse", estimate)) == "squared error rose by 0.20 (0.10 to 0.30)"
+        ScoreChange("mse", estimate).worse
+        and str(ScoreChange("mse", estimate)) == "squared error rose by 0.20 (95 % CI 0.10 to 0.30)"
     )
-    assert Change("accuracy", estimate).better
+    assert ScoreChange("accuracy", estimate).better

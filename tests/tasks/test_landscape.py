@@ -1,4 +1,4 @@
-"""The page 'The tasks': what it shows is what was measured, and it loads nothing."""
+"""The page of the tasks: it shows what was measured and loads nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import synthetic
 from test_report import Page, found, make, specs_data
 
-from tasks.reports.run import hardness, landscape
+from tasks.reports.run import classes, difficulty, facts, sentences, task_maps
 from tasks.runtime.files import read_json
 
 
@@ -89,22 +89,21 @@ def test_figures_are_those_of_metrics_json(roots):
     said = [
         f"{tasks['similarity'][part]:.2f}".replace("-", "−") for part in ("spearman", "low", "high")
     ]
-    assert f"rank correlation {said[0]} (95 % CI {said[1]} to {said[2]})" in text
+    assert f"rank correlation {said[0]}, 95 % CI {said[1]} to {said[2]}" in text
     for end in ("least_alike", "most_alike"):
         assert (
             f"{100 * tasks[end]['accuracy']:.1f} % ± {100 * tasks[end]['accuracy_ci95']:.1f}"
             in text
         )
-    assert f"Two axes hold {100 * (tasks['map']['first'] + tasks['map']['second']):.0f} %" in text
+    assert f"Two principal axes explain {100 * (tasks['map']['first'] + tasks['map']['second']):.0f} %" in text
 
 
 def test_the_sentence_claims_no_more_than_the_interval(roots):
     data = found(roots["classification"])
-    ends = ["91 % ± 1", "92 % ± 1"]
     for low, high, said in (
-        (-0.5, -0.1, "the harder the episode"),
-        (0.1, 0.5, "the easier"),
-        (-0.3, 0.1, "tells little of how hard"),
+        (-0.5, -0.1, "are harder (rank"),
+        (0.1, 0.5, "are easier (rank"),
+        (-0.3, 0.1, "does not measurably affect"),
     ):
         data.metrics.update(
             {
@@ -113,9 +112,9 @@ def test_the_sentence_claims_no_more_than_the_interval(roots):
                 "tasks.similarity.high": high,
             }
         )
-        assert said in hardness._harder(data, ends)
+        assert said in sentences.difficulty(facts.measure_difficulty(data))
     data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
-    assert "no figure" in hardness._harder(data, ends)
+    assert "undefined" in sentences.difficulty(facts.measure_difficulty(data))
 
 
 def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
@@ -123,11 +122,12 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
     for ends, said in (
         (
             ((-0.2, 0.1), (-0.1, 0.2)),
-            "Nothing was found that errors go with: neither the amplitude (rank correlation ",
+            "No correlation of the error was found with the amplitude (rank correlation ",
         ),
         (
             ((0.1, 0.5), (-0.1, 0.2)),
-            "Errors go with the amplitude (rank correlation 0.30 (95 % CI 0.10 to 0.50)); of the phase (rank",
+            "The error correlates with the amplitude (rank correlation 0.30, 95 % CI 0.10 to 0.50), "
+            "but not measurably with the phase (rank",
         ),
         (((0.1, 0.5), (0.1, 0.2)), " and with the phase (rank correlation "),
     ):
@@ -139,10 +139,10 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
                     f"tasks.{key}.high": high,
                 }
             )
-        section, _ = landscape.map_of_parameters(data)
+        section, _ = task_maps.map_parameters(data)
         assert said in section.sentence
         assert not any(
-            "classes" in note for note in section.notes + hardness.difficulty(data).notes
+            "classes" in note for note in section.notes + difficulty.difficulty_section(data).notes
         )
 
 
@@ -158,11 +158,11 @@ def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
 def test_a_pair_says_how_few_episodes_it_is_from(roots):
     data = found(roots["classification"])
     for episodes, said in (
-        (1, "of the 1\xa0episode that holds both"),
-        (7, "of the 7\xa0episodes that hold both"),
+        (1, "from the 1\xa0episode that contains both"),
+        (7, "from the 7\xa0episodes that contain both"),
     ):
         data.pairs.loc[0, "episodes"] = episodes
-        assert said in hardness.confused(data).sentence
+        assert said in classes.pair_section(data).sentence
 
 
 def test_every_class_and_episode_is_on_its_map(roots):
@@ -170,7 +170,7 @@ def test_every_class_and_episode_is_on_its_map(roots):
         found(roots["classification"]),
         Page((roots["classification"] / "reports/tasks.html").read_text()),
     )
-    dots = [row for row in specs_data(page.specs["spec-map"]) if "nearest" in row]
+    dots = [row for row in specs_data(page.specs["spec-map"]) if "neighbour" in row]
     assert len(dots) == 20 and {round(row["x"], 6) for row in dots} == {
         round(x, 6) for x in data.space["x"]
     }
@@ -184,12 +184,12 @@ def test_every_class_and_episode_is_on_its_map(roots):
 
 def test_pictures_on_the_map_do_not_cover_each_other(roots):
     data = found(roots["classification"])
-    places = landscape._apart(data.space, 34, 34)
+    places = task_maps.select_apart(data.space, 34, 34)
     x, y = (
         (data.space[c] - data.space[c].min()) / (data.space[c].max() - data.space[c].min())
         for c in ("x", "y")
     )
-    at = np.stack([x * landscape.WIDE, y * landscape.HIGH], 1)[places]
+    at = np.stack([x * task_maps.MAP_WIDTH, y * task_maps.MAP_HEIGHT], 1)[places]
     gaps = np.abs(at[:, None] - at[None]).max(-1)[np.triu_indices(len(at), 1)]
     assert len(places) > 5 and (gaps >= 34 - 1e-9).all()
-    assert len(landscape._apart(data.space, 10_000, 10_000)) == 1
+    assert len(task_maps.select_apart(data.space, 10_000, 10_000)) == 1

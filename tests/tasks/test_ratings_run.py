@@ -159,17 +159,17 @@ def test_the_report_says_it(run):
     ]
     call(run, "report", *EVALUATE, "--history", "history", *written)
     page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
-    assert f"after 20 ratings by {metrics['ratings']['20']['mae']:.3f}" in page
+    assert f"After 20 ratings the mean absolute error is {metrics['ratings']['20']['mae']:.3f}" in page
     assert (
-        "By the number of ratings" in page
+        "Error by number of ratings" in page
         and "matrix factorisation with fold-in" in page
-        and "A typical user" in page
+        and "Typical user" in page
     )
-    assert len(re.findall("Rated first", page)) == 4
-    assert "spread of ratings (standard deviation)" in plain(run / "tasks.html")
+    assert len(re.findall("First ratings", page)) == 4
+    assert "standard deviation of the ratings" in plain(run / "tasks.html")
     card = plain(run / "card.md")
-    assert "to adapt to new users by 20 ratings or fewer" in card and "episodic adapt" not in card
-    assert "By the number of ratings" in (run / "summary/summary.md").read_text()
+    assert "to adapt to new users from 20 ratings or fewer" in card and "episodic adapt" not in card
+    assert "Error by number of ratings" in (run / "summary/summary.md").read_text()
 
 
 def test_a_new_user_in_python(run, tmp_path):

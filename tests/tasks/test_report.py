@@ -1,4 +1,4 @@
-"""The report: numbers, names and bytes. What it is made from is made up (synthetic.py)."""
+"""The report: numbers, names and bytes, from synthetic results (synthetic.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from tasks import report
 from tasks.params import parse, read_yaml
 from tasks.reports.kit import charts, gallery, published, results, wording
 from tasks.reports.kit import page as pages
-from tasks.reports.run import confusions, curves, fits, scores
+from tasks.reports.kit.pooling import pool_classes
+from tasks.reports.kit.trees import select_used
+from tasks.reports.run import classes, curves, facts, fits, scores, sentences
 from tasks.runtime.files import ROOT, digest, read_json
 from tasks.runtime.stage import StageError
 
@@ -70,7 +73,7 @@ class Page(HTMLParser):
 
 
 def found(root: Path) -> results.Results:
-    return results.read(
+    return results.read_results(
         root / "data/prepared",
         root / "models/run",
         root / "reports/scores",
@@ -192,11 +195,11 @@ def test_hostile_names_in_markdown_and_svg(image_root):
 
 
 def test_markdown_escapes_what_markdown_reads():
-    assert pages._markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
+    assert pages.escape_markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
 
 
 def test_nothing_ends_a_script_early():
-    assert "</script" not in pages.script("x = '</script><script>alert(1)</SCRIPT>'").lower()
+    assert "</script" not in pages.embed_script("x = '</script><script>alert(1)</SCRIPT>'").lower()
 
 
 # --- page ------------------------------------------------------------------------------------------------------------
@@ -264,7 +267,7 @@ def test_the_numbers_are_those_of_metrics_json(page, image_root):
     assert f"{metrics['episodes']} test episodes" in page.text.replace("\xa0", " ")
     drawn = {
         row["name"]: row["value"]
-        for row in specs_data(page.specs["spec-comparison"])
+        for row in specs_data(page.specs["spec-baselines"])
         if "name" in row
     }
     assert drawn["this model (maml, conv4)"] == metrics["accuracy"]
@@ -296,7 +299,7 @@ def test_provenance(page, image_root):
 
 
 def test_params_in_use_leave_out_what_was_not_picked():
-    assert results.in_use(
+    assert select_used(
         {
             "device": "cpu",
             "model": {"name": "b", "a": {"x": 1}, "b": {"y": 2}},
@@ -313,7 +316,7 @@ def test_params_in_use_leave_out_what_was_not_picked():
 
 
 def compared(root):
-    section = scores.comparison(found(root), raw(root))
+    section = scores.baseline_section(found(root), raw(root))
     return section, {row["name"] for row in specs_data(section.figures[0].spec) if "name" in row}
 
 
@@ -325,7 +328,7 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_p
     section, drawn = compared(image_root[0])  # 15 queries
     assert not [name for name in drawn if "Finn" in name]
     assert "not drawn" in section.notes[0]
-    assert "queries a class 1 (here 15)" in str(section.tables[1].rows)
+    assert "queries per class 1 (here 15)" in str(section.tables[1].rows)
 
 
 @pytest.mark.parametrize(
@@ -333,20 +336,22 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_p
 )
 def test_another_protocol_is_not_drawn(tmp_path, key, value):
     root = synthetic.write(tmp_path / "run", queries=1)
-    mine = published.protocol(found(root), raw(root))
-    assert len(published.figures(mine)[0]) == 2
+    mine = published.describe_protocol(found(root), raw(root))
+    assert len(published.find_figures(mine)[0]) == 2
     params = raw(root)
     params["dataset"]["omniglot"][key] = value
-    assert len(published.figures(published.protocol(found(root), params))[0]) == 0
+    assert len(published.find_figures(published.describe_protocol(found(root), params))[0]) == 0
 
 
 def test_a_data_set_without_published_figures(image_root):
-    same, others = published.figures(
-        published.protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
+    same, others = published.find_figures(
+        published.describe_protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
     )
     assert same.empty
     assert others.empty
-    assert "baselines alone" in scores._beside(found(image_root[0]), 0.9, 0.01, same, others)
+    standing = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
+    alone = replace(standing, same_protocol=same, other_protocols=others)
+    assert "only baselines are drawn" in sentences.published_figures(alone)
 
 
 def test_the_table_of_published_figures_is_whole():
@@ -372,8 +377,8 @@ def test_the_table_of_published_figures_is_whole():
 
 def test_gallery_shows_the_answers_that_were_given(image_root):
     data = found(image_root[0])
-    cards = gallery.cards(data)
-    accuracy = data.headline.set_index("episode")["accuracy"]
+    cards = gallery.select_cards(data)
+    accuracy = data.headline_episodes.set_index("episode")["accuracy"]
     shown = [accuracy[card.episode] for card in cards]
     assert len({card.episode for card in cards}) == 6
     assert shown == sorted(shown, reverse=True)
@@ -388,7 +393,7 @@ def test_gallery_shows_the_answers_that_were_given(image_root):
 
 def test_gallery_cells_are_the_pixels_of_the_data(image_root):
     data = found(image_root[0])
-    card = gallery.cards(data)[0]
+    card = gallery.select_cards(data)[0]
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.sheet.uri.split(",")[1]))))
     line = data.test[data.test["episode"] == card.episode].iloc[0]
 
@@ -412,7 +417,7 @@ def test_wrong_answers_are_marked_with_the_letter_not_by_colour_alone(image_root
 
 def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
     root = synthetic.write(tmp_path / "run", ways=20, shots=2, queries=15, test=3)
-    card = gallery.cards(found(root))[0]
+    card = gallery.select_cards(found(root))[0]
     assert (card.shown, card.queries) == (5, 15)
     assert all(len(c.after) == 5 and len(c.support) == 2 for c in card.classes)
 
@@ -420,10 +425,10 @@ def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
 def test_hardest_classes_and_groups(image_root):
     data = found(image_root[0])
     hardest = data.classes.sort_values("accuracy").iloc[0]
-    section = confusions.classes(data)
+    section = classes.class_section(data)
     assert section.tables[0].rows[0][0] == hardest["class"]
     assert wording.percent(hardest["accuracy"]) in section.sentence
-    (groups,) = confusions.groups(data)
+    (groups,) = classes.group_sections(data)
     pooled = data.classes.groupby("group")[["correct", "queries"]].sum()
     worst = (pooled["correct"] / pooled["queries"]).min()
     assert wording.percent(worst) in groups.sentence
@@ -432,26 +437,30 @@ def test_hardest_classes_and_groups(image_root):
 
 def test_the_interval_of_a_group_is_over_its_classes():
     equal = pd.DataFrame({"queries": [30] * 4, "correct": [15, 20, 25, 30], "ci95": [np.nan] * 4})
-    accuracy, half = confusions.pooled(equal)
+    accuracy, half = pool_classes(equal)
     assert accuracy == 0.75
     assert half == pytest.approx(1.96 * np.std([0.5, 2 / 3, 5 / 6, 1], ddof=1) / 2)
-    assert confusions.pooled(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
+    assert pool_classes(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
 
 
 def test_mistaken_for_is_counted_from_the_answers(image_root):
     data = found(image_root[0])
-    hard = confusions.pictures(data).rows[0]
+    hard = classes.illustrate_hard_classes(data).rows[0]
     truth = np.stack(data.test["classes"].to_list())
     names = data.table["class"].to_numpy()
     wrong = data.answers[data.answers["label"] != data.answers["after"]]
     own = (
         pd.Series(names[truth[wrong["episode"], wrong["label"]]])
-        .map(lambda name: hard.name.startswith(f"{name} ("))
+        .map(lambda name: hard.first.startswith(f"{name} ("))
         .to_numpy()
     )
     taken = pd.Series(names[truth[wrong["episode"], wrong["after"]]][own]).value_counts()
-    assert hard.share.replace("\xa0", " ") == f"{taken.max()} times of {own.sum()} mistakes"
-    assert hard.taken_for.startswith(tuple(taken[taken == taken.max()].index))
+    assert hard.text.replace("\xa0", " ") == f"{taken.max()} of {own.sum()} errors"
+    assert hard.second.startswith(tuple(taken[taken == taken.max()].index))
+
+
+def adaptation(score: str, curve: pd.DataFrame) -> str:
+    return sentences.adaptation(facts.measure_adaptation(score, curve))
 
 
 def course(steps=None, **columns) -> pd.DataFrame:
@@ -462,21 +471,21 @@ def course(steps=None, **columns) -> pd.DataFrame:
 def test_curve_says_what_the_numbers_say():
     rise = course(accuracy=[0.2, 0.61, 0.80, 0.85, 0.851, 0.852], accuracy_ci95=[0.01] * 6)
     assert (
-        wording.adaptation("accuracy", rise)
+        adaptation("accuracy", rise)
         == "Accuracy rises by 41 points in one step and is flat after three."
     )
     still = course(accuracy=[0.2, 0.3, 0.4, 0.5], accuracy_ci95=[0.01] * 4)
-    assert wording.adaptation("accuracy", still).startswith(
-        "Accuracy rises by 10 points in one step and still moves: it is 50"
+    assert adaptation("accuracy", still).startswith(
+        "Accuracy rises by 10 points in one step and still changes up to the last step: 50"
     )
     nothing = course(accuracy=[0.2, 0.201, 0.199], accuracy_ci95=[0.01] * 3)
-    assert "changes nothing" in wording.adaptation("accuracy", nothing)
+    assert "no measurable effect" in adaptation("accuracy", nothing)
     waves = course(
         mse=[3.0, 0.4, 0.39, 90.0], mse_ci95=[0.1, 0.1, 0.1, 80.0], diverged=[0, 0, 0, 2]
     )
     assert (
-        wording.adaptation("mse", waves)
-        == "The error goes from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
+        adaptation("mse", waves)
+        == "The error falls from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
     )
 
 
@@ -485,13 +494,13 @@ def test_a_curve_with_gaps_is_told_by_its_steps():
         [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.701], accuracy_ci95=[0.01] * 6
     )
     assert (
-        wording.adaptation("accuracy", far)
+        adaptation("accuracy", far)
         == "Accuracy rises by 10 points in one step and is flat after 20."
     )
     moving = course(
         [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.8], accuracy_ci95=[0.01] * 6
     )
-    assert wording.adaptation("accuracy", moving).endswith("after 50.")
+    assert adaptation("accuracy", moving).endswith(": 80.0\xa0% after 50.")
 
 
 @pytest.mark.parametrize(
@@ -509,7 +518,7 @@ def test_a_curve_with_gaps_is_told_by_its_steps():
     ],
 )
 def test_figures_in_words(score, value, ci95, text):
-    assert wording.figure(score, value, ci95).replace("\xa0", " ") == text
+    assert wording.estimate(score, value, ci95).replace("\xa0", " ") == text
 
 
 def test_a_group_is_said_once():
@@ -551,14 +560,14 @@ def test_contrast_is_aa_in_both_themes(theme):
 
 def test_both_statistics_are_compared_unless_they_agree(image_root):
     data = found(image_root[0])
-    (section,) = curves.modes(data)
+    (section,) = curves.mode_sections(data)
     metrics = read_json(image_root[0] / "reports/metrics.json")
     assert (
         wording.points(metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"])
         in section.sentence
     )
-    data.curve["accuracy"] = np.tile(data.course("transductive")["accuracy"], 2)
-    (section,) = curves.modes(data)
+    data.curve["accuracy"] = np.tile(data.adaptation_curve("transductive")["accuracy"], 2)
+    (section,) = curves.mode_sections(data)
     assert not section.figures
     assert "no batch norm" in section.sentence
 
@@ -574,10 +583,10 @@ def test_regression_report(wave_root):
     assert {f"spec-fit-{i}" for i in range(1, 7)} <= set(page.specs)
     drawn = {
         row["name"]: row["value"]
-        for row in specs_data(page.specs["spec-comparison"])
+        for row in specs_data(page.specs["spec-baselines"])
         if "name" in row
     }
-    assert drawn["always answer 0"] == metrics["baselines"]["zero"]["mse"]
+    assert drawn["constant 0"] == metrics["baselines"]["zero"]["mse"]
     assert drawn["MAML (inner rate 0.01), 2x40 ReLU (own reference run)"] == 0.413
     assert not [
         name for name in drawn if "0.171" in str(drawn[name])
@@ -588,11 +597,11 @@ def test_regression_report(wave_root):
 
 def test_fits_go_from_typical_to_worst(wave_root):
     data = found(wave_root)
-    drawn = fits.fits(data)
-    errors = data.headline.set_index("episode")["mse"]
+    drawn = fits.draw_fits(data)
+    errors = data.headline_episodes.set_index("episode")["mse"]
     shown = [errors[fit.episode] for fit in drawn]
     assert shown == sorted(shown)
-    assert (drawn[0].place, drawn[-1].place) == ("typical", "the worst")
+    assert (drawn[0].rank, drawn[-1].rank) == ("typical", "worst")
     assert shown[-1] == errors.max()
 
 
@@ -602,7 +611,7 @@ def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
         4e5,
         3e5,
     )
-    spec = scores.comparison(data, raw(wave_root)).figures[0].spec
+    spec = scores.baseline_section(data, raw(wave_root)).figures[0].spec
     assert '"type": "log"' in json.dumps(spec)
 
 
@@ -696,7 +705,7 @@ def test_columns_that_a_kind_can_do_without(spare):
     kept = path.read_text()
     try:
         pd.read_csv(path).drop(columns=["gradient_norm", "meta_lr"]).to_csv(path, index=False)
-        assert curves.learning(found(spare)).figures
+        assert curves.learning_section(found(spare)).figures
     finally:
         path.write_text(kept)
 

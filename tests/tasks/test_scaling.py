@@ -1,4 +1,4 @@
-"""How errors change and what transfers to what: experiments of which the answer is known."""
+"""Scaling and transfer between groups: experiments of which the answer is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from history import Repository
 
 from tasks import compare
-from tasks.reports.comparison import groups, scaling, transfer
+from tasks.reports.comparison import protocols as groups
+from tasks.reports.comparison import scaling, transfer
 from tests.tasks.test_report import Page
 
 
@@ -30,19 +31,19 @@ def repository(tmp_path_factory) -> Repository:
 
 @pytest.fixture(scope="module")
 def protocols(repository):
-    return groups.protocols(compare.gather(repository.path, everything=True)[0])
+    return groups.group_protocols(compare.gather(repository.path, everything=True)[0])
 
 
 def test_the_exponent_is_found(protocols):
-    found = scaling.series(protocols, "train.classes")
+    found = scaling.find_series(protocols, "train.classes")
     assert (
         found.points["n"].tolist() == [10, 40, 160, 640]
         and found.points["seeds"].tolist() == [2] * 4
     )
     scores = {c.first.name: c.score for c in protocols[0].configurations}
     assert found.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
-    (section,) = scaling.sections(protocols)
-    assert section.name == "growth-classes"
+    (section,) = scaling.scaling_sections(protocols)
+    assert section.name == "scaling-classes"
     b, low, high = (
         float(x.replace("−", "-"))
         for x in re.search(
@@ -52,7 +53,8 @@ def test_the_exponent_is_found(protocols):
     assert low < -0.5 < high < 0 and abs(b + 0.5) < 0.1
     first, last = found.points["error"].iloc[[0, -1]]
     assert (
-        f"{100 * first:.1f}\xa0% with 10 and {100 * last:.1f}\xa0% with 640 classes to train on"
+        f"With 10 training classes the error is {100 * first:.1f}\xa0%; "
+        f"with 640 it is {100 * last:.1f}\xa0%."
         in section.sentence
     )
 
@@ -65,12 +67,12 @@ def test_points_that_differ_in_something_else_are_not_on_the_curve(repository, p
         else e
         for e in made
     ]
-    assert scaling.series(groups.protocols(changed), "train.classes") is None, (
+    assert scaling.find_series(groups.group_protocols(changed), "train.classes") is None, (
         "three points are left"
     )
     assert (
-        scaling.series(protocols, "episodes.shots") is None
-        and scaling.series(protocols, "episodes.ways") is None
+        scaling.find_series(protocols, "episodes.shots") is None
+        and scaling.find_series(protocols, "episodes.ways") is None
     )
 
 
@@ -87,20 +89,23 @@ def test_shots_are_followed_across_protocols(repository):
         )
         for s in (1, 2, 4, 8)
     ]
-    found = groups.protocols(several)
+    found = groups.group_protocols(several)
     assert len(found) == 4, "the test episodes differ"
-    (section,) = scaling.sections(found)
+    (section,) = scaling.scaling_sections(found)
     assert "falls as n to the power of −1.00" in section.sentence
-    assert section.heading == "How the error changes: shots"
+    assert section.heading == "Scaling: shots per class"
     assert any("not paired" in note for note in section.notes) and not any(
         "chi-square" in note for note in section.notes
     )
-    trained = "The shots of training change with those of the test episodes (train.shots is null)."
+    trained = (
+        "The number of shots per class in training varies along with that of the test episodes "
+        "(train.shots is null)."
+    )
     assert trained in section.notes
     own = [
         replace(e, params={**e.params, "train": {**e.params["train"], "shots": 3}}) for e in several
     ]
-    (section,) = scaling.sections(groups.protocols(own))
+    (section,) = scaling.scaling_sections(groups.group_protocols(own))
     assert trained not in section.notes
 
 
@@ -117,9 +122,9 @@ def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repos
         )
         for n, factor in ((10, 1.0), (20, 0.25), (40, 0.25), (80, 0.25))
     ]
-    (section,) = scaling.sections(groups.protocols(bent))
+    (section,) = scaling.scaling_sections(groups.group_protocols(bent))
     assert any(
-        "The points miss the law by more than chance (chi-square " in note and "p < 0.001)" in note
+        "The points deviate from the law by more than chance (chi-square " in note and "p < 0.001)" in note
         for note in section.notes
     )
 
@@ -137,19 +142,19 @@ def test_no_trend_is_said_to_be_none(repository):
         )
         for n in (10, 20, 40, 80)
     ]
-    (section,) = scaling.sections(groups.protocols(flat))
-    assert "no trend beyond chance" in section.sentence
+    (section,) = scaling.scaling_sections(groups.group_protocols(flat))
+    assert "no significant trend" in section.sentence
 
 
 def test_transfer_is_by_the_classes_own_group(protocols):
     (protocol,) = protocols
-    section = transfer.transfer(protocol, "")
+    section = transfer.transfer_section(protocol, "")
     assert (
-        section.sentence.startswith("Over all test groups a teaches more than b + c, by ")
+        section.sentence.startswith("Over all test groups, training on a beats training on b + c by ")
         and "95 % CI" in section.sentence
     )
     assert (
-        "1 of 1\xa0pair of training groups differs beyond chance. With fewer than three seeds"
+        "1 of 1\xa0pair of training groups differs significantly. With fewer than three seeds"
         in section.sentence
     )
     table = section.tables[0]
@@ -165,18 +170,18 @@ def test_transfer_is_by_the_classes_own_group(protocols):
 def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
     (protocol,) = protocols
     level = replace(protocol, pairs=[replace(pair, p=0.2) for pair in protocol.pairs])
-    section = transfer.transfer(level, "")
+    section = transfer.transfer_section(level, "")
     assert section.sentence.startswith(
-        "No training group teaches more than another beyond chance: a is ahead of b + c by "
+        "No training group is significantly better than another: a is ahead of b + c by "
     )
-    assert section.sentence.endswith("chance would do as much (corrected p 0.20).")
-    assert transfer.transfer(replace(protocol, pairs=[]), "").sentence.startswith(
-        "The table is not about the 20 best"
+    assert section.sentence.endswith(" (corrected p = 0.20).")
+    assert transfer.transfer_section(replace(protocol, pairs=[]), "").sentence.startswith(
+        "Only the 20 best"
     )
 
 
 def test_every_column_of_the_table_in_colour_is_named(protocols):
-    chart = next(iter(transfer.transfer(protocols[0], "").figures)).spec
+    chart = next(iter(transfer.transfer_section(protocols[0], "").figures)).spec
     axes = [axis for layer in chart["layer"] for axis in [layer["encoding"]["x"]["axis"]]]
     assert axes and all(axis["labelOverlap"] is False for axis in axes)
 
@@ -189,7 +194,7 @@ def test_without_groups_there_is_no_table(protocols):
             c for c in protocol.configurations if "of-b" not in [e.name for e in c.experiments]
         ],
     )
-    assert transfer.transfer(few, "") is None
+    assert transfer.transfer_section(few, "") is None
 
 
 def test_both_are_on_the_page(repository, tmp_path):
@@ -199,9 +204,9 @@ def test_both_are_on_the_page(repository, tmp_path):
         (tmp_path / "out/comparison.md").read_text(),
     )
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert {"growth-classes", "transfer"} <= anchors
+    assert {"scaling-classes", "transfer"} <= anchors
     assert {
         attrs["href"][1:] for attrs in page.with_tag("a") if attrs["href"].startswith("#")
     } <= anchors
-    for name in ("growth-classes", "transfer"):
+    for name in ("scaling-classes", "transfer"):
         assert f"({name}.svg)" in text and (tmp_path / f"out/{name}.svg").is_file()

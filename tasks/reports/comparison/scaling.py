@@ -1,5 +1,4 @@
-"""How the error changes with shots, ways or classes to train on: experiments that differ in one of these alone,
-and a power law through them."""
+"""How the error scales with shots, ways or training classes, and a power law through it."""
 
 from __future__ import annotations
 
@@ -12,23 +11,30 @@ import pandas as pd
 
 from episodic.analysis import power_law
 from episodic.analysis.power_law import Fit
-from tasks.reports.comparison.groups import SEED, Configuration, Protocol, settings
-from tasks.reports.comparison.sections import SURE, p_value
+from tasks.reports.comparison import sentences
+from tasks.reports.comparison.naming import SEED, effective_settings, settings_key
+from tasks.reports.comparison.protocols import Configuration, Protocol
 from tasks.reports.kit import charts, maps, wording
-from tasks.reports.kit.section import Figure, Section, Table
+from tasks.reports.kit.section import Section, Table, build_figure
 
-KEYS = {"train.classes": "classes to train on", "episodes.shots": "shots", "episodes.ways": "ways"}
-"""Params whose effect is looked at, and what they count."""
-
-OF_EPISODES = ("episodes.shots", "episodes.ways")
-"""Those that change the test episodes as well."""
+QUANTITIES = {
+    "train.classes": "training classes",
+    "episodes.shots": "shots per class",
+    "episodes.ways": "ways",
+}
+"""Settings whose effect is examined, and what they count."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Configurations that differ in `key` alone: `n`, `error`, `se`, `low`, `high`, `seeds`, `episodes`, in the order of n.
+    """Configurations that differ in one setting alone.
 
-    training: whether the test episodes' number is that of training as well
+    Attributes:
+        key: The setting.
+        score: `accuracy` or `mse`.
+        points: `n` (the setting), `error`, `se`, `low`, `high`, `seeds` and `episodes`, sorted
+            by n.
+        training: Whether the number in training varies along with that of the test episodes.
     """
 
     key: str
@@ -37,167 +43,113 @@ class Series:
     training: bool
 
 
-def sections(protocols: Sequence[Protocol]) -> list[Section]:
-    """One for each of KEYS that has enough points."""
-    return [_section(found) for key in KEYS if (found := series(protocols, key)) is not None]
+def scaling_sections(protocols: Sequence[Protocol]) -> list[Section]:
+    """Builds a section for each of QUANTITIES that has enough points."""
+    series = [find_series(protocols, key) for key in QUANTITIES]
+    return [_build_section(found) for found in series if found is not None]
 
 
-def series(protocols: Sequence[Protocol], key: str) -> Series | None:
-    """The largest set of configurations that differ in `key` alone, of whatever protocols; None where it has fewer than a law needs."""
-    alike: dict[str, list[tuple[Protocol, Configuration]]] = {}
+def find_series(protocols: Sequence[Protocol], key: str) -> Series | None:
+    """Finds the largest set of configurations that differ in one setting alone.
+
+    They may follow several protocols. Returns None if there are fewer than a power law needs.
+    """
+    members: dict[tuple, list[tuple[Protocol, Configuration]]] = {}
     for protocol in protocols:
         for configuration in protocol.configurations:
-            rest = {k: v for k, v in settings(configuration.first).items() if k not in (key, SEED)}
-            where = protocol.score, configuration.first.mode, configuration.first.meta["dataset"]
-            alike.setdefault(
-                repr((where, sorted((k, repr(v)) for k, v in rest.items()))), []
-            ).append((protocol, configuration))
-    made = [(_points(members, key), members[0][1]) for members in alike.values()]
-    points, one = max(
-        made, key=lambda found: found[0]["n"].nunique(), default=(pd.DataFrame({"n": []}), None)
-    )
-    if one is None or points["n"].nunique() < power_law.LEAST:
+            experiment = configuration.first
+            others = settings_key(effective_settings(experiment), [key, SEED])
+            group = protocol.score, experiment.mode, experiment.meta["dataset"], others
+            members.setdefault(group, []).append((protocol, configuration))
+    candidates = [(_tabulate(group, key), group[0]) for group in members.values()]
+    if not candidates:
         return None
-    training = (
-        key in OF_EPISODES and settings(one.first).get(key.replace("episodes.", "train.")) is None
-    )
-    return Series(key, str(points["score"].iloc[0]), points, training)
+    points, (protocol, configuration) = max(candidates, key=lambda c: c[0]["n"].nunique())
+    if points["n"].nunique() < power_law.LEAST:
+        return None
+    training = False
+    if key.startswith("episodes."):
+        own = effective_settings(configuration.first).get(key.replace("episodes.", "train."))
+        training = own is None
+    return Series(key, protocol.score, points, training)
 
 
-def _points(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd.DataFrame:
+def _tabulate(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd.DataFrame:
     rows = []
     for protocol, c in members:
-        low, high = c.score.low, c.score.high
-        mean, low, high = (
-            (1 - c.score.mean, 1 - high, 1 - low) if protocol.higher else (c.score.mean, low, high)
-        )
-        count = (
-            c.first.config.get("classes")
-            if key == "train.classes"
-            else c.first.meta[key.rpartition(".")[2]]
-        )
+        error, low, high = c.score.mean, c.score.low, c.score.high
+        if protocol.is_accuracy:
+            error, low, high = 1 - error, 1 - high, 1 - low
+        number = c.first.meta[key.rpartition(".")[2]] if key.startswith("episodes.") else None
         rows.append(
             {
-                "n": count,
-                "error": mean,
+                "n": c.first.config.get("classes") if number is None else number,
+                "error": error,
                 "se": c.score.se,
                 "low": max(low, 0.0),
                 "high": high,
                 "seeds": len(c.experiments),
                 "episodes": c.score.episodes,
-                "score": protocol.score,
             }
         )
-    return (
-        pd.DataFrame(rows)
-        .dropna(subset=["n"])
-        .sort_values("n", kind="stable")
-        .drop_duplicates("n", ignore_index=True)
-    )
+    table = pd.DataFrame(rows).dropna(subset=["n"]).sort_values("n", kind="stable")
+    return table.drop_duplicates("n", ignore_index=True)
 
 
-def _section(found: Series) -> Section:
-    points, what, accuracy = found.points, KEYS[found.key], found.score == "accuracy"
+def _build_section(series: Series) -> Section:
+    points, name = series.points, QUANTITIES[series.key]
     law = power_law.fit(points["n"].to_numpy(), points["error"].to_numpy(), points["se"].to_numpy())
-    shown = wording.percent if accuracy else wording.number
-    first, last = points.iloc[0], points.iloc[-1]
-    ends = f"{shown(first['error'])} with {int(first['n']):,} and {shown(last['error'])} with {int(last['n']):,}"
-    sentence = f"The error is {ends} {what}{_law(law)}."
-    notes = [
-        "Dots: means over seeds and test episodes with 95 % intervals; line: the fitted law error = a n^-b "
-        "with its 95 % band; both axes are logarithmic."
-    ]
-    if law is not None and law.p < SURE:
-        notes.append(
-            f"The points miss the law by more than chance (chi-square {law.misfit:.1f} a degree of freedom, p {p_value(law.p)}): the "
-            "exponent is a summary of this range, not a law to go beyond it, and its interval, widened by the root of that, is too "
-            "narrow where points are few."
-        )
-    if found.key in OF_EPISODES:
-        if found.training:
-            notes.append(
-                f"The {what} of training change with those of the test episodes (train.{what} is null)."
-            )
-        notes.append(
-            f"Each number of {what} has test episodes of its own, so that these points are not paired"
-            + (
-                "; with more ways the task itself is harder, and chance lower (1 / ways)."
-                if found.key == "episodes.ways"
-                else "."
-            )
-        )
-    else:
-        notes.append(
-            "Which classes are left out differs by seed and is part of the interval where there are seeds; all points share their test "
-            "episodes, which the fit does not make use of."
-        )
-    cells = [
-        [
-            f"{int(p['n']):,}",
-            f"{shown(p['error'])} ({shown(p['low'])} to {shown(p['high'])})",
-            str(int(p["seeds"])),
-            f"{int(p['episodes']):,}",
-        ]
-        for p in points.to_dict("records")
-    ]
-    table = Table(
-        f"Error by {what}",
-        [what, "error, 95 % interval", "seeds", "test episodes"],
-        cells,
-        frozenset({0, 1, 2, 3}),
+    first, last = (
+        (int(row["n"]), float(row["error"])) for row in points.iloc[[0, -1]].to_dict("records")
     )
-    name = f"growth-{found.key.rpartition('.')[2]}"
-    told = f"Error against {what} on logarithmic axes, {wording.count(len(points), 'point')} with 95 % intervals."
-    picture = Figure(
-        name, charts.page_spec(_chart(points, law, what, accuracy), 280), f"{told} {sentence}"
+    scale = sentences.scaling(series.score, name, first, last)
+    sentence = f"{scale} {sentences.power_law(law)}"
+    rows = [
+        [f"{int(row['n']):,}", error, str(int(row["seeds"])), f"{int(row['episodes']):,}"]
+        for row, error in zip(points.to_dict("records"), _format_errors(series), strict=True)
+    ]
+    head = [name, "error, 95 % interval", "seeds", "test episodes"]
+    table = Table(f"Error by number of {name}", head, rows, frozenset({0, 1, 2, 3}))
+    anchor = f"scaling-{series.key.rpartition('.')[2]}"
+    description = (
+        f"Error by number of {name} on logarithmic axes, {wording.count(len(points), 'point')} "
+        "with 95 % intervals."
     )
-    return Section(name, f"How the error changes: {what}", sentence, [picture], notes, [table])
+    figure = build_figure(anchor, _draw_series(series, law), description, sentence, 280)
+    notes = sentences.scaling_notes(law, series.key, name, series.training)
+    return Section(anchor, f"Scaling: {name}", sentence, [figure], notes, [table])
 
 
-def _law(law: Fit | None) -> str:
-    if law is None:
-        return "; too few points have an error above 0 for a law"
-    if law.b_low <= 0 <= law.b_high:
-        return f"; no trend beyond chance (exponent {_signed(-law.b)}, 95 % CI {_signed(-law.b_high)} to {_signed(-law.b_low)})"
-    way = "falls" if law.b > 0 else "grows"
-    return f": it {way} as n to the power of {_signed(-law.b)} (95 % CI {_signed(-law.b_high)} to {_signed(-law.b_low)})"
+def _format_errors(series: Series) -> list[str]:
+    show = wording.formatter(series.score)
+    columns = series.points[["error", "low", "high"]]
+    return [f"{show(e)} ({show(low)} to {show(high)})" for e, low, high in columns.to_numpy()]
 
 
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def _chart(points: pd.DataFrame, law: Fit | None, what: str, accuracy: bool) -> charts.Layers:
+def _draw_series(series: Series, law: Fit | None) -> charts.Layers:
+    points, name = series.points, QUANTITIES[series.key]
     low, high = float(points["n"].min()), float(points["n"].max())
     line = pd.DataFrame({"x": np.geomspace(low, high, 60)})
     if law is not None:
         line["y"], line["low"], line["high"] = law.at(line["x"].to_numpy())
-    shown = wording.percent if accuracy else wording.number
-    said = [
-        f"{shown(p['error'])} ({shown(p['low'])} to {shown(p['high'])})"
-        for p in points.to_dict("records")
-    ]
-    dots = points.assign(x=points["n"], y=points["error"], said=said)
+    points = points.assign(x=points["n"], y=points["error"], text=_format_errors(series))
     least = float(points.loc[points["error"] > 0, "error"].min())
-    dots["low"] = dots["low"].clip(lower=least / 3)
-    ends = pd.concat([dots["low"], dots["high"]])
+    points["low"] = points["low"].clip(lower=least / 3)
+    ends = pd.concat([points["low"], points["high"]])
     x_axis = {
-        "axis": alt.Axis(title=what, format=",d", values=[int(n) for n in points["n"]]),
+        "axis": alt.Axis(title=name, format=",d", values=[int(n) for n in points["n"]]),
         "scale": alt.Scale(type="log", domain=[low / 1.1, high * 1.1], nice=False),
     }
+    form = "~r" if series.score == "mse" else ".1%" if least < 0.02 else ".0%"
     y_axis = {
-        "axis": alt.Axis(
-            title="error",
-            format=".1%" if accuracy and least < 0.02 else ".0%" if accuracy else "~r",
-            tickCount=5,
-        ),
+        "axis": alt.Axis(title="error", format=form, tickCount=5),
         "scale": alt.Scale(
             type="log", domain=[float(ends.min()) * 0.9, float(ends.max()) * 1.1], nice=False
         ),
     }
     tooltip = [
-        alt.Tooltip("n:Q", title=what, format=",d"),
-        alt.Tooltip("said:N", title="error"),
+        alt.Tooltip("n:Q", title=name, format=",d"),
+        alt.Tooltip("text:N", title="error"),
         alt.Tooltip("seeds:Q"),
     ]
-    return maps.law(dots, line, x_axis, y_axis, tooltip)
+    return maps.power_law(points, line, x_axis, y_axis, tooltip)

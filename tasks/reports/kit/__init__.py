@@ -1,1 +1,1 @@
-"""What the run report and the comparison share: sections, charts, wording, pages, results of a run."""
+"""What the run report and the comparison share: results, sections, charts, wording and pages."""

@@ -1,7 +1,7 @@
-"""Pictures for report and comparison: one Vega-Lite spec each, for the page (interactive) and as SVG.
+"""Charts of the reports, each a Vega-Lite spec for the interactive page and for an SVG.
 
-Colours are Okabe-Ito's, named by what they stand for and written into the specs as CSS variables: the page switches between
-light and dark without drawing again, an SVG gets the light values.
+The colours are Okabe and Ito's, named by what they stand for. Specs refer to them as CSS variables,
+so that the page switches between light and dark without redrawing. An SVG gets the light values.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import altair as alt
@@ -22,14 +22,11 @@ PALETTE = {
     "line": ("#dfe3e8", "#323a44"),
     "ink": ("#1b1f24", "#e7eaee"),
     "muted": ("#57606a", "#a3adb8"),
-    "model": (
-        "#0072b2",
-        "#56b4e9",
-    ),  # this model as the headline measures it; validation; a right answer
-    "other": ("#009e73", "#009e73"),  # the same model under the other batch statistics
+    "model": ("#0072b2", "#56b4e9"),  # the model's headline score; validation; correct answers
+    "other": ("#009e73", "#009e73"),  # the model in the other batch-norm mode
     "training": ("#cc79a7", "#cc79a7"),
-    "wrong": ("#d55e00", "#d55e00"),  # a wrong answer
-    "early": ("#e69f00", "#e69f00"),  # after one step, on the way
+    "wrong": ("#d55e00", "#d55e00"),  # wrong answers
+    "early": ("#e69f00", "#e69f00"),  # after one inner step
     "baseline": ("#7a828c", "#8d96a0"),
     "published": ("#1b1f24", "#e7eaee"),
     "model-text": ("#00639b", "#6cc0ef"),
@@ -40,10 +37,14 @@ PALETTE = {
     "baseline-text": ("#57606a", "#a3adb8"),
     "published-text": ("#1b1f24", "#e7eaee"),
 }
-"""Name -> colour on light and on dark paper. Marks and lines take a name, words in that colour NAME-text (contrast AA)."""
+"""Name -> colours on a light and on a dark background.
+
+Marks and lines use NAME; text in that colour uses NAME-text, whose contrast meets WCAG AA.
+"""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-STATIC_FONT = "Arial, Helvetica, sans-serif"  # carried by vl-convert, so that an SVG does not depend on the machine's fonts
+STATIC_FONT = "Arial, Helvetica, sans-serif"
+"""Font of an SVG. vl-convert bundles it, so that the SVG does not depend on installed fonts."""
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -80,22 +81,26 @@ CONFIG: dict[str, Any] = {
     "text": {"fontSize": 12, "color": "var(--ink)"},
 }
 
-WIDTH = 720  # pixels of an SVG; in the page a chart is as wide as its container
+WIDTH = 720
+"""Width of an SVG in pixels. On the page a chart fills the width of its container."""
 
-ROW = 42
-"""Pixels that one line of `dots` takes."""
-
+ROW_HEIGHT = 42
+"""Height of one dot of `dots` in pixels."""
 
 Layers = alt.LayerChart | alt.FacetChart
-"""What altair.layer returns, by its annotation."""
+"""The return type of altair.layer."""
 
 
 def var(name: str) -> str:
+    """Returns the CSS variable of a colour of PALETTE."""
     return f"var(--{name})"
 
 
 def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
-    """The chart as a Vega-Lite spec that fills its container's width; give it to vega-embed with CONFIG."""
+    """Returns a chart as a Vega-Lite spec that fills the width of its container.
+
+    Pass the spec to vega-embed together with CONFIG.
+    """
     sized = chart.properties(
         width="container",
         height=height,
@@ -107,9 +112,10 @@ def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """A page spec as SVG on light paper.
+    """Renders a page spec as an SVG with a light background.
 
-    The second drawing of a chart in one process differs from the first: draw each once, in a fixed order.
+    Rendering the same chart twice in one process gives different bytes. For reproducible files
+    render each chart once and in a fixed order.
     """
     import vl_convert
 
@@ -123,7 +129,7 @@ def svg(spec: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Places for labels: as near to `values` as an order-keeping distance of at least `gap` allows."""
+    """Returns positions for labels, close to `values`, in their order and at least `gap` apart."""
     places = np.asarray(values, float).copy()
     order = np.argsort(places, kind="stable")
     for _ in range(200):
@@ -141,7 +147,7 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 
 
 def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
-    """Words that stay legible over lines: drawn twice, first wide and in the paper's colour."""
+    """Returns text with a halo in the background colour, legible on top of lines."""
     style = {"baseline": "bottom"} | style
     behind = chart.mark_text(
         **(style | {"stroke": var("paper"), "strokeWidth": 5, "strokeJoin": "round"})
@@ -149,24 +155,56 @@ def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
     return [behind.encode(color=alt.value(var("paper"))), chart.mark_text(**style)]
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A line of `dots`: a value with its interval.
+
+    Attributes:
+        name: Text above the line.
+        value: Position of the dot.
+        low: Lower end of the interval; NaN for none.
+        high: Upper end of the interval; NaN for none.
+        text: The value as text, at the end of the line.
+        detail: Where the value is from, for the tooltip.
+        colour: Colour of the dot, a name of PALETTE.
+        text_colour: Colour of the name; empty for that of the dot.
+        shape: `circle`, `square` or `diamond`.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    detail: str
+    colour: str = "model"
+    text_colour: str = ""
+    shape: str = "circle"
+
+
 def dots(
-    rows: pd.DataFrame,
+    values: Sequence[Dot],
     axis: alt.Axis,
     domain: tuple[float, float],
     rule: float | None = None,
     scale: Any = "linear",
 ) -> Layers:
-    """Dots with intervals, one row a line, in the order given; the name stands above its line, the figure at its end.
+    """Draws values with their intervals, one per line, in the given order.
 
-    rows: `name`, `value`, `low`, `high` (NaN: no interval), `colour` and `words` (of PALETTE: dot and name), `shape`,
-    `text` (the figure in words), `detail` (for the tooltip); rule: a dashed line, as for chance.
+    Args:
+        values: The lines, from top to bottom.
+        axis: The horizontal axis.
+        domain: Its limits.
+        rule: Position of a dashed vertical line, such as the chance level.
+        scale: Type of the scale: `linear` or `log`.
     """
     sizes = {"circle": 95, "square": 85, "diamond": 150}
+    rows = pd.DataFrame([asdict(dot) for dot in values])
     rows = rows.assign(
         row=[f"{i:03d}" for i in range(len(rows))],
         size=rows["shape"].map(sizes),
-        ink=[var(c) for c in rows["colour"]],
-        words=[var(c) for c in rows["words"]],
+        ink=[var(dot.colour) for dot in values],
+        text_ink=[var(dot.text_colour or f"{dot.colour}-text") for dot in values],
     )
     y = alt.Y("row:N", axis=None, scale=alt.Scale(type="point", padding=0.5))
     x: dict[str, Any] = {
@@ -175,8 +213,8 @@ def dots(
     }
     tooltip = [
         alt.Tooltip("name:N", title=" "),
-        alt.Tooltip("text:N", title="figure"),
-        alt.Tooltip("detail:N", title="from"),
+        alt.Tooltip("text:N", title="value"),
+        alt.Tooltip("detail:N", title="source"),
     ]
     base = alt.Chart(rows).encode(y=y)
     layers: list[alt.Chart] = [base.mark_rule(color=var("line"))]
@@ -201,7 +239,7 @@ def dots(
     }
     dot = base.mark_point(opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5)
     layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tooltip, **look))
-    name = base.encode(x=alt.value(0), text="name:N", color=alt.Color("words:N", scale=None))
+    name = base.encode(x=alt.value(0), text="name:N", color=alt.Color("text_ink:N", scale=None))
     layers += haloed(name, align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110"))
     layers.append(
         base.mark_text(align="right", baseline="bottom", dy=-6).encode(
@@ -215,7 +253,14 @@ def dots(
 class Line:
     """A line of `curves`.
 
-    colour: of PALETTE; data: `x`, `y`, maybe `low` and `high` (its band), and what tooltips show; faint: thin and without a name.
+    Attributes:
+        name: Text at its right end.
+        colour: A name of PALETTE.
+        data: `x`, `y`, optionally `low` and `high` (a band), and the fields of the tooltips.
+        faint: Whether it is drawn thin and without a name.
+        points: Whether its points are marked.
+        width: Width of the line in pixels.
+        dash: Lengths of its dashes and gaps in pixels.
     """
 
     name: str
@@ -237,23 +282,27 @@ def curves(
     rule: tuple[float, str] | None = None,
     tooltip: Sequence[alt.Tooltip] = (),
 ) -> Layers:
-    """Lines with 95 % bands, named at their right ends.
+    """Draws lines with their 95 % bands, named at their right ends.
 
-    x_axis, y_axis: `axis` and `scale` of the two encodings; labels_gap: least distance of two names, in units of y;
-    marks: vertical dashed lines (x, words), named at the bottom, or at the top where the lines leave room there;
-    rule: a horizontal one (y, words).
+    Args:
+        lines: The lines, those in front last.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_axis: `axis` and `scale` of the vertical encoding.
+        labels_gap: Minimum distance of two names in units of y.
+        marks: Vertical dashed lines, as pairs of x and text.
+        marks_above: Whether the texts of the marks are at the top instead of the bottom.
+        rule: A horizontal dashed line, as a pair of y and text.
+        tooltip: Tooltips of the points.
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     layers: list[alt.Chart] = []
     if rule is not None:
         at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]})).encode(y=y)
         layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")))
-        words = at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted"))
-        layers.append(words.encode(x=alt.value("width"), text="text:N"))
-    for i, (place, said) in enumerate(
-        marks
-    ):  # one above the other, so that neighbours do not overlap
-        at = alt.Chart(pd.DataFrame({"x": [place], "text": [said]})).encode(x=x)
+        text = at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted"))
+        layers.append(text.encode(x=alt.value("width"), text="text:N"))
+    for i, (place, mark) in enumerate(marks):  # stacked, so that neighbours do not overlap
+        at = alt.Chart(pd.DataFrame({"x": [place], "text": [mark]})).encode(x=x)
         layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]))
         foot = at.encode(y=alt.value(0 if marks_above else "height"), text="text:N")
         layers += haloed(
@@ -280,9 +329,9 @@ def curves(
             layers.append(
                 chart.mark_point(filled=True, size=34, opacity=1, color=var(line.colour), clip=True)
             )
-        target = chart.mark_point(
+        target = chart.mark_point(  # invisible, larger than the point: easier to hover over
             filled=True, size=300, opacity=0, color=var(line.colour), clip=True
-        )  # unseen: something to point at
+        )
         layers.append(target.encode(tooltip=[alt.Tooltip("series:N", title=" "), *tooltip]))
     ends = pd.DataFrame(
         [
@@ -290,9 +339,8 @@ def curves(
             for line in named
         ]
     )
-    ends["y"] = spread(
-        ends["y"].clip(*y_axis["scale"].domain).tolist(), labels_gap
-    )  # a line may end outside the frame
+    # A line may end outside the frame.
+    ends["y"] = spread(ends["y"].clip(*y_axis["scale"].domain).tolist(), labels_gap)
     label = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600)
     layers.append(
         label.encode(x=alt.value("width"), y=y, text="text:N", color=alt.Color("ink:N", scale=None))
@@ -307,18 +355,25 @@ def distribution(
     x_axis: dict[str, Any],
     y_title: str,
 ) -> Layers:
-    """A histogram in front of another one; above it the mean (dot), the middle half (thick) and 5 to 95 % (thin).
+    """Draws a histogram in front of a second one, with a summary of the first above.
 
-    bars, behind: `low`, `high`, `range` (in words), `share` (of the episodes), `episodes`, `of` (whose they are); behind may be empty;
-    summary: `mean`, `q05`, `q25`, `q75`, `q95`; x_axis: `axis` and `scale` of the encoding.
+    The summary shows the mean (dot), the middle half (thick line) and the range from the 5th to
+    the 95th percentile (thin line).
+
+    Args:
+        bars: `low`, `high`, `range` (as text), `share`, `episodes` and `of` (the owner's name).
+        behind: The same for the second histogram; may be empty.
+        summary: `mean`, `q05`, `q25`, `q75` and `q95` of the first.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_title: Title of the vertical axis.
     """
     most = max(float(frame["share"].max()) for frame in (bars, behind) if len(frame))
     x = alt.X("low:Q", **x_axis)
     y = alt.Y(
         "share:Q",
         axis=alt.Axis(format="%", title=y_title, tickCount=5),
-        scale=alt.Scale(domain=[0, 1.15 * most], nice=False),
-    )  # room for names
+        scale=alt.Scale(domain=[0, 1.15 * most], nice=False),  # room for the names
+    )
     tooltip = [
         alt.Tooltip("of:N", title=" "),
         alt.Tooltip("range:N", title="between"),
@@ -366,7 +421,10 @@ def distribution(
 def _names(
     frames: Sequence[tuple[pd.DataFrame, str]], x: alt.X, y: alt.Y, scale: alt.Scale
 ) -> list[alt.Chart]:
-    """Each histogram's name over its highest bar; over the highest of all, one above the other, where the bars are too near for that."""
+    """Returns each histogram's name above its highest bar.
+
+    If these bars are close together, the names are stacked above the highest of all.
+    """
     low, high = scale.domain
     peaks = []
     for frame, colour in frames:
@@ -405,14 +463,19 @@ def overlay(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Many lines, of which the one under the pointer comes to the front.
+    """Draws many lines; the one under the pointer comes to the front.
 
-    frame: `name`, `x`, `y`, `ink` (a colour), `faint` (drawn thin until pointed at), and what tooltips show;
-    ends: `y`, `name`, `ink`: names at the right end, already spread
+    Args:
+        frame: `name`, `x`, `y`, `ink` (a CSS colour), `faint` (thin unless under the pointer) and
+            the fields of the tooltips.
+        ends: `y`, `name` and `ink` of the names at the right ends, already spread.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_axis: `axis` and `scale` of the vertical encoding.
+        tooltip: Tooltips of the points.
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
-    pointed = alt.selection_point(
-        name="pointed",
+    hovered = alt.selection_point(
+        name="hovered",
         on="pointerover",
         clear="pointerout",
         fields=["name"],
@@ -421,14 +484,14 @@ def overlay(
     )
     base = alt.Chart(frame).encode(x=x, y=y, detail="name:N", color=alt.Color("ink:N", scale=None))
     width = (
-        alt.when(pointed)
+        alt.when(hovered)
         .then(alt.value(4))
         .when("datum.faint")
         .then(alt.value(1))
         .otherwise(alt.value(2.25))
     )
     opacity = (
-        alt.when(pointed)
+        alt.when(hovered)
         .then(alt.value(1))
         .when("datum.faint")
         .then(alt.value(0.35))
@@ -438,7 +501,7 @@ def overlay(
     target = (
         base.mark_point(filled=True, size=160, clip=True)
         .encode(opacity=alt.value(0), tooltip=list(tooltip))
-        .add_params(pointed)
+        .add_params(hovered)
     )
     names = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600, limit=170)
     named = names.encode(
@@ -454,10 +517,15 @@ def scatter(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Dots with vertical intervals and the line of those that none is better than in both.
+    """Draws points with vertical intervals and their Pareto front.
 
-    points: `name`, `x`, `y`, `low`, `high`, `ink`, `words` (colours), `said` (a name beside the dot, or '');
-    front: `x`, `y` in the order of x
+    Args:
+        points: `name`, `x`, `y`, `low`, `high`, `ink` and `text_ink` (CSS colours) and `label`
+            (text next to the point; may be empty).
+        front: `x` and `y` of the front, sorted by x.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_axis: `axis` and `scale` of the vertical encoding.
+        tooltip: Tooltips of the points.
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     base = alt.Chart(points).encode(x=x, color=alt.Color("ink:N", scale=None))
@@ -477,7 +545,7 @@ def scatter(
         interval,
         dots,
         *haloed(
-            base.encode(y=y, text="said:N", color=alt.Color("words:N", scale=None)),
+            base.encode(y=y, text="label:N", color=alt.Color("text_ink:N", scale=None)),
             align="left",
             dx=9,
             dy=4,

@@ -1,4 +1,4 @@
-"""Real episodes, from typical to worst, with the model's answers before and after adaptation."""
+"""Example episodes with the model's answers."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.reports.kit import wording
+from tasks.reports.kit import pictures, wording
 from tasks.reports.kit.pictures import Examples, Lines, Sheet
-from tasks.reports.kit.pictures import shown as show
 from tasks.reports.kit.results import Results
 
-PLACES = (
-    ("typical", 0.5),
-    ("below average", 0.25),
-    ("one in ten is worse", 0.1),
-    ("one in twenty is worse", 0.05),
-    ("one in fifty is worse", 0.02),
-    ("the worst", 0.0),
+RANKS = (
+    ("median", 0.5),
+    ("25th percentile", 0.25),
+    ("10th percentile", 0.1),
+    ("5th percentile", 0.05),
+    ("2nd percentile", 0.02),
+    ("worst", 0.0),
 )
-"""Which episodes are shown: words, and the quantile of the headline accuracy."""
+"""Which episodes are shown: a name, and the quantile of the headline accuracy."""
 
-TILES = 100
-"""At most so many queries an episode are drawn."""
+MAX_QUERIES = 100
+"""Queries drawn per episode at most."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """cell: place on the sheet; answer: the label given; right: whether it is the true one."""
+    """A query with its answer.
+
+    Attributes:
+        cell: Its cell on the sheet.
+        answer: Letter of the predicted class.
+        right: Whether the prediction is correct.
+    """
 
     cell: int
     answer: str
@@ -38,7 +43,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Class:
-    """label: the letter it goes by in the episode; support: cells of the sheet; before, after: its queries."""
+    """A class of an episode.
+
+    Attributes:
+        label: Its letter in the episode.
+        name: Its name.
+        group: Its group; may be empty.
+        support: Cells of its support examples.
+        before: Its queries with the answers before adaptation.
+        after: Its queries with the answers after adaptation.
+    """
 
     label: str
     name: str
@@ -50,14 +64,28 @@ class Class:
 
 @dataclass(frozen=True)
 class Card:
-    """One episode. before, after: shares of right answers, in words; told: the same for who cannot see the picture."""
+    """An episode.
+
+    Attributes:
+        episode: Its number.
+        rank: Why it is shown.
+        before: Accuracy before adaptation, as text.
+        after: Accuracy after adaptation, as text.
+        alt_before: Text alternative of the answers before adaptation.
+        alt_after: Text alternative of the answers after adaptation.
+        classes: Its classes.
+        sheet: Its examples.
+        large: Whether it has few enough queries to draw them enlarged.
+        shown: Queries shown per class.
+        queries: Queries per class.
+    """
 
     episode: int
-    place: str
+    rank: str
     before: str
     after: str
-    told_before: str
-    told_after: str
+    alt_before: str
+    alt_after: str
     classes: list[Class]
     sheet: Sheet | Lines
     large: bool
@@ -65,93 +93,93 @@ class Card:
     queries: int
 
 
-def label(index: int) -> str:
+def class_letter(index: int) -> str:
+    """Returns the letter of a class, or its number from the 27th class on."""
     return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
-def cards(results: Results) -> list[Card]:
-    """Episodes at the quantiles of PLACES, each once."""
+def select_cards(results: Results) -> list[Card]:
+    """Returns the episodes at the quantiles of RANKS, each once."""
     known = set(results.answers["episode"])
-    order = (
-        results.headline[results.headline["episode"].isin(known)]
-        .sort_values(["accuracy", "episode"])["episode"]
-        .tolist()
-    )
-    picked: dict[int, str] = {}
-    for place, quantile in reversed(PLACES):  # the worst first: it must not be lost to a neighbour
-        free = [i for i in range(len(order)) if order[i] not in picked]
+    scores = results.headline_episodes
+    scores = scores[scores["episode"].isin(known)].sort_values(["accuracy", "episode"])
+    order = scores["episode"].tolist()
+    selected: dict[int, str] = {}
+    for rank, quantile in reversed(RANKS):  # the worst first, so that no other rank takes it
+        target = round(quantile * (len(order) - 1))
+        free = [i for i in range(len(order)) if order[i] not in selected]
         if free:
-            picked[
-                order[min(free, key=lambda i: (abs(i - round(quantile * (len(order) - 1))), i))]
-            ] = place
-    return [_card(results, episode, place) for episode, place in reversed(picked.items())]
+            selected[order[min(free, key=lambda i: (abs(i - target), i))]] = rank
+    cards = []
+    for episode, rank in reversed(selected.items()):
+        row = results.test.loc[results.test["episode"] == episode].iloc[0]
+        answers = results.answers[results.answers["episode"] == episode]
+        cards.append(build_card(results.meta, row, answers, results.table, results.examples, rank))
+    return cards
 
 
-def _card(results: Results, episode: int, place: str) -> Card:
-    line = results.test.loc[results.test["episode"] == episode].iloc[0]
-    answers = results.answers[results.answers["episode"] == episode]
-    return card(results.meta, line, answers, results.table, results.examples, place)
-
-
-def card(
+def build_card(
     meta: dict[str, Any],
-    line: pd.Series,
+    row: pd.Series,
     answers: pd.DataFrame,
     table: pd.DataFrame,
     examples: Examples,
-    place: str,
+    rank: str,
 ) -> Card:
-    """An episode with two sets of answers.
+    """Builds the card of an episode with two sets of answers.
 
-    line: its row of test.parquet; answers: `image`, `label`, `before`, `after` of its queries; table, examples: of data/prepared
+    Args:
+        meta: meta.json of data/prepared.
+        row: The episode's row of test.parquet.
+        answers: `image`, `label`, `before` and `after` of its queries.
+        table: classes.parquet of data/prepared.
+        examples: The examples of data/prepared.
+        rank: Why the episode is shown.
     """
     ways, shots, queries = (meta[key] for key in ("ways", "shots", "queries"))
-    shown = min(queries, max(1, TILES // ways))
-    rows = [int(r) for r in line["support"]]
+    shown = min(queries, max(1, MAX_QUERIES // ways))
+    indices = [int(index) for index in row["support"]]
     classes = []
     for way in range(ways):
-        known = table.iloc[int(line["classes"][way])]
-        mine = answers[answers["label"] == way].head(shown)
-        first = len(rows)
-        rows += [int(r) for r in mine["image"]]
+        known = table.iloc[int(row["classes"][way])]
+        own = answers[answers["label"] == way].head(shown)
+        first = len(indices)
+        indices += [int(index) for index in own["image"]]
         before, after = (
             [
-                Query(first + i, label(int(answer)), int(answer) == way)
-                for i, answer in enumerate(mine[column])
+                Query(first + i, class_letter(int(answer)), int(answer) == way)
+                for i, answer in enumerate(own[column])
             ]
             for column in ("before", "after")
         )
-        classes.append(
-            Class(
-                label(way),
-                known["class"].removeprefix(f"{known['group']}/"),
-                known["group"],
-                list(range(way * shots, (way + 1) * shots)),
-                before,
-                after,
-            )
-        )
-    shares = [float(np.mean(answers[column] == answers["label"])) for column in ("before", "after")]
-    told = [_told(classes, when) for when in ("before", "after")]
+        name, group = known["class"].removeprefix(f"{known['group']}/"), known["group"]
+        support = list(range(way * shots, (way + 1) * shots))
+        classes.append(Class(class_letter(way), name, group, support, before, after))
+    accuracy = {
+        column: wording.percent(float(np.mean(answers[column] == answers["label"])))
+        for column in ("before", "after")
+    }
     return Card(
-        int(line["episode"]),
-        place,
-        wording.percent(shares[0]),
-        wording.percent(shares[1]),
-        told[0],
-        told[1],
-        classes,
-        show(examples, rows),
-        ways * shown <= 25,
-        shown,
-        queries,
+        episode=int(row["episode"]),
+        rank=rank,
+        before=accuracy["before"],
+        after=accuracy["after"],
+        alt_before=_describe_errors([(c.label, c.before) for c in classes]),
+        alt_after=_describe_errors([(c.label, c.after) for c in classes]),
+        classes=classes,
+        sheet=pictures.build_sheet(examples, indices),
+        large=ways * shown <= 25,
+        shown=shown,
+        queries=queries,
     )
 
 
-def _told(classes: list[Class], when: str) -> str:
-    """'7 of 75 queries wrong: 2 of A, 5 of C.'"""
-    wrong = [(c.label, sum(not q.right for q in getattr(c, when))) for c in classes]
-    total, shown = sum(n for _, n in wrong), sum(len(getattr(c, when)) for c in classes)
+def _describe_errors(answers: list[tuple[str, list[Query]]]) -> str:
+    """Returns '7 of 75 queries wrong: 2 of A and 5 of C.'"""
+    errors = [(label, sum(not query.right for query in queries)) for label, queries in answers]
+    queries = wording.count(sum(len(queries) for _, queries in answers), "query", "queries")
+    total = sum(number for _, number in errors)
     if not total:
-        return f"all {wording.count(shown, 'query', 'queries')} right."
-    return f"{total} of {wording.count(shown, 'query', 'queries')} wrong: {wording.joined([f'{n} of {c}' for c, n in wrong if n])}."
+        return f"all {queries} correct."
+    by_class = wording.join([f"{number} of {label}" for label, number in errors if number])
+    return f"{total} of {queries} wrong: {by_class}."

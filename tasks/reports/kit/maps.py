@@ -1,5 +1,4 @@
-"""Pictures of many classes or tasks at once: maps, clouds of dots with their means, and tables in colour. As `tasks.reports.kit.charts`, whose colours
-and ways to draw they take."""
+"""Charts of many classes or tasks: maps, scatter plots with binned means, heatmaps, power laws."""
 
 from __future__ import annotations
 
@@ -12,25 +11,31 @@ import pandas as pd
 from tasks.reports.kit.charts import Layers, haloed, var
 
 SERIES = ("model", "wrong", "other", "training", "early", "published")
-"""Colours of up to six groups; all others are grey."""
+"""Colours of the first six groups or configurations; all others are grey."""
 
 PICTURE = 26
-"""Height of a picture on a map in pixels."""
+"""Size of an image on a map in pixels."""
 
 
 def atlas(
     points: pd.DataFrame,
-    shown: pd.DataFrame,
+    labels: pd.DataFrame,
     titles: tuple[str, str],
     tooltip: Sequence[alt.Tooltip],
-    pointed: str = "",
+    highlight: str = "",
     numbers: bool = False,
 ) -> Layers:
-    """Dots on a map, some with their picture or name.
+    """Draws points on a map, some of them with an image or a name.
 
-    points: `x`, `y`, `colour` (of PALETTE) and what tooltips show, those to be seen best last; shown: `x`, `y`, and `picture` (a data
-    address) or `said`; pointed: the column whose equals come to the front with the dot under the pointer
-    numbers: whether the axes have a scale, as quantities have and places in a space do not
+    Args:
+        points: `x`, `y`, `colour` (a name of PALETTE) and the fields of the tooltips. Later points
+            are drawn on top of earlier ones.
+        labels: `x`, `y`, and `picture` (a data URI) or `label`; may be empty.
+        titles: Titles of the horizontal and the vertical axis.
+        tooltip: Tooltips of the points.
+        highlight: A column: hovering over a point brings all points of equal value to the front.
+        numbers: Whether the axes have tick labels. Quantities have them; positions in a feature
+            space do not.
     """
     x, y = (
         alt.X("x:Q", axis=_axis(titles[0], numbers), scale=_padded(points["x"], 0.04)),
@@ -41,27 +46,26 @@ def atlas(
     dots = base.mark_point(filled=True, size=46, stroke=var("paper"), strokeWidth=0.75).encode(
         fill=alt.Fill("ink:N", scale=None), tooltip=list(tooltip)
     )
-    if pointed:
-        chosen = alt.selection_point(
-            name="pointed",
+    if highlight:
+        hovered = alt.selection_point(
+            name="hovered",
             on="pointerover",
             clear="pointerout",
-            fields=[pointed],
+            fields=[highlight],
             nearest=False,
             empty=True,
         )
-        opacity = alt.when(chosen).then(alt.value(0.9)).otherwise(alt.value(0.12))
-        dots = dots.encode(opacity=opacity).add_params(chosen)
+        opacity = alt.when(hovered).then(alt.value(0.9)).otherwise(alt.value(0.12))
+        dots = dots.encode(opacity=opacity).add_params(hovered)
     else:
         dots = dots.encode(opacity=alt.value(0.75))
     layers: list[alt.Chart] = [dots]
-    if len(shown) and "picture" in shown:
-        picture = alt.Chart(shown).mark_image(width=PICTURE, height=PICTURE, baseline="bottom")
+    if len(labels) and "picture" in labels:
+        picture = alt.Chart(labels).mark_image(width=PICTURE, height=PICTURE, baseline="bottom")
         layers.append(picture.encode(x=x, y=y, url="picture:N"))
-    elif len(shown):
-        layers += haloed(
-            alt.Chart(shown).encode(x=x, y=y, text="said:N"), dy=-7, align="center", limit=150
-        )
+    elif len(labels):
+        label = alt.Chart(labels).encode(x=x, y=y, text="label:N")
+        layers += haloed(label, dy=-7, align="center", limit=150)
     return alt.layer(*layers)
 
 
@@ -75,16 +79,21 @@ def _padded(values: pd.Series, share: float) -> alt.Scale:
     return alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
 
 
-def cloud(
+def binned_scatter(
     points: pd.DataFrame,
     means: pd.DataFrame,
     x_axis: dict[str, Any],
     y_axis: dict[str, Any],
     tooltips: tuple[list, list],
 ) -> Layers:
-    """Dots, and in front of them the means of parts of them, with intervals.
+    """Draws a scatter plot with the means of its bins and their intervals in front.
 
-    points: `x`, `y`; means: `x`, `y`, `low`, `high`, `from`, `to` (the range of x that it is over); tooltips: of the dots, of the means
+    Args:
+        points: `x` and `y`.
+        means: `x`, `y`, `low`, `high`, and `from` and `to`, the limits of the bin.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_axis: `axis` and `scale` of the vertical encoding.
+        tooltips: Tooltips of the points and of the means.
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     dots = alt.Chart(points).mark_point(
@@ -112,16 +121,21 @@ def cloud(
     return alt.layer(*layers)
 
 
-def heat(
+def heatmap(
     cells: pd.DataFrame,
     titles: tuple[str, str],
     rows: Sequence[str],
     columns: Sequence[str],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """A table in one colour, the stronger the higher.
+    """Draws a heatmap in one colour.
 
-    cells: `row`, `column`, `strength` (0 to 1), `said` and what tooltips show; titles: of columns and rows
+    Args:
+        cells: `row`, `column`, `strength` (0 to 1), `label` and the fields of the tooltips.
+        titles: Titles of the columns and of the rows.
+        rows: Names of the rows, from top to bottom.
+        columns: Names of the columns, from left to right.
+        tooltip: Tooltips of the cells.
     """
     x = alt.X(
         "column:N",
@@ -154,21 +168,25 @@ def heat(
     square = base.mark_rect(fill=var("model"), stroke=var("paper"), strokeWidth=2).encode(
         opacity=opacity, tooltip=list(tooltip)
     )
-    return alt.layer(
-        square, base.mark_text(baseline="middle", color=var("ink")).encode(text="said:N")
-    )
+    label = base.mark_text(baseline="middle", color=var("ink")).encode(text="label:N")
+    return alt.layer(square, label)
 
 
-def law(
-    dots: pd.DataFrame,
+def power_law(
+    points: pd.DataFrame,
     line: pd.DataFrame,
     x_axis: dict[str, Any],
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Measurements with intervals, and a fitted line with its band.
+    """Draws measurements with their intervals and a fitted line with its band.
 
-    dots: `x`, `y`, `low`, `high` and what tooltips show; line: `x` and, where there is a fit, `y`, `low`, `high`
+    Args:
+        points: `x`, `y`, `low`, `high` and the fields of the tooltips.
+        line: `x` and, if there is a fit, `y`, `low` and `high`.
+        x_axis: `axis` and `scale` of the horizontal encoding.
+        y_axis: `axis` and `scale` of the vertical encoding.
+        tooltip: Tooltips of the points.
     """
     layers: list[alt.Chart] = []
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
@@ -179,7 +197,7 @@ def law(
             band.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"),
             fitted.mark_line(color=var("early"), strokeWidth=2, clip=True).encode(y=y),
         ]
-    base = alt.Chart(dots).encode(x=x)
+    base = alt.Chart(points).encode(x=x)
     interval = base.mark_rule(
         strokeWidth=4, strokeCap="round", opacity=0.45, color=var("model"), clip=True
     )

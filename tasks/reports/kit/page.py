@@ -1,4 +1,4 @@
-"""A self-contained page: templates, escaping, scripts that a content security policy knows by their hash, no request to anywhere."""
+"""Self-contained pages: templates, escaping, and a content security policy without requests."""
 
 from __future__ import annotations
 
@@ -19,38 +19,47 @@ from tasks.reports.kit.section import Figure
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
-def html(
+def render_page(
     name: str,
     context: Mapping[str, Any],
     figures: Sequence[Figure],
-    drawn: Mapping[str, str],
-    also: Sequence[str] = (),
+    svgs: Mapping[str, str],
+    scripts: Sequence[str] = (),
 ) -> str:
-    """The page by template `name`; drawn: each figure as SVG, for readers without scripts; also: scripts of its own beside report.js."""
+    """Renders an HTML page.
+
+    Args:
+        name: File name of the template.
+        context: Its variables.
+        figures: The charts of the page.
+        svgs: Each chart as an SVG, for readers without scripts.
+        scripts: Scripts of this page, in addition to report.js.
+    """
     import vl_convert
 
-    scripts = [
-        script(vl_convert.javascript_bundle()),  # type: ignore[call-arg]
-        *(script(template(file)) for file in ("report.js", *also)),
+    embedded = [
+        embed_script(vl_convert.javascript_bundle()),  # type: ignore[call-arg]
+        *(embed_script(read_template(file)) for file in ("report.js", *scripts)),
     ]
     shared = {
         "figures": figures,
-        "drawn": {key: data_uri(picture) for key, picture in drawn.items()},
+        "svgs": {key: encode_svg(svg) for key, svg in svgs.items()},
         "palette": charts.PALETTE,
         "config": charts.CONFIG,
-        "css": Markup(template("report.css")),  # noqa: S704 (our own file)
-        "scripts": scripts,
-        "policy": policy(scripts),
+        "css": Markup(read_template("report.css")),  # noqa: S704 (part of the project)
+        "scripts": embedded,
+        "policy": security_policy(embedded),
     }
     return render(name, dict(context) | shared)
 
 
-def template(name: str) -> str:
+def read_template(name: str) -> str:
+    """Reads a file of the templates."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def render(name: str, context: dict[str, Any]) -> str:
-    """Every value is escaped for HTML; in Markdown also what Markdown would read as more than text."""
+    """Renders a template with all values escaped for HTML and, in Markdown, for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -58,32 +67,37 @@ def render(name: str, context: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_markdown if name.endswith(".md.j2") else None,
+        finalize=escape_markdown if name.endswith(".md.j2") else None,
     )
     return environment.get_template(name).render(context)
 
 
-def _markdown(value: Any) -> Any:
+def escape_markdown(value: Any) -> Any:
+    """Returns text with the characters escaped that have a meaning in Markdown or HTML."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     line = markup.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False)
-    return Markup(re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line))  # noqa: S704 (escaped in this very line)
+    return Markup(re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line))  # noqa: S704 (escaped here)
 
 
-def script(text: str) -> Markup:
-    """A script to stand in a page: nothing in it ends the element."""
-    harmless = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
-    return Markup(harmless.strip())  # noqa: S704 (the project's and Vega's own code)
+def embed_script(text: str) -> Markup:
+    """Returns a script for embedding in a page; nothing in it ends the element."""
+    escaped = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
+    return Markup(escaped.strip())  # noqa: S704 (code of the project and of Vega)
 
 
-def policy(scripts: list[Markup]) -> str:
-    """A content security policy: these scripts alone, pictures from the page itself, no request to anywhere."""
+def security_policy(scripts: list[Markup]) -> str:
+    """Returns a content security policy: only these scripts, embedded images, and no requests."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
     )
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
-def data_uri(svg: str) -> str:
+def encode_svg(svg: str) -> str:
+    """Returns an SVG as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,4 +1,4 @@
-"""Examples as a page shows them: images as one PNG a group, a sheet of equal cells that the page cuts up; sentences as lines."""
+"""Examples on a page: images as tiles of one PNG per figure, texts as they are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = 16
+"""Columns of a sprite sheet."""
+
+THUMBNAIL = 40
+"""Maximum size of an image on a map in pixels."""
+
+Examples = np.ndarray | list[str]
+"""Images uint8 `(N, C, H, W)`, or N texts."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """uri: PNG as a data address; width, height: of one cell in pixels; columns, rows: cells; ink: one channel, dark on light."""
+    """A sprite sheet: images of equal size in one PNG.
+
+    Attributes:
+        uri: The PNG as a data URI.
+        width: Width of an image in pixels.
+        height: Height of an image in pixels.
+        columns: Images per row.
+        rows: Rows of images.
+        ink: Whether the images have one channel; they are drawn dark on light.
+    """
 
     uri: str
     width: int
@@ -27,86 +43,111 @@ class Sheet:
     ink: bool
 
     @classmethod
-    def of(cls, images: np.ndarray, rows: Sequence[int]) -> Sheet:
-        """images: uint8 `(N, C, H, W)`, ink 255 on 0 if C is 1; rows: which of them, in the order of the cells."""
-        cells = np.asarray(images[np.asarray(rows, np.int64)])
+    def build(cls, images: np.ndarray, indices: Sequence[int]) -> Sheet:
+        """Builds the sheet of some of the images.
+
+        Args:
+            images: uint8 `(N, C, H, W)`; with one channel, ink is 255 on 0.
+            indices: Which images, in the order of the cells.
+        """
+        cells = np.asarray(images[np.asarray(indices, np.int64)])
         n, channels, height, width = cells.shape
         columns = min(COLUMNS, max(n, 1))
-        lines = max(1, -(-n // columns))
-        sheet = np.zeros((lines * columns, channels, height, width), np.uint8)
+        rows = max(1, -(-n // columns))
+        sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
         sheet[:n] = cells
         pixels = (
-            sheet.reshape(lines, columns, channels, height, width)
+            sheet.reshape(rows, columns, channels, height, width)
             .transpose(0, 3, 1, 4, 2)
-            .reshape(lines * height, columns * width, channels)
+            .reshape(rows * height, columns * width, channels)
         )
         ink = channels == 1
-        return cls(
-            _png(255 - pixels[..., 0] if ink else pixels), width, height, columns, lines, ink
-        )
+        png = _encode_png(255 - pixels[..., 0] if ink else pixels)
+        return cls(png, width, height, columns, rows, ink)
 
     def place(self, cell: int) -> tuple[int, int]:
-        """Column and row of a cell."""
+        """Returns the column and the row of a cell."""
         return cell % self.columns, cell // self.columns
 
 
 @dataclass(frozen=True)
 class Lines:
-    """lines: the sentences, by cell"""
+    """Texts in the place of a sprite sheet.
+
+    Attributes:
+        lines: The texts by cell.
+    """
 
     lines: list[str]
 
 
-Examples = np.ndarray | list[str]
-"""Images uint8 `(N, C, H, W)` or sentences, by row."""
+def build_sheet(examples: Examples, indices: Sequence[int]) -> Sheet | Lines:
+    """Returns some of the examples for a page, in the order of `indices`."""
+    if isinstance(examples, list):
+        return Lines([examples[index] for index in indices])
+    return Sheet.build(examples, indices)
 
 
-def shown(examples: Examples, rows: Sequence[int]) -> Sheet | Lines:
-    """The examples of `rows`, in the order of the cells."""
-    return (
-        Lines([examples[row] for row in rows])
-        if isinstance(examples, list)
-        else Sheet.of(examples, rows)
-    )
+class Picker:
+    """Collects examples of classes for one sheet.
+
+    Args:
+        classes: The classes with their `count`, in the order of the examples.
+        per_class: How many examples of each class to take.
+    """
+
+    def __init__(self, classes: pd.DataFrame, per_class: int):
+        self.counts = classes["count"].to_numpy()
+        self.starts = first_examples(classes)
+        self.per_class = per_class
+        self.indices: list[int] = []
+
+    def take(self, row: int) -> list[int]:
+        """Adds the first examples of a class and returns their cells."""
+        first, start = len(self.indices), int(self.starts[row])
+        self.indices += range(start, start + min(self.per_class, int(self.counts[row])))
+        return list(range(first, len(self.indices)))
 
 
-SMALL = 40
-"""Pixels that a picture on a map has at most."""
+def first_examples(classes: pd.DataFrame) -> np.ndarray:
+    """Returns the index of the first example of each class."""
+    return (classes["count"].cumsum() - classes["count"]).to_numpy()
 
 
-def small(images: np.ndarray, rows: Sequence[int]) -> list[str]:
-    """Each of `rows` as a PNG of its own, a data address; of one channel as dark ink on nothing, so that what lies below shows."""
+def encode_thumbnails(images: np.ndarray, indices: Sequence[int]) -> list[str]:
+    """Returns some of the images as small PNGs, each a data URI.
+
+    Images of one channel become dark ink on a transparent background.
+    """
     from PIL import Image
 
-    made = []
-    for row in rows:
-        pixels = np.asarray(images[row])
+    thumbnails = []
+    for index in indices:
+        pixels = np.asarray(images[index])
         if len(pixels) == 1:
             ink = np.zeros((*pixels.shape[1:], 2), np.uint8)
             ink[..., 1] = pixels[0]
-            made.append(_png(ink))
+            thumbnails.append(_encode_png(ink))
             continue
         picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        picture.thumbnail((SMALL, SMALL))
-        made.append(_png(np.asarray(picture)))
-    return made
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        thumbnails.append(_encode_png(np.asarray(picture)))
+    return thumbnails
 
 
-def file(meta: dict[str, Any]) -> str:
-    """Which file of data/prepared holds them, from its meta.json."""
+def file_name(meta: dict[str, Any]) -> str:
+    """Returns which file of data/prepared holds the examples, given its meta.json."""
     return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"
 
 
 def read(path: Path) -> Examples:
-    """Of such a file; images stay in it."""
-    return (
-        pd.read_parquet(path)["text"].to_list()
-        if path.suffix == ".parquet"
-        else np.load(path, mmap_mode="r", allow_pickle=False)
-    )
+    """Reads the examples of such a file; images are mapped into memory."""
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)["text"].to_list()
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _png(pixels: np.ndarray) -> str:
+def _encode_png(pixels: np.ndarray) -> str:
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,7 +1,8 @@
-"""Published figures and which of them may stand beside ours: those of the same protocol, as far as it is known.
+"""Published figures, and which of them are comparable: those under the same protocol.
 
-`tasks/reports/published.csv` has one row a figure. `accuracy` and its `ci95` are percent as printed (`mse` for regression); `rotations`
-says which Omniglot classes were turned into further ones (all, training, test, none); an empty field is one that is not recorded here.
+`tasks/reports/published.csv` has one row per figure. `accuracy` and its `ci95` are in percent, as
+printed; regression has `mse`. `rotations` says for which Omniglot classes the rotations count as
+additional classes: all, training, test or none. An empty field is not recorded.
 """
 
 from __future__ import annotations
@@ -17,71 +18,79 @@ from tasks.reports.kit.results import Results
 
 TABLE = Path(__file__).resolve().parents[1] / "published.csv"
 
-NAMED = {
+FIELDS = {
     "split": "split",
-    "rotations": "rotated classes",
-    "queries": "queries a class",
+    "rotations": "rotations",
+    "queries": "queries per class",
     "batch_norm": "batch norm",
     "steps": "inner steps",
 }
-"""What two figures of one data set, ways and shots can still differ in, in words."""
+"""In what two figures of one data set, ways and shots can differ: column and name."""
 
-PAPERS_FAMILY = {"amplitude": [0.1, 5.0], "phase": [0.0, 3.141592653589793], "x": [-5.0, 5.0]}
+MAML_FAMILY = {"amplitude": [0.1, 5.0], "phase": [0.0, 3.141592653589793], "x": [-5.0, 5.0]}
 
 
-def protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
-    """What has to be equal for a fair comparison, in the words of the table; `raw` is params.yaml."""
+def describe_protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
+    """Returns what has to be equal for a fair comparison, in the terms of the table.
+
+    Args:
+        results: The results of a run.
+        raw: Its params.yaml.
+    """
     meta, section = results.meta, raw["dataset"].get(results.meta["dataset"]) or {}
-    same = {"dataset": meta["dataset"], "ways": str(meta["ways"]), "shots": str(meta["shots"])}
+    task = {"dataset": meta["dataset"], "ways": str(meta["ways"]), "shots": str(meta["shots"])}
     if results.kind == "regression":
         family = {
-            key: [float(v) for v in section.get(key, limits)]
-            for key, limits in PAPERS_FAMILY.items()
+            key: [float(v) for v in section.get(key, limits)] for key, limits in MAML_FAMILY.items()
         }
-        return same | {
-            "split": "maml" if family == PAPERS_FAMILY else "other ranges",
-            "steps": str(results.steps),
-        }
-    split = {"split": str(section.get("split", meta["protocol"])), "rotations": turned(section)}
-    return same | split | {"queries": str(meta["queries"]), "batch_norm": results.mode}
+        split = "maml" if family == MAML_FAMILY else "other ranges"
+        return task | {"split": split, "steps": str(results.steps)}
+    return task | {
+        "split": str(section.get("split", meta["protocol"])),
+        "rotations": describe_rotations(section),
+        "queries": str(meta["queries"]),
+        "batch_norm": results.mode,
+    }
 
 
-def turned(section: dict[str, Any]) -> str:
-    """Which Omniglot classes were turned into further ones, in the words of the table, from the section of the data set."""
+def describe_rotations(section: dict[str, Any]) -> str:
+    """Returns for which Omniglot classes the rotations count as additional classes.
+
+    Args:
+        section: The section of the data set in params.yaml.
+    """
     if not section.get("rotations"):
         return "none"
     return "all" if section.get("rotate_test") else "training"
 
 
-def figures(mine: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of the table for our data set, ways and shots: those of the same protocol, and the rest with `differs` in words.
+def find_figures(protocol: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the figures for a data set, ways and shots: under the same protocol, and the others.
 
-    Both have `printed` (the figure as its source has it), and on our scale (fractions) `value` and `half`, the half-width of its
-    interval or NaN.
+    Both tables have `printed` (the figure as its source prints it), `differs` (how the protocol
+    differs, '' for the same), and as fractions `value` and `ci95_half` (NaN without an interval).
     """
     table = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
-    near = table[
-        (table["dataset"] == mine["dataset"])
-        & (table["ways"] == mine["ways"])
-        & (table["shots"] == mine["shots"])
-    ].copy()
-    percent = near["accuracy"] != ""
-    number = pd.to_numeric(near["accuracy"].where(percent, near["mse"]))
-    scale = percent.map({True: 0.01, False: 1.0}).astype(float)
-    near["value"], near["half"] = number * scale, pd.to_numeric(near["ci95"]) * scale
-    unit, interval = (
-        np.where(percent, f"{wording.NBSP}%", ""),
-        (" ± " + near["ci95"]).where(near["ci95"] != "", ""),
+    task = np.logical_and.reduce(
+        [table[key] == protocol[key] for key in ("dataset", "ways", "shots")]
     )
-    near["printed"] = near["accuracy"].where(percent, near["mse"]) + unit + interval
-    near["differs"] = [differs(row, mine) for row in near.to_dict("records")]
-    same = near["differs"] == ""
-    return near[same].reset_index(drop=True), near[~same].reset_index(drop=True)
+    figures = table[task].copy()
+    is_accuracy = figures["accuracy"] != ""
+    printed = figures["accuracy"].where(is_accuracy, figures["mse"])
+    scale = is_accuracy.map({True: 0.01, False: 1.0}).astype(float)
+    figures["value"] = pd.to_numeric(printed) * scale
+    figures["ci95_half"] = pd.to_numeric(figures["ci95"]) * scale
+    unit = np.where(is_accuracy, f"{wording.NBSP}%", "")
+    interval = (" ± " + figures["ci95"]).where(figures["ci95"] != "", "")
+    figures["printed"] = printed + unit + interval
+    figures["differs"] = [differences(row, protocol) for row in figures.to_dict("records")]
+    same = figures["differs"] == ""
+    return figures[same].reset_index(drop=True), figures[~same].reset_index(drop=True)
 
 
-def differs(row: dict[Any, Any], mine: dict[str, str]) -> str:
-    """What of its protocol is another, or not recorded here, in words ('' for the same)."""
-    keys = [key for key in NAMED if key in mine and row[key] != mine[key]]
-    said = [f"{NAMED[key]} {row[key]} (here {mine[key]})" for key in keys if row[key] != ""]
-    unknown = [NAMED[key] for key in keys if row[key] == ""]
-    return "; ".join(said + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))
+def differences(row: dict[Any, Any], protocol: dict[str, str]) -> str:
+    """Describes how the protocol of a figure differs or is not recorded; '' for the same."""
+    keys = [key for key in FIELDS if key in protocol and row[key] != protocol[key]]
+    known = [f"{FIELDS[key]} {row[key]} (here {protocol[key]})" for key in keys if row[key]]
+    unknown = [FIELDS[key] for key in keys if not row[key]]
+    return "; ".join(known + ([f"not recorded: {', '.join(unknown)}"] if unknown else []))

@@ -1,4 +1,4 @@
-"""Everything that the earlier stages left, read and checked once."""
+"""The results of a run: the files that the stages before `report` wrote, read and checked once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,48 @@ import pandas as pd
 
 from tasks.reports.kit import pictures
 from tasks.reports.kit.pictures import Examples
+from tasks.reports.kit.trees import flatten
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
 
 FORMAT = 2
-"""Of data/prepared and models/run; named here so that a change of the stages' code alone is no reason to report again."""
+"""Format of data/prepared and models/run.
+
+It is repeated here so that the report does not depend on the code of other stages.
+"""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The files of docs/files.md; what one kind does not have is empty.
+    """The files of docs/reference/files.md; those that a kind of task does not have are empty.
 
-    score: `accuracy` or `mse`, the column that holds the figure; mode, steps: of the headline; metrics: dotted key -> number
+    Attributes:
+        kind: `classification` or `regression`.
+        score: `accuracy` or `mse`, the column that holds the score.
+        mode: Batch-norm mode of the headline score.
+        steps: Inner steps of the headline score.
+        meta: meta.json of data/prepared.
+        config: config.json of models/run.
+        metrics: Numbers of metrics.json by dotted key.
+        train: Training history.
+        validation: Validation history.
+        test: Test episodes.
+        episodes: Scores by mode, episode and step.
+        curve: Mean scores by mode and step.
+        baselines: Scores of the baselines by episode.
+        weights_digest: SHA-256 of the weights.
+        table: Classes of the data set.
+        examples: Images or texts of the data set.
+        classes: Scores by test class.
+        answers: Answers by query.
+        fits: Fitted curves of some episodes.
+        support: Support points of these episodes.
+        ratings: Errors by baseline and number of ratings.
+        lists: Ratings of some users.
+        tasks: Descriptions of the test episodes.
+        difficulty: Scores by quintile of the episodes.
+        space: Positions of the test classes in feature space.
+        pairs: Confused pairs of classes.
     """
 
     kind: str
@@ -56,176 +86,167 @@ class Results:
     pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
-    def headline(self) -> pd.DataFrame:
-        """One row an episode: the headline's mode and step."""
+    def headline_episodes(self) -> pd.DataFrame:
+        """Scores of the test episodes in the headline's mode after its number of steps."""
         return self.episodes[
             (self.episodes["mode"] == self.mode) & (self.episodes["step"] == self.steps)
         ]
 
-    def course(self, mode: str) -> pd.DataFrame:
-        """The adaptation curve of a mode, by step."""
+    def adaptation_curve(self, mode: str) -> pd.DataFrame:
+        """Returns the mean scores of a mode by inner step."""
         return self.curve[self.curve["mode"] == mode].sort_values("step", ignore_index=True)
 
     @property
     def adapts(self) -> bool:
-        """Whether the method has inner steps at test; else it answers from the support set in one go."""
+        """Whether the method takes inner steps at test."""
         return self.curve["step"].nunique() > 1
 
     @property
+    def has_ratings(self) -> bool:
+        """Whether the tasks are users with ratings."""
+        return len(self.ratings) > 0
+
+    @property
     def other_mode(self) -> str | None:
-        """The mode beside the headline's, if it was measured and differs (without batch norm the two agree)."""
-        mine = self.course(self.mode)[self.score].to_numpy()
+        """The mode that is not the headline's, if its scores differ.
+
+        Without batch norm both modes give the same scores.
+        """
+        scores = self.adaptation_curve(self.mode)[self.score].to_numpy()
         for mode in sorted(set(self.curve["mode"]) - {self.mode}):
-            theirs = self.course(mode)[self.score].to_numpy()
+            other = self.adaptation_curve(mode)[self.score].to_numpy()
             if not (
-                mine.shape == theirs.shape
-                and np.allclose(mine, theirs, rtol=1e-9, atol=1e-12, equal_nan=True)
+                scores.shape == other.shape
+                and np.allclose(scores, other, rtol=1e-9, atol=1e-12, equal_nan=True)
             ):
                 return mode
         return None
 
 
-def read(data: Path, model: Path, scores: Path, metrics: Path, history: Path) -> Results:
-    """StageError: a file is missing, unreadable, of another format, or without a column that its kind needs."""
-    meta, config = (
-        _described(data / "meta.json", "episodes"),
-        _described(model / "config.json", "train"),
-    )
+def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: Path) -> Results:
+    """Reads the results of a run.
+
+    Args:
+        data: The folder data/prepared.
+        model: The folder models/run.
+        scores: The folder reports/scores.
+        metrics: The file metrics.json.
+        history: The folder reports/history.
+
+    Raises:
+        StageError: A file is missing, cannot be read, has another format, or lacks a column.
+    """
+    meta = _read_description(data / "meta.json", "episodes")
+    config = _read_description(model / "config.json", "train")
     kind = meta["kind"]
     if kind not in ("classification", "regression"):
         raise StageError(
-            f"{data / 'meta.json'} has kind {kind!r}: must be classification or regression"
+            f"{data / 'meta.json'} has kind {kind!r}; it must be classification or regression"
         )
     for key in ("kind", "dataset", "ways", "shots"):
         if config.get(key) != meta.get(key):
             raise StageError(
-                f"{model} was trained for {key} {config.get(key)!r}, {data} holds {meta.get(key)!r}: run the stage train again"
+                f"{model} was trained for {key} {config.get(key)!r}, but {data} holds "
+                f"{meta.get(key)!r}: run the stage train again"
             )
     score = "accuracy" if kind == "classification" else "mse"
-    figures = flat(_read(metrics, "evaluate", read_json))
+    numbers = flatten(_read(metrics, "evaluate", read_json))
     for key in (score, f"{score}_ci95", "episodes", "steps"):
-        if key not in figures:
+        if key not in numbers:
             raise StageError(f"{metrics} has no {key}: run the stage evaluate again")
-    step = ["iteration", "loss"]
-    parts: dict[str, Any] = {
-        "train": _table(
-            history / "train.csv", "train", [*step, score] if score == "accuracy" else step
-        ),
-        "validation": _table(
-            history / "validation.csv", "train", [*step, score, f"{score}_ci95", "best"]
-        ),
-        "episodes": _table(
-            scores / "episodes.parquet", "evaluate", ["mode", "episode", "step", score]
-        ),
-        "curve": _table(scores / "curve.csv", "evaluate", ["mode", "step", score, f"{score}_ci95"]),
-        "baselines": _table(scores / "baselines.parquet", "evaluate", ["method", "episode", score]),
-        "tasks": _table(scores / "tasks.parquet", "evaluate", ["episode", "x", "y", score]),
-        "difficulty": _table(
-            scores / "difficulty.parquet",
-            "evaluate",
-            ["fifth", "low", "high", "mean", "episodes", score, "ci95"],
-        ),
-        "weights_digest": _read(
-            model / "weights.safetensors",
-            "train",
-            lambda path: hashlib.sha256(path.read_bytes()).hexdigest(),
+    tables = _read_tables(kind, score, meta, data, scores, history)
+    weights = _read(model / "weights.safetensors", "train", Path.read_bytes)
+    results = Results(
+        kind=kind,
+        score=score,
+        mode=config["batch_norm"],
+        steps=int(numbers["steps"]),
+        meta=meta,
+        config=config,
+        metrics=numbers,
+        weights_digest=hashlib.sha256(weights).hexdigest(),
+        **tables,
+    )
+    if results.headline_episodes.empty:
+        raise StageError(
+            f"{scores / 'episodes.parquet'} has no rows for {results.mode} after "
+            f"{results.steps} steps: run the stage evaluate again"
+        )
+    return results
+
+
+def _read_tables(
+    kind: str, score: str, meta: dict[str, Any], data: Path, scores: Path, history: Path
+) -> dict[str, Any]:
+    """Reads the tables of a kind of task by the name of their field of Results."""
+
+    def read_history(name: str, *columns: str) -> pd.DataFrame:
+        return _read_table(history / name, "train", ["iteration", "loss", *columns])
+
+    def read_scores(name: str, *columns: str, empty: bool = False) -> pd.DataFrame:
+        return _read_table(scores / name, "evaluate", list(columns), empty)
+
+    def read_data(name: str, *columns: str) -> pd.DataFrame:
+        return _read_table(data / name, "episodes", list(columns))
+
+    ci95 = f"{score}_ci95"
+    tables: dict[str, Any] = {
+        "train": read_history("train.csv", *([score] if score == "accuracy" else [])),
+        "validation": read_history("validation.csv", score, ci95, "best"),
+        "episodes": read_scores("episodes.parquet", "mode", "episode", "step", score),
+        "curve": read_scores("curve.csv", "mode", "step", score, ci95),
+        "baselines": read_scores("baselines.parquet", "method", "episode", score),
+        "tasks": read_scores("tasks.parquet", "episode", "x", "y", score),
+        "difficulty": read_scores(
+            "difficulty.parquet", "fifth", "low", "high", "mean", "episodes", score, "ci95"
         ),
     }
     if kind == "classification":
-        parts["test"] = _table(
-            data / "test.parquet", "episodes", ["episode", "classes", "support", "query"]
+        return tables | {
+            "test": read_data("test.parquet", "episode", "classes", "support", "query"),
+            "table": read_data("classes.parquet", "class", "group", "split", "count"),
+            "examples": _read(data / pictures.file_name(meta), "episodes", pictures.read),
+            "classes": read_scores(
+                "classes.parquet", "class", "group", "episodes", "queries", "correct", score, "ci95"
+            ),
+            "space": read_scores(
+                "space.parquet", "row", "class", "group", "x", "y", "nearest", "similarity"
+            ),
+            "pairs": read_scores(
+                "pairs.parquet", "first", "second", "similarity", "queries", "confused", empty=True
+            ),
+            "answers": read_scores(
+                "answers.parquet", "episode", "image", "label", "before", "after"
+            ),
+        }
+    tables["test"] = read_data("test.parquet", "episode")
+    if "tasks" in meta:
+        return tables | {
+            "ratings": read_scores("ratings.csv", "method", "shots", "mae", "rmse", "ahead"),
+            "lists": read_scores("lists.parquet", "episode", "part", "item", "rating", "answer"),
+        }
+    return tables | {
+        "fits": read_scores("fits.parquet", "episode", "x", "truth"),
+        "support": read_scores("support.parquet", "episode", "x", "y"),
+    }
+
+
+def _read_description(path: Path, stage: str) -> dict[str, Any]:
+    description = _read(path, stage, read_json)
+    if description.get("format") != FORMAT:
+        raise StageError(
+            f"{path} has format {description.get('format')!r}, not {FORMAT}: "
+            f"run the stage {stage} again"
         )
-        parts["table"] = _table(
-            data / "classes.parquet", "episodes", ["class", "group", "split", "count"]
-        )
-        parts["examples"] = _read(data / pictures.file(meta), "episodes", pictures.read)
-        parts["classes"] = _table(
-            scores / "classes.parquet",
-            "evaluate",
-            ["class", "group", "episodes", "queries", "correct", score, "ci95"],
-        )
-        columns = ["row", "class", "group", "x", "y", "nearest", "similarity"]
-        parts["space"] = _table(scores / "space.parquet", "evaluate", columns)
-        columns = ["first", "second", "similarity", "queries", "confused"]
-        parts["pairs"] = _table(scores / "pairs.parquet", "evaluate", columns, empty=True)
-        parts["answers"] = _table(
-            scores / "answers.parquet", "evaluate", ["episode", "image", "label", "before", "after"]
-        )
-    elif "tasks" in meta:
-        parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
-        parts["ratings"] = _table(
-            scores / "ratings.csv", "evaluate", ["method", "shots", "mae", "rmse", "ahead"]
-        )
-        parts["lists"] = _table(
-            scores / "lists.parquet", "evaluate", ["episode", "part", "item", "rating", "answer"]
-        )
+    required = ["kind", "dataset", "ways", "shots"]
+    if stage == "episodes":
+        required += ["queries", "protocol", "license", "inputs"]
     else:
-        parts["test"] = _table(data / "test.parquet", "episodes", ["episode"])
-        parts["fits"] = _table(scores / "fits.parquet", "evaluate", ["episode", "x", "truth"])
-        parts["support"] = _table(scores / "support.parquet", "evaluate", ["episode", "x", "y"])
-    result = Results(
-        kind, score, config["batch_norm"], int(figures["steps"]), meta, config, figures, **parts
-    )
-    if result.headline.empty:
-        raise StageError(
-            f"{scores / 'episodes.parquet'} has no rows for {result.mode} after {result.steps} steps: run the stage evaluate again"
-        )
-    return result
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of figures by dotted keys, as docs/files.md names them."""
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        result |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return result
-
-
-def in_use(raw: dict[str, Any]) -> dict[str, Any]:
-    """The params that count: of a section that picks by name, only the picked one's own section; of an encoder's folder its name alone."""
-    picks = {
-        key: section
-        for key, section in raw.items()
-        if isinstance(section, dict) and "name" in section
-    }
-    found = {
-        key: {k: v for k, v in section.items() if not isinstance(v, dict) or k == section["name"]}
-        if key in picks
-        else section
-        for key, section in raw.items()
-    }
-    return _placeless(found)
-
-
-def _placeless(tree: dict[str, Any]) -> dict[str, Any]:
-    """Without the path of a folder that is of one machine."""
-    result = {
-        key: _placeless(value) if isinstance(value, dict) else value for key, value in tree.items()
-    }
-    return result | {
-        key: Path(value).name
-        for key, value in tree.items()
-        if key == "path" and Path(str(value)).is_absolute()
-    }
-
-
-def _described(path: Path, stage: str) -> dict[str, Any]:
-    found = _read(path, stage, read_json)
-    if found.get("format") != FORMAT:
-        raise StageError(
-            f"{path} has format {found.get('format')!r}, not {FORMAT}: run the stage {stage} again"
-        )
-    wanted = ["kind", "dataset", "ways", "shots"] + (
-        ["queries", "protocol", "license", "inputs"]
-        if stage == "episodes"
-        else ["algorithm", "model", "batch_norm", "inputs", "input"]
-    )
-    absent = [key for key in wanted if key not in found]
-    if absent:
-        raise StageError(f"{path} has no {', '.join(absent)}: run the stage {stage} again")
-    return found
+        required += ["algorithm", "model", "batch_norm", "inputs", "input"]
+    missing = [key for key in required if key not in description]
+    if missing:
+        raise StageError(f"{path} has no {', '.join(missing)}: run the stage {stage} again")
+    return description
 
 
 def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
@@ -235,21 +256,17 @@ def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
         raise StageError(
             f"there is no {path}: run the stage {stage} first (dvc repro runs what is needed)"
         ) from error
-    except (
-        ValueError,
-        OSError,
-        json.JSONDecodeError,
-    ) as error:  # pyarrow's and pandas' errors are ValueErrors or OSErrors
+    except (ValueError, OSError, json.JSONDecodeError) as error:  # of pyarrow and pandas too
         raise StageError(
             f"{path} cannot be read ({' '.join(str(error).split())}): run the stage {stage} again"
         ) from error
 
 
-def _table(path: Path, stage: str, columns: list[str], empty: bool = False) -> pd.DataFrame:
-    found = _read(path, stage, pd.read_csv if path.suffix == ".csv" else pd.read_parquet)
-    absent = [column for column in columns if column not in found]
-    if absent:
-        raise StageError(f"{path} has no column {', '.join(absent)}: run the stage {stage} again")
-    if found.empty and not empty:
+def _read_table(path: Path, stage: str, columns: list[str], empty: bool = False) -> pd.DataFrame:
+    table = _read(path, stage, pd.read_csv if path.suffix == ".csv" else pd.read_parquet)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise StageError(f"{path} has no column {', '.join(missing)}: run the stage {stage} again")
+    if table.empty and not empty:
         raise StageError(f"{path} has no rows: run the stage {stage} again")
-    return found
+    return table

@@ -1,8 +1,9 @@
-"""What a section of the report consists of: a sentence, the picture that it is about, and the numbers to look up."""
+"""Sections of a report: a sentence, the charts that it describes, notes and tables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import altair as alt
@@ -10,12 +11,19 @@ import numpy as np
 import pandas as pd
 
 from tasks.reports.kit import charts, wording
+from tasks.reports.kit.charts import Dot
 from tasks.reports.kit.results import Results
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart; `alt` says in words what it shows."""
+    """A chart with a text alternative.
+
+    Attributes:
+        name: Its id on the page and the name of its SVG.
+        spec: Vega-Lite spec.
+        alt: What the chart shows, in words.
+    """
 
     name: str
     spec: dict[str, Any]
@@ -24,7 +32,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in words; columns of `numeric` are aligned right; `links`: an address a row ('' for none), put on its last cell."""
+    """A table of text cells.
+
+    Attributes:
+        caption: Its caption.
+        head: Names of the columns.
+        rows: Cells by row.
+        numeric: Indices of the columns that are aligned right.
+        links: One address per row ('' for none) for its last cell; may be empty.
+    """
 
     caption: str
     head: list[str]
@@ -35,7 +51,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """`name` is its anchor; `sentence` says what the picture shows; `notes` say how it was measured."""
+    """A section of a report.
+
+    Attributes:
+        name: Its anchor.
+        heading: Its heading.
+        sentence: The result, as the charts show it.
+        figures: The charts.
+        notes: How the result was measured.
+        tables: The numbers of the charts.
+    """
 
     name: str
     heading: str
@@ -45,88 +70,86 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def chance(results: Results) -> float | None:
+def chance_level(results: Results) -> float | None:
+    """Returns the accuracy of guessing; None for regression."""
     return 1 / results.meta["ways"] if results.kind == "classification" else None
 
 
-def axis_title(results: Results) -> str:
-    return "accuracy" if results.score == "accuracy" else "mean squared error"
-
-
-def axis(results: Results, title: str | None = None) -> alt.Axis:
-    """The axis that the score is read on."""
+def score_axis(score: str, title: str | None = None) -> alt.Axis:
+    """Returns an axis for a score."""
     return alt.Axis(
-        title=title or axis_title(results),
-        format=".0%" if results.score == "accuracy" else "~r",
+        title=title or wording.score_name(score),
+        format=".0%" if score == "accuracy" else "~r",
         tickCount=5,
     )
 
 
-def domain(results: Results, values: pd.Series) -> tuple[float, float]:
-    """Of a line chart's y axis: accuracy from below chance to 1, an error from 0 to what nearly all of the values need."""
+def score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
+    """Returns the limits of a line chart's vertical axis.
+
+    Accuracy goes from below the chance level to 1; an error from 0 to a limit that nearly all
+    values stay below.
+    """
     values = values[np.isfinite(values)]
     if results.score == "accuracy":
-        low = min(float(values.min()), chance(results) or 1.0)
+        low = min(float(values.min()), chance_level(results) or 1.0)
         return max(0.0, float(np.floor(low * 10 - 0.1) / 10)), 1.0
     return 0.0, float(min(values.max(), 3 * values.quantile(0.9))) * 1.05
 
 
-def figure(name: str, chart: charts.Layers, what: str, sentence: str, height: int = 260) -> Figure:
-    return Figure(name, charts.page_spec(chart, height), f"{what} {sentence}")
+def build_figure(
+    name: str, chart: charts.Layers, description: str, sentence: str, height: int = 260
+) -> Figure:
+    """Builds a figure whose text alternative is a description and the section's sentence."""
+    return Figure(name, charts.page_spec(chart, height), f"{description} {sentence}")
 
 
-def row(
-    results: Results,
-    name: str,
-    value: float,
-    ci95: float | None,
-    colour: str,
-    detail: str,
-    shape: str = "circle",
-    ink: str | None = None,
-) -> dict[str, Any]:
-    """One line of `charts.dots`; ink: the name's colour, if not the dot's."""
+def score_dot(
+    score: str, name: str, value: float, ci95: float | None, detail: str, **look: str
+) -> Dot:
+    """Builds a line of a dot chart from a score and the half-width of its interval.
+
+    Args:
+        score: `accuracy` or `mse`.
+        name: Text above the line.
+        value: The score.
+        ci95: Half-width of its 95 % interval; None for none.
+        detail: Where the score is from.
+        **look: `colour`, `text_colour` and `shape` of `Dot`.
+    """
     half = np.nan if ci95 is None else ci95
     low, high = value - half, value + half
-    if results.score == "accuracy":
+    if score == "accuracy":
         low, high = max(low, 0.0), min(high, 1.0)
-    text = wording.figure(results.score, value, half)
-    look = {"colour": colour, "words": ink or f"{colour}-text", "shape": shape}
-    return {
-        "name": name,
-        "value": value,
-        "low": low,
-        "high": high,
-        "text": text,
-        "detail": detail,
-    } | look
+    return Dot(name, value, low, high, wording.estimate(score, value, half), detail, **look)
 
 
 def dot_figure(
-    results: Results, name: str, rows: list[dict[str, Any]], told: str, rule: float | None = None
+    score: str, name: str, dots: Sequence[Dot], alt_text: str, rule: float | None = None
 ) -> Figure:
-    """Dots with intervals; the axis starts below the lowest interval (accuracy) or at 0 (error)."""
-    frame = pd.DataFrame(rows)
-    ends = pd.concat([frame["value"], frame["low"], frame["high"]]).dropna()
+    """Builds a dot chart.
+
+    The axis starts just below the lowest interval for accuracy and at 0 for an error. It is
+    logarithmic if one diverged mean would flatten all other errors.
+    """
+    values = np.array([dot.value for dot in dots])
+    lows, highs = np.array([dot.low for dot in dots]), np.array([dot.high for dot in dots])
+    ends = np.concatenate([values, lows, highs])
     ends = ends[np.isfinite(ends)]
     scale = "linear"
-    if results.score == "accuracy":
+    if score == "accuracy":
         limits = (max(0.0, float(np.floor(10 * ends.min() - 0.2) / 10)), 1.0)
         rule = rule if rule is not None and rule >= limits[0] else None
-    elif ends.max() > 100 * max(
-        float(frame["value"].min()), 1e-9
-    ):  # one diverged mean would flatten all others
-        scale, limits = "log", (float(frame["value"].min()) / 2, float(ends.max()) * 1.2)
-        frame["low"] = frame["low"].clip(lower=limits[0])
+    elif ends.max() > 100 * max(float(values.min()), 1e-9):
+        scale, limits = "log", (float(values.min()) / 2, float(ends.max()) * 1.2)
+        dots = [replace(dot, low=max(dot.low, limits[0])) for dot in dots]
     else:
         limits = (0.0, float(ends.max()) * 1.05)
-    chart = charts.dots(frame, axis(results), limits, rule, scale)
-    return Figure(name, charts.page_spec(chart, charts.ROW * len(rows)), told)
+    chart = charts.dots(dots, score_axis(score), limits, rule, scale)
+    return Figure(name, charts.page_spec(chart, charts.ROW_HEIGHT * len(dots)), alt_text)
 
 
-def numbers(caption: str, results: Results, rows: list[dict[str, Any]]) -> Table:
-    """The lines of a dot chart, to look up."""
-    cells = [[r["name"], r["text"], r["detail"]] for r in rows]
-    return Table(
-        caption, ["", f"{axis_title(results)}, 95 % interval", "from"], cells, frozenset({1})
-    )
+def dot_table(caption: str, score: str, dots: Sequence[Dot]) -> Table:
+    """Builds the table of a dot chart."""
+    head = ["", f"{wording.score_name(score)} (95 % interval)", "source"]
+    return Table(caption, head, [[d.name, d.text, d.detail] for d in dots], frozenset({1}))

@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, how well it does what, and what it should not be used for."""
+"""The model card: what a trained model is, its scores, its intended use and its limits."""
 
 from __future__ import annotations
 
@@ -9,131 +9,152 @@ from markupsafe import Markup
 
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
+from tasks.reports.run.facts import rank_baselines
+from tasks.reports.run.headline import Headline
 
-KINDS = {
-    "image": ("picture", "pictures"),
+EXAMPLES = {
+    "image": ("image", "images"),
     "numbers": ("row of numbers", "rows of numbers"),
     "text": ("sentence", "sentences"),
 }
+"""Names of an example and of several, by kind of input."""
 
 
-def context(found: Results, folder: Path, headline: dict[str, Any]) -> dict[str, Any]:
-    """What the template model_card.md.j2 is filled with; headline: as the report's."""
-    meta, config = found.meta, found.config
-    regression = found.kind == "regression"
+def build_context(results: Results, folder: Path, headline: Headline) -> dict[str, Any]:
+    """Returns the variables of the template model_card.md.j2.
+
+    Args:
+        results: The results of the run.
+        folder: The folder of the model.
+        headline: The headline of the report.
+    """
+    meta, config = results.meta, results.config
+    regression = results.kind == "regression"
     method, network = config["algorithm"]["name"], config["model"]["name"]
     kind = config["inputs"]["kind"]
-    one, many = KINDS.get(kind, (kind, f"{kind}s"))
-    shape = " x ".join(map(str, config["input"]))
-    adapts, support, use = _purpose(kind, regression, config, many)
+    example, examples = EXAMPLES.get(kind, (kind, f"{kind}s"))
+    tasks, support, use = _describe_purpose(kind, regression, config, examples)
+    article = "An" if network[:1] in "aeiou" or network == "mlp" else "A"
+    data = f"{meta['dataset']} ({meta['protocol']})"
+    if not regression:
+        training, test = (meta["classes"].get(split, 0) for split in ("train", "test"))
+        data += f", {training:,} classes for training, {test:,} for test"
     return {
-        "title": f"{method} for {headline['title']}",
-        "what": f"{_article(network)} {network} network of {config.get('parameters', 0):,} parameters, meta-trained by {method} to adapt "
-        f"to new {adapts}.",
-        "folder": Markup(folder),  # noqa: S704 (it stands in code, and is the user's own)
+        "title": f"{method} for {headline.title}",
+        "what": f"{article} {network} network with {config.get('parameters', 0):,} parameters, "
+        f"meta-trained by {method} to adapt to new {tasks}.",
+        "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
         "regression": regression,
         "support": support,
-        "measured": f"on {wording.count(int(found.metrics['episodes']), 'test episode')}",
-        "score": "mean squared error" if regression else "accuracy",
-        "figures": _figures(found),
-        "protocol": headline["protocol"],
+        "measured": f"on {wording.count(int(results.metrics['episodes']), 'test episode')}",
+        "score": wording.score_name(results.score),
+        "scores": _list_scores(results),
+        "protocol": headline.protocol,
         "use": use,
-        "limits": _limits(found, one, shape),
-        "data": f"{meta['dataset']} ({meta['protocol']})"
-        + (
-            "."
-            if regression
-            else f", {meta['classes'].get('train', 0):,} classes for training, {meta['classes'].get('test', 0):,} for test."
-        ),
+        "limits": _list_limits(results, example),
+        "data": f"{data}.",
         "license": meta["license"],
-        "made": [
-            f"{config['iterations']:,} iterations; the best checkpoint by validation is that of iteration {config['iteration']:,}.",
-            *(f"{name}: {digest} ({what})." for name, what, digest in digests(found)),
-            "All parameters stand at the end of the run's report, and in params.yaml of the commit.",
+        "training": [
+            f"Trained for {config['iterations']:,} iterations. The best checkpoint by validation "
+            f"score is that of iteration {config['iteration']:,}.",
+            *(f"{name}: {digest} ({what})." for name, what, digest in list_digests(results)),
+            "The end of the run's report lists all parameters, as does the commit's params.yaml.",
         ],
     }
 
 
-def _article(name: str) -> str:
-    return "An" if name[:1] in "aeiou" or name == "mlp" else "A"
-
-
-def _purpose(
-    kind: str, regression: bool, config: dict[str, Any], many: str
+def _describe_purpose(
+    kind: str, regression: bool, config: dict[str, Any], examples: str
 ) -> tuple[str, str, str]:
-    """What the model adapts to and by what, what `adapt` takes, and what it is for."""
+    """Returns the tasks that the model adapts to, the arguments of `adapt`, and the use."""
     shots = config["shots"]
     if kind == "ratings":
-        given = f"{wording.count(shots, 'rating')} or fewer"
-        use = f"Telling how a new user will rate items, from {given}, where users and items are of the kind that it was trained on."
-        return f"users by {given}", "names of items, and a rating each", use
-    if regression:
-        use = f"Fitting a curve of the family that it was trained on to {wording.count(shots, 'point')} or a few more."
-        return f"curves by {wording.count(shots, 'example')}", "points (x, y)", use
-    given = f"{wording.count(shots, 'example')} each"
-    use = (
-        f"Telling apart a few new classes of {many}, {config['ways']} as trained, from {given}, where they are of the kind that the "
-        "training classes were."
-    )
-    return f"classes of {many} by {given}", f"a list of {many}, and a label each", use
-
-
-def _figures(found: Results) -> list[tuple[str, str]]:
-    """First what the loaded model does, then what puts it in proportion."""
-    metrics, score = found.metrics, found.score
-
-    def at(key: str) -> str:
-        return wording.figure(score, metrics[f"{key}{score}"], metrics.get(f"{key}{score}_ci95"))
-
-    rows = []
-    if "inductive.accuracy" in metrics:
-        rows.append(
-            ("each example answered alone, as the loaded model does (inductive)", at("inductive."))
+        ratings = f"{wording.count(shots, 'rating')} or fewer"
+        use = (
+            f"Predicting a new user's ratings from {ratings}, for users and items of the kind "
+            "that the model was trained on."
         )
-        if found.other_mode:
-            rows.append(("a task's queries seen together (transductive)", at("transductive.")))
+        return f"users from {ratings}", "names of items, and a rating for each", use
+    if regression:
+        use = (
+            "Fitting a curve of the family that the model was trained on to "
+            f"{wording.count(shots, 'point')} or a few more."
+        )
+        return f"curves from {wording.count(shots, 'example')}", "points (x, y)", use
+    per_class = f"{wording.count(shots, 'example')} per class"
+    use = (
+        f"Distinguishing a few new classes of {examples} ({config['ways']} in training) from "
+        f"{per_class}, for classes similar to those of training."
+    )
+    return (
+        f"classes of {examples} from {per_class}",
+        f"a list of {examples}, and a label for each",
+        use,
+    )
+
+
+def _list_scores(results: Results) -> list[tuple[str, str]]:
+    """Returns the scores of the model as loaded, then those of other modes and baselines."""
+    metrics, score = results.metrics, results.score
+
+    def show(prefix: str) -> str:
+        value, ci95 = metrics[f"{prefix}{score}"], metrics.get(f"{prefix}{score}_ci95")
+        return wording.estimate(score, value, ci95)
+
+    if "inductive.accuracy" in metrics:
+        scores = [("inductive evaluation, as the loaded model predicts", show("inductive."))]
+        if results.other_mode:
+            scores.append(("transductive evaluation, all queries at once", show("transductive.")))
     else:
-        rows.append(("as the loaded model does", at("")))
+        scores = [("as the loaded model predicts", show(""))]
     if f"before.{score}" in metrics:
-        rows.append(("before adaptation", at("before.")))
-    names = sorted({key.split(".")[1] for key in metrics if key.startswith("baselines.")})
-    return rows + [
-        (f"baseline: {name.replace('_', ' ')}", at(f"baselines.{name}.")) for name in names
+        scores.append(("before adaptation", show("before.")))
+    return scores + [
+        (
+            f"baseline: {wording.baseline_name(baseline.key)}",
+            wording.estimate(score, baseline.value, baseline.ci95),
+        )
+        for baseline in rank_baselines(results)
     ]
 
 
-def _limits(found: Results, one: str, shape: str) -> list[str]:
-    config = found.config
+def _list_limits(results: Results, example: str) -> list[str]:
+    config = results.config
     limits = [
-        f"It knows {found.meta['dataset']} alone; on things of another kind it may be no better than its baselines."
+        f"It was trained on {results.meta['dataset']} alone. On other kinds of data it may be no "
+        "better than its baselines."
     ]
-    if found.kind == "classification":
+    if results.kind == "classification":
         if config["inputs"]["kind"] == "image":
-            limits.append(f"Every {one} is brought to {shape} first.")
-        limits.append("It answers one of the classes it was given, whatever it is shown.")
+            shape = " x ".join(map(str, config["input"]))
+            limits.append(f"Every {example} is resized to {shape}.")
+        limits.append("It always predicts one of the given classes, whatever the input.")
         if config["inputs"].get("inverted"):
             limits.append("It expects dark ink on light paper.")
-        limits.append("Its probabilities are not calibrated: they rank answers and are no odds.")
         limits.append(
-            "An adapted model's folder holds the support examples: do not pass it on if they are private."
+            "Its probabilities are not calibrated: they rank the answers, but are not frequencies."
+        )
+        limits.append(
+            "The folder of an adapted model contains the support examples. Do not share it if "
+            "they are private."
         )
     return limits
 
 
-def digests(found: Results) -> list[tuple[str, str, str]]:
-    """What identifies the data, the weights and the code: a name, what it is of, and the digest."""
-    known = [
-        ("data", "digest of data/prepared", found.meta.get("data_digest")),
-        ("model", "SHA-256 of models/run/weights.safetensors", found.weights_digest),
+def list_digests(results: Results) -> list[tuple[str, str, str]]:
+    """Returns what identifies the data, the weights and the code: name, meaning and digest."""
+    digests = [
+        ("data", "digest of data/prepared", results.meta.get("data_digest")),
+        ("model", "SHA-256 of models/run/weights.safetensors", results.weights_digest),
         (
-            "code of episodes",
-            "digest of the modules that made the data",
-            found.meta.get("code_digest"),
+            "code of the stage episodes",
+            "digest of the modules that prepared the data",
+            results.meta.get("code_digest"),
         ),
         (
-            "code of train",
-            "digest of the modules that made the model",
-            found.config.get("code_digest"),
+            "code of the stage train",
+            "digest of the modules that trained the model",
+            results.config.get("code_digest"),
         ),
     ]
-    return [(name, what, digest) for name, what, digest in known if digest]
+    return [(name, what, digest) for name, what, digest in digests if digest]

@@ -1,8 +1,6 @@
-"""How it got there: the course of the training, of the adaptation, and what batch norm's statistics add."""
+"""Curves: validation during training, adaptation by inner step, and the batch-norm modes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import altair as alt
 import numpy as np
@@ -12,273 +10,236 @@ from tasks.reports.kit import charts, wording
 from tasks.reports.kit.charts import Line
 from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import (
+    Figure,
     Section,
     Table,
-    axis,
-    axis_title,
-    chance,
-    domain,
+    build_figure,
+    chance_level,
     dot_figure,
-    figure,
-    numbers,
-    row,
+    dot_table,
+    score_axis,
+    score_domain,
+    score_dot,
 )
+from tasks.reports.run import sentences
+from tasks.reports.run.facts import compare_modes, measure_adaptation, measure_learning
 
-ROWS = 300
-"""A training history is drawn in at most so many points, means over neighbours."""
+MAX_POINTS = 300
+"""Points that a training history is drawn with at most; each is a mean of neighbours."""
 
-LABELS = 0.075
-"""Least distance of two names at the lines' ends, in heights of the chart."""
+LABELS_GAP = 0.075
+"""Minimum distance of two names at the lines' ends, relative to the height of the chart."""
 
 
-def learning(results: Results) -> Section:
-    """Training (raw and smoothed) and validation over the iterations."""
-    score, validation, config = results.score, results.validation, results.config
-    train = _thinned(results.train.dropna(subset=[_training_column(results)]))
-    raw = pd.DataFrame({"x": train["iteration"], "y": train[_training_column(results)]})
-    smooth = raw.assign(
-        y=raw["y"].rolling(max(3, len(raw) // 15), center=True, min_periods=1).mean()
-    )
-    smooth["figure"] = [wording.figure(score, y) for y in smooth["y"]]
-    checked = _banded(results, validation["iteration"], validation)
-    best, iterations = int(config["iteration"]), int(config["iterations"])
+# --- learning curve ----------------------------------------------------------------------------
+
+
+def learning_section(results: Results) -> Section:
+    """Builds the section with the training and validation scores over the iterations."""
+    score, validation = results.score, results.validation
+    sentence = sentences.learning(measure_learning(results))
+    rows = [
+        [
+            f"{int(row['iteration']):,}",
+            wording.estimate(score, row[score], row[f"{score}_ci95"]),
+            wording.number(row["loss"]),
+            "yes" if row["best"] else "",
+        ]
+        for row in validation.to_dict("records")
+    ]
+    head = ["iteration", wording.score_name(score), "loss", "best so far"]
+    table = Table("Validation during training", head, rows, frozenset({0, 1, 2}))
+    figure, notes = _draw_learning(results, sentence), [sentences.LEARNING_NOTE]
+    return Section("learning", "Learning curve", sentence, [figure], notes, [table])
+
+
+def _draw_learning(results: Results, sentence: str) -> Figure:
+    column = "accuracy" if results.kind == "classification" else "loss"
+    train = _thin(results.train.dropna(subset=[column]))
+    raw = pd.DataFrame({"x": train["iteration"], "y": train[column]})
+    window = max(3, len(raw) // 15)
+    smooth = raw.assign(y=raw["y"].rolling(window, center=True, min_periods=1).mean())
+    smooth["value"] = [wording.estimate(results.score, y) for y in smooth["y"]]
+    validation = _with_band(results, results.validation["iteration"], results.validation)
+    best = float(results.config["iteration"])
     lines = [
         Line("", "training", raw, faint=True),
         Line("training", "training", smooth, points=False, width=2),
-        Line("validation", "model", checked),
+        Line("validation", "model", validation),
     ]
-    low, high = domain(results, pd.concat([raw["y"], checked["low"], checked["high"]]))
-    last = max(iterations, int(checked["x"].max()), int(raw["x"].max()))
+    values = pd.concat([raw["y"], validation["low"], validation["high"]])
+    low, high = score_domain(results, values)
+    last = max(int(results.config["iterations"]), int(validation["x"].max()), int(raw["x"].max()))
+    name = wording.score_name(results.score)
     chart = charts.curves(
         lines,
         {
             "axis": alt.Axis(title="iteration", format=",d", tickCount=5),
             "scale": alt.Scale(domain=[0, last], nice=False),
         },
-        {"axis": axis(results), "scale": alt.Scale(domain=[low, high], nice=False)},
-        labels_gap=LABELS * (high - low),
-        marks=[(float(best), "best")] if best else [],
-        marks_above=score == "mse",
+        {
+            "axis": score_axis(results.score),
+            "scale": alt.Scale(domain=[low, high], nice=False),
+        },
+        labels_gap=LABELS_GAP * (high - low),
+        marks=[(best, "best checkpoint")] if best else [],
+        marks_above=results.score == "mse",
         rule=_chance_rule(results),
         tooltip=[
             alt.Tooltip("x:Q", title="iteration", format=",d"),
-            alt.Tooltip("figure:N", title=axis_title(results)),
+            alt.Tooltip("value:N", title=name),
         ],
     )
-    sentence = wording.learning(score, validation, best, iterations)
-    cells = [
-        [
-            f"{int(v['iteration']):,}",
-            wording.figure(score, v[score], v[f"{score}_ci95"]),
-            wording.number(v["loss"]),
-            "yes" if v["best"] else "",
-        ]
-        for v in validation.to_dict("records")
-    ]
-    table = Table(
-        "Validation during training",
-        ["iteration", axis_title(results), "loss", "best so far"],
-        cells,
-        frozenset({0, 1, 2}),
-    )
-    notes = [
-        "Training is smoothed (single measurements faint); validation has its 95 % interval over the fixed validation episodes. "
-        "The model of this report is the best by validation."
-    ]
-    drawn = figure(
-        "learning",
-        chart,
-        f"Training and validation {axis_title(results)} over the iterations.",
-        sentence,
-    )
-    return Section("learning", "How it learned", sentence, [drawn], notes, [table])
+    description = f"Training and validation {name} over the iterations."
+    return build_figure("learning", chart, description, sentence)
 
 
-def adaptation(results: Results) -> Section:
-    """The figure after 0, 1, ... inner steps, in both modes where they differ; for errors the median too."""
+def _thin(history: pd.DataFrame) -> pd.DataFrame:
+    step = -(-len(history) // MAX_POINTS)
+    if step <= 1:
+        return history
+    return history.groupby(np.arange(len(history)) // step).mean().reset_index(drop=True)
+
+
+# --- adaptation curve --------------------------------------------------------------------------
+
+
+def adaptation_section(results: Results) -> Section:
+    """Builds the section with the score after each number of inner steps."""
     if not results.adapts:
-        said = (
-            "In one go: the method takes no inner steps, it answers from the support set as it is."
-        )
-        return Section("adaptation", "How it adapts", said)
-    score, episodes = results.score, int(results.metrics["episodes"])
+        return Section("adaptation", "Adaptation curve", sentences.NO_INNER_STEPS)
     modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
-    courses = {mode: results.course(mode) for mode in modes}
-    course = courses[results.mode]
-    lines = []
-    for mode, colour in modes.items():
-        name = mode if results.other_mode else "mean" if score == "mse" else "this model"
-        lines.append(
-            Line(
-                name,
-                colour,
-                _banded(results, courses[mode]["step"], courses[mode]),
-                dash=(1, 0) if colour == "model" else (6, 3),
-            )
-        )
-    if "mse_median" in course:
-        middle = pd.DataFrame(
-            {
-                "x": course["step"],
-                "y": course["mse_median"],
-                "figure": [wording.number(y) for y in course["mse_median"]],
-            }
-        )
-        lines.append(Line("median", "model", middle, dash=(6, 3)))
-    for line in lines:
-        line.data["n"] = episodes
-    # What diverged may leave the frame: it would flatten all the rest.
-    steady = (
-        course["diverged"].to_numpy() == 0 if "diverged" in course else np.full(len(course), True)
+    curves = {mode: results.adaptation_curve(mode) for mode in modes}
+    sentence = sentences.adaptation(measure_adaptation(results.score, curves[results.mode]))
+    return Section(
+        "adaptation",
+        "Adaptation curve",
+        sentence,
+        [_draw_adaptation(results, curves, modes, sentence)],
+        sentences.adaptation_notes(results.metrics.get("after_10.diverged")),
+        [_adaptation_table(results.score, curves)],
     )
-    seen = [
-        line.data[c][steady[: len(line.data)]]
-        for line in lines
-        for c in ("y", "low", "high")
-        if c in line.data
-    ]
-    low, high = domain(results, pd.concat(seen) if steady.any() else course[score])
-    first, last = int(course["step"].min()), int(course["step"].max())
+
+
+def _draw_adaptation(
+    results: Results, curves: dict[str, pd.DataFrame], colours: dict[str, str], sentence: str
+) -> Figure:
+    """Draws the curve in both modes if they differ; for an error, its median too."""
+    score, curve = results.score, curves[results.mode]
+    lines = []
+    for mode, colour in colours.items():
+        name = mode if results.other_mode else "mean" if score == "mse" else "this model"
+        data = _with_band(results, curves[mode]["step"], curves[mode])
+        lines.append(Line(name, colour, data, dash=(1, 0) if colour == "model" else (6, 3)))
+    if "mse_median" in curve:
+        median = pd.DataFrame({"x": curve["step"], "y": curve["mse_median"]})
+        median["value"] = [wording.number(y) for y in median["y"]]
+        lines.append(Line("median", "model", median, dash=(6, 3)))
+    for line in lines:
+        line.data["episodes"] = int(results.metrics["episodes"])
+    low, high = score_domain(results, _converged_values(lines, curve, score))
+    first, last = int(curve["step"].min()), int(curve["step"].max())
+    name = wording.score_name(score)
     chart = charts.curves(
         lines,
         {
-            "axis": alt.Axis(title="inner steps", format="d", values=course["step"].tolist()),
+            "axis": alt.Axis(title="inner steps", format="d", values=curve["step"].tolist()),
             "scale": alt.Scale(domain=[first, last], nice=False),
         },
-        {"axis": axis(results), "scale": alt.Scale(domain=[low, high], nice=False)},
-        labels_gap=LABELS * (high - low),
-        marks=_marks(results, last),
+        {"axis": score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)},
+        labels_gap=LABELS_GAP * (high - low),
+        marks=_step_marks(results, last),
         marks_above=score == "mse",
         rule=_chance_rule(results),
         tooltip=[
             alt.Tooltip("x:Q", title="inner steps"),
-            alt.Tooltip("figure:N", title=axis_title(results)),
-            alt.Tooltip("n:Q", title="episodes", format=",d"),
+            alt.Tooltip("value:N", title=name),
+            alt.Tooltip("episodes:Q", format=",d"),
         ],
     )
-    sentence = wording.adaptation(score, course)
-    notes = [
-        "Each step is one gradient step on the support set; the figure is that of the query set, with its 95 % interval over test episodes."
-    ]
-    diverged = results.metrics.get("after_10.diverged")
-    if diverged:
-        notes.append(
-            f"After ten steps {wording.count(diverged, 'episode')} diverged: the mean follows, the median does not."
-        )
-    drawn = figure(
-        "adaptation",
-        chart,
-        f"{axis_title(results).capitalize()} after {first} to {last} inner steps.",
-        sentence,
-    )
-    return Section(
-        "adaptation", "How it adapts", sentence, [drawn], notes, [_step_table(results, courses)]
-    )
+    description = f"{name.capitalize()} after {first} to {last} inner steps."
+    return build_figure("adaptation", chart, description, sentence)
 
 
-def modes(results: Results) -> list[Section]:
-    """Both ways of normalising, after the headline's number of steps."""
-    heading = "Transductive and inductive"
-    if results.curve["mode"].nunique() < 2:
-        return []
-    if results.other_mode is None:
-        return [
-            Section(
-                "statistics",
-                heading,
-                "Both ways of normalising give the same figures: the network has no batch norm.",
-            )
+def _converged_values(lines: list[Line], curve: pd.DataFrame, score: str) -> pd.Series:
+    """Returns the values up to where episodes diverge: a diverged mean may leave the frame."""
+    converged = np.full(len(curve), True)
+    if "diverged" in curve:
+        converged = curve["diverged"].to_numpy() == 0
+    if not converged.any():
+        return curve[score]
+    return pd.concat(
+        [
+            line.data[column][converged[: len(line.data)]]
+            for line in lines
+            for column in ("y", "low", "high")
+            if column in line.data
         ]
-    rows = []
-    for mode, colour in ((results.mode, "model"), (results.other_mode, "other")):
-        course = results.course(mode)
-        at = course[course["step"] == results.steps].iloc[0]
-        detail = wording.count(results.metrics["episodes"], "test episode")
-        rows.append(
-            row(results, mode, at[results.score], at[f"{results.score}_ci95"], colour, detail)
-        )
-    gap = rows[0]["value"] - rows[1]["value"]
-    side = f"{wording.points(gap)} {'above' if gap >= 0 else 'below'}"
-    sentence = f"{results.mode.capitalize()} statistics score {side} {results.other_mode} ones: the same weights, the same episodes."
-    notes = [
-        "Transductive: batch norm takes its statistics from the whole query set, so that one query's answer depends on the others. "
-        f"Inductive: from the support set alone, as if queries came one by one. The weights were trained {results.mode}."
-    ]
-    tables = [numbers("The figures of the chart", results, rows)]
-    return [
-        Section(
-            "statistics",
-            heading,
-            sentence,
-            [dot_figure(results, "statistics", rows, sentence)],
-            notes,
-            tables,
-        )
-    ]
-
-
-def _training_column(results: Results) -> str:
-    return "accuracy" if results.kind == "classification" else "loss"
-
-
-def _thinned(table: pd.DataFrame) -> pd.DataFrame:
-    step = -(-len(table) // ROWS)
-    return (
-        table
-        if step <= 1
-        else table.groupby(np.arange(len(table)) // step).mean().reset_index(drop=True)
     )
 
 
-def _banded(results: Results, x: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
-    """The data of a line with its 95 % band: `x`, `y`, `low`, `high`, and `figure` in words."""
-    value, half = table[results.score], table[f"{results.score}_ci95"].fillna(0)
-    top = 1.0 if results.score == "accuracy" else np.inf
-    figures = [wording.figure(results.score, v, h) for v, h in zip(value, half, strict=True)]
-    return pd.DataFrame(
-        {
-            "x": x,
-            "y": value,
-            "low": value - half,
-            "high": (value + half).clip(upper=top),
-            "figure": figures,
-        }
-    )
-
-
-def _chance_rule(results: Results) -> tuple[float, str] | None:
-    floor = chance(results)
-    return None if floor is None else (floor, "chance")
-
-
-def _marks(results: Results, last: int) -> list[tuple[float, str]]:
-    """Steps in training and in the headline."""
-    trained = results.config["algorithm"].get("inner_steps")
-    if trained == results.steps:
-        return [(float(results.steps), f"{trained} in training and here")]
-    known = [(trained, "in training"), (results.steps, "in the headline")]
+def _step_marks(results: Results, last: int) -> list[tuple[float, str]]:
+    """Returns the numbers of inner steps in training and of the headline score."""
+    trained, tested = results.config["algorithm"].get("inner_steps"), results.steps
+    if trained == tested:
+        return [(float(tested), f"{tested} in training and at test")]
     return [
-        (float(steps), f"{steps} {what}")
-        for steps, what in known
+        (float(steps), f"{steps} {name}")
+        for steps, name in ((trained, "in training"), (tested, "at test"))
         if steps is not None and steps <= last
     ]
 
 
-def _step_table(results: Results, courses: dict[str, pd.DataFrame]) -> Table:
-    first = next(iter(courses.values()))
+def _adaptation_table(score: str, curves: dict[str, pd.DataFrame]) -> Table:
+    first, name = next(iter(curves.values())), wording.score_name(score)
     columns = {"inner steps": [str(int(step)) for step in first["step"]]}
-    for mode, course in courses.items():
-        name = f"{axis_title(results)}, {mode}" if len(courses) > 1 else axis_title(results)
-        figures = zip(course[results.score], course[f"{results.score}_ci95"], strict=True)
-        columns[name] = [wording.figure(results.score, value, half) for value, half in figures]
-    more: dict[str, tuple[str, Callable[[float], str]]] = {
-        "mse_median": ("median", wording.number),
-        "diverged": ("episodes diverged", lambda v: f"{int(v):,}"),
-    }
-    for column, (name, shown) in more.items():
-        if column in first:
-            columns[name] = [shown(value) for value in first[column]]
+    for mode, curve in curves.items():
+        scores = zip(curve[score], curve[f"{score}_ci95"], strict=True)
+        head = f"{name}, {mode}" if len(curves) > 1 else name
+        columns[head] = [wording.estimate(score, value, half) for value, half in scores]
+    if "mse_median" in first:
+        columns["median"] = [wording.number(value) for value in first["mse_median"]]
+    if "diverged" in first:
+        columns["episodes diverged"] = [f"{int(number):,}" for number in first["diverged"]]
     rows = [list(cells) for cells in zip(*columns.values(), strict=True)]
-    return Table(
-        "After each number of inner steps", list(columns), rows, frozenset(range(len(columns)))
-    )
+    return Table("Score by inner step", list(columns), rows, frozenset(range(len(columns))))
+
+
+# --- batch-norm modes --------------------------------------------------------------------------
+
+
+def mode_sections(results: Results) -> list[Section]:
+    """Builds the section that compares the batch-norm modes; none if one mode was measured."""
+    heading = "Transductive and inductive evaluation"
+    if results.curve["mode"].nunique() < 2:
+        return []
+    facts = compare_modes(results)
+    if facts is None:
+        return [Section("statistics", heading, sentences.SAME_IN_BOTH_MODES)]
+    detail = wording.count(results.metrics["episodes"], "test episode")
+    dots = [
+        score_dot(results.score, mode, value, ci95, detail, colour=colour)
+        for (mode, value, ci95), colour in ((facts.headline, "model"), (facts.other, "other"))
+    ]
+    sentence, notes = sentences.modes(facts), sentences.mode_notes(results.mode)
+    table = dot_table("Values of the chart", results.score, dots)
+    figure = dot_figure(results.score, "statistics", dots, sentence)
+    return [Section("statistics", heading, sentence, [figure], notes, [table])]
+
+
+# --- shared ------------------------------------------------------------------------------------
+
+
+def _with_band(results: Results, x: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the data of a line with its 95 % band and its values as text."""
+    score = results.score
+    value, half = table[score], table[f"{score}_ci95"].fillna(0)
+    most = 1.0 if score == "accuracy" else np.inf
+    texts = [wording.estimate(score, v, h) for v, h in zip(value, half, strict=True)]
+    high = (value + half).clip(upper=most)
+    return pd.DataFrame({"x": x, "y": value, "low": value - half, "high": high, "value": texts})
+
+
+def _chance_rule(results: Results) -> tuple[float, str] | None:
+    level = chance_level(results)
+    return None if level is None else (level, "chance")

@@ -1,4 +1,4 @@
-"""Regression: what the model draws through a few support points, before and after adaptation."""
+"""Fitted curves of a one-dimensional regression before and after adaptation."""
 
 from __future__ import annotations
 
@@ -14,76 +14,78 @@ from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import Figure
 
 LINES = {
-    "step_0": ("before", "baseline", [2, 3]),
+    "step_0": ("before adaptation", "baseline", [2, 3]),
     "step_1": ("1 step", "early", [6, 3]),
     "step_10": ("10 steps", "model", [1, 0]),
 }
-"""Columns of fits.parquet: words, colour, dashes."""
+"""Columns of fits.parquet: name, colour and dashes of their lines."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One episode's curves; error: of the headline, in words."""
+    """The curves of an episode.
+
+    Attributes:
+        episode: Its number.
+        rank: Why it is shown.
+        error: Its mean squared error in the headline score, as text.
+        figure: The curves.
+    """
 
     episode: int
-    place: str
+    rank: str
     error: str
     figure: Figure
 
 
-def fits(results: Results) -> list[Fit]:
-    """The episodes of fits.parquet, from typical to worst by the headline's error."""
-    errors = results.headline.set_index("episode")["mse"]
-    order = sorted(results.fits["episode"].unique(), key=lambda e: (errors[e], e))
-    rank = errors.rank(pct=True)
-    result = []
-    for i, episode in enumerate(order):
-        place = (
-            "the worst"
-            if errors[episode] == errors.max()
-            else "typical"
-            if rank[episode] <= 0.6
-            else f"{wording.percent(1 - rank[episode], 0)} are worse"
-        )
+def draw_fits(results: Results) -> list[Fit]:
+    """Draws the episodes of fits.parquet, from typical to worst."""
+    errors = results.headline_episodes.set_index("episode")["mse"]
+    quantiles = errors.rank(pct=True)
+    episodes = sorted(results.fits["episode"].unique(), key=lambda e: (errors[e], e))
+    steps = wording.count(results.steps, "step")
+    fits = []
+    for number, episode in enumerate(episodes, start=1):
+        rank = f"{wording.percent(1 - quantiles[episode], 0)} are worse"
+        if errors[episode] == errors.max():
+            rank = "worst"
+        elif quantiles[episode] <= 0.6:
+            rank = "typical"
         error = wording.number(float(errors[episode]))
-        told = f"Episode {episode}: sine wave, support points and the model's curves."
-        told += f" Error {error} after {wording.count(results.steps, 'step')}."
-        figure = Figure(f"fit-{i + 1}", _chart(results, int(episode)), told)
-        result.append(Fit(int(episode), place, error, figure))
-    return result
+        description = (
+            f"Episode {episode}: sine wave, support points and the model's curves. "
+            f"Error {error} after {steps}."
+        )
+        figure = Figure(f"fit-{number}", _draw_fit(results, int(episode)), description)
+        fits.append(Fit(int(episode), rank, error, figure))
+    return fits
 
 
-def _chart(results: Results, episode: int) -> dict[str, Any]:
-    curve, points = (
+def _draw_fit(results: Results, episode: int) -> dict[str, Any]:
+    curve, support = (
         frame[frame["episode"] == episode].sort_values("x")
         for frame in (results.fits, results.support)
     )
-    known = [column for column in LINES if column in curve]
-    reach = max(1.0, float(np.abs(pd.concat([curve["truth"], points["y"]])).max())) * 1.6
+    reach = max(1.0, float(np.abs(pd.concat([curve["truth"], support["y"]])).max())) * 1.6
     x = alt.X("x:Q", axis=alt.Axis(title="x", tickCount=5), scale=alt.Scale(nice=False))
     y = alt.Y(
         "y:Q",
         axis=alt.Axis(title="y", tickCount=5),
         scale=alt.Scale(domain=[-reach, reach], nice=False),
     )
+    values = [alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".3f")]
     layers = []
-    for column, colour, dash, width in [
-        ("truth", "ink", [1, 0], 1.5),
-        *((c, LINES[c][1], LINES[c][2], 2.5) for c in known),
+    for column, (name, colour, dash), width in [
+        ("truth", ("truth", "ink", [1, 0]), 1.5),
+        *((column, style, 2.5) for column, style in LINES.items() if column in curve),
     ]:
-        name = "truth" if column == "truth" else LINES[column][0]
         data = pd.DataFrame({"x": curve["x"].round(4), "y": curve[column].round(4), "of": name})
-        tooltip = [
-            alt.Tooltip("of:N", title=" "),
-            alt.Tooltip("x:Q", format=".2f"),
-            alt.Tooltip("y:Q", format=".3f"),
-        ]
-        layers.append(
-            alt.Chart(data)
-            .mark_line(color=charts.var(colour), strokeDash=dash, strokeWidth=width, clip=True)
-            .encode(x=x, y=y, tooltip=tooltip)
+        line = alt.Chart(data).mark_line(
+            color=charts.var(colour), strokeDash=dash, strokeWidth=width, clip=True
         )
-    dots = alt.Chart(points[["x", "y"]].round(4)).mark_point(
+        tooltip = [alt.Tooltip("of:N", title=" "), *values]
+        layers.append(line.encode(x=x, y=y, tooltip=tooltip))
+    points = alt.Chart(support[["x", "y"]].round(4)).mark_point(
         filled=True,
         size=60,
         opacity=1,
@@ -91,9 +93,5 @@ def _chart(results: Results, episode: int) -> dict[str, Any]:
         stroke=charts.var("paper"),
         strokeWidth=1.5,
     )
-    layers.append(
-        dots.encode(
-            x=x, y=y, tooltip=[alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".3f")]
-        )
-    )
+    layers.append(points.encode(x=x, y=y, tooltip=values))
     return charts.page_spec(alt.layer(*layers), 200)

@@ -1,7 +1,7 @@
 (() => {
   "use strict";
 
-  // Tables that sort by a click on a head (again: the other way round) and filter by words or by conditions such as accuracy>95.
+  // Tables sort by a click on a column head (a second click reverses the order) and filter by words and conditions such as accuracy>95.
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
     const key = (row, i) => { const text = row.cells[i].dataset.key, number = Number(text); return text === "" || Number.isNaN(number) ? text : number; };
@@ -22,7 +22,7 @@
         head.setAttribute("aria-sort", down ? "descending" : "ascending");
         const rows = [...body.rows].sort((a, b) => {
           const x = key(a, i), y = key(b, i);
-          return x === "" || y === "" ? before(x, y) : (down ? -1 : 1) * before(x, y);  // what has no value stays last
+          return x === "" || y === "" ? before(x, y) : (down ? -1 : 1) * before(x, y);  // rows without a value stay last
         });
         body.append(...rows);
       });
@@ -32,14 +32,14 @@
     if (!field) continue;
     const count = document.querySelector(`output[data-count="${table.id}"]`), names = heads.map(head => head.textContent.toLowerCase());
     field.closest("[hidden]").hidden = false;
-    // The number as it is shown (percent, points, GB); of a time, whose unit varies, and of what is no number, what it is sorted by.
+    // The number as shown (percent, points, GB). Durations, whose unit varies, and texts: the sort key.
     const value = (row, i) => {
       const cell = row.cells[i], number = cell.classList.contains("n") && /^[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=$|\sto\s|\s[%(]|\sGB)/.exec(cell.textContent);
       const found = number ? Number(number[0].replace("−", "-")) : key(row, i);
       return typeof found === "string" ? found.toLowerCase() : found;
     };
-    const columns = new Map();  // by name, or by its last part
-    names.forEach((name, i) => { for (const said of [name, name.split(".").pop()]) if (!columns.has(said)) columns.set(said, i); });
+    const columns = new Map();  // by name, and by the last part of a dotted name
+    names.forEach((name, i) => { for (const key of [name, name.split(".").pop()]) if (!columns.has(key)) columns.set(key, i); });
     const known = [...columns.keys()].sort((a, b) => b.length - a.length).map(name => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
     const conditions = new RegExp(`(?<=^|\\s)(${known})\\s*(>=|<=|>|<|=)\\s*(\\S+)(\\s*%)?`, "g");
     const condition = (name, sign, text) => {

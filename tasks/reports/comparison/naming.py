@@ -1,0 +1,113 @@
+"""Names of configurations: the settings in which they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+from tasks.experiments import Experiment
+from tasks.preset import defaults, merge
+from tasks.reports.kit.trees import flatten, select_used
+
+CODE = "training code"
+"""Key of the digest of the training code, which counts as a setting.
+
+The same params with other code are another configuration.
+"""
+
+SEED = "train.seed"
+
+WITHOUT_EFFECT = ("report.", "processes", "device")
+"""Beginnings of the keys of settings that change no score."""
+
+
+def effective_settings(experiment: Experiment) -> dict[str, Any]:
+    """Returns the settings that may change the score, by dotted key, and the training code."""
+    digest = experiment.config.get("code_digest", "")
+    return effective_params(experiment.params) | {CODE: digest}
+
+
+def effective_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the params that may change the score, by dotted key.
+
+    Keys that an older file lacks have the default values, as they do in a run.
+    """
+    complete = deepcopy(_default_params())
+    merge(complete, params)
+    return {
+        key: value
+        for key, value in flatten(select_used(complete)).items()
+        if not key.startswith(WITHOUT_EFFECT)
+    }
+
+
+@cache
+def _default_params() -> dict[str, Any]:
+    return json.loads(json.dumps(defaults()))  # lists instead of tuples, as in a file
+
+
+def settings_key(settings: dict[str, Any], ignored: Sequence[str]) -> str:
+    """Returns a key that is equal for settings that differ at most in the `ignored` ones."""
+    return repr(sorted((k, repr(v)) for k, v in settings.items() if k not in ignored))
+
+
+def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the keys that have several values among the configurations that have them.
+
+    Settings that only one method has follow from its name. The training code counts only if
+    nothing else distinguishes two configurations, since every method has its own.
+    """
+    keys = list(dict.fromkeys(key for values in settings for key in values))
+    keys = [
+        key
+        for key in keys
+        if key not in (SEED, CODE)
+        and len({repr(values[key]) for values in settings if key in values}) > 1
+    ]
+    labels = {_label(values, keys) for values in settings}
+    return keys + [CODE] * (len(labels) < len(settings))
+
+
+def name_configurations(
+    settings: Sequence[dict[str, Any]], keys: Sequence[str], fallbacks: Sequence[str]
+) -> list[str]:
+    """Returns a readable name for each configuration: the values of the settings that differ.
+
+    Args:
+        settings: Settings of each configuration.
+        keys: The settings that differ.
+        fallbacks: The name of an experiment of each, used where no setting differs.
+    """
+    if len(settings) == 1:
+        return list(fallbacks)
+    labels = [_label(values, [key for key in keys if key != CODE]) for values in settings]
+    names = []
+    for label, values, fallback in zip(labels, settings, fallbacks, strict=True):
+        if not label:
+            names.append(fallback)
+        elif labels.count(label) > 1:
+            names.append(f"{label}, code {values[CODE][:7]}")
+        else:
+            names.append(label)
+    return names
+
+
+def _label(values: dict[str, Any], keys: Sequence[str]) -> str:
+    """Returns a label such as `protonet, meta_lr=0.01`."""
+    labels = []
+    for key in keys:
+        if key in values:
+            last = key.rpartition(".")[2]
+            text = format_setting(values[key], none="null")
+            labels.append(text if last == "name" else f"{last}={text}")
+    return ", ".join(labels)
+
+
+def format_setting(value: Any, none: str = "") -> str:
+    """Formats the value of a setting as YAML has it."""
+    if value is None:
+        return none
+    return str(value).lower() if isinstance(value, bool) else str(value)

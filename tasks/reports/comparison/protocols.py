@@ -1,0 +1,285 @@
+"""Which experiments are comparable: those scored under the same protocol.
+
+Experiments of a *protocol* were scored on the same test episodes in the same batch-norm mode, so
+that their differences are paired. Within a protocol, the experiments of a *configuration* differ
+in `train.seed` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from episodic.analysis.comparison import Estimate, Resamples, holm
+from tasks.experiments import Experiment
+from tasks.reports.comparison.naming import (
+    SEED,
+    differing_keys,
+    effective_params,
+    effective_settings,
+    name_configurations,
+    settings_key,
+)
+from tasks.reports.kit import wording
+from tasks.runtime.stage import StageError
+
+SIGNIFICANCE = 0.05
+"""Corrected p-values below it are significant."""
+
+MAX_IN_MATRIX = 20
+"""Configurations that are compared pairwise: the best ones."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Experiments that differ in their seed alone.
+
+    Attributes:
+        name: The settings in which it differs from others.
+        experiments: One experiment per seed.
+        rows: Their rows among the experiments of the protocol.
+        params: Values of the settings that differ within the protocol.
+        score: The mean score.
+        to_baseline: Its difference to the baseline; None for the baseline itself.
+        p: p-value of the difference, corrected for the number of comparisons with the baseline.
+    """
+
+    name: str
+    experiments: list[Experiment]
+    rows: list[int]
+    params: dict[str, Any]
+    score: Estimate
+    to_baseline: Estimate | None = None
+    p: float = 1.0
+
+    @property
+    def first(self) -> Experiment:
+        """The experiment with the first seed."""
+        return self.experiments[0]
+
+    @property
+    def seconds(self) -> float:
+        """Mean training time in seconds."""
+        return float(np.mean([experiment.run["seconds"] for experiment in self.experiments]))
+
+    @property
+    def memory(self) -> float:
+        """Peak memory of training in bytes."""
+        return float(max(experiment.run["peak_memory_bytes"] for experiment in self.experiments))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The difference of two configurations.
+
+    Attributes:
+        first: One configuration.
+        second: The other one.
+        difference: Score of the first minus score of the second.
+        p: p-value, corrected for all pairs of the protocol.
+    """
+
+    first: Configuration
+    second: Configuration
+    difference: Estimate
+    p: float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Comparable experiments.
+
+    Attributes:
+        description: The protocol in words.
+        score: `accuracy` or `mse`.
+        configurations: The configurations, the best first.
+        baseline: The one that all others are compared with.
+        keys: Settings in which they differ.
+        pairs: Pairwise differences of the best configurations.
+        repetitions: Experiments that repeat another one: (name, name of the other).
+        edited: Experiments whose params.yaml was edited after the run.
+    """
+
+    description: str
+    score: str
+    configurations: list[Configuration]
+    baseline: Configuration
+    keys: list[str]
+    pairs: list[Pair]
+    repetitions: list[tuple[str, str]] = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """All experiments, by configuration."""
+        return [e for c in self.configurations for e in c.experiments]
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether higher scores are better."""
+        return self.score == "accuracy"
+
+    @property
+    def sign(self) -> int:
+        """1 if higher scores are better, else -1."""
+        return 1 if self.is_accuracy else -1
+
+    @property
+    def best(self) -> Configuration:
+        """The best configuration."""
+        return self.configurations[0]
+
+    def find_pair(self, first: Configuration, second: Configuration) -> Pair | None:
+        """Returns the difference of two configurations in this order; None if not compared."""
+        return next((p for p in self.pairs if p.first is first and p.second is second), None)
+
+
+def group_protocols(
+    experiments: Sequence[Experiment], baseline: str | None = None
+) -> list[Protocol]:
+    """Groups experiments by protocol and by configuration.
+
+    Args:
+        experiments: The experiments to compare.
+        baseline: Name of the experiment whose configuration is the baseline; None for the first
+            experiment of each protocol.
+
+    Returns:
+        The protocols: that of the baseline first, then those with the most experiments.
+
+    Raises:
+        StageError: The baseline is not among the experiments, or scores are not finite.
+    """
+    if baseline is not None and baseline not in [e.name for e in experiments]:
+        raise StageError(f"the baseline {baseline} is not among the compared experiments")
+    by_key: dict[tuple, list[Experiment]] = {}
+    for experiment in experiments:
+        by_key.setdefault(protocol_key(experiment), []).append(experiment)
+    protocols = [_build_protocol(members, baseline) for members in by_key.values()]
+    if len({p.description for p in protocols}) < len(protocols):
+        digests = [members[0].meta["data_digest"][:6] for members in by_key.values()]
+        protocols = [
+            replace(protocol, description=f"{protocol.description}, data {digest}")
+            for protocol, digest in zip(protocols, digests, strict=True)
+        ]
+
+    def has_baseline(protocol: Protocol) -> bool:
+        names = [e.name for e in protocol.experiments]
+        return baseline in names + [name for name, _ in protocol.repetitions]
+
+    return sorted(protocols, key=lambda p: (not has_baseline(p), -len(p.experiments)))
+
+
+def protocol_key(experiment: Experiment) -> tuple:
+    """Returns what has to be equal for paired differences: data, mode, score and episodes."""
+    number = len(experiment.scores)
+    return experiment.meta["data_digest"], experiment.mode, experiment.score, number
+
+
+def describe_protocol(experiment: Experiment) -> str:
+    """Describes the protocol of an experiment in words."""
+    meta = experiment.meta
+    queries = wording.count(meta["queries"], "query", "queries")
+    if experiment.score == "mse":
+        task = f"{wording.count(meta['shots'], 'support point')}, {queries}"
+    else:
+        task = f"{meta['ways']}-way {meta['shots']}-shot, {queries} per class"
+    episodes = wording.count(len(experiment.scores), "test episode")
+    return f"{task}, {meta['dataset']} ({meta['protocol']}), {experiment.mode}, {episodes}"
+
+
+def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol:
+    unique, repetitions = _drop_repetitions(members)
+    diverged = [e.name for e in unique if not np.isfinite(e.scores).all()]
+    if diverged:
+        raise StageError(
+            f"the scores of {wording.join(diverged)} are not all finite: leave the experiments "
+            "out, or train again with a lower learning rate"
+        )
+    resamples = Resamples(np.stack([e.scores for e in unique]))
+    configurations, keys = _group_configurations(unique, resamples)
+    name = baseline if baseline is not None else members[0].name
+    name = dict(repetitions).get(name, name)
+    base = next(
+        (c for c in configurations if name in [e.name for e in c.experiments]), configurations[0]
+    )
+    others = [c for c in configurations if c is not base]
+    differences = [resamples.difference(c.rows, base.rows) for c in others]
+    corrected = holm([difference.p for difference in differences])
+    measured = [base] + [
+        replace(c, to_baseline=difference, p=p)
+        for c, difference, p in zip(others, differences, corrected, strict=True)
+    ]
+    score = unique[0].score
+    sign = -1 if score == "accuracy" else 1
+    measured.sort(key=lambda c: (sign * c.score.mean, c.name))
+    return Protocol(
+        description=describe_protocol(unique[0]),
+        score=score,
+        configurations=measured,
+        baseline=base,
+        keys=keys,
+        pairs=_compare_pairs(measured[:MAX_IN_MATRIX], resamples),
+        repetitions=repetitions,
+        edited=[
+            e.name for e in members if effective_params(e.stated) != effective_params(e.params)
+        ],
+    )
+
+
+def _group_configurations(
+    experiments: list[Experiment], resamples: Resamples
+) -> tuple[list[Configuration], list[str]]:
+    """Returns the configurations in the order of their first experiments, and what differs."""
+    settings = [effective_settings(experiment) for experiment in experiments]
+    rows_by_key: dict[str, list[int]] = {}
+    for row, values in enumerate(settings):
+        rows_by_key.setdefault(settings_key(values, [SEED]), []).append(row)
+    groups = list(rows_by_key.values())
+    firsts = [settings[rows[0]] for rows in groups]
+    keys = differing_keys(firsts)
+    names = name_configurations(firsts, keys, [experiments[rows[0]].name for rows in groups])
+    configurations = [
+        Configuration(
+            name=name,
+            experiments=[experiments[row] for row in rows],
+            rows=rows,
+            params={key: values.get(key) for key in keys},
+            score=resamples.mean(rows),
+        )
+        for name, rows, values in zip(names, groups, firsts, strict=True)
+    ]
+    return configurations, keys
+
+
+def _drop_repetitions(
+    experiments: list[Experiment],
+) -> tuple[list[Experiment], list[tuple[str, str]]]:
+    """Drops experiments that repeat another one: the same settings, seed and scores.
+
+    Returns:
+        The others, and of each repetition its name and that of the experiment it repeats.
+    """
+    known: dict[tuple, Experiment] = {}
+    repetitions = []
+    for experiment in experiments:
+        key = settings_key(effective_settings(experiment), []), experiment.scores.tobytes()
+        if key in known:
+            repetitions.append((experiment.name, known[key].name))
+        else:
+            known[key] = experiment
+    return list(known.values()), repetitions
+
+
+def _compare_pairs(configurations: list[Configuration], resamples: Resamples) -> list[Pair]:
+    pairs = list(combinations(configurations, 2))
+    differences = [resamples.difference(a.rows, b.rows) for a, b in pairs]
+    corrected = holm([difference.p for difference in differences])
+    return [
+        Pair(a, b, difference, p)
+        for (a, b), difference, p in zip(pairs, differences, corrected, strict=True)
+    ]

@@ -1,0 +1,386 @@
+"""Sentences of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from episodic.analysis.comparison import Estimate
+from episodic.analysis.power_law import Fit
+from tasks.reports.comparison.protocols import (
+    MAX_IN_MATRIX,
+    SIGNIFICANCE,
+    Configuration,
+    Pair,
+    Protocol,
+)
+from tasks.reports.comparison.style import format_interval
+from tasks.reports.kit import wording
+from tasks.reports.kit.wording import count, decimal, number, p_value, percent, points
+
+FEW_SEEDS = "With fewer than three seeds per side, this compares checkpoints, not {}."
+
+
+# --- differences -------------------------------------------------------------------------------
+
+
+def gap(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
+    """Describes a difference: `1.3 points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
+
+    Args:
+        protocol: The protocol.
+        estimate: The difference.
+        sign: -1 to reverse it.
+    """
+    mean, low, high = (sign * value for value in (estimate.mean, estimate.low, estimate.high))
+    low, high = min(low, high), max(low, high)
+    if protocol.is_accuracy:
+        value, *ends = (decimal(100 * value, 1) for value in (mean, low, high))
+        size = f"{value} points (95 % CI {ends[0]} to {ends[1]})"
+    else:
+        size = f"{number(mean)} (95 % CI {number(low)} to {number(high)})"
+    numbers = [str(n) for n in dict.fromkeys(estimate.seeds)]
+    seeds = f"{' and '.join(numbers)} seeds, " if estimate.of_methods else ""
+    return f"{size}, {seeds}paired over {count(estimate.episodes, 'episode')}"
+
+
+def verdict(protocol: Protocol, pair: Pair) -> str:
+    """Describes which of two configurations is better, claiming no more than the seeds allow."""
+    first, second, difference = pair.first, pair.second, pair.difference
+    if difference.mean == 0:
+        scores = [np.mean([e.scores for e in c.experiments], axis=0) for c in (first, second)]
+        where = "on every episode" if np.array_equal(*scores) else "on average"
+        return f"{first.name} and {second.name} score the same {where}."
+    ahead = difference.mean * protocol.sign >= 0
+    winner, loser = (first, second) if ahead else (second, first)
+    size = gap(protocol, difference, protocol.sign if ahead else -protocol.sign)
+    if pair.p >= SIGNIFICANCE:
+        return (
+            f"No significant difference: {winner.name} is ahead of {loser.name} by {size} "
+            f"(corrected p = {p_value(pair.p)})."
+        )
+    if difference.of_methods:
+        return f"{winner.name} beats {loser.name} by {size}."
+    subject, object_ = _checkpoints(winner, loser)
+    return f"{subject} beats {object_} by {size}. {FEW_SEEDS.format('methods')}"
+
+
+def _checkpoints(winner: Configuration, loser: Configuration) -> tuple[str, str]:
+    """Returns subject and object: `The checkpoint of maml` and `that of reptile`."""
+
+    def describe(configuration: Configuration) -> str:
+        seeds = len(configuration.experiments)
+        if seeds > 1:
+            return f"the mean of the {seeds} checkpoints of {configuration.name}"
+        return f"the checkpoint of {configuration.name}"
+
+    subject, object_ = describe(winner), describe(loser)
+    if len(winner.experiments) == len(loser.experiments) == 1:
+        object_ = f"that of {loser.name}"
+    return subject[0].upper() + subject[1:], object_
+
+
+def headline(protocol: Protocol) -> str:
+    """Compares the best configuration with the second and, if they tie, with the next it beats."""
+    if len(protocol.configurations) == 1:
+        seeds = count(len(protocol.best.experiments), "seed")
+        score = format_interval(protocol, protocol.best.score)
+        return (
+            f"Only one configuration, {protocol.best.name}, with {seeds}: {score}. "
+            "There is nothing to compare it with."
+        )
+    best, second, *others = protocol.configurations
+    pair = protocol.find_pair(best, second)
+    if pair is None:
+        return ""
+    verdicts = [verdict(protocol, pair)]
+    if pair.p >= SIGNIFICANCE:
+        pairs = [protocol.find_pair(best, other) for other in others]
+        beaten = [p for p in pairs if p is not None and p.p < SIGNIFICANCE]
+        verdicts += [verdict(protocol, p) for p in beaten[:1]]
+    return " ".join(verdicts)
+
+
+def protocols_warning(number_of_protocols: int) -> str:
+    """Warns about several protocols; '' for one."""
+    if number_of_protocols == 1:
+        return ""
+    return (
+        f"These experiments follow {wording.spell_out(number_of_protocols)} protocols, which "
+        "differ in data, episodes, number of queries or batch-norm mode. Scores under different "
+        "protocols are not comparable."
+    )
+
+
+# --- sections ----------------------------------------------------------------------------------
+
+
+def ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
+    """Explains the ranking, and lists repeated and edited experiments.
+
+    Args:
+        protocol: The protocol.
+        drawn: How many configurations are drawn at most.
+    """
+    note = (
+        "Dots are means over seeds and test episodes. Lines are 95 % intervals from a bootstrap "
+        "over episodes, with three or more seeds also over seeds."
+    )
+    if protocol.is_accuracy:
+        note += (
+            " All intervals are conditional on the test classes: other classes would shift all "
+            "scores together."
+        )
+    notes = [note]
+    more = len(protocol.configurations) - drawn
+    if more > 0:
+        notes.append(f"The chart shows the best {drawn}; {more} more are in the table.")
+    notes += [
+        f"{name} repeats {original} (same params, seed and scores) and counts once."
+        for name, original in protocol.repetitions
+    ]
+    if protocol.edited:
+        notes.append(
+            f"{wording.join(protocol.edited)}: params.yaml was edited after the run; the scores "
+            "are those of the run."
+        )
+    return notes
+
+
+def seed_spread(protocol: Protocol, configuration: Configuration) -> str:
+    """Lists the score of each seed and their standard deviation; '' for one seed."""
+    scores = [e.metrics[protocol.score] for e in configuration.experiments]
+    if len(scores) == 1:
+        return ""
+    deviation = float(np.std(scores, ddof=1))
+    size = f"{100 * deviation:.2f} points" if protocol.is_accuracy else number(deviation)
+    values = ", ".join(wording.formatter(protocol.score)(score) for score in scores)
+    return f"{values}; standard deviation over seeds {size}"
+
+
+def pairwise(protocol: Protocol) -> str:
+    """Counts the significant pairwise differences."""
+    significant = sum(pair.p < SIGNIFICANCE for pair in protocol.pairs)
+    verb = "differs" if len(protocol.pairs) == 1 else "differ"
+    return (
+        f"{significant} of {count(len(protocol.pairs), 'pair')} {verb} significantly, corrected "
+        "for the number of pairs."
+    )
+
+
+def pairwise_note(protocol: Protocol) -> str:
+    """Explains the matrix of pairwise differences."""
+    ratio = float(np.median([pair.difference.paired for pair in protocol.pairs]))
+    unit = ", in points" if protocol.is_accuracy else ""
+    return (
+        f"Row minus column{unit}. Pairing by episode makes the intervals "
+        f"{100 * (1 - ratio):.0f} % narrower than those of independent samples (median over the "
+        "pairs)."
+    )
+
+
+def learning(protocol: Protocol, best: str, first: str, iteration: int, goal: float) -> str:
+    """Describes the learning curves.
+
+    Args:
+        protocol: The protocol.
+        best: Name of the configuration with the best final validation score.
+        first: Name of the one that reaches the goal first.
+        iteration: The iteration at which it does.
+        goal: The goal, close to the best validation score.
+    """
+    near = "one point" if protocol.is_accuracy else "5 %"
+    return (
+        f"{best} has the best final validation score. {first} is the first to come within {near} "
+        f"of the best one ({wording.formatter(protocol.score)(goal)}), after "
+        f"{count(iteration, 'iteration')}."
+    )
+
+
+def adaptation(protocol: Protocol, name: str, gain: float) -> str:
+    """Describes which configuration gains most from the first inner step."""
+    size = points(gain) if protocol.is_accuracy else number(gain)
+    return f"The first inner step helps {name} the most: {size}."
+
+
+def without_steps(names: Sequence[str]) -> str:
+    """Lists the configurations that take no inner steps."""
+    return f"{wording.join(names)} {'takes' if len(names) == 1 else 'take'} no inner steps."
+
+
+def cost(protocol: Protocol, names: Sequence[str]) -> str:
+    """Lists the configurations on the Pareto front of score and training time."""
+    verb = "is" if len(names) == 1 else "are"
+    score = wording.score_name(protocol.score)
+    return f"{wording.join(names)} {verb} on the Pareto front of {score} and training time."
+
+
+COST_NOTE = (
+    "Time and memory of training are from run.json: for time the mean over seeds, for memory the "
+    "maximum. They depend on the machine and on its other load. The dashed line is the Pareto "
+    "front."
+)
+
+
+def group_differences(
+    first: str, second: str, best: tuple[str, str], worst: tuple[str, str]
+) -> str:
+    """Describes on which groups of classes a configuration gains most and least.
+
+    Args:
+        first: Name of the configuration.
+        second: Name of the one that it is compared with.
+        best: Name and difference of the group with the largest gain.
+        worst: Name and difference of the group with the smallest gain.
+    """
+    return (
+        f"Compared with {second}, {first} gains most on {best[0]} ({best[1]} points) and least on "
+        f"{worst[0]} ({worst[1]})."
+    )
+
+
+GROUP_NOTE = (
+    "First seed of each. Intervals are over the episodes that contain a class of the group, and "
+    "are not corrected for the number of groups."
+)
+
+
+def disagreements(first: str, second: str, gains: np.ndarray) -> str:
+    """Counts the episodes in which either of two configurations is better.
+
+    Args:
+        first: Name of one configuration.
+        second: Name of the other one.
+        gains: Accuracy of the first minus accuracy of the second by episode.
+    """
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+    return (
+        f"{first} is better in {count(wins, 'episode')}, {second} in {losses:,}. "
+        f"In the other {len(gains) - wins - losses:,} they tie."
+    )
+
+
+# --- scaling -----------------------------------------------------------------------------------
+
+
+def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, float]) -> str:
+    """Describes the error at both ends of a range.
+
+    Args:
+        score: `accuracy` or `mse`.
+        name: The quantity that varies, in the plural.
+        first: Its smallest number and the error there.
+        last: Its largest number and the error there.
+    """
+    show = percent if score == "accuracy" else number
+    return (
+        f"With {first[0]:,} {name} the error is {show(first[1])}; with {last[0]:,} it is "
+        f"{show(last[1])}."
+    )
+
+
+def power_law(law: Fit | None) -> str:
+    """Describes a fitted power law."""
+    if law is None:
+        return "Too few points have a nonzero error to fit a power law."
+    exponent = decimal(-law.b)
+    interval = f"95 % CI {decimal(-law.b_high)} to {decimal(-law.b_low)}"
+    if law.b_low <= 0 <= law.b_high:
+        return f"There is no significant trend (exponent {exponent}, {interval})."
+    verb = "falls" if law.b > 0 else "grows"
+    return f"It {verb} as n to the power of {exponent} ({interval})."
+
+
+def scaling_notes(law: Fit | None, key: str, name: str, training: bool) -> list[str]:
+    """Explains the chart and the limits of the power law.
+
+    Args:
+        law: The fitted law.
+        key: The setting that varies.
+        name: What it counts, in the plural.
+        training: Whether the number in training varies along with that of the test episodes.
+    """
+    notes = [
+        "Dots are means over seeds and test episodes with 95 % intervals. The line is the fitted "
+        "power law error = a n^-b with its 95 % band. Both axes are logarithmic."
+    ]
+    if law is not None and law.p < SIGNIFICANCE:
+        notes.append(
+            "The points deviate from the law by more than chance (chi-square "
+            f"{law.misfit:.1f} per degree of freedom, p {p_value(law.p)}). The exponent summarises "
+            "this range; do not extrapolate it. Its interval is widened by the square root of "
+            "this chi-square, and with few points it is still too narrow."
+        )
+    if key == "train.classes":
+        notes.append(
+            "Which classes are left out differs by seed; with several seeds the interval covers "
+            "this. All points share their test episodes, which the fit does not use."
+        )
+        return notes
+    if training:
+        setting = key.replace("episodes.", "train.")
+        notes.append(
+            f"The number of {name} in training varies along with that of the test episodes "
+            f"({setting} is null)."
+        )
+    note = f"Each number of {name} has its own test episodes, so that the points are not paired."
+    if key == "episodes.ways":
+        note += " More ways also make the task harder and lower the chance level (1 / ways)."
+    return [*notes, note]
+
+
+# --- transfer ----------------------------------------------------------------------------------
+
+
+def transfer(protocol: Protocol, names: dict[int, str]) -> str:
+    """Describes which training groups are better, by the corrected p-values of their pairs.
+
+    Args:
+        protocol: The protocol.
+        names: Training groups of each configuration by its `id`.
+    """
+    pairs = [p for p in protocol.pairs if id(p.first) in names and id(p.second) in names]
+    if not pairs:
+        return (
+            f"Only the {MAX_IN_MATRIX} best configurations are compared pairwise, and fewer than "
+            "two of these are among them."
+        )
+    significant = [p for p in pairs if p.p < SIGNIFICANCE]
+    largest = max(significant or pairs, key=lambda p: abs(p.difference.mean))
+    ahead = largest.difference.mean >= 0
+    better, worse = (largest.first, largest.second) if ahead else (largest.second, largest.first)
+    size = gap(protocol, largest.difference, 1 if ahead else -1)
+    if not significant:
+        return (
+            f"No training group is significantly better than another: {names[id(better)]} is "
+            f"ahead of {names[id(worse)]} by {size} (corrected p = {p_value(largest.p)})."
+        )
+    verb = "differs" if len(pairs) == 1 else "differ"
+    few = "" if largest.difference.of_methods else f" {FEW_SEEDS.format('groups')}"
+    return (
+        f"Over all test groups, training on {names[id(better)]} beats training on "
+        f"{names[id(worse)]} by {size}. {len(significant)} of "
+        f"{count(len(pairs), 'pair')} of training groups {verb} significantly.{few}"
+    )
+
+
+def transfer_notes(shared: Sequence[str]) -> list[str]:
+    """Explains the table of transfer.
+
+    Args:
+        shared: Groups with classes both in training and in test.
+    """
+    notes = [
+        "Accuracy in percent, pooled over seeds. An episode may have classes of several groups; "
+        "each class counts for its own. Training groups also differ in their number of classes "
+        "(see the table). Cells are not tested against each other: with this many, some differ by "
+        "chance."
+    ]
+    if shared:
+        verb = "has" if len(shared) == 1 else "have"
+        notes.append(
+            f"{wording.join(shared)} {verb} classes both in training and in test, but not the same "
+            "ones."
+        )
+    return notes

@@ -1,0 +1,213 @@
+"""Errors by class: the hardest classes and groups, and the pairs of classes that are confused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tasks.reports.kit import pictures, wording
+from tasks.reports.kit.pictures import Lines, Picker, Sheet
+from tasks.reports.kit.results import Results
+from tasks.reports.kit.section import Section, Table, chance_level, dot_figure, score_dot
+from tasks.reports.run import sentences
+from tasks.reports.run.facts import (
+    measure_groups,
+    read_confused_pairs,
+    sort_classes,
+    summarise_classes,
+)
+
+DRAWN, LISTED = 10, 50
+"""How many classes or groups are drawn, and how many classes or pairs a table lists."""
+
+WITH_EXAMPLES, PAIRS_WITH_EXAMPLES, EXAMPLES = 6, 8, 4
+"""Hard classes and confused pairs shown with examples, and the number of examples per class."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes of which one or both are taken for the other, with their examples.
+
+    Attributes:
+        first: Name of the first class.
+        second: Name of the second class.
+        text: How often they are confused.
+        first_cells: Cells of the first class on the sheet.
+        second_cells: Cells of the second class.
+        score: Accuracy of the first class, as text; may be empty.
+    """
+
+    first: str
+    second: str
+    text: str
+    first_cells: list[int]
+    second_cells: list[int]
+    score: str = ""
+
+
+@dataclass(frozen=True)
+class Confusions:
+    """Confusions and the sheet with their examples."""
+
+    sheet: Sheet | Lines
+    rows: list[Confusion]
+
+
+def class_name(results: Results, row: int) -> str:
+    """Returns the name of a class, given its row in classes.parquet."""
+    known = results.table.iloc[row]
+    return wording.class_name(known["class"], known["group"])
+
+
+# --- hardest classes and groups ----------------------------------------------------------------
+
+
+def class_section(results: Results) -> Section:
+    """Builds the section with the hardest classes."""
+    classes = sort_classes(results)
+    sentence = sentences.classes(summarise_classes(results))
+    dots = []
+    for row in classes.head(DRAWN).to_dict("records"):
+        queries = wording.count(row["queries"], "query", "queries")
+        detail = f"{queries} in {wording.count(row['episodes'], 'episode')}"
+        name = wording.class_name(row["class"], row["group"])
+        score = row["accuracy"], row["ci95"]
+        dots.append(score_dot("accuracy", name, *score, detail, text_colour="ink"))
+    listed = classes.head(LISTED).to_dict("records")
+    caption = "All test classes, the hardest first"
+    if len(classes) > len(listed):
+        caption = f"The {len(listed)} hardest classes"
+    rows = [
+        [
+            row["class"],
+            row["group"],
+            *(f"{row[column]:,}" for column in ("episodes", "queries", "correct")),
+            wording.estimate("accuracy", row["accuracy"], row["ci95"]),
+        ]
+        for row in listed
+    ]
+    head = ["class", "group", "episodes", "queries", "correct", "accuracy"]
+    table = Table(caption, head, rows, frozenset({2, 3, 4, 5}))
+    description = f"Accuracy of the {len(dots)} hardest classes with 95 % intervals. {sentence}"
+    figure = dot_figure("accuracy", "classes", dots, description, chance_level(results))
+    notes = [sentences.CLASS_NOTE]
+    return Section("classes", "Hardest classes", sentence, [figure], notes, [table])
+
+
+def group_sections(results: Results, most: int = DRAWN) -> list[Section]:
+    """Builds the section with the hardest groups of classes; none if there is one group only.
+
+    Args:
+        results: The results of the run.
+        most: How many groups are drawn at most.
+    """
+    groups = measure_groups(results)
+    if len(groups) < 2:
+        return []
+    sentence = sentences.groups(groups)
+    dots = []
+    for group in groups[:most]:
+        queries = wording.count(group.queries, "query", "queries")
+        detail = f"{queries} of {wording.count(group.classes, 'class', 'classes')}"
+        score = group.accuracy, group.ci95
+        dots.append(score_dot("accuracy", group.name, *score, detail, text_colour="ink"))
+    rows = [
+        [
+            group.name,
+            f"{group.classes:,}",
+            f"{group.queries:,}",
+            wording.estimate("accuracy", group.accuracy, group.ci95),
+        ]
+        for group in groups
+    ]
+    head = ["group", "classes", "queries", "accuracy"]
+    table = Table("All groups, the hardest first", head, rows, frozenset({1, 2, 3}))
+    description = f"Accuracy of the {len(dots)} hardest groups with 95 % intervals. {sentence}"
+    figure = dot_figure("accuracy", "groups", dots, description, chance_level(results))
+    notes = [sentences.GROUP_NOTE]
+    return [Section("groups", "Hardest groups", sentence, [figure], notes, [table])]
+
+
+def illustrate_hard_classes(results: Results) -> Confusions:
+    """Returns the hardest classes, each with the class that it is most often confused with.
+
+    The confusions are counted over all answers after adaptation.
+    """
+    table = results.table.reset_index(drop=True)
+    episodes = results.test.set_index("episode")["classes"]
+    classes = np.stack(episodes.reindex(results.answers["episode"]).to_list())
+    query = np.arange(len(classes))
+    answers = pd.DataFrame(
+        {
+            "truth": classes[query, results.answers["label"]],
+            "answer": classes[query, results.answers["after"]],
+        }
+    )
+    errors = answers[answers["truth"] != answers["answer"]].groupby("truth")["answer"]
+    rows = {
+        key: row
+        for row, key in enumerate(zip(table["class"], table["group"], strict=True))
+        if table["split"][row] == "test"
+    }
+    picker, confusions = Picker(table, EXAMPLES), list[Confusion]()
+    for hard in sort_classes(results).to_dict("records"):
+        row = rows.get((hard["class"], hard["group"]))
+        if len(confusions) == WITH_EXAMPLES or row is None or row not in errors.groups:
+            continue
+        counts = errors.get_group(row).value_counts()
+        other = int(counts[counts == counts.max()].index.min())
+        confusions.append(
+            Confusion(
+                first=class_name(results, row),
+                second=class_name(results, other),
+                text=f"{counts.max():,} of {wording.count(counts.sum(), 'error')}",
+                first_cells=picker.take(row),
+                second_cells=picker.take(other),
+                score=wording.estimate("accuracy", hard["accuracy"], hard["ci95"]),
+            )
+        )
+    return Confusions(pictures.build_sheet(results.examples, picker.indices), confusions)
+
+
+# --- confused pairs ----------------------------------------------------------------------------
+
+
+def pair_section(results: Results) -> Section:
+    """Builds the section with the most confused pairs of classes."""
+    pairs = read_confused_pairs(results)
+    if not pairs:
+        return Section("pairs", "Confused pairs", sentences.NO_CONFUSION)
+    first, second = (class_name(results, row) for row in (pairs[0].first, pairs[0].second))
+    rows = [
+        [
+            class_name(results, pair.first),
+            class_name(results, pair.second),
+            f"{pair.confused:,} of {pair.queries:,}",
+            f"{pair.episodes:,}",
+            wording.decimal(pair.similarity),
+        ]
+        for pair in pairs[:LISTED]
+    ]
+    head = ["class", "other class", "confused", "episodes", "similarity"]
+    table = Table("The most confused pairs", head, rows, frozenset({2, 3, 4}))
+    sentence = sentences.confused_pair(pairs[0], first, second)
+    return Section("pairs", "Confused pairs", sentence, [], [sentences.PAIR_NOTE], [table])
+
+
+def illustrate_pairs(results: Results) -> Confusions:
+    """Returns the most confused pairs with examples of both classes."""
+    picker, confusions = Picker(results.table, EXAMPLES), []
+    for pair in read_confused_pairs(results)[:PAIRS_WITH_EXAMPLES]:
+        share = f"{pair.confused:,} of {wording.count(pair.queries, 'query', 'queries')}"
+        confusions.append(
+            Confusion(
+                first=class_name(results, pair.first),
+                second=class_name(results, pair.second),
+                text=f"{share}, cosine {wording.decimal(pair.similarity)}",
+                first_cells=picker.take(pair.first),
+                second_cells=picker.take(pair.second),
+            )
+        )
+    return Confusions(pictures.build_sheet(results.examples, picker.indices), confusions)

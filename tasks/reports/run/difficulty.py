@@ -1,0 +1,105 @@
+"""The difficulty of an episode: its score by similarity of the classes or by a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from tasks.reports.kit import maps, wording
+from tasks.reports.kit.results import Results
+from tasks.reports.kit.section import (
+    Figure,
+    Section,
+    Table,
+    build_figure,
+    score_axis,
+    score_domain,
+)
+from tasks.reports.run import sentences
+from tasks.reports.run.facts import measure_difficulty
+
+
+def difficulty_section(results: Results) -> Section:
+    """Builds the section with the score of an episode by a property of its task."""
+    facts = measure_difficulty(results)
+    name = sentences.parameter_name(facts.property)
+    sentence = sentences.difficulty(facts)
+    rows = [
+        [
+            str(int(row["fifth"])),
+            f"{wording.decimal(row['low'])} to {wording.decimal(row['high'])}",
+            f"{int(row['episodes']):,}",
+            wording.estimate(facts.score, row[facts.score], row["ci95"]),
+        ]
+        for row in results.difficulty.to_dict("records")
+    ]
+    head = ["quintile", "range", "episodes", wording.score_name(facts.score)]
+    table = Table(f"Quintiles of the episodes by {name}", head, rows, frozenset({1, 2, 3}))
+    figure = _draw_difficulty(results, facts.property, name, sentence)
+    notes = sentences.difficulty_notes(facts)
+    return Section("difficulty", "Episode difficulty", sentence, [figure], notes, [table])
+
+
+def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Figure:
+    score, show = results.score, wording.formatter(results.score)
+    accuracy = score == "accuracy"
+    column, title = "y", name
+    if accuracy:
+        column, title = key, "similarity of the classes (mean pairwise cosine)"
+    tasks = results.tasks[np.isfinite(results.tasks[score])]
+    points = pd.DataFrame({"x": tasks[column], "y": tasks[score], "episode": tasks["episode"]})
+    points["score"] = [show(value) for value in tasks[score]]
+    means = _bin_means(results)
+    low, high = score_domain(results, pd.concat([points["y"], means["low"]]))
+    if accuracy:  # an axis down to the chance level would leave little room for the points
+        low, high = float(points["y"].min()) - 0.03, high + 0.02
+    ends = float(points["x"].min()), float(points["x"].max())
+    pad = 0.03 * max(ends[1] - ends[0], 1e-9)
+    x_axis: dict[str, Any] = {
+        "axis": alt.Axis(title=title, format=".2~f", tickCount=6),
+        "scale": alt.Scale(domain=[ends[0] - pad, ends[1] + pad], nice=False, zero=False),
+    }
+    y_axis = {"axis": score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)}
+    score_name = wording.score_name(score)
+    tooltips = (
+        [
+            alt.Tooltip("episode:Q"),
+            alt.Tooltip("score:N", title=score_name),
+            alt.Tooltip("x:Q", format=".2f", title=name),
+        ],
+        [
+            alt.Tooltip("score:N", title=score_name),
+            alt.Tooltip("episodes:Q"),
+            alt.Tooltip("from:Q", format=".2f"),
+            alt.Tooltip("to:Q", format=".2f"),
+        ],
+    )
+    chart = maps.binned_scatter(points, means, x_axis, y_axis, tooltips)
+    episodes = wording.count(len(points), "test episode")
+    description = f"{score_name.capitalize()} of {episodes} by {title}."
+    return build_figure("difficulty", chart, description, sentence, 280)
+
+
+def _bin_means(results: Results) -> pd.DataFrame:
+    """Returns the mean score by quintile with its interval."""
+    bins, score = results.difficulty, results.score
+    half = bins["ci95"].fillna(0)
+    high = bins[score] + half
+    return pd.DataFrame(
+        {
+            "x": bins["mean"],
+            "y": bins[score],
+            "low": bins[score] - half,
+            "high": high.clip(upper=1.0) if score == "accuracy" else high,
+            "from": bins["low"],
+            "to": bins["high"],
+            "episodes": bins["episodes"],
+            "score": [
+                wording.estimate(score, value, ci95)
+                for value, ci95 in zip(bins[score], bins["ci95"], strict=True)
+            ],
+        }
+    )

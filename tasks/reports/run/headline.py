@@ -1,0 +1,103 @@
+"""The headline of a run: the score and the protocol that it was measured under."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.reports.kit import wording
+from tasks.reports.kit.results import Results
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The headline of a run.
+
+    Attributes:
+        title: Title of the report.
+        score: Name of the score.
+        value: The score.
+        ci95: Half-width of its 95 % interval.
+        value_text: The score as text.
+        ci95_text: The half-width as text; may be empty.
+        remarks: Further scores in words.
+        protocol: The protocol in words.
+        facts: Method, model, training and device by name.
+        steps: Number of inner steps in words.
+        adapts: Whether the method takes inner steps at test.
+    """
+
+    title: str
+    score: str
+    value: float
+    ci95: float
+    value_text: str
+    ci95_text: str
+    remarks: list[str]
+    protocol: str
+    facts: dict[str, str]
+    steps: str
+    adapts: bool
+
+
+def build_headline(results: Results, title: str | None, device: str) -> Headline:
+    """Builds the headline of a run.
+
+    Args:
+        results: Its results.
+        title: Title of the report; None for the data set and the task.
+        device: The device that it ran on.
+    """
+    meta, config, metrics, score = results.meta, results.config, results.metrics, results.score
+    task, queries = _describe_task(results)
+    value, ci95 = metrics[score], metrics[f"{score}_ci95"]
+    value_text, _, ci95_text = wording.estimate(score, value, ci95).partition(" ± ")
+    facts = {"method": config["algorithm"]["name"], "model": config["model"]["name"]}
+    if "parameters" in config:
+        facts["parameters"] = f"{config['parameters']:,}"
+    facts |= {"iterations": f"{config['iterations']:,}", "device": device}
+    protocol = [task, queries, f"{meta['dataset']} ({meta['protocol']})"]
+    # Without batch norm both modes were measured, but agree: the mode makes no difference.
+    if results.other_mode or results.curve["mode"].nunique() == 1:
+        protocol.append(results.mode)
+    if results.adapts:
+        protocol.append(wording.count(results.steps, "inner step"))
+    if config.get("ensemble", 1) > 1:
+        protocol.append(f"ensemble of the {wording.spell_out(config['ensemble'])} best checkpoints")
+    protocol.append(wording.count(metrics["episodes"], "test episode"))
+    return Headline(
+        title=title or f"{meta['dataset']}, {task}",
+        score=wording.score_name(score),
+        value=value,
+        ci95=ci95,
+        value_text=value_text,
+        ci95_text=ci95_text,
+        remarks=_list_remarks(results),
+        protocol=", ".join(protocol),
+        facts=facts,
+        steps=wording.count(results.steps, "inner step"),
+        adapts=results.adapts,
+    )
+
+
+def _describe_task(results: Results) -> tuple[str, str]:
+    """Returns the task and its queries in words."""
+    meta = results.meta
+    queries = wording.count(meta["queries"], "query", "queries")
+    if results.has_ratings:
+        task = wording.count(meta["shots"], "first rating")
+        return task, f"at most {queries} from the later ratings"
+    if results.kind == "regression":
+        return wording.count(meta["shots"], "support point"), queries
+    return f"{meta['ways']}-way {meta['shots']}-shot", f"{queries} per class"
+
+
+def _list_remarks(results: Results) -> list[str]:
+    metrics, score = results.metrics, results.score
+    remarks = []
+    if score == "mse" and "mse_median" in metrics:
+        diverged = wording.count(metrics.get("diverged", 0), "episode")
+        remarks.append(f"median {wording.number(metrics['mse_median'])}, {diverged} diverged")
+    if f"before.{score}" in metrics:
+        value, ci95 = metrics[f"before.{score}"], metrics.get(f"before.{score}_ci95")
+        remarks.append(f"{wording.estimate(score, value, ci95)} before adaptation")
+    return remarks

@@ -1,0 +1,442 @@
+"""Sentences of the run report and of its tasks page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.reports.kit import wording
+from tasks.reports.kit.wording import count, decimal, estimate, formatter, percent, points
+from tasks.reports.run.facts import (
+    Adaptation,
+    Classes,
+    ClassMap,
+    ConfusedPair,
+    Correlation,
+    Difficulty,
+    Distribution,
+    EpisodeMap,
+    Group,
+    Learning,
+    Modes,
+    RatingError,
+    Standing,
+)
+
+PARAMETERS = {"mean": "mean rating", "spread": "standard deviation of the ratings"}
+"""Names of the parameters of a task, unless the key itself is the name."""
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+def baselines(facts: Standing) -> str:
+    """Compares the model with the best baseline."""
+    best, show = facts.baselines[0], formatter(facts.score)
+    name = wording.baseline_name(best.key)
+    apart = abs(facts.value - best.value) > facts.ci95 + (best.ci95 or 0.0)
+    intervals = f"The 95 % intervals {'do not overlap' if apart else 'overlap'}."
+    if facts.score == "accuracy":
+        side = "above" if facts.value >= best.value else "below"
+        gap = points(facts.value - best.value)
+        return (
+            f"The model is {gap} {side} the best baseline ({name}, {show(best.value)}). {intervals}"
+        )
+    if 0 < facts.value < best.value:
+        return (
+            f"The error is {best.value / facts.value:.1f} times smaller than that of the best "
+            f"baseline ({name}, {show(best.value)}). {intervals}"
+        )
+    return (
+        f"The error is {show(facts.value)}; that of the best baseline ({name}) is "
+        f"{show(best.value)}. {intervals}"
+    )
+
+
+def baseline_notes(facts: Standing) -> list[str]:
+    """Returns the comparison with published figures and remarks on the protocol."""
+    notes = [published_figures(facts)]
+    if facts.query_statistics:
+        notes.append(
+            "Transductive evaluation: batch norm uses the statistics of the query set, which "
+            "raises the accuracy. The inductive score has a section of its own."
+        )
+    notes += [
+        f"The baseline '{wording.baseline_name(baseline.key)}' was measured on the first "
+        f"{count(baseline.episodes, 'test episode')}."
+        for baseline in facts.baselines
+        if baseline.episodes is not None and baseline.episodes < facts.episodes
+    ]
+    if facts.rejection is not None:
+        notes.append(
+            "Out-of-scope detection: the probability of the answer separates queries of the "
+            "episode's classes from queries of no class with an area under the ROC curve of "
+            f"{estimate('accuracy', *facts.rejection)} (chance: 50 %)."
+        )
+    return notes
+
+
+def published_figures(facts: Standing) -> str:
+    """Compares the model with published figures, or states that there are none."""
+    same, others, meta = facts.same_protocol, facts.other_protocols, facts.meta
+    if same.empty and len(others):
+        number = count(len(others), "figure")
+        verb = "is" if len(others) == 1 else "are"
+        return (
+            "We know of no published figure under exactly this protocol. "
+            f"{number} under other protocols {verb} listed below, but not drawn."
+        )
+    if same.empty:
+        task = "sine waves" if facts.score == "mse" else meta["dataset"]
+        if facts.score == "accuracy":
+            task = f"{meta['ways']}-way {meta['shots']}-shot {task}"
+        elif "tasks" in meta:
+            task = "this protocol"
+        return f"We know of no published figure for {task}, so that only baselines are drawn."
+    sentences = ["Under the same protocol:"]
+    for row in same.to_dict("records"):
+        gap = facts.value - row["value"]
+        half = 0.0 if np.isnan(row["ci95_half"]) else row["ci95_half"]
+        size = points(gap) if facts.score == "accuracy" else wording.number(abs(gap))
+        within = ", within the intervals" if abs(gap) <= facts.ci95 + half else ""
+        sentences.append(
+            f"{row['method']} ({row['network']}, {row['source']}) reports {row['printed']}; "
+            f"this model is {size} {'above' if gap > 0 else 'below'}{within}."
+        )
+    return " ".join(sentences)
+
+
+def distribution(facts: Distribution) -> str:
+    """Describes the spread over episodes."""
+    show, q = formatter(facts.score), facts.quantiles
+    if facts.score == "accuracy":
+        return (
+            f"Half of the episodes lie between {show(q['q25'])} and {show(q['q75'])}. "
+            f"One in twenty is below {show(q['q05'])}, and the worst reaches {show(facts.worst)}."
+        )
+    diverged = (
+        f"{count(facts.diverged, 'episode')} of {facts.episodes:,} diverged."
+        if facts.diverged
+        else "No episode diverged."
+    )
+    return (
+        f"Half of the episodes have an error below {show(q['q50'])}, one in twenty above "
+        f"{show(q['q95'])}. {diverged}"
+    )
+
+
+def distribution_notes(facts: Distribution) -> list[str]:
+    """Explains the chart and states the effect of label permutations."""
+    notes = [
+        "Dot: mean. Thick line: middle half. Thin line: 5th to 95th percentile. The 95 % interval "
+        f"of the mean, {estimate(facts.score, *facts.headline)}, covers the choice of test "
+        "episodes, but not that of the training seed."
+    ]
+    if facts.label_sd is not None:
+        permutations = f"over {count(facts.permutations, 'label permutation')}"
+        notes.append(
+            f"The accuracy has a standard deviation of {points(facts.label_sd)} {permutations}."
+            if facts.label_sd > 5e-4
+            else f"The accuracy does not change {permutations}."
+        )
+    return notes
+
+
+# --- training and adaptation -------------------------------------------------------------------
+
+
+def learning(facts: Learning) -> str:
+    """Describes the course of the validation score and whether more training may help."""
+    show = formatter(facts.score)
+    name = "Validation accuracy" if facts.score == "accuracy" else "The validation error"
+    if facts.measurements == 1:
+        iteration = f"iteration {facts.best_iteration:,}"
+        return f"{name} is {show(facts.best)} at its only measurement, {iteration}."
+    verb = _verb(facts.first, facts.best)
+    end = (
+        "The best checkpoint is the last one: longer training may help."
+        if facts.best_is_last
+        else f"The best checkpoint is that of iteration {facts.best_iteration:,} "
+        f"of {facts.iterations:,}."
+    )
+    return f"{name} {verb} from {show(facts.first)} to {show(facts.best)}. {end}"
+
+
+LEARNING_NOTE = (
+    "Training values are smoothed; single measurements are faint. Validation uses fixed episodes, "
+    "and its band is the 95 % interval over them. The report is on the checkpoint with the best "
+    "validation score."
+)
+
+NO_INNER_STEPS = "The method takes no inner steps: it predicts from the support set directly."
+
+
+def adaptation(facts: Adaptation) -> str:
+    """Describes the effect of the inner steps.
+
+    Example: 'Accuracy rises by 41 points in one step and is flat after three.'
+    """
+    if facts.after_first is None:
+        return "Some episodes diverge from the first step on."
+    diverges = ""
+    if facts.diverges_after is not None:
+        steps = wording.spell_out(facts.diverges_after)
+        diverges = f"; with {steps} or more steps some episodes diverge"
+    if facts.flat_after == 0:
+        return f"Adaptation has no measurable effect{diverges}."
+    verb, show = _verb(facts.start, facts.after_first), formatter(facts.score)
+    if facts.score == "accuracy":
+        first = f"Accuracy {verb} by {points(facts.after_first - facts.start)} in one step"
+    else:
+        first = (
+            f"The error {verb} from {show(facts.start)} to {show(facts.after_first)} in one step"
+        )
+    if facts.flat_after < facts.last_step:
+        flat = "that" if facts.flat_after == 1 else wording.spell_out(facts.flat_after)
+        return f"{first} and is flat after {flat}{diverges}."
+    if facts.last_step == 1:
+        end = f", to {show(facts.last)}" if facts.score == "accuracy" else ""
+        return f"{first}{end}{diverges}."
+    end = f"{show(facts.last)} after {wording.spell_out(facts.last_step)}"
+    return f"{first} and still changes up to the last step: {end}{diverges}."
+
+
+def adaptation_notes(diverged: float | None) -> list[str]:
+    """Explains the adaptation curve.
+
+    Args:
+        diverged: Episodes that diverged after ten steps.
+    """
+    notes = [
+        "Each step is one gradient step on the support set. The curve is the score on the query "
+        "set with its 95 % interval over test episodes."
+    ]
+    if diverged:
+        notes.append(
+            f"After ten steps {count(diverged, 'episode')} diverged. The mean follows them; the "
+            "median does not."
+        )
+    return notes
+
+
+def modes(facts: Modes) -> str:
+    """Compares the batch-norm modes."""
+    (mode, value, _), (other, other_value, _) = facts.headline, facts.other
+    side = "above" if value >= other_value else "below"
+    gap = points(value - other_value)
+    return f"{mode.capitalize()} evaluation scores {gap} {side} {other} evaluation."
+
+
+def mode_notes(trained: str) -> list[str]:
+    """Explains the batch-norm modes."""
+    return [
+        "Both scores are of the same weights and episodes. Transductive: batch norm uses the "
+        "statistics of the whole query set, so that an answer depends on the other queries. "
+        "Inductive: batch norm uses the support set alone, as if queries arrived one by one. The "
+        f"model was trained in {trained} mode."
+    ]
+
+
+SAME_IN_BOTH_MODES = "Both modes give the same scores: the network has no batch norm."
+
+
+# --- ratings -----------------------------------------------------------------------------------
+
+
+def rating_errors(facts: list[RatingError]) -> str:
+    """Compares the model with the best baseline for the fewest and for the most ratings."""
+    sentences = []
+    for error in facts:
+        name = wording.baseline_name(error.baseline)
+        side = "less" if error.ahead >= 0 else "more"
+        chance = "" if abs(error.ahead) > error.ahead_ci95 else ", which may be chance"
+        sentences.append(
+            f"After {count(error.ratings, 'rating')} the mean absolute error is {error.mae:.3f}: "
+            f"{abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {side} than the best baseline "
+            f"({name}){chance}."
+        )
+    return " ".join(sentences)
+
+
+RATING_NOTE = (
+    "The model adapts to a user's first ratings in time. The ratings that it predicts come later "
+    "and are the same for every number of ratings. Intervals are over users with equal weights. "
+    "nDCG@k ranks the user's rated items by the prediction; the gain of an item is its rating "
+    "minus the lowest one (1 for a user whose ratings are all equal). The regularisation of the "
+    "baselines was tuned on validation users for each number of ratings. The baselines use no "
+    "features of users and items."
+)
+
+
+# --- classes and groups ------------------------------------------------------------------------
+
+
+def classes(facts: Classes) -> str:
+    """Describes the accuracy by class."""
+    number = count(facts.number, "test class", "test classes")
+    never = ""
+    if facts.perfect:
+        verb = "was" if facts.perfect == 1 else "were"
+        never = f" {count(facts.perfect, 'class', 'classes')} {verb} never misclassified."
+    return (
+        f"The hardest of {number} has an accuracy of {percent(facts.lowest)}. "
+        f"The median class has {percent(facts.median)}.{never}"
+    )
+
+
+CLASS_NOTE = (
+    "The interval of a class is over the episodes that contain it; a class in a single episode has "
+    "none. With many classes, the hardest are hard partly by chance."
+)
+
+
+def groups(facts: list[Group]) -> str:
+    """Describes the range of the accuracy over groups, the hardest first."""
+    low, high = facts[0], facts[-1]
+    return (
+        f"Accuracy ranges from {percent(low.accuracy)} ({low.name}) to {percent(high.accuracy)} "
+        f"({high.name})."
+    )
+
+
+GROUP_NOTE = (
+    "The accuracy of a group pools the queries of its classes. Its 95 % interval is over its "
+    "classes."
+)
+
+
+# --- tasks -------------------------------------------------------------------------------------
+
+
+def correlation(facts: Correlation) -> str:
+    """Formats a correlation with its interval: `−0.42, 95 % CI −0.49 to −0.35`."""
+    if facts.value is None or facts.low is None or facts.high is None:
+        return "undefined: no variation"
+    return f"{decimal(facts.value)}, 95 % CI {decimal(facts.low)} to {decimal(facts.high)}"
+
+
+def bootstrap_note(score: str, episodes: int) -> str:
+    """Explains the interval of a correlation."""
+    method = (
+        "Correlations are Spearman's rank correlations with a bootstrap interval over "
+        f"{count(episodes, 'episode')}."
+    )
+    if score == "mse":
+        return f"{method} Each episode is a task of its own."
+    return (
+        f"{method} Episodes share classes: other classes may change it by more than the interval."
+    )
+
+
+def parameter_name(key: str) -> str:
+    """Returns the name of a parameter of a task."""
+    return PARAMETERS.get(key, key)
+
+
+def difficulty(facts: Difficulty) -> str:
+    """Describes what the score of an episode depends on."""
+    first, last = (estimate(facts.score, *ends) for ends in (facts.first, facts.last))
+    if facts.score == "mse":
+        name = parameter_name(facts.property)
+        return (
+            f"The quintile of episodes with the smallest {name} has an error of {first}; the "
+            f"quintile with the largest has {last}."
+        )
+    rank = f"(rank correlation {correlation(facts.correlation)})"
+    if facts.correlation.significant and facts.correlation.value is not None:
+        harder = "easier" if facts.correlation.value > 0 else "harder"
+        effect = f"Episodes with more similar classes are {harder} {rank}."
+    else:
+        effect = f"The similarity of the classes does not measurably affect the accuracy {rank}."
+    return (
+        f"{effect} Accuracy is {first} in the least similar quintile and {last} in the most "
+        "similar one."
+    )
+
+
+def difficulty_notes(facts: Difficulty) -> list[str]:
+    """Explains the chart and states the correlations with other measures of similarity."""
+    notes = [
+        "Grey: episodes. Blue: mean of each quintile with its 95 % interval. "
+        + bootstrap_note(facts.score, facts.episodes)
+    ]
+    if facts.score == "accuracy":
+        notes.append(
+            "Correlation with the similarity of the two most similar classes: "
+            f"{correlation(facts.closest)}. Correlation with the similarity of the inputs, "
+            f"which train.hard_episode_fraction uses: {correlation(facts.inputs)}."
+        )
+    return notes
+
+
+def confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
+    """Describes the most confused pair of classes."""
+    queries = count(facts.queries, "query", "queries")
+    episodes = count(facts.episodes, "episode")
+    contain = "contains" if facts.episodes == 1 else "contain"
+    return (
+        f"{first} and {second} are confused most often, in {facts.confused:,} of {queries}. "
+        f"These are from the {episodes} that {contain} both. "
+        f"Their cosine similarity is {decimal(facts.similarity)}."
+    )
+
+
+NO_CONFUSION = "No class was ever confused with another."
+
+PAIR_NOTE = (
+    "Confusions count in both directions. Each pair meets in few episodes, so that the top of the "
+    "list is there partly by chance."
+)
+
+
+def class_map(facts: ClassMap, first: str, second: str) -> str:
+    """Describes the map of the test classes."""
+    share = percent(sum(facts.variance), 0)
+    number = count(facts.classes, "test class", "test classes")
+    return (
+        f"Two principal axes explain {share} of the variance between {number}. The most similar "
+        f"are {first} and {second} (cosine {decimal(facts.similarity)})."
+    )
+
+
+CLASS_MAP_NOTE = (
+    "A class is drawn at the mean of its examples' features before adaptation, on the two "
+    "principal axes of all test classes. Neighbours on the map can be far apart on the axes that "
+    "are not drawn. Similarity is the cosine of two class means after subtracting the mean of all."
+)
+
+
+def episode_map(facts: EpisodeMap) -> str:
+    """Describes the map of the test episodes."""
+    return (
+        f"Accuracy ranges from {percent(facts.low)} to {percent(facts.high)} over "
+        f"{count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, whose "
+        f"classes have a mean similarity of {decimal(facts.similarity)}."
+    )
+
+
+EPISODE_MAP_NOTE = (
+    "An episode is drawn at the mean of its classes, on the axes of the map of the test classes. "
+    "The position shows what its classes have in common, not how far apart they are."
+)
+
+
+def parameter_map(facts: list[tuple[str, Correlation]]) -> str:
+    """Describes which parameters of a task the error correlates with.
+
+    Args:
+        facts: Key and correlation of both parameters.
+    """
+
+    def describe(key: str, value: Correlation) -> str:
+        return f"the {parameter_name(key)} (rank correlation {correlation(value)})"
+
+    found = [describe(key, value) for key, value in facts if value.significant]
+    others = [describe(key, value) for key, value in facts if not value.significant]
+    if not found:
+        return f"No correlation of the error was found with {' or '.join(others)}."
+    without = "".join(f", but not measurably with {other}" for other in others)
+    return f"The error correlates with {' and with '.join(found)}{without}."
+
+
+def _verb(before: float, after: float) -> str:
+    return "rises" if after > before else "falls" if after < before else "stays level"

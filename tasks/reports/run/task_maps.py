@@ -1,0 +1,237 @@
+"""The tasks page: maps of the test classes and of the test episodes."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from tasks.reports.kit import maps, pictures, wording
+from tasks.reports.kit.results import Results
+from tasks.reports.kit.section import Section, Table, build_figure
+from tasks.reports.run import sentences
+from tasks.reports.run.classes import LISTED, class_name, group_sections, pair_section
+from tasks.reports.run.difficulty import difficulty_section
+from tasks.reports.run.facts import (
+    read_correlation,
+    summarise_class_map,
+    summarise_episode_map,
+    task_parameters,
+)
+
+MAP_WIDTH, MAP_HEIGHT = 720, 420
+"""Usual size of a map in pixels, for which images are kept from overlapping."""
+
+MAX_IMAGES = 600
+"""Classes whose image is embedded in the page at most."""
+
+MAX_GROUPS = 30
+"""Groups drawn at most, the hardest."""
+
+Key = list[tuple[str, str]]
+"""A legend: colours of PALETTE and their meaning."""
+
+
+def build_sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
+    """Builds the sections of the tasks page and the legends of its maps by section name."""
+    if results.kind == "regression":
+        parameters, key = map_parameters(results)
+        return [parameters, difficulty_section(results)], {parameters.name: key}
+    classes, class_key = map_classes(results)
+    episodes, episode_key = map_episodes(results)
+    sections = [
+        classes,
+        difficulty_section(results),
+        pair_section(results),
+        episodes,
+        *group_sections(results, MAX_GROUPS),
+    ]
+    return sections, {classes.name: class_key, episodes.name: episode_key}
+
+
+# --- test classes ------------------------------------------------------------------------------
+
+
+def map_classes(results: Results) -> tuple[Section, Key]:
+    """Builds the map of the test classes in feature space and its legend."""
+    facts, space = summarise_class_map(results), results.space
+    colours, key = _colour_groups(space["group"])
+    points = _class_points(results, colours)
+    tooltip = [
+        alt.Tooltip("name:N", title=" "),
+        alt.Tooltip("accuracy:N"),
+        alt.Tooltip("neighbour:N", title="most similar"),
+    ]
+    examples = pictures.first_examples(results.table)[space["row"]]
+    if isinstance(results.examples, list):
+        points["example"] = [results.examples[index] for index in examples]
+        tooltip.append(alt.Tooltip("example:N"))
+        places = select_apart(points, 130, 26)
+        labels = points.iloc[places][["x", "y"]].assign(label=space["class"].iloc[places])
+    else:
+        places = select_apart(points, maps.PICTURE + 8, maps.PICTURE + 8)
+        embedded = sorted({*range(min(len(points), MAX_IMAGES)), *places})
+        thumbnails = pictures.encode_thumbnails(results.examples, examples[embedded].tolist())
+        image = dict(zip(embedded, thumbnails, strict=True))
+        points["image"] = [image.get(i, "") for i in range(len(points))]
+        tooltip.append(alt.Tooltip("image:N"))
+        labels = points.iloc[places][["x", "y"]].assign(picture=points["image"].iloc[places])
+    first, second = (wording.percent(share, 0) for share in facts.variance)
+    titles = (f"first principal axis ({first} of the variance)", f"second ({second})")
+    in_front = points.iloc[np.argsort(points["colour"] != "baseline", kind="stable")]
+    chart = maps.atlas(in_front, labels, titles, tooltip, "group" if colours else "")
+    sentence = sentences.class_map(facts, *(class_name(results, row) for row in facts.closest))
+    description = (
+        f"Map of {wording.count(facts.classes, 'test class', 'test classes')} by the model's "
+        f"features; {len(labels)} have a label."
+    )
+    notes = [sentences.CLASS_MAP_NOTE]
+    if results.config.get("ensemble", 1) > 1:
+        notes.append("The features are those of the best checkpoint alone.")
+    section = Section(
+        "map",
+        "Map of the test classes",
+        sentence,
+        [build_figure("map", chart, description, sentence, MAP_HEIGHT)],
+        notes,
+        [_neighbour_table(results, points)],
+    )
+    return section, key
+
+
+def _colour_groups(groups: pd.Series) -> tuple[dict[str, str], Key]:
+    """Returns the colours of the largest groups and their legend; nothing for one group."""
+    sizes = groups.value_counts(sort=False)
+    if len(sizes) < 2:
+        return {}, []
+    largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))[: len(maps.SERIES)]
+    colours = dict(zip(largest, maps.SERIES, strict=False))
+    key = [(colour, name) for name, colour in colours.items()]
+    if len(sizes) > len(largest):
+        key.append(("baseline", wording.count(len(sizes) - len(largest), "other group")))
+    return colours, key
+
+
+def _class_points(results: Results, colours: dict[str, str]) -> pd.DataFrame:
+    keys = ["class", "group"]
+    space = results.space.merge(results.classes[[*keys, "accuracy"]], on=keys, how="left")
+    default = "baseline" if colours else "model"
+    return pd.DataFrame(
+        {
+            "x": space["x"],
+            "y": space["y"],
+            "name": [class_name(results, row) for row in space["row"]],
+            "group": space["group"],
+            "colour": [colours.get(group, default) for group in space["group"]],
+            "accuracy": [
+                "not in any episode" if np.isnan(accuracy) else wording.percent(accuracy)
+                for accuracy in space["accuracy"]
+            ],
+            "neighbour": [
+                f"{class_name(results, row)}, {wording.decimal(similarity)}"
+                for row, similarity in zip(space["nearest"], space["similarity"], strict=True)
+            ],
+        }
+    )
+
+
+def _neighbour_table(results: Results, points: pd.DataFrame) -> Table:
+    space = results.space
+    order = np.argsort(-space["similarity"].to_numpy(), kind="stable")[:LISTED]
+    rows = [
+        [
+            points["name"].iloc[i],
+            points["accuracy"].iloc[i],
+            class_name(results, space["nearest"].iloc[i]),
+            wording.decimal(space["similarity"].iloc[i]),
+        ]
+        for i in order
+    ]
+    head = ["class", "accuracy", "most similar class", "similarity"]
+    return Table("The classes with the most similar neighbours", head, rows, frozenset({1, 3}))
+
+
+def select_apart(points: pd.DataFrame, width: float, height: float) -> list[int]:
+    """Selects points, in their order, whose labels do not overlap on the map.
+
+    Args:
+        points: `x` and `y`.
+        width: Width of a label in pixels.
+        height: Height of a label in pixels.
+    """
+    across, up = (
+        (points[c] - points[c].min()) / max(float(points[c].max() - points[c].min()), 1e-9)
+        for c in ("x", "y")
+    )
+    places = np.stack([across * MAP_WIDTH / width, up * MAP_HEIGHT / height], 1)
+    selected: list[int] = []
+    for i, place in enumerate(places):
+        if not selected or (np.abs(places[selected] - place).max(1) >= 1).all():
+            selected.append(i)
+    return selected
+
+
+# --- test episodes -----------------------------------------------------------------------------
+
+
+def map_episodes(results: Results) -> tuple[Section, Key]:
+    """Builds the map of the test episodes on the axes of the map of the test classes."""
+    tasks, facts = results.tasks, summarise_episode_map(results)
+    classes = results.test.set_index("episode")["classes"][tasks["episode"]]
+    names = [", ".join(class_name(results, int(row)) for row in rows) for rows in classes]
+    points, key = _colour_by_score(results.score, tasks.assign(classes=names))
+    tooltip = [
+        alt.Tooltip("episode:Q"),
+        alt.Tooltip("label:N", title="accuracy"),
+        alt.Tooltip("similarity:Q", format=".2f", title="similarity"),
+        alt.Tooltip("classes:N"),
+    ]
+    titles = "first principal axis", "second"
+    chart = maps.atlas(points, pd.DataFrame(), titles, tooltip)
+    sentence = sentences.episode_map(facts)
+    episodes = wording.count(facts.episodes, "test episode")
+    description = f"Map of {episodes}, coloured by accuracy."
+    figure = build_figure("episodes-map", chart, description, sentence, 320)
+    notes = [sentences.EPISODE_MAP_NOTE]
+    return Section("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
+
+
+def map_parameters(results: Results) -> tuple[Section, Key]:
+    """Builds the map of the test episodes of a regression by their two parameters."""
+    across, up = task_parameters(results)
+    tasks = results.tasks[np.isfinite(results.tasks["mse"])]
+    points, key = _colour_by_score(results.score, tasks)
+    titles = sentences.parameter_name(across), sentences.parameter_name(up)
+    tooltip = [
+        alt.Tooltip("episode:Q"),
+        alt.Tooltip("label:N", title=wording.score_name(results.score)),
+        alt.Tooltip("y:Q", format=".2f", title=up),
+        alt.Tooltip("x:Q", format=".2f", title=across),
+    ]
+    chart = maps.atlas(points, pd.DataFrame(), titles, tooltip, numbers=True)
+    correlations = [(name, read_correlation(results, name)) for name in (up, across)]
+    sentence = sentences.parameter_map(correlations)
+    episodes = wording.count(len(tasks), "test episode")
+    description = f"Map of {episodes} by {up} and {across}, coloured by error."
+    figure = build_figure("episodes-map", chart, description, sentence, 320)
+    notes = [sentences.bootstrap_note(results.score, len(tasks))]
+    return Section("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
+
+
+def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key]:
+    """Colours the worst tenth, the rest of the worse half, and the better half.
+
+    The worst episodes come last, so that they are drawn on top.
+    """
+    values, show = tasks[score].to_numpy(float), wording.formatter(score)
+    error = -values if score == "accuracy" else values
+    rank = np.where(error >= np.quantile(error, 0.9), 2, error > np.quantile(error, 0.5))
+    key: Key = []
+    colours = np.array(["model", "early", "wrong"])
+    for i, colour in enumerate(colours.tolist()):
+        part = values[rank == i]
+        if len(part):
+            low, high = show(part.min()), show(part.max())
+            key.append((colour, f"{low} to {high}" if part.min() < part.max() else low))
+    points = tasks.assign(colour=colours[rank], label=[show(value) for value in values])
+    return points.iloc[np.argsort(rank, kind="stable")], key
