@@ -122,7 +122,7 @@ def test_mistakes_are_said_and_mended(page):
     page.click("#adapt")
     said.filter(has_text="Two classes are named class 1.").wait_for()
     cards.nth(1).locator("input").first.fill("<b>line</b>")
-    cards.nth(1).get_by_text("Add, then draw another").click()
+    cards.nth(1).get_by_text("Draw another").click()
     draw(page, cards.nth(1).locator("canvas"), [(0.2, 0.5), (0.8, 0.52)])
     page.click("#more")
     assert cards.count() == 6

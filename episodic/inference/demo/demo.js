@@ -92,7 +92,7 @@ function addClass() {
     if (DRAWN) {
       const canvas = entry.canvas = drawingPad(`drawing of class ${number}`, stale);
       tools.append(
-        make("button", { type: "button", className: "small", textContent: "Add, then draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
+        make("button", { type: "button", className: "small", textContent: "Draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
         make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); stale(); } }));
       card.append(canvas);
     }
