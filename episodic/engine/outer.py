@@ -21,7 +21,7 @@ from episodic.engine.inner import Step, detached, grad, trajectory
 from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
 from episodic.engine.processes import ProcessGroup
-from episodic.ops import backend, convolution
+from episodic.ops import backend
 
 
 class MetaGradient(NamedTuple):
@@ -115,24 +115,21 @@ def _shard(
     )
     weights = method.query_loss_weights(progress) or (*[0.0] * len(steps), 1.0)
     last = steps[-1].after if steps else inner.theta
-    with convolution.only_sums(not steps):
-        loss, score, v = _query(learner, last, episode, weights[-1] / tasks, 1 / tasks, query_tasks)
+    loss, score, v = _query(learner, last, episode, weights[-1] / tasks, 1 / tasks, query_tasks)
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
     if not method.backprop_through_inner:
         v = method.outer_gradient(inner, last, v, 1 / tasks)
         steps.clear()
     while steps:
         step = steps.pop()
-        with convolution.only_sums(not steps):
-            v = _back(step, meta, v, total)
-            if weight := weights[len(steps)]:
-                on_the_way = _query(
-                    learner, step.before, episode, weight / tasks, 1 / tasks, query_tasks
-                )
-                loss = loss + on_the_way.loss
-                v = {name: v[name] + g for name, g in on_the_way.gradient.items()}
-    with convolution.only_sums():
-        _back(Step({}, inner.theta), meta, v, total)
+        v = _back(step, meta, v, total)
+        if weight := weights[len(steps)]:
+            on_the_way = _query(
+                learner, step.before, episode, weight / tasks, 1 / tasks, query_tasks
+            )
+            loss = loss + on_the_way.loss
+            v = {name: v[name] + g for name, g in on_the_way.gradient.items()}
+    _back(Step({}, inner.theta), meta, v, total)
     return MetaGradient(loss, score, total)
 
 

@@ -1,9 +1,10 @@
-"""Whose kernels compute: torch's own or, with the plan `compiled`, ones made for this machine."""
+"""The choice between torch's kernels and compiled ones (the plan `compiled`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -12,63 +13,106 @@ from torch import Tensor
 
 from episodic.ops import native
 
-_compiled = False
+__all__ = [
+    "compilable",
+    "compiled_kernels_enabled",
+    "prepare_compiled_kernels",
+    "use_compiled_kernels",
+    "uses_native_kernels",
+]
+
+Kernel = Callable[..., tuple[Tensor, ...]]
+
+MAX_SHAPES = 256
+"""Shapes for which torch's compiler may compile one function."""
+
+_enabled: ContextVar[bool] = ContextVar("use_compiled_kernels", default=False)
 
 
 @contextmanager
-def use_compiled_kernels(on: bool = True) -> Iterator[None]:
-    """Within, kernels are compiled ones: those of native.cpp on a CPU, elsewhere torch's compiler's, anew for each shape."""
-    global _compiled
-    before, _compiled = _compiled, on
+def use_compiled_kernels(enabled: bool = True) -> Iterator[None]:
+    """Enable compiled kernels for the operators that are called in this context.
+
+    On a CPU these are the kernels of native.cpp; on other devices torch's compiler makes them, once
+    per shape. The derivatives of an operator use the same kernels as its forward pass, wherever
+    they are computed.
+
+    Args:
+        enabled: Whether compiled kernels are used.
+    """
+    token = _enabled.set(enabled)
     try:
         yield
     finally:
-        _compiled = before
+        _enabled.reset(token)
 
 
-def uses_native_kernels(x: Tensor) -> bool:
-    """Whether native.cpp computes what is asked of x."""
-    return _compiled and x.device.type == "cpu"
+def compiled_kernels_enabled() -> bool:
+    """Whether the operators that are called now use compiled kernels."""
+    return _enabled.get()
+
+
+def uses_native_kernels(x: Tensor, compiled: bool) -> bool:
+    """Whether native.cpp computes with `x`.
+
+    Args:
+        x: A tensor on the device of the computation.
+        compiled: Whether the operator uses compiled kernels.
+    """
+    return compiled and x.device.type == "cpu"
 
 
 def prepare_compiled_kernels(device: torch.device) -> str:
-    """Compiles what is compiled once, so that processes that are forked have it; returns what the bytes of a result depend on: the
-    compiler's version and, on a CPU, the digest of all that makes the kernels.
+    """Compile what is compiled once, so that forked processes share it.
 
-    Raises UserError where nothing can be compiled.
+    Returns:
+        What the bytes of a result depend on: the compiler's version and, on a CPU, the digest of
+        everything that determines the kernels.
+
+    Raises:
+        UserError: Nothing can be compiled on this machine.
     """
-    command = native.compiler()
+    command = native.find_compiler()
     if device.type != "cpu":
-        return native.version(command)
-    native.library()
-    return f"{native.version(command)}, {native.made(command).stem}"
+        return native.compiler_version(command)
+    native.load_library()
+    return f"{native.compiler_version(command)}, {native.build_library(command).stem}"
 
 
-def compilable(
-    on_cpu: Callable[..., tuple[Tensor, ...]],
-) -> Callable[[Callable[..., tuple[Tensor, ...]]], Callable[..., tuple[Tensor, ...]]]:
-    """Marks a function of tensors that has a compiled form; on_cpu: the one of native.cpp."""
+def compilable(native_kernel: Kernel) -> Callable[[Kernel], Kernel]:
+    """Decorate a function of tensors with its compiled forms.
 
-    def mark(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-        fast: list[Callable[..., tuple[Tensor, ...]]] = []
+    The decorated function takes one more leading argument, `compiled`.
+
+    Args:
+        native_kernel: The equivalent function of native.cpp.
+    """
+
+    def decorate(function: Kernel) -> Kernel:
+        torch_compiled: list[Kernel] = []  # filled at the first call
 
         @wraps(function)
-        def call(*arguments: Any) -> tuple[Tensor, ...]:
-            if not _compiled:
+        def call(compiled: bool, *arguments: Any) -> tuple[Tensor, ...]:
+            if not compiled:
                 return function(*arguments)
-            if uses_native_kernels(arguments[0]):
-                return on_cpu(*arguments)
-            if not fast:
-                from torch._dynamo import config
-
-                config.recompile_limit = (
-                    256  # a shape each; beyond it the compiler would fall back in silence
-                )
-                config.fail_on_recompile_limit_hit = True
-                fast.append(torch.compile(function, dynamic=False))
+            if uses_native_kernels(arguments[0], compiled):
+                return native_kernel(*arguments)
+            if not torch_compiled:
+                torch_compiled.append(_compile(function))
             with torch.no_grad():
-                return fast[0](*(a.detach() if isinstance(a, Tensor) else a for a in arguments))
+                return torch_compiled[0](
+                    *(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+                )
 
         return call
 
-    return mark
+    return decorate
+
+
+def _compile(function: Kernel) -> Kernel:
+    from torch._dynamo import config
+
+    # Beyond its limit the compiler would silently fall back to the uncompiled function.
+    config.recompile_limit = MAX_SHAPES
+    config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)

@@ -24,83 +24,89 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-PROCESSOR = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+PROCESSOR_FLAG = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 FLAGS = (
     "-std=c++17",
     "-O3",
-    PROCESSOR,
+    PROCESSOR_FLAG,
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
 )
-ASKED = "compiled kernels (train.plan.mode, evaluate.compiled)"
-UNASKED = "set train.plan.mode to auto and evaluate.compiled to false"
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
+FEATURE = "compiled kernels (train.plan.mode, evaluate.compiled)"
+REMEDY = "set train.plan.mode to auto and evaluate.compiled to false"
+TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-class _Shape(ctypes.Structure):
+class _ConvolutionShape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in ("tasks", "n", "height", "width", "inputs", "outputs", "k", "stride")
     ]
 
 
-class _Norm(ctypes.Structure):
+class _NormShape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64) for name in ("tasks", "n", "height", "width", "channels", "pool")
     ]
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The compiled file. Raises UserError where it cannot be made."""
-    command = compiler()
-    return _load(made(command), command)
+    command = find_compiler()
+    return _open_library(build_library(command), command)
 
 
-def _load(path: Path, command: list[str]) -> ctypes.CDLL:
+def _open_library(path: Path, command: list[str]) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise UserError(
-            f"{ASKED}: what {shlex.join(command)} makes cannot be loaded ({error}); set CXX to another C++ compiler, or delete "
+            f"{FEATURE}: what {shlex.join(command)} makes cannot be loaded ({error}); set CXX to another C++ compiler, or delete "
             f"{path.parent}, or set XDG_CACHE_HOME to another folder"
         ) from None
 
 
-def compiler() -> list[str]:
+def find_compiler() -> list[str]:
     """The command of the C++ compiler: CXX, or g++ or clang++. Raises UserError where there is none."""
     if sys.platform == "win32":
-        raise UserError(f"{ASKED} are for Linux and macOS; {UNASKED}")
+        raise UserError(f"{FEATURE} are for Linux and macOS; {REMEDY}")
     said = os.environ.get("CXX", "")
     try:
         wanted = shlex.split(said)
     except ValueError:
-        raise UserError(f"{ASKED}: CXX is {said!r}, which is no command") from None
+        raise UserError(f"{FEATURE}: CXX is {said!r}, which is no command") from None
     for command in [wanted] if wanted else [["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
     missing = (
         f"and {wanted[0]}, which CXX names, is not" if wanted else "and neither g++ nor clang++ is"
     )
-    raise UserError(f"{ASKED} need a C++ compiler, {missing} installed; install one, or {UNASKED}")
+    raise UserError(f"{FEATURE} need a C++ compiler, {missing} installed; install one, or {REMEDY}")
 
 
-def version(command: list[str]) -> str:
+def compiler_version(command: list[str]) -> str:
     """What the compiler calls itself, in one line."""
     return (_run([*command, "--version"]).stdout.splitlines() or ["unknown"])[0]
 
 
-def made(command: list[str]) -> Path:
+def build_library(command: list[str]) -> Path:
     """Where the compiled file is. One process compiles at a time; the others find it."""
     digest = hashlib.sha256(
         "\0".join(
-            [SOURCE.read_text(encoding="utf-8"), *command, *FLAGS, version(command), *_processor()]
+            [
+                SOURCE.read_text(encoding="utf-8"),
+                *command,
+                *FLAGS,
+                compiler_version(command),
+                *_describe_processor(),
+            ]
         ).encode()
     )
-    home = _home()
+    home = _cache_folder()
     path = home / f"native-{digest.hexdigest()[:16]}.so"
     try:
         if path.exists():
@@ -116,24 +122,24 @@ def made(command: list[str]) -> Path:
                     done = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
                     if done.returncode:
                         raise UserError(
-                            f"{ASKED}: {shlex.join(command)} does not compile {SOURCE}: {_error(done.stderr)}; {UNASKED}"
+                            f"{FEATURE}: {shlex.join(command)} does not compile {SOURCE}: {_first_error(done.stderr)}; {REMEDY}"
                         )
-                    _load(draft, command)
+                    _open_library(draft, command)
                     with draft.open("rb") as file:
                         os.fsync(file.fileno())  # half of it would end a program without a word
     except OSError as error:
         raise UserError(
-            f"{ASKED}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
+            f"{FEATURE}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
         ) from None
     return path
 
 
-def _home() -> Path:
+def _cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
     except RuntimeError:
         raise UserError(
-            f"{ASKED} need a folder to be kept in, and there is no home folder; set XDG_CACHE_HOME"
+            f"{FEATURE} need a folder to be kept in, and there is no home folder; set XDG_CACHE_HOME"
         ) from None
 
 
@@ -144,18 +150,18 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         )
     except OSError as error:
         raise UserError(
-            f"{ASKED}: {shlex.join(command[:-1])} does not run ({error.strerror}); {UNASKED}"
+            f"{FEATURE}: {shlex.join(command[:-1])} does not run ({error.strerror}); {REMEDY}"
         ) from None
 
 
-def _error(text: str) -> str:
+def _first_error(text: str) -> str:
     return next(
         (line.strip() for line in text.splitlines() if "error" in line or "failed" in line),
         "it ends without saying why",
     )
 
 
-def _processor() -> list[str]:
+def _describe_processor() -> list[str]:
     """What the flag `native` depends on: a home folder can be seen by machines of several kinds."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
@@ -178,9 +184,9 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
             raise TypeError(
                 f"{name} takes tensors of one type, contiguous and on the CPU, and not {tensor.dtype} beside {dtype}"
             )
-    if dtype not in TYPES:
+    if dtype not in TYPE_NAMES:
         raise TypeError(f"compiled kernels take float32 or float64, and not {dtype}")
-    function = getattr(library(), f"{name}_{TYPES[dtype]}")
+    function = getattr(load_library(), f"{name}_{TYPE_NAMES[dtype]}")
     if function(
         *(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
         *rest,
@@ -192,44 +198,46 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
 
 
 def convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
-    shape = _shape(x, w, stride)
-    y = x.new_empty(*x.shape[:2], *_out(x, stride), w.shape[1])
-    _call("convolve", (_last(x), _last(w), y), shape)
+    shape = _convolution_shape(x, w, stride)
+    y = x.new_empty(*x.shape[:2], *_output_size(x, stride), w.shape[1])
+    _call("convolve", (_channels_last(x), _channels_last(w), y), shape)
     return y.permute(0, 1, 4, 2, 3)
 
 
 def to_images(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    shape = _shape(x, w, stride, g)
+    shape = _convolution_shape(x, w, stride, g)
     to = x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2])
-    _call("to_images", (_last(g), _last(w), to), shape)
+    _call("to_images", (_channels_last(g), _channels_last(w), to), shape)
     return to.permute(0, 1, 4, 2, 3)
 
 
 def to_kernels(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    shape = _shape(x, w, stride, g)
+    shape = _convolution_shape(x, w, stride, g)
     to = x.new_empty(len(x), w.shape[1], *w.shape[3:], w.shape[2])
-    _call("to_kernels", (_last(g), _last(x), to), shape)
+    _call("to_kernels", (_channels_last(g), _channels_last(x), to), shape)
     return to.permute(0, 1, 4, 2, 3)
 
 
-def _shape(x: Tensor, w: Tensor, stride: int, g: Tensor | None = None) -> _Shape:
+def _convolution_shape(
+    x: Tensor, w: Tensor, stride: int, g: Tensor | None = None
+) -> _ConvolutionShape:
     (tasks, n, inputs, height, width), (outputs, k) = x.shape, (w.shape[1], w.shape[-1])
     if w.shape != (tasks, outputs, inputs, k, k) or k % 2 == 0 or not x.numel() or not w.numel():
         raise ValueError(
             f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}: (tasks, out, in, k, k), k odd, and (tasks, n, in, H, W)"
         )
-    if g is not None and g.shape != (tasks, n, outputs, *_out(x, stride)):
+    if g is not None and g.shape != (tasks, n, outputs, *_output_size(x, stride)):
         raise ValueError(
             f"a gradient {tuple(g.shape)} is not that of {outputs} channels from images {tuple(x.shape)} at stride {stride}"
         )
-    return _Shape(tasks, n, height, width, inputs, outputs, k, stride)
+    return _ConvolutionShape(tasks, n, height, width, inputs, outputs, k, stride)
 
 
-def _out(x: Tensor, stride: int) -> tuple[int, int]:
+def _output_size(x: Tensor, stride: int) -> tuple[int, int]:
     return -(-x.shape[3] // stride), -(-x.shape[4] // stride)
 
 
-def _last(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 4, 2).contiguous()
 
 
@@ -255,14 +263,14 @@ def norm_forward(
         where = x.new_empty(y.shape, dtype=torch.uint8)
     tensors = (
         x,
-        _each(scale, mean),
-        _each(shift, mean),
+        _expand_like(scale, mean),
+        _expand_like(shift, mean),
         y,
         mean,
         r,
         *((None, None) if size is None else (picked, where)),
     )
-    _call("norm_forward", tensors, _norm(x, size), ctypes.c_double(eps))
+    _call("norm_forward", tensors, _norm_shape(x, size), ctypes.c_double(eps))
     return y, mean, r, picked, where
 
 
@@ -282,7 +290,7 @@ def norm_gradient(
     tensors = (
         grad_y,
         x,
-        _each(scale, mean),
+        _expand_like(scale, mean),
         picked,
         where,
         mean,
@@ -294,7 +302,7 @@ def norm_gradient(
         d,
         t,
     )
-    _call("norm_gradient", tensors, _norm(x, size))
+    _call("norm_gradient", tensors, _norm_shape(x, size))
     return to_x, to_scale, d_sum, d, t
 
 
@@ -317,10 +325,10 @@ def norm_second(
     to_d, to_x, to_scale = torch.empty_like(y), torch.empty_like(x), torch.empty_like(mean)
     inputs = (
         u,
-        _each(p, mean),
-        _each(q, mean),
+        _expand_like(p, mean),
+        _expand_like(q, mean),
         x,
-        _each(scale, mean),
+        _expand_like(scale, mean),
         picked,
         where,
         mean,
@@ -330,16 +338,16 @@ def norm_second(
         d_sum,
         t,
     )
-    _call("norm_second", (*inputs, to_d, to_x, to_scale), _norm(x, size))
+    _call("norm_second", (*inputs, to_d, to_x, to_scale), _norm_shape(x, size))
     return to_d, to_x, to_scale
 
 
-def _each(values: Tensor, like: Tensor) -> Tensor:
+def _expand_like(values: Tensor, like: Tensor) -> Tensor:
     """A value for each task and channel."""
     return values.expand_as(like).contiguous()
 
 
-def _norm(x: Tensor, size: tuple[int, int] | None) -> _Norm:
+def _norm_shape(x: Tensor, size: tuple[int, int] | None) -> _NormShape:
     if not x.numel():
         raise ValueError(f"images without a number in them: {tuple(x.shape)}")
-    return _Norm(*x.shape[:2], *(size or (x.shape[2], 1)), x.shape[3], size is not None)
+    return _NormShape(*x.shape[:2], *(size or (x.shape[2], 1)), x.shape[3], size is not None)

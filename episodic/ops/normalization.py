@@ -1,8 +1,9 @@
-"""Batch norm and ReLU (and a 2x2 maximum) with a task axis, and their two derivatives in closed form.
+"""Batch norm and ReLU (and a 2x2 maximum) with a task axis, and two derivatives in closed form.
 
-Written out because this elementwise work, differentiated twice by autograd, is most of a meta-gradient's time. Maximum, ReLU and the
-affine map of a channel are monotonic, so the maximum is taken of the plain activations (the minimum for a negative scale), and all
-that follows is done on a quarter of the positions.
+They are written out because this elementwise work, differentiated twice by autograd, is most of the
+time of a meta-gradient. Maximum, ReLU and the affine map of a channel are monotonic. The maximum is
+therefore taken of the plain activations (the minimum for a negative scale), and everything that
+follows is done on a quarter of the positions.
 """
 
 from __future__ import annotations
@@ -15,50 +16,55 @@ from torch import Tensor
 
 from episodic.ops import backend, native
 
+__all__ = ["NormRelu"]
+
 aten = torch.ops.aten
 Size = tuple[int, int] | None
 
-LARGE, BLOCK = 1 << 20, 1 << 17
+MIN_BLOCKED, BLOCK = 1 << 20, 1 << 17
 """Numbers in a tensor from which a CPU sums it block by block, and about as many in a block."""
 
 
 class NormRelu(torch.autograd.Function):
-    """pool(relu(scale * (x - mean) * r + shift)), r = 1/sqrt(variance + eps), for contiguous x `(tasks, n, positions, C)`.
+    """pool(relu(scale * (x - mean) * r + shift)) with r = 1 / sqrt(variance + eps).
 
-    size: `(H, W)` to take the maximum over 2x2 squares, else None.
+    x is contiguous `(tasks, n, positions, C)`, scale and shift are `(tasks, C)`. `size` is `(H, W)`
+    to take the maximum over 2x2 squares, else None.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: Size, eps: float
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: Size, eps: float, compiled: bool
     ) -> Tensor:
-        # A negative scale is looked for where looking costs nothing; a GPU is not waited for.
+        # A negative scale is looked for only where that costs nothing, without waiting for a GPU.
         negative = (
             size is not None
-            and not backend.uses_native_kernels(x)
+            and not backend.uses_native_kernels(x, compiled)
             and (x.device.type != "cpu" or bool((scale < 0).any()))
         )
         y, mean, r, picked, where = _forward(
-            x, scale[:, None, None], shift[:, None, None], size, negative, eps
+            compiled, x, scale[:, None, None], shift[:, None, None], size, negative, eps
         )
         ctx.save_for_backward(
             x, scale, *((None, None) if size is None else (picked, where)), mean, r, y
         )
-        ctx.size = size
+        ctx.size, ctx.compiled = size, compiled
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, scale, picked, where, mean, r, y = ctx.saved_tensors
-        return (
-            *NormReluGradient.apply(grad_y, x, scale, picked, where, mean, r, y.detach(), ctx.size),
-            None,
-            None,
+        gradients = NormReluGradient.apply(
+            grad_y, x, scale, picked, where, mean, r, y.detach(), ctx.size, ctx.compiled
         )
+        return *gradients, None, None, None
 
 
 class NormReluGradient(torch.autograd.Function):
-    """(grad_y, x, scale) -> the gradients of x, scale and shift; picked, where, mean and r are functions of x."""
+    """(grad_y, x, scale) -> the gradients of x, scale and shift.
+
+    picked, where, mean and r are functions of x.
+    """
 
     @staticmethod
     def forward(
@@ -66,46 +72,59 @@ class NormReluGradient(torch.autograd.Function):
         grad_y: Tensor,
         x: Tensor,
         scale: Tensor,
-        picked: Any,
-        where: Any,
+        picked: Tensor | None,
+        where: Tensor | None,
         mean: Tensor,
         r: Tensor,
         y: Tensor,
         size: Size,
-    ):
+        compiled: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         to_x, to_scale, d_sum, d, t = _gradient(
-            grad_y.contiguous(), x, scale[:, None, None], picked, where, mean, r, y, size
+            compiled, grad_y.contiguous(), x, scale[:, None, None], picked, where, mean, r, y, size
         )
         ctx.save_for_backward(x, scale, picked, where, mean, r, y, d, d_sum, t)
-        ctx.size = size
+        ctx.size, ctx.compiled = size, compiled
         return to_x, to_scale.flatten(1), d_sum.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor):  # type: ignore[override]
-        return (
-            *NormReluSecond.apply(u, p, q, *ctx.saved_tensors, ctx.size),
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+    def backward(  # type: ignore[override]
+        ctx: Any, u: Tensor, p: Tensor, q: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        gradients = NormReluSecond.apply(u, p, q, ctx.compiled, *ctx.saved_tensors, ctx.size)
+        return *gradients, *[None] * 7
 
 
 class NormReluSecond(torch.autograd.Function):
-    """(u, p, q), which reach the three gradients, -> the gradients of grad_y, x and scale. A third derivative is an error and not a wrong
-    number."""
+    """(u, p, q), which reach the three gradients, -> the gradients of grad_y, x and scale.
+
+    There is no third derivative: asking for one is an error.
+    """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, p: Tensor, q: Tensor, x: Tensor, scale: Tensor, *others: Any):
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        p: Tensor,
+        q: Tensor,
+        compiled: bool,
+        x: Tensor,
+        scale: Tensor,
+        *others: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         to_d, to_x, to_scale = _second(
-            u.contiguous(), p[:, None, None], q[:, None, None], x, scale[:, None, None], *others
+            compiled,
+            u.contiguous(),
+            p[:, None, None],
+            q[:, None, None],
+            x,
+            scale[:, None, None],
+            *others,
         )
         return to_d, to_x, to_scale.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, *_: Any):
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError(
             "norm_relu has two derivatives and no third; ops.norm followed by a ReLU has them all"
         )
@@ -115,18 +134,18 @@ class NormReluSecond(torch.autograd.Function):
 def _forward(
     x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool, eps: float
 ) -> tuple[Tensor, ...]:
-    """y, mean, r, and with a maximum its values and places."""
-    m = _count(x)
-    mean = _total(x) / m
+    """y, mean, r, and with a maximum its values and their places."""
+    m = _count_examples(x)
+    mean = _sum_per_channel(x) / m
     if size is None:
         centred = x - mean
-        r = torch.rsqrt(_sum(centred, centred) / m + eps)
+        r = torch.rsqrt(_sum_products(centred, centred) / m + eps)
         return torch.addcmul(shift, centred, scale * r, out=centred).relu_(), mean, r, mean, mean
     squares = torch.stack(
         [(a - mean).square_().sum((1, 2), keepdim=True) for (a,) in _blocks(x)]
     ).sum(0)
     r = torch.rsqrt(squares / m + eps)
-    picked, where = _maximum(x, scale, size, negative)
+    picked, where = _pool_maximum(x, scale, size, negative)
     return (
         torch.addcmul(shift - mean * scale * r, picked, scale * r).relu_(),
         mean,
@@ -148,19 +167,25 @@ def _gradient(
     y: Tensor,
     size: Size,
 ) -> tuple[Tensor, ...]:
-    """With d = grad_y where y > 0, m = n * positions, s = scale, and the value z that the maximum picked (without one, x):
+    """The gradients of x, scale and shift, and d and t.
 
-    to shift = sum d,   t = sum d * (z - mean),   to scale = r * t,   to x = s r (d - sum d / m - (x - mean) * r**2 * t / m),
+    With d = grad_y where y > 0, m = n * positions, s = scale, and z the value that the maximum
+    picked (without one, x):
 
-    where d, added to x, goes to the place of z. Returns to x, to scale, to shift, d, t.
+        to shift = sum d
+        t = sum d * (z - mean)
+        to scale = r * t
+        to x = s r (d - sum d / m - (x - mean) * r**2 * t / m)
+
+    where d, added to x, goes to the place of z.
     """
-    m, sr = _count(x), scale * r
+    m, sr = _count_examples(x), scale * r
     d = aten.threshold_backward(grad_y, y, 0)
-    d_sum = _total(d)
-    t = _sum(d, x if picked is None else picked) - mean * d_sum
+    d_sum = _sum_per_channel(d)
+    t = _sum_products(d, x if picked is None else picked) - mean * d_sum
     slope = -sr * r * r * t / m
     to_x = torch.addcmul(-sr * d_sum / m - slope * mean, x, slope)
-    return _add(to_x, d, sr, where, size), t * r, d_sum, d, t
+    return _add_at_places(to_x, d, sr, where, size), t * r, d_sum, d, t
 
 
 @backend.compilable(native.norm_second)
@@ -180,28 +205,36 @@ def _second(
     t: Tensor,
     size: Size,
 ) -> tuple[Tensor, ...]:
-    """The derivative of `_gradient`: of sum(u * to_x) + sum(p * to_scale) + sum(q * to_shift) by grad_y, x and scale."""
-    at, z = (
-        (u, x) if where is None or picked is None else (u.gather(2, where), picked)
-    )  # u at the places that count for y, and what is there
-    m, sr, u_sum = _count(x), scale * r, _total(u)
-    u_mean, a, b = u_sum / m, r * t / m, r * (_sum(u, x) - mean * u_sum) / m
-    inner = (
-        _sum(at, d) - u_mean * d_sum - m * a * b
-    )  # the derivative of sum(u * to_x) with respect to s r
+    """The derivative of `_gradient`.
+
+    It is that of sum(u * to_x) + sum(p * to_scale) + sum(q * to_shift) by grad_y, x and scale.
+    """
+    # u at the places that count for y, and the activations there.
+    at, z = (u, x) if where is None or picked is None else (u.gather(2, where), picked)
+    m, sr, u_sum = _count_examples(x), scale * r, _sum_per_channel(u)
+    u_mean, a, b = u_sum / m, r * t / m, r * (_sum_products(u, x) - mean * u_sum) / m
+    # The derivative of sum(u * to_x) with respect to s r.
+    inner = _sum_products(at, d) - u_mean * d_sum - m * a * b
     c, e = p - sr * b, -sr * a
     to_d = torch.addcmul(q - sr * u_mean - c * r * mean, at, sr).addcmul_(z, c * r)
     slope = -r * r * (e * b + c * a) - scale * inner * r**3 / m
     to_x = torch.addcmul(-r * (e * u_mean + c * d_sum / m) - slope * mean, u, r * e).addcmul_(
         x, slope
     )
-    return aten.threshold_backward(to_d, y, 0), _add(to_x, d, r * c, where, size), r * inner
+    return (
+        aten.threshold_backward(to_d, y, 0),
+        _add_at_places(to_x, d, r * c, where, size),
+        r * inner,
+    )
 
 
-def _maximum(
+def _pool_maximum(
     x: Tensor, scale: Tensor, size: tuple[int, int], negative: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of each 2x2 square the value that will be largest after the affine map, and its position: `(tasks, n, positions / 4, C)`."""
+    """The value of each 2x2 square that is largest after the affine map, and its position.
+
+    Both are `(tasks, n, positions / 4, C)`.
+    """
     turned = x * torch.where(scale < 0, -1.0, 1.0).to(x) if negative else x
     images = turned.view(-1, *size, x.shape[3]).permute(0, 3, 1, 2)
     largest, index = aten.max_pool2d_with_indices(images, [2, 2], [2, 2])
@@ -210,16 +243,18 @@ def _maximum(
     return x.gather(2, index) if negative else largest.permute(0, 2, 3, 1).reshape(shape), index
 
 
-def _scatters(x: Tensor) -> bool:
-    """On a GPU, scattering is either not the same every time or slow."""
+def _can_scatter(x: Tensor) -> bool:
+    """Whether scattering is deterministic and fast on the device of x: on a GPU it is not both."""
     return x.device.type == "cpu"
 
 
-def _add(x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size) -> Tensor:
+def _add_at_places(
+    x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size
+) -> Tensor:
     """x += d * factor, at the places that the maximum picked."""
     if where is None or size is None:
         return x.addcmul_(d, factor)
-    if _scatters(x):
+    if _can_scatter(x):
         return x.scatter_add_(2, where, d * factor)
     height, width = size
     shape = (*x.shape[:2], height // 2, width // 2, x.shape[3])
@@ -236,24 +271,26 @@ def _add(x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size)
     return x
 
 
-def _count(x: Tensor) -> int:
+def _count_examples(x: Tensor) -> int:
     return x.shape[1] * x.shape[2]
 
 
-def _total(a: Tensor) -> Tensor:
+def _sum_per_channel(a: Tensor) -> Tensor:
     return a.sum((1, 2), keepdim=True)
 
 
-def _sum(a: Tensor, b: Tensor) -> Tensor:
+def _sum_products(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([(c * d).sum((1, 2), keepdim=True) for c, d in _blocks(a, b)]).sum(0)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors `(tasks, n, positions, C)`; large ones on a CPU some examples at a time, so that what is made of them for a sum
-    stays in the cache."""
+    """Yield the tensors `(tasks, n, positions, C)`; large ones on a CPU some examples at a time.
+
+    The temporaries of a sum then stay in the cache.
+    """
     x = tensors[0]
     few = x.shape[1]
-    if x.device.type == "cpu" and x.numel() > LARGE:
+    if x.device.type == "cpu" and x.numel() > MIN_BLOCKED:
         few = max(1, few * BLOCK // x.numel())
     for start in range(0, x.shape[1], few):
         yield tuple(tensor[:, start : start + few] for tensor in tensors)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from episodic.ops import backend
 from episodic.ops.convolution import Convolution
 from episodic.ops.normalization import NormRelu
 
@@ -34,7 +35,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     x `(tasks, n, in, H, W)`, weight `(tasks, out, in, k, k)`, bias `(tasks, out)` -> `(tasks, n, out, ceil(H/stride), ...)`.
     A bias in front of `norm_relu` does nothing, since the mean is taken off: leave it out there.
     """
-    y = Convolution.apply(x, weight, stride)
+    y = Convolution.apply(x, weight, stride, backend.compiled_kernels_enabled())
     return y if bias is None else y + bias[:, None, :, None, None]
 
 
@@ -57,7 +58,14 @@ def norm_relu(
         x.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()
     )  # (tasks, n, H*W, C): a view where channels are last in memory
     if reference is None:
-        y = NormRelu.apply(rows, scale, shift, (height, width) if pool else None, eps)
+        y = NormRelu.apply(
+            rows,
+            scale,
+            shift,
+            (height, width) if pool else None,
+            eps,
+            backend.compiled_kernels_enabled(),
+        )
         size = (height // 2, width // 2) if pool else (height, width)
         return y.unflatten(2, size).permute(0, 1, 4, 2, 3)
     y = norm(x, scale, shift, reference, eps).relu()

@@ -101,7 +101,7 @@ PLANS = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monkeypatch):
-    for limit in ("FEW", "FEW_TO_W"):
+    for limit in ("MAX_POSITIONS", "MAX_POSITIONS_TO_W"):
         monkeypatch.setattr(convolution, limit, 0 if columns == "never" else 10**9)
     golden, theta, episode = problem(network)
     result = meta_gradient(learner(network, case, golden), theta, episode, PLANS[plan])
@@ -112,7 +112,7 @@ def test_every_plan_gives_the_golden_gradient(network, case, plan, columns, monk
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
 def test_sums_block_by_block_give_the_golden_gradient(network, case, monkeypatch):
-    monkeypatch.setattr(normalization, "LARGE", 0)
+    monkeypatch.setattr(normalization, "MIN_BLOCKED", 0)
     monkeypatch.setattr(
         normalization, "BLOCK", 600
     )  # several examples a block, the last block smaller
@@ -125,7 +125,7 @@ def test_sums_block_by_block_give_the_golden_gradient(network, case, monkeypatch
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_way_of_a_gpu_to_place_a_maximum_gives_the_golden_gradient(case, monkeypatch):
-    monkeypatch.setattr(normalization, "_scatters", lambda x: False)
+    monkeypatch.setattr(normalization, "_can_scatter", lambda x: False)
     golden, theta, episode = problem("conv_pooled")
     assert (
         error(
@@ -164,7 +164,7 @@ def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkey
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
 def test_what_a_gpu_compiles_gives_the_golden_gradient(network, monkeypatch):
     """By torch's compiler, here for a CPU."""
-    monkeypatch.setattr(backend, "uses_native_kernels", lambda x: False)
+    monkeypatch.setattr(backend, "uses_native_kernels", lambda x, compiled: False)
     golden, theta, episode = problem(network)
     case = "maml_order2_steps3"
     calls = torch._dynamo.utils.counters["frames"]["ok"]
@@ -235,7 +235,7 @@ def test_mutant_with_torch_batch_norm_under_vmap_fails():
 
 @pytest.mark.parametrize(
     ("module", "broken"),
-    [(convolution, "_convolve"), (convolution, "_to_w"), (normalization, "_sum")],
+    [(convolution, "_convolve"), (convolution, "_gradient_to_w"), (normalization, "_sum_products")],
 )
 def test_mutant_operators_fail(module, broken, monkeypatch):
     golden, theta, episode = problem("conv_strided")
@@ -293,7 +293,7 @@ def test_norm_relu_has_two_right_derivatives():
 
 @pytest.mark.parametrize("scatters", [True, False])
 def test_norm_relu_with_maximum_is_its_parts_and_has_two_right_derivatives(scatters, monkeypatch):
-    monkeypatch.setattr(normalization, "_scatters", lambda x: scatters)
+    monkeypatch.setattr(normalization, "_can_scatter", lambda x: scatters)
     generator = torch.Generator().manual_seed(3)
     x, scale, shift = (
         torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from episodic import ops
 from episodic.core.errors import UserError
-from episodic.ops import backend, conv2d, convolution, native, norm_relu
+from episodic.ops import backend, conv2d, native, norm_relu
 
 TIGHT = {torch.float64: 1e-12, torch.float32: 2e-5}
 
@@ -159,7 +159,7 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         along,
         [x.flip(1), w.flip(1)],
     )
-    with backend.use_compiled_kernels(), convolution.only_sums():
+    with backend.use_compiled_kernels():
         found = through(
             lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)),
             [x, w],
@@ -168,8 +168,8 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         )
     for a, b in zip(found, wanted, strict=True):
         near(a, b)
-    # Those that were not shared, the weights' gradient's own weights, are three.
-    assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images", "to_kernels"}
+    # Gradients of kernels stay one per task.
+    assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images"}
 
 
 def plain(pool: bool):
@@ -300,9 +300,9 @@ def fresh(monkeypatch, tmp_path):
     """Nothing is compiled, and the cache folder is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    native.library.cache_clear()
+    native.load_library.cache_clear()
     yield tmp_path
-    native.library.cache_clear()
+    native.load_library.cache_clear()
 
 
 @needs_compiler
@@ -397,7 +397,7 @@ def log(fresh, monkeypatch):
 @needs_compiler
 def test_it_is_compiled_once_for_all_programs(log):
     for _ in range(2):
-        native.library.cache_clear()  # as a new program begins
+        native.load_library.cache_clear()  # as a new program begins
         backend.prepare_compiled_kernels(torch.device("cpu"))
     assert log.read_text() == "compiled\n"
 
@@ -416,13 +416,13 @@ def test_programs_that_begin_at_once_compile_once(log):
 def test_a_damaged_file_is_named(fresh, monkeypatch):
     broken = fresh / "native-0.so"
     broken.write_bytes(b"cut off")
-    monkeypatch.setattr(native, "made", lambda command: broken)
-    monkeypatch.setattr(native, "compiler", lambda: ["c++"])
+    monkeypatch.setattr(native, "build_library", lambda command: broken)
+    monkeypatch.setattr(native, "find_compiler", lambda: ["c++"])
     with pytest.raises(
         UserError,
         match=r"what c\+\+ makes cannot be loaded \(.*native-0.so.*\); set CXX to another C\+\+ compiler, or delete",
     ):
-        native.library()
+        native.load_library()
 
 
 @pytest.mark.skipif(
