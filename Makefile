@@ -9,10 +9,10 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run table ui test test-all check lint types flow docs docs-serve lock clean
+.PHONY: help setup run benchmark table ui test test-all check lint types flow docs docs-serve lock clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## make .venv from requirements.lock (needs Python 3.11 to 3.13)
 
@@ -22,8 +22,10 @@ $(STAMP): requirements.lock requirements-uv.lock
 run: $(STAMP) ## run what params.yaml says (dvc repro) and print the result
 	@$(ENV) sh scripts/run.sh
 
-table: $(STAMP) ## the method benchmark: every method on Omniglot, ten minutes per cell; resumes where it stopped
+benchmark: $(STAMP) ## the method benchmark: every method on Omniglot, ten minutes per cell; resumes where it stopped
 	@cd benchmarks/methods && $(ENV) sh -c 'dvc repro --keep-going; ended=$$?; dvc repro --single-item table && exit $$ended'
+
+table: benchmark
 
 flow: $(STAMP) ## the same as `make run`, as a Prefect flow
 	@$(ENV) python -m flows.pipeline
@@ -54,6 +56,6 @@ docs-serve: $(STAMP) ## show the documentation on this machine while you write i
 lock: $(STAMP) ## renew requirements.lock and requirements-uv.lock from pyproject.toml
 	@sh scripts/lock.sh
 
-clean: ## delete .venv, DVC's caches and everything that runs and make table made (results in git stay)
+clean: ## delete .venv, DVC's caches and everything that runs and make benchmark made (results in git stay)
 	git clean -fdXq data models reports benchmarks/methods
-	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect
+	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect site

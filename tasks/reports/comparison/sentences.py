@@ -255,10 +255,9 @@ def disagreements(first: str, second: str, gains: np.ndarray) -> str:
         gains: Accuracy of the first minus accuracy of the second by episode.
     """
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-    return (
-        f"{first} is better in {count(wins, 'episode')}, {second} in {losses:,}. "
-        f"In the other {len(gains) - wins - losses:,} they tie."
-    )
+    ties = len(gains) - wins - losses
+    tie = f" They tie in {count(ties, 'episode')}." if ties else ""
+    return f"{first} is better in {count(wins, 'episode')}, {second} in {losses:,}.{tie}"
 
 
 # --- scaling -----------------------------------------------------------------------------------

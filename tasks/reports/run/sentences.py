@@ -323,7 +323,8 @@ def bootstrap_note(score: str, episodes: int) -> str:
     if score == "mse":
         return f"{method} Each episode is a task of its own."
     return (
-        f"{method} Episodes share classes: other classes may change it by more than the interval."
+        f"{method} Episodes share classes, so that other test classes may change it by more than "
+        "the interval suggests."
     )
 
 
