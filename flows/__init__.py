@@ -1,1 +1,4 @@
-"""Prefect: order, retries, progress, artifacts. No learning and no file formats; what is up to date, DVC decides."""
+"""Prefect flows: order, retries, progress and artifacts.
+
+DVC decides what is up to date. No flow knows anything about learning or file formats.
+"""

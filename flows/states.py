@@ -1,4 +1,4 @@
-"""How a flow ends in failure: one sentence, and what became of its parts, without a traceback."""
+"""Final states of flows that fail: one sentence, and what became of the parts, but no traceback."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 
-class Stopped(Exception):
-    """The sentence; `results`: what became of the flow's stages or experiments."""
+class FlowFailure(Exception):
+    """What a failed state holds.
 
-    def __init__(self, message: str, results: Sequence[Any]):
+    Attributes:
+        parts: What became of the flow's stages or experiments.
+    """
+
+    def __init__(self, message: str, parts: Sequence[Any]):
         super().__init__(message)
-        self.results = list(results)
+        self.parts = list(parts)
 
 
-def failed(message: str | None, results: Sequence[Any] = ()) -> State:
-    said = message or "a part of it failed"
-    return Failed(message=said, data=Stopped(said, results))
+def failed_state(message: str, parts: Sequence[Any] = ()) -> State:
+    """Returns the final state of a flow that failed."""
+    return Failed(message=message, data=FlowFailure(message, parts))
 
 
-def results(state: State) -> list[Any]:
-    """What a final state of a flow tells of its parts, failed or not."""
-    held: Any = state.result(raise_on_failure=False)
-    return held.results if isinstance(held, Stopped) else held
+def read_parts(state: State) -> list[Any]:
+    """Returns what a flow's final state holds about its stages or experiments."""
+    data: Any = state.result(raise_on_failure=False)
+    return data.parts if isinstance(data, FlowFailure) else data
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Prefect's runner logs the traceback of whatever a flow failed with; of ours the sentence has been said."""
-    return not (record.exc_info and isinstance(record.exc_info[1], Stopped))
+def is_no_flow_failure(record: logging.LogRecord) -> bool:
+    """A log filter: Prefect's runner logs the traceback of a failure that is in the log already."""
+    return not (record.exc_info and isinstance(record.exc_info[1], FlowFailure))
 
 
-def without_nothing(record: logging.LogRecord) -> bool:
-    """Prefect logs a task that ended in a failed state with the exception at hand, of which there is none: `NoneType: None`."""
+def clear_empty_exception(record: logging.LogRecord) -> bool:
+    """A log filter: Prefect logs 'NoneType: None' for tasks that return a failed state."""
     if record.exc_info and record.exc_info[0] is None:
         record.exc_info = None
     return True
 
 
-for name in ("prefect.flow_runs", "prefect.engine"):
-    logging.getLogger(name).addFilter(is_news)
-logging.getLogger("prefect.task_runs").addFilter(without_nothing)
+for _logger in ("prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(_logger).addFilter(is_no_flow_failure)
+logging.getLogger("prefect.task_runs").addFilter(clear_empty_exception)

@@ -1,8 +1,9 @@
-"""A run from a form: `train` takes what people change most as typed parameters, in an experiment workspace of its own."""
+"""The flow `train`: a run from a form, as an experiment in a workspace of its own."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -13,14 +14,15 @@ from pydantic import Field
 
 from episodic.core.registry import ALGORITHMS, DATASETS, MODELS
 from flows import workspace
-from flows.dvc_worker.driver import Worker, WorkerError
-from flows.dvc_worker.protocol import Plan, Verdict
-from flows.experiments import experiment, watch
-from flows.experiments.points import changed, plain, whole_section
-from flows.pipeline import Result, follow
+from flows.dvc_worker.driver import Worker
+from flows.experiments.experiment import check_sharing, open_workspace, push_experiments
+from flows.experiments.points import Changes, apply_changes, find_section_fault, ref_name
+from flows.experiments.score_change import describe_change, latest_revision
+from flows.experiments.worktree import read_base
 from flows.server import pages, stale_runs
-from flows.states import failed
-from flows.ui import results
+from flows.stages import StageRun, run_stages
+from flows.states import failed_state, read_parts
+from flows.ui.results import publish_results
 from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
@@ -29,14 +31,14 @@ from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
 AS_IT_IS = "as it is"
-"""The choice of the form that leaves a setting alone; of numbers it is 0 (seed: -1)."""
+"""The choice of the form that keeps a setting; of numbers it is 0 (seed: -1)."""
 
 if TYPE_CHECKING:
     Preset: TypeAlias = str
     Dataset: TypeAlias = str
     Method: TypeAlias = str
     Network: TypeAlias = str
-else:  # choices of the form, from where each of them has its home
+else:
     Preset, Dataset, Method, Network = (
         Literal[(AS_IT_IS, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
     )
@@ -55,31 +57,33 @@ def train(
     queries: Count = 0,
     iterations: Count = 0,
     seed: Annotated[int, Field(ge=-1)] = -1,
-    more: dict[str, Any] = {},  # noqa: B006 (never changed; the form needs a value)
+    more: dict[str, Any] = {},  # noqa: B006 (never mutated; the form needs a value)
     name: str = "",
     share: str = "",
 ) -> State:
-    """Trains, tests and reports as an experiment of its own: the checkout's params.yaml and dvc.lock stay as they are.
+    """Trains, evaluates and reports as an experiment of its own.
 
-    The five stages end `Cached` or `Completed`; the page ends with the figures and the report. `dvc exp show` and the comparison see it.
+    The checkout's params.yaml and dvc.lock stay as they are. The page of the run ends with the
+    figures and the report. `dvc exp show` and the comparison find the experiment.
 
     Args:
-        preset: a ready-made setting to start from; "as it is" starts from params.yaml
-        dataset: the data set; "as it is" keeps that of the setting, here and below
-        algorithm: the method
-        model: the base learner
-        ways: classes an episode; 0 keeps what the setting says, here and below
-        shots: support examples a class
-        queries: query examples a class, at test
-        iterations: meta-updates
-        seed: of initial weights and training episodes; -1 keeps what the setting says
-        more: any other parameter by its dotted key, as {"train.meta_lr": 0.001}
-        name: of the experiment; empty is made of what was asked for
-        share: a git remote, as origin: what others have computed comes from DVC's remote, and the experiment is pushed to both
+        preset: A ready-made configuration to start from. "as it is" starts from params.yaml.
+        dataset: The data set. "as it is" keeps the configured one, here and below.
+        algorithm: The method.
+        model: The base learner.
+        ways: Classes per episode. 0 keeps the configured number, here and below.
+        shots: Support examples per class.
+        queries: Query examples per class at test time.
+        iterations: Meta-updates.
+        seed: Seed of initial weights and training episodes. -1 keeps the configured one.
+        more: Any other params by dotted key, such as {"train.meta_lr": 0.001}.
+        name: Name of the experiment. By default, it is made of the settings above.
+        share: A git remote, such as origin. Results that others have computed come from DVC's
+            remote, and the experiment is pushed to both remotes.
     """
-    stale_runs.arrive()
+    stale_runs.register()
     log = get_run_logger()
-    stages: list[Result] = []
+    runs: list[StageRun] = []
     names = {"dataset.name": dataset, "algorithm.name": algorithm, "model.name": model}
     numbers = {
         "episodes.ways": ways,
@@ -87,69 +91,85 @@ def train(
         "episodes.queries": queries,
         "train.iterations": iterations,
     }
-    asked: dict[str, Any] = {key: value for key, value in names.items() if value != AS_IT_IS}
-    asked |= {key: value for key, value in numbers.items() if value}
-    asked |= ({"train.seed": seed} if seed >= 0 else {}) | more
+    settings: Changes = {key: value for key, value in names.items() if value != AS_IT_IS}
+    settings |= {key: value for key, value in numbers.items() if value}
+    settings |= ({"train.seed": seed} if seed >= 0 else {}) | more
     try:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
-        keys_alone(raw, more)
-        changes = preset_changes(preset) | asked
+        check_sections(raw, more)
+        changes = preset_changes(preset) | settings
         if (root / "tasks").is_dir():
-            params.parse(changed(raw, changes), "the form")
+            params.parse(apply_changes(raw, changes), "the form")
         if share:
-            experiment.sharing(root, share)
-        base = experiment.base(root)
-        if name and (plain(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name)):
-            raise StageError(
-                f"name is {name!r}: must have letters or digits (of ASCII), and not be {WORKSPACE}"
-            )
-        called = plain(name) if name else default_name(preset, asked)
-        log.info("experiment %s", called)
-        before = watch.latest(root, called)
-        with experiment.opened(base, called, changes) as place, Worker(place) as worker:
-            steps = worker.ask(Plan(), log.info)
-            if isinstance(steps, Verdict):
-                raise StageError(f"dvc.yaml: {steps.message}")
-            state = follow(steps, worker, False, 300.0, stages, root, called, bool(share))
+            check_sharing(root, share)
+        base = read_base(root)
+        experiment = experiment_name(name, preset, settings)
+        log.info("experiment %s", experiment)
+        previous = latest_revision(root, experiment)
+        with open_workspace(base, experiment, changes) as folder, Worker(folder) as worker:
+            plan = worker.plan([], log.info)
+            state = run_stages(plan, worker, root, pull=bool(share), experiment=experiment)
+            runs = read_parts(state)
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
-            pages.keep(root, place, called)
-            results.show(root, place, called, pages.kept(root, called))
-        said = watch.since(root, called, before, log) if (root / "tasks").is_dir() else ""
+            pages.keep_pages(root, folder, experiment)
+            publish_results(root, folder, experiment, pages.kept_report(root, experiment))
+        change = ""
+        if (root / "tasks").is_dir():
+            change = describe_change(root, experiment, previous, log)
         if share:
-            experiment.share(root, share, [called])
+            push_experiments(root, share, [experiment])
             log.info("pushed to %s", share)
-    except (StageError, WorkerError) as error:
-        return failed(str(error), stages)
-    return Completed(message=f"experiment {called}: {state.message}{said}", data=stages)
+    except StageError as error:
+        return failed_state(str(error), runs)
+    return Completed(message=f"experiment {experiment}: {state.message}{change}", data=runs)
 
 
-def keys_alone(raw: dict[str, Any], more: dict[str, Any]) -> None:
-    """StageError where `more` gives a whole section of the params, whose other keys would be lost."""
-    if faults := [
-        f"more: {said}" for key, value in more.items() if (said := whole_section(raw, key, value))
-    ]:
-        raise StageError("\n".join(faults))
+def check_sections(raw: Mapping[str, Any], more: Changes) -> None:
+    """Checks that `more` replaces no section of the params, whose other keys would be lost.
+
+    Raises:
+        StageError: It does.
+    """
+    faults = [find_section_fault(raw, key, value) for key, value in more.items()]
+    if lines := [f"more: {fault}" for fault in faults if fault]:
+        raise StageError("\n".join(lines))
 
 
-def preset_changes(name: str) -> dict[str, Any]:
-    """All params of a preset by dotted key; none for params.yaml as it is."""
+def preset_changes(name: str) -> Changes:
+    """Returns all params of a preset by dotted key, or none for "as it is"."""
     if name == AS_IT_IS:
         return {}
-    whole = presets.defaults()
+    content = presets.defaults()
     if name != "default":
-        presets.merge(whole, read_yaml(presets.FOLDER / f"{name}.yaml"))
+        presets.merge(content, read_yaml(presets.FOLDER / f"{name}.yaml"))
+    # Lists, as in YAML, where the defaults are tuples.
     return {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in flatten(whole).items()
-    }  # as a file has them
+        for key, value in flatten(content).items()
+    }
 
 
-def default_name(preset: str, asked: dict[str, Any]) -> str:
-    """`omniglot_fast-anil-ways5-shots5`: what was asked for, a name by itself, a number with its key."""
+def experiment_name(name: str, preset: str, settings: Changes) -> str:
+    """Returns the name asked for as a Git ref, or a default one.
+
+    Raises:
+        StageError: The name has no letter or digit, or means the workspace.
+    """
+    if not name:
+        return default_name(preset, settings)
+    if ref_name(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name):
+        raise StageError(
+            f"name is {name!r}; it must have ASCII letters or digits, and not be {WORKSPACE}"
+        )
+    return ref_name(name)
+
+
+def default_name(preset: str, settings: Changes) -> str:
+    """Returns a name made of the settings, for example `omniglot_fast-anil-ways5-shots5`."""
     parts = [] if preset == AS_IT_IS else [preset]
-    for key, value in asked.items():
+    for key, value in settings.items():
         last = key.rpartition(".")[2]
         parts.append(str(value) if last == "name" else f"{last}{value}")
-    return plain("-".join(parts) or "as-it-is")
+    return ref_name("-".join(parts) or "as-it-is")

@@ -1,4 +1,7 @@
-"""The checkout that a run works in: where it is, and one run in it at a time."""
+"""The checkout that a run works in: its root, and locks for runs that must not overlap.
+
+All locks are advisory file locks: the operating system releases them when their process ends.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,15 @@ from pathlib import Path
 
 from tasks.runtime.stage import StageError
 
+LOCK_POLL_SECONDS = 0.2
+
 
 def find_root(start: Path) -> Path:
-    """The nearest folder from `start` upward that DVC knows; StageError where there is none."""
+    """Returns the nearest folder from `start` upward that is a DVC repository.
+
+    Raises:
+        StageError: There is none.
+    """
     for folder in (start, *start.parents):
         if (folder / ".dvc").is_dir():
             return folder.resolve()
@@ -21,20 +30,17 @@ def find_root(start: Path) -> Path:
 
 
 @contextmanager
-def lock(root: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Waits until no other run works in `root`; `say` is told whom it waits for. A dead run holds nothing."""
+def workspace_lock(root: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other run works in `root`; `log` receives which process it waits for."""
     path = root / ".dvc" / "tmp" / "flow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)  # absent in a fresh clone
+    path.parent.mkdir(parents=True, exist_ok=True)  # missing in a fresh clone
     with path.open("a+") as file:
-        waiting = False
-        while not acquired(file.fileno()):
-            if not waiting:
-                file.seek(0)
-                say(
-                    f"waiting for the run of process {file.read().strip() or '?'}, which works in the same workspace"
-                )
-                waiting = True
-            time.sleep(0.5)
+        if not try_lock(file.fileno()):
+            file.seek(0)
+            pid = file.read().strip() or "?"
+            log(f"waiting for the run of process {pid}, which works in the same workspace")
+            while not try_lock(file.fileno()):
+                time.sleep(LOCK_POLL_SECONDS)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -42,9 +48,12 @@ def lock(root: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def alone(root: Path, digest: str) -> Iterator[None]:
-    """Of runs that would do the same work one does it; those that waited then find it in the cache. (DVC's record of runs, which
-    they share, also takes no two writers of one run.)"""
+def work_lock(root: Path, digest: str) -> Iterator[None]:
+    """Makes runs of the same work, known by `digest`, wait for each other.
+
+    The first one computes the result, the others then find it in the cache that all workspaces of
+    the checkout `root` share. DVC's record of runs, shared as well, allows one writer per run.
+    """
     path = root / ".dvc" / "tmp" / "stages" / digest
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -52,7 +61,8 @@ def alone(root: Path, digest: str) -> Iterator[None]:
         yield
 
 
-def acquired(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file without waiting; returns whether that succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

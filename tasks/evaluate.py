@@ -59,7 +59,10 @@ def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics:
     compiled = settings.evaluate.compiled and device.type == "cpu"
     if compiled:
         backend.prepare_compiled_kernels(device)
-    with distributed.start_processes(count, device) as group, backend.use_compiled_kernels(compiled):
+    with (
+        distributed.start_processes(count, device) as group,
+        backend.use_compiled_kernels(compiled),
+    ):
         if group.rank == 0:
             stage.emit(
                 "plan",

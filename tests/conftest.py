@@ -8,9 +8,9 @@ from pathlib import Path
 # Small tensors gain nothing from threads, and two workers share the cores. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 

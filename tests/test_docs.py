@@ -1,7 +1,10 @@
-"""docs/tutorials/add-a-method.md, docs/guide/your-own-model.md and docs/guide/using-a-model.md, followed literally."""
+"""The documentation, followed literally: its code runs and its commands exist."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
+import io
 import json
 import os
 import re
@@ -10,87 +13,132 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+import yaml
 from PIL import Image
 from support import ROOT, checkout
+from typer.testing import CliRunner
 
+from episodic.cli import app
 from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS
 from episodic.data.sampling import SinusoidSampler
 from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.models import mlp
+from flows.experiments import points
 from tasks import preset
 from tests.episodic.algorithms.test_every_algorithm import sampler, trained
 from tests.episodic.datasets.test_image_folder import drawn
 from tests.episodic.inference.test_few_shot import folder_of
 
-
-def blocks(name: str) -> list[str]:
-    return re.findall(r"```\w*\n(.*?)```", (ROOT / "docs" / name).read_text(), re.S)
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
-def run(folder, *command: str) -> None:
+def page_text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(name: str) -> list[str]:
+    return re.findall(r"```\w*\n(.*?)```", page_text(name), re.S)
+
+
+def run(folder: Path, *command: str) -> None:
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    answer = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def repro(root) -> str:
-    run(root, "python", "-m", "tasks.params", "--quiet")
-    run(root, "dvc", "repro", "--quiet")
-    return json.loads((root / "models/run/config.json").read_text())
-
-
-def change(path, old: str, new: str) -> None:
+def replace_once(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1, old
     path.write_text(text.replace(old, new))
 
 
-def test_a_method_is_added_as_the_page_says(tmp_path):
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for module in set(re.findall(r"python -m ([\w.]+)", text)):
+        assert importlib.util.find_spec(module), module
+    for script in set(re.findall(r"python ([\w/]+\.py)", text)):
+        assert (ROOT / script).is_file(), script
+    makefile = page_text("Makefile")
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    named = set(re.findall(r"tasks\.preset (\w+)", text))
+    assert named <= {"default", *preset.names()}
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(re.findall(r"(?:^|`)episodic ([a-z]+)\b", text, re.M)) <= commands
+    for test in set(re.findall(r"tests/[\w/]+(?:\.py)?", text)):
+        assert (ROOT / test).exists(), test
+
+
+def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
+    """Both pages in one checkout: the method of one trains the network of the other."""
     root = checkout(tmp_path / "checkout")
-    code, _, section, _, cell = blocks("tutorials/add-a-method.md")
+    params = root / "params.yaml"
+    code, _, section, _, cell = code_blocks("docs/tutorials/add-a-method.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
-    preset.apply("tiny", root / "params.yaml")
-    change(root / "params.yaml", "\ntrain:\n", f"\n{section}\ntrain:\n")
-    change(root / "params.yaml", "  name: maml ", "  name: sign_maml ")
-    subprocess.run(["dvc", "init", "--quiet", "--force"], cwd=root, check=True) if not (
-        root / ".dvc"
-    ).is_dir() else None
-    assert repro(root)["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
+    network, settings = code_blocks("docs/guide/your-own-model.md")
+    (root / "my_models.py").write_text(network)
+    preset.apply("tiny", params)
+    replace_once(params, "\ntrain:\n", f"\n{section}\ntrain:\n")
+    replace_once(params, "  name: maml ", "  name: sign_maml ")
+    replace_once(params, "  name: conv4 ", "  name: module ")
+    for key, value in yaml.safe_load(settings)["model"]["module"].items():
+        text, count = re.subn(
+            rf"(\n  module:.*?\n    {key}: )[^#\n]*",
+            lambda found, value=value: f"{found[1]}{json.dumps(value)} ",
+            params.read_text(),
+            count=1,
+            flags=re.S,
+        )
+        assert count == 1, key
+        params.write_text(text)
+    run(root, "python", "-m", "tasks.params", "--quiet")
+    run(root, "dvc", "repro", "--quiet")
+    config = json.loads((root / "models/run/config.json").read_text())
+    assert config["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
+    assert config["model"] == {
+        "name": "module",
+        "path": "my_models.Net",
+        "arguments": {"channels": 16},
+        "head": "head",
+    }
     assert "sign_maml" in (root / "reports/report.html").read_text()
-    (root / "benchmarks/methods/methods/5w1s/sign_maml.yaml").write_text(cell)
-    program = "from benchmarks.methods import cell; from tasks import params; print(params.parse(cell.parameters('5w1s', 'sign_maml')).algorithm)"
-    answer = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+    add_a_row_to_the_benchmark(root, cell)
+
+
+def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
+    """The page's commands, on data and for a budget of seconds."""
+    benchmark = root / "benchmarks/methods"
+    recipe = benchmark / "methods/5w1s/sign_maml.yaml"
+    recipe.write_text(cell)
+    replace_once(benchmark / "dvc.yaml", "methods [anil", "methods [sign_maml, anil")
+    (benchmark / "base.yaml").write_text(
+        "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\n"
+        "model: {conv4: {filters: 8}}\ntrain: {validate_every: 3}\n"
     )
-    assert "inner_lr=0.02" in answer.stdout
-    # The page's commands, on data and for a budget of seconds.
-    change(root / "benchmarks/methods/dvc.yaml", "methods [anil", "methods [sign_maml, anil")
-    tiny = "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
-    (root / "benchmarks/methods/base.yaml").write_text(tiny + "train: {validate_every: 3}\n")
-    change(
-        root / "benchmarks/methods/methods/5w1s/sign_maml.yaml",
-        "iterations: 6000, meta_batch: 16",
-        "iterations: 6, meta_batch: 2",
-    )
-    for old in (root / "benchmarks/methods/cells").iterdir():
+    replace_once(recipe, "iterations: 6000, meta_batch: 16", "iterations: 6, meta_batch: 2")
+    for old in (benchmark / "cells").iterdir():
         shutil.rmtree(old)
-    (root / "benchmarks/methods/dvc.lock").unlink()
-    for command in re.findall(
-        r"`(dvc repro cell@[^`]*)`", (ROOT / "docs/tutorials/add-a-method.md").read_text()
-    )[0].split(" && "):
-        run(root / "table", *command.split())
-    assert "| `sign_maml` |" in (root / "benchmarks/methods/results/results.md").read_text()
+    (benchmark / "dvc.lock").unlink()
+    text = page_text("docs/tutorials/add-a-method.md")
+    (commands,) = re.findall(r"`(dvc repro cell@[^`]*)`", text)
+    for command in commands.split(" && "):
+        run(benchmark, *command.split())
+    assert "| `sign_maml` |" in (benchmark / "results/results.md").read_text()
+    trained_with = (benchmark / "trained/sign_maml-5w1s/params.json").read_text()
+    assert json.loads(trained_with)["algorithm"]["sign_maml"]["inner_lr"] == 0.02
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
-    """And it is what the page's last paragraph says of it: without the sign, first-order MAML."""
-    code = blocks("tutorials/add-a-method.md")[0]
+    """And it is what the page's last paragraph says: without the sign, first-order MAML."""
+    code = code_blocks("docs/tutorials/add-a-method.md")[0]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").touch()
     (tmp_path / "my_package/sign_maml.py").write_text(code)
@@ -105,9 +153,7 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
         if name != "fomaml":
             ALGORITHMS.add(name, f"my_package.{name}")
         method = ALGORITHMS[name](inner_lr=0.05, inner_steps=3)
-        learner = MetaLearner(
-            mlp.MLP((20,)).build((1,), 1), method, Objective("regression")
-        )
+        learner = MetaLearner(mlp.MLP((20,)).build((1,), 1), method, Objective("regression"))
         gradients[name] = meta_gradient(learner, learner.init(0), episode).gradient
     for name, g in gradients["fomaml"].items():
         torch.testing.assert_close(gradients["unsigned"][name], g)
@@ -117,89 +163,96 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
     )
 
 
-def test_a_network_of_ones_own_goes_through_the_pipeline(tmp_path):
-    root = checkout(tmp_path / "checkout")
-    code, section = blocks("guide/your-own-model.md")
-    (root / "my_models.py").write_text(code)
-    preset.apply("tiny", root / "params.yaml")
-    text = (root / "params.yaml").read_text()
-    text = text.replace("  name: conv4 ", "  name: module ")
-    for key in ("path", "arguments", "head"):
-        value = re.search(rf"    {key}: (.*)", section)[1]
-        text = re.sub(
-            rf"(  module:.*?\n    {key}: )[^#]*",
-            lambda found, value=value: f"{found[1]}{value} ",
-            text,
-            count=1,
-            flags=re.S,
-        )
-    (root / "params.yaml").write_text(text)
-    config = repro(root)
-    assert config["model"] == {
-        "name": "module",
-        "path": "my_models.Net",
-        "arguments": {"channels": 16},
-        "head": "head",
-    }
-
-
-def test_a_model_is_used_as_the_page_says(tmp_path):
-    """The page's commands and programs on a trained model and pictures of five classes, and those of its table."""
-    text = (ROOT / "docs/guide/using-a-model.md").read_text()
-    commands, python, sklearn, train = blocks("guide/using-a-model.md")
-    folder_of("protonet", tmp_path / "models/run", theta=trained("protonet").theta)
+@pytest.fixture(scope="module")
+def toy_model(tmp_path_factory) -> Path:
+    """A folder with a trained model, and pictures of five classes as support and query sets."""
+    folder = tmp_path_factory.mktemp("model")
+    folder_of("protonet", folder / "models/run", theta=trained("protonet").theta)
     images = sampler("test").images[-100:, 0].numpy()
     for c in range(5):
         for i in range(10):
-            path = tmp_path / ("support" if i < 5 else "query") / f"class {c}" / f"{i}.png"
+            path = folder / ("support" if i < 5 else "query") / f"class {c}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(255 - images[20 * c + i]).save(path)
-    for i, path in enumerate(sorted((tmp_path / "query").rglob("*.png"))):
-        shutil.copy(path, tmp_path / "query" / f"{i}.png")
-    table = [
-        command.replace("\\|", "|")
-        for command in re.findall(r"`(episodic (?!demo|--|info)[^`]*|ls [^`]*)`", text)
-    ]
-    assert len(table) >= 4
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/episodic").write_text(
-        f"#!/bin/sh\nexec '{sys.executable}' -m episodic \"$@\"\n"
+    for i, path in enumerate(sorted((folder / "query").rglob("*.png"))):
+        shutil.copy(path, folder / "query" / f"{i}.png")
+    return folder
+
+
+SETUP = """
+import pathlib
+pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))
+labels = [path.split('/')[1] for path in pictures]
+others = pictures[::3]
+"""
+
+
+def test_a_model_is_used_as_the_pages_say(toy_model, monkeypatch):
+    """The commands and programs of README and of the guide, on a model and pictures."""
+    monkeypatch.chdir(toy_model)
+    guide = page_text("docs/guide/using-a-model.md")
+    commands, python, sklearn, _ = code_blocks("docs/guide/using-a-model.md")
+    in_text = re.findall(r"`(episodic (?!demo|--|info)[^`]*|ls [^`]*)`", guide)
+    assert len(in_text) >= 4
+    readme = next(block for block in code_blocks("README.md") if "episodic adapt" in block)
+    lines = [line.split("  #")[0].rstrip() for line in (readme + commands).splitlines()]
+    runner = CliRunner()
+    for command in [*dict.fromkeys(lines), *in_text, "episodic info models/run"]:
+        producer, _, consumer = command.replace("\\|", "|").rpartition("|")
+        piped = None
+        if producer:
+            piped = subprocess.run(
+                ["sh", "-c", producer], capture_output=True, text=True, check=True
+            ).stdout
+        program, *arguments = consumer.split()
+        assert program == "episodic"
+        ended = runner.invoke(app, arguments, input=piped)
+        assert ended.exit_code == 0 and ended.stdout, f"{command}: {ended.output}"
+    load = next(block for block in code_blocks("README.md") if "episodic.load" in block)
+    exec(compile("\n".join([SETUP, python, sklearn, load]), "the pages", "exec"), {})  # noqa: S102
+
+
+def test_own_data_is_named_as_the_pages_say(tmp_path, monkeypatch):
+    """`tasks.preset ... --source` as typed, on pictures and on the CSV file of the page."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "data/own/.gitignore", "data/encoder/.gitignore"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    pictures = drawn(tmp_path / "own pictures", [f"class {i}" for i in range(25)], 10)
+    sentences = code_blocks("docs/tutorials/your-own-sentences.md")[0]
+    assert next(csv.reader(io.StringIO(sentences))) == ["text", "label"]
+    (tmp_path / "intents.csv").write_text(
+        "text,label\n" + "".join(f"{i} {j},label {i}\n" for i in range(25) for j in range(10))
     )
-    (tmp_path / "bin/episodic").chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+    commands = {
+        "docs/guide/using-a-model.md": pictures,
+        "docs/tutorials/your-own-images.md": pictures,
+        "docs/tutorials/your-own-sentences.md": tmp_path / "intents.csv",
     }
-    programs = [
-        "pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))",
-        "labels = [p.split('/')[1] for p in pictures]",
-    ]
-    programs = ["import pathlib", *programs, "others = pictures[::3]", python, sklearn]
-    for command in [
-        *commands.strip().splitlines(),
-        *table,
-        "episodic info models/run",
-        f"'{sys.executable}' -c \"$PROGRAM\"",
-    ]:
-        answer = subprocess.run(
-            ["sh", "-c", command],
-            cwd=tmp_path,
-            env=environment | {"PROGRAM": "\n".join(programs)},
-            capture_output=True,
-            text=True,
-        )
-        assert answer.returncode == 0 and answer.stdout, f"{command}: {answer.stderr}"
-    root = checkout(tmp_path / "checkout")
-    source = drawn(tmp_path / "own pictures", [f"class {i}" for i in range(25)], 10)
-    first, second = train.strip().splitlines()
-    assert second == "make run"
-    run(
-        root,
-        *first.replace("python", sys.executable, 1)
-        .replace("/path/to/pictures", "SOURCE")
-        .replace("SOURCE", "own")
-        .split()[:-1],
-        str(source),
-    )
-    assert f"source: {source}" in (root / "params.yaml").read_text()
+    for page, source in commands.items():
+        (command, then) = re.findall(
+            r"^(python -m tasks\.preset .*--source .*)\n(.*)$", page_text(page), re.M
+        )[0]
+        assert then == "make run"
+        *words, _ = command.split()[3:]
+        arguments = [*words, str(source), "--params", str(tmp_path / "params.yaml")]
+        monkeypatch.setattr(sys, "argv", ["tasks.preset", *arguments])
+        preset.main()
+        assert f"source: {source}" in (tmp_path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("page", ["docs/guide/sweeps.md", "docs/tutorials/compare-two-methods.md"])
+def test_sweep_files_are_valid(page, tmp_path):
+    blocks = [block for block in code_blocks(page) if re.match(r"(base|grid|points):", block)]
+    assert blocks
+    raw = yaml.safe_load(page_text("params.yaml"))
+    for block in blocks:
+        (tmp_path / "sweep.yaml").write_text(block)
+        assert len(points.read_points(tmp_path / "sweep.yaml", raw)) >= 6
+
+
+def test_the_loop_around_the_engine_runs():
+    program = code_blocks("docs/guide/library.md")[1]
+    scope: dict = {}
+    exec(compile(program, "docs/guide/library.md", "exec"), scope)  # noqa: S102
+    assert float(scope["loss"]) > 0 and scope["gradient"].keys() == scope["learner"].init(0).keys()

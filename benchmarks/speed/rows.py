@@ -54,10 +54,14 @@ ROWS = {
     "higher": Row("higher", peers.higher_library, "higher"),
     "learn2learn": Row("learn2learn", peers.learn2learn_library, "learn2learn"),
     "jax": Row("JAX, jit of grad of vmap", peers.jax_library, "jax"),
-    "engine_per_task": Row("engine, plan per_task, 1 process", plan=plan.PlanConfig(mode="per_task")),
+    "engine_per_task": Row(
+        "engine, plan per_task, 1 process", plan=plan.PlanConfig(mode="per_task")
+    ),
     "engine_1": Row("engine, 1 process"),
     "engine_shard_16": Row(
-        f"engine, plan.shard 16, {THREADS} processes", plan=plan.PlanConfig(shard=16), processes=THREADS
+        f"engine, plan.shard 16, {THREADS} processes",
+        plan=plan.PlanConfig(shard=16),
+        processes=THREADS,
     ),
     "engine": Row(f"engine, {THREADS} processes", processes=THREADS),
     "engine_compiled": Row(

@@ -127,7 +127,12 @@ def cost() -> list[dict[str, Any]]:
             for _ in range(7):
                 begin = time.perf_counter()
                 outer.sharded_meta_gradient(
-                    workload.learner, theta, episode.slice_tasks, workload.tasks, chosen, ProcessGroup()
+                    workload.learner,
+                    theta,
+                    episode.slice_tasks,
+                    workload.tasks,
+                    chosen,
+                    ProcessGroup(),
                 )
                 seconds.append(time.perf_counter() - begin)
             value, median, work = (

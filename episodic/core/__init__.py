@@ -1,1 +1,1 @@
-"""What everything else builds on: episodes, objectives, configuration, random numbers, files, errors."""
+"""The foundation of the library: episodes, objectives, configuration, random numbers, files."""

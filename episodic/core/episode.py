@@ -8,16 +8,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["Episode"]
+
 
 class Episode(NamedTuple):
-    """A batch of episodes: what is learned from (support set) and what is scored (query set).
+    """A batch of episodes, each with a support set to learn from and a query set to be scored on.
 
-    support_x: `(tasks, ways * shots, *input)`, class after class
-    support_y: `(tasks, ways * shots)` int64 labels 0 .. ways-1; regression: `(tasks, shots, outputs)` targets
-    query_x, query_y: the same with `queries` in the place of `shots`
-    ways: the number of classes; 0: not said (then the labels tell it, for which a GPU must be waited for)
-    noise: int64 `(tasks,)`, a random number of each training episode, which what a model draws while training follows from
-    support_size, query_size: int64 `(tasks,)`, where tasks differ in size: how many examples of each count; those behind them fill it up
+    Args:
+        support_x: Support examples `(tasks, ways * shots, *input)`, ordered by class.
+        support_y: Labels `(tasks, ways * shots)`, int64 from 0 to ways - 1. In regression targets
+            `(tasks, shots, outputs)`.
+        query_x: Query examples, with queries instead of shots.
+        query_y: Labels or targets of the query examples.
+        ways: Classes per episode. 0 if unknown: the labels then have to be read, which waits for
+            a GPU.
+        noise: A random int64 number per training episode `(tasks,)`, from which the random numbers
+            of a model follow (such as those of DropBlock).
+        support_size: For tasks of unequal size, the number of support examples of each, int64
+            `(tasks,)`. The examples behind them are padding.
+        query_size: The same for query examples.
     """
 
     support_x: Tensor
@@ -31,19 +40,33 @@ class Episode(NamedTuple):
 
     @property
     def tasks(self) -> int:
+        """Number of tasks."""
         return self.support_x.shape[0]
 
     @property
     def classes(self) -> int:
+        """Number of classes per task."""
         return self.ways or int(self.support_y.max()) + 1
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Examples and labels of the support set and of the query set."""
         return self.support_x, self.support_y, self.query_x, self.query_y
 
     def support_batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Support x, y and sizes of the mini-batch that inner step `step` sees (all of it for None): `size` examples, of one class after
-        the other where `ways` tells them, going on where the step before stopped. An episode's examples are in random order already."""
+        """Select the mini-batch of the support set for an inner step.
+
+        Mini-batches take the classes in turn where `ways` is known, and continue where the step
+        before stopped. An episode's examples are in random order already.
+
+        Args:
+            step: Number of the inner step.
+            size: Examples per mini-batch; None for the whole support set.
+
+        Returns:
+            Examples `(tasks, size, *input)`, their labels, and the number of examples of each task
+            `(tasks,)` where tasks are of unequal size.
+        """
         n = self.support_x.shape[1]
         if size is None or size >= n:
             return self.support_x, self.support_y, self.support_size
@@ -63,26 +86,27 @@ class Episode(NamedTuple):
         return self.support_x[:, rows], self.support_y[:, rows], None
 
     def with_shots(self, shots: int) -> Episode:
-        """The same with the first `shots` support examples alone (of each class, where `ways` tells them)."""
+        """Keep the first `shots` support examples, of each class where `ways` is known."""
         x, y = (
-            side.unflatten(1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
-            for side in (self.support_x, self.support_y)
+            part.unflatten(1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
+            for part in (self.support_x, self.support_y)
         )
         size = None if self.support_size is None else self.support_size.clamp(max=shots)
         return self._replace(support_x=x, support_y=y, support_size=size)
 
     def to(self, device: torch.device) -> Episode:
-        return self._each(lambda tensor: tensor.to(device))
+        """Move all tensors to a device."""
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
     def slice_tasks(self, first: int, last: int) -> Episode:
-        """The tasks first ... last - 1."""
-        return self._each(lambda tensor: tensor[first:last])
+        """Select the tasks first, ..., last - 1."""
+        return self._map_tensors(lambda tensor: tensor[first:last])
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Episode:
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Episode:
         support_x, support_y, query_x, query_y = map(function, self.tensors)
         noise, support_size, query_size = (
-            None if t is None else function(t)
-            for t in (self.noise, self.support_size, self.query_size)
+            None if tensor is None else function(tensor)
+            for tensor in (self.noise, self.support_size, self.query_size)
         )
         return Episode(
             support_x, support_y, query_x, query_y, self.ways, noise, support_size, query_size

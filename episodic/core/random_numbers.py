@@ -1,8 +1,11 @@
-"""Random numbers as a function of where they are used: `(seed, purpose, index) -> draws`.
+"""Random numbers as a function of where they are used: `(seed, purpose, index) -> bits`.
 
-Nothing here has a state. Episode `i` is the same whether it is drawn alone or in a batch, first or after a restart, on CPU or
-GPU, because the generator is a counter run through a mixing function in 64-bit integer arithmetic (SplitMix64: Steele, Lea,
-Flood, 'Fast splittable pseudorandom number generators', 2014, https://doi.org/10.1145/2660193.2660195).
+Nothing here has a state. Episode i is the same whether it is drawn alone or in a batch, first or
+after a restart, on a CPU or a GPU: the generator is a counter that goes through a mixing function
+in 64-bit integer arithmetic (SplitMix64).
+
+Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014.
+https://doi.org/10.1145/2660193.2660195
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import hashlib
 
 import torch
 from torch import Tensor
+
+__all__ = ["generator", "integers_below", "key", "random_bits", "sample_distinct", "uniform"]
 
 
 def _signed(value: int) -> int:
@@ -23,21 +28,25 @@ _GAMMA, _M1, _M2 = (
 
 
 def key(seed: int, purpose: str) -> int:
-    """A 64-bit key (as a signed integer) for one purpose, as in `key(0, "train")`."""
+    """Derive the 64-bit key of a purpose, as a signed integer.
+
+    Args:
+        seed: Seed of the run.
+        purpose: What the numbers are for, such as "train".
+    """
     return int.from_bytes(
         hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little", signed=True
     )
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A torch generator (CPU) for what is drawn once, such as initial weights."""
+    """Create a torch generator (CPU) for what is drawn once, such as initial weights."""
     return torch.Generator().manual_seed(key(seed, purpose))
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & (
-        (1 << (64 - bits)) - 1
-    )  # int64 shifts keep the sign; the mask takes it off
+    # int64 shifts keep the sign; the mask takes it off.
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -47,29 +56,48 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def random_bits(key: int, index: Tensor, count: int) -> Tensor:
-    """64 random bits each: index int64 `(episodes,)` -> `(episodes, count)`."""
+    """Draw 64 random bits for each index and position.
+
+    Args:
+        key: From `key`.
+        index: int64 `(episodes,)`.
+        count: Numbers per index.
+
+    Returns:
+        int64 `(episodes, count)`.
+    """
     stream = _mix(key + _GAMMA * (index + 1))
     return _mix(stream[:, None] + _GAMMA * torch.arange(1, count + 1, device=index.device))
 
 
 def integers_below(bits: Tensor, n: Tensor | int) -> Tensor:
-    """Integers uniform in 0 .. n-1 from 64 random bits each (n < 2**31; the bias is below n / 2**32)."""
+    """Turn 64 random bits each into uniform integers from 0 to n - 1.
+
+    n must be below 2**31; the bias is below n / 2**32.
+    """
     return (_shift(bits, 32) * n) >> 32
 
 
 def uniform(bits: Tensor, low: float, high: float) -> Tensor:
-    """Float64 uniform in [low, high) from 64 random bits each."""
+    """Turn 64 random bits each into uniform float64 numbers in [low, high)."""
     return low + (high - low) * (_shift(bits, 11).double() * 2.0**-53)
 
 
 def sample_distinct(bits: Tensor, n: Tensor | int, k: int) -> Tensor:
-    """k distinct integers below n in random order: every ordered selection is equally likely.
+    """Sample k distinct integers below n in random order.
 
-    Robert Floyd's algorithm (Bentley, Floyd, 'Programming pearls: a sample of brilliance', 1987) and a shuffle: the work does
-    not grow with n.
+    Every ordered selection is equally likely, and the work does not grow with n.
 
-    bits: `(..., k)` 64 random bits each; the upper half picks, the lower half shuffles
-    n: how many to choose from, at least k; a number or a tensor of shape `(...)`
+    Args:
+        bits: `(..., k)` 64 random bits each. The upper half selects, the lower half shuffles.
+        n: How many there are to choose from, at least k: a number, or a tensor of shape `(...)`.
+        k: How many are chosen.
+
+    Returns:
+        int64 `(..., k)`.
+
+    Source: Robert Floyd's algorithm (Bentley, Floyd: Programming Pearls: A Sample of Brilliance,
+    1987), followed by a shuffle.
     """
     last = (n if isinstance(n, int) else n[..., None]) - k + torch.arange(k, device=bits.device)
     candidate = integers_below(bits, last + 1)

@@ -68,7 +68,9 @@ def class_episodes(
             hard.around.sample_distinct(bits[:, :ways], of),
             classes,
         )
-    return classes, sample_distinct(bits[:, ways:].view(len(index), ways, size), counts[classes], size)
+    return classes, sample_distinct(
+        bits[:, ways:].view(len(index), ways, size), counts[classes], size
+    )
 
 
 class Groups(NamedTuple):
@@ -80,7 +82,9 @@ class Groups(NamedTuple):
     def sample_distinct(self, bits: Tensor, of: Tensor) -> Tensor:
         """Classes `(episodes, ways)` of one group an episode, from random bits `(episodes, ways)` and, for which group, `(episodes,)`."""
         group = integers_below(of, len(self.sizes))
-        return self.members[group].gather(1, sample_distinct(bits, self.sizes[group], bits.shape[1]))
+        return self.members[group].gather(
+            1, sample_distinct(bits, self.sizes[group], bits.shape[1])
+        )
 
     @classmethod
     def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
@@ -269,7 +273,9 @@ class TaskSampler:
         bits = random_bits(self.key, index, 3)
         task = integers_below(bits[:, 0], len(self.counts))
         support = (
-            1 + integers_below(bits[:, 1], self.shots) if self.vary else torch.full_like(index, self.shots)
+            1 + integers_below(bits[:, 1], self.shots)
+            if self.vary
+            else torch.full_like(index, self.shots)
         )
         query = (self.counts[task] - support).clamp(max=self.queries)
         skipped = integers_below(bits[:, 2], self.counts[task] - support - query + 1)

@@ -161,7 +161,9 @@ class ResNet12Network:
             self.noise.to(float64.supporting_device(x.device)),
             math.prod(shape[1:]),
         )
-        corner = (random_numbers.integers_below(bits, 1 << 30) < round(rate * (1 << 30))).view(shape)
+        corner = (random_numbers.integers_below(bits, 1 << 30) < round(rate * (1 << 30))).view(
+            shape
+        )
         padded = F.pad(corner.to(x), (side - 1,) * 4)
         kept = 1 - F.max_pool2d(padded.flatten(0, 1), side, 1).unflatten(0, x.shape[:2])
         return (

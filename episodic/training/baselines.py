@@ -10,7 +10,7 @@ from torch import Tensor
 from episodic import ops
 from episodic.core import float64, random_numbers
 from episodic.core.episode import Episode
-from episodic.core.objective import average
+from episodic.core.objective import mean_per_task
 from episodic.engine import inner_optimizers
 from episodic.engine.inner import InnerLoop
 from episodic.engine.learner import MetaLearner
@@ -54,7 +54,7 @@ def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
     Returns:
         Errors `(tasks,)`.
     """
-    return average((episode.query_y - value).square(), episode.query_size)
+    return mean_per_task((episode.query_y - value).square(), episode.query_size)
 
 
 def random_init_scores(
@@ -112,7 +112,8 @@ def choose_fine_tuning_rate(
         ]
         return float64.to_float64(torch.cat(scores)).mean().view(1, 1)
 
-    means = (group or ProcessGroup()).gather_rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
+    group = group or ProcessGroup()
+    means = group.gather_rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
     best_rate, best_score = FINE_TUNING_RATES[0], math.nan
     for rate, score in zip(FINE_TUNING_RATES, means, strict=True):
         if math.isfinite(score) and (

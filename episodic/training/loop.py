@@ -202,7 +202,8 @@ def build_iteration(
 
     def iterate() -> Tensor:
         first = state.iteration * config.meta_batch
-        tasks = torch.arange(first, first + config.meta_batch, device=float64.supporting_device(device))
+        last = first + config.meta_batch
+        tasks = torch.arange(first, last, device=float64.supporting_device(device))
         return update(tasks, config.rate(state.iteration))
 
     return iterate
@@ -286,7 +287,11 @@ def _validate(
     """Score theta on the validation episodes and keep it if it is among the best."""
     with backend.use_compiled_kernels(compiled):
         score, loss = evaluation.episode_scores(
-            learner, state.theta, validation, learner.test_variant.algorithm.inner_steps, group=group
+            learner,
+            state.theta,
+            validation,
+            learner.test_variant.algorithm.inner_steps,
+            group=group,
         )
     mean, ci95 = mean_ci95(score)
     mean_loss = float(loss.mean())

@@ -1,4 +1,4 @@
-"""The flow's side of its DVC process: starts it, asks, listens, and leaves nothing behind."""
+"""The flow's side of its DVC process: starts it, sends requests, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flows.dvc_worker.protocol import GRACE, RECORD, Plan, Reproduce, decode, encode
+from flows.dvc_worker.protocol import (
+    GRACE_SECONDS,
+    RECORD_SEPARATOR,
+    PlanRequest,
+    StagePlan,
+    StageRequest,
+    Verdict,
+    decode,
+    encode,
+)
 from flows.environment import for_dvc
+from tasks.runtime.stage import StageError
 
-POLL = 0.5
-"""Seconds between looks whether the process lives; its output alone would not tell while a stage's child holds the stream open."""
+POLL_SECONDS = 0.5
+"""Interval at which a waiting flow checks that the DVC process is alive.
+
+The end of its output would not tell: a child of a killed stage may still hold the stream open.
+"""
 
 
-class WorkerError(RuntimeError):
-    """The DVC process ended unasked; the message is one sentence."""
+class WorkerError(StageError):
+    """The DVC process has ended although requests were pending."""
 
 
 class Worker:
-    """One DVC process for the repository `root`, as a context manager; afterwards no process of its group is left."""
+    """A DVC process for one repository, as a context manager.
+
+    When the context ends, no process of the DVC process's group is left.
+    """
 
     def __init__(self, root: Path):
         self.process = subprocess.Popen(
@@ -39,10 +55,11 @@ class Worker:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # a group of its own: Ctrl-C reaches the flow, which then ends the group in good order
+            # Ctrl-C reaches the flow alone, which then ends this group in good order.
+            start_new_session=True,
         )
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_lines, daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
@@ -55,78 +72,94 @@ class Worker:
     ) -> None:
         try:
             if kind is not None and self.process.poll() is None:
-                self._signal(signal.SIGINT)
-                self._settle()
+                self._signal_group(signal.SIGINT)
+                self._wait_for_reply()
         finally:
-            self._signal(signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
             self.process.wait()
 
-    def ask(self, request: Plan | Reproduce, on_line: Callable[[str], None]) -> Any:
-        """Sends a request and waits for its reply; whatever is printed meanwhile goes to `on_line`, line by line.
+    def plan(self, targets: Sequence[str], on_line: Callable[[str], None]) -> StagePlan:
+        """Returns the stages that `targets` need, or all stages if there are no targets.
 
-        Raises WorkerError when the process is gone.
+        Raises:
+            StageError: dvc.yaml cannot be read or lacks a target.
+            WorkerError: The DVC process has ended.
+        """
+        reply = self.ask(PlanRequest(list(targets)), on_line)
+        if isinstance(reply, Verdict):
+            raise StageError(f"dvc.yaml: {reply.message}")
+        plan: StagePlan = reply
+        return plan
+
+    def ask(self, request: PlanRequest | StageRequest, on_line: Callable[[str], None]) -> Any:
+        """Sends a request and waits for its reply.
+
+        Args:
+            request: What to do.
+            on_line: Called with every line that DVC or a stage prints meanwhile.
+
+        Raises:
+            WorkerError: The DVC process has ended.
         """
         assert self.process.stdin is not None  # noqa: S101
         try:
             self.process.stdin.write(encode(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            self._signal(signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
         while True:
             try:
-                line = self.lines.get(timeout=POLL)
+                line = self.lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if self.process.poll() is not None:
-                    self._signal(
-                        signal.SIGKILL
-                    )  # a stage that survived it; the end of the stream follows
+                    # Ends a stage that outlived the process, and with it the stream.
+                    self._signal_group(signal.SIGKILL)
                 continue
             if line is None:
-                raise WorkerError(f"the DVC process {ending(self.process.wait())}")
-            if line.startswith(RECORD):
-                return decode(line[len(RECORD) :])
+                raise WorkerError(f"the DVC process {describe_exit(self.process.wait())}")
+            if line.startswith(RECORD_SEPARATOR):
+                return decode(line[len(RECORD_SEPARATOR) :])
             if line:
                 on_line(line)
 
-    def _settle(self) -> None:
-        """Waits for the reply, or the end, that follows an interrupt."""
-        end = time.monotonic() + GRACE  # as long as it takes to release DVC's locks
-        while (left := end - time.monotonic()) > 0:
+    def _wait_for_reply(self) -> None:
+        """Waits for the reply or the end of the stream that follows an interrupt."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        while (seconds_left := deadline - time.monotonic()) > 0:
             try:
-                line = self.lines.get(timeout=left)
+                line = self.lines.get(timeout=seconds_left)
             except queue.Empty:
                 return
-            if line is None or line.startswith(RECORD):
+            if line is None or line.startswith(RECORD_SEPARATOR):
                 return
 
-    def _listen(self) -> None:
+    def _read_lines(self) -> None:
         assert self.process.stdout is not None  # noqa: S101
         for line in self.process.stdout:
             self.lines.put(line.rstrip())
         self.lines.put(None)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(
-            ProcessLookupError, PermissionError
-        ):  # macOS answers EPERM for a group of zombies
+    def _signal_group(self, number: signal.Signals) -> None:
+        # macOS answers EPERM for a group of zombies.
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
 
-ready: dict[Path, Worker] = {}
+_started: dict[Path, Worker] = {}
 
 
-def start(root: Path) -> None:
-    """Starts a process ahead of its use: DVC loads while Prefect does."""
-    ready[root] = Worker(root)
+def start_worker(root: Path) -> None:
+    """Starts a DVC process ahead of its use, so that DVC loads while Prefect does."""
+    _started[root] = Worker(root)
 
 
-def take(root: Path) -> Worker:
-    """The process started ahead for `root`, or a new one."""
-    return ready.pop(root, None) or Worker(root)
+def take_worker(root: Path) -> Worker:
+    """Returns the DVC process that `start_worker` started for `root`, or a new one."""
+    return _started.pop(root, None) or Worker(root)
 
 
-def ending(code: int) -> str:
-    """How a process ended, in words that complete 'the stage ...'."""
+def describe_exit(code: int) -> str:
+    """Describes how a process ended, in words that complete 'the stage ...'."""
     number = -code if code < 0 else code - 128 if code > 128 else 0
     if number in signal.Signals.__members__.values():
         name = signal.Signals(number).name

@@ -1,7 +1,7 @@
-"""What a flow and its DVC process say to each other: one JSON object a line.
+"""Messages between a flow and its DVC process: one JSON object per line.
 
-The DVC process answers on the same stream as the output of the stages; the ASCII record separator in front of a reply tells
-the two apart, since no stage prints it.
+The DVC process replies on the stream that also carries the output of the stages. An ASCII record
+separator in front of a reply tells the two apart, since no stage prints it.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-RECORD = "\x1e"
+RECORD_SEPARATOR = "\x1e"
 
-GRACE = 5.0
-"""Seconds that an interrupted DVC process has to end its stage and release its locks before it is killed."""
+GRACE_SECONDS = 5.0
+"""Time for an interrupted DVC process to end its stage and release its locks."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Asks for the stages that `targets` need, in an order that can be followed; no target means all of dvc.yaml."""
+class PlanRequest:
+    """Asks for the stages that the targets need, in an order that respects dependencies.
+
+    Attributes:
+        targets: Names of stages. Empty means all stages of dvc.yaml.
+    """
 
     targets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Reproduce:
-    """Asks to bring one stage up to date, and that stage alone; `force` runs it whatever DVC knows; `pull` takes what others have computed
-    from DVC's remote."""
+class StageRequest:
+    """Asks to bring a single stage up to date.
+
+    Attributes:
+        stage: Its name.
+        force: Run it even if DVC knows its result.
+        pull: Fetch results that others have computed from DVC's remote.
+    """
 
     stage: str
     force: bool = False
@@ -34,13 +43,19 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Answers `Plan`: stage names, for each the stages of the plan that it depends on, and a digest of its command and of all params that
-    its outcome follows from: two workspaces with the same code and the same digest do the same work."""
+class StagePlan:
+    """The reply to `PlanRequest`.
 
-    names: list[str]
+    Attributes:
+        stages: Names of the stages in the order to run them.
+        needs: The stages of the plan that each stage depends on.
+        digests: A digest of each stage's command and of all params that its result depends on.
+            Workspaces with the same code and digest do the same work.
+    """
+
+    stages: list[str]
     needs: dict[str, list[str]]
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str]
 
 
 Outcome = Literal["ran", "restored", "unchanged", "failed", "busy"]
@@ -48,10 +63,13 @@ Outcome = Literal["ran", "restored", "unchanged", "failed", "busy"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Answers `Reproduce`, and either request when it fails.
+    """The reply to `StageRequest`, and to either request if it fails.
 
-    ran, restored (from DVC's cache) or unchanged; failed, with DVC's sentence and, where the command itself failed, its exit code
-    (negative: the number of the signal that killed it); busy: another DVC command holds a lock.
+    Attributes:
+        outcome: "ran", "restored" (from DVC's cache), "unchanged", "failed", or "busy" if another
+            DVC command holds a lock.
+        message: DVC's reason for a failure.
+        exit_code: Exit code of the stage's command if that failed; -N if signal N killed it.
     """
 
     outcome: Outcome
@@ -59,23 +77,29 @@ class Verdict:
     exit_code: int | None = None
 
 
-Message = Plan | Reproduce | Steps | Verdict
-KINDS: dict[str, type] = {kind.__name__: kind for kind in (Plan, Reproduce, Steps, Verdict)}
+Message = PlanRequest | StageRequest | StagePlan | Verdict
+KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (PlanRequest, StageRequest, StagePlan, Verdict)
+}
 
 
 def encode(message: Message) -> str:
-    """One line, without its end."""
+    """Returns the message as one line, without the line break."""
     return json.dumps({"kind": type(message).__name__, **asdict(message)})
 
 
 def decode(line: str) -> Any:
-    """The inverse of `encode`; ValueError for anything else."""
-    values = json.loads(line)
-    if not isinstance(values, dict) or values.get("kind") not in KINDS:
-        raise ValueError(f"not a message between the flow and its DVC process: {line!r}")
+    """Returns the message that `encode` made a line of.
+
+    Raises:
+        ValueError: The line is no such message.
+    """
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
+        raise ValueError(f"{line!r} is no message between a flow and its DVC process")
     try:
-        return KINDS[values.pop("kind")](**values)
+        return KINDS[fields.pop("kind")](**fields)
     except TypeError as error:
         raise ValueError(
-            f"not a message between the flow and its DVC process: {line!r} ({error})"
+            f"{line!r} is no message between a flow and its DVC process: {error}"
         ) from error

@@ -1,31 +1,32 @@
-"""What a stage prints: passed on line by line, and its last words kept for the sentence that says why it failed."""
+"""The output of a stage: passed on line by line, and searched for the reason of a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows.dvc_worker.driver import ending
+from flows.dvc_worker.driver import describe_exit
 from flows.dvc_worker.protocol import Verdict
 
 
-class Output:
-    """What a stage prints: passed on, and its last words kept."""
+class StageOutput:
+    """Passes lines on to a listener and keeps those that may explain a failure."""
 
-    def __init__(self, pass_on: Callable[[str], None]):
-        self.pass_on = pass_on
-        self.error = self.last = ""
+    def __init__(self, on_line: Callable[[str], None]):
+        self.on_line = on_line
+        self.error = self.last_line = ""
 
-    def line(self, text: str) -> None:
-        self.pass_on(text)
-        if text.startswith("error: "):
-            self.error = text.removeprefix("error: ")
-        if not text.startswith(("{", "> ", "Running stage ")):
-            self.last = text.strip()
+    def write(self, line: str) -> None:
+        self.on_line(line)
+        if line.startswith("error: "):
+            self.error = line.removeprefix("error: ")
+        if not line.startswith(("{", "> ", "Running stage ")):
+            self.last_line = line.strip()
 
-    def reason(self, verdict: Verdict) -> str:
-        """Why it failed: in the stage's own words if its command ran, in DVC's otherwise."""
+    def explain(self, verdict: Verdict) -> str:
+        """Returns why the stage failed: its own error if its command ran, or DVC's reason."""
         if verdict.exit_code is None:
             return verdict.message
-        return self.error or f"the stage {ending(verdict.exit_code)}" + (
-            f"; its last line: {self.last}" if self.last else ""
-        )
+        if self.error:
+            return self.error
+        reason = f"the stage {describe_exit(verdict.exit_code)}"
+        return f"{reason}; its last line: {self.last_line}" if self.last_line else reason

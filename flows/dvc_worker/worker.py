@@ -1,7 +1,7 @@
-"""The DVC process of one run: reads requests on standard input, brings stages up to date, answers (see `protocol`).
+"""The DVC process of a run: reads requests from standard input, answers on standard output.
 
-DVC works on the main thread, as it expects for signals. A second thread watches standard input: when it ends, the flow is gone,
-however it went, and the whole process group ends, the running stage included.
+DVC works on the main thread, as it expects for signals. A second thread watches standard input.
+When that ends, the flow is gone, and the whole process group ends, including the running stage.
 """
 
 from __future__ import annotations
@@ -21,77 +21,79 @@ from pathlib import Path
 from typing import TextIO
 
 from flows.dvc_worker.protocol import (
-    GRACE,
-    RECORD,
+    GRACE_SECONDS,
+    RECORD_SEPARATOR,
     Message,
-    Plan,
-    Reproduce,
-    Steps,
+    PlanRequest,
+    StagePlan,
+    StageRequest,
     Verdict,
     decode,
     encode,
 )
 from tasks.runtime.stage import MARKER
 
-ADVICE = ("dvc.repo.scm_context", "dvc.dvcfile")
-"""Loggers of DVC that tell a person at a shell what to type next."""
+HINT_LOGGERS = ("dvc.repo.scm_context", "dvc.dvcfile")
+"""DVC's loggers of hints for a person at a shell."""
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job of a shell inherits 'ignore'
+    # A background job of a shell inherits a SIGINT that is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.getpgrp() != os.getpid():
-        os.setpgid(0, 0)  # started by hand: the group to kill must be ours
+        os.setpgid(0, 0)  # started by hand; the group that ends with us must be ours
     requests = take_stdin()
     pending: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=watch, args=(requests, pending), daemon=True).start()
+    threading.Thread(target=forward_requests, args=(requests, pending), daemon=True).start()
     try:
-        answer(Plan())  # loads all of DVC, while Prefect still starts
-        for name in ADVICE:
+        answer(PlanRequest())  # loads DVC while Prefect starts
+        for name in HINT_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         while (line := pending.get()) is not None:
             reply = answer(decode(line))
             sys.stdout.flush()
             sys.stderr.flush()
-            print(f"\n{RECORD}{encode(reply)}", flush=True)
+            print(f"\n{RECORD_SEPARATOR}{encode(reply)}", flush=True)
     except (KeyboardInterrupt, BrokenPipeError):
         pass
-    os.killpg(0, signal.SIGKILL)  # what a stage may have left
+    os.killpg(0, signal.SIGKILL)  # ends whatever a stage may have left
 
 
 def take_stdin() -> TextIO:
-    """Standard input under another number, so that no stage reads what is meant for us; theirs is empty."""
+    """Moves standard input to another file descriptor; stages then inherit an empty one."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     return requests
 
 
-def watch(requests: TextIO, pending: queue.SimpleQueue[str | None]) -> None:
-    """Passes requests on. At their end: an interrupt, which ends the stage and has DVC release its locks (a killed process that
-    its new parent has not yet buried would still hold them in DVC's eyes), and after a while the end of all."""
+def forward_requests(requests: TextIO, pending: queue.SimpleQueue[str | None]) -> None:
+    """Passes requests on to the main thread, and ends the process group after the last one.
+
+    The interrupt comes first: it ends the stage and lets DVC release its locks. To DVC, a killed
+    process holds its locks until its parent has reaped it.
+    """
     for line in requests:
         pending.put(line)
     pending.put(None)
     os.killpg(0, signal.SIGINT)
-    time.sleep(GRACE)
+    time.sleep(GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)
 
 
 def answer(request: Message) -> Message:
     try:
-        if isinstance(request, Plan):
-            return plan(request)
-        assert isinstance(request, Reproduce)  # noqa: S101
-        return reproduce(request)
+        if isinstance(request, PlanRequest):
+            return plan_stages(request)
+        assert isinstance(request, StageRequest)  # noqa: S101
+        return reproduce_stage(request)
     except Exception as error:
-        return failure(error)
+        return explain_failure(error)
 
 
-def plan(request: Plan) -> Steps:
-    """The order that `dvc repro` follows, by its own functions."""
+def plan_stages(request: PlanRequest) -> StagePlan:
+    """Plans with the functions of `dvc repro`, and so in the same order."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
@@ -107,38 +109,37 @@ def plan(request: Plan) -> Steps:
         for step in steps:
             params = {
                 key: value
-                for dep in step.deps
-                if isinstance(dep, ParamsDependency)
-                for key, value in dep.read_params().items()
+                for dependency in step.deps
+                if isinstance(dependency, ParamsDependency)
+                for key, value in dependency.read_params().items()
             }
-            said = [
-                step.addressing,
-                step.cmd,
-                params,
-                [digests[need] for need in needs[step.addressing] if need in digests],
-            ]
-            digests[step.addressing] = hashlib.sha256(
-                json.dumps(said, sort_keys=True, default=str).encode()
-            ).hexdigest()[:32]
-        return Steps([step.addressing for step in steps], needs, digests)
+            inputs = [digests[need] for need in needs[step.addressing] if need in digests]
+            content = json.dumps(
+                [step.addressing, step.cmd, params, inputs], sort_keys=True, default=str
+            )
+            digests[step.addressing] = hashlib.sha256(content.encode()).hexdigest()[:32]
+        return StagePlan([step.addressing for step in steps], needs, digests)
 
 
-def reproduce(request: Reproduce) -> Verdict:
+def reproduce_stage(request: StageRequest) -> Verdict:
+    """Brings one stage up to date.
+
+    DVC returns the same for a stage that it ran and one that it restored. A marker file that the
+    body of every stage touches tells the two apart.
+    """
     from dvc.repo import Repo
 
     with tempfile.TemporaryDirectory() as folder, Repo() as repo:
-        marker = Path(
-            folder, "started"
-        )  # DVC answers alike when it ran a stage and when it restored one
+        marker = Path(folder, "started")
         os.environ[MARKER] = str(marker)
-        done = repo.reproduce(
+        changed = repo.reproduce(
             request.stage, single_item=True, force=request.force, pull=request.pull
         )
-        return Verdict("ran" if marker.exists() else "restored" if done else "unchanged")
+        return Verdict("ran" if marker.exists() else "restored" if changed else "unchanged")
 
 
-def failure(error: BaseException) -> Verdict:
-    """The cause that says most, as one line."""
+def explain_failure(error: BaseException) -> Verdict:
+    """Picks the most specific cause from a chain of exceptions, as one line."""
     from dvc.exceptions import ReproductionError
     from dvc.lock import LockError
     from dvc.stage.exceptions import StageCmdFailedError
@@ -148,20 +149,18 @@ def failure(error: BaseException) -> Verdict:
         chain.append(cause)
     for cause in chain:
         if isinstance(cause, LockError):
-            return Verdict("busy", one_line(cause))
+            return Verdict("busy", as_one_line(cause))
         if isinstance(cause, StageCmdFailedError):
             code = re.search(r"exited with (-?\d+)$", str(cause))
-            return Verdict("failed", one_line(cause), int(code[1]) if code else None)
-    said = error.__cause__ if isinstance(error, ReproductionError) and error.__cause__ else error
-    if isinstance(said, FileNotFoundError) and said.filename:
-        return Verdict(
-            "failed",
-            f"{os.path.relpath(said.filename)} does not exist, and dvc.yaml says that this stage needs it",
-        )
-    return Verdict("failed", one_line(said))
+            return Verdict("failed", as_one_line(cause), int(code[1]) if code else None)
+    reason = error.__cause__ if isinstance(error, ReproductionError) and error.__cause__ else error
+    if isinstance(reason, FileNotFoundError) and reason.filename:
+        path = os.path.relpath(reason.filename)
+        return Verdict("failed", f"{path} does not exist, and dvc.yaml says this stage needs it")
+    return Verdict("failed", as_one_line(reason))
 
 
-def one_line(error: BaseException) -> str:
+def as_one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,1 +1,1 @@
-"""Experiments in Git worktrees, and the points of a sweep."""
+"""Experiments in Git worktrees, the points of a sweep, and changes of an experiment's score."""

@@ -1,16 +1,20 @@
-"""What a sweep consists of: conf/sweeps/NAME.yaml -> its points, each a set of params by dotted key under a name that can be read.
+"""The points of a sweep: conf/sweeps/NAME.yaml -> named sets of params by dotted key.
 
-base: {train.iterations: 200}                     # of all points, beside params.yaml as it is
-grid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}      # every combination
-grid: [{train.classes: [10, 100]}, {episodes.shots: [2, 5]}, {}]       # or several grids, one after the other; {}: the base alone
-points: [{model.name: mlp}, {model.name: conv4}]  # or one by one; with a grid: each of them with each combination
-seeds: [0, 1, 2]                                  # train.seed of every point
+    base: {train.iterations: 200}     # params of all points
+    grid:                             # every combination
+      algorithm.name: [maml, protonet]
+      episodes.shots: [1, 5]
+    seeds: [0, 1, 2]                  # train.seed of every point
+
+`grid: [{train.classes: [10, 100]}, {episodes.shots: [2, 5]}, {}]` is a list of grids, one after the
+other; `{}` is the base alone. `points: [{model.name: mlp}, {model.name: conv4}]` lists points one
+by one; with a grid, each of them is combined with each point of the grid.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,150 +29,219 @@ from tasks.runtime.stage import StageError
 SEED = "train.seed"
 KEYS = ("base", "grid", "points", "seeds")
 
+Changes = dict[str, Any]
+"""Params by dotted key."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """name: of the experiment; changes: params by dotted key"""
+    """One experiment of a sweep.
+
+    Attributes:
+        name: The experiment's name.
+        changes: Its params by dotted key.
+    """
 
     name: str
-    changes: dict[str, Any]
+    changes: Changes
 
 
-def read(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
-    """The points of a sweep file over the params `raw`, in its order; StageError lists every mistake of any of them.
+def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
+    """Returns the points of a sweep file in its order.
 
-    check: whether each point's params are checked as a whole, before anything runs (a repository with other stages has other params)
+    Args:
+        file: The sweep file.
+        raw: The content of params.yaml.
+        check: Check the params of every point. Repositories with other stages have other params.
+
+    Raises:
+        StageError: The file or the params of a point are wrong; all mistakes, one per line.
     """
     if file.is_dir():
-        raise StageError(f"{file} is a folder: name a file, as conf/sweeps/methods.yaml")
+        raise StageError(f"{file} is a folder: name a file, such as conf/sweeps/methods.yaml")
     if not file.exists():
-        raise StageError(f"there is no {file}: name a sweep file, as conf/sweeps/methods.yaml")
+        raise StageError(f"there is no {file}: name a sweep file, such as conf/sweeps/methods.yaml")
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
-    faults = [
-        f"{file}: unknown key {key}{did_you_mean(str(key), list(KEYS))}"
-        for key in content
-        if key not in KEYS
-    ]
-    base, singles, seeds = (
-        _section(content, "base", faults),
-        content.get("points"),
-        content.get("seeds"),
-    )
-    listed = content.get("grid")
-    grids = [
-        _section({"grid": grid}, "grid", faults)
-        for grid in (listed if isinstance(listed, list) and listed else [listed or None])
-    ]
-    for grid in grids:
-        for key, values in grid.items():
-            if not isinstance(values, list) or not values:
-                faults.append(f"{file}: grid.{key} is {values!r}: must be a list of values")
-    if singles is not None and not (
-        isinstance(singles, list) and singles and all(isinstance(p, dict) for p in singles)
-    ):
+    faults: list[str] = []
+    sweep = _parse_sweep(content, raw, faults)
+    points = _expand(sweep, file.stem)
+    if not faults:
+        faults += _find_duplicates(points)
+    if any(point.name == WORKSPACE for point in points):
         faults.append(
-            f"{file}: points is {singles!r}: must be a list of sections of params by dotted key"
+            f"an experiment would be called {WORKSPACE}, which stands for the files of the"
+            " checkout: rename the sweep file"
         )
-    if seeds is not None and not (
-        isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    ):
-        faults.append(f"{file}: seeds is {seeds!r}: must be a list of whole numbers, 0 or more")
-    # From here on with what is right of it, so that its other mistakes are told at once.
-    grids = [
-        {key: values for key, values in grid.items() if isinstance(values, list) and values}
-        for grid in grids
-    ]
-    singles = (
-        [single for single in singles if isinstance(single, dict)]
-        if isinstance(singles, list)
-        else []
-    )
-    seeds = [s for s in seeds if type(s) is int and s >= 0] if isinstance(seeds, list) else None
-    given = [base, *({key: values[0]} for grid in grids for key, values in grid.items()), *singles]
-    for part in given:
-        for key, value in list(part.items()):
-            if said := whole_section(raw, key, value):
-                faults.append(f"{file}: {said}")
-                part.pop(key)
-                for grid in grids:
-                    grid.pop(key, None)
-    if seeds is not None and any(SEED in part for part in given):
-        faults.append(f"{file}: {SEED} is given beside seeds: leave one of them out")
-    if not faults and not any(grids) and not any(singles) and seeds is None:
-        faults.append(f"{file} has nothing to vary: give it a grid, points or seeds")
-    combinations = [
-        dict(zip(grid, values, strict=True)) for grid in grids for values in product(*grid.values())
-    ]
-    rows = [combination | single for single in singles or [{}] for combination in combinations]
-    varied = list(dict.fromkeys(key for row in rows for key in row))
-    points = []
-    for row in rows:
-        label = _label(row, varied)
-        for seed in seeds or [None]:
-            changes = base | row | ({SEED: seed} if seed is not None else {})
-            name = "-".join(
-                filter(None, [plain(file.stem), label, f"s{seed}" if seed is not None else ""])
-            )
-            points.append(Point(name, changes))
-    for i, point in enumerate(points):
-        same = next((other for other in points[:i] if other.changes == point.changes), None)
-        if same is not None and not faults:
-            raise StageError(
-                f"{file}: two points are the same, {same.name} with {same.changes}: leave one of them out"
-            )
-    if any(p.name == WORKSPACE for p in points):
-        faults.append(
-            f"{file}: its experiment would be called {WORKSPACE}, which means the files that lie here: name the file otherwise"
-        )
-    names = [p.name for p in points]
-    points = [
-        Point(p.name if names.count(p.name) == 1 else f"{p.name}-{i + 1}", p.changes)
-        for i, p in enumerate(points)
-    ]
-    of_params: dict[str, str] = {}  # one that many points share is told of the first
-    for point in points if check else []:
-        try:
-            params.parse(changed(raw, point.changes), point.name)
-        except StageError as error:
-            for line in str(error).splitlines():
-                of_params.setdefault(line.removeprefix(f"{point.name}: "), f"{file}, {line}")
-    if faults or of_params:
-        raise StageError("\n".join(dict.fromkeys([*faults, *of_params.values()])))
+    points = _number_duplicate_names(points)
+    lines = [f"{file}: {fault}" for fault in faults]
+    if check:
+        lines += [f"{file}, {fault}" for fault in _check_params(points, raw)]
+    if lines:
+        raise StageError("\n".join(dict.fromkeys(lines)))
     return points
 
 
-def whole_section(raw: Mapping[str, Any], key: str, value: Any) -> str:
-    """Why `value` cannot be given for `key`: in a section's place it would drop the section's other keys; '' where it can."""
-    inner = (
-        [name for name in value if name in _at(raw, str(key))] if isinstance(value, dict) else []
+@dataclass(frozen=True)
+class _Sweep:
+    """The content of a sweep file, without its faulty parts."""
+
+    base: Changes
+    grids: list[dict[str, list[Any]]]
+    singles: list[Changes]
+    seeds: list[int]
+
+    def parts(self) -> list[Changes]:
+        """Every set of params in the file; of a grid, one per key."""
+        of_grids = [{key: values[0]} for grid in self.grids for key, values in grid.items()]
+        return [self.base, *of_grids, *self.singles]
+
+
+def _parse_sweep(content: Mapping[str, Any], raw: Mapping[str, Any], faults: list[str]) -> _Sweep:
+    """Collects faults and leaves out what is faulty, so that all faults are found at once."""
+    faults += [
+        f"unknown key {key}{did_you_mean(str(key), list(KEYS))}"
+        for key in content
+        if key not in KEYS
+    ]
+    sweep = _Sweep(
+        base=_parse_section("base", content.get("base"), faults),
+        grids=_parse_grids(content.get("grid"), faults),
+        singles=_parse_singles(content.get("points"), faults),
+        seeds=_parse_seeds(content.get("seeds"), faults),
     )
-    return f"{key} is a section: say which of its keys, as {key}.{inner[0]}" if inner else ""
+    for changes in sweep.parts():
+        for key, value in list(changes.items()):
+            if fault := find_section_fault(raw, key, value):
+                faults.append(fault)
+                for section in (sweep.base, *sweep.grids, *sweep.singles):
+                    section.pop(key, None)
+    if sweep.seeds and any(SEED in changes for changes in sweep.parts()):
+        faults.append(f"both {SEED} and seeds are given: remove one of them")
+    if not faults and not (any(sweep.grids) or any(sweep.singles) or sweep.seeds):
+        faults.append("there is nothing to vary: add a grid, points or seeds")
+    return sweep
 
 
-def _at(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The section of the params at a dotted key, empty if it is none."""
-    found: Any = raw
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _section(content: Mapping[str, Any], key: str, faults: list[str]) -> dict[str, Any]:
-    found = content.get(key)
-    if found is None:
+def _parse_section(key: str, value: Any, faults: list[str]) -> dict[str, Any]:
+    if value is None:
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         faults.append(
-            f"{key} is {found!r}: must be a section of params by dotted key, as train.iterations: 200"
+            f"{key} is {value!r}; it must be a section of params by dotted key,"
+            " such as train.iterations: 200"
         )
         return {}
-    return {str(name): value for name, value in found.items()}
+    return {str(name): setting for name, setting in value.items()}
 
 
-def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The params with `changes` made; a key that is not there is made, so that its check can name it."""
+def _parse_grids(value: Any, faults: list[str]) -> list[dict[str, list[Any]]]:
+    listed = value if isinstance(value, list) and value else [value or None]
+    grids = []
+    for section in listed:
+        grid = _parse_section("grid", section, faults)
+        for key, values in grid.items():
+            if not isinstance(values, list) or not values:
+                faults.append(f"grid.{key} is {values!r}; it must be a list of values")
+        grids.append({k: v for k, v in grid.items() if isinstance(v, list) and v})
+    return grids
+
+
+def _parse_singles(value: Any, faults: list[str]) -> list[Changes]:
+    if value is None:
+        return []
+    sections = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+    if not sections or len(sections) < len(value):
+        faults.append(f"points is {value!r}; it must be a list of sections of params by dotted key")
+    return sections
+
+
+def _parse_seeds(value: Any, faults: list[str]) -> list[int]:
+    if value is None:
+        return []
+    listed = value if isinstance(value, list) else []
+    seeds = [seed for seed in listed if type(seed) is int and seed >= 0]
+    if not seeds or len(seeds) < len(listed):
+        faults.append(f"seeds is {value!r}; it must be a list of whole numbers, each at least 0")
+    return seeds
+
+
+def _expand(sweep: _Sweep, stem: str) -> list[Point]:
+    """Returns all combinations, named after the sweep file and what varies."""
+    combinations: list[Changes] = [
+        dict(zip(grid, values, strict=True))
+        for grid in sweep.grids
+        for values in product(*grid.values())
+    ]
+    variants = [
+        combination | single for single in sweep.singles or [{}] for combination in combinations
+    ]
+    varied = list(dict.fromkeys(key for variant in variants for key in variant))
+    seeds: list[int | None] = [*sweep.seeds] or [None]
+    points = []
+    for variant in variants:
+        parts = [ref_name(stem), _label(variant, varied)]
+        for seed in seeds:
+            changes = sweep.base | variant
+            if seed is None:
+                points.append(Point("-".join(filter(None, parts)), changes))
+            else:
+                name = "-".join(filter(None, [*parts, f"s{seed}"]))
+                points.append(Point(name, changes | {SEED: seed}))
+    return points
+
+
+def _find_duplicates(points: Sequence[Point]) -> list[str]:
+    faults = []
+    for i, point in enumerate(points):
+        first = next((other for other in points[:i] if other.changes == point.changes), None)
+        if first is not None:
+            faults.append(
+                f"two points are equal, {first.name} with {first.changes}: remove one of them"
+            )
+    return faults
+
+
+def _number_duplicate_names(points: Sequence[Point]) -> list[Point]:
+    names = [point.name for point in points]
+    return [
+        point if names.count(point.name) == 1 else Point(f"{point.name}-{i}", point.changes)
+        for i, point in enumerate(points, start=1)
+    ]
+
+
+def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
+    """Returns the faults of all points' params; one that points share names the first of them."""
+    faults: dict[str, str] = {}
+    for point in points:
+        try:
+            params.parse(apply_changes(raw, point.changes), point.name)
+        except StageError as error:
+            for line in str(error).splitlines():
+                faults.setdefault(line.removeprefix(f"{point.name}: "), line)
+    return list(faults.values())
+
+
+def find_section_fault(raw: Mapping[str, Any], key: str, value: Any) -> str:
+    """Returns why `value` cannot replace the section at `key`, or "" if it can.
+
+    A value with some keys of a section would drop the section's other keys.
+    """
+    section: Any = raw
+    for name in key.split("."):
+        section = section.get(name) if isinstance(section, Mapping) else None
+    if not isinstance(value, dict) or not isinstance(section, Mapping):
+        return ""
+    known = [name for name in value if name in section]
+    return f"{key} is a section: give one of its keys, such as {key}.{known[0]}" if known else ""
+
+
+def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of the params with `changes` applied.
+
+    Missing keys are created, so that the check of the params can name them.
+    """
     result = _copy(raw)
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -185,18 +258,16 @@ def _copy(value: Any) -> Any:
     return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _label(row: Mapping[str, Any], varied: list[str]) -> str:
-    """`protonet-shots5`: the values that differ between points; a name stands for itself."""
+def _label(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """Returns the values that vary, for example `protonet-shots5`."""
     parts = []
     for key in varied:
-        if key in row:
-            last = key.rpartition(".")[2]
-            parts.append(
-                plain(str(row[key])) if last == "name" else f"{plain(last)}{plain(str(row[key]))}"
-            )
+        if key in variant:
+            last, value = key.rpartition(".")[2], ref_name(str(variant[key]))
+            parts.append(value if last == "name" else f"{ref_name(last)}{value}")
     return "-".join(parts)
 
 
-def plain(text: str) -> str:
-    """What a git ref takes: letters, digits, `_`, `+` and inner dots."""
+def ref_name(text: str) -> str:
+    """Returns `text` in characters of a Git ref: letters, digits, `_`, `+` and inner dots."""
     return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.").replace("..", ".") or "x"

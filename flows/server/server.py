@@ -1,8 +1,9 @@
-"""A Prefect server for one run: on loopback, on a port of its own, gone when the run is.
+"""A Prefect server for one run: on loopback, on a port of its own, and gone when the run is.
 
-Prefect would start one by itself, but that one survives a killed run, hears the terminal's Ctrl-C before the run has reported
-its state, and has the run import the server's code as well. This one is a process that watches its standard input and ends with
-it. The socket listens before the server does: whoever calls early waits in its queue, and nobody can take the port.
+The server that Prefect starts by itself survives a killed run, receives the terminal's Ctrl-C
+before the run has reported its state, and makes the run import the server's code. This one is a
+separate process that ends when its standard input does. Its socket listens before the server is
+ready, so that early calls wait in the queue and nobody else can take the port.
 """
 
 from __future__ import annotations
@@ -19,36 +20,44 @@ import time
 from pathlib import Path
 from typing import Any
 
-PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"  # noqa: S105 (the variable's name)
-STARTUP = 120
-GRACE = 10
+CREDENTIALS = "PREFECT_SERVER_API_AUTH_STRING"
+"""Prefect's variable with USER:PASSWORD of a server."""
+
+STARTUP_SECONDS = 120
+SHUTDOWN_SECONDS = 10
 
 
 class Server:
-    """Started at once, ready after `wait`; ended at exit, after Prefect has sent what it still holds (so start it before the import)."""
+    """A server process, ready after `wait`.
+
+    It stops at exit, after Prefect has sent its last states. Start it before importing Prefect:
+    exit handlers run in reverse order.
+
+    Args:
+        home: Folder of the database and the log.
+        host: Address to listen at.
+        port: Port to listen at; 0 picks a free one.
+        pages: Serve the UI and the reports of the current folder, and start scheduled runs.
+
+    Raises:
+        OSError: The port is taken.
+    """
 
     def __init__(self, home: Path, host: str = "127.0.0.1", port: int = 0, pages: bool = False):
-        """pages: with the UI, the services that start scheduled runs, and the reports of the current folder. OSError: the port is taken."""
         home.mkdir(parents=True, exist_ok=True)
         self.log, self.host = home / "server.log", host
-        # The first start makes the database: one at a time, until it answers.
-        self.starting = (home / "start.lock").open("w")
-        fcntl.flock(self.starting, fcntl.LOCK_EX)
+        # The first start creates the database, so starts wait for each other.
+        self.start_lock = (home / "start.lock").open("w")
+        fcntl.flock(self.start_lock, fcntl.LOCK_EX)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with (
-            socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            ) as listener,
+            socket.create_server((host, port), family=family) as listener,
             self.log.open("wb") as log,
         ):
             self.port = listener.getsockname()[1]
+            command = [sys.executable, "-m", "flows.server.server", str(listener.fileno())]
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "flows.server.server",
-                    str(listener.fileno()),
-                    *(["pages"] if pages else []),
-                ],
+                [*command, "pages"] if pages else command,
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -58,9 +67,13 @@ class Server:
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Until it answers; RuntimeError with one sentence when it does not."""
+        """Waits until the server answers.
+
+        Raises:
+            RuntimeError: It does not start.
+        """
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
-        connection = http.client.HTTPConnection(host, self.port, timeout=STARTUP)
+        connection = http.client.HTTPConnection(host, self.port, timeout=STARTUP_SECONDS)
         try:
             connection.request("GET", "/api/health")
             if connection.getresponse().status == 200:
@@ -69,15 +82,15 @@ class Server:
             pass
         finally:
             connection.close()
-            self.starting.close()
-        raise RuntimeError(f"Prefect's server did not start; {self.log} says why")
+            self.start_lock.close()
+        raise RuntimeError(f"Prefect's server did not start: {self.log} has the reason")
 
     def stop(self) -> None:
         assert self.process.stdin is not None  # noqa: S101
-        self.starting.close()
+        self.start_lock.close()
         self.process.stdin.close()
         try:
-            self.process.wait(GRACE)
+            self.process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -85,30 +98,30 @@ class Server:
 
 def main(descriptor: int, pages: bool) -> None:
     servers: list[Any] = []
-    threading.Thread(target=end_with_stdin, args=(servers,), daemon=True).start()
+    threading.Thread(target=exit_with_stdin, args=(servers,), daemon=True).start()
 
     import uvicorn
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=not pages, final=True)
     if pages:
-        from flows.server import pages as reports
+        from flows.server.pages import mount_reports
 
-        reports.serve(app, Path.cwd(), os.environ.get(PASSWORD))
+        mount_reports(app, Path.cwd(), os.environ.get(CREDENTIALS))
     config = uvicorn.Config(
-        app, log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE // 2
+        app, log_level="error", lifespan="on", timeout_graceful_shutdown=SHUTDOWN_SECONDS // 2
     )
     servers.append(uvicorn.Server(config))
     servers[0].run(sockets=[socket.socket(fileno=descriptor)])
-    os._exit(0)  # all is written; taking the interpreter apart would be a second of waiting
+    os._exit(0)  # everything is written; the interpreter's own shutdown would take a second
 
 
-def end_with_stdin(servers: list[Any]) -> None:
-    """A served run's last states are still on their way to the database: first the good end, then the other one."""
+def exit_with_stdin(servers: list[Any]) -> None:
+    """Ends the process with its standard input: gracefully first, so that last states are saved."""
     sys.stdin.buffer.read()
     if servers:
         servers[0].should_exit = True
-        time.sleep(GRACE)
+        time.sleep(SHUTDOWN_SECONDS)
     os._exit(0)
 
 

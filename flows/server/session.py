@@ -1,6 +1,7 @@
-"""What every command of flows/ needs around its flow: signals, Prefect's settings, and a server where the user has none.
+"""What every command of flows/ needs around its flow: signals, settings and a Prefect server.
 
-Prefect reads its settings when it is imported: a command enters `prefect` first and imports its flow within.
+Prefect reads its settings when it is imported. A command therefore enters `prefect_session` first
+and imports its flow within.
 """
 
 from __future__ import annotations
@@ -18,58 +19,82 @@ from flows import environment, workspace
 from flows.server.server import Server
 from tasks.runtime.stage import StageError
 
+EPILOG = """\
+A running Prefect server is not required. Without PREFECT_API_URL or PREFECT_PROFILE, a run starts
+its own server and keeps its history in .prefect (or PREFECT_HOME). `make ui` shows that history.
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 130 interrupted, 143 terminated."""
+"""Last paragraph of every command's --help."""
 
-def parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """The start of a command line `python -m flows.NAME`."""
-    layout = argparse.RawDescriptionHelpFormatter
+
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Returns the start of the command line of `python -m MODULE`."""
     return argparse.ArgumentParser(
-        prog=f"python -m flows.{name}", description=about, epilog=MORE, formatter_class=layout
+        prog=f"python -m {module}",
+        description=description,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
-def command(body: Callable[[Path], int]) -> int:
-    """Runs `body(root)` in the checkout around the current folder as a program: its exit code, or one sentence and 1 (130: interrupted)."""
+def run_command(body: Callable[[Path], int]) -> int:
+    """Runs the body of a command in the checkout around the current folder.
+
+    Args:
+        body: Takes the root of the checkout and returns an exit code.
+
+    Returns:
+        The exit code. Errors go to standard error, one per line.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, terminate)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, exit_on_signal)
     try:
         root = workspace.find_root(Path.cwd())
         os.chdir(root)
         return body(root)
     except (StageError, RuntimeError) as error:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print_errors(str(error))
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the next run goes on from here", file=sys.stderr)
+        print("interrupted; the next run resumes from here", file=sys.stderr)
         return 130
 
 
-def terminate(number: int, frame: FrameType | None) -> None:
-    """Leaves through every `finally`; Prefect's own handler, while a flow runs, reports the state and then calls this one."""
+def print_errors(message: str) -> None:
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+
+
+def exit_on_signal(number: int, frame: FrameType | None) -> None:
+    """Exits through every `finally`.
+
+    While a flow runs, Prefect's own handler reports the state first and then calls this one.
+    """
     sys.exit(128 + number)
 
 
 @contextmanager
-def prefect(root: Path, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Prefect, with the server that the user named or one of this run; `meanwhile` is called while that one starts."""
-    own = not environment.has_server()
-    environment.prepare(root)
-    server = Server(Path(os.environ["PREFECT_HOME"])) if own else None
-    if server:
+def prefect_session(
+    root: Path, while_starting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Sets Prefect up with the user's server, or with one that lasts as long as this process.
+
+    Args:
+        root: The checkout.
+        while_starting: Called while the server starts.
+    """
+    environment.set_defaults(root)
+    server = None
+    if not environment.has_server():
+        server = Server(Path(os.environ["PREFECT_HOME"]))
         environment.use_server(server.port)
-    meanwhile()
+    while_starting()
 
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    if server:
-        server.wait()
-    # Our own server acts on no heartbeat, and the thread that sends them takes up to a second to end.
-    settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if own else {})
-    with settings:
+    if server is None:
         yield
-
-
-MORE = """No server has to run: without PREFECT_API_URL (or PREFECT_PROFILE) a run brings its own, and keeps its history in .prefect
-(or PREFECT_HOME). To look at it: PREFECT_HOME=.prefect prefect server start.
-Exit code: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted, 143 terminated."""
-"""The end of every command's --help."""
+        return
+    server.wait()
+    # Nobody reads the heartbeats, and the thread that sends them takes up to a second to end.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield

@@ -1,6 +1,7 @@
-"""Who runs a flow, and what became of runs whose process was killed: the server still has them as `Running`, nobody else can set it right.
+"""Stale runs: flow runs whose process was killed, and that a server still lists as `Running`.
 
-Every run carries the machine and the process that it runs in as a tag; the next one on that machine, and `make ui`, look whether it lives.
+Every run carries its host and process id as a tag. The next run on that host, and `make ui`, check
+whether the process is alive and set dead runs to `Crashed`.
 """
 
 from __future__ import annotations
@@ -27,57 +28,63 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
-from flows.dvc_worker.protocol import GRACE
-from flows.environment import RUNNER
+from flows.dvc_worker.protocol import GRACE_SECONDS
+from flows.environment import PARENT_PID
 
-PREFIX = f"process {socket.gethostname()}:"
+TAG_PREFIX = f"process {socket.gethostname()}:"
 KILLED = "the process of this run was killed"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-ENDED = [StateType.CRASHED, StateType.CANCELLED]
-"""What Prefect's own runner makes of a run whose process is gone; it leaves the run's tasks as they were."""
-POLL = 0.5
+ENDED_BY_RUNNER = [StateType.CRASHED, StateType.CANCELLED]
+"""States that Prefect's runner gives to dead runs, whose tasks it leaves unfinished."""
+POLL_SECONDS = 0.5
 
 
-def arrive() -> None:
-    """What every flow does first: says which process it is, sets dead runs right, and does not outlive the program that started it."""
+def register() -> None:
+    """Registers this process as that of the flow run; every flow calls it first.
+
+    Also marks stale runs of this host, and ties this process to the one that serves deployments.
+    """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None:
         return
     with get_client(sync_client=True) as client:
-        client.update_flow_run(run.id, tags=sorted({*run.tags, f"{PREFIX}{os.getpid()}"}))
+        client.update_flow_run(run.id, tags=sorted({*run.tags, f"{TAG_PREFIX}{os.getpid()}"}))
     mark_crashed()
-    if runner := os.environ.get(RUNNER):
-        threading.Thread(target=follow, args=(int(runner), time.time()), daemon=True).start()
+    if parent := os.environ.get(PARENT_PID):
+        arguments = (int(parent), time.time())
+        threading.Thread(target=exit_with_process, args=arguments, daemon=True).start()
 
 
-def follow(runner: int, now: float) -> None:
-    """Ends this process when `runner` is gone: first in good order, then at once (there may be no server left to report to)."""
-    while lives(runner, now):
-        time.sleep(POLL)
+def exit_with_process(pid: int, since: float) -> None:
+    """Ends this process once the process `pid` has ended.
+
+    The second signal is needed where no server is left to report the state to.
+    """
+    while is_alive(pid, since):
+        time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(2 * GRACE)
+    time.sleep(2 * GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def mark_crashed() -> int:
-    """Sets unfinished runs of dead processes of this machine to `Crashed`, and the tasks that one left; how many runs there were."""
+    """Sets stale runs of this host and their tasks to `Crashed`, and returns their number."""
     unfinished, ended = (
-        FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=s)))
-        for s in (UNFINISHED, ENDED)
+        FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+        for types in (UNFINISHED, ENDED_BY_RUNNER)
     )
-    with_tasks = TaskRunFilter(
+    with_unfinished_task = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED))
     )
+    latest_first = FlowRunSort.START_TIME_DESC  # a server returns 200 runs at most
     with get_client(sync_client=True) as client:
-        # The latest first: a server tells of 200 at most.
-        latest = FlowRunSort.START_TIME_DESC
-        runs = client.read_flow_runs(flow_run_filter=unfinished, sort=latest)
+        runs = client.read_flow_runs(flow_run_filter=unfinished, sort=latest_first)
         runs += client.read_flow_runs(
-            flow_run_filter=ended, task_run_filter=with_tasks, sort=latest
+            flow_run_filter=ended, task_run_filter=with_unfinished_task, sort=latest_first
         )
-        dead = [run for run in runs if killed(run)]
-        for run in dead:
+        stale = [run for run in runs if is_stale(run)]
+        for run in stale:
             for task in client.read_task_runs(
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
             ):
@@ -85,19 +92,21 @@ def mark_crashed() -> int:
                     client.set_task_run_state(task.id, Crashed(message=KILLED), force=True)
             if run.state_type in UNFINISHED:
                 client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
-    return len(dead)
+    return len(stale)
 
 
-def killed(run: FlowRun) -> bool:
-    pids = [int(tag.removeprefix(PREFIX)) for tag in run.tags if tag.startswith(PREFIX)]
+def is_stale(run: FlowRun) -> bool:
+    """Whether all processes of the run were on this host and have ended."""
+    tags = [tag for tag in run.tags if tag.startswith(TAG_PREFIX)]
+    pids = [int(tag.removeprefix(TAG_PREFIX)) for tag in tags]
     since = run.start_time or run.created
-    return (
-        bool(pids) and since is not None and not any(lives(pid, since.timestamp()) for pid in pids)
-    )
+    if not pids or since is None:
+        return False
+    return not any(is_alive(pid, since.timestamp()) for pid in pids)
 
 
-def lives(pid: int, since: float) -> bool:
-    """Whether `pid` is still the process that it was at `since` (seconds of the epoch)."""
+def is_alive(pid: int, since: float) -> bool:
+    """Whether `pid` is the process that it was at the time `since` (seconds since the epoch)."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1

@@ -1,1 +1,1 @@
-"""What a run shows in the Prefect UI: progress, curves, results and report pages."""
+"""What a run shows in Prefect's UI: progress, learning curves, results and report pages."""

@@ -1,6 +1,7 @@
-"""Prefect's UI: `python -m flows.ui` starts a server, serves the deployments of prefect.yaml and prints the address.
+"""Starts Prefect's UI, serves the deployments of prefect.yaml, and prints the address.
 
-Ctrl-C ends all of it. Beyond loopback it refuses to start without a password and the addresses that browsers may come from.
+Ctrl-C ends the server and all runs that it has started. An address beyond loopback needs a password
+and a list of the addresses that browsers may come from.
 """
 
 from __future__ import annotations
@@ -14,134 +15,160 @@ from typing import Any
 
 from flows import environment
 from flows.server import session
-from flows.server.server import PASSWORD, Server
+from flows.server.server import CREDENTIALS, Server
 from tasks.params import read_yaml
 from tasks.runtime.stage import StageError
 
-AUTH, ORIGINS = PASSWORD, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+"""Prefect's variable with the addresses that browsers may come from."""
+
+MAX_RUNS = 4
+"""Flow runs at the same time."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    return session.command(lambda root: run(root, options.host, options.port))
+    options = make_parser().parse_args(arguments)
+    return session.run_command(lambda root: run(root, options.host, options.port))
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog="python -m flows.ui",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="where to listen (default: 127.0.0.1, this machine alone)",
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, loopback)"
     )
-    result.add_argument("--port", type=port, default=4200, help="default: 4200")
-    return result
+    parser.add_argument(
+        "--port", type=parse_port, default=4200, help="port to listen at (default: 4200)"
+    )
+    return parser
 
 
-def port(text: str) -> int:
+def parse_port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number between 1 and 65535")
+        raise argparse.ArgumentTypeError(
+            f"{text} is no port; it must be a whole number between 1 and 65535"
+        )
     return int(text)
 
 
 def run(root: Path, host: str, port: int) -> int:
-    guard(host)
-    environment.prepare(root)
+    check_access(host)
+    environment.set_defaults(root)
     if environment.has_server():
+        name = "PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "PREFECT_PROFILE"
         raise StageError(
-            f"PREFECT_API_URL is {os.environ.get('PREFECT_API_URL')!r}: unset it, since this starts a server of its own"
+            f"{name} is {os.environ[name]!r}: unset it, since this command starts its own server"
         )
-    home = Path(os.environ.setdefault("PREFECT_HOME", str(root / ".prefect")))
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else f'[{host}]' if ':' in host else host}:{port}"  # noqa: S104
-    # Browsers elsewhere know this machine by the address that they may come from.
-    pages = address if is_loopback(host) else os.environ[ORIGINS].split(",")[0].strip().rstrip("/")
-    # The pages call this address; Prefect would have them call port 4200 whatever the port is.
-    os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{pages}/api")
-    os.environ["PREFECT_API_URL"] = f"{address}/api"
-    os.environ.setdefault(
-        ORIGINS, pages
-    )  # Prefect's default lets pages of any site ask this server
-    os.environ[environment.PAGES] = pages
-    os.environ[environment.RUNNER] = str(os.getpid())
-    if auth := os.environ.get(AUTH):
-        os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
+    url = public_url(host, port)
+    # By default, Prefect's pages call port 4200 whatever port the server listens at.
+    os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{url}/api")
+    os.environ["PREFECT_API_URL"] = f"{local_url(host, port)}/api"
+    # By default, pages of any site may call the server.
+    os.environ.setdefault(ORIGINS, url)
+    os.environ[environment.PAGES_URL] = url
+    os.environ[environment.PARENT_PID] = str(os.getpid())
+    if credentials := os.environ.get(CREDENTIALS):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", credentials)
     try:
-        server = Server(home, host, port, pages=True)
+        server = Server(Path(os.environ["PREFECT_HOME"]), host, port, pages=True)
     except OSError as error:
         raise StageError(
-            f"port {port} of {host} cannot be used ({error.strerror}): end what listens there, or choose another with --port"
+            f"port {port} of {host} cannot be used ({error.strerror}):"
+            " end the program that listens there, or choose another port with --port"
         ) from error
     try:
         from prefect import serve
 
         from flows.server import stale_runs
 
-        served = deployments(root)
+        deployments = load_deployments(root)
         server.wait()
         stale_runs.mark_crashed()
-        print(f"Prefect's UI: {pages} (Ctrl-C ends it)", flush=True)
-        serve(*served, pause_on_shutdown=False, print_starting_message=False, limit=4)
+        print(f"Prefect's UI: {url} (Ctrl-C ends it)", flush=True)
+        serve(*deployments, pause_on_shutdown=False, print_starting_message=False, limit=MAX_RUNS)
     finally:
         server.stop()
     return 0
 
 
-def guard(host: str) -> None:
-    """StageError unless the server listens on loopback alone or asks for a password and names its browsers."""
-    lacking = [name for name in (AUTH, ORIGINS) if not os.environ.get(name)]
-    if not is_loopback(host) and not lacking and ":" not in os.environ[AUTH]:
-        raise StageError(f"{AUTH} must be a name and a password, as admin:PASSWORD")
-    if (
-        not is_loopback(host)
-        and not lacking
-        and not os.environ[ORIGINS].startswith(("http://", "https://"))
-    ):
+def check_access(host: str) -> None:
+    """Checks that a server beyond loopback has a password and names its browsers' addresses.
+
+    Raises:
+        StageError: It does not.
+    """
+    if is_loopback(host):
+        return
+    missing = [name for name in (CREDENTIALS, ORIGINS) if not os.environ.get(name)]
+    if missing:
         raise StageError(
-            f"{ORIGINS} must be the addresses at which browsers know this server, as http://HOST:PORT"
+            f"--host {host} can be reached from other machines: set {' and '.join(missing)} first,"
+            f" such as {CREDENTIALS}=admin:PASSWORD and {ORIGINS}=http://HOST:PORT"
         )
-    if not is_loopback(host) and lacking:
+    if ":" not in os.environ[CREDENTIALS]:
+        raise StageError(f"{CREDENTIALS} must be a name and a password, such as admin:PASSWORD")
+    if not os.environ[ORIGINS].startswith(("http://", "https://")):
         raise StageError(
-            f"--host {host} can be reached by others: set {' and '.join(lacking)} first, as {AUTH}=admin:PASSWORD and {ORIGINS}=http://HOST:PORT"
+            f"{ORIGINS} must be the addresses at which browsers reach this server,"
+            " such as http://HOST:PORT"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """StageError if `host` is no address."""
+    """Whether `host` can be reached from this machine alone.
+
+    Raises:
+        StageError: `host` is no address.
+    """
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError as error:
         raise StageError(
-            f"--host {host} is no address: give one of this machine, as 127.0.0.1"
+            f"--host {host} is no address: use one of this machine, such as 127.0.0.1"
         ) from error
 
 
-def deployments(root: Path) -> list[Any]:
-    """Those of prefect.yaml, as Prefect's runner takes them."""
+def local_url(host: str, port: int) -> str:
+    """The server's address for processes on this machine."""
+    if host == "0.0.0.0":  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def public_url(host: str, port: int) -> str:
+    """The server's address for browsers, which other machines know by the allowed origin."""
+    if is_loopback(host):
+        return local_url(host, port)
+    return os.environ[ORIGINS].split(",")[0].strip().rstrip("/")
+
+
+def load_deployments(root: Path) -> list[Any]:
+    """Returns the deployments of prefect.yaml as Prefect's runner takes them."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.flows import load_flow_from_entrypoint
     from prefect.schedules import Cron
 
-    made = []
-    for said in read_yaml(root / "prefect.yaml")["deployments"]:
-        flow: Any = load_flow_from_entrypoint(said["entrypoint"])
+    deployments = []
+    for entry in read_yaml(root / "prefect.yaml")["deployments"]:
+        flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
         schedules = [
-            Cron(s["cron"], timezone=s["timezone"], active=s["active"])
-            for s in said.get("schedules", [])
+            Cron(schedule["cron"], timezone=schedule["timezone"], active=schedule["active"])
+            for schedule in entry.get("schedules", [])
         ]
-        limit = said.get("concurrency_limit")
-        made.append(
+        limit = entry.get("concurrency_limit")
+        deployments.append(
             flow.to_deployment(
-                name=said["name"],
-                description=said["description"],
-                parameters=said["parameters"],
+                name=entry["name"],
+                description=entry["description"],
+                parameters=entry["parameters"],
                 schedules=schedules or None,
                 concurrency_limit=ConcurrencyLimitConfig(**limit) if limit else None,
             )
         )
-    return made
+    return deployments
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A stage's JSON lines as progress artifacts and, now and then, as a line of the log."""
+"""A stage's JSON lines as progress artifacts and, at intervals, as lines of the log."""
 
 from __future__ import annotations
 
@@ -13,131 +13,148 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.ui.curve import Curve
+from flows.ui.curve import LearningCurve
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-ARTIFACT_EVERY = 2.0
-LOG_EVERY = 10.0
+ARTIFACT_INTERVAL = 2.0
+"""Seconds between two updates of an artifact."""
+
+LOG_INTERVAL = 10.0
+"""Seconds between two lines of the log."""
 
 
 @dataclass
 class Track:
-    """One piece of work of a stage: its artifact, when it was last written and last logged, and what is still to be written."""
+    """Progress of one piece of work.
+
+    Attributes:
+        artifact: Id of its progress artifact.
+        written: When the artifact was last written.
+        logged: When a line was last logged.
+        pending: Percentage and description that are not written yet.
+    """
 
     artifact: UUID
     written: float
     logged: float
-    unwritten: tuple[float, str] | None = None
+    pending: tuple[float, str] | None = None
 
 
 class Progress:
-    """Follows one stage, or all of an experiment; every line of its output goes through `line`, `close` writes what the throttle kept back.
+    """Publishes the output of a stage, or of all stages of an experiment.
 
-    stage: '' takes it from the events
+    Args:
+        stage: Name of the stage; empty takes it from the events.
+        log: Receives all other lines.
+        experiment: Prefix of the artifacts' keys.
     """
 
     def __init__(self, stage: str, log: Log, experiment: str = ""):
         self.stage, self.log, self.experiment = stage, log, experiment
-        self.curve = Curve(key(experiment, "learning curve"))
+        self.curve = LearningCurve(artifact_key(experiment, "learning curve"))
         self.tracks: dict[str, Track] = {}
 
-    def line(self, text: str) -> None:
-        event = parse(text)
+    def write(self, line: str) -> None:
+        """Publishes one line of the stage's output."""
+        event = parse_event(line)
         if event is None:
-            self.log.info(text)
+            self.log.info(line)
         elif event["event"] == "progress":
-            self.progress(event)
+            self._publish(event)
         else:
             self.log.info(
-                sentence(
+                append_figures(
                     event.pop("event"),
                     {name: value for name, value in event.items() if name != "stage"},
                 )
             )
 
-    def progress(self, event: dict[str, Any]) -> None:
+    def close(self) -> None:
+        """Writes what the throttle has held back."""
+        for track in self.tracks.values():
+            self._update(track, time.monotonic())
+
+    def _publish(self, event: dict[str, Any]) -> None:
         stage = self.stage or str(event.get("stage", ""))
-        what, said, now = (
-            key(self.experiment, stage, str(event.get("what", "work"))),
-            describe(event),
-            time.monotonic(),
-        )
+        key = artifact_key(self.experiment, stage, str(event.get("what", "work")))
+        now = time.monotonic()
         percent = 100.0 * min(event["done"] / max(event["total"], 1), 1.0)
-        track = self.tracks.get(what)
+        track = self.tracks.get(key)
         if track is None:
-            said = describe(
-                {name: value for name, value in event.items() if name not in ("rate", "eta")}
-            )  # of too short a time
-            artifact = cast(UUID, create_progress_artifact(percent, key=what, description=said))
-            self.tracks[what] = Track(artifact, written=now, logged=now)
-            self.log.info(said)
+            # The first rate is an estimate from too short a time.
+            steady = {name: value for name, value in event.items() if name not in ("rate", "eta")}
+            description = describe_event(steady)
+            artifact = cast(
+                UUID, create_progress_artifact(percent, key=key, description=description)
+            )
+            self.tracks[key] = Track(artifact, written=now, logged=now)
+            self.log.info(description)
             return
+        description = describe_event(event)
         finished = event["done"] >= event["total"]
         if stage == "train":
             self.curve.add(event, finished)
-        track.unwritten = percent, said
-        if finished or now - track.written >= ARTIFACT_EVERY:
-            self.write(track, now)
-        if finished or now - track.logged >= LOG_EVERY:
-            self.log.info(said)
+        track.pending = percent, description
+        if finished or now - track.written >= ARTIFACT_INTERVAL:
+            self._update(track, now)
+        if finished or now - track.logged >= LOG_INTERVAL:
+            self.log.info(description)
             track.logged = now
 
-    def write(self, track: Track, now: float) -> None:
-        if track.unwritten:
-            update_progress_artifact(track.artifact, *track.unwritten)
-            track.written, track.unwritten = now, None
-
-    def close(self) -> None:
-        for track in self.tracks.values():
-            self.write(track, time.monotonic())
+    def _update(self, track: Track, now: float) -> None:
+        if track.pending:
+            update_progress_artifact(track.artifact, *track.pending)
+            track.written, track.pending = now, None
 
 
-def parse(text: str) -> dict[str, Any] | None:
-    """A stage's event, or None for any other line; a progress event without its numbers is any other line."""
-    if not text.startswith("{"):
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Returns the event of a line, or None for any other line and for progress without numbers."""
+    if not line.startswith("{"):
         return None
     try:
-        event = json.loads(text)
+        event = json.loads(line)
     except ValueError:
         return None
     if not isinstance(event.get("event"), str):
         return None
-    numbers = all(isinstance(event.get(name), int | float) for name in ("done", "total"))
-    return event if numbers or event["event"] != "progress" else None
+    has_numbers = all(isinstance(event.get(name), int | float) for name in ("done", "total"))
+    return event if has_numbers or event["event"] != "progress" else None
 
 
-def describe(event: dict[str, Any]) -> str:
-    """'iterations: 350 of 600 (58 %), 12.3 a second, 20 s left, loss 1.25'"""
+def describe_event(event: dict[str, Any]) -> str:
+    """Returns, say, 'iterations: 350 of 600 (58 %), 12.3 per second, 20 s left, loss 1.25'."""
     done, total = event["done"], event["total"]
     parts = [f"{done} of {total} ({100 * done // max(total, 1):.0f} %)"]
     if event.get("rate"):
-        parts.append(f"{event['rate']:.4g} a second")
+        parts.append(f"{event['rate']:.4g} per second")
     if event.get("eta"):
         parts.append(f"{event['eta']:.0f} s left")
     known = {"event", "stage", "what", "done", "total", "rate", "eta"}
     figures = {name: value for name, value in event.items() if name not in known}
-    return sentence(f"{event.get('what', 'work')}: " + ", ".join(parts), figures)
+    return append_figures(f"{event.get('what', 'work')}: " + ", ".join(parts), figures)
 
 
-def sentence(start: str, figures: dict[str, Any]) -> str:
-    said = [
+def append_figures(start: str, figures: dict[str, Any]) -> str:
+    texts = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in figures.items()
     ]
-    return ", ".join([start, *said])
+    return ", ".join([start, *texts])
 
 
-def key(experiment: str, *what: str) -> str:
-    """An artifact's key: lowercase letters, digits and dashes. Experiments whose names differ in other characters alone get other keys."""
-    name = plain(experiment)
-    known = (
-        [name]
-        if name == experiment
-        else [name, hashlib.sha256(experiment.encode()).hexdigest()[:6]]
-    )
-    return "-".join(filter(None, [*known, *map(plain, what)]))
+def artifact_key(experiment: str, *parts: str) -> str:
+    """Returns an artifact's key, of lowercase letters, digits and dashes.
+
+    A digest is added if the experiment's name has other characters, so that no two experiments
+    share a key.
+    """
+    name = slug(experiment)
+    prefix = [name]
+    if name != experiment:
+        prefix.append(hashlib.sha256(experiment.encode()).hexdigest()[:6])
+    return "-".join(filter(None, [*prefix, *map(slug, parts)]))
 
 
-def plain(text: str) -> str:
+def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""What a finished run leaves on its page in Prefect's UI: its figures, and the report's summary with its pictures."""
+"""What a finished run publishes in Prefect's UI: its figures, and the report's summary."""
 
 from __future__ import annotations
 
@@ -8,41 +8,49 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.server import pages
-from flows.ui.progress import key
+from flows.server.pages import page_url
+from flows.ui.progress import artifact_key
 from tasks.runtime.files import read_json
 from tasks.summary import summarise
 
 
-def show(root: Path, workspace: Path, experiment: str, page: Path) -> None:
-    """`workspace`: where the outputs lie; `experiment`: begins the artifacts' keys; `page`: the report, in the checkout `root`."""
+def publish_results(root: Path, workspace: Path, experiment: str, page: Path) -> None:
+    """Creates the artifacts of a finished run.
+
+    Args:
+        root: The checkout.
+        workspace: Where the outputs are.
+        experiment: Prefix of the artifacts' keys.
+        page: The report, in the checkout.
+    """
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
-    if isinstance(metrics, dict):  # another repository's stages may write something else
+    if isinstance(metrics, dict):  # stages of other repositories may write something else
         figures = [{"what": name, "figure": figure} for name, figure in summarise(metrics)]
         create_table_artifact(
             figures,
-            key=key(experiment, "result"),
+            key=artifact_key(experiment, "result"),
             description=f"Result of {experiment or 'the run'}",
         )
     summary = workspace / "reports/summary/summary.md"
     if summary.exists():
-        text = inlined(summary)
-        link = f"[The whole report]({pages.address(root, page)})\n\n" if page.exists() else ""
+        text = inline_pictures(summary)
+        link = f"[Full report]({page_url(root, page)})\n\n" if page.exists() else ""
         create_markdown_artifact(
             link + text,
-            key=key(experiment, "report"),
+            key=artifact_key(experiment, "report"),
             description=text.splitlines()[0].lstrip("# "),
         )
 
 
-def inlined(file: Path) -> str:
-    """Markdown whose pictures beside it become part of it."""
+def inline_pictures(file: Path) -> str:
+    """Returns a Markdown file with its SVG pictures embedded as data URLs."""
 
-    def picture(found: re.Match[str]) -> str:
-        path = file.parent / found[2]
+    def embed(match: re.Match[str]) -> str:
+        path = file.parent / match[2]
         if not path.is_file():
-            return found[0]
-        return f"![{found[1]}](data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()})"
+            return match[0]
+        data = base64.b64encode(path.read_bytes()).decode()
+        return f"![{match[1]}](data:image/svg+xml;base64,{data})"
 
-    return re.sub(r"!\[([^\]]*)\]\(([^)]+\.svg)\)", picture, file.read_text(encoding="utf-8"))
+    return re.sub(r"!\[([^\]]*)\]\(([^)]+\.svg)\)", embed, file.read_text(encoding="utf-8"))

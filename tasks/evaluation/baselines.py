@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from episodic.core.episode import Episode
-from episodic.core.objective import average
+from episodic.core.objective import mean_per_task
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import ProcessGroup
 from episodic.training import model_folder
@@ -94,7 +94,7 @@ class EpisodeBaselines:
             if episode.support_size is None:
                 zero = torch.zeros((), device=episode.query_y.device)
                 result["zero"] = constant_prediction_errors(episode, zero)
-            mean = average(episode.support_y, episode.support_size)[:, None, None]
+            mean = mean_per_task(episode.support_y, episode.support_size)[:, None, None]
             result["support_mean"] = constant_prediction_errors(episode, mean)
         return result | (self.row_baselines(episode, first) if self.row_baselines else {})
 

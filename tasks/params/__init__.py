@@ -236,7 +236,12 @@ def _not_chosen(raw: dict[str, Any], faults: list[str]) -> None:
             continue
         for name in registry(section):
             if name in present and name != present.get("name"):
-                _section(f"{section}.{name}", settings_type(registry(section)[name]), present[name], faults)
+                _section(
+                    f"{section}.{name}",
+                    settings_type(registry(section)[name]),
+                    present[name],
+                    faults,
+                )
 
 
 def _section(path: str, type_: Any, raw: Any, faults: list[str]) -> Any:

@@ -130,7 +130,9 @@ def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[Process
                 os.waitpid(child, 0)
 
 
-def _run_child(rank: int, count: int, device: torch.device, rendezvous: str) -> Iterator[ProcessGroup]:
+def _run_child(
+    rank: int, count: int, device: torch.device, rendezvous: str
+) -> Iterator[ProcessGroup]:
     """Run the block in a forked process and exit without the clean-up of the first process."""
     code = 1
     try:

@@ -1,4 +1,7 @@
-"""`episodic demo` as a person uses it in a real browser: shapes, adapt, draw, drop a file. EPISODIC_SCREENSHOTS: a folder for a picture."""
+"""The page of `episodic demo` in a real browser: adapt, draw, choose a file.
+
+The environment variable EPISODIC_SCREENSHOTS names a folder for a screenshot.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def call(folder: Path, *words: str, code: int = 0, stdin: str = "") -> str:
-    """What the command says; of a failure, what it says on standard error, all of it lines that begin with `error:`."""
+    """Standard output of a command; of one that fails, its standard error."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -222,6 +222,9 @@ def test_as_a_program(place):
         text=True,
     )
     assert piped.stdout.endswith("done\n") and "Traceback" not in piped.stderr
-    blocked = "import sys; sys.modules['typer'] = None; import runpy; sys.argv = ['episodic']; runpy.run_module('episodic', run_name='__main__')"
+    blocked = (
+        "import runpy, sys; sys.modules['typer'] = None; sys.argv = ['episodic'];"
+        " runpy.run_module('episodic', run_name='__main__')"
+    )
     lacking = run("-c", blocked)
     assert lacking.returncode == 1 and "pip install 'episodic-learning[use]'" in lacking.stderr

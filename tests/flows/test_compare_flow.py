@@ -12,27 +12,33 @@ from history import Repository
 from tests.flows.toy import ROOT
 
 
-def test_it_writes_where_it_is_told_and_over_nothing_else(tmp_path: Path, api: str):
+def test_it_writes_to_the_folder_asked_for_and_over_nothing_else(tmp_path: Path, api: str):
     repository = Repository(tmp_path / "a repo", test=40)
     for name, skill in (("one", 0.0), ("two", 0.2)):
         repository.experiment(name, skill, algorithm__name="maml" if name == "one" else "protonet")
-    (repository.path / "sub/thesis").mkdir(parents=True)
-    (repository.path / "sub/thesis/thesis.txt").write_text("gold")
+    folder = repository.path / "sub"
+    (folder / "thesis").mkdir(parents=True)
+    (folder / "thesis/thesis.txt").write_text("gold")
     environment = os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
 
-    def compare(out: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.compare", "one", "two", "--out", out]
-        return subprocess.run(
-            command, cwd=repository.path / "sub", env=environment, capture_output=True, text=True
+    def start(out: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.compare", "one", "two", "--out", out],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
-    ended = compare("made")
-    page = repository.path / "sub/made/comparison.html"
-    assert (
-        ended.returncode == 0 and ended.stdout.splitlines()[-1] == str(page) and page.is_file()
-    ), ended.stderr
+    written, refused = start("made"), start("thesis")
+    output, errors = written.communicate(timeout=120)
+    page = folder / "made/comparison.html"
+    assert written.returncode == 0, errors
+    assert output.splitlines()[-1] == str(page) and page.is_file()
     assert not (repository.path / "reports").exists()
-    ended = compare("thesis")
-    said = f"error: {repository.path / 'sub/thesis'} holds something else than a comparison, which would be lost: name a new folder"
-    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == said
-    assert (repository.path / "sub/thesis/thesis.txt").read_text() == "gold"
+    _, errors = refused.communicate(timeout=120)
+    assert refused.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"error: {folder / 'thesis'} holds something else than a comparison")
+    assert (folder / "thesis/thesis.txt").read_text() == "gold"

@@ -1,4 +1,4 @@
-"""Experiments in workspaces of their own, with real git, DVC and processes in a toy repository."""
+"""Experiments in worktrees, with real git, DVC and processes in a toy repository."""
 
 from __future__ import annotations
 
@@ -8,176 +8,160 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import psutil
 import pytest
 
 from flows.experiments import experiment
+from flows.experiments.experiment import experiment_ref, is_done, run_experiment
+from flows.experiments.worktree import FOLDER, prepare_worktree, read_base
 from tasks.experiments import History
 from tasks.runtime.stage import StageError
-from tests.flows.toy import ROOT, Toy, gone, wait_for
+from tests.flows.toy import ROOT, Toy, wait_for, wait_until_gone
 
 
 @pytest.fixture
 def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """The toy as a user has it who never told git a name: its stages committed, nothing run yet."""
+    """The toy of a user who has configured no git identity: committed, nothing run yet."""
     for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    who = {
-        "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@b",
-        "GIT_COMMITTER_NAME": "a",
-        "GIT_COMMITTER_EMAIL": "a@b",
-    }
-    for words in (["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run(["git", *words], cwd=toy.path, env={**os.environ, **who}, check=True)
+    toy.commit()
     return toy
-
-
-def git(toy: Toy, *words: str) -> str:
-    return subprocess.run(
-        ["git", *words], cwd=toy.path, check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def names(toy: Toy) -> set[str]:
     return set(History(toy.path, str).experiments())
 
 
-def test_it_runs_beside_the_checkout_and_is_kept(committed: Toy):
-    said: list[str] = []
-    base = experiment.base(committed.path)
-    before = git(committed, "status", "--porcelain")
-    experiment.run(base, "seven", {"train": 7}, said.append)
-    assert experiment.done(
-        base, "seven", json.loads((committed.path / "params.yaml").read_text()) | {"train": 7}
-    )
-    assert not experiment.done(
-        base, "seven", json.loads((committed.path / "params.yaml").read_text())
-    )
-    assert (
-        git(committed, "status", "--porcelain") == before
-        and not (committed.path / "models").exists()
-    ), "the checkout is as it was"
-    assert (
-        git(committed, "worktree", "list").count("\n") == 0
-        and not (committed.path / experiment.FOLDER / "seven").exists()
-    )
-    assert "words of train" in said and "train: ran" in said
-    assert "seven" in committed.dvc("exp", "show", "--md"), "DVC knows it"
-    assert (
-        json.loads(git(committed, "show", f"{experiment.ref(base, 'seven')}:reports/metrics.json"))[
-            0
-        ]
-        == 1
-    )
-    # What it made is in the cache that all share: the same params here have nothing to run.
+def ignore(line: str) -> None: ...
+
+
+def run_together(bodies: Sequence[Callable[[], object]]) -> list[Exception]:
+    """Runs each body in a thread; returns what they raised."""
+    errors: list[Exception] = []
+
+    def run(body: Callable[[], object]) -> None:
+        try:
+            body()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_it_leaves_the_checkout_alone_and_is_saved(committed: Toy):
+    lines: list[str] = []
+    base = read_base(committed.path)
+    before = committed.git("status", "--porcelain")
+    run_experiment(base, "seven", {"train": 7}, lines.append)
+    params = json.loads((committed.path / "params.yaml").read_text())
+    assert is_done(base, "seven", params | {"train": 7})
+    assert not is_done(base, "seven", params)
+    assert committed.git("status", "--porcelain") == before
+    assert not (committed.path / "models").exists()
+    assert committed.git("worktree", "list").count("\n") == 0
+    assert not (committed.path / FOLDER / "seven").exists()
+    assert "words of train" in lines and "train: ran" in lines
+    assert "seven" in committed.dvc("exp", "show", "--md"), "DVC finds it"
+    metrics = committed.git("show", f"{experiment_ref(base, 'seven')}:reports/metrics.json")
+    assert json.loads(metrics)[0] == 1
+    # Its outputs are in the shared cache: the same params need no run in the checkout.
     committed.params(train=7)
     assert "Running" not in committed.dvc("repro", "train")
 
 
-def test_what_is_uncommitted_belongs_to_it(committed: Toy):
+def test_uncommitted_changes_are_part_of_it(committed: Toy):
     stage = committed.path / "stage.py"
     stage.write_text(stage.read_text() + "\n# another line\n")
     committed.params(report=3)
-    base = experiment.base(committed.path)
-    experiment.run(base, "dirty", {"train": 2}, lambda line: None)
-    found = experiment.ref(base, "dirty")
-    assert "# another line" in git(committed, "show", f"{found}:stage.py")
-    assert json.loads(git(committed, "show", f"{found}:params.yaml"))["report"] == 3
-    wanted = json.loads((committed.path / "params.yaml").read_text()) | {"train": 2}
-    assert experiment.done(base, "dirty", wanted)
+    base = read_base(committed.path)
+    run_experiment(base, "dirty", {"train": 2}, ignore)
+    ref = experiment_ref(base, "dirty")
+    assert "# another line" in committed.git("show", f"{ref}:stage.py")
+    assert json.loads(committed.git("show", f"{ref}:params.yaml"))["report"] == 3
+    params = json.loads((committed.path / "params.yaml").read_text()) | {"train": 2}
+    assert is_done(base, "dirty", params)
     stage.write_text(stage.read_text() + "# and one more\n")
-    assert not experiment.done(experiment.base(committed.path), "dirty", wanted), (
-        "other code is another experiment"
-    )
+    assert not is_done(read_base(committed.path), "dirty", params), "other code"
 
 
-def test_an_experiment_that_would_be_replaced_stays_under_another_name(committed: Toy):
-    (committed.path / "params.yaml").touch()  # newer than git knows, and the same
-    base = experiment.base(committed.path)
+def test_a_replaced_experiment_is_renamed(committed: Toy):
+    (committed.path / "params.yaml").touch()  # a newer timestamp, but no change
+    base = read_base(committed.path)
     for value in (1, 1, 2):
-        experiment.run(base, "again", {"train": value}, lambda line: None)
+        run_experiment(base, "again", {"train": value}, ignore)
     kept = names(committed)
-    assert len(kept) == 2 and "again" in kept, "the second time nothing was replaced"
+    assert len(kept) == 2 and "again" in kept, "the second run replaces nothing"
     (other,) = kept - {"again"}
     assert other.startswith("again-")
-    assert (
-        json.loads(git(committed, "show", f"{experiment.ref(base, other)}:params.yaml"))["train"]
-        == 1
-    )
+    params = committed.git("show", f"{experiment_ref(base, other)}:params.yaml")
+    assert json.loads(params)["train"] == 1
 
 
-def test_a_worktree_finds_a_remote_where_the_checkout_does(committed: Toy, tmp_path):
+def test_a_worktree_resolves_remotes_as_the_checkout_does(committed: Toy, tmp_path):
     committed.dvc("remote", "add", "--default", "store", "../a store")
-    workspace = committed.path / experiment.FOLDER / "elsewhere"
-    experiment.prepare(experiment.base(committed.path), workspace)
-    assert f"url = {tmp_path / 'a store'}" in (workspace / ".dvc/config.local").read_text()
+    worktree = committed.path / FOLDER / "elsewhere"
+    prepare_worktree(read_base(committed.path), worktree)
+    assert f"url = {tmp_path / 'a store'}" in (worktree / ".dvc/config.local").read_text()
 
 
-def test_two_of_one_name_take_turns(committed: Toy):
-    base, failed, said = experiment.base(committed.path), [], []
-
-    def one() -> None:
-        try:
-            experiment.run(base, "twice", {"train": 8}, said.append)
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == [] and names(committed) == {"twice"}
-    assert said.count("words of train") == 1
+def test_two_runs_of_one_name_wait_for_each_other(committed: Toy):
+    base, lines = read_base(committed.path), []
+    run = partial(run_experiment, base, "twice", {"train": 8}, lines.append)
+    assert run_together([run, run]) == []
+    assert names(committed) == {"twice"}
+    assert lines.count("words of train") == 1
 
 
-def test_a_failure_is_a_sentence_and_the_next_try_goes_on(committed: Toy):
-    base = experiment.base(committed.path)
-    workspace = committed.path / experiment.FOLDER / "luck"
-    (workspace.parent).mkdir(parents=True)
-    experiment.prepare(base, workspace)
+def test_after_a_failure_the_next_run_resumes(committed: Toy):
+    base = read_base(committed.path)
+    workspace = committed.path / FOLDER / "luck"
+    prepare_worktree(base, workspace)
     (workspace / "knobs").mkdir()
     (workspace / "knobs/fail-evaluate").write_text("no luck: set luck to 1")
     with pytest.raises(StageError, match=r"^evaluate: no luck: set luck to 1$"):
-        experiment.run(base, "luck", {"train": 9}, lambda line: None)
-    assert "luck" not in names(committed) and (workspace / "models/run").exists(), (
-        "what was done is still there"
-    )
+        run_experiment(base, "luck", {"train": 9}, ignore)
+    assert "luck" not in names(committed)
+    assert (workspace / "models/run").exists(), "finished stages are kept"
     (workspace / "knobs/fail-evaluate").unlink()
-    said: list[str] = []
-    experiment.run(base, "luck", {"train": 9}, said.append)
-    assert "train: unchanged" in said and "evaluate: ran" in said and "luck" in names(committed)
+    lines: list[str] = []
+    run_experiment(base, "luck", {"train": 9}, lines.append)
+    assert "train: unchanged" in lines and "evaluate: ran" in lines
+    assert "luck" in names(committed)
 
 
-def test_several_at_once_lose_nothing(committed: Toy):
-    base, failed = experiment.base(committed.path), []
-
-    def one(number: int) -> None:
-        try:
-            experiment.run(base, f"e{number}", {"train": number}, lambda line: None)
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == [], [repr(e) for e in failed]
-    assert names(committed) == {f"e{number}" for number in range(6)}
+def test_several_at_the_same_time_lose_nothing(committed: Toy):
+    base = read_base(committed.path)
+    errors = run_together(
+        [
+            lambda number=number: run_experiment(base, f"e{number}", {"train": number}, ignore)
+            for number in range(4)
+        ]
+    )
+    assert errors == []
+    assert names(committed) == {f"e{number}" for number in range(4)}
 
 
-def test_a_killed_one_leaves_no_process_and_goes_on(committed: Toy):
-    base = experiment.base(committed.path)
-    workspace = committed.path / experiment.FOLDER / "slow"
-    experiment.prepare(base, workspace)
+def test_a_killed_one_leaves_no_process_and_resumes(committed: Toy):
+    base = read_base(committed.path)
+    workspace = committed.path / FOLDER / "slow"
+    prepare_worktree(base, workspace)
     (workspace / "knobs").mkdir()
     (workspace / "knobs/slow-train").touch()
     program = (
-        "import sys, pathlib; from flows.experiments import experiment; "
-        f"experiment.run(experiment.base(pathlib.Path({str(committed.path)!r})), 'slow', {{'train': 5}})"
+        "import pathlib\n"
+        "from flows.experiments.experiment import run_experiment\n"
+        "from flows.experiments.worktree import read_base\n"
+        f"base = read_base(pathlib.Path({str(committed.path)!r}))\n"
+        "run_experiment(base, 'slow', {'train': 5})"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -187,54 +171,52 @@ def test_a_killed_one_leaves_no_process_and_goes_on(committed: Toy):
     )
     pids = workspace / "knobs/pids"
     wait_for(lambda: pids.exists() and pids.read_text().count(" ") == 1, "the slow stage to start")
-    import psutil
-
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    gone(family)
+    wait_until_gone(family)
     (workspace / "knobs/slow-train").unlink()
-    experiment.run(base, "slow", {"train": 5}, lambda line: None)
+    run_experiment(base, "slow", {"train": 5}, ignore)
     assert "slow" in names(committed)
 
 
-KILLED = """
+TERMINATED_SAVE = """
 import os, pathlib, signal, sys
 
-first = pathlib.Path(__file__).with_name("killed")
-if sys.orig_argv[1:5] == ["-m", "dvc", "exp", "save"] and not first.exists():
+marker = pathlib.Path(__file__).with_name("terminated")
+if sys.orig_argv[1:5] == ["-m", "dvc", "exp", "save"] and not marker.exists():
     from dvc.repo.experiments.executor.local import WorkspaceExecutor
 
     def cleanup(*_):
-        first.touch()
+        marker.touch()
         os.kill(os.getpid(), signal.SIGTERM)
 
     WorkspaceExecutor.cleanup = cleanup
 """
-"""A sitecustomize that has the first `dvc exp save` terminated when the experiment is kept and the worktree not yet back at its base."""
+"""A sitecustomize that terminates the first `dvc exp save`.
+
+At that moment the experiment is recorded, and the worktree is not back at its base yet.
+"""
 
 
-def test_a_save_that_was_terminated_is_neither_tried_again_nor_kept_twice(
+def test_a_terminated_save_is_neither_retried_nor_recorded_twice(
     committed: Toy, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
-    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    (tmp_path / "sitecustomize.py").write_text(TERMINATED_SAVE)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    monkeypatch.setattr(experiment, "DELAY", 0.0)
-    base = experiment.base(committed.path)
+    monkeypatch.setattr(experiment, "DVC_RETRY_DELAY", 0.0)
+    base = read_base(committed.path)
     with pytest.raises(StageError, match="dvc exp save was killed by SIGTERM"):
-        experiment.run(base, "cut", {"train": 5}, lambda line: None)
-    assert (tmp_path / "killed").exists() and names(committed) == {"cut"}
-    assert (
-        git(committed, "-C", str(experiment.FOLDER / "cut"), "rev-parse", "HEAD") != base.commit
-    ), "the state that this is about"
-    experiment.run(base, "cut", {"train": 5}, lambda line: None)
-    experiment.run(base, "next", {"train": 6}, lambda line: None)
-    assert (
-        names(committed) == {"cut", "next"}
-        and not (committed.path / experiment.FOLDER / "cut").exists()
-    )
+        run_experiment(base, "cut", {"train": 5}, ignore)
+    assert (tmp_path / "terminated").exists() and names(committed) == {"cut"}
+    worktree = committed.path / FOLDER / "cut"
+    head = committed.git("-C", str(worktree), "rev-parse", "HEAD")
+    assert head != base.commit, "the state that this test is about"
+    run_experiment(base, "cut", {"train": 5}, ignore)
+    run_experiment(base, "next", {"train": 6}, ignore)
+    assert names(committed) == {"cut", "next"} and not worktree.exists()
 
 
 def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):
     with pytest.raises(StageError, match="has no commit yet: commit first"):
-        experiment.base(toy.path)
+        read_base(toy.path)

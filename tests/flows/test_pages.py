@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from flows import environment
+from flows.environment import PAGES_URL
 from flows.server import pages
 
 
@@ -23,7 +23,7 @@ def served(root: Path, password: str | None) -> Callable[..., httpx.Response]:
     app = Starlette(
         routes=[Route("/{rest:path}", lambda request: PlainTextResponse("Prefect's own"))]
     )
-    pages.serve(app, root, password)
+    pages.mount_reports(app, root, password)
 
     def get(path: str, **said: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -74,25 +74,25 @@ def test_a_server_with_a_password_asks_for_it(root):
 
 def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monkeypatch):
     workspace = tmp_path / "elsewhere"
-    pages.keep(root, workspace, "none")
-    assert not (root / pages.KEPT).exists()
+    pages.keep_pages(root, workspace, "none")
+    assert not (root / pages.EXPERIMENTS).exists()
     (workspace / "reports").mkdir(parents=True)
     for text in ("<p>first", "<p>second"):
         for name in ("report.html", "tasks.html"):
             (workspace / "reports" / name).unlink(missing_ok=True)
             (workspace / "reports" / name).write_text(text + name)
-        pages.keep(root, workspace, "maml s1")
-        assert {p.name: p.read_text() for p in (root / pages.KEPT / "maml s1").iterdir()} == {
-            name: text + name for name in ("report.html", "tasks.html")
-        }
-    page = pages.kept(root, "maml s1")
-    monkeypatch.delenv(environment.PAGES, raising=False)
-    assert pages.address(root, page) == page.as_uri()
-    monkeypatch.setenv(environment.PAGES, "http://127.0.0.1:4200")
+        pages.keep_pages(root, workspace, "maml s1")
+        assert {
+            p.name: p.read_text() for p in (root / pages.EXPERIMENTS / "maml s1").iterdir()
+        } == {name: text + name for name in ("report.html", "tasks.html")}
+    page = pages.kept_report(root, "maml s1")
+    monkeypatch.delenv(PAGES_URL, raising=False)
+    assert pages.page_url(root, page) == page.as_uri()
+    monkeypatch.setenv(PAGES_URL, "http://127.0.0.1:4200")
     assert (
-        pages.address(root, page)
+        pages.page_url(root, page)
         == "http://127.0.0.1:4200/reports/experiments/maml%20s1/report.html"
     )
-    assert pages.address(root, workspace / "a.html").startswith("file:///"), (
+    assert pages.page_url(root, workspace / "a.html").startswith("file:///"), (
         "what is not served is a file"
     )

@@ -1,4 +1,4 @@
-"""JSON lines of a stage: all of them reach the artifact in the end, few of them the network and the log."""
+"""A stage's JSON lines: all of them reach the artifact in the end, few the network and the log."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ from uuid import uuid4
 
 import pytest
 
-from flows.ui import progress
-from flows.ui.progress import Progress, describe, key, parse
+from flows.ui import progress as module
+from flows.ui.progress import Progress, artifact_key, describe_event, parse_event
 
 
 def event(done: int, **more: Any) -> str:
-    return json.dumps(
-        {
-            "event": "progress",
-            "stage": "train",
-            "what": "iterations",
-            "done": done,
-            "total": 600,
-            **more,
-        }
-    )
+    fields = {"event": "progress", "stage": "train", "what": "iterations", "done": done}
+    return json.dumps({**fields, "total": 600, **more})
 
 
 class Clock:
@@ -36,29 +28,28 @@ class Clock:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    """A Progress, its clock, and the artifact's values so far."""
+    """A Progress, its clock, and the artifacts' values so far."""
     clock, written = Clock(), []
 
     def create(percent: float, key: str, description: str):
         written.append((key, percent))
         return uuid4()
 
-    monkeypatch.setattr(progress, "time", clock)
-    monkeypatch.setattr(progress, "create_progress_artifact", create)
-    monkeypatch.setattr(
-        progress,
-        "update_progress_artifact",
-        lambda artifact, percent, description: written.append(percent),
-    )
+    def update(artifact: object, percent: float, description: str) -> None:
+        written.append(percent)
+
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "create_progress_artifact", create)
+    monkeypatch.setattr(module, "update_progress_artifact", update)
     caplog.set_level(logging.INFO)
     return Progress("train", logging.getLogger("toy")), clock, written
 
 
 def test_ten_minutes_of_events(watched, caplog):
-    follow, clock, written = watched
+    progress, clock, written = watched
     for second in range(1, 601):
         clock.now = float(second)
-        follow.line(event(second))
+        progress.write(event(second))
     assert written[0] == ("train-iterations", pytest.approx(100 / 600))
     assert len(written) == 1 + 300, "every other second"
     assert written[-1] == 100.0
@@ -66,70 +57,62 @@ def test_ten_minutes_of_events(watched, caplog):
     assert caplog.messages[-1] == "iterations: 600 of 600 (100 %)"
 
 
-def test_what_the_throttle_kept_is_written_at_the_end(watched):
-    follow, _, written = watched
-    follow.line(event(1))
-    follow.line(event(599))
+def test_throttled_values_are_written_at_the_end(watched):
+    progress, _, written = watched
+    progress.write(event(1))
+    progress.write(event(599))
     assert len(written) == 1
-    follow.close()
-    follow.close()
+    progress.close()
+    progress.close()
     assert written[1:] == [pytest.approx(100 * 599 / 600)]
 
 
 def test_two_kinds_of_work_are_two_artifacts(watched):
-    follow, _, written = watched
-    follow.line(event(1))
-    follow.line(event(1, what="Test episodes (5-way)"))
-    assert [name for name, _ in written] == ["train-iterations", "train-test-episodes-5-way"]
+    progress, _, written = watched
+    progress.write(event(1))
+    progress.write(event(1, what="Test episodes (5-way)"))
+    assert [key for key, _ in written] == ["train-iterations", "train-test-episodes-5-way"]
 
 
-def test_an_experiment_has_its_own_artifacts_and_its_training_a_curve(watched):
+def test_each_experiment_has_artifacts_and_a_curve_of_its_own(watched):
     _, _, written = watched
-    drawn = []
+    curves = []
     for name in ("s-inner_lr0.1", "s-inner-lr0-1"):
-        follow = Progress("", logging.getLogger("toy"), name)
+        progress = Progress("", logging.getLogger("toy"), name)
         for stage in ("train", "evaluate"):
-            follow.line(event(1).replace('"train"', f'"{stage}"'))
-            follow.line(event(2, loss=0.5).replace('"train"', f'"{stage}"'))
-        drawn.append((follow.curve.key, len(follow.curve.rows)))
-    keys = [one[0] for one in written if isinstance(one, tuple)]
-    assert len(set(keys)) == 4 and keys[2:] == [
-        "s-inner-lr0-1-train-iterations",
-        "s-inner-lr0-1-evaluate-iterations",
-    ]
-    assert (
-        keys[0].endswith("-train-iterations")
-        and [rows for _, rows in drawn] == [1, 1]
-        and drawn[0][0] != drawn[1][0]
-    )
+            progress.write(event(1, stage=stage))
+            progress.write(event(2, stage=stage, loss=0.5))
+        curves.append(progress.curve)
+    keys = [value[0] for value in written if isinstance(value, tuple)]
+    assert keys[0].endswith("-train-iterations") and len(set(keys)) == 4
+    assert keys[2:] == ["s-inner-lr0-1-train-iterations", "s-inner-lr0-1-evaluate-iterations"]
+    assert [len(curve.points) for curve in curves] == [1, 1]
+    assert curves[0].key != curves[1].key
 
 
-def test_other_lines_are_logged_as_they_are(watched, caplog):
-    follow, _, written = watched
-    for line in (
-        "words",
-        "{",
-        '{"a": 1}',
-        '{"event": "progress", "done": null, "total": 3}',
-        "[1]",
-    ):
-        follow.line(line)
+def test_other_lines_are_logged_unchanged(watched, caplog):
+    progress, _, written = watched
+    no_numbers = '{"event": "progress", "done": null, "total": 3}'
+    for line in ("words", "{", '{"a": 1}', no_numbers, "[1]"):
+        progress.write(line)
         assert caplog.messages[-1] == line
-    follow.line('{"event": "resume", "stage": "train", "iteration": 150}')
+    progress.write('{"event": "resume", "stage": "train", "iteration": 150}')
     assert caplog.messages[-1] == "resume, iteration 150"
     assert not written
 
 
-def test_words():
-    said = describe(parse(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
-    assert (
-        said == "iterations: 350 of 600 (58 %), 12.35 a second, 20 s left, loss 1.25, accuracy 0.5"
+def test_events_in_words():
+    words = describe_event(parse_event(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
+    assert words == (
+        "iterations: 350 of 600 (58 %), 12.35 per second, 20 s left, loss 1.25, accuracy 0.5"
     )
-    assert describe({"done": 0, "total": 0}) == "work: 0 of 0 (0 %)"
-    assert key("", "train", "Müll & more ") == "train-m-ll-more"
-    assert key("anil-shots5", "result") == "anil-shots5-result"
+    assert describe_event({"done": 0, "total": 0}) == "work: 0 of 0 (0 %)"
+
+
+def test_keys_of_artifacts():
+    assert artifact_key("", "train", "Müll & more ") == "train-m-ll-more"
+    assert artifact_key("anil-shots5", "result") == "anil-shots5-result"
     names = ["a-b", "a_b", "a.b", "A-b"]
-    assert len({key(name, "result") for name in names}) == len(names), (
-        "experiments never share an artifact"
-    )
-    assert all(re.fullmatch("[a-z0-9-]+", key(name, "result")) for name in names)
+    keys = {artifact_key(name, "result") for name in names}
+    assert len(keys) == len(names), "experiments never share an artifact"
+    assert all(re.fullmatch("[a-z0-9-]+", key) for key in keys)

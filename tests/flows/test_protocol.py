@@ -1,16 +1,16 @@
-"""Requests and replies survive the line between the processes; nothing else is taken for one."""
+"""Messages between a flow and its DVC process."""
 
 import pytest
 
-from flows.dvc_worker.protocol import Plan, Reproduce, Steps, Verdict, decode, encode
+from flows.dvc_worker.protocol import PlanRequest, StagePlan, StageRequest, Verdict, decode, encode
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Plan(["train"]),
-        Reproduce("train", force=True),
-        Steps(["a", "b"], {"a": [], "b": ["a"]}),
+        PlanRequest(["train"]),
+        StageRequest("train", force=True),
+        StagePlan(["a", "b"], {"a": [], "b": ["a"]}, {"a": "12", "b": "34"}),
         Verdict("failed", 'two\nlines, "quotes", \x1e and ü', -9),
     ],
 )
@@ -26,11 +26,11 @@ def test_round_trip(message):
         "{}",
         "[]",
         '{"kind": "Popen"}',
-        '{"kind": "Plan", "no": 1}',
-        '{"kind": "Reproduce"}',
+        '{"kind": "PlanRequest", "no": 1}',
+        '{"kind": "StageRequest"}',
         "words",
     ],
 )
-def test_anything_else_is_refused(line):
+def test_other_lines_are_refused(line):
     with pytest.raises(ValueError):
         decode(line)

@@ -1,9 +1,10 @@
-"""Runs that `make ui` starts, with real processes in a toy repository: by a schedule and by hand, cancelled, terminated and killed."""
+"""Runs that `make ui` starts in a toy repository: scheduled, by hand, cancelled and killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +20,8 @@ import psutil
 import pytest
 from history import Repository
 
-from tests.flows.test_pipeline import CACHED, found, task_states
-from tests.flows.toy import ROOT, STAGES, Run, Toy, gone, wait_for
+from tests.flows.test_pipeline import CACHED, read, task_states
+from tests.flows.toy import ROOT, STAGES, Run, Toy, wait_for, wait_until_gone
 
 BY_HAND = {
     "name": "by hand",
@@ -33,272 +34,283 @@ SCHEDULED = {
     "description": "",
     "entrypoint": "flows.train.train",
     "parameters": {"name": "nightly"},
-    "schedules": [{"cron": "* * * * *", "timezone": "UTC", "active": True}],
+    # The sixth field are seconds.
+    "schedules": [{"cron": "* * * * * */20", "timezone": "UTC", "active": True}],
     "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
 }
 
 
-class Served:
-    """`make ui` in a toy repository that has one deployment."""
+class Site:
+    """`make ui` in a toy repository."""
 
-    def __init__(self, toy: Toy, deployment: dict[str, Any]):
-        (toy.path / "prefect.yaml").write_text(json.dumps({"deployments": [deployment]}))
+    def __init__(self, toy: Toy, *deployments: dict[str, Any]):
+        (toy.path / "prefect.yaml").write_text(json.dumps({"deployments": deployments}))
         self.toy = toy
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.run: Run = toy.start("--port", str(self.port), module="flows.ui")
+            port = listener.getsockname()[1]
+        self.api = f"http://127.0.0.1:{port}/api"
+        self.run: Run = toy.start("--port", str(port), module="flows.ui")
         wait_for(self.deployment, "the deployment", 120)
 
+    def stop(self) -> None:
+        if self.run.process.poll() is None:
+            os.killpg(self.run.process.pid, signal.SIGINT)
+            self.run.wait()
+
     def deployment(self) -> str | None:
-        """Its id, once it is ready."""
+        """The id of the deployment to start by hand, once it is ready."""
         try:
-            return next(
-                (d["id"] for d in found(self.api, "deployments") if d["status"] == "READY"), None
-            )
+            known = read(self.api, "deployments")
         except httpx.HTTPError:
             return None
+        ready = [d["id"] for d in known if d["status"] == "READY" and d["name"] == BY_HAND["name"]]
+        return ready[0] if ready else None
 
     def start(self) -> str:
         answers: list[httpx.Response] = []
 
         def created() -> bool:
-            """A server whose database is busy says so and may be asked again."""
-            answers.append(
-                httpx.post(
-                    f"{self.api}/deployments/{self.deployment()}/create_flow_run",
-                    json={},
-                    timeout=60,
-                )
-            )
+            """A server whose database is busy answers 503 and may be asked again."""
+            url = f"{self.api}/deployments/{self.deployment()}/create_flow_run"
+            answers.append(httpx.post(url, json={}, timeout=60))
             return answers[-1].status_code != 503
 
-        wait_for(created, "the server to take a run")
+        wait_for(created, "the server to create a run")
         answers[-1].raise_for_status()
         return answers[-1].json()["id"]
 
     def state(self, run: str) -> dict[str, Any]:
         return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]
 
-    def slow(self) -> list[psutil.Process]:
-        """The processes of the run whose stage is slow now: those of the flow first."""
+    def slow_family(self) -> list[psutil.Process]:
+        """The processes of the run whose stage is slow now, starting with that of the flow."""
         pids = self.toy.slow_pids()
         stage = psutil.Process(pids[0])
-        up = [stage, *stage.parents()]
-        flow = up[[p.pid for p in up].index(self.run.process.pid) - 1]
+        ancestors = [stage, *stage.parents()]
+        position = [process.pid for process in ancestors].index(self.run.process.pid)
+        flow = ancestors[position - 1]
         return [flow, *flow.children(recursive=True), *(psutil.Process(pid) for pid in pids)]
 
 
+def prepare(toy: Toy, database: Path) -> Toy:
+    """Commits the toy, and puts an empty database into its Prefect home."""
+    (toy.path / ".gitignore").write_text(".prefect/\nknobs/\nprefect.yaml\nreports/experiments/\n")
+    toy.commit()
+    (toy.path / ".prefect").mkdir()
+    shutil.copy(database, toy.path / ".prefect" / "prefect.db")
+    return toy
+
+
 @pytest.fixture
-def served(toy: Toy) -> Iterator[list[Served]]:
-    """Where a test puts those that it starts; they end with it."""
-    (toy.path / ".gitignore").write_text(".prefect/\nknobs/\nprefect.yaml\n")
-    who = {
-        f"GIT_{role}_{what}": "a@b"
-        for role in ("AUTHOR", "COMMITTER")
-        for what in ("NAME", "EMAIL")
-    }
-    for words in (["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run(["git", *words], cwd=toy.path, env=os.environ | who, check=True)
-    started: list[Served] = []
-    yield started
-    for one in started:
-        if one.run.process.poll() is None:
-            os.killpg(one.run.process.pid, signal.SIGINT)
-            one.run.wait()
+def start_site(toy: Toy, empty_database: Path) -> Iterator[Any]:
+    """Starts `make ui` in the toy; all sites end with the test."""
+    prepare(toy, empty_database)
+    sites: list[Site] = []
+
+    def start() -> Site:
+        sites.append(Site(toy, BY_HAND))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.stop()
 
 
-def test_cancelled_terminated_killed_and_on_again(toy: Toy, served: list[Served]):
-    """Whatever ends a run: its state says so, no process and no lock is left, and the next run goes on from there."""
-    served.append(here := Served(toy, BY_HAND))
+@pytest.fixture(scope="module")
+def site(
+    template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """One `make ui` for the tests that neither end nor break it."""
+    path = shutil.copytree(template, tmp_path_factory.mktemp("site") / "a toy")
+    site = Site(prepare(Toy(path), empty_database), BY_HAND, SCHEDULED)
+    yield site
+    site.stop()
+
+
+def test_however_a_run_ends_the_next_one_resumes(toy: Toy, start_site):
+    """The ended run's state is right, and no process and no lock is left."""
+    site: Site = start_site()
     toy.knob("slow-train", "")
 
-    def begun() -> tuple[str, list[psutil.Process]]:
+    def start_slow_run() -> tuple[str, list[psutil.Process]]:
         toy.knob("pids", None)
-        run = here.start()
-        return run, here.slow()
+        run = site.start()
+        return run, site.slow_family()
 
-    run, family = begun()
+    run, family = start_slow_run()
     assert len(family) >= 4, "the flow, its DVC process, the stage and its child"
-    # What the button of the run's page asks for.
+    # What the cancel button of a run's page does.
     httpx.post(
-        f"{here.api}/flow_runs/{run}/set_state",
+        f"{site.api}/flow_runs/{run}/set_state",
         json={"state": {"type": "CANCELLING", "name": "Cancelling"}},
     ).raise_for_status()
-    wait_for(lambda: here.state(run)["type"] == "CANCELLED", "the cancelled run")
-    gone(family)
+    wait_for(lambda: site.state(run)["type"] == "CANCELLED", "the cancelled run")
+    wait_until_gone(family)
     assert not toy.locked()
 
-    def running() -> bool:
-        return "RUNNING" in {
-            task["state_type"]
-            for task in found(here.api, "task_runs", flow_runs={"id": {"any_": [run]}})
-        }
+    def has_running_task() -> bool:
+        tasks = read(site.api, "task_runs", flow_runs={"id": {"any_": [run]}})
+        return "RUNNING" in {task["state_type"] for task in tasks}
 
-    wait_for(lambda: not running(), "its tasks' states, which the server learns of a little later")
+    wait_for(lambda: not has_running_task(), "the tasks' states to reach the server")
 
     for number in (signal.SIGTERM, signal.SIGKILL):
-        run, family = begun()
+        run, family = start_slow_run()
         family[0].send_signal(number)
         wait_for(
-            lambda run=run: here.state(run)["type"] == "CRASHED", f"the run after {number.name}"
+            lambda run=run: site.state(run)["type"] == "CRASHED", f"the run after {number.name}"
         )
-        gone(family)
+        wait_until_gone(family)
         assert not toy.locked()
 
-    run, family = begun()
-    family += here.run.family()
-    here.run.process.kill()
-    gone(family)
+    run, family = start_slow_run()
+    family += site.run.family()
+    site.run.process.kill()
+    wait_until_gone(family)
     assert not toy.locked()
 
-    served.append(here := Served(toy, BY_HAND))
-    wait_for(lambda: here.state(run)["type"] == "CRASHED", "the run whose server was killed")
-    assert "killed" in here.state(run)["message"]
-    run, family = begun()
-    os.killpg(here.run.process.pid, signal.SIGINT)
-    assert here.run.wait() == 0, here.run.output
-    gone(family)
+    site = start_site()
+    wait_for(lambda: site.state(run)["type"] == "CRASHED", "the run whose server was killed")
+    assert "killed" in site.state(run)["message"]
+    run, family = start_slow_run()
+    os.killpg(site.run.process.pid, signal.SIGINT)
+    assert site.run.wait() == 0, site.run.output
+    wait_until_gone(family)
 
-    served.append(here := Served(toy, BY_HAND))
+    site = start_site()
     wait_for(
-        lambda: here.state(run)["type"] in ("CRASHED", "CANCELLED"),
-        "the run whose server was ended",
+        lambda: site.state(run)["type"] in ("CRASHED", "CANCELLED"), "the run whose server ended"
     )
     toy.knob("slow-train", None)
-    run = here.start()
-    wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that goes on")
-    wait_for(lambda: set(task_states(here.api, run)) == set(STAGES), "its tasks")
-    assert task_states(here.api, run) == {
+    run = site.start()
+    wait_for(lambda: site.state(run)["type"] == "COMPLETED", "the run that resumes")
+    wait_for(lambda: set(task_states(site.api, run)) == set(STAGES), "its tasks")
+    assert task_states(site.api, run) == {
         **dict.fromkeys(STAGES, "Completed"),
         "download": "Cached",
         "episodes": "Cached",
     }
-    run = here.start()
-    wait_for(lambda: here.state(run)["type"] == "COMPLETED", "the run that has nothing to do")
-    assert task_states(here.api, run) == CACHED
+    run = site.start()
+    wait_for(lambda: site.state(run)["type"] == "COMPLETED", "the run with nothing to do")
+    assert task_states(site.api, run) == CACHED
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
     unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    assert found(here.api, "flow_runs", flow_runs=unfinished) == []
+    assert read(site.api, "flow_runs", flow_runs=unfinished) == []
     wait_for(
-        lambda: found(here.api, "task_runs", task_runs=unfinished) == [],
-        "tasks of killed runs to have their state",
+        lambda: read(site.api, "task_runs", task_runs=unfinished) == [],
+        "the tasks of killed runs to have a final state",
     )
 
 
-def test_a_schedule_fires(toy: Toy, served: list[Served]):
-    """Every minute here, at night in prefect.yaml; the run is an experiment, its report is served, and the checkout is as it was."""
-    served.append(here := Served(toy, SCHEDULED))
+def test_a_schedule_fires(site: Site):
+    """The run is an experiment, its report is served, and the checkout stays as it is."""
 
-    def done() -> list[dict]:
-        finished = {
+    def finished() -> list[dict]:
+        filters = {
             "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}},
             "tags": {"all_": ["auto-scheduled"]},
         }
-        return found(here.api, "flow_runs", flow_runs=finished)
+        return read(site.api, "flow_runs", flow_runs=filters, sort="START_TIME_ASC")
 
-    wait_for(done, "a scheduled run", 150)
-    run = done()[0]
-    assert run["state_type"] == "COMPLETED" and run["state"]["message"].startswith(
-        "experiment nightly: 5 stages ran"
-    ), run["state"]
-    assert "nightly" in toy.dvc("exp", "show", "--md")
-    status = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"],
-        cwd=toy.path,
-        capture_output=True,
-        text=True,
-    )
-    assert status.stdout == ""
-    page = f"{here.api.removesuffix('/api')}/reports/experiments/nightly/report.html"
-    assert (
-        httpx.get(page).text == (toy.path / "reports/experiments/nightly/report.html").read_text()
-    )
-    assert httpx.get(f"{page}/../../../dvc.yaml").text != (toy.path / "dvc.yaml").read_text()
+    wait_for(finished, "a scheduled run", 150)
+    run = finished()[0]
+    assert run["state_type"] == "COMPLETED", run["state"]
+    assert run["state"]["message"].startswith("experiment nightly: 5 stages ran")
+    assert "nightly" in site.toy.dvc("exp", "show", "--md")
+    assert site.toy.git("status", "--porcelain", "--untracked-files=no") == ""
+    url = f"{site.api.removesuffix('/api')}/reports/experiments/nightly/report.html"
+    report = site.toy.path / "reports/experiments/nightly/report.html"
+    assert httpx.get(url).text == report.read_text()
+    assert httpx.get(f"{url}/../../../dvc.yaml").text != (site.toy.path / "dvc.yaml").read_text()
 
 
 @pytest.fixture
-def hook() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The address of a web hook, and what it is told."""
-    told: list[dict[str, str]] = []
+def webhook() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a web hook, and the messages that it receives."""
+    messages: list[dict[str, str]] = []
 
-    class Hook(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", told
+    yield f"http://127.0.0.1:{server.server_port}", messages
     server.shutdown()
 
 
-BLOCK = """
+SAVE_BLOCK = """
 import sys
-from prefect.blocks.notifications import CustomWebhookNotificationBlock as Hook
-print(Hook(name="hook", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}).save("team"))
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+fields = {"subject": "{{subject}}", "body": "{{body}}"}
+block = CustomWebhookNotificationBlock(name="hook", url=sys.argv[1], json_data=fields)
+print(block.save("team"))
 """
 
-FALL = """
+DESCRIBE_CHANGES = """
 import logging, sys
 from pathlib import Path
-from flows import watch
+from flows.experiments.score_change import describe_change
 from tasks.experiments import Revision
-print(watch.since(Path(sys.argv[1]), "nightly", Revision("nightly", sys.argv[2]), logging.getLogger()))
+root, *commits = sys.argv[1:]
+for commit in commits:
+    previous = Revision("nightly", commit)
+    print(describe_change(Path(root), "nightly", previous, logging.getLogger()))
 """
 
 
-def test_notifications(
-    toy: Toy, served: list[Served], hook: tuple[str, list[dict[str, str]]], tmp_path: Path
-):
-    """Those of conf/automations.yaml, to a web hook: of a run that failed, and of an accuracy that fell by more than its interval."""
-    address, told = hook
-    served.append(here := Served(toy, BY_HAND))
-    environment = toy.environment | {"PREFECT_API_URL": here.api, "PYTHONPATH": str(ROOT)}
+def test_notifications(site: Site, webhook: tuple[str, list[dict[str, str]]], tmp_path: Path):
+    """conf/automations.yaml reports a run that failed and a score that fell, to a web hook."""
+    address, messages = webhook
+    toy = site.toy
+    environment = toy.environment | {"PREFECT_API_URL": site.api}
 
-    def run(*words: str) -> str:
-        ended = subprocess.run(
-            [sys.executable, *words], cwd=toy.path, env=environment, capture_output=True, text=True
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=toy.path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout.strip()
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
 
-    block = run("-c", BLOCK, address)
+    block = run("-c", SAVE_BLOCK, address)
     text = (ROOT / "conf/automations.yaml").read_text()
-    (toy.path / "conf").mkdir(exist_ok=True)
+    (toy.path / "conf").mkdir()
     (toy.path / "conf/automations.yaml").write_text(
         text.replace("00000000-0000-0000-0000-000000000000", block)
     )
     run("-m", "prefect", "automation", "create", "--from-file", "conf/automations.yaml")
 
     toy.knob("fail-train", "iteration 3 is not finite: lower train.meta_lr")
-    here.start()
-    wait_for(lambda: told, "word of the failure", 90)
-    assert told[0]["subject"].startswith("pipeline ") and told[0]["subject"].endswith(": Failed")
-    assert told[0]["body"] == "train: iteration 3 is not finite: lower train.meta_lr"
+    failed = site.start()
+    wait_for(lambda: messages, "the message about the failure", 90)
+    assert messages[0]["subject"].startswith("pipeline ")
+    assert messages[0]["subject"].endswith(": Failed")
+    assert messages[0]["body"] == "train: iteration 3 is not finite: lower train.meta_lr"
     log: list[str] = []
 
-    def logged() -> bool:
-        log[:] = [line["message"] for line in found(here.api, "logs", logs={})]
+    def is_logged() -> bool:
+        lines = read(site.api, "logs", logs={"flow_run_id": {"any_": [failed]}})
+        log[:] = [line["message"] for line in lines]
         return any("Finished in state Failed" in line for line in log)
 
-    wait_for(logged, "the run's log")
-    assert "Traceback" not in "\n".join(log) + here.run.output
+    wait_for(is_logged, "the run's log")
+    assert "Traceback" not in "\n".join(log) + site.run.output
 
+    # The last experiment is compared with a better one and with an equal one.
     history = Repository(tmp_path / "a history", test=200)
-    before = history.experiment("nightly", 0.1)
+    commits = [history.experiment("nightly", skill) for skill in (0.1, -0.2)]
     history.experiment("nightly", -0.2)
-    said = run("-c", FALL, str(history.path), before)
-    assert said.startswith("; accuracy fell by ")
-    wait_for(lambda: len(told) > 1, "word of the fall", 90)
-    assert told[1] == {
-        "subject": "nightly",
-        "body": said.removeprefix("; ").removesuffix(" since the last run"),
-    }
-    assert run("-c", FALL, str(history.path), history.experiment("nightly", -0.2)).startswith(
-        "; accuracy did not change significantly"
-    )
-    assert len(told) == 2
+    fell, same = run("-c", DESCRIBE_CHANGES, str(history.path), *commits).splitlines()
+    assert fell.startswith("; accuracy fell by ")
+    assert same.startswith("; accuracy is as before")
+    wait_for(lambda: len(messages) > 1, "the message about the score", 90)
+    body = fell.removeprefix("; ").removesuffix(" since the last run")
+    assert messages[1:] == [{"subject": "nightly", "body": body}]

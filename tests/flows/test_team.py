@@ -1,4 +1,4 @@
-"""Two checkouts that share a git remote and a DVC remote: a worker in one of them does what was deployed from the other."""
+"""Two checkouts that share a git remote and a DVC remote, as in docs/team.md."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.experiments import experiment
+from flows.experiments.experiment import check_sharing, run_experiment
+from flows.experiments.worktree import read_base
 from tasks.experiments import History
 from tasks.runtime.stage import StageError
-from tests.flows.test_pipeline import found, task_states
-from tests.flows.toy import STAGES, Run, Toy, wait_for
+from tests.flows.test_pipeline import read, task_states
+from tests.flows.toy import AUTHOR, ROOT, STAGES, Run, Toy, wait_for
 
 TRAIN = {
     "name": "train",
@@ -27,73 +28,71 @@ TRAIN = {
 PULL = {
     "prefect.deployments.steps.set_working_directory": {"directory": "{{ $EPISODIC_CHECKOUT }}"}
 }
-DEPLOYED = {"name": "toy", "prefect-version": "3", "pull": [PULL], "deployments": [TRAIN]}
-
-
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+DEPLOYMENTS = {"name": "toy", "prefect-version": "3", "pull": [PULL], "deployments": [TRAIN]}
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 @pytest.fixture
 def here(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """The first checkout, pushed to both remotes after a run."""
-    for role in ("AUTHOR", "COMMITTER"):
-        for what in ("NAME", "EMAIL"):
-            monkeypatch.setenv(f"GIT_{role}_{what}", "a@b")
-    toy.environment |= {key: value for key, value in os.environ.items() if key.startswith("GIT_")}
+    for name, value in AUTHOR.items():
+        monkeypatch.setenv(name, value)
+    toy.environment |= AUTHOR
     toy.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
     toy.dvc("repro")
-    git(toy.path, "add", "-A")
-    git(toy.path, "commit", "-qm", "run")
-    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "origin")], check=True)
-    git(toy.path, "remote", "add", "origin", str(tmp_path / "origin"))
-    git(toy.path, "push", "-q", "origin", "HEAD:main")
-    git(tmp_path / "origin", "symbolic-ref", "HEAD", "refs/heads/main")
+    toy.commit()
+    origin = tmp_path / "origin"
+    toy.git("init", "-q", "--bare", "--initial-branch=main", str(origin))
+    toy.git("remote", "add", "origin", str(origin))
+    toy.git("push", "-q", "origin", "HEAD:main")
     toy.dvc("push", "--run-cache")
     return toy
 
 
 @pytest.fixture
 def there(here: Toy, tmp_path: Path) -> Toy:
-    """The second one, with nothing in its cache."""
-    git(tmp_path, "clone", "-q", str(tmp_path / "origin"), "another machine")
-    (tmp_path / "another machine" / "knobs").mkdir()
-    return Toy(tmp_path / "another machine")
+    """The second checkout, with an empty cache."""
+    path = tmp_path / "another machine"
+    here.git("clone", "-q", str(tmp_path / "origin"), str(path))
+    (path / "knobs").mkdir()
+    return Toy(path)
 
 
 def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
-    """It takes inputs from the remote, runs what nobody has run, and pushes what it made; here that is not trained again."""
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    """The worker fetches what others have computed, runs the rest, and pushes its results."""
     environment = here.environment | {
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    (here.path / "prefect.yaml").write_text(json.dumps(DEPLOYED))
-    (here.path / "flows").symlink_to(Path(experiment.__file__).parents[1])
-    for words in (["work-pool", "create", "team", "--type", "process"], ["deploy", "--all"]):
-        ended = subprocess.run(
-            [*prefect, *words], cwd=here.path, env=environment, capture_output=True, text=True
+    (here.path / "prefect.yaml").write_text(json.dumps(DEPLOYMENTS))
+    for toy in (here, there):
+        (toy.path / "flows").symlink_to(ROOT / "flows")
+    for command in (["work-pool", "create", "team", "--type", "process"], ["deploy", "--all"]):
+        done = subprocess.run(
+            [*PREFECT, *command], cwd=here.path, env=environment, capture_output=True, text=True
         )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-    (there.path / "flows").symlink_to(Path(experiment.__file__).parents[1])
+        assert done.returncode == 0, done.stdout + done.stderr
     worker = Run(
         there,
-        [*prefect, "worker", "start", "--pool", "team"],
+        [*PREFECT, "worker", "start", "--pool", "team"],
         environment | {"EPISODIC_CHECKOUT": str(there.path)},
     )
     try:
         (deployment,) = [
-            d["id"] for d in found(api, "deployments") if d["work_pool_name"] == "team"
+            deployment["id"]
+            for deployment in read(api, "deployments")
+            if deployment["work_pool_name"] == "team"
         ]
-        asked = {"parameters": {"name": "seven", "more": {"train": 7}}}
-        run = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=asked).json()["id"]
+        run = httpx.post(
+            f"{api}/deployments/{deployment}/create_flow_run",
+            json={"parameters": {"name": "seven", "more": {"train": 7}}},
+        ).json()["id"]
 
         def state() -> dict:
             return httpx.get(f"{api}/flow_runs/{run}").json()["state"]
 
-        wait_for(
-            lambda: state()["type"] in ("COMPLETED", "FAILED", "CRASHED"), "the worker's run", 120
-        )
+        finished = ("COMPLETED", "FAILED", "CRASHED")
+        wait_for(lambda: state()["type"] in finished, "the worker's run", 120)
         assert state()["type"] == "COMPLETED", (state(), worker.output)
     finally:
         os.killpg(worker.process.pid, signal.SIGINT)
@@ -105,22 +104,20 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
     assert set(History(here.path, str).experiments()) == set()
     here.dvc("exp", "pull", "origin", "seven")
     assert set(History(here.path, str).experiments()) == {"seven"}
-    said: list[str] = []
-    experiment.run(experiment.base(here.path), "mine", {"train": 7}, said.append, pull=True)
-    # What a stage keeps in git alone (its metrics) is in no remote of DVC's; that stage runs once more.
-    assert [line for line in said if line.startswith("words of")] == ["words of evaluate"], (
-        "\n".join(said)
-    )
+    lines: list[str] = []
+    run_experiment(read_base(here.path), "mine", {"train": 7}, lines.append, pull=True)
+    # Metrics are in git alone and in no DVC remote, so that their stage runs once more.
+    assert [line for line in lines if line.startswith("words of")] == ["words of evaluate"], lines
 
 
-def test_without_remotes_there_is_nothing_to_share_through(toy: Toy, here: Toy):
+def test_sharing_needs_both_remotes(here: Toy):
     with pytest.raises(
-        StageError, match="there is no git remote upstream: git remote add upstream URL"
+        StageError, match="there is no git remote upstream: run git remote add upstream URL"
     ):
-        experiment.sharing(here.path, "upstream")
+        check_sharing(here.path, "upstream")
     here.dvc("remote", "remove", "store")
     with pytest.raises(
         StageError,
-        match="DVC has no default remote to share files through: dvc remote add --default NAME URL",
+        match="DVC has no default remote to share files through: run dvc remote add --default",
     ):
-        experiment.sharing(here.path, "origin")
+        check_sharing(here.path, "origin")

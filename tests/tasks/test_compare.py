@@ -129,7 +129,9 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     }
 
     def said(a: str, b: str) -> str:
-        pair = protocol.find_pair(by_name[a], by_name[b]) or protocol.find_pair(by_name[b], by_name[a])
+        pair = protocol.find_pair(by_name[a], by_name[b]) or protocol.find_pair(
+            by_name[b], by_name[a]
+        )
         return sentences.verdict(protocol, pair)
 
     assert re.fullmatch(
@@ -141,9 +143,9 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* not methods\.$",
         said("protonet", "maml-fast"),
     )
-    assert said("maml", "maml-fast").startswith("No significant difference") and "corrected p = " in said(
-        "maml", "maml-fast"
-    )
+    assert said("maml", "maml-fast").startswith(
+        "No significant difference"
+    ) and "corrected p = " in said("maml", "maml-fast")
     # Where the first two are level, the headline goes on to the first that the best one beats.
     level = replace(
         protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")]
@@ -228,7 +230,9 @@ def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
         "main",
         "workspace",
     ]
-    said = "main and workspace: params.yaml was edited after the run; the scores are those of the run"
+    said = (
+        "main and workspace: params.yaml was edited after the run; the scores are those of the run"
+    )
     assert (
         said in (tmp_path / "out/comparison.html").read_text()
         and said in (tmp_path / "out/comparison.md").read_text()
@@ -312,7 +316,9 @@ def test_that_methods_have_their_own_code_is_not_told(protocol):
     from dataclasses import replace
 
     one, two = protocol.best.first, protocol.baseline.first
-    (found,) = groups.group_protocols([one, replace(two, config=two.config | {"code_digest": "1" * 16})])
+    (found,) = groups.group_protocols(
+        [one, replace(two, config=two.config | {"code_digest": "1" * 16})]
+    )
     assert naming.CODE not in found.keys and {c.name for c in found.configurations} == {
         "protonet",
         "maml",
@@ -364,9 +370,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Differences by group",
     ):
         assert f">{heading}</h2>" in page
-    assert (
-        "one may exclude 0 although the corrected p-value is not small" in page
-    )
+    assert "one may exclude 0 although the corrected p-value is not small" in page
     assert "conditional on the test classes" in page and "Largest disagreements" in page
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     assert (
@@ -396,7 +400,9 @@ def test_groups_and_disagreements_by_hand(protocol):
     found = closeup.find_disagreements(protocol)
     gains = first.first.scores - second.first.scores
     shown = [
-        gains[card.episode] for card in found.cards if card.rank.startswith("protonet") and card.rank.endswith(" is better")
+        gains[card.episode]
+        for card in found.cards
+        if card.rank.startswith("protonet") and card.rank.endswith(" is better")
     ]
     assert sorted(shown, reverse=True) == sorted(gains, reverse=True)[:2], (
         "those in which the first gains most"
@@ -431,9 +437,9 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
         repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
     repository.experiment("after", 0.2, algorithm__name="protonet")
     with History.open(repository.path) as history:
-        assert [r.commit for r in history.list_since(start)[:2]] == commits and history.list_since(start)[
-            2
-        ].name == "after"
+        assert [r.commit for r in history.list_since(start)[:2]] == commits and history.list_since(
+            start
+        )[2].name == "after"
         assert [r.name for r in history.list_since(commits[1])] == ["after"]
     shutil.copytree(tmp_path / "r1", repository.path, dirs_exist_ok=True)
     experiments, _ = compare.gather(repository.path, ["workspace", "main"])
@@ -491,7 +497,9 @@ def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
             Revision(f"nightly@{base[:7]}", first),
             Revision("nightly", second),
         ]
-        assert [e.commit for e in history.read(history.find_named([f"nightly@{base[:7]}"]))] == [first]
+        assert [e.commit for e in history.read(history.find_named([f"nightly@{base[:7]}"]))] == [
+            first
+        ]
 
 
 def test_files_that_the_cache_lacks_are_named(tmp_path):
@@ -523,9 +531,9 @@ def test_scores_that_are_not_finite_are_left_out_aloud(tmp_path):
     repository.experiment("good")
     repository.experiment("bad", float("nan"))
     experiments, left = compare.gather(repository.path, everything=True)
-    assert [e.name for e in experiments] == [
-        "good"
-    ] and left[0].replace("\xa0", " ") == "bad: the score of 60 episodes is not finite"
+    assert [e.name for e in experiments] == ["good"] and left[0].replace(
+        "\xa0", " "
+    ) == "bad: the score of 60 episodes is not finite"
 
 
 def test_the_program(repository, tmp_path):

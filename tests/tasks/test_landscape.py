@@ -95,7 +95,10 @@ def test_figures_are_those_of_metrics_json(roots):
             f"{100 * tasks[end]['accuracy']:.1f} % ± {100 * tasks[end]['accuracy_ci95']:.1f}"
             in text
         )
-    assert f"Two principal axes explain {100 * (tasks['map']['first'] + tasks['map']['second']):.0f} %" in text
+    assert (
+        f"Two principal axes explain {100 * (tasks['map']['first'] + tasks['map']['second']):.0f} %"
+        in text
+    )
 
 
 def test_the_sentence_claims_no_more_than_the_interval(roots):

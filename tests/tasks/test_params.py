@@ -42,7 +42,10 @@ FAULTS = [
     ({"train__iterations": 0}, "train.iterations is 0; it must be at least 1"),
     ({"train__meta_lr": "1e-3x"}, "train.meta_lr is '1e-3x'; it must be a number"),
     ({"train__meta_lr": -1}, "train.meta_lr is -1; it must be greater than 0"),
-    ({"train__schedule": "cosin"}, "train.schedule is 'cosin'; it must be constant, cosine or linear"),
+    (
+        {"train__schedule": "cosin"},
+        "train.schedule is 'cosin'; it must be constant, cosine or linear",
+    ),
     (
         {"train__gradient_clip": 0},
         "train.gradient_clip is 0; it must be greater than 0",
@@ -293,7 +296,9 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
     answer = subprocess.run(
         [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 1 and "train.iterations is -1; it must be at least 1" in answer.stderr
+    assert (
+        answer.returncode == 1 and "train.iterations is -1; it must be at least 1" in answer.stderr
+    )
 
 
 def test_params_yaml_is_the_defaults():

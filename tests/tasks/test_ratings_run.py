@@ -159,7 +159,9 @@ def test_the_report_says_it(run):
     ]
     call(run, "report", *EVALUATE, "--history", "history", *written)
     page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
-    assert f"After 20 ratings the mean absolute error is {metrics['ratings']['20']['mae']:.3f}" in page
+    assert (
+        f"After 20 ratings the mean absolute error is {metrics['ratings']['20']['mae']:.3f}" in page
+    )
     assert (
         "Error by number of ratings" in page
         and "matrix factorisation with fold-in" in page

@@ -195,7 +195,9 @@ def test_hostile_names_in_markdown_and_svg(image_root):
 
 
 def test_markdown_escapes_what_markdown_reads():
-    assert pages.escape_markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
+    assert (
+        pages.escape_markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
+    )
 
 
 def test_nothing_ends_a_script_early():
@@ -345,7 +347,8 @@ def test_another_protocol_is_not_drawn(tmp_path, key, value):
 
 def test_a_data_set_without_published_figures(image_root):
     same, others = published.find_figures(
-        published.describe_protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
+        published.describe_protocol(found(image_root[0]), raw(image_root[0]))
+        | {"dataset": "glyphs"}
     )
     assert same.empty
     assert others.empty

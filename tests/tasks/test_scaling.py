@@ -54,8 +54,7 @@ def test_the_exponent_is_found(protocols):
     first, last = found.points["error"].iloc[[0, -1]]
     assert (
         f"With 10 training classes the error is {100 * first:.1f}\xa0%; "
-        f"with 640 it is {100 * last:.1f}\xa0%."
-        in section.sentence
+        f"with 640 it is {100 * last:.1f}\xa0%." in section.sentence
     )
 
 
@@ -124,7 +123,8 @@ def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repos
     ]
     (section,) = scaling.scaling_sections(groups.group_protocols(bent))
     assert any(
-        "The points deviate from the law by more than chance (chi-square " in note and "p < 0.001)" in note
+        "The points deviate from the law by more than chance (chi-square " in note
+        and "p < 0.001)" in note
         for note in section.notes
     )
 
@@ -150,7 +150,9 @@ def test_transfer_is_by_the_classes_own_group(protocols):
     (protocol,) = protocols
     section = transfer.transfer_section(protocol, "")
     assert (
-        section.sentence.startswith("Over all test groups, training on a beats training on b + c by ")
+        section.sentence.startswith(
+            "Over all test groups, training on a beats training on b + c by "
+        )
         and "95 % CI" in section.sentence
     )
     assert (

@@ -19,9 +19,9 @@ WORLDS = 1500
 def simulate(
     rng: np.random.Generator, gap: float, seeds: int, worlds: int, spread: float = 0.25
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Accuracies `(worlds, seeds, episodes)` of two sides, and the difference of their means over all episodes and seeds there could be.
+    """Simulated accuracies `(worlds, seeds, episodes)` of two methods, and their true difference.
 
-    Episodes differ in how hard they are, seeds in how good they came out (spread, in logits), and each pair of both a little more.
+    Episodes differ in difficulty and seeds in quality (by `spread`, in logits), and they interact.
     """
 
     def side(ability: float, hard: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def simulate(
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> list:
-    """The difference in each world; all of them share one bootstrap, which is much faster and as good."""
+    """The difference in each world. All worlds share one bootstrap, which is much faster."""
     worlds, k, n = first.shape
     resamples = Resamples(
         np.concatenate([first.reshape(-1, n), second.reshape(-1, n)]), number=2000
@@ -58,7 +58,7 @@ def differences(first: np.ndarray, second: np.ndarray) -> list:
 @pytest.mark.parametrize("gap", [0.0, 0.4])
 @pytest.mark.parametrize("seeds", [1, MIN_SEEDS, 6])
 def test_intervals_cover_what_is_true(seeds, gap):
-    """With one seed a side, seeds do not differ: what the interval is about are these very checkpoints."""
+    """With one seed per method the seeds do not differ: the interval is of these checkpoints."""
     rng = np.random.default_rng(seeds)
     first, second, truth = simulate(rng, gap, seeds, WORLDS, spread=0.0 if seeds == 1 else 0.25)
     found = differences(first, second)
@@ -70,7 +70,7 @@ def test_intervals_cover_what_is_true(seeds, gap):
 
 
 def test_checkpoints_taken_for_methods_would_be_wrong():
-    """Why fewer than three seeds speak of checkpoints alone: where seeds differ, intervals over episodes miss the methods' difference."""
+    """Where seeds differ, intervals over episodes alone miss the difference of the methods."""
     first, second, truth = simulate(np.random.default_rng(0), 0.0, 1, WORLDS, spread=0.25)
     covered = np.mean([d.low <= truth <= d.high for d in differences(first, second)])
     assert covered < 0.85
@@ -89,7 +89,7 @@ def test_false_alarms_among_many_comparisons_with_one_baseline():
 
 
 def test_false_alarms_among_all_pairs_of_methods_whose_seeds_differ():
-    """Three seeds say little of how far seeds spread; where they agree by luck, the smallest of fifteen p-values must not be believed."""
+    """The smallest of 15 p-values holds, though three seeds often agree by chance."""
     rng, methods, seeds, worlds = np.random.default_rng(5), 6, 3, 250
     scores = [simulate(rng, 0.0, methods * seeds, 1)[0][0] for _ in range(worlds)]
     resamples = Resamples(np.concatenate(scores), number=500)
@@ -178,7 +178,7 @@ def test_a_single_episode_cannot_be_compared():
 
 
 def test_the_standard_error_is_not_the_interval_by_the_normal_quantile():
-    """With few seeds the interval is Student's, so that its width would overstate the standard error."""
+    """With few seeds the interval is Student's, wider than the standard error suggests."""
     rng = np.random.default_rng(0)
     scores = rng.normal(0.5, 0.1, (3, 200)) + rng.normal(0, 0.05, (3, 1))
     of_seeds, of_one = Resamples(scores).mean([0, 1, 2]), Resamples(scores).mean([0])

@@ -30,7 +30,10 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_the_interval_holds_the_truth_in_about_95_of_100_samples():
-    """Accuracies of five queries, full of ties, that fall as x rises: the truth is the correlation of very many."""
+    """Accuracies of five queries, full of ties, that fall as x rises.
+
+    The true correlation is that of a very large sample.
+    """
     rng = np.random.default_rng(1)
 
     def draw(n):

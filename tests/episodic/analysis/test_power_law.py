@@ -1,4 +1,4 @@
-"""A power law's exponent, where it is known, and its interval, which holds it as often as it says."""
+"""The exponent of a known power law is recovered, and its interval covers it as often as stated."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def test_too_few_points_have_no_law():
         "an error of 0 has no logarithm"
     )
     assert (
-        fit(np.array([5.0, 5, 10, 20]), np.array([0.2, 0.2, 0.1, 0.05]), np.full(4, 0.01))
-        is None
+        fit(np.array([5.0, 5, 10, 20]), np.array([0.2, 0.2, 0.1, 0.05]), np.full(4, 0.01)) is None
     )
 
 
@@ -60,7 +59,7 @@ def test_an_interval_from_scatter_alone_is_too_narrow_as_the_docstring_says():
 
 
 def test_the_interval_grows_without_a_jump():
-    """Of the same pattern of residuals, a little smaller and a little larger than what the errors allow."""
+    """The same residuals, slightly smaller and slightly larger than the standard errors allow."""
     law, sd, pattern = 0.6 * N**-0.4, 0.002 * N**-0.4, np.array([1.0, -1, 0, -1, 1])
 
     def at(size: float):
@@ -77,9 +76,7 @@ def test_the_interval_grows_without_a_jump():
 
 def test_how_likely_so_large_a_misfit_is_is_said():
     rng, law = np.random.default_rng(0), 0.6 * N**-0.4
-    p = np.array(
-        [fit(N, law + 0.02 * law * rng.normal(size=5), 0.02 * law).p for _ in range(1000)]
-    )
+    p = np.array([fit(N, law + 0.02 * law * rng.normal(size=5), 0.02 * law).p for _ in range(1000)])
     assert abs((p < 0.05).mean() - 0.05) < 0.025 and abs((p < 0.5).mean() - 0.5) < 0.05
 
 

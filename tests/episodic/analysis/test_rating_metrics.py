@@ -53,7 +53,7 @@ def test_the_scale_does_not_count():
 
 
 def world(users: int, level: float, taste: float, seed: int = 0) -> list[Ratings]:
-    """Ratings 3 + a user's level + (its taste) * (the item's direction) + noise, of 12 items numbered 1 to 12."""
+    """Ratings of the items 1 to 12: 3 + level of the user + taste * direction + noise."""
     rng = np.random.default_rng(seed)
     direction = np.random.default_rng(99).normal(size=13)
     found = []
@@ -125,7 +125,7 @@ def test_the_fold_in_is_ridge_regression():
 
 
 def test_strengths_are_chosen_for_each_number_of_ratings():
-    """Where a user's level is faint beside the noise, one rating says less of it than many: the shift is held back more."""
+    """Where the bias of users is small compared with the noise, one rating needs more damping."""
     rng = np.random.default_rng(1)
     users = [
         Ratings(np.arange(1, 41), 3 + 0.4 * rng.normal() + rng.normal(size=40)) for _ in range(150)

@@ -132,7 +132,9 @@ def test_choose_all_is_a_permutation():
 def test_draws_are_these_numbers():
     """Frozen: a change here changes every episode that anybody has ever drawn."""
     assert random_numbers.key(0, "train") == 2765697047129211453
-    drawn = random_numbers.random_bits(random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2)
+    drawn = random_numbers.random_bits(
+        random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2
+    )
     assert drawn.tolist() == FROZEN
 
 
@@ -157,7 +159,8 @@ def test_draws_are_splitmix64(key, index, place):
     gamma = 0x9E3779B97F4A7C15
     expected = splitmix(splitmix(key + gamma * (index + 1)) + gamma * (place + 1))
     assert (
-        random_numbers.random_bits(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64) == expected
+        random_numbers.random_bits(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64)
+        == expected
     )
 
 
@@ -226,7 +229,8 @@ def test_groups_that_are_too_small_are_refused():
     ):
         Groups.of(ALPHABETS, 7)
     with pytest.raises(
-        ConfigError, match="within_group is true; it must be false, since the classes have no groups"
+        ConfigError,
+        match="within_group is true; it must be false, since the classes have no groups",
     ):
         Groups.of(["", "", ""], 2)
 

@@ -1,4 +1,7 @@
-"""The demo's service: what it answers, what it refuses, and that it leaves nothing behind. tests/browser looks at its page."""
+"""The service of the demo: its responses, what it refuses, and that it writes no file.
+
+tests/browser tests its page.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +190,7 @@ def test_the_page_runs_its_own_script_alone(client):
 
 
 def test_as_a_program(model, tmp_path):
-    """The address is printed, it answers, a port that is taken is one sentence, Ctrl-C ends it, and no file was written."""
+    """It prints its address, responds, reports a port in use, stops at Ctrl-C, writes no file."""
     import urllib.request
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""A trained model in use: every method adapts, answers, is written and read again; what cannot be trusted is refused."""
+"""Every algorithm adapts, predicts, is saved and loaded; corrupt folders are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = ["pear", "fig", "apple", "date", "lime"]
 
 
 def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = None) -> Path:
-    """An untrained model of a case (or one of parameters theta), as the stage train would write it."""
+    """An untrained model of a case (or one with parameters `theta`), as the stage train writes it."""
     case, made = CASES[name], learner(name)
     method = case.method or name
     config = {
@@ -117,7 +117,7 @@ def test_unequal_shots_and_other_ways_or_one_sentence(name, tmp_path):
     else:
         with pytest.raises(
             AdaptError,
-            match=rf"has 3 classes: {CASES[name].method or name} was trained for 5 classes per task",
+            match=rf"3 classes: {CASES[name].method or name} was trained for 5 classes per task",
         ):
             model.adapt(*three)
 
@@ -184,7 +184,7 @@ def test_an_ensemble_answers_together(tmp_path):
 
 
 def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
-    """The same episodes drawn by hand give the same scores, and too little to draw from is one sentence."""
+    """The same episodes from a sampler give the same scores; too few examples are an error."""
     model = episodic.load(protonet)
     images, _, counts = (sampler("test").images, sampler("test").offsets, sampler("test").counts)
     x = images[-20 * 8 :]
@@ -239,7 +239,7 @@ def test_a_curve_is_fitted(tmp_path):
         model.adapt(x, y[:3])
 
 
-# --- what cannot be trusted ------------------------------------------------------------------------------------------
+# Corrupt folders.
 
 
 def tampered(folder: Path, change) -> None:
@@ -329,11 +329,11 @@ def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_p
 
 
 def test_it_loads_without_the_pipeline(protonet, tmp_path):
-    """A fresh interpreter without Prefect, DVC, pandas, torchvision or the tasks: the artifact is enough."""
+    """It loads without Prefect, DVC, pandas, torchvision or the tasks."""
     Image.fromarray(np.full((40, 30), 255, np.uint8)).save(tmp_path / "white.png")
     program = f"""
 import sys
-for name in ("prefect", "dvc", "pandas", "torchvision", "pydantic", "ruamel", "tasks", "flows", "typer"):
+for name in "prefect dvc pandas torchvision pydantic ruamel tasks flows typer".split():
     sys.modules[name] = None
 import episodic
 white = {str(tmp_path / "white.png")!r}
@@ -357,7 +357,7 @@ def test_devices_are_checked(protonet):
     assert isinstance(episodic.load(protonet, "auto"), FewShotLearner)
 
 
-def test_a_single_thing_in_the_place_of_a_list_is_told(protonet):
+def test_a_single_example_instead_of_a_list_is_an_error(protonet):
     for single in ("a.png", Path("a.png"), b"bytes", Image.new("L", (3, 3))):
         with pytest.raises(InputError, match="put a single image in a list"):
             episodic.load(protonet).inputs(single)

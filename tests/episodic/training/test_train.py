@@ -95,7 +95,10 @@ def test_checkpoint_bytes_are_the_same_every_time(tmp_path):
 
 @pytest.mark.parametrize("method", [maml.MAML, fomaml.FOMAML])
 def test_it_learns_to_adapt(method):
-    """300 iterations on sine waves bring the error after one step well below that of the untrained network and of answering 0."""
+    """After 300 iterations the error after one step is well below that of two baselines.
+
+    The baselines are the untrained network and the prediction 0.
+    """
     config = TrainingConfig(
         iterations=300, meta_batch=10, queries=10, validate_every=150, meta_lr=0.005
     )
@@ -185,13 +188,13 @@ def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
         run()
 
 
-def test_methods_are_told_how_far_training_is():
-    """What MAML++ anneals by: the fraction that is done before each iteration, also after a restart."""
-    told: list[float] = []
+def test_algorithms_get_the_progress_of_training():
+    """Algorithms get the progress of training, the fraction done before each iteration."""
+    progresses: list[float] = []
 
     class Told(maml.MAML):
         def inner_loop(self, learner, meta, episode, progress):
-            told.append(progress)
+            progresses.append(progress)
             return super().inner_loop(learner, meta, episode, progress)
 
     learner = replace(meta_learner(), algorithm=Told(0.01, 1))
@@ -203,7 +206,7 @@ def test_methods_are_told_how_far_training_is():
         config,
         plan=plan.Plan("batched", 4, 4, ""),
     )
-    assert told[:20] == [i / 20 for i in range(20)] and set(told[20:]) == {1.0}, (
+    assert progresses[:20] == [i / 20 for i in range(20)] and set(progresses[20:]) == {1.0}, (
         "and in validation as at the end"
     )
 
@@ -286,7 +289,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
 
 
 def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
-    """Without a GPU: number, episodes and rate from tensors give the same training as the loop does from Python's numbers."""
+    """Training with iteration and rate in tensors equals training with Python numbers."""
     rates = torch.tensor([CONFIG.rate(i) for i in range(CONFIG.iterations)], dtype=torch.float64)
     seen = []
 
@@ -375,7 +378,7 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
 
 
 def test_what_a_cuda_graph_reads_lives_as_long_as_its_replay(monkeypatch):
-    """With CUDA played by a stub: a graph does not keep its inputs, so that whoever replays it must."""
+    """A CUDA graph does not hold its inputs, so the replay must. A stub replaces CUDA."""
 
     class Stub:
         def __init__(self, *_):

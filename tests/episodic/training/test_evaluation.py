@@ -1,4 +1,4 @@
-"""Evaluation looks at no query label while it adapts, and its figures do not depend on how episodes are grouped."""
+"""Evaluation uses no query label to adapt, and scores do not depend on chunks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""The command line of the flow `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flows.server import session
+from tasks import compare as comparison
+from tasks.experiments import History
+
+DESCRIPTION = """\
+Compares experiments and commits, as python -m tasks.compare does, but as a Prefect flow whose
+summary becomes an artifact."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
+    return session.run_command(lambda root: run(root, options))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = session.make_parser("flows.compare", DESCRIPTION)
+    parser.add_argument(
+        "revisions",
+        nargs="*",
+        metavar="NAME|REV",
+        help="experiments, commits, branches, tags, or `workspace` (default: all of them)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every experiment, without the workspace"
+    )
+    parser.add_argument(
+        "--since",
+        metavar="REV",
+        help="commits after REV that changed the result, and the experiments since",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="what all others are compared with (default: the first one)",
+    )
+    parser.add_argument(
+        "--out",
+        # The command changes to the checkout's root; the path is relative to the current folder.
+        type=lambda text: Path(text).absolute(),
+        default=comparison.OUT,
+        metavar="PATH",
+        help=f"folder to write (default: {comparison.OUT})",
+    )
+    return parser
+
+
+def run(root: Path, options: argparse.Namespace) -> int:
+    with session.prefect_session(root):
+        from flows.compare.flow import compare
+
+        names = list(options.revisions)
+        if options.all:
+            with History.open(root) as history:
+                names += [revision.name for revision in history.list_experiments()]
+        state = compare(names, options.since, options.baseline, str(options.out), return_state=True)
+    if not state.is_completed():
+        session.print_errors(state.message or "the comparison failed")
+        return 1
+    print(state.message)
+    print(root / options.out / comparison.PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The flow `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows import workspace
+from flows.server import stale_runs
+from flows.server.pages import page_url
+from flows.states import failed_state
+from flows.ui.results import inline_pictures
+from tasks import compare as comparison
+from tasks.reports.comparison import sentences
+from tasks.runtime.stage import StageError
+
+
+@flow(name="compare", persist_result=False)
+def compare(
+    names: list[str] | None = None,
+    since: str | None = None,
+    baseline: str | None = None,
+    out: str = str(comparison.OUT),
+) -> State:
+    """Compares experiments and commits, and publishes the summary as an artifact.
+
+    Args:
+        names: What to compare. By default, compare the workspace and every experiment.
+        since: A commit. Adds later commits that changed the result, and the experiments since.
+        baseline: What all others are compared with. By default, this is the first one.
+        out: The folder to write: a new one, or one of an earlier comparison.
+    """
+    stale_runs.register()
+    log = get_run_logger()
+    try:
+        root = workspace.find_root(Path.cwd())
+        experiments, left_out = comparison.gather(root, names or [], since=since)
+        folder = root / out
+        protocols = comparison.run(experiments, left_out, folder, baseline)
+    except StageError as error:
+        return failed_state(str(error))
+    headlines = [
+        f"{protocol.description}: {sentences.headline(protocol)}" for protocol in protocols
+    ]
+    for line in [*headlines, *(f"left out: {reason}" for reason in left_out)]:
+        log.info(line)
+    url = page_url(root, folder / comparison.PAGE)
+    summary = inline_pictures(folder / "comparison.md")
+    create_markdown_artifact(
+        f"[Full page]({url})\n\n{summary}", key="comparison", description=headlines[0]
+    )
+    return Completed(message=headlines[0])
