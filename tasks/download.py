@@ -24,7 +24,7 @@ def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
     with atomic_folder(out) as folder, report_progress() as progress:
         module = DATASETS[chosen.name]
         module.fetch(
-            folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own)
+            folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own_data)
         )
 
 

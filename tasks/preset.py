@@ -37,7 +37,7 @@ def defaults() -> dict[str, Any]:
     result: dict[str, Any] = {"device": "auto", "processes": None}
     for section, (_, beside) in CHOICES.items():
         result[section] = {"name": DEFAULTS[section]} | {
-            key: {"seed": 0, "source": params.SOURCE}[key] for key in beside
+            key: {"seed": 0, "source": params.OWN_DATA}[key] for key in beside
         }
         result[section] |= {
             name: asdict(settings_type(registry(section)[name])()) for name in registry(section)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_folder", "atomic_path", "read_json", "write_json", "write_text"]
+__all__ = ["atomic_folder", "atomic_path", "holds_data", "read_json", "write_json", "write_text"]
 
 
 @contextmanager
@@ -71,6 +71,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     with atomic_path(target) as draft:
         draft.mkdir()
         yield draft
+
+
+def holds_data(path: Path) -> bool:
+    """Whether a path is a file, or a folder with anything in it that is not hidden."""
+    if path.is_dir():
+        return any(not inner.name.startswith(".") for inner in path.iterdir())
+    return path.is_file()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,8 +23,8 @@ from episodic.preprocessing.sentences.tokens import (
     load_tokenizer,
 )
 
-NO_ENCODER = "data/README.md"
-"""The path where no encoder is used: a file that always exists, as DVC demands of a dependency."""
+ENCODER_FOLDER = "data/encoder"
+"""The default folder of the encoder. It exists in every checkout, as DVC demands of a dependency."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,14 @@ class TextFeatures:
     kind: Literal["ngrams", "tokens", "encoder"] = "ngrams"
     size: int = 8192
     length: int = 32
-    path: str = NO_ENCODER
+    path: str = ENCODER_FOLDER
 
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         require(64 <= self.size <= 1 << 20, "size", self.size, "must be between 64 and 1048576")
         require(1 <= self.length <= 4096, "length", self.length, "must be between 1 and 4096")
-        named = self.kind != "encoder" or self.path not in ("", NO_ENCODER)
-        require(
-            named, "path", self.path, "must be the folder of a sentence encoder, for kind encoder"
-        )
+        require(self.path != "", "path", self.path, "must be the folder of a sentence encoder")
 
     @property
     def input(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ experiment.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ def link_own_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None
     """Links the user's own data and encoders, which git does not track, into a worktree.
 
     These are the paths relative to the checkout at `dataset.source` and `dataset.*.features.path`.
+    A folder that git tracks, such as data/own, is in the worktree already: its files are linked.
     """
     dataset = params.get("dataset")
     if not isinstance(dataset, Mapping):
@@ -144,9 +146,24 @@ def link_own_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None
         if not isinstance(name, str) or Path(name).is_absolute():
             continue
         original, link = root / name, worktree / name
-        if original.exists() and not link.exists() and not link.is_symlink():
+        if original.is_dir() and link.is_dir() and not link.is_symlink():
+            link_files(original, link)
+        elif original.exists() and not link.exists() and not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(original)
+
+
+def link_files(original: Path, target: Path) -> None:
+    """Makes the visible files of a folder those of another, as hard links: DVC follows no others."""
+    for path in target.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    hidden = shutil.ignore_patterns(".*")
+    shutil.copytree(original, target, ignore=hidden, copy_function=os.link, dirs_exist_ok=True)
 
 
 def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None:

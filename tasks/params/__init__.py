@@ -18,6 +18,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from episodic.core.config import ConfigError, require
 from episodic.core.errors import UserError
+from episodic.core.files import holds_data
 from episodic.core.registry import ALGORITHMS, DATASETS, MODELS, Registry, did_you_mean
 from tasks.runtime.stage import StageError
 
@@ -59,8 +60,11 @@ class Report:
     __pydantic_config__ = FORBID
 
 
-SOURCE = "data/README.md"
-"""dataset.source where no data of one's own is used: a file that is always there, since DVC wants one."""
+OWN_DATA = "data/own"
+"""The default of dataset.source. It exists in every checkout, as DVC demands of a dependency."""
+
+UNUSED_PATH = "data/README.md"
+"""The default of dataset.source and of encoder paths in params.yaml of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,13 @@ class Choice:
     name: str
     config: Any
     seed: int = 0
-    source: str = SOURCE
+    source: str = OWN_DATA
 
     @property
-    def own(self) -> Path | None:
-        """Where data of one's own is, None where none is named."""
-        return None if self.source == SOURCE else Path(self.source)
+    def own_data(self) -> Path | None:
+        """The user's own data; None if dataset.source is its default and nothing is there."""
+        named = self.source != OWN_DATA or holds_data(Path(OWN_DATA))
+        return Path(self.source) if named else None
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
         raise StageError(
             f"{source} must hold sections such as dataset and train, not {type(raw).__name__}"
         )
+    raw = _without_unused_paths(raw)
     faults: list[str] = []
     known = ["device", "processes", *SECTIONS]
     faults += [
@@ -201,6 +207,13 @@ def parse(raw: Any, source: str = "params.yaml", sections: Collection[str] = SEC
     return Params(raw=raw, device=device, processes=processes, **values)
 
 
+def _without_unused_paths(raw: Any) -> Any:
+    """Leave out every key that has the default path of earlier versions."""
+    if not isinstance(raw, dict):
+        return raw
+    return {k: _without_unused_paths(v) for k, v in raw.items() if v != UNUSED_PATH}
+
+
 def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
     modules, beside = registry(section), CHOICES[section][1]
     names = sorted(modules)
@@ -208,7 +221,7 @@ def _choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
         faults.append(f"{section}.name is missing; it must be one of {', '.join(names)}")
         return None
     known = ["name", *beside, *names]
-    source = raw.get("source", SOURCE)
+    source = raw.get("source", OWN_DATA)
     if not isinstance(source, str) or not source:
         faults.append(f"{section}.source is {source!r}; it must be the path of a folder or file")
     faults += [
@@ -337,9 +350,9 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
         faults.append(
             f"train.ways is {train.ways}; it must be null or episodes.ways ({episodes.ways}) for {chosen}, whose head has an output a class"
         )
-    if getattr(module, "OWN", False) is True and values["dataset"].own is None:
+    if getattr(module, "OWN", False) is True and values["dataset"].own_data is None:
         faults.append(
-            f"dataset.source is {SOURCE}: name your own data there, or by python -m tasks.preset {name} --source PATH"
+            f"dataset.source is {OWN_DATA}, which is empty: put your data there, or name it by python -m tasks.preset {name} --source PATH"
         )
         return
     if hasattr(module, "shape"):
@@ -354,7 +367,7 @@ def _together(values: dict[str, Any], faults: list[str]) -> None:
     if train.ways == 1:
         faults.append(f"train.ways is 1; it must be null or at least 2 for {name}")
     try:
-        limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].own))
+        limits = module.limits(config, values["dataset"].seed, **own(module, values["dataset"].own_data))
     except UserError as error:
         faults += str(error).splitlines()
         return
@@ -469,7 +482,7 @@ def _regression(values: dict[str, Any], module: Any, method: Any, faults: list[s
         )
         return
     try:
-        shape = module.shape(config, **own(module, values["dataset"].own))
+        shape = module.shape(config, **own(module, values["dataset"].own_data))
         model.config.build(shape, 1)
     except ConfigError as error:
         faults.append(f"{'dataset' if error.key == 'source' else f'model.{model.name}'}.{error}")

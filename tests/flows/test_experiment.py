@@ -16,7 +16,7 @@ import pytest
 
 from flows.experiments import experiment
 from flows.experiments.experiment import experiment_ref, is_done, run_experiment
-from flows.experiments.worktree import FOLDER, prepare_worktree, read_base
+from flows.experiments.worktree import FOLDER, link_own_data, prepare_worktree, read_base
 from tasks.experiments import History
 from tasks.runtime.stage import StageError
 from tests.flows.toy import ROOT, Toy, wait_for, wait_until_gone
@@ -220,3 +220,18 @@ def test_a_terminated_save_is_neither_retried_nor_recorded_twice(
 def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):
     with pytest.raises(StageError, match="has no commit yet: commit first"):
         read_base(toy.path)
+
+
+def test_own_data_in_a_tracked_folder_is_in_every_experiment(tmp_path):
+    root, worktree = tmp_path / "root", tmp_path / "worktree"
+    for place in (root, worktree):
+        (place / "data/own").mkdir(parents=True)
+        (place / "data/own/.gitignore").write_text("*")
+    (root / "data/own/cats").mkdir()
+    (root / "data/own/cats/1.png").write_text("a cat")
+    (worktree / "data/own/stale").mkdir()
+    for _ in range(2):  # the second time in the workspace of an interrupted run
+        link_own_data(root, worktree, {"dataset": {"source": "data/own"}})
+    files = {path.relative_to(worktree / "data/own") for path in worktree.rglob("data/own/**/*")}
+    assert {str(file) for file in files} == {".gitignore", "cats", "cats/1.png"}
+    assert (worktree / "data/own/cats/1.png").read_text() == "a cat"

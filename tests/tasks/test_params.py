@@ -375,7 +375,7 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
     file.write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(
         StageError,
-        match=r"name your own data there, or by python -m tasks.preset image_folder --source PATH",
+        match=r"put your data there, or name it by python -m tasks.preset image_folder --source PATH",
     ):
         preset.apply("image_folder", file)
     assert file.read_text() == (ROOT / "params.yaml").read_text()
@@ -427,3 +427,24 @@ def test_an_unknown_preset_changes_nothing(tmp_path):
         and "Traceback" not in answer.stderr
     )
     assert file.read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_own_data_in_its_default_place_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"dataset__name": "image_folder", "dataset__image_folder__size": 16}
+    (tmp_path / "data" / "own").mkdir(parents=True)
+    (tmp_path / "data" / "own" / ".gitignore").write_text("*\n")
+    with pytest.raises(StageError, match="dataset.source is data/own, which is empty: put your"):
+        params.parse(changed(**values))
+    drawn(tmp_path / "data" / "own", [f"class {i}" for i in range(25)], 12)
+    assert str(params.parse(changed(**values)).dataset.own_data) == "data/own"
+
+
+def test_the_default_paths_of_earlier_versions_name_no_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    earlier = {"dataset__source": "data/README.md"}
+    earlier |= {"dataset__clinc150__features__path": "data/README.md"}
+    for name in ("glyphs", "movielens"):
+        model = {"glyphs": {}, "movielens": {"model__name": "embeddings", "episodes__ways": 1}}
+        settings = params.parse(changed(**earlier, **model[name], dataset__name=name))
+        assert settings.dataset.own_data is None

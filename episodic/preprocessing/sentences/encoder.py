@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from episodic.core.files import holds_data
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.sentences.base import Progress, SentencePreprocessor, no_progress
 
@@ -116,6 +117,11 @@ def _list_modules(folder: Path) -> list[tuple[str, Path]]:
     """Return the kind and the folder of each module, in their order."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name the folder of a sentence encoder")
+    if not holds_data(folder):
+        raise InputError(
+            f"{folder} is empty: put the files of a sentence encoder there, or set features.path "
+            "to its folder"
+        )
     if not (folder / "modules.json").exists():
         return [("Transformer", folder)]  # the library then takes the mean over tokens
     modules = []

@@ -115,10 +115,12 @@ def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
 
 
 def test_params_say_what_is_wrong_with_it(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"path is 'data/README.md'; it must be the folder of a sentence encoder"
-    ):
-        TextFeatures("encoder")
+    with pytest.raises(ConfigError, match="path is ''; it must be the folder of a sentence encoder"):
+        TextFeatures("encoder", path="")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".gitignore").write_text("*\n")
+    with pytest.raises(InputError, match="empty is empty: put the files of a sentence encoder"):
+        TextFeatures("encoder", path=str(tmp_path / "empty")).input  # noqa: B018
     raw = params.read_yaml(ROOT / "params.yaml")
     preset.merge(
         raw,
@@ -194,7 +196,7 @@ def place(tmp_path_factory) -> Path:
     text = (folder / "params.yaml").read_text()
     start = text.index("  text_folder:")
     text = text[:start] + text[start:].replace("kind: ngrams", "kind: encoder", 1).replace(
-        "path: data/README.md", "path: tiny", 1
+        "path: data/encoder", "path: tiny", 1
     )
     (folder / "params.yaml").write_text(text)
     changes = {
