@@ -264,9 +264,10 @@ def generate_deviations() -> str:
         docs = {node.name: ast.get_docstring(node) or "" for node in classes}
         for name, doc in docs.items():
             differs = re.search(r"Differs from the paper: (.*?)(\n\n|\Z)", doc, re.S)
-            if differs is None:
+            source = re.search(r"Source: (.*?)(\n\n|\Z)", doc, re.S)
+            if differs is None or source is None:
                 continue
-            paper = " ".join(doc.split("\n\n", 1)[0].split())
+            paper = " ".join(source[1].split())
             paper = re.sub(r"(https?://\S+?)([.,)]*)(\s|$)", r"<\1>\2\3", paper)
             sentence = " ".join(differs[1].split())
             sentence = f"{sentence[:1].upper()}{sentence[1:]}"

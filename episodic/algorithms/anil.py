@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from episodic import ops
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.engine import gradient_descent, inner_optimizers
+from episodic.engine import inner_optimizers
+from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop, expand
+from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.ops.head import classify
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
 
 __all__ = ["ANIL"]
 
 
 @dataclass(frozen=True)
-class ANIL(gradient_descent.GradientDescent):
-    """Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the
-    Effectiveness of MAML, ICLR 2020. https://arxiv.org/abs/1909.09157
+class ANIL(GradientDescent):
+    """Almost no inner loop (ANIL): only the head adapts.
 
-        head_i = head - inner_lr * grad_head L_i(body, head; support_i)     the body stays, in training and at test
+        head_i = head - inner_lr * grad_head L_i(body, head; support_i)
 
-    NIL (section 5): no inner loop at test; a query's class is the one whose support features it is most similar to,
+    The body does not adapt, in training or at test time. NIL (section 5) has no inner loop at test
+    time: it predicts the class whose support features are most similar to those of the query,
     argmax_c sum_{i of class c} cos(f(query), f(support_i)).
 
-    Differs from the paper: nothing known. The support features are computed once, since the body does not move.
+    Differs from the paper: nothing known. The features of the support set are computed once, since
+    the body does not adapt.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
-        test: `head` adapts the head at test too; `nil` takes no inner steps there.
+        test: `head` adapts the head at test time too; `nil` takes no inner steps there.
+
+    Source: Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature
+    Reuse? Towards Understanding the Effectiveness of MAML, ICLR 2020.
+    https://arxiv.org/abs/1909.09157
     """
 
     test: Literal["head", "nil"] = "head"
@@ -59,16 +63,12 @@ class ANIL(gradient_descent.GradientDescent):
         return InnerLoop(theta, loss, inner_optimizers.sgd(self.inner_lr), adapted_names=HEAD)
 
     @property
-    def test_variant(self) -> gradient_descent.Algorithm:
-        return (
-            NIL()
-            if self.test == "nil"
-            else replace(self, inner_steps=max(self.inner_steps, gradient_descent.LEAST_STEPS))
-        )
+    def test_variant(self) -> Algorithm:
+        return NIL() if self.test == "nil" else super().test_variant
 
 
-class NIL(gradient_descent.Algorithm):
-    """ANIL's network without an inner loop."""
+class NIL(Algorithm):
+    """ANIL's model without an inner loop."""
 
     any_ways: ClassVar[bool] = True
 
@@ -76,5 +76,5 @@ class NIL(gradient_descent.Algorithm):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        member = torch.nn.functional.one_hot(episode.support_y, episode.classes).to(query.dtype)
-        return ops.cosine(query, support) @ member
+        one_hot = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
+        return ops.cosine(query, support) @ one_hot

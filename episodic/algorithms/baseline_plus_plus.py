@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,29 +15,33 @@ from episodic.data.sampling import Labels
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import Algorithm, MetaLearner
 
 __all__ = ["BaselinePlusPlus"]
 
 
 @dataclass(frozen=True)
 class BaselinePlusPlus(Algorithm):
-    """Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at Few-shot Classification, ICLR 2019
-    (Baseline++). https://arxiv.org/abs/1904.04232
+    """Pretraining with cosines, then a new cosine head for each task (Baseline++).
 
-        p(y = k | x) = softmax_k(scale * cos(f(x), w_k))      in training over all training classes, at test with new w_k (section 3.2)
+        p(y = k | x) = softmax_k(scale * cos(f(x), w_k))     (section 3.2)
 
-    Differs from the paper: the new w_k start at the class means of the support features and take full-batch gradient steps (there: a random
-    start, 100 steps of momentum on mini-batches of 4 with weight decay); images are not augmented; `scale` is a parameter of the run (there 2,
-    or 10 for more than 200 classes); batch norm takes the statistics of the images in hand, at test too (there: running averages).
+    The classes are all training classes in training, and those of the task with new w_k at test
+    time.
+
+    Differs from the paper: the new w_k start at the class means of the support features and take
+    full-batch gradient steps (there: a random start, 100 steps with momentum on mini-batches of 4,
+    with weight decay); images are not augmented; `scale` is a parameter of the run (there: 2, or 10
+    for more than 200 classes); batch norm uses the statistics of the batch in hand, at test time
+    too (there: running averages).
 
     Args:
-        inner_lr: Learning rate of the new head, in validation and at test.
+        inner_lr: Learning rate of the new head, in validation and at test time.
         inner_steps: Gradient steps of the new head, unless `evaluate.steps` says otherwise.
         scale: Factor of the cosines.
+
+    Source: Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at
+    Few-shot Classification, ICLR 2019 (Baseline++). https://arxiv.org/abs/1904.04232
     """
 
     inner_lr: PositiveFloat = 0.1
@@ -67,7 +71,7 @@ class BaselinePlusPlus(Algorithm):
 
 @dataclass(frozen=True)
 class NewHead(BaselinePlusPlus):
-    """Cosines to new weights, on features that stay."""
+    """Cosines to new weights, on features that do not adapt."""
 
     any_ways: ClassVar[bool] = True
 

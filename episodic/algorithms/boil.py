@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
 from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import MetaLearner
 
 __all__ = ["BOIL"]
 
 
 @dataclass(frozen=True)
 class BOIL(GradientDescent):
-    """Jaehoon Oh, Hyungjun Yoo, ChangHwan Kim, Se-Young Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021.
-    https://arxiv.org/abs/2008.08882
+    """Body only update in the inner loop (BOIL): the body adapts, the head does not.
 
-        body_i = body - inner_lr * grad_body L_i(body, head; support_i)     the head stays in the inner loop, and is learned in the outer one
+        body_i = body - inner_lr * grad_body L_i(body, head; support_i)
+
+    The head is learned in the outer loop.
 
     Differs from the paper: nothing known.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
+
+    Source: Jaehoon Oh, Hyungjun Yoo, ChangHwan Kim, Se-Young Yun: BOIL: Towards Representation
+    Change for Few-shot Learning, ICLR 2021. https://arxiv.org/abs/2008.08882
     """
 
     def inner_loop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,30 +15,31 @@ from episodic.data.sampling import Labels
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm
+from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.ops.head import classify
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
 
 __all__ = ["FineTuning"]
 
 
 @dataclass(frozen=True)
 class FineTuning(Algorithm):
-    """Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at Few-shot Classification, ICLR 2019
-    (Baseline). https://arxiv.org/abs/1904.04232
+    """Pretraining, then a new linear head for each task.
 
-        training: one classifier over all training classes; a "task" is a mini-batch of `train.ways` classes, `train.queries` images each
-        test:     the body stays, a new linear head is trained on the support set
+        training: one classifier over all training classes; a "task" is a mini-batch of `train.ways`
+                  classes with `train.queries` images each
+        test:     the body is frozen, and a new linear head is trained on the support set
 
-    Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a random start, 100 steps of momentum on
-    mini-batches of 4 with weight decay); mini-batches hold as many images of each of their classes, and images are not augmented; batch norm
-    takes the statistics of the images in hand, at test too (there: running averages).
+    Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a
+    random start, 100 steps with momentum on mini-batches of 4, with weight decay); mini-batches
+    hold equally many images of each of their classes, and images are not augmented; batch norm uses
+    the statistics of the batch in hand, at test time too (there: running averages).
 
     Args:
-        inner_lr: Learning rate of the new head, in validation and at test.
+        inner_lr: Learning rate of the new head, in validation and at test time.
         inner_steps: Gradient steps of the new head, unless `evaluate.steps` says otherwise.
+
+    Source: Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at
+    Few-shot Classification, ICLR 2019 (Baseline). https://arxiv.org/abs/1904.04232
     """
 
     inner_lr: PositiveFloat = 0.1
@@ -61,7 +62,7 @@ class FineTuning(Algorithm):
 
 @dataclass(frozen=True)
 class NewHead(Algorithm):
-    """A linear head on features that stay."""
+    """A new linear head on features that do not adapt."""
 
     inner_lr: float
     inner_steps: int

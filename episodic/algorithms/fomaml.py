@@ -12,17 +12,18 @@ __all__ = ["FOMAML"]
 
 @dataclass(frozen=True)
 class FOMAML(GradientDescent):
-    """First-order MAML: MAML that takes the inner gradient as a constant when it differentiates (Finn et al. 2017, section 5.2;
-    named and studied by Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms, 2018).
-    https://arxiv.org/abs/1803.02999
+    """First-order MAML: it takes the inner gradient as a constant.
 
-        theta <- Adam(theta, mean_i grad L_i(theta_i; query_i))        the gradient at theta_i, not through it
+        theta <- Adam(theta, mean_i grad L_i(theta_i; query_i))     the gradient at theta_i
 
-    Differs from the paper: as MAML.
+    Differs from the paper: as MAML does.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
+
+    Source: Finn et al. 2017, section 5.2; named and studied by Alex Nichol, Joshua Achiam, John
+    Schulman: On First-Order Meta-Learning Algorithms, 2018. https://arxiv.org/abs/1803.02999
     """
 
     second_order: ClassVar[bool] = False

@@ -11,15 +11,20 @@ __all__ = ["MAML"]
 
 @dataclass(frozen=True)
 class MAML(GradientDescent):
-    """Chelsea Finn, Pieter Abbeel, Sergey Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017.
-    https://arxiv.org/abs/1703.03400
+    """Model-agnostic meta-learning (MAML).
 
-        theta_i = theta - inner_lr * grad L_i(theta; support_i)        repeated inner_steps times (equation 1)
-        theta  <- Adam(theta, grad mean_i L_i(theta_i; query_i))       through the inner gradient: second order (algorithm 1)
+        theta_i = theta - inner_lr * grad L_i(theta; support_i)      inner_steps times (equation 1)
+        theta  <- Adam(theta, grad mean_i L_i(theta_i; query_i))     (algorithm 1)
 
-    Differs from the paper: the outer rate may follow a cosine; weights start from Glorot's uniform distribution.
+    The meta-gradient differentiates through the inner gradient: it is second order.
+
+    Differs from the paper: the outer learning rate may follow a cosine schedule; weights are
+    initialised from Glorot's uniform distribution.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
+
+    Source: Chelsea Finn, Pieter Abbeel, Sergey Levine: Model-Agnostic Meta-Learning for Fast
+    Adaptation of Deep Networks, ICML 2017. https://arxiv.org/abs/1703.03400
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,34 +13,36 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import Algorithm, MetaLearner
 
 __all__ = ["MAMLPlusPlus"]
 
 RATE = "rate."
-"""Before a layer's name: its rates `(inner_steps,)`."""
+"""Prefix of the learning rates `(inner_steps,)` of a layer."""
 
-LEAST = 0.03
-"""What a step before the last keeps of its first weight while weights are annealed, as in the authors' code."""
+MIN_WEIGHT_FRACTION = 0.03
+"""Smallest fraction of its initial weight that an early step keeps while weights are annealed.
+
+The value is that of the authors' code."""
 
 
 @dataclass(frozen=True)
 class MAMLPlusPlus(Algorithm):
-    """Antreas Antoniou, Harrison Edwards, Amos Storkey: How to train your MAML, ICLR 2019. https://arxiv.org/abs/1810.09502
+    """MAML with five improvements, each of which can be turned off (MAML++).
 
-    MAML (second order) and, each with a switch of its own:
-        multi-step loss            sum_k w_k L_i(theta_k; query_i), w annealed from 1/K each to the last alone (section 4, MSL)
-        derivative-order annealing first order until a fraction of training is done, then second (DA)
-        per-step batch norm        scales and shifts of their own for theta_0 ... theta_K, learned in the outer loop (BNWB, BNRS)
-        learned rates              one for each layer and step (LSLR)
-        cosine                     of the outer rate: `train.schedule`, `train.meta_lr_end` (CA)
+        multi-step loss             sum_k w_k L_i(theta_k; query_i), with w annealed from equal
+                                    weights to the last step alone (MSL)
+        derivative-order annealing  first order until a fraction of training is done (DA)
+        per-step batch norm         scales and shifts for each of theta_0 ... theta_K, learned in
+                                    the outer loop (BNWB, BNRS)
+        learned rates               one for each layer and step (LSLR)
+        cosine annealing            of the outer learning rate: `train.schedule` (CA)
 
-    Differs from the paper: scales and shifts per step do not move in the inner loop, and theta_k has one set, for support and query alike
-    (there the query after a step uses that step's); statistics are those of the batch in hand, at each step anew, and no running ones are
-    kept (nor does the authors' code use those it keeps). Past the trained number of steps the last step's rates and scales go on.
+    Differs from the paper: scales and shifts per step do not adapt in the inner loop, and support
+    and query sets use the same ones for theta_k (there, the query set after a step uses those of
+    that step); batch norm uses the statistics of the batch in hand at each step and keeps no
+    running ones, which the authors' code keeps but does not use. Beyond the trained number of
+    steps, the rates and scales of the last step are used.
 
     Args:
         inner_lr: Initial value of the inner learning rates.
@@ -49,6 +51,9 @@ class MAMLPlusPlus(Algorithm):
         first_order: Fraction of training after which derivatives are second order.
         per_step_norm: Whether each inner step has its own batch norm scales and shifts.
         learned_rates: Whether each layer and step has a learned learning rate.
+
+    Source: Antreas Antoniou, Harrison Edwards, Amos Storkey: How to train your MAML, ICLR 2019,
+    section 4. https://arxiv.org/abs/1810.09502
     """
 
     inner_lr: PositiveFloat = 0.1
@@ -76,30 +81,30 @@ class MAMLPlusPlus(Algorithm):
 
     def _adapted_names(self, theta: Params, model: Model) -> tuple[str, ...]:
         return tuple(
-            n
-            for n in theta
-            if not n.startswith(RATE) and not (self.per_step_norm and n in model.norm_names)
+            name
+            for name in theta
+            if not name.startswith(RATE) and not (self.per_step_norm and name in model.norm_names)
         )
 
     def inner_loop(
         self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
     ) -> InnerLoop:
-        every, last = expand(meta, episode.tasks), self.inner_steps - 1
+        expanded, last = expand(meta, episode.tasks), self.inner_steps - 1
         per_step = set(learner.model.norm_names) if self.per_step_norm else set()
         theta = {
             name: p[:, 0] if name in per_step else p
-            for name, p in every.items()
+            for name, p in expanded.items()
             if not name.startswith(RATE)
         }
 
         def rate(name: str, step: int, g: Tensor) -> Tensor | float:
             if not self.learned_rates:
                 return self.inner_lr
-            return every[RATE + _layer(name)][:, min(step, last)].view(-1, *[1] * (g.dim() - 1))
+            return expanded[RATE + _layer(name)][:, min(step, last)].view(-1, *[1] * (g.dim() - 1))
 
         def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             after = {name: theta[name] - rate(name, step, g) * g for name, g in gradient.items()}
-            return after | {name: every[name][:, min(step, last) + 1] for name in per_step}
+            return after | {name: expanded[name][:, min(step, last) + 1] for name in per_step}
 
         second_order = progress >= self.first_order
         return InnerLoop(
@@ -114,7 +119,7 @@ class MAMLPlusPlus(Algorithm):
         steps = self.inner_steps
         if progress >= self.multi_step_loss:
             return None
-        early = max(1 - progress / self.multi_step_loss, LEAST) / steps
+        early = max(1 - progress / self.multi_step_loss, MIN_WEIGHT_FRACTION) / steps
         return (0.0, *[early] * (steps - 1), 1 - early * (steps - 1))
 
 

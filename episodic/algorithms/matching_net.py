@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,33 +14,33 @@ from episodic import ops
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.learner import Algorithm
+from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.ops.head import glorot
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
 
 __all__ = ["MatchingNet"]
 
 
 @dataclass(frozen=True)
 class MatchingNet(Algorithm):
-    """Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra: Matching Networks for One Shot Learning,
-    NeurIPS 2016. https://arxiv.org/abs/1606.04080
+    """Matching networks: attention over the support set.
 
-        p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))            (section 2.1)
+        p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))     (section 2.1)
 
-    Full-context embeddings (section 2.1.1 and appendix A), if asked for: g by a bidirectional LSTM over the support set, f by `reads` steps of
-    an LSTM that attends to it.
+    With full-context embeddings (section 2.1.1 and appendix A), g is a bidirectional LSTM over the
+    support set, and f are `reads` steps of an LSTM that attends to it.
 
-    Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over cosines is nearly flat; the reading LSTM
-    starts from h_0 = f(x); batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`). With full
-    context the order of the support set counts, as in the paper.
+    Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over
+    cosines is nearly flat; the LSTM that attends starts from h_0 = f(x); batch norm uses the
+    statistics of the batch in hand, at test time too (`train.batch_norm`). With full context the
+    order of the support set matters, as in the paper.
 
     Args:
         full_context: Whether embeddings depend on the whole support set.
         reads: Steps of the LSTM that attends to the support set.
         scale: Factor of the cosines.
+
+    Source: Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra:
+    Matching Networks for One Shot Learning, NeurIPS 2016. https://arxiv.org/abs/1606.04080
     """
 
     full_context: bool = False
@@ -69,35 +69,35 @@ class MatchingNet(Algorithm):
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         if self.full_context:
-            support = _in_context(theta, support)
-            query = _reading(theta, query, support, self.reads)
-        member = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
+            support = _embed_support(theta, support)
+            query = _embed_query(theta, query, support, self.reads)
+        one_hot = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
         attention = (self.scale * ops.cosine(query, support)).softmax(-1)
-        return (attention @ member).clamp_min(torch.finfo(query.dtype).tiny).log()
+        return (attention @ one_hot).clamp_min(torch.finfo(query.dtype).tiny).log()
 
 
-def _cell(theta: Params, name: str) -> tuple[Tensor, Tensor]:
+def _lstm_weights(theta: Params, name: str) -> tuple[Tensor, Tensor]:
     return theta[f"fce.{name}.weight"], theta[f"fce.{name}.bias"]
 
 
-def _in_context(theta: Params, g: Tensor) -> Tensor:
-    """g `(tasks, n, d)` + both directions' hidden states (appendix A.2)."""
+def _embed_support(theta: Params, g: Tensor) -> Tensor:
+    """Add the hidden states of both directions to g `(tasks, n, d)` (appendix A.2)."""
     total = g
     for name, order in (("forward", range(g.shape[1])), ("backward", reversed(range(g.shape[1])))):
         h = c = torch.zeros_like(g[:, :1])
         states: dict[int, Tensor] = {}
         for i in order:
-            h, c = ops.lstm(g[:, i : i + 1], h, c, *_cell(theta, name))
+            h, c = ops.lstm(g[:, i : i + 1], h, c, *_lstm_weights(theta, name))
             states[i] = h
         total = total + torch.cat([states[i] for i in range(g.shape[1])], 1)
     return total
 
 
-def _reading(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
-    """The LSTM whose every step looks at the support set (appendix A.1, equations 3 to 6)."""
+def _embed_query(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
+    """Let an LSTM attend to the support set in every step (appendix A.1, equations 3 to 6)."""
     h, c = f, torch.zeros_like(f)
     for _ in range(reads):
         read = (h @ g.mT).softmax(-1) @ g
-        new, c = ops.lstm(f, torch.cat([h, read], -1), c, *_cell(theta, "read"))
-        h = new + f
+        output, c = ops.lstm(f, torch.cat([h, read], -1), c, *_lstm_weights(theta, "read"))
+        h = output + f
     return h

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import MetaLearner
 
 __all__ = ["MeLU"]
 
 
 @dataclass(frozen=True)
 class MeLU(GradientDescent):
-    """Hoyeop Lee, Jinbae Im, Seongwon Jang, Hyunsouk Cho, Sehee Chung: MeLU: Meta-Learned User Preference Estimator for Cold-Start
-    Recommendation, KDD 2019. https://arxiv.org/abs/1908.00413
+    """Meta-learned user preference estimator (MeLU): the decision layers adapt.
 
-        decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)    the embeddings stay, in training and at test
-        both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))                (algorithm 1)
+        decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)
+        both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))     (algorithm 1)
 
-    Of a model without embeddings all moves: that is MAML.
+    The embeddings do not adapt, in training or at test time. For a model without embeddings all
+    parameters adapt, as in MAML.
 
-    Differs from the paper: one outer rate for embeddings and decision layers, and the second order kept for both.
+    Differs from the paper: embeddings and decision layers have the same outer learning rate, and
+    the meta-gradient is second order for both.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
+
+    Source: Hoyeop Lee, Jinbae Im, Seongwon Jang, Hyunsouk Cho, Sehee Chung: MeLU: Meta-Learned User
+    Preference Estimator for Cold-Start Recommendation, KDD 2019. https://arxiv.org/abs/1908.00413
     """
 
     def inner_loop(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,38 +11,39 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop, expand
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import MetaLearner
 
 __all__ = ["MetaCurvature"]
 
-
 CURVATURE = "curvature."
-"""Before a parameter's name, with `.outputs`, `.inputs` or `.positions` behind it: a matrix."""
+"""Prefix of the matrices of a parameter; `.outputs`, `.inputs` or `.positions` follows its name."""
 
 
 @dataclass(frozen=True)
 class MetaCurvature(GradientDescent):
-    """Eunbyung Park, Junier Oliva: Meta-Curvature, NeurIPS 2019. https://arxiv.org/abs/1902.03356
+    """MAML with a learned linear transformation of the inner gradient.
 
-        theta_i = theta - inner_lr * MC(grad L_i(theta; support_i)),     MC(G) = G x_1 M_o x_2 M_i x_3 M_f     (equation 7)
+        theta_i = theta - inner_lr * MC(grad L_i(theta; support_i))
+        MC(G) = G x_1 M_o x_2 M_i x_3 M_f                            (equation 7)
 
-    x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices start as identities (then it is MAML) and are learned.
+    x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices are learned and
+    start as identities, with which the method is MAML.
 
-    Differs from the paper: vectors (biases, scales) have M_o alone. learn2learn's Kronecker-factored transforms are of the same kind: a
-    learned linear map of the gradient that is a product of small matrices.
+    Differs from the paper: vectors (biases, scales) have M_o alone.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
+
+    Source: Eunbyung Park, Junier Oliva: Meta-Curvature, NeurIPS 2019.
+    https://arxiv.org/abs/1902.03356
     """
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {
             f"{CURVATURE}{name}.{axis}": torch.eye(size)
             for name, p in theta.items()
-            for axis, size in _axes(p.shape).items()
+            for axis, size in _axis_sizes(p.shape).items()
         }
 
     def inner_loop(
@@ -56,14 +56,14 @@ class MetaCurvature(GradientDescent):
 
         def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
             return {
-                n: theta[n] - self.inner_lr * _transformed(g, matrices, CURVATURE + n)
-                for n, g in gradient.items()
+                name: theta[name] - self.inner_lr * _transform(g, matrices, CURVATURE + name)
+                for name, g in gradient.items()
             }
 
         return super().inner_loop(learner, theta, episode, progress)._replace(update=update)
 
 
-def _axes(shape: torch.Size) -> dict[str, int]:
+def _axis_sizes(shape: torch.Size) -> dict[str, int]:
     sizes = {"outputs": shape[0]}
     if len(shape) > 1:
         sizes["inputs"] = shape[1]
@@ -72,8 +72,8 @@ def _axes(shape: torch.Size) -> dict[str, int]:
     return sizes
 
 
-def _transformed(g: Tensor, matrices: Params, name: str) -> Tensor:
-    """g `(tasks, out, in, *kernel)`, any of whose last axes may be missing."""
+def _transform(g: Tensor, matrices: Params, name: str) -> Tensor:
+    """Transform a gradient `(tasks, out, in, *kernel)`, whose last axes may be missing."""
     shape = g.shape
     g = (
         (matrices[f"{name}.outputs"] @ g.flatten(2)).view(shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,29 +11,31 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop, expand
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import MetaLearner
 
 __all__ = ["MetaSGD"]
 
-
 RATE = "rate."
-"""Before a parameter's name: its rate, which may turn negative."""
+"""Prefix of the learning rate of a parameter, which may become negative."""
 
 
 @dataclass(frozen=True)
 class MetaSGD(GradientDescent):
-    """Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017.
-    https://arxiv.org/abs/1707.09835
+    """MAML with a learned learning rate for every parameter.
 
-        theta_i = theta - alpha * grad L_i(theta; support_i)     alpha: a learned rate for every single parameter (equation 2)
+        theta_i = theta - alpha * grad L_i(theta; support_i)     (equation 2)
 
-    Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); several steps may be taken.
+    alpha has the shape of theta, and the product is elementwise.
+
+    Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); the inner
+    loop may take several steps.
 
     Args:
         inner_lr: Initial value of all learning rates.
         inner_steps: Number of inner steps in training.
+
+    Source: Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: Meta-SGD: Learning to Learn Quickly for
+    Few-Shot Learning, 2017. https://arxiv.org/abs/1707.09835
     """
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:

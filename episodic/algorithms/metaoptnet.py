@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,37 +13,45 @@ from episodic.core import float64
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.learner import Algorithm
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import Algorithm, MetaLearner
 
 __all__ = ["MetaOptNet"]
 
-ITERATIONS, SHRINK, TO_THE_WALL, LEAST = 20, 0.15, 0.99, 1e-13
-"""Of the interior-point method: steps, factor of the barrier in each, how much of the way to the boundary one goes at most, and the
-barrier at the end."""
+ITERATIONS = 20
+"""Steps of the interior-point method."""
+
+BARRIER_DECAY, MIN_BARRIER = 0.15, 1e-13
+"""Factor of the barrier in each step, and its smallest value."""
+
+MAX_STEP_FRACTION = 0.99
+"""Largest fraction of the way to the boundary that a step goes."""
 
 
 @dataclass(frozen=True)
 class MetaOptNet(Algorithm):
-    """Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with Differentiable Convex Optimization
-    (MetaOptNet-SVM), CVPR 2019. https://arxiv.org/abs/1904.03758
+    """A support vector machine as the head (MetaOptNet-SVM).
 
-    The head is the multi-class support vector machine of Crammer and Singer, in its dual (equation 7): with K = X X^T of support features,
+    The head is the multi-class machine of Crammer and Singer in its dual form (equation 7), with
+    K = X X^T of the features of the support set:
 
-        min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i},     alpha_{i, k} <= C [k = y_i],     sum_k alpha_{i, k} = 0
-        outputs = scale * X_query X^T alpha                                  scale is learned
+        min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i}
+        subject to alpha_{i, k} <= C [k = y_i],  sum_k alpha_{i, k} = 0
+        outputs = scale * X_query X^T alpha
 
-    I beside K is that of the authors' code, which makes the minimum unique. It is found by an interior-point method in float64; the
-    gradient is that of the minimum itself, by the implicit function theorem (section 3.3).
+    The scale is learned. Adding I to K, as in the authors' code, makes the minimum unique. It is
+    found by an interior-point method in float64. The gradient is that of the minimum itself, by the
+    implicit function theorem (section 3.3).
 
-    Differs from the paper: batch norm takes the statistics of the images in hand, at test too (`train.batch_norm`; there: running averages);
-    regularization, augmentation and network are what params name.
+    Differs from the paper: batch norm uses the statistics of the batch in hand, at test time too
+    (`train.batch_norm`; there: running averages); regularization, augmentation and backbone are
+    those that params.yaml names.
 
     Args:
-        c: The bound C: how much weight one support example may have.
+        c: The bound C, the largest weight of a support example.
         scale: Factor of the outputs at the start of training.
+
+    Source: Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with
+    Differentiable Convex Optimization, CVPR 2019. https://arxiv.org/abs/1904.03758
     """
 
     c: PositiveFloat = 0.1
@@ -75,42 +83,52 @@ class MetaOptNet(Algorithm):
 
 
 def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
-    """The minimum alpha `(tasks, n, ways)`, differentiable by kernel `(tasks, n, n)`; y one-hot `(tasks, n, ways)`; float64."""
+    """Solve the dual problem of the support vector machine, differentiably with respect to kernel.
+
+    Args:
+        kernel: K, float64 `(tasks, n, n)`.
+        y: One-hot labels, float64 `(tasks, n, ways)`.
+        c: The bound C.
+
+    Returns:
+        The minimum alpha `(tasks, n, ways)`.
+    """
     tasks, n, ways = y.shape
-    y = y.mT  # from here on `(tasks, ways, n)`, a row a class
+    y = y.mT  # from here on `(tasks, ways, n)`, one row per class
     identity, bound = torch.eye(n, dtype=y.dtype, device=y.device), c * y
 
     def slope(alpha: Tensor) -> Tensor:
-        """The gradient of the objective."""
+        """Gradient of the objective."""
         return alpha @ kernel + alpha - y
 
-    def newton(alpha_slope: Tensor, barrier: Tensor, off: Tensor) -> tuple[Tensor, Tensor]:
-        """(d alpha, nu) of [[H, A^T], [A, 0]] (d alpha, nu) = (-alpha_slope, -off), H the objective's Hessian + diag(barrier), A the sum
-        over classes. H is a block `(n, n)` a class, so that nu solves (sum of the blocks' inverses) nu = off - A H^-1 alpha_slope."""
+    def newton_step(gradient: Tensor, barrier: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve [[H, A^T], [A, 0]] (step, nu) = (-gradient, -residual).
+
+        H is the Hessian of the objective + diag(barrier), A the sum over classes. H has one block
+        `(n, n)` per class, so that (sum of the inverse blocks) nu = residual - A H^-1 gradient.
+        """
         inverse, _ = torch.linalg.inv_ex(
             kernel.detach()[:, None] + identity + torch.diag_embed(barrier)
         )
-        free = (inverse @ alpha_slope[..., None])[..., 0]
-        nu, _ = torch.linalg.solve_ex(inverse.sum(1), (off - free.sum(1))[..., None])
+        free = (inverse @ gradient[..., None])[..., 0]
+        nu, _ = torch.linalg.solve_ex(inverse.sum(1), (residual - free.sum(1))[..., None])
         return -free - (inverse @ nu[:, None])[..., 0], nu[..., 0]
 
     with torch.no_grad():
         alpha = c / 2 * (y - (1 - y) / (ways - 1))  # strictly inside, and its columns sum to 0
         slack = bound - alpha
-        weight = 1 / slack  # of the bounds: barrier 1
+        weight = 1 / slack  # multipliers of the bounds, for a barrier of 1
         for _ in range(ITERATIONS):
-            target = (SHRINK * (weight * slack).mean((1, 2), keepdim=True)).clamp_min(LEAST)
-            step, _ = newton(slope(alpha) + target / slack, weight / slack, alpha.sum(1))
+            target = BARRIER_DECAY * (weight * slack).mean((1, 2), keepdim=True)
+            target = target.clamp_min(MIN_BARRIER)
+            step, _ = newton_step(slope(alpha) + target / slack, weight / slack, alpha.sum(1))
             change = (target + weight * step) / slack - weight
-            far = (
-                torch.cat([step / slack, -change / weight], 1)
-                .amax((1, 2), keepdim=True)
-                .clamp_min(TO_THE_WALL)
-            )
-            alpha, weight = alpha + TO_THE_WALL / far * step, weight + TO_THE_WALL / far * change
+            relative = torch.cat([step / slack, -change / weight], 1).amax((1, 2), keepdim=True)
+            fraction = MAX_STEP_FRACTION / relative.clamp_min(MAX_STEP_FRACTION)
+            alpha, weight = alpha + fraction * step, weight + fraction * change
             slack = bound - alpha
-        barrier, none = weight / slack, alpha.new_zeros(tasks, n)
-        _, nu = newton(slope(alpha) + weight, barrier, none)
-    # One more step of Newton: in value nothing, in its derivative that of the minimum.
-    step, _ = newton(slope(alpha) + weight + nu[:, None], barrier, none)
+        barrier, zeros = weight / slack, alpha.new_zeros(tasks, n)
+        _, nu = newton_step(slope(alpha) + weight, barrier, zeros)
+    # One more Newton step changes no value, and its derivative is that of the minimum.
+    step, _ = newton_step(slope(alpha) + weight + nu[:, None], barrier, zeros)
     return (alpha + step).mT

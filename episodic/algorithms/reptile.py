@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -15,34 +15,37 @@ from episodic.core.model import Params
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import Algorithm, MetaLearner
 
 __all__ = ["Reptile"]
 
 
 @dataclass(frozen=True)
 class Reptile(Algorithm):
-    """Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms (Reptile), 2018. https://arxiv.org/abs/1803.02999
+    """Reptile: theta moves towards the adapted parameters of the tasks.
 
-        theta_i = theta after inner_steps steps of SGD or Adam (beta1 = 0) on mini-batches of support set i
-        theta  <- theta + epsilon * mean_i (theta_i - theta)                            (algorithm 2)
+        theta_i = theta after inner_steps steps on mini-batches of support set i
+        theta  <- theta + epsilon * mean_i (theta_i - theta)             (algorithm 2)
 
-    epsilon is `train.meta_lr` with `train.optimizer: sgd`, annealed by `train.schedule: linear`; with `adam`, theta - theta_i is the gradient
-    that Adam takes, as the paper suggests too. More shots while training: `train.shots`.
+    The inner optimizer is SGD, or Adam with beta1 = 0. epsilon is `train.meta_lr` with
+    `train.optimizer: sgd`, annealed by `train.schedule: linear`. With `adam`, theta - theta_i is
+    the gradient that the outer Adam receives, which the paper suggests too. `train.shots` gives
+    tasks more shots in training than at test time.
 
-    Differs from the paper: each task's Adam starts anew, at test too (there: one state for all tasks, one after the other), so that its
-    first steps are nearly of one size, inner_lr, for every weight; mini-batches take the support set's classes in turn, in an order that
-    a task keeps.
+    Differs from the paper: the Adam of each task starts anew, at test time too (there: one state
+    for all tasks in sequence), so that its first steps have nearly the size inner_lr for every
+    weight; mini-batches take the classes of the support set in turn, in the same order throughout a
+    task.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
         optimizer: Optimizer of the inner loop.
         batch: Support examples per inner step; None for the whole support set.
-        test_steps: Inner steps in validation and at test.
+        test_steps: Inner steps in validation and at test time.
+
+    Source: Alex Nichol, Joshua Achiam, John Schulman: On First-Order Meta-Learning Algorithms,
+    2018. https://arxiv.org/abs/1803.02999
     """
 
     inner_lr: PositiveFloat = 0.001
@@ -74,9 +77,11 @@ class Reptile(Algorithm):
         )
         return InnerLoop(theta, loss, update, second_order=False, adapted_names=tuple(meta))
 
-    def outer_gradient(self, inner: InnerLoop, last: Params, v: Params, share: float) -> Params:
-        """theta - theta_i in the place of a gradient."""
-        return {name: (p - last[name]).detach() * share for name, p in inner.theta.items()}
+    def outer_gradient(
+        self, inner: InnerLoop, adapted: Params, v: Params, task_weight: float
+    ) -> Params:
+        """theta - theta_i instead of a gradient."""
+        return {name: (p - adapted[name]).detach() * task_weight for name, p in inner.theta.items()}
 
     @property
     def test_variant(self) -> Reptile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,28 +13,31 @@ from torch import Tensor
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.learner import Algorithm
-
-if TYPE_CHECKING:
-    from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import Algorithm, MetaLearner
 
 __all__ = ["RidgeRegression"]
 
 
 @dataclass(frozen=True)
 class RidgeRegression(Algorithm):
-    """Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with differentiable closed-form solvers (R2-D2), ICLR 2019.
-    https://arxiv.org/abs/1805.08136
+    """Ridge regression as the head, in closed form (R2-D2).
 
-        W = X^T (X X^T + lambda I)^-1 Y          X: support features, Y: one-hot labels (equation 6, by Woodbury's identity)
-        outputs = scale * X_query W + shift      lambda, scale and shift are learned (section 3.2)
+        W = X^T (X X^T + lambda I)^-1 Y     (equation 6, by Woodbury's identity)
+        outputs = scale * X_query W + shift
 
-    Differs from the paper: a column of ones in X in the place of a separate bias; batch norm takes the statistics of the images in hand, at
-    test too (`train.batch_norm`; there: running averages); the network is the one that params name.
+    X are the features of the support set and Y its one-hot labels. lambda, scale and shift are
+    learned (section 3.2).
+
+    Differs from the paper: X has a column of ones instead of a separate bias; batch norm uses the
+    statistics of the batch in hand, at test time too (`train.batch_norm`; there: running averages);
+    the backbone is the one that params.yaml names.
 
     Args:
         regularization: lambda at the start of training.
         scale: Factor of the outputs at the start of training.
+
+    Source: Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with
+    differentiable closed-form solvers, ICLR 2019. https://arxiv.org/abs/1805.08136
     """
 
     regularization: PositiveFloat = 1.0
@@ -61,12 +64,8 @@ class RidgeRegression(Algorithm):
         x = F.pad(support, (0, 1), value=1.0)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        # solve_ex, since solve waits for a GPU to see whether the matrix is singular; with lambda > 0 it is not.
-        w = (
-            x.mT
-            @ torch.linalg.solve_ex(
-                x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity, y
-            )[0]
-        )
-        w = theta["ridge.scale"][..., None] * w
+        kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
+        # The matrix is not singular, since lambda > 0. Unlike solve, solve_ex does not check that,
+        # for which it would have to wait for a GPU.
+        w = theta["ridge.scale"][..., None] * (x.mT @ torch.linalg.solve_ex(kernel, y)[0])
         return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]

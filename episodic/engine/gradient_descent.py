@@ -1,4 +1,4 @@
-"""Algorithms that adapt by gradient steps on the support loss: what they share."""
+"""What algorithms share that adapt by gradient descent on the support loss."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from episodic.engine import inner_optimizers
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
 
-Steps = Annotated[int, Ge(1), Le(10_000)]
+__all__ = ["MIN_TEST_STEPS", "GradientDescent", "Steps"]
 
-LEAST_STEPS = 3
-"""Inner steps at test, at least, of the methods that gain from a few more than in training."""
+Steps = Annotated[int, Ge(1), Le(10_000)]
+"""A number of inner steps."""
+
+MIN_TEST_STEPS = 3
+"""Fewest inner steps at test time: trained for fewer, these methods still gain from a few more."""
 
 
 @dataclass(frozen=True)
 class GradientDescent(Algorithm):
-    """All parameters adapt by gradient descent at one learning rate.
+    """Base class of algorithms whose parameters adapt by gradient descent.
 
     Args:
         inner_lr: Learning rate of the inner loop.
@@ -48,4 +51,4 @@ class GradientDescent(Algorithm):
 
     @property
     def test_variant(self) -> Algorithm:
-        return replace(self, inner_steps=max(self.inner_steps, LEAST_STEPS))
+        return replace(self, inner_steps=max(self.inner_steps, MIN_TEST_STEPS))

@@ -1,6 +1,6 @@
-"""How one inner step moves theta: functions `(theta, gradient, step, loss) -> theta`, elementwise, so that any task axis will do.
+"""Optimizers of the inner loop.
 
-gradient holds the names that the method moves (`InnerLoop.moved`), loss is each task's `(tasks,)`.
+They are elementwise, so that they work with any task axis.
 """
 
 from __future__ import annotations
@@ -12,22 +12,38 @@ from torch import Tensor
 
 from episodic.core.model import Params
 
+__all__ = ["SQUARE", "InnerOptimizer", "adam", "sgd"]
+
 InnerOptimizer = Callable[[Params, Params, int, Tensor], Params]
+"""`optimizer(theta, gradient, step, loss)`: theta after an inner step. The gradient holds the names
+that the method adapts (`InnerLoop.adapted_names`), the loss is that of each task `(tasks,)`."""
+
+SQUARE = "square."
+"""Prefix of Adam's running means of squared gradients, which theta carries."""
 
 
 def sgd(inner_lr: float) -> InnerOptimizer:
-    """theta - inner_lr * gradient (MAML, equation 1)."""
+    """Gradient descent: theta - inner_lr * gradient.
+
+    Source: MAML (Finn et al. 2017), equation 1.
+    """
     return lambda theta, gradient, step, loss: (
         theta | {name: torch.add(theta[name], g, alpha=-inner_lr) for name, g in gradient.items()}
     )
 
 
-SQUARE = "square."
-"""Before a parameter's name: Adam's running mean of squared gradients, which theta carries."""
-
-
 def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> InnerOptimizer:
-    """Adam without momentum (beta1 = 0; Kingma, Ba 2015, algorithm 1); theta holds `SQUARE + name` for each name that moves."""
+    """Adam without momentum (beta1 = 0).
+
+    Theta carries `SQUARE + name` for each name that adapts, 0 at the start.
+
+    Args:
+        lr: Learning rate.
+        beta2: Decay of the running mean of squared gradients.
+        eps: Added to the denominator.
+
+    Source: Kingma, Ba: Adam, 2015, algorithm 1.
+    """
 
     def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:
         after = dict(theta)

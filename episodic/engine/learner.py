@@ -1,4 +1,4 @@
-"""A meta-learner: a model, a method that adapts it, and what it is scored by."""
+"""Algorithms, and the meta-learner: a model, the algorithm that adapts it, and an objective."""
 
 from __future__ import annotations
 
@@ -10,115 +10,204 @@ import torch
 from torch import Tensor
 
 from episodic.core import random_numbers
-from episodic.core.config import ConfigError, Section
+from episodic.core.config import ConfigError, Section, require
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.core.objective import Objective
 from episodic.data.sampling import Labels
 from episodic.engine.inner import InnerLoop, expand
 
-BATCH_NORM = ("transductive", "inductive")
+__all__ = ["BATCH_NORM", "Algorithm", "MetaLearner", "ModelFunction"]
 
-Function = Callable[..., Tensor]
-"""(theta, x, reference) -> `(tasks, n, ...)`: a model, or its features."""
+BATCH_NORM = ("transductive", "inductive")
+"""Whose statistics normalise the query set: its own, or those of the support set."""
+
+ModelFunction = Callable[..., Tensor]
+"""`function(theta, x, reference)`: a model, or its features `(tasks, n, ...)`."""
 
 
 class Algorithm(Section):
-    """What differs between methods. By itself: a model that is trained on query sets and does not adapt."""
+    """Base class of algorithms: what differs between them.
+
+    By itself it is a model that is trained on query sets and does not adapt.
+    """
 
     inner_steps: int = 0
-    """Inner steps of the method; 0: it has no inner loop, in training or at test."""
+    """Number of inner steps; 0 for an algorithm without an inner loop."""
 
     regression: ClassVar[bool] = True
-    """Whether the method also fits targets that are no classes."""
+    """Whether the algorithm also fits targets that are not classes."""
 
     any_ways: ClassVar[bool] = False
-    """Whether what was trained at some number of ways answers at others."""
+    """Whether a model that was trained at some number of ways predicts at other numbers."""
 
     labels: ClassVar[Labels] = "episode"
-    """What training episodes call their classes: `episode` (0 ... ways - 1), or `split` (the place among all training classes)."""
+    """Labels of training episodes: `episode` counts the classes of the episode from 0, `split` all
+    training classes."""
 
     scheduled: ClassVar[bool] = False
-    """Whether `inner` or `weights` depend on how far training is."""
+    """Whether `inner_loop` or `query_loss_weights` depend on the progress of training."""
 
     backprop_through_inner: ClassVar[bool] = True
-    """Whether the meta-gradient goes back through the inner steps; if not, `back` gives it from where they end."""
+    """Whether the meta-gradient differentiates through the inner steps. Otherwise `outer_gradient`
+    computes it from the adapted parameters."""
 
     uses_query_loss: ClassVar[bool] = True
-    """Whether the meta-gradient follows from the loss on the query sets; if not, they are scored alone, and `back` gets no v."""
+    """Whether the meta-gradient follows from the query loss. Otherwise query sets are only scored,
+    and `outer_gradient` gets an empty `v`."""
 
     @property
     def training_steps(self) -> int:
-        """Inner steps in training."""
+        """Number of inner steps in training."""
         return self.inner_steps
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
-        """Outputs of the model that the method trains, for episodes of `ways` classes out of `classes`; 0: features alone."""
+        """Count the outputs of the model that the algorithm trains.
+
+        Args:
+            ways: Classes per training episode.
+            classes: Training classes.
+
+        Returns:
+            Number of outputs; 0 for a model without a head.
+        """
         return ways
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        """The meta-parameters: the model's, and what else the method learns. No task axis."""
+        """Initialise the meta-parameters.
+
+        Args:
+            theta: Initial parameters of the model, without a task axis.
+            model: The model.
+            generator: Source of random numbers.
+
+        Returns:
+            theta, and whatever else the algorithm learns, without a task axis.
+        """
         return theta
 
     def inner_loop(
         self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
     ) -> InnerLoop:
-        """How the tasks of `episode` adapt, from the meta-parameters; progress: the fraction of training that is done."""
+        """Describe how the tasks of an episode adapt.
+
+        Args:
+            learner: The meta-learner.
+            meta: Meta-parameters without a task axis.
+            episode: The tasks.
+            progress: Fraction of training that is done.
+        """
         return InnerLoop(expand(meta, episode.tasks))
 
     def query_loss_weights(self, progress: float) -> tuple[float, ...] | None:
-        """Weights of the query losses at theta_0 ... theta_inner_steps in the meta-gradient (None: the last alone, 1)."""
+        """Weights of the query losses at theta_0, ..., theta_{inner_steps} in the meta-gradient.
+
+        Args:
+            progress: Fraction of training that is done.
+
+        Returns:
+            inner_steps + 1 weights; None if only the last query loss counts.
+        """
         return None
 
-    def outer_gradient(self, inner: InnerLoop, last: Params, v: Params, share: float) -> Params:
-        """The meta-gradient at theta_0 (`inner.theta`) of a method without `backprop_through_inner`.
+    def outer_gradient(
+        self, inner: InnerLoop, adapted: Params, v: Params, task_weight: float
+    ) -> Params:
+        """Compute the meta-gradient at theta_0 without differentiating through the inner steps.
 
-        last, v: theta after the steps, and the gradient there of the mean query loss over the meta-batch; share: what one task
-        counts in that mean
+        It is called for algorithms without `backprop_through_inner`.
+
+        Args:
+            inner: The inner loop, with theta_0 as `inner.theta`.
+            adapted: Parameters after the inner steps `(tasks, *shape)`.
+            v: Gradient there of the mean query loss over the meta-batch.
+            task_weight: Weight of one task in that mean.
+
+        Returns:
+            The gradient of each task `(tasks, *shape)`.
         """
-        raise NotImplementedError("a method without backprop_through_inner defines back")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not differentiate through its inner steps, so it must "
+            "define outer_gradient"
+        )
 
     def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        """The adapted answers on the query set `(tasks, n, outputs)`."""
+        """Predict the query set with adapted parameters.
+
+        Args:
+            learner: The meta-learner.
+            theta: Adapted parameters `(tasks, *shape)`.
+            episode: The tasks.
+            batch_norm: One of `BATCH_NORM`.
+
+        Returns:
+            Logits or predictions `(tasks, n, outputs)`.
+        """
         return learner.apply_to_query(learner.model, theta, episode, batch_norm)
 
     def solve_head(
         self, theta: Params, support: Tensor, episode: Episode
     ) -> tuple[Tensor, Tensor] | None:
-        """The linear head that solves a problem over the features of the support set `(tasks, n, width)`: weight `(tasks, width, ways)` and
-        bias, with which `outputs` is features @ weight + bias. None: the method solves none."""
+        """Solve for the linear head of an algorithm with a closed-form solution.
+
+        Args:
+            theta: Adapted parameters `(tasks, *shape)`.
+            support: Features of the support set `(tasks, n, width)`.
+            episode: The tasks.
+
+        Returns:
+            Weight `(tasks, width, ways)` and bias `(tasks, 1, ways)`, with which the outputs are
+            features @ weight + bias; None for an algorithm that solves for no head.
+        """
         return None
 
     @property
     def test_variant(self) -> Algorithm:
-        """The method as it adapts to new tasks once it is trained."""
+        """The algorithm as it adapts to new tasks after training."""
         return self
 
 
 @dataclass(frozen=True)
 class MetaLearner:
-    """batch_norm: `transductive` normalises the query set by its own statistics, `inductive` by the support set's."""
+    """A model, the algorithm that adapts it, and the objective of both.
+
+    Args:
+        model: The model.
+        algorithm: How the model adapts.
+        objective: Classification or regression.
+        batch_norm: `transductive` normalises the query set by its own statistics, `inductive` by
+            those of the support set.
+
+    Raises:
+        ConfigError: `batch_norm` is neither.
+    """
 
     model: Model
     algorithm: Algorithm
     objective: Objective
     batch_norm: str = "transductive"
 
-    def __post_init__(self):
-        if self.batch_norm not in BATCH_NORM:
-            raise ConfigError(
-                "batch_norm", self.batch_norm, f"must be one of {', '.join(BATCH_NORM)}"
-            )
+    def __post_init__(self) -> None:
+        choices = ", ".join(BATCH_NORM)
+        require(
+            self.batch_norm in BATCH_NORM,
+            "batch_norm",
+            self.batch_norm,
+            f"must be one of {choices}",
+        )
 
     @property
     def test_variant(self) -> MetaLearner:
-        """The same with its method as it adapts to new tasks once it is trained."""
+        """The meta-learner as it adapts to new tasks after training."""
         return replace(self, algorithm=self.algorithm.test_variant)
 
     def with_episode_noise(self, episode: Episode) -> MetaLearner:
-        """The same while training: a model that draws random numbers (DropBlock) draws those of the episode."""
+        """The meta-learner in training: its model draws the random numbers of the episode.
+
+        It differs only for models that draw any, such as those of DropBlock.
+        """
         with_noise = getattr(self.model, "with_noise", None)
         return (
             self
@@ -127,11 +216,19 @@ class MetaLearner:
         )
 
     def check_episode(self, episode: Episode) -> None:
-        """Raises ConfigError where the method's head has not one output a class of the episode, or where batch norm would take its
-        statistics from what fills up tasks of unequal sizes."""
+        """Check that the model and the algorithm fit an episode.
+
+        Raises:
+            ConfigError: The head has a number of outputs other than the ways of the episode, or
+                batch norm would take its statistics from the padding of tasks of unequal size.
+        """
         if episode.support_size is not None and self.model.norm_names:
-            said = "must be a model without batch norm, since tasks differ in size and what fills them up must not count"
-            raise ConfigError("model", type(self.model).__name__, said)
+            raise ConfigError(
+                "model",
+                type(self.model).__name__,
+                "must be a model without batch norm, since tasks differ in size and their padding "
+                "must not count",
+            )
         if (
             self.objective.kind == "classification"
             and not self.algorithm.any_ways
@@ -139,18 +236,22 @@ class MetaLearner:
         ):
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:
-                said = f"must be {outputs}, since the head has one output per class"
-                raise ConfigError("ways", ways, said)
+                raise ConfigError(
+                    "ways", ways, f"must be {outputs}, since the head has one output per class"
+                )
 
     def init(self, seed: int) -> Params:
-        """The meta-parameters at iteration 0, without a task axis: a function of the seed, drawn on the CPU."""
+        """Initialise the meta-parameters, without a task axis, on the CPU.
+
+        They are a function of the seed.
+        """
         theta = self.model.init(random_numbers.generator(seed, "initial weights"))
         return self.algorithm.init(
             theta, self.model, random_numbers.generator(seed, "initial method")
         )
 
     def support_loss(self, theta: Params, episode: Episode) -> Tensor:
-        """`(tasks,)`; theta carries the task axis."""
+        """Compute the support loss of each task `(tasks,)` for theta `(tasks, *shape)`."""
         return self.objective.loss(
             self.model(theta, episode.support_x), episode.support_y, episode.support_size
         )
@@ -158,21 +259,47 @@ class MetaLearner:
     def query_outputs(
         self, theta: Params, episode: Episode, batch_norm: str | None = None
     ) -> Tensor:
-        """The answers on the query set `(tasks, n, outputs)`; theta carries the task axis."""
+        """Predict the query set with adapted parameters.
+
+        Args:
+            theta: Adapted parameters `(tasks, *shape)`.
+            episode: The tasks.
+            batch_norm: One of `BATCH_NORM`; None for that of the meta-learner.
+
+        Returns:
+            Logits or predictions `(tasks, n, outputs)`.
+        """
         return self.algorithm.query_outputs(self, theta, episode, batch_norm or self.batch_norm)
 
     def apply_to_query(
-        self, function: Function, theta: Params, episode: Episode, batch_norm: str
+        self, function: ModelFunction, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
-        """`function` of the query set, normalised as `batch_norm` says."""
+        """Apply a function such as the model to the query set `(tasks, n, ...)`.
+
+        Args:
+            function: What is applied.
+            theta: Parameters `(tasks, *shape)`.
+            episode: The tasks.
+            batch_norm: One of `BATCH_NORM`.
+        """
         if batch_norm == "transductive":
             return function(theta, episode.query_x)
         return self.apply_to_both(function, theta, episode, batch_norm)[1]
 
     def apply_to_both(
-        self, function: Function, theta: Params, episode: Episode, batch_norm: str
+        self, function: ModelFunction, theta: Params, episode: Episode, batch_norm: str
     ) -> tuple[Tensor, Tensor]:
-        """`function` of the support set and of the query set."""
+        """Apply a function such as the model to the support set and to the query set.
+
+        Args:
+            function: What is applied.
+            theta: Parameters `(tasks, *shape)`.
+            episode: The tasks.
+            batch_norm: One of `BATCH_NORM`.
+
+        Returns:
+            `(tasks, n, ...)` for each set.
+        """
         if batch_norm == "transductive":
             return function(theta, episode.support_x), function(theta, episode.query_x)
         shots = episode.support_x.shape[1]

@@ -1,53 +1,70 @@
-"""How the engine computes a batch of tasks: a function of the workload and of params, never of a timing.
+"""How the engine computes a batch of tasks.
 
-Plans add float32 numbers in different orders, so that a plan picked by a stopwatch would let noise decide the bytes of a result.
+A plan is a function of the workload and of params.yaml, never of a measured time. Plans add float32
+numbers in different orders, so that a plan chosen by time would let noise change the results.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from episodic.core.config import require
+from annotated_types import Ge, Le
+
+from episodic.core.config import Section, require
+
+__all__ = ["Mode", "Plan", "PlanConfig", "TaskCount", "choose_chunk_size", "plan_for_sizes"]
 
 Mode = Literal["auto", "batched", "per_task", "compiled"]
+TaskCount = Annotated[int, Ge(1), Le(1_000_000)]
 
-SUPPORT, QUERY = 1 << 16, 1 << 19
-"""Numbers in the support sets, and in the query sets, that a CPU core computes at once: with more, what the layers make of them (some
-ten times as much) is moved to memory and back; with fewer, the calls are too small. See benchmarks/NOTES.md."""
+CPU_SUPPORT_NUMBERS, CPU_QUERY_NUMBERS = 1 << 16, 1 << 19
+"""Numbers in support sets, and in query sets, that a CPU core computes at once. With more, what the
+layers make of them (some ten times as much) leaves the cache; with fewer, calls are too small. See
+benchmarks/NOTES.md."""
 
-DEVICE = 1 << 25
-"""Numbers in support and query sets of the test episodes that a GPU computes at once, so that what the layers make of them fits."""
+GPU_NUMBERS = 1 << 25
+"""Numbers in support and query sets of the test episodes that a GPU computes at once, so that what
+the layers make of them fits into its memory."""
 
-MOST, SHARDS = 8, 2
-"""Tasks at most that a CPU core computes at once, and shards at least, so that processes can share a meta-batch."""
+MAX_TASKS, MIN_SHARDS = 8, 2
+"""Most tasks that a CPU core computes at once, and fewest shards, so that processes can share a
+meta-batch."""
 
 
 @dataclass(frozen=True)
-class PlanConfig:
-    """The section `train.plan` of params.yaml; null: chosen from the workload. tf32: on a GPU, 10 bits of mantissa in products."""
+class PlanConfig(Section):
+    """The section `train.plan` of params.yaml: how the meta-gradient is computed.
+
+    Args:
+        mode: `batched`, `per_task` (a sequential loop over tasks), `compiled` (batched, by compiled
+            kernels), or `auto`, which is batched.
+        shard: Tasks computed at once; None to choose by the size of the tasks.
+        query_tasks: Tasks whose query sets are differentiated at once; None to choose likewise.
+        tf32: On a GPU, whether matrix products round to a mantissa of 10 bits.
+    """
 
     mode: Mode = "auto"
-    shard: int | None = None
-    query_tasks: int | None = None
+    shard: TaskCount | None = None
+    query_tasks: TaskCount | None = None
     tf32: bool = False
 
-    __pydantic_config__ = {"extra": "forbid"}
-
-    def __post_init__(self):
-        for key in ("shard", "query_tasks"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, key, value, "must be null or at least 1")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         single = self.mode != "per_task" or (self.shard or 1) == (self.query_tasks or 1) == 1
         require(single, "mode", self.mode, "requires shard: 1 and query_tasks: 1 (or null)")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """mode: batched, per_task or compiled (batched; on a CPU convolution and norm_relu by native.cpp, elsewhere norms by torch's compiler)
-    shard: tasks computed at once, and the unit in which processes share a batch and sums are taken
-    query_tasks: of these, tasks whose query sets are computed at once
-    reason: for the log
+    """How a batch of tasks is computed.
+
+    Args:
+        mode: `batched`, `per_task` or `compiled`. The last is batched with compiled kernels: on a
+            CPU convolution and batch norm by native.cpp, elsewhere batch norm by torch's compiler.
+        shard: Tasks computed at once, the unit in which processes share a batch and sums are taken.
+        query_tasks: Tasks of a shard whose query sets are differentiated at once.
+        reason: Why this plan was chosen, for the log.
     """
 
     mode: str
@@ -57,49 +74,68 @@ class Plan:
 
     @property
     def compiled(self) -> bool:
+        """Whether compiled kernels are used."""
         return self.mode == "compiled"
 
     def shard_bounds(self, tasks: int) -> list[tuple[int, int]]:
-        """First and past-the-last task of each shard; the last one may be smaller."""
+        """First task of each shard, and one past its last. The last shard may be smaller."""
         return [(start, min(start + self.shard, tasks)) for start in range(0, tasks, self.shard)]
 
 
 def plan_for_sizes(config: PlanConfig, tasks: int, support: int, query: int, device: str) -> Plan:
-    """The plan for `tasks` tasks with `support` and `query` numbers in the inputs of each, on a device type."""
+    """Choose the plan for a batch of tasks from their sizes.
+
+    Args:
+        config: What is not chosen but given.
+        tasks: Tasks per batch.
+        support: Numbers in the support examples of a task.
+        query: Numbers in the query examples of a task.
+        device: Type of the device, such as `cpu`.
+    """
     if config.mode == "per_task":
-        return Plan("per_task", 1, 1, "asked for")
+        return Plan("per_task", 1, 1, "set in train.plan")
     mode = "compiled" if config.mode == "compiled" else "batched"
     if device == "cpu":
-        fits = max(1, SUPPORT // support)
-        if tasks * (support + query) <= SUPPORT:
-            shard, reason = tasks, f"all {tasks} tasks are small for a CPU core"
-        elif (half := -(-tasks // SHARDS)) < min(fits, MOST):
-            shard, reason = half, f"{SHARDS} shards at least, so that processes can share them"
-        elif fits < MOST:
-            shard, reason = (
-                fits,
-                f"{support:,} support numbers a task, of which a CPU core computes {SUPPORT:,} well at once",
-            )
-        else:
-            shard, reason = MOST, f"at most {MOST} tasks at once, so that processes can share them"
-        at_once = max(1, QUERY // query)
-        if at_once < min(shard, tasks):
-            reason += f"; {query:,} query numbers a task, {QUERY:,} at once"
+        shard, reason = _cpu_shard(tasks, support, query)
+        query_tasks = max(1, CPU_QUERY_NUMBERS // query)
+        if query_tasks < min(shard, tasks):
+            reason += f"; {query:,} query numbers per task, {CPU_QUERY_NUMBERS:,} at once"
     else:
-        shard = at_once = tasks
-        reason = f"one batch for a {device} device"
+        shard = query_tasks = tasks
+        reason = f"one batch on a {device} device"
     if config.shard or config.query_tasks:
-        reason = "as train.plan says" + (
-            f", but there are only {tasks} tasks" if (config.shard or 0) > tasks else ""
-        )
+        reason = "set in train.plan"
+        if (config.shard or 0) > tasks:
+            reason += f", but there are only {tasks} tasks"
     elif config.mode != "auto":
-        reason = f"mode as train.plan says; {reason}"
+        reason = f"mode set in train.plan; {reason}"
     shard = min(config.shard or shard, tasks)
-    return Plan(mode, shard, min(config.query_tasks or at_once, shard), reason)
+    return Plan(mode, shard, min(config.query_tasks or query_tasks, shard), reason)
+
+
+def _cpu_shard(tasks: int, support: int, query: int) -> tuple[int, str]:
+    """Tasks that a CPU core computes at once, and why."""
+    fits = max(1, CPU_SUPPORT_NUMBERS // support)
+    if tasks * (support + query) <= CPU_SUPPORT_NUMBERS:
+        return tasks, f"all {tasks} tasks together are small for a CPU core"
+    if (half := -(-tasks // MIN_SHARDS)) < min(fits, MAX_TASKS):
+        return half, f"at least {MIN_SHARDS} shards, so that processes can share them"
+    if fits < MAX_TASKS:
+        return fits, (
+            f"{support:,} support numbers per task; a CPU core computes {CPU_SUPPORT_NUMBERS:,} "
+            "well at once"
+        )
+    return MAX_TASKS, f"at most {MAX_TASKS} tasks at once, so that processes can share them"
 
 
 def choose_chunk_size(support: int, query: int, device: str) -> int:
-    """How many test episodes with `support` and `query` numbers each are computed at once."""
+    """Choose how many test episodes are computed at once.
+
+    Args:
+        support: Numbers in the support examples of an episode.
+        query: Numbers in the query examples of an episode.
+        device: Type of the device, such as `cpu`.
+    """
     if device == "cpu":
-        return max(1, min(MOST, SUPPORT // support, QUERY // query))
-    return max(1, DEVICE // (support + query))
+        return max(1, min(MAX_TASKS, CPU_SUPPORT_NUMBERS // support, CPU_QUERY_NUMBERS // query))
+    return max(1, GPU_NUMBERS // (support + query))

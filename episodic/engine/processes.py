@@ -1,7 +1,7 @@
-"""Processes that share work part by part, each part with one place in the order of the results.
+"""Processes that share work in parts.
 
-Who computes what never shows: every process gets all results, in the order of the parts, so that sums over them are the same to the
-last bit for any number of processes.
+It never shows which process computed what: every process gets all results in the order of the
+parts. Sums over them are therefore the same to the last bit for any number of processes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,27 @@ from torch import Tensor
 
 from episodic.core.errors import UserError
 
+__all__ = ["LostProcessError", "ProcessGroup"]
+
 T = TypeVar("T")
 
 
 class LostProcessError(UserError):
-    """Another process of the group is gone."""
+    """Another process of the group has ended."""
 
     temporary = True
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One of `size` processes; the default is a process on its own. With more, torch.distributed must have been initialised."""
+    """A group of processes, as one of them sees it. The default is a single process.
+
+    torch.distributed must have been initialised for more than one.
+
+    Args:
+        rank: Number of this process.
+        size: Number of processes.
+    """
 
     rank: int = 0
     size: int = 1
@@ -35,52 +44,79 @@ class ProcessGroup:
     def gather_rows(
         self, function: Callable[[int], Tensor], sizes: Sequence[int], idle: Tensor | None = None
     ) -> Tensor:
-        """function(i), a tensor `(sizes[i], ...)`, for each part i; all of them below each other, `(sum(sizes), ...)`.
+        """Compute parts in all processes, and concatenate them in every process.
 
-        Each process computes its parts, every `size`-th; `function` must not depend on which they are.
-        idle: `(0, ...)`, the type and shape of a result, for a process without a part (None: it computes one to learn them)
+        Each process computes every `size`-th part, so `function` must not depend on which.
+
+        Args:
+            function: `function(i)` is part i, `(sizes[i], ...)`.
+            sizes: Rows of each part.
+            idle: `(0, ...)`, with the type and shape of a part, for a process that computes none;
+                None to compute one to learn them.
+
+        Returns:
+            `(sum(sizes), ...)`.
+
+        Raises:
+            LostProcessError: Another process has ended.
         """
-        mine = range(self.rank, len(sizes), self.size)
+        own = range(self.rank, len(sizes), self.size)
         if self.size == 1:
-            return torch.cat([function(i) for i in mine])
+            return torch.cat([function(i) for i in own])
         import torch.distributed as dist
 
-        results = [function(i) for i in mine] or [function(0) if idle is None else idle]
+        results = [function(i) for i in own] or [function(0) if idle is None else idle]
         slots, height = -(-len(sizes) // self.size), max(sizes)
         sent = results[0].new_zeros(slots, height, *results[0].shape[1:])
         for slot, result in enumerate(results):
             sent[slot, : len(result)] = result
         received = [torch.empty_like(sent) for _ in range(self.size)]
-        self._call(partial(dist.all_gather, received, sent))
+        self._run_collective(partial(dist.all_gather, received, sent))
         return torch.cat(
             [received[i % self.size][i // self.size, :size] for i, size in enumerate(sizes)]
         )
 
-    def broadcast_object(self, said: bytes, device: torch.device) -> bytes:
-        """What the process of rank 0 has."""
+    def broadcast_object(self, message: bytes, device: torch.device) -> bytes:
+        """Send bytes from the process of rank 0 to all.
+
+        Args:
+            message: What rank 0 sends. That of other processes is ignored.
+            device: Device that the processes communicate on.
+
+        Returns:
+            The message of rank 0.
+
+        Raises:
+            LostProcessError: Another process has ended.
+        """
         if self.size == 1:
-            return said
-        length = torch.tensor([len(said)], device=device)
+            return message
+        length = torch.tensor([len(message)], device=device)
         self.broadcast_([length])
         data = torch.zeros(int(length), dtype=torch.uint8, device=device)
-        if self.rank == 0 and said:
-            data.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
+        if self.rank == 0 and message:
+            data.copy_(torch.frombuffer(bytearray(message), dtype=torch.uint8))
         self.broadcast_([data])
         return data.cpu().numpy().tobytes()
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrites the tensors with those of the process of rank 0."""
+        """Overwrite tensors with those of the process of rank 0.
+
+        Raises:
+            LostProcessError: Another process has ended.
+        """
         if self.size > 1:
             import torch.distributed as dist
 
             for tensor in tensors:
-                self._call(partial(dist.broadcast, tensor, 0))
+                self._run_collective(partial(dist.broadcast, tensor, 0))
 
-    def _call(self, collective: Callable[[], T]) -> T:
+    def _run_collective(self, collective: Callable[[], T]) -> T:
         try:
             return collective()
-        except RuntimeError as error:  # what gloo and NCCL raise where a connection broke
-            said = " ".join(str(error).split())
+        except RuntimeError as error:  # raised by gloo and NCCL where a connection broke
+            detail = " ".join(str(error).split())
             raise LostProcessError(
-                f"another process of this run is gone (killed, or out of memory?): {said}"
+                "another process of this run has ended; it was killed or ran out of memory "
+                f"({detail})"
             ) from error

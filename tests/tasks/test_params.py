@@ -112,7 +112,7 @@ FAULTS = [
         "train.groups is ['a']; it must be null for mini_imagenet, whose classes have no groups",
     ),
     ({"train__patience": "x"}, "train.patience is 'x'; it must be a whole number"),
-    ({"train__plan__shard": 0}, "train.plan.shard is 0; it must be null or at least 1"),
+    ({"train__plan__shard": 0}, "train.plan.shard is 0; it must be at least 1"),
     ({"train__plan__shard": "x"}, "train.plan.shard is 'x'; it must be a whole number"),
     (
         {"train__plan__mode": "fast"},
@@ -434,7 +434,7 @@ def test_own_data_in_its_default_place_is_used(tmp_path, monkeypatch):
     values = {"dataset__name": "image_folder", "dataset__image_folder__size": 16}
     (tmp_path / "data" / "own").mkdir(parents=True)
     (tmp_path / "data" / "own" / ".gitignore").write_text("*\n")
-    with pytest.raises(StageError, match="dataset.source is data/own, which is empty: put your"):
+    with pytest.raises(StageError, match=r"dataset.source is data/own, which is empty: put your"):
         params.parse(changed(**values))
     drawn(tmp_path / "data" / "own", [f"class {i}" for i in range(25)], 12)
     assert str(params.parse(changed(**values)).dataset.own_data) == "data/own"

@@ -316,7 +316,7 @@ def test_meta_curvature_multiplies_along_each_axis():
         matrices["w.positions"],
         g.flatten(3),
     )
-    torch.testing.assert_close(meta_curvature._transformed(g, matrices, "w").flatten(3), expected)
+    torch.testing.assert_close(meta_curvature._transform(g, matrices, "w").flatten(3), expected)
 
 
 class Quadratic:
@@ -604,7 +604,7 @@ def test_meta_lstm_gradient_by_finite_differences():
 
 def test_preprocessing_keeps_sign_and_size_apart():
     x = torch.tensor([1.0, -1e-3, 1e-6, 0.0]).double()
-    found = meta_lstm.preprocessed(x)
+    found = meta_lstm.preprocess(x)
     np.testing.assert_allclose(
         found.numpy(), [scalar_preprocessed(float(v)) for v in x], atol=1e-12
     )
@@ -657,7 +657,7 @@ def test_full_context_is_a_bidirectional_lstm():
     }
     wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
     g = learner.model.features(wide, episode.support_x)
-    found = matching_net._in_context(wide, g)
+    found = matching_net._embed_support(wide, g)
     for t in range(3):
         support = g[t].numpy()
         expected = support.copy()
@@ -686,7 +686,7 @@ def test_full_context_reads_before_each_step():
     }
     wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
     g, f = (learner.model.features(wide, x) for x in (episode.support_x, episode.query_x))
-    found = matching_net._reading(wide, f, g, 2)
+    found = matching_net._embed_query(wide, f, g, 2)
     weight, bias = (meta[f"fce.read.{part}"].numpy() for part in ("weight", "bias"))
     for t in range(3):
         support = g[t].numpy()
@@ -700,7 +700,7 @@ def test_full_context_reads_before_each_step():
                 h = sigmoid(gates[3]) * np.tanh(c) + query
             np.testing.assert_allclose(found[t, i].numpy(), h, atol=TOLERANCE)
     assert not torch.equal(
-        matching_net._reading(wide, f, g, 1), matching_net._reading(wide, f, 2 * g, 1)
+        matching_net._embed_query(wide, f, g, 1), matching_net._reading(wide, f, 2 * g, 1)
     )
 
 

@@ -40,7 +40,7 @@ def test_params_decide():
         True,
         16,
         2,
-    ) and "as train.plan says" in found.reason
+    ) and "set in train.plan" in found.reason
     assert chosen("W1q1", plan.PlanConfig(shard=100)).shard == 32, "no more than there are"
 
 
