@@ -81,7 +81,7 @@ def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
     """Both pages in one checkout: the method of one trains the network of the other."""
     root = checkout(tmp_path / "checkout")
     params = root / "params.yaml"
-    code, _, section, _, cell = code_blocks("docs/tutorials/add-a-method.md")
+    code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-a-method.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
     network, settings = code_blocks("docs/guide/your-own-model.md")
     (root / "my_models.py").write_text(network)

@@ -75,6 +75,8 @@ class Process:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What the process prints until it ends; it is killed if that takes longer than `timeout` seconds."""
+        if self.stdout.closed:  # as with Popen, a second call returns what is left: nothing
+            return "", ""
         with ThreadPoolExecutor(2) as pool, self.stdout, self.stderr:
             printed = [pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
             try:

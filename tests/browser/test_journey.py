@@ -192,7 +192,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-result']['id']}")
     page.get_by_text("chance", exact=True).first.wait_for()
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
-    page.goto(page.get_by_role("link", name="The whole report").get_attribute("href"))
+    page.goto(page.get_by_role("link", name="Full report").get_attribute("href"))
     page.get_by_role("heading", name="Baselines").wait_for()
     assert page.url == f"{site.address}/reports/experiments/anil-shots5/report.html"
     picture(page, "report")

@@ -19,6 +19,7 @@ import pytest
 from support import checkout, git
 
 from tasks import preset
+from tasks.runtime.stage import PROGRESS
 
 STAGES = ["download", "episodes", "train", "evaluate", "report"]
 SETTINGS = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -153,7 +154,7 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
     os.kill(flow.pid, signal.SIGKILL)
     flow.communicate(timeout=60)
     wait_for(lambda: not running_in(workspace.root), None)
-    said = workspace.call("dvc", "repro")
+    said = workspace.call("env", f"{PROGRESS}=json", "dvc", "repro")
     events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     resumed = [event["iteration"] for event in events if event["event"] == "resume"]
     assert len(resumed) == 1 and 0 < resumed[0] < 600

@@ -16,42 +16,43 @@ import pytest
 
 from flows.ui import __main__ as ui
 from flows.ui import results
-from flows.ui.curve import Curve, svg
+from flows.ui.curve import LearningCurve, draw_curve
 from tasks import params, preset
 from tasks.runtime.files import ROOT
 from tasks.runtime.stage import StageError
-from tests.flows.toy import gone, wait_for
+from tests.flows.toy import wait_for, wait_until_gone
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
 def test_loopback_needs_no_password(host, monkeypatch):
-    monkeypatch.delenv(ui.AUTH, raising=False)
-    ui.guard(host)
+    monkeypatch.delenv(ui.CREDENTIALS, raising=False)
+    ui.check_access(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "::"])  # noqa: S104
 def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, monkeypatch):
-    for name in (ui.AUTH, ui.ORIGINS):
+    for name in (ui.CREDENTIALS, ui.ORIGINS):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
-        StageError, match=f"can be reached by others: set {ui.AUTH} and {ui.ORIGINS} first"
+        StageError,
+        match=f"can be reached from other machines: set {ui.CREDENTIALS} and {ui.ORIGINS} first",
     ):
-        ui.guard(host)
-    monkeypatch.setenv(ui.AUTH, "admin:secret")
+        ui.check_access(host)
+    monkeypatch.setenv(ui.CREDENTIALS, "admin:secret")
     with pytest.raises(StageError, match=f"set {ui.ORIGINS} first"):
-        ui.guard(host)
+        ui.check_access(host)
     monkeypatch.setenv(ui.ORIGINS, "*")
     with pytest.raises(
-        StageError, match="must be the addresses at which browsers know this server"
+        StageError, match="must be the addresses at which browsers reach this server"
     ):
-        ui.guard(host)
+        ui.check_access(host)
     monkeypatch.setenv(ui.ORIGINS, "http://host:4200")
-    ui.guard(host)
-    monkeypatch.setenv(ui.AUTH, "secret")
+    ui.check_access(host)
+    monkeypatch.setenv(ui.CREDENTIALS, "secret")
     with pytest.raises(StageError, match="must be a name and a password"):
-        ui.guard(host)
+        ui.check_access(host)
     with pytest.raises(StageError, match="--host nowhere is no address"):
-        ui.guard("nowhere")
+        ui.check_access("nowhere")
 
 
 @pytest.mark.parametrize("number", ["0", "99999", "-1", "x"])
@@ -131,19 +132,19 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         os.killpg(run.pid, signal.SIGINT)
         run.communicate(timeout=60)
     assert run.returncode == 0
-    gone(family)
+    wait_until_gone(family)
 
 
 def test_what_the_form_asks_for_becomes_params(tmp_path):
-    from flows.experiments.experiment import write_params
-    from flows.experiments.points import changed
+    from flows.experiments.points import apply_changes
+    from flows.experiments.worktree import write_params
     from flows.train import AS_IT_IS, default_name, preset_changes
 
     assert preset_changes(AS_IT_IS) == {}
     changes = preset_changes("omniglot_fast")
     write_params(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
     raw = params.read_yaml(ROOT / "params.yaml")
-    assert params.read_yaml(tmp_path / "params.yaml") == changed(raw, changes), (
+    assert params.read_yaml(tmp_path / "params.yaml") == apply_changes(raw, changes), (
         "what is written is what was asked for"
     )
     assert (tmp_path / "params.yaml").read_text().count("\n") == (
@@ -154,7 +155,7 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
         and changes["train.iterations"] == 4000
         and changes["train.plan.mode"] == "auto"
     )
-    assert params.parse(changed(preset.defaults(), changes)).train.iterations == 4000
+    assert params.parse(apply_changes(preset.defaults(), changes)).train.iterations == 4000
     assert (
         default_name(
             "omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5}
@@ -165,20 +166,20 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
 
 
 def test_the_form_takes_no_whole_section():
-    from flows.train import keys_alone
+    from flows.train import check_sections
 
     raw = preset.defaults()
-    keys_alone(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
+    check_sections(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
     with pytest.raises(
         StageError, match=r"^more: train is a section: say which of its keys, as train\.iterations$"
     ):
-        keys_alone(raw, {"train": {"iterations": 3}})
+        check_sections(raw, {"train": {"iterations": 3}})
 
 
 def test_pictures_become_part_of_the_summary(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
     (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
-    said = results.inlined(tmp_path / "summary.md")
+    said = results.inline_pictures(tmp_path / "summary.md")
     assert (
         f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})"
         in said
@@ -188,24 +189,24 @@ def test_pictures_become_part_of_the_summary(tmp_path):
 
 def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
     published = []
-    curve = Curve("x")
-    monkeypatch.setattr(curve, "publish", lambda: published.append(len(curve.rows)))
+    curve = LearningCurve("x")
+    monkeypatch.setattr(curve, "publish", lambda: published.append(len(curve.points)))
     for done in range(1, 1001):
         event = {"done": done, "loss": 2 / done, "accuracy": 1 - 1 / (done + 1)}
         curve.add(
             event | ({"validation_accuracy": 0.5 + done // 100 / 30} if done >= 100 else {}),
             done == 1000,
         )
-    assert published[-1] == len(curve.rows) <= 401 and len(published) == 1, (
+    assert published[-1] == len(curve.points) <= 401 and len(published) == 1, (
         "once every fifteen seconds, and at the end"
     )
-    drawn = svg(curve.rows)
+    drawn = draw_curve(curve.points)
     assert drawn.startswith("<svg") and "validation" in drawn and "training" in drawn
-    assert svg([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), (
+    assert draw_curve([{"iteration": i, "loss": 1 / i} for i in (1, 2, 3)]).startswith("<svg"), (
         "a regression, before its first validation"
     )
     regression = [{"iteration": i, "loss": 1 / i, "validation_mse": 1.2 / i} for i in (1, 2, 3)]
-    assert "validation" in svg(regression)
+    assert "validation" in draw_curve(regression)
     start = time.monotonic()
     monkeypatch.setattr("flows.ui.curve.time.monotonic", lambda: start + 100)
     curve.add({"done": 1001, "loss": 0.1, "accuracy": 0.9}, False)

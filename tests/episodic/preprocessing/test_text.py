@@ -430,7 +430,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_a_text_model_by_two_commands(place):
-    assert "adapted to 3 classes by 12 examples" in call(
+    assert "adapted to 3 classes from 12 examples" in call(
         place, "adapt", "run", "intents.csv", "-o", "adapted"
     )
     said = call(place, "predict", "adapted", "new.txt").splitlines()
@@ -466,7 +466,7 @@ def test_a_text_model_from_python_and_onnx(place, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
     from episodic.inference import export
 
-    export.onnx(adapted, tmp_path / "model.onnx")
+    export.export_onnx(adapted, tmp_path / "model.onnx")
     (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(
         None, {"x": model.inputs(texts).numpy()}
     )
@@ -479,7 +479,7 @@ def test_a_text_model_in_the_demo(place):
     from episodic.inference import demo
 
     client = TestClient(
-        demo.app(episodic.load(place / "run"), "run"), base_url="http://127.0.0.1:1"
+        demo.build_app(episodic.load(place / "run"), "run"), base_url="http://127.0.0.1:1"
     )
     assert '"kind": "text"' in client.get("/").text
     support = {label: corpus()[label][:2] for label in ("music", "alarm")}
