@@ -88,7 +88,7 @@ class Episode(NamedTuple):
     def with_shots(self, shots: int) -> Episode:
         """Keep the first `shots` support examples, of each class where `ways` is known."""
         x, y = (
-            part.unflatten(1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
+            torch.unflatten(part, 1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
             for part in (self.support_x, self.support_y)
         )
         size = None if self.support_size is None else self.support_size.clamp(max=shots)

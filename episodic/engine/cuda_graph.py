@@ -60,7 +60,7 @@ def capture_iteration(
     """
     number = torch.full((), first, dtype=torch.int64, device=rates.device)
     before = [tensor.clone() for tensor in state]
-    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(main)
     with torch.cuda.stream(side):
         for _ in range(WARM_UP_CALLS):

@@ -1,11 +1,4 @@
-"""A bag of features, such as n-grams or words: their embeddings are added up, an MLP follows, and the features themselves stay in sight.
-
-    features = [s_1 x, s_2 h / |h|],    h = MLP(x E),    s_1, s_2 learned
-
-With E the embedding of each feature this is the text classifier of Armand Joulin, Edouard Grave, Piotr Bojanowski, Tomas Mikolov: Bag of
-Tricks for Efficient Text Classification, 2017 (https://arxiv.org/abs/1607.01759), and x beside it is what a nearest neighbour by
-tf-idf compares: for words that were never seen in training there is nothing better.
-"""
+"""The model `bag`."""
 
 from __future__ import annotations
 
@@ -28,12 +21,21 @@ __all__ = ["BagOfFeatures"]
 
 @dataclass(frozen=True)
 class BagOfFeatures(ModelSpec):
-    """A sum of the embeddings of features, such as n-grams, and an MLP on it.
+    """A sum of feature embeddings, an MLP on it, and the features themselves.
+
+        features = [s_1 x, s_2 h / |h|],     h = MLP(E x),     s_1, s_2 learned
+
+    Features are those of a text, such as n-grams. The columns of E are their embeddings. x itself
+    is what a nearest neighbour by tf-idf compares, which is the best there is for words that
+    training never saw.
 
     Args:
         embedding: Length of the embedding of a feature.
         hidden: Sizes of the layers after the sum, with a ReLU before each.
         lexical: Whether the features themselves are part of the representation.
+
+    Source: Armand Joulin, Edouard Grave, Piotr Bojanowski, Tomas Mikolov: Bag of Tricks for
+    Efficient Text Classification, 2017. https://arxiv.org/abs/1607.01759
     """
 
     embedding: Annotated[int, Ge(1), Le(65_536)] = 128
@@ -47,15 +49,23 @@ class BagOfFeatures(ModelSpec):
             len(input) == 1,
             "input",
             list(input),
-            "must be a row of features for bag; use conv4 for images",
+            "must be a vector of features for bag; use conv4 for images",
         )
         return BagOfFeaturesNetwork(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
 class BagOfFeaturesNetwork:
-    """Parameters `embedding.weight (embedding, in)`, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `scale (2,)` (logarithms of the s),
-    `head.weight`, `head.bias`."""
+    """The model of a `BagOfFeatures`.
+
+    Parameters are `embedding.weight (embedding, in)`, `hidden0.weight (out, in)`, `hidden0.bias`,
+    ..., `scale (2,)` (the logarithms of s_1 and s_2), `head.weight` and `head.bias`.
+
+    Args:
+        spec: The settings.
+        input: Number of features of an example.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     spec: BagOfFeatures
     input: int
@@ -72,8 +82,8 @@ class BagOfFeaturesNetwork:
 
     def init(self, generator: torch.Generator) -> Params:
         size = self.spec.embedding
-        drawn = torch.empty(size, self.input).normal_(generator=generator) / math.sqrt(size)
-        theta: Params = {"embedding.weight": drawn}
+        weight = torch.empty(size, self.input).normal_(generator=generator) / math.sqrt(size)
+        theta: Params = {"embedding.weight": weight}
         for i, out in enumerate(self.spec.hidden):
             theta |= {
                 f"hidden{i}.weight": glorot(generator, out, size),

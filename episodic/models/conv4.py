@@ -1,9 +1,4 @@
-"""The convolutional base learner of the field: four blocks of [3x3 convolution, batch norm, ReLU].
-
-Oriol Vinyals et al.: Matching Networks for One Shot Learning, 2016, section 4.1 (max pooling);
-Finn et al.: MAML, 2017, section 5.2 (stride 2 on Omniglot, and the mean over the last positions).
-https://arxiv.org/abs/1606.04080
-"""
+"""The model `conv4`."""
 
 from __future__ import annotations
 
@@ -24,13 +19,17 @@ __all__ = ["Conv4"]
 
 @dataclass(frozen=True)
 class Conv4(ModelSpec):
-    """Blocks of [3x3 convolution, batch norm, ReLU], the convolutional base learner of the field.
+    """Blocks of [3x3 convolution, batch norm, ReLU], the convolutional backbone of the field.
 
     Args:
         filters: Channels of every block.
         blocks: Number of blocks.
         downsample: `stride` (stride-2 convolution) or `max_pool` (2x2, after the ReLU).
         readout: What the head sees: the `mean` over positions, or all of them (`flatten`).
+
+    Source: Oriol Vinyals et al.: Matching Networks for One Shot Learning, 2016, section 4.1 (max
+    pooling), https://arxiv.org/abs/1606.04080; Finn et al.: MAML, 2017, section 5.2 (stride 2 on
+    Omniglot, mean over the last positions), https://arxiv.org/abs/1703.03400
     """
 
     filters: Annotated[int, Ge(1), Le(4096)] = 64
@@ -48,8 +47,10 @@ class Conv4(ModelSpec):
             "must be an image (C, H, W) for conv4; use model.name: mlp",
         )
         model = Conv4Network(self, input, outputs)  # type: ignore[arg-type]
+        size = max(input[1:])
+        max_blocks = (size if self.downsample == "max_pool" else 2 * size - 1).bit_length() - 1
         require(
-            model.width > 0,
+            model.width > 0 and self.blocks <= max(max_blocks, 1),
             "blocks",
             self.blocks,
             f"must be fewer for images of {input[1]} x {input[2]} pixels",
@@ -59,7 +60,16 @@ class Conv4(ModelSpec):
 
 @dataclass(frozen=True)
 class Conv4Network:
-    """Parameters `conv0.weight (filters, in, 3, 3)`, `conv0.bias`, `norm0.weight`, `norm0.bias`, ..., `head.weight`, `head.bias`."""
+    """The model of a `Conv4`.
+
+    Parameters are `conv0.weight (filters, in, 3, 3)`, `conv0.bias`, `norm0.weight`, `norm0.bias`,
+    ..., `head.weight` and `head.bias`.
+
+    Args:
+        spec: The settings.
+        input: Shape of an image `(C, H, W)`.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     spec: Conv4
     input: tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""The fully connected base learner; hidden [40, 40] for sine waves is that of the MAML paper, section 5.1."""
+"""The model `mlp`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class MLP(ModelSpec):
 
     Args:
         hidden: Sizes of the hidden layers, with a ReLU after each.
+
+    Source: Finn et al.: MAML, 2017, section 5.1 (40, 40 for sine waves).
     """
 
     hidden: tuple[Annotated[int, Ge(1), Le(65_536)], ...] = (64,)
@@ -36,7 +38,14 @@ class MLP(ModelSpec):
 
 @dataclass(frozen=True)
 class MLPNetwork:
-    """Parameters `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`; sizes: of the input and the hidden layers."""
+    """The model of an `MLP`.
+
+    Parameters are `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight` and `head.bias`.
+
+    Args:
+        sizes: Length of the input and sizes of the hidden layers.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     sizes: tuple[int, ...]
     outputs: int

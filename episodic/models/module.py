@@ -1,15 +1,11 @@
-"""A torch.nn.Module of your own as base learner, in a loop over tasks: slower than the models here, and exact.
-
-`model: {name: module, module: {path: my_package.Net, arguments: {...}, head: fc}}`. The class is called with `arguments`; its layer
-`head`, a torch.nn.Linear, is made anew with an output a class. Batch norm takes the statistics of the batch in hand, as everywhere
-here, and dropout is off.
-"""
+"""The model `module`."""
 
 from __future__ import annotations
 
 import copy
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
@@ -23,7 +19,7 @@ from episodic.ops.head import classify, head
 
 __all__ = ["TorchModule"]
 
-RESERVED = (
+RESERVED_PREFIXES = (
     "curvature.",
     "fce.",
     "lstm.",
@@ -34,12 +30,18 @@ RESERVED = (
     "support",
     "svm.",
 )
-"""What methods begin the names of their own parameters and states with."""
+"""Prefixes of the parameters and states of algorithms."""
 
 
 @dataclass(frozen=True)
 class TorchModule(ModelSpec):
-    """A torch.nn.Module of your own.
+    """A torch.nn.Module of your own as base learner.
+
+    It runs in a loop over tasks: slower than the models here, and with the same results. The class
+    is called with `arguments`, and its last layer is replaced by a head with one output per class.
+    Batch norm uses the statistics of the batch in hand, as everywhere here, and dropout is off.
+
+        model: {name: module, module: {path: my_package.Net, arguments: {...}, head: fc}}
 
     Args:
         path: The class, as `package.module.Class`.
@@ -58,7 +60,7 @@ class TorchModule(ModelSpec):
 
 
 class Head(nn.Identity):
-    """Where the network's own head was."""
+    """A placeholder where the module's own head was."""
 
 
 class BatchNorm(nn.Module):
@@ -83,35 +85,43 @@ class BatchNorm(nn.Module):
 
 @dataclass(frozen=True)
 class ModuleNetwork:
-    """body: the module without its head, which answers features; parameters have the names that the module gives them."""
+    """The model of a `TorchModule`.
+
+    Parameters have the names that the module gives them.
+
+    Args:
+        body: The module without its head, whose outputs are features.
+        make: Creates a new body, with the length of its features.
+        width: Length of a feature vector.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     body: nn.Module
-    make: Any
+    make: Callable[[], tuple[nn.Module, int]]
     width: int
     outputs: int
 
     @property
     def norm_names(self) -> tuple[str, ...]:
-        found = [
+        norms = [
             name
             for name, part in self.body.named_modules()
             if isinstance(part, BatchNorm) and part.weight is not None
         ]
-        return tuple(f"{name}.{part}" for name in found for part in ("weight", "bias"))
+        return tuple(f"{name}.{part}" for name in norms for part in ("weight", "bias"))
 
     @property
     def parts(self) -> list[nn.Module]:
-        """The network and all that it is made of, whose code the result depends on."""
+        """The body and all modules in it, on whose code results depend."""
         return list(self.body.modules())
 
     def init(self, generator: torch.Generator) -> Params:
-        # Modules draw their weights from torch's global state: it is set, and put back.
+        # Modules draw their weights from torch's global state, which is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
-            drawn, _ = self.make()
-        return {name: p.detach().clone() for name, p in drawn.named_parameters()} | head(
-            generator, self.width, self.outputs
-        )
+            body, _ = self.make()
+        theta = {name: p.detach().clone() for name, p in body.named_parameters()}
+        return theta | head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         for part in self.body.modules():
@@ -131,12 +141,16 @@ class ModuleNetwork:
 
 def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> ModuleNetwork:
     def make() -> tuple[nn.Module, int]:
-        whole = _made(spec).eval()
+        module = _create_module(spec).eval()
         name = spec.head or next(
-            (n for n, part in reversed(list(whole.named_modules())) if isinstance(part, nn.Linear)),
+            (
+                name
+                for name, part in reversed(list(module.named_modules()))
+                if isinstance(part, nn.Linear)
+            ),
             None,
         )
-        last = dict(whole.named_modules()).get(name) if name is not None else None
+        last = dict(module.named_modules()).get(name) if name is not None else None
         if not isinstance(last, nn.Linear):
             raise ConfigError(
                 "head",
@@ -145,105 +159,112 @@ def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> ModuleNet
             )
         if not name:
             raise ConfigError("path", spec.path, "must be a network, not a single layer")
-        return _without(whole, name), last.in_features
+        return _without_head(module, name), last.in_features
 
     with torch.random.fork_rng(devices=[]):
         body, width = make()
-    taken = sorted(
-        name for name, _ in body.named_parameters() if name in HEAD or name.startswith(RESERVED)
-    )
-    if taken:
-        said = f"has parameters named {', '.join(taken)}, which the head or a method calls its own: rename them"
-        raise ConfigError("path", spec.path, said)
-    if lazy := [name for name, p in body.named_parameters() if nn.parameter.is_lazy(p)]:
-        raise ConfigError(
-            "path",
-            spec.path,
-            f"has layers without a shape of their own ({', '.join(lazy)}): say what they take in",
-        )
-    scalars = [name for name, p in body.named_parameters() if p.dim() == 0]
-    if scalars:
-        raise ConfigError(
-            "path",
-            spec.path,
-            f"has parameters without an axis ({', '.join(scalars)}): give them the shape [1]",
-        )
-    buffers = [name for name, _ in body.named_buffers()]
-    if buffers:
-        raise ConfigError(
-            "path",
-            spec.path,
-            f"has buffers ({', '.join(buffers)}), which tasks would share and might change",
-        )
+    _check_parameters(spec, body)
     model = ModuleNetwork(copy.deepcopy(body), make, width, outputs)
     try:
         with torch.no_grad():
             theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}
-            found = model.features(theta, torch.zeros(1, 2, *input))
-            untouched = _ends_with(model.body, torch.zeros(2, *input))
+            features = model.features(theta, torch.zeros(1, 2, *input))
+            ends_with_head = _ends_with(model.body, torch.zeros(2, *input))
     except Exception as error:
+        detail = " ".join(str(error).split())
         raise ConfigError(
-            "path",
-            spec.path,
-            f"cannot take examples of shape {list(input)} ({' '.join(str(error).split())})",
+            "path", spec.path, f"cannot take examples of shape {list(input)} ({detail})"
         ) from error
-    if found.shape != (1, 2, width):
-        said = f"must be the last layer: before it an example is {list(found.shape[2:])}, and it takes {width} numbers"
-        raise ConfigError("head", spec.head, said)
-    if not untouched:
+    if features.shape != (1, 2, width):
+        raise ConfigError(
+            "head",
+            spec.head,
+            f"must be the last layer, which takes {width} numbers; the input there is "
+            f"{list(features.shape[2:])} per example",
+        )
+    if not ends_with_head:
         raise ConfigError(
             "path",
             spec.path,
-            "must return what its head answers, with nothing after it: a softmax is part of the loss",
+            "must return the outputs of its head as they are; a softmax is part of the loss",
         )
     return model
 
 
+def _check_parameters(spec: TorchModule, body: nn.Module) -> None:
+    """Raise ConfigError if parameters or buffers do not work with a task axis."""
+    parameters = dict(body.named_parameters())
+    reserved = sorted(
+        name for name in parameters if name in HEAD or name.startswith(RESERVED_PREFIXES)
+    )
+    lazy = [name for name, p in parameters.items() if nn.parameter.is_lazy(p)]
+    scalars = [
+        name for name, p in parameters.items() if not nn.parameter.is_lazy(p) and not p.dim()
+    ]
+    buffers = [name for name, _ in body.named_buffers()]
+    for names, requirement in (
+        (
+            reserved,
+            "must not have parameters named {}, which are names of the head or of an algorithm; "
+            "rename them",
+        ),
+        (lazy, "must not have layers of unknown shape ({}); give them their input size"),
+        (scalars, "must not have parameters without an axis ({}); give them the shape [1]"),
+        (buffers, "must not have buffers ({}), which tasks would share"),
+    ):
+        if names:
+            raise ConfigError("path", spec.path, requirement.format(", ".join(names)))
+
+
 def _ends_with(body: nn.Module, x: Tensor) -> bool:
-    """Whether `body` returns what its head was given as it is."""
+    """Whether the body returns the input of its head unchanged."""
     last = next(part for part in body.modules() if isinstance(part, Head))
-    given: list[Tensor] = []
-    handle = last.register_forward_hook(lambda part, inputs, output: given.append(output))
+    outputs: list[Tensor] = []
+    handle = last.register_forward_hook(lambda part, inputs, output: outputs.append(output))
     try:
-        return body(x) is given[-1]
+        return body(x) is outputs[-1]
     finally:
         handle.remove()
 
 
-def _made(spec: TorchModule) -> nn.Module:
-    module, _, name = spec.path.rpartition(".")
+def _create_module(spec: TorchModule) -> nn.Module:
+    package, _, name = spec.path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-        if not callable(found):
-            raise TypeError(f"it is a {type(found).__name__}")
+        create = getattr(importlib.import_module(package), name)
+        if not callable(create):
+            raise TypeError(f"it is a {type(create).__name__}")
         try:
-            inspect.signature(found).bind(**spec.arguments)
+            inspect.signature(create).bind(**spec.arguments)
         except TypeError as error:
             raise ConfigError(
                 "arguments", spec.arguments, f"must be what {spec.path} takes ({error})"
             ) from error
-        made = found(**spec.arguments)
+        module = create(**spec.arguments)
     except ConfigError:
         raise
     except Exception as error:  # the user's code runs here, and may raise anything
-        said = f"must be a class as package.module.Class ({type(error).__name__}: {' '.join(str(error).split())})"
-        raise ConfigError("path", spec.path, said) from error
-    if not isinstance(made, nn.Module):
+        detail = " ".join(str(error).split())
+        raise ConfigError(
+            "path",
+            spec.path,
+            f"must be a class as package.module.Class ({type(error).__name__}: {detail})",
+        ) from error
+    if not isinstance(module, nn.Module):
         raise ConfigError("path", spec.path, "must be a torch.nn.Module")
-    return made
+    return module
 
 
-def _without(module: nn.Module, head: str) -> nn.Module:
-    """The head, at the dotted name `head`, becomes the identity, and batch norm that of the batch in hand."""
+def _without_head(module: nn.Module, head: str) -> nn.Module:
+    """Replace the head, at its dotted name, by the identity, and batch norm by `BatchNorm`."""
     for name, part in list(module.named_modules()):
-        new = (
+        replacement = (
             Head()
             if name == head
             else BatchNorm(part)
             if isinstance(part, nn.modules.batchnorm._BatchNorm)
             else None
         )
-        if new is not None:
+        if replacement is not None:
             parent, _, last = name.rpartition(".")
-            setattr(module.get_submodule(parent), last, new)
+            setattr(module.get_submodule(parent), last, replacement)
     return module

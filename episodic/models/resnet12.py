@@ -1,13 +1,4 @@
-"""The 12-layer residual network of the field, with DropBlock.
-
-Kwonjoon Lee et al.: Meta-Learning with Differentiable Convex Optimization, CVPR 2019, section 4.1 (64, 160, 320, 640 channels);
-Golnaz Ghiasi, Tsung-Yi Lin, Quoc Le: DropBlock, NeurIPS 2018. https://arxiv.org/abs/1904.03758 https://arxiv.org/abs/1810.12890
-
-A block: three of [3x3 convolution, batch norm, leaky ReLU of slope 0.1], the input added through a 1x1 convolution and batch norm before
-the last ReLU, then a 2x2 maximum; DropBlock after the last two blocks. Features are the mean over positions.
-Differs from the paper: DropBlock's rate is constant (there it grows), its squares are those of the episode at all inner steps, and the
-first two blocks have no dropout; features are averaged (there flattened for some heads); weights start from Glorot's distribution.
-"""
+"""The model `resnet12`."""
 
 from __future__ import annotations
 
@@ -29,18 +20,33 @@ from episodic.ops.head import classify, glorot, head
 __all__ = ["ResNet12"]
 
 SLOPE = 0.1
-DROPPED = 2
-"""Of the last blocks, how many have DropBlock."""
+"""Of the leaky ReLU."""
+
+DROPBLOCK_BLOCKS = 2
+"""Number of last blocks that DropBlock follows."""
 
 
 @dataclass(frozen=True)
 class ResNet12(ModelSpec):
     """The 12-layer residual network of the field, with DropBlock.
 
+    A block has three layers of [3x3 convolution, batch norm, leaky ReLU of slope 0.1]. The input is
+    added through a 1x1 convolution and batch norm before the last ReLU, and 2x2 max pooling
+    follows. DropBlock follows the last two blocks. Features are the mean over positions.
+
+    Differs from the paper: the rate of DropBlock is constant (there it grows), its squares are the
+    same at all inner steps of an episode, and the first two blocks have no dropout; features are
+    averaged (there: flattened for some heads); weights are initialised from Glorot's uniform
+    distribution.
+
     Args:
         channels: Channels of each block.
         drop: DropBlock's rate in training; 0 turns it off.
         block: Side of DropBlock's squares.
+
+    Source: Kwonjoon Lee et al.: Meta-Learning with Differentiable Convex Optimization, CVPR 2019,
+    section 4.1, https://arxiv.org/abs/1904.03758; Golnaz Ghiasi, Tsung-Yi Lin, Quoc Le: DropBlock,
+    NeurIPS 2018, https://arxiv.org/abs/1810.12890
     """
 
     channels: Annotated[tuple[Annotated[int, Ge(1), Le(8192)], ...], MinLen(1)] = (
@@ -65,17 +71,23 @@ class ResNet12(ModelSpec):
             min(input[1:]) >= 2 ** len(self.channels),
             "channels",
             list(self.channels),
-            f"must be fewer for images of {input[1]} x {input[2]} pixels, each halves them",
+            f"must be fewer for images of {input[1]} x {input[2]} pixels, which each block halves",
         )
         return ResNet12Network(self, input, outputs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class ResNet12Network:
-    """Parameters `block0.conv0.weight (out, in, 3, 3)`, `block0.norm0.weight`, ..., `block0.shortcut.weight (out, in, 1, 1)`,
-    `block0.shortcut_norm.weight`, ..., `head.weight`, `head.bias`.
+    """The model of a `ResNet12`.
 
-    noise: int64 `(tasks,)`, what DropBlock's random numbers follow from; None: nothing is dropped.
+    Parameters are `block0.conv0.weight (out, in, 3, 3)`, `block0.norm0.weight`, ...,
+    `block0.shortcut.weight (out, in, 1, 1)`, `block0.shortcut_norm.weight`, ..., `head.weight` and
+    `head.bias`.
+
+    Args:
+        spec: The settings. input: Shape of an image `(C, H, W)`. outputs: Number of outputs; 0 for
+        no head. noise: int64 `(tasks,)`, which determines the random numbers of DropBlock; None to
+        drop nothing.
     """
 
     spec: ResNet12
@@ -98,7 +110,7 @@ class ResNet12Network:
         return self.spec.channels[-1]
 
     def with_noise(self, noise: Tensor) -> ResNet12Network:
-        """The same while training."""
+        """The model in training, which drops squares that follow from `noise`."""
         return replace(self, noise=noise)
 
     def init(self, generator: torch.Generator) -> Params:
@@ -140,15 +152,15 @@ class ResNet12Network:
             x = ops.max_pool2d(
                 F.leaky_relu(layer(x, f"block{i}.conv2", f"block{i}.norm2") + shortcut, SLOPE)
             )
-            if i >= len(self.spec.channels) - DROPPED:
-                x = self._dropped(x, i)
+            if i >= len(self.spec.channels) - DROPBLOCK_BLOCKS:
+                x = self._drop_blocks(x, i)
         return x.mean((3, 4))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))
 
-    def _dropped(self, x: Tensor, block: int) -> Tensor:
-        """Squares of a channel set to 0, the rest scaled up (DropBlock, algorithm 1)."""
+    def _drop_blocks(self, x: Tensor, block: int) -> Tensor:
+        """Set squares of a channel to 0, and scale the rest up (DropBlock, algorithm 1)."""
         if self.noise is None or self.spec.drop == 0:
             return x
         height, width = x.shape[3:]
@@ -161,11 +173,8 @@ class ResNet12Network:
             self.noise.to(float64.supporting_device(x.device)),
             math.prod(shape[1:]),
         )
-        corner = (random_numbers.integers_below(bits, 1 << 30) < round(rate * (1 << 30))).view(
-            shape
-        )
-        padded = F.pad(corner.to(x), (side - 1,) * 4)
-        kept = 1 - F.max_pool2d(padded.flatten(0, 1), side, 1).unflatten(0, x.shape[:2])
-        return (
-            x * kept * (kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)).view(-1, 1, 1, 1, 1)
-        )
+        is_corner = random_numbers.integers_below(bits, 1 << 30) < round(rate * (1 << 30))
+        padded = F.pad(is_corner.view(shape).to(x), (side - 1,) * 4).flatten(0, 1)
+        kept = 1 - torch.unflatten(F.max_pool2d(padded, side, 1), 0, x.shape[:2])
+        factor = kept[0].numel() / kept.flatten(1).sum(1).clamp_min(1)
+        return x * kept * factor.view(-1, 1, 1, 1, 1)

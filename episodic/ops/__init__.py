@@ -1,4 +1,7 @@
-"""What a model may call. Every tensor carries a leading task axis: x is `(tasks, n, ...)`, a parameter `(tasks, *shape)`."""
+"""Operators for models, whose tensors carry a leading task axis.
+
+Examples x are `(tasks, n, ...)`, parameters `(tasks, *shape)`.
+"""
 
 from episodic.ops.operators import (
     channels_last,

@@ -45,7 +45,7 @@ class Convolution(torch.autograd.Function):
         return _convolve(x, w, stride, compiled)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         need_x, need_w = ctx.needs_input_grad[:2]
         gradients = ConvolutionGradient.apply(
@@ -83,9 +83,7 @@ class ConvolutionGradient(torch.autograd.Function):
         return grad_x, grad_w
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, u: Tensor | None, v: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_y, x, w = ctx.saved_tensors
         stride, compiled = ctx.stride, ctx.compiled
         need_grad_y, need_x, need_w = ctx.needs_input_grad[:3]
@@ -162,7 +160,7 @@ def _gradient_to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: 
     if _is_shared(w) and len(x) > 1:
         flat_grad, flat_x = grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None]
         flat = _gradient_to_x(flat_grad, flat_x, w[:1], stride, compiled)
-        return flat[0].unflatten(0, x.shape[:2])
+        return torch.unflatten(flat[0], 0, x.shape[:2])
     if _uses_native(x, w.shape[2], compiled):
         return native.to_images(grad_y, x, w, stride)
     if not _prefers_columns(len(x), _count_positions(grad_y), MAX_POSITIONS, x.device):
@@ -192,9 +190,10 @@ def _torch_gradient(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, which: in
     """torch's gradient of one task's convolution; which: 0 with respect to x, 1 to w."""
     padding, mask = w.shape[-1] // 2, [which == 0, which == 1, False]
     w = _mark_channels_last(w)
-    return torch.ops.aten.convolution_backward(
+    gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
         grad_y, x, w, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
-    )[which]
+    )
+    return gradients[which]
 
 
 def _mark_channels_last(w: Tensor) -> Tensor:
@@ -254,4 +253,8 @@ def _as_matrix(w: Tensor) -> Tensor:
 
 def _stack(parts: list[Tensor]) -> Tensor:
     """torch.stack that keeps channels last."""
-    return parts[0][None] if len(parts) == 1 else torch.cat(parts).unflatten(0, (len(parts), -1))
+    return (
+        parts[0][None]
+        if len(parts) == 1
+        else torch.unflatten(torch.cat(parts), 0, (len(parts), -1))
+    )

@@ -1,4 +1,4 @@
-"""The linear head that every base learner ends with, and the initialisation of weights."""
+"""The linear head of every base learner, and the initialisation of weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,32 @@ from torch import Tensor
 from episodic.core.model import HEAD, Params
 from episodic.ops.operators import linear
 
+__all__ = ["classify", "glorot", "head"]
+
 
 def glorot(generator: torch.Generator, *shape: int) -> Tensor:
-    """Glorot's uniform initialisation of a weight `(out, in, *kernel)` (Glorot, Bengio 2010, equation 16)."""
+    """Draw a weight from Glorot's uniform distribution.
+
+    Args:
+        generator: Source of random numbers.
+        *shape: `(out, in, *kernel)`.
+
+    Source: Glorot, Bengio: Understanding the difficulty of training deep feedforward neural
+    networks, 2010, equation 16.
+    """
     area = math.prod(shape[2:])
     bound = math.sqrt(6 / (area * (shape[0] + shape[1])))
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def head(generator: torch.Generator, width: int, outputs: int) -> Params:
-    """The initial head; none for 0 outputs."""
+    """Initialise the head, without a task axis.
+
+    Args:
+        generator: Source of random numbers.
+        width: Length of a feature vector.
+        outputs: Number of outputs; 0 for no head.
+    """
     return (
         dict(zip(HEAD, (glorot(generator, outputs, width), torch.zeros(outputs)), strict=True))
         if outputs
@@ -28,5 +44,5 @@ def head(generator: torch.Generator, width: int, outputs: int) -> Params:
 
 
 def classify(theta: Params, features: Tensor) -> Tensor:
-    """The head: `(tasks, n, width)` -> `(tasks, n, outputs)`."""
+    """Apply the head: features `(tasks, n, width)` -> `(tasks, n, outputs)`."""
     return linear(features, *(theta[name] for name in HEAD))

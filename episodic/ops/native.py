@@ -1,7 +1,8 @@
-"""`native.cpp` on torch's tensors: what the plan `compiled` is on a CPU.
+"""The kernels of native.cpp on torch's tensors: the plan `compiled` on a CPU.
 
-The file is compiled for this very processor by the machine's C++ compiler when it is first used, in some seconds, and kept in the user's
-cache folder (`~/.cache/episodic`, or in XDG_CACHE_HOME). A call is computed by one core; processes share a meta-batch.
+The C++ compiler of the machine compiles the file for its processor when it is first used, which
+takes some seconds. The library is kept in the user's cache folder (`~/.cache/episodic`, or in
+XDG_CACHE_HOME). One core computes a call; processes share a meta-batch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ from torch import Tensor
 
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
+
+__all__ = [
+    "build_library",
+    "compiler_version",
+    "convolve",
+    "find_compiler",
+    "load_library",
+    "norm_forward",
+    "norm_gradient",
+    "norm_second",
+    "to_images",
+    "to_kernels",
+]
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PROCESSOR_FLAG = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -55,7 +69,11 @@ class _NormShape(ctypes.Structure):
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """The compiled file. Raises UserError where it cannot be made."""
+    """Load the library, which is compiled if need be.
+
+    Raises:
+        UserError: It cannot be compiled or loaded.
+    """
     command = find_compiler()
     return _open_library(build_library(command), command)
 
@@ -65,36 +83,55 @@ def _open_library(path: Path, command: list[str]) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise UserError(
-            f"{FEATURE}: what {shlex.join(command)} makes cannot be loaded ({error}); set CXX to another C++ compiler, or delete "
-            f"{path.parent}, or set XDG_CACHE_HOME to another folder"
+            f"{FEATURE}: the library that {shlex.join(command)} makes cannot be loaded ({error}); "
+            f"set CXX to another C++ compiler, or delete {path.parent}, or set XDG_CACHE_HOME to "
+            "another folder"
         ) from None
 
 
 def find_compiler() -> list[str]:
-    """The command of the C++ compiler: CXX, or g++ or clang++. Raises UserError where there is none."""
+    """Find the command of the C++ compiler: CXX if it is set, otherwise g++ or clang++.
+
+    Raises:
+        UserError: There is none.
+    """
     if sys.platform == "win32":
         raise UserError(f"{FEATURE} are for Linux and macOS; {REMEDY}")
-    said = os.environ.get("CXX", "")
+    variable = os.environ.get("CXX", "")
     try:
-        wanted = shlex.split(said)
+        named = shlex.split(variable)
     except ValueError:
-        raise UserError(f"{FEATURE}: CXX is {said!r}, which is no command") from None
-    for command in [wanted] if wanted else [["g++"], ["clang++"]]:
+        raise UserError(
+            f"{FEATURE}: CXX is {variable!r}; it must be a command, such as g++"
+        ) from None
+    for command in [named] if named else [["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
     missing = (
-        f"and {wanted[0]}, which CXX names, is not" if wanted else "and neither g++ nor clang++ is"
+        f"and {named[0]}, which CXX names, is not" if named else "and neither g++ nor clang++ is"
     )
     raise UserError(f"{FEATURE} need a C++ compiler, {missing} installed; install one, or {REMEDY}")
 
 
 def compiler_version(command: list[str]) -> str:
-    """What the compiler calls itself, in one line."""
+    """The first line of what the compiler says about its version."""
     return (_run([*command, "--version"]).stdout.splitlines() or ["unknown"])[0]
 
 
 def build_library(command: list[str]) -> Path:
-    """Where the compiled file is. One process compiles at a time; the others find it."""
+    """Compile native.cpp, unless the cache holds the library already.
+
+    One process compiles at a time; the others wait for its result.
+
+    Args:
+        command: The command of the C++ compiler.
+
+    Returns:
+        Path of the library.
+
+    Raises:
+        UserError: It cannot be compiled, loaded or written.
+    """
     digest = hashlib.sha256(
         "\0".join(
             [
@@ -122,14 +159,16 @@ def build_library(command: list[str]) -> Path:
                     done = _run([*command, *FLAGS, "-o", str(draft), str(SOURCE)])
                     if done.returncode:
                         raise UserError(
-                            f"{FEATURE}: {shlex.join(command)} does not compile {SOURCE}: {_first_error(done.stderr)}; {REMEDY}"
+                            f"{FEATURE}: {shlex.join(command)} does not compile {SOURCE}: "
+                            f"{_first_error(done.stderr)}; {REMEDY}"
                         )
                     _open_library(draft, command)
                     with draft.open("rb") as file:
-                        os.fsync(file.fileno())  # half of it would end a program without a word
+                        os.fsync(file.fileno())  # loading half a library kills the process
     except OSError as error:
         raise UserError(
-            f"{FEATURE}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder"
+            f"{FEATURE}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to "
+            "another folder"
         ) from None
     return path
 
@@ -139,7 +178,7 @@ def _cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
     except RuntimeError:
         raise UserError(
-            f"{FEATURE} need a folder to be kept in, and there is no home folder; set XDG_CACHE_HOME"
+            f"{FEATURE} are kept in a cache folder, and there is no home folder; set XDG_CACHE_HOME"
         ) from None
 
 
@@ -157,23 +196,33 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def _first_error(text: str) -> str:
     return next(
         (line.strip() for line in text.splitlines() if "error" in line or "failed" in line),
-        "it ends without saying why",
+        "it ends without a message",
     )
 
 
 def _describe_processor() -> list[str]:
-    """What the flag `native` depends on: a home folder can be seen by machines of several kinds."""
+    """What the flag `native` depends on: machines of several kinds can share a home folder."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return [platform.machine(), _run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout]
-    named = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
+    keys = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
     return list(
-        dict.fromkeys(line for line in info.read_text().splitlines() if line.startswith(named))
+        dict.fromkeys(line for line in info.read_text().splitlines() if line.startswith(keys))
     )
 
 
 def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
-    """The C function on the memory of the tensors, which are of one type (numbers of corners are bytes) and without gaps."""
+    """Call a C function on the memory of tensors.
+
+    Args:
+        name: The function, without its suffix for the type.
+        tensors: Contiguous tensors of one type on the CPU; positions of maxima are uint8.
+        *rest: Further arguments.
+
+    Raises:
+        TypeError: The function does not take such tensors.
+        MemoryError: There is not enough memory.
+    """
     dtype = tensors[0].dtype  # type: ignore[union-attr]
     for tensor in tensors:
         if tensor is not None and not (
@@ -182,10 +231,11 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
             and tensor.device.type == "cpu"
         ):
             raise TypeError(
-                f"{name} takes tensors of one type, contiguous and on the CPU, and not {tensor.dtype} beside {dtype}"
+                f"{name} takes contiguous tensors of one type on the CPU, not {tensor.dtype} "
+                f"alongside {dtype}"
             )
     if dtype not in TYPE_NAMES:
-        raise TypeError(f"compiled kernels take float32 or float64, and not {dtype}")
+        raise TypeError(f"compiled kernels take float32 or float64, not {dtype}")
     function = getattr(load_library(), f"{name}_{TYPE_NAMES[dtype]}")
     if function(
         *(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
@@ -194,41 +244,46 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
         raise MemoryError(name)
 
 
-# ---- Convolution; x `(tasks, n, in, H, W)` and w `(tasks, out, in, k, k)` with channels last in memory, as in convolution.py
+# --- Convolution, of tensors with channels last in memory, as in convolution.py ---
 
 
 def convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
+    """Convolve images x `(tasks, n, in, H, W)` with kernels w `(tasks, out, in, k, k)`."""
     shape = _convolution_shape(x, w, stride)
     y = x.new_empty(*x.shape[:2], *_output_size(x, stride), w.shape[1])
     _call("convolve", (_channels_last(x), _channels_last(w), y), shape)
     return y.permute(0, 1, 4, 2, 3)
 
 
-def to_images(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    shape = _convolution_shape(x, w, stride, g)
-    to = x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2])
-    _call("to_images", (_channels_last(g), _channels_last(w), to), shape)
-    return to.permute(0, 1, 4, 2, 3)
+def to_images(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
+    """The gradient of `(convolve(x, w), grad_y)` with respect to x, of which the shape is used."""
+    shape = _convolution_shape(x, w, stride, grad_y)
+    grad_x = x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2])
+    _call("to_images", (_channels_last(grad_y), _channels_last(w), grad_x), shape)
+    return grad_x.permute(0, 1, 4, 2, 3)
 
 
-def to_kernels(g: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    shape = _convolution_shape(x, w, stride, g)
-    to = x.new_empty(len(x), w.shape[1], *w.shape[3:], w.shape[2])
-    _call("to_kernels", (_channels_last(g), _channels_last(x), to), shape)
-    return to.permute(0, 1, 4, 2, 3)
+def to_kernels(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
+    """The gradient of `(convolve(x, w), grad_y)` with respect to w, of which the shape is used."""
+    shape = _convolution_shape(x, w, stride, grad_y)
+    grad_w = x.new_empty(len(x), w.shape[1], *w.shape[3:], w.shape[2])
+    _call("to_kernels", (_channels_last(grad_y), _channels_last(x), grad_w), shape)
+    return grad_w.permute(0, 1, 4, 2, 3)
 
 
 def _convolution_shape(
-    x: Tensor, w: Tensor, stride: int, g: Tensor | None = None
+    x: Tensor, w: Tensor, stride: int, grad_y: Tensor | None = None
 ) -> _ConvolutionShape:
     (tasks, n, inputs, height, width), (outputs, k) = x.shape, (w.shape[1], w.shape[-1])
     if w.shape != (tasks, outputs, inputs, k, k) or k % 2 == 0 or not x.numel() or not w.numel():
         raise ValueError(
-            f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}: (tasks, out, in, k, k), k odd, and (tasks, n, in, H, W)"
+            f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}; they must be "
+            "(tasks, out, in, k, k) with odd k, and (tasks, n, in, H, W)"
         )
-    if g is not None and g.shape != (tasks, n, outputs, *_output_size(x, stride)):
+    if grad_y is not None and grad_y.shape != (tasks, n, outputs, *_output_size(x, stride)):
         raise ValueError(
-            f"a gradient {tuple(g.shape)} is not that of {outputs} channels from images {tuple(x.shape)} at stride {stride}"
+            f"a gradient {tuple(grad_y.shape)} does not fit {outputs} output channels of images "
+            f"{tuple(x.shape)} at stride {stride}"
         )
     return _ConvolutionShape(tasks, n, height, width, inputs, outputs, k, stride)
 
@@ -241,7 +296,7 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 4, 2).contiguous()
 
 
-# ---- Batch norm with ReLU and maximum: the kernels of normalization.py, with `where` as numbers of corners
+# --- Batch norm with ReLU and maximum, as in normalization.py; `where` numbers the corners ---
 
 
 def norm_forward(
@@ -252,6 +307,7 @@ def norm_forward(
     negative: bool,
     eps: float,
 ) -> tuple[Tensor, ...]:
+    """Compute `normalization._forward`."""
     tasks, n, _, channels = x.shape
     mean, r = (x.new_empty(tasks, 1, 1, channels) for _ in range(2))
     if size is None:
@@ -285,6 +341,7 @@ def norm_gradient(
     y: Tensor,
     size: tuple[int, int] | None,
 ) -> tuple[Tensor, ...]:
+    """Compute `normalization._gradient`."""
     to_x, d = torch.empty_like(x), torch.empty_like(y)
     to_scale, d_sum, t = (torch.empty_like(mean) for _ in range(3))
     tensors = (
@@ -322,6 +379,7 @@ def norm_second(
     t: Tensor,
     size: tuple[int, int] | None,
 ) -> tuple[Tensor, ...]:
+    """Compute `normalization._second`."""
     to_d, to_x, to_scale = torch.empty_like(y), torch.empty_like(x), torch.empty_like(mean)
     inputs = (
         u,
@@ -343,11 +401,11 @@ def norm_second(
 
 
 def _expand_like(values: Tensor, like: Tensor) -> Tensor:
-    """A value for each task and channel."""
+    """Repeat values, so that there is one for each task and channel."""
     return values.expand_as(like).contiguous()
 
 
 def _norm_shape(x: Tensor, size: tuple[int, int] | None) -> _NormShape:
     if not x.numel():
-        raise ValueError(f"images without a number in them: {tuple(x.shape)}")
+        raise ValueError(f"images {tuple(x.shape)} are empty")
     return _NormShape(*x.shape[:2], *(size or (x.shape[2], 1)), x.shape[3], size is not None)

@@ -52,7 +52,7 @@ class NormRelu(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, picked, where, mean, r, y = ctx.saved_tensors
         gradients = NormReluGradient.apply(
             grad_y, x, scale, picked, where, mean, r, y.detach(), ctx.size, ctx.compiled
@@ -88,9 +88,7 @@ class NormReluGradient(torch.autograd.Function):
         return to_x, to_scale.flatten(1), d_sum.flatten(1)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, u: Tensor, p: Tensor, q: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor | None, ...]:
         gradients = NormReluSecond.apply(u, p, q, ctx.compiled, *ctx.saved_tensors, ctx.size)
         return *gradients, *[None] * 7
 

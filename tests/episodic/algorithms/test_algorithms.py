@@ -250,7 +250,7 @@ def test_maml_plus_plus_is_first_order_until_its_time():
 
 
 def test_maml_plus_plus_norms_of_each_step_are_used_and_learned():
-    """By finite differences: the scale and shift of theta_0 ... theta_K each have a gradient of their own."""
+    """Finite differences: scales and shifts of theta_0 ... theta_K have gradients of their own."""
     _, theta, episode = problem("conv_strided")
     method = maml_plus_plus.MAMLPlusPlus(0.1, STEPS, first_order=0, multi_step_loss=1.0)
     learner = classifier("conv_strided", method)
@@ -281,7 +281,7 @@ def perturbed(learner: MetaLearner, theta: Params, size: float) -> Params:
 def check_by_finite_differences(
     loss: Callable[[Params], float], meta: Params, gradient: Params, names=None, h: float = 1e-6
 ) -> None:
-    """Along a random direction for each parameter on its own, so that none can hide behind the others."""
+    """Along a random direction for each parameter by itself, so that no error can cancel."""
     generator = torch.Generator().manual_seed(0)
     for name in names or meta:
         direction = torch.randn(meta[name].shape, generator=generator, dtype=torch.float64)
@@ -441,7 +441,7 @@ def test_the_support_vector_machine_meets_its_optimality_conditions(c, scale):
     slack = c * y - alpha
     assert slack.min() > -1e-9 and alpha.sum(2).abs().max() < 1e-9
     slope = kernel @ alpha + alpha - y
-    # Where a bound holds alpha back, the slope lies below that of the free entries of its row, which have one in common.
+    # The free entries of a row have the same slope, and it is smaller where a bound is active.
     free = slack > 1e-6
     assert free.any(2).all()
     level = (slope * free).sum(2) / free.sum(2)
@@ -647,7 +647,7 @@ def test_baseline_plus_plus_starts_at_the_class_means():
 
 
 def test_full_context_is_a_bidirectional_lstm():
-    """Appendix A.2, one task at a time, in numpy: each support example plus the states of both directions where they pass it."""
+    """Appendix A.2 in numpy: each support example plus the states of both directions there."""
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", matching_net.MatchingNet(full_context=True))
     generator = torch.Generator().manual_seed(5)
@@ -676,7 +676,7 @@ def test_full_context_is_a_bidirectional_lstm():
 
 
 def test_full_context_reads_before_each_step():
-    """The reading LSTM of appendix A.1, one query and one task at a time, in numpy; and one read already looks at the support set."""
+    """The LSTM of appendix A.1 in numpy, which attends to the support set in its first step too."""
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", matching_net.MatchingNet(full_context=True, reads=2))
     generator = torch.Generator().manual_seed(4)
@@ -700,7 +700,7 @@ def test_full_context_reads_before_each_step():
                 h = sigmoid(gates[3]) * np.tanh(c) + query
             np.testing.assert_allclose(found[t, i].numpy(), h, atol=TOLERANCE)
     assert not torch.equal(
-        matching_net._embed_query(wide, f, g, 1), matching_net._reading(wide, f, 2 * g, 1)
+        matching_net._embed_query(wide, f, g, 1), matching_net._embed_query(wide, f, 2 * g, 1)
     )
 
 

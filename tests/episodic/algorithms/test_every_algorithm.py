@@ -1,4 +1,4 @@
-"""What every registered method must do, whatever it is: adding one is one file, one registry line and one line here."""
+"""What every registered algorithm must do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ TEST_EPISODES = 60
 
 
 class Case(NamedTuple):
-    """A method's settings for a training of seconds; steps: inner steps at test; method: its name where that is not the case's."""
+    """Settings with which an algorithm trains in seconds.
+
+    steps: inner steps at test time; method: name of the algorithm, if it is not that of the case
+    """
 
     config: dict[str, Any] = {}
     train: dict[str, Any] = {}
@@ -218,7 +221,7 @@ def test_which_number_a_class_has_does_not_count(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_how_much_the_numbers_of_classes_count_is_measured(name):
-    """Not at all for those that treat classes alike; for the others it is a number, and for MAML (whose head differs) not 0."""
+    """0 for algorithms that treat classes alike; not 0 for MAML, whose head differs per class."""
     method, episode = learner(name), sampler("test")(torch.arange(20))
     steps = evaluation.count_inner_steps(method, 3)
     own, _ = evaluation.episode_scores(method, method.init(1), episode, steps, 20)

@@ -1,4 +1,7 @@
-"""Meta-gradients against golden vectors (float64, made with JAX and checked against plain loops), and mutants that must fail."""
+"""Meta-gradients compared with golden vectors, and mutants that must differ from them.
+
+The vectors are float64, computed with JAX and checked against plain loops.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +191,7 @@ def test_inductive_statistics_do_not_see_the_query_set():
     assert (transductive - together).abs().max() > 1e-3
 
 
-# Mutants: engines that are wrong in ways seen in the field. The golden vectors must tell them apart.
+# Mutants: engines that are wrong in ways seen in the field. They must differ from the vectors.
 
 
 def test_mutant_without_the_second_order_term_fails():

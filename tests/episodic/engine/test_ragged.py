@@ -1,4 +1,4 @@
-"""Tasks of unequal sizes: filled up, they are to the last digit what each is alone; and how such tasks are drawn."""
+"""Tasks of unequal size: with padding each gives the results that it gives alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Base learners: what each is, and that a module of the user's own is the same model only slower."""
+"""Base learners; a torch.nn.Module as base learner gives the same results."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_dropout_of_a_module_is_off():
         ),
         (
             module.TorchModule(f"{__name__}.WithBuffer"),
-            "has buffers (count), which tasks would share",
+            "must not have buffers (count), which tasks would share",
         ),
         (
             module.TorchModule(f"{__name__}.Broken"),
@@ -222,20 +222,21 @@ def test_dropout_of_a_module_is_off():
         ),
         (
             module.TorchModule(f"{__name__}.Reserved"),
-            "lstm.weight_ih_l0, which the head or a method calls its own: rename them",
+            "lstm.weight_ih_l0, which are names of the head or of an algorithm; rename them",
         ),
         (module.TorchModule(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
         (
             module.TorchModule(f"{__name__}.TwoHeads", head="first"),
-            "head is 'first'; it must be the last layer: before it an example is [7]",
+            "head is 'first'; it must be the last layer, which takes 4 numbers; the input there is "
+            "[7] per example",
         ),
         (
             module.TorchModule(f"{__name__}.WithSoftmax"),
-            "must return what its head answers, with nothing after it: a softmax is part of the loss",
+            "must return the outputs of its head as they are; a softmax is part of the loss",
         ),
         (
             module.TorchModule(f"{__name__}.Scalar"),
-            "has parameters without an axis (temperature): give them the shape [1]",
+            "must not have parameters without an axis (temperature); give them the shape [1]",
         ),
         (
             module.TorchModule(f"{__name__}.TypeInside"),
@@ -243,7 +244,7 @@ def test_dropout_of_a_module_is_off():
         ),
         (
             module.TorchModule(f"{__name__}.Lazy"),
-            "has layers without a shape of their own (hidden.weight, hidden.bias)",
+            "must not have layers of unknown shape (hidden.weight, hidden.bias)",
         ),
         (
             module.TorchModule("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
@@ -326,8 +327,8 @@ def test_dropblock_drops_squares_at_its_rate_while_training_alone():
     model = resnet12.ResNet12((2, 2), drop=0.2, block=3).build((1, 64, 64), WAYS)
     noise = torch.arange(4)
     x = torch.ones(4, 8, 2, 20, 20)
-    assert torch.equal(model._dropped(x, 1), x), "nothing by itself"
-    kept = model.with_noise(noise)._dropped(x, 1) > 0
+    assert torch.equal(model._drop_blocks(x, 1), x), "nothing by itself"
+    kept = model.with_noise(noise)._drop_blocks(x, 1) > 0
     assert 0.1 < 1 - kept.float().mean() < 0.25, (
         "squares may overlap, so that somewhat less than 20 % is dropped"
     )
@@ -336,7 +337,7 @@ def test_dropblock_drops_squares_at_its_rate_while_training_alone():
     squares = -F.max_pool2d(-dropped, 3, 1)
     assert torch.equal(F.max_pool2d(F.pad(squares, (2,) * 4), 3, 1), dropped)
     torch.testing.assert_close(
-        model.with_noise(noise)._dropped(x, 1).mean((1, 2, 3, 4)), torch.ones(4)
+        model.with_noise(noise)._drop_blocks(x, 1).mean((1, 2, 3, 4)), torch.ones(4)
     )
 
 

@@ -1,4 +1,4 @@
-"""native.cpp against torch's own convolution, batch norm, ReLU and maximum, and their derivatives by autograd; and how it is made."""
+"""native.cpp compared with torch's convolution, batch norm, ReLU and maximum; its compilation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ def near(found: Tensor, wanted: Tensor) -> None:
 
 
 def through(function, inputs: list[Tensor], along: Tensor, second: list[Tensor]) -> list[Tensor]:
-    """function's value; its gradients along `along`; and the gradients of those along `second`, with respect to inputs and `along`."""
+    """The value of a function and its derivatives.
+
+    These are the gradients along `along`, and the gradients of those along `second` with respect to
+    the inputs and `along`.
+    """
     inputs, along = [x.clone().requires_grad_() for x in inputs], along.clone().requires_grad_()
     y = function(*inputs)
     first = torch.autograd.grad(y, inputs, along, create_graph=True)
@@ -129,7 +133,7 @@ def test_what_does_not_fit_is_an_error_and_no_read_beyond_the_end():
         ):
             with pytest.raises(error):
                 conv2d(a, b)
-        with pytest.raises(TypeError, match="norm_forward takes tensors of one type"):
+        with pytest.raises(TypeError, match="norm_forward takes contiguous tensors of one"):
             norm_relu(x.double(), torch.ones(2, 8), torch.zeros(2, 8))
         torch.testing.assert_close(
             norm_relu(x, torch.ones(1, 8), torch.full((1, 8), 2.0)), torch.full_like(x, 2.0)
@@ -346,7 +350,8 @@ def test_without_a_compiler_there_is_one_sentence(fresh, monkeypatch):
     monkeypatch.setenv("PATH", str(fresh))
     with pytest.raises(
         UserError,
-        match=r"need a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; install one, or set train.plan.mode to auto and ev",
+        match=r"need a C\+\+ compiler, and neither g\+\+ nor clang\+\+ is installed; "
+        r"install one, or set train.plan.mode to auto and ev",
     ):
         backend.prepare_compiled_kernels(torch.device("cpu"))
     monkeypatch.setenv("CXX", "icpx -O2")
@@ -366,7 +371,8 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
     monkeypatch.setenv("CXX", str(script))
     with pytest.raises(
         UserError,
-        match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; set train.plan.mode to auto",
+        match=r"does not compile .*native.cpp: x.cpp:1: fatal error: no such thing; "
+        r"set train.plan.mode to auto",
     ):
         backend.prepare_compiled_kernels(torch.device("cpu"))
     assert [path.name for path in (fresh / "cache").rglob("*") if path.is_file()] == ["lock"]
@@ -377,7 +383,8 @@ def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
     monkeypatch.setenv("CXX", COMPILER or "true")
     with pytest.raises(
         UserError,
-        match=r"cache/episodic cannot be written \(Not a directory\); set XDG_CACHE_HOME to another folder",
+        match=r"cache/episodic cannot be written \(Not a directory\); "
+        r"set XDG_CACHE_HOME to another folder",
     ):
         backend.prepare_compiled_kernels(torch.device("cpu"))
 
@@ -404,7 +411,10 @@ def test_it_is_compiled_once_for_all_programs(log):
 
 @needs_compiler
 def test_programs_that_begin_at_once_compile_once(log):
-    program = "import torch; from episodic.ops import backend; backend.prepare_compiled_kernels(torch.device('cpu'))"
+    program = (
+        "import torch; from episodic.ops import backend; "
+        "backend.prepare_compiled_kernels(torch.device('cpu'))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     programs = [
         subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)
@@ -420,7 +430,8 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
     monkeypatch.setattr(native, "find_compiler", lambda: ["c++"])
     with pytest.raises(
         UserError,
-        match=r"what c\+\+ makes cannot be loaded \(.*native-0.so.*\); set CXX to another C\+\+ compiler, or delete",
+        match=r"library that c\+\+ makes cannot be loaded \(.*native-0.so.*\); "
+        r"set CXX to another C\+\+ compiler, or delete",
     ):
         native.load_library()
 
@@ -430,13 +441,16 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
 )
 def test_a_compiler_of_another_language_is_named_and_leaves_nothing(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "gcc")
-    with pytest.raises(UserError, match="what gcc makes cannot be loaded"):
+    with pytest.raises(UserError, match="the library that gcc makes cannot be loaded"):
         backend.prepare_compiled_kernels(torch.device("cpu"))
     assert not list((fresh / "cache").rglob("*.so"))
 
 
 def test_without_fcntl_the_library_is_still_there():
-    program = "import sys; sys.modules['fcntl'] = None; import episodic.models.conv4, episodic.engine.outer"
+    program = (
+        "import sys; sys.modules['fcntl'] = None; "
+        "import episodic.models.conv4, episodic.engine.outer"
+    )
     subprocess.run(
         [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -444,7 +458,7 @@ def test_without_fcntl_the_library_is_still_there():
 
 def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "g++ '")
-    with pytest.raises(UserError, match=r"CXX is .*, which is no command"):
+    with pytest.raises(UserError, match=r"CXX is .*; it must be a command"):
         backend.prepare_compiled_kernels(torch.device("cpu"))
     script = fresh / "c++"
     script.write_text("no program")
