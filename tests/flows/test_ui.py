@@ -111,7 +111,7 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
             form["algorithm"]["enum"]
         ) and "omniglot_fast" in form["preset"]["enum"]
         assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith(
-            "classes an episode"
+            "Classes per episode"
         )
         asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
         answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=asked)
@@ -171,7 +171,7 @@ def test_the_form_takes_no_whole_section():
     raw = preset.defaults()
     check_sections(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
     with pytest.raises(
-        StageError, match=r"^more: train is a section: say which of its keys, as train\.iterations$"
+        StageError, match=r"^more: train is a section: give one of its keys, such as train\.iterations$"
     ):
         check_sections(raw, {"train": {"iterations": 3}})
 

@@ -19,8 +19,10 @@ from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS
 from episodic.data import storage
 from episodic.data.sampling import ClassSampler
-from episodic.datasets import clinc150, text_folder
+from episodic.datasets import clinc150
 from episodic.datasets.base import FetchError, Limits
+from episodic.datasets.clinc150 import Clinc150
+from episodic.datasets.text_folder import TextFolder
 from episodic.engine.learner import MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.models import bag, textcnn
@@ -282,17 +284,17 @@ def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
     for source in (table_of, tmp_path / "folders"):
         raw = tmp_path / f"raw {source.name}"
         raw.mkdir()
-        config = text_folder.Config(NGRAMS)
-        assert text_folder.limits(config, 0, source).examples == 24
-        text_folder.fetch(raw, config, source=source)
-        found.append(text_folder.prepare(raw, config, 0))
+        config = TextFolder(NGRAMS)
+        assert config.limits(0, source).examples == 24
+        config.fetch(raw, source=source)
+        found.append(config.prepare(raw, 0))
     assert (
         found[0].texts == found[1].texts
         and found[0].classes == sorted(THINGS)
         and found[0].splits == found[1].splits
     )
     assert (
-        found[0].protocol == "intents.csv, classes divided at random"
+        found[0].protocol == "intents.csv, classes split at random"
         and found[0].inputs == found[1].inputs
     )
     seen = [
@@ -311,7 +313,7 @@ def test_a_csv_may_say_the_division(tmp_path):
         f"{text},{label},{part[label]}" for label, texts in corpus().items() for text in texts
     )
     (tmp_path / "a.csv").write_text(f"text,label,split\n{rows}\n")
-    assert text_folder.limits(text_folder.Config(NGRAMS), 0, tmp_path / "a.csv").classes == {
+    assert TextFolder(NGRAMS).limits(0, tmp_path / "a.csv").classes == {
         "train": 4,
         "validation": 2,
         "test": 2,
@@ -320,7 +322,7 @@ def test_a_csv_may_say_the_division(tmp_path):
         f"text,label,split\n{rows}\nmore,music,train\nmore,music,tset\n"
     )
     with pytest.raises(FetchError, match="label music has the split 'train' and 'tset'"):
-        text_folder.limits(text_folder.Config(), 0, tmp_path / "a.csv")
+        TextFolder().limits(0, tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_own_sentences_that_cannot_be_used_are_one_sentence(tmp_path):
         (tmp_path, "has no folders"),
     ):
         with pytest.raises(FetchError, match=said):
-            text_folder.limits(text_folder.Config(), 0, source)
+            TextFolder().limits(0, source)
 
 
 def test_clinc150_of_the_mirror(tmp_path):
@@ -360,9 +362,9 @@ def test_clinc150_of_the_mirror(tmp_path):
         pytest.skip(
             "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
         )
-    config = clinc150.Config(TextFeatures(size=1024))
-    clinc150.fetch(tmp_path, config, mirror=Path(mirror))
-    found = clinc150.prepare(tmp_path, config, 0)
+    config = Clinc150(TextFeatures(size=1024))
+    config.fetch(tmp_path, mirror=Path(mirror))
+    found = config.prepare(tmp_path, 0)
     assert (
         len(found.texts) == 22_500
         and len(found.outside) == 1_200
@@ -373,19 +375,19 @@ def test_clinc150_of_the_mirror(tmp_path):
     for group, split in zip(found.groups, found.splits, strict=True):
         by_domain.setdefault(group, set()).add(split)
     assert len(by_domain) == 10 and all(len(parts) == 1 for parts in by_domain.values())
-    limits = clinc150.limits(config, 0)
+    limits = config.limits(0)
     assert (
         {s: found.splits.count(s) for s in limits.classes}
         == limits.classes
         == {"train": 75, "validation": 30, "test": 45}
     )
     assert limits.groups == Limits.of(150, zip(found.splits, found.groups, strict=True)).groups
-    assert found.splits != clinc150.prepare(tmp_path, config, 1).splits
+    assert found.splits != config.prepare(tmp_path, 1).splits
     (tmp_path / "other/clinc150").mkdir(parents=True)
     for name in clinc150.FILES:
         (tmp_path / "other/clinc150" / name).write_text("{}")
-    with pytest.raises(FetchError, match=r"is not CLINC150's data_full.json \(another SHA-256"):
-        clinc150.fetch(tmp_path, config, mirror=tmp_path / "other")
+    with pytest.raises(FetchError, match=r"is not CLINC150's data_full.json \(its SHA-256 is not"):
+        config.fetch(tmp_path, mirror=tmp_path / "other")
 
 
 # --- in use --------------------------------------------------------------------------------------------------------------
@@ -446,7 +448,7 @@ def test_a_text_model_by_two_commands(place):
         place, "adapt", "run", "-", "-o", "adapted", stdin=(place / "intents.csv").read_text()
     )
     assert "text, 256" in call(place, "info", "run")
-    assert "on 10 episodes of 3 classes" in call(
+    assert "on 10 3-way 1-shot episodes" in call(
         place, "evaluate", "run", "intents.csv", "--ways", "3", "--queries", "3", "--episodes", "10"
     )
     assert "has no column text and label" in call(
