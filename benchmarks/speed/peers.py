@@ -1,7 +1,8 @@
-"""What the engine is measured against: the same meta-gradient as others compute it.
+"""The same meta-gradient as other libraries compute it.
 
-Each function takes a workload and returns a function of nothing that computes one meta-gradient and returns it by name. All
-but the engine run the network below, the field's usual one of torch functions.
+Each function takes a workload, parameters and an episode. It returns a function without arguments
+that computes one meta-gradient by name. All peers run the network below, the usual one of the field
+in torch functions.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MetaGradient = Callable[[], Params]
 
 
 def network(workload: Workload, theta: Params, x: Tensor) -> Tensor:
-    """conv4 for one task with torch's own functions."""
+    """The model conv4 on one task with torch's own functions."""
     config = workload.model
     for i in range(config.blocks):
         x = F.conv2d(
@@ -40,7 +41,7 @@ def network(workload: Workload, theta: Params, x: Tensor) -> Tensor:
 
 
 def used(theta: Params) -> Params:
-    """Without the biases in front of a batch norm, which have no gradient."""
+    """The parameters without biases before a batch norm, which have no gradient."""
     return {
         name: p
         for name, p in theta.items()
@@ -49,7 +50,7 @@ def used(theta: Params) -> Params:
 
 
 def eager(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
-    """MAML as its papers' code has it: one task after the other, autograd through the inner loop."""
+    """MAML as the papers' code has it: a sequential loop over tasks, autograd through it."""
 
     def run() -> Params:
         meta = {name: p.detach().requires_grad_() for name, p in used(theta).items()}
@@ -69,7 +70,10 @@ def eager(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
 
 
 def vmapped(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
-    """torch.func: grad of vmap over tasks; batch statistics written out, since torch's own have a wrong second derivative there."""
+    """torch.func: grad of vmap over tasks.
+
+    Batch statistics are written out, since torch's own have a wrong second derivative there.
+    """
     from torch.func import grad, vmap
 
     config = workload.model

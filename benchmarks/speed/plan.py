@@ -1,9 +1,9 @@
-"""Times plans for what params.yaml says and prints the lines to commit; the pipeline itself never times, since noise would then decide
-the bytes of its results.
+"""Measure plans for the run that params.yaml describes, and print the lines to commit.
 
-    python -m benchmarks.speed.plan [--params params.yaml] [--data data/prepared] [--rounds 5] [--compiled]
+    python -m benchmarks.speed.plan [--params FILE] [--data FOLDER] [--rounds N] [--compiled]
 
-Needs the prepared data (`dvc repro episodes`). Plans take turns; the shard sizes tried are divisors of the meta-batch.
+Needs the prepared data (`dvc repro episodes`). Plans are measured in turn. The shard sizes are
+divisors of the meta-batch. The pipeline itself never measures: noise would then decide its results.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace) -> None:
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
     if args.compiled or automatic.compiled:
         backend.prepare_compiled_kernels(device)
-    # For all candidates: one with fewer shards leaves processes idle here, as it would have none of them in the pipeline.
+    # One count for all candidates: a plan with fewer shards leaves processes idle here.
     count = distributed.count_processes(
         settings.processes, tasks, is_large=len(automatic.shard_bounds(tasks)) > 1, device=device
     )
@@ -91,45 +91,47 @@ def measure(args: argparse.Namespace) -> None:
         if group.rank:
             return
     print(
-        f"{tasks} tasks an iteration, {count} {'process' if count == 1 else 'processes'}, {device.type}; * is what is chosen now"
+        f"{tasks} tasks per iteration, {count} {'process' if count == 1 else 'processes'}, "
+        f"{device.type}; * marks the current plan"
     )
     print(f"  {'mode':10} {'shard':>6} {'query_tasks':>12} {'it/s':>8} {'min..max':>16}")
     order = sorted(works, key=lambda candidate: statistics.median(seconds[candidate]))
     for candidate in order:
         rates = sorted(1 / s for s in seconds[candidate])
-        mark = (
-            "*"
-            if (candidate.mode, candidate.shard, candidate.query_tasks) == _key(automatic)
-            else " "
-        )
+        mark = "*" if _key(candidate) == _key(automatic) else " "
         spread = f"{rates[0]:.2f}..{rates[-1]:.2f}"
         print(
-            f"{mark} {candidate.mode:10} {candidate.shard:6} {candidate.query_tasks:12} {statistics.median(rates):8.2f} {spread:>16}"
+            f"{mark} {candidate.mode:10} {candidate.shard:6} {candidate.query_tasks:12} "
+            f"{statistics.median(rates):8.2f} {spread:>16}"
         )
     best = order[0]
     print(
-        "\nthe fastest here, as lines of the section train in params.yaml (another plan rounds differently):"
+        "\nthe fastest plan here, as lines of the section train in params.yaml "
+        "(another plan rounds differently):"
     )
     print(
-        f"  plan:\n    mode: {best.mode}\n    shard: {best.shard}\n    query_tasks: {best.query_tasks}"
+        f"  plan:\n    mode: {best.mode}\n    shard: {best.shard}\n"
+        f"    query_tasks: {best.query_tasks}"
     )
     print(f"    tf32: {str(settings.train.plan.tf32).lower()}")
 
 
 def candidates(tasks: int, automatic: Plan, compiled: bool) -> list[Plan]:
-    """The automatic plan, per task, and shards of every divisor with query sets one by one, in fours and all at once."""
+    """The plans to measure.
+
+    These are the automatic plan, the plan per_task, and shards of every divisor whose query sets
+    are differentiated one by one, in fours and all at once.
+    """
     shards = [size for size in range(1, tasks + 1) if tasks % size == 0 and size <= 32]
     modes = ["batched", "compiled"] if compiled else ["batched"]
-    tried = [
+    batched = [
         Plan(mode, shard, query, "")
         for mode in modes
         for shard in shards
         for query in sorted({1, min(4, shard), shard})
     ]
-    found = {
-        _key(candidate): candidate for candidate in [Plan("per_task", 1, 1, ""), *tried, automatic]
-    }
-    return list(found.values())
+    plans = [Plan("per_task", 1, 1, ""), *batched, automatic]
+    return list({_key(candidate): candidate for candidate in plans}.values())
 
 
 def _key(candidate: Plan) -> tuple[str, int, int]:

@@ -1,5 +1,9 @@
-"""One row of the table as a process: `python -m benchmarks.speed.rows ROW WORKLOAD` computes a meta-gradient for every line it reads and
-answers with the seconds it took. Processes, since allocator and threads are settings of a whole one."""
+"""One row of the speed table as a process.
+
+`python -m benchmarks.speed.rows ROW WORKLOAD` computes a meta-gradient for every line that it
+reads, and prints the seconds that it took. Rows are processes, since allocator and threads are
+settings of a whole process.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,20 @@ from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 
 THREADS = 2
-"""Of the baseline, and processes of the engine: as many as the reference figures were made with."""
+"""Threads of the baseline and processes of the engine, as in the reference figures."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """what: for the table; peer: how the meta-gradient is computed (None: the engine by `plan`, in `processes` processes)."""
+    """How a row computes the meta-gradient: by a peer, or by the engine with `plan`.
+
+    Args:
+        what: Label in the table.
+        peer: The peer; None for the engine.
+        needs: Package that the peer needs.
+        plan: Plan of the engine.
+        processes: Processes of the engine.
+    """
 
     what: str
     peer: Callable[..., peers.MetaGradient] | None = None
@@ -49,7 +61,7 @@ class Row:
 
 BASELINE = "eager"
 ROWS = {
-    BASELINE: Row(f"one task after the other, {THREADS} threads", peers.eager),
+    BASELINE: Row(f"sequential loop over tasks, {THREADS} threads", peers.eager),
     "vmap": Row("torch.func, grad of vmap", peers.vmapped),
     "higher": Row("higher", peers.higher_library, "higher"),
     "learn2learn": Row("learn2learn", peers.learn2learn_library, "learn2learn"),
@@ -79,7 +91,7 @@ ROWS = {
 
 @contextmanager
 def prepared(row: Row, workload: Workload) -> Iterator[tuple[ProcessGroup, Callable[[], object]]]:
-    """The group and what each of its processes must call for one meta-gradient."""
+    """The process group, and what each of its processes calls for one meta-gradient."""
     theta, episode = workload.theta(), workload.episode()
     if row.peer is not None:
         torch.set_num_threads(THREADS)

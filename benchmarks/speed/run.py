@@ -1,10 +1,12 @@
-"""The table of speeds: every row computes the same meta-gradients in the same run, one after the other in turn, so that a machine that
-slows down slows them all.
+"""The speed table: every row computes the same meta-gradients in the same run.
 
-    python benchmarks/speed/run.py [--rounds 9] [--workloads W1q1 W1q15 W2] [--rows eager engine ...] [--out benchmarks/results]
+    python benchmarks/speed/run.py [--rounds 9] [--workloads W1q1 ...] [--rows eager engine ...]
+                                   [--out benchmarks/results]
 
-A ratio is the median over rounds of baseline seconds / row's seconds in the same round. Rows of other libraries appear where they are
-installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2 does not build on Python 3.11).
+Rows are measured in turn, so that a machine that slows down slows them all. A ratio is the median
+over rounds of the baseline's seconds divided by the row's seconds in the same round. Rows of other
+libraries appear where they are installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2
+does not build on Python 3.11).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic.core.files import atomic_path  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
 
-NEAR = 1e-10
+TOLERANCE = 1e-10
+"""Largest relative difference from the baseline in float64."""
 
 
 def main() -> None:
@@ -71,7 +74,8 @@ def main() -> None:
         *{ROWS[name].plan.mode for name in names} - {"auto", "per_task"},
     ]
     print(
-        f"{cpu()}, torch {torch.__version__}, {THREADS} threads; measured peak {peak / 1e9:.0f} GFLOP/s"
+        f"{cpu()}, torch {torch.__version__}, {THREADS} threads; "
+        f"measured peak {peak / 1e9:.0f} GFLOP/s"
     )
     for why in dict.fromkeys(missing.values()):
         print(f"left out: {', '.join(name for name in missing if missing[name] == why)}: {why}")
@@ -79,7 +83,8 @@ def main() -> None:
     for name in args.workloads:
         workload = WORKLOADS[name]
         print(
-            f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; float64 {verified(workload, modes)}"
+            f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; "
+            f"float64 {verified(workload, modes)}"
         )
         table += rows(name, workload, names, args.rounds, peak)
     if args.out and table:
@@ -90,7 +95,7 @@ def main() -> None:
 def rows(
     name: str, workload: Workload, names: list[str], rounds: int, peak: float
 ) -> list[dict[str, Any]]:
-    """Times the rows in turn and prints them."""
+    """Measure the rows in turn and print them."""
     processes = {row: start(row, name) for row in names}
     try:
         seconds: dict[str, list[float]] = {row: [] for row in names}
@@ -98,9 +103,8 @@ def rows(
             for row, process in list(processes.items()):
                 took = ask(process)
                 if took is None:
-                    print(
-                        f"  {ROWS[row].what:44} failed: exit code {process.wait()}{' (out of memory?)' * (process.returncode == -9)}"
-                    )
+                    killed = " (out of memory?)" if process.wait() == -9 else ""
+                    print(f"  {ROWS[row].what:44} failed: exit code {process.returncode}{killed}")
                     del processes[row], seconds[row]
                 elif i:  # the first round warms up
                     seconds[row].append(took)
@@ -109,7 +113,7 @@ def rows(
             process.kill()
             process.wait()
     if BASELINE not in seconds:
-        print("  without the baseline there are no ratios, and no row of this workload counts")
+        print("  the baseline failed, so there are no ratios and no rows of this workload")
         return []
     table = []
     print(f"  {'':44} {'it/s':>7} {'min..max':>15} {'ratio':>6} {'min..max':>13} {'of peak':>8}")
@@ -123,7 +127,8 @@ def rows(
             f"{ratios[0]:.2f}..{ratios[-1]:.2f}",
         )
         print(
-            f"  {ROWS[row].what:44} {rate:7.2f} {spread:>15} {ratio:6.2f} {ratio_spread:>13} {of_peak:8.0%}",
+            f"  {ROWS[row].what:44} {rate:7.2f} {spread:>15} {ratio:6.2f} {ratio_spread:>13} "
+            f"{of_peak:8.0%}",
             flush=True,
         )
         table.append(
@@ -165,7 +170,7 @@ def ask(process: subprocess.Popen[str]) -> float | None:
 
 
 def verified(workload: Workload, modes: list[plan.Mode]) -> str:
-    """The engine's plans against the eager loop on two tasks in float64."""
+    """Compare the engine's plans with the eager loop on two tasks in float64."""
     theta, episode = workload.theta(torch.float64), workload.episode(torch.float64, 2)
     other, worst = peers.eager(workload, theta, episode)(), 0.0
     for mode in modes:
@@ -175,7 +180,7 @@ def verified(workload: Workload, modes: list[plan.Mode]) -> str:
         worst = max(
             worst, *(((ours[name] - g).norm() / g.norm()).item() for name, g in other.items())
         )
-    if worst > NEAR:
+    if worst > TOLERANCE:
         sys.exit(
             f"error: the engine's gradient differs from the eager loop's by {worst:.1e} in float64"
         )
@@ -183,7 +188,7 @@ def verified(workload: Workload, modes: list[plan.Mode]) -> str:
 
 
 def peak_flops() -> float:
-    """The best of a large matrix product and a large convolution with all threads, in operations a second."""
+    """Operations per second of a large matrix product or convolution with all threads."""
     torch.set_num_threads(THREADS)
     a, x, w = (
         torch.randn(2048, 2048),
@@ -204,7 +209,7 @@ def peak_flops() -> float:
 
 
 def cpu() -> str:
-    """The processor's name and the number of cores torch uses."""
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [
@@ -219,7 +224,7 @@ def cpu() -> str:
 
 
 def plot(table: list[dict[str, Any]], path: Path) -> None:
-    """Ratios to the baseline, one panel a workload, the spread as a line."""
+    """Plot ratios to the baseline, one panel per workload, with their spread as a line."""
     import altair as alt
     import pandas as pd
 
@@ -228,7 +233,7 @@ def plot(table: list[dict[str, Any]], path: Path) -> None:
         y=alt.Y("what:N", sort=None, title=None, axis=alt.Axis(labelLimit=300))
     )
     bars = base.mark_bar().encode(
-        x=alt.X("ratio:Q", title="times as fast as one task after the other")
+        x=alt.X("ratio:Q", title="times as fast as a sequential loop over tasks")
     )
     spread = base.mark_rule(color="black").encode(x="ratio_lowest:Q", x2="ratio_highest:Q")
     text = base.mark_text(align="left", dx=4).encode(

@@ -1,8 +1,9 @@
-"""How the engine grows: memory with the size of the data, seconds with meta-batch, ways, shots and inner steps, evaluation by plans.
+"""How costs grow: memory with the data, time with meta-batch, ways, shots and inner steps.
 
     python -m benchmarks.speed.scale [--out benchmarks/results]
 
-Prints three tables; with --out also writes cost.csv and cost.png.
+Prints three tables; the third is evaluation in chunks of several sizes. With --out also writes
+cost.csv and cost.png.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def main() -> None:
             sizes.append(json.loads(answer.stdout)["rss"])
             print(f"  {megabytes:6} MB of images: {sizes[-1] / 1e6:6.0f} MB resident")
     print(
-        f"  {MEGABYTES[1] / MEGABYTES[0]:.0f} times the data, {sizes[1] / sizes[0]:.2f} times the memory"
+        f"  {MEGABYTES[1] / MEGABYTES[0]:.0f} times the data, "
+        f"{sizes[1] / sizes[0]:.2f} times the memory"
     )
     table = cost()
     time_evaluation()
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 def write_images(path: Path, megabytes: int) -> None:
-    """Images of 84x84 pixels in three colours, written bit by bit so that they never lie in memory at once."""
+    """Write RGB images of 84 x 84 pixels in parts, so that they are never in memory at once."""
     images = megabytes * 10**6 // (3 * 84 * 84) // 20 * 20
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(images, 3, 84, 84))
     generator = np.random.default_rng(0)
@@ -94,7 +96,7 @@ def write_images(path: Path, megabytes: int) -> None:
 
 
 def resident(path: Path) -> int:
-    """The most bytes that this process held (resident size, of files too) while it drew episodes from all over the file."""
+    """Largest resident size in bytes while episodes are drawn from all over the file."""
     images = StoredImages(path)
     classes = len(images) // 20
     sampler = ClassSampler(
@@ -105,17 +107,14 @@ def resident(path: Path) -> int:
     status = Path("/proc/self/status")
     if not status.exists():  # macOS, which counts bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (
-        int(
-            dict(line.split(":", 1) for line in status.read_text().splitlines())["VmHWM"].split()[0]
-        )
-        * 1024
-    )
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024
 
 
 def cost() -> list[dict[str, Any]]:
     print(
-        f"\ncost of an iteration, one process: {BASE.what.split(',')[0]}, 8 tasks, 5 ways, 1 shot, 1 inner step but for what is named"
+        f"\ncost of an iteration, one process: {BASE.what.split(',')[0]}, 8 tasks, 5 ways, 1 shot, "
+        "1 inner step, apart from what is named"
     )
     print(f"  {'':12} {'':>5} {'ms':>8} {'GFLOP':>7} {'GFLOP/s':>8}")
     table = []
@@ -141,7 +140,8 @@ def cost() -> list[dict[str, Any]]:
                 workload.floating_point_operations(),
             )
             print(
-                f"  {name:12} {value:5} {median * 1e3:8.1f} {work / 1e9:7.2f} {work / median / 1e9:8.1f}",
+                f"  {name:12} {value:5} {median * 1e3:8.1f} {work / 1e9:7.2f} "
+                f"{work / median / 1e9:8.1f}",
                 flush=True,
             )
             table.append(
@@ -167,12 +167,14 @@ def time_evaluation() -> None:
             if i:
                 found.append(time.perf_counter() - begin)
     print(
-        "\nevaluation of 1,000 episodes of W1q1 with 10 inner steps, one process (times 10 of 100 episodes)"
+        "\nevaluation of 1,000 episodes of W1q1 with 10 inner steps, one process "
+        "(10 times that of 100 episodes)"
     )
     for chunk, found in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[1], found, strict=True))
         print(
-            f"  {chunk:3} at once: {statistics.median(found) * 10:6.1f} s, {ratio:.2f} times as fast as one by one"
+            f"  {chunk:3} at once: {statistics.median(found) * 10:6.1f} s, "
+            f"{ratio:.2f} times as fast as one by one"
         )
 
 

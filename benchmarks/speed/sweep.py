@@ -1,8 +1,9 @@
-"""What a sweep costs beyond its trainings: many experiments whose stages do next to nothing, in a repository made for it.
+"""What a sweep costs in addition to its trainings, measured with stages that do next to nothing.
 
     python -m benchmarks.speed.sweep [--experiments 200] [--at-once 2] [--out benchmarks/results]
 
-Prints seconds an experiment, lock errors, and the resident memory of the sweep's process while it runs; with --out also writes sweep.csv.
+Prints seconds per experiment, lock errors, and the resident memory of the sweep's process. With
+--out also writes sweep.csv.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ STAGES = ["download", "episodes", "train", "evaluate", "report"]
 
 
 def repository(folder: Path) -> None:
-    """Five stages in a row, of which the last three depend on the seed."""
+    """Create a repository of five stages in sequence, the last three of which depend on the
+    seed."""
     stages: dict[str, dict[str, object]] = {}
     for place, name in enumerate(STAGES):
         out = "reports/metrics.json" if name == "evaluate" else f"{name}.json"
@@ -105,7 +107,7 @@ def measure(experiments: int, at_once: int) -> dict[str, float]:
             "at_once": at_once,
             "kept": done(folder),
             "seconds": round(seconds, 1),
-            "seconds_an_experiment": round(seconds / experiments, 2),
+            "seconds_per_experiment": round(seconds / experiments, 2),
             "waits_for_a_lock": said.count("another DVC command"),
             "resident_MB_at_10_percent": round(tenth / 1e6),
             "resident_MB_at_95_percent": round(end / 1e6),
@@ -114,7 +116,7 @@ def measure(experiments: int, at_once: int) -> dict[str, float]:
 
 
 def done(folder: Path) -> int:
-    """How many experiments are kept."""
+    """Count the experiments that are kept."""
     refs = subprocess.run(
         ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
         cwd=folder,

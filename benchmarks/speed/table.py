@@ -1,4 +1,7 @@
-"""A table of figures as a CSV file, and the arguments that every benchmark takes: checked before anything is measured."""
+"""Figures as a CSV file, and arguments that every benchmark takes.
+
+Arguments are checked before anything is measured.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from episodic.core.files import atomic_path
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of the same keys."""
+    """Write rows that have the same keys."""
     with atomic_path(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -20,18 +23,18 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def existing(text: str) -> Path:
-    """For argparse: a folder, made if it is not there."""
+    """A type of argparse: a folder, which is created if need be."""
     try:
         Path(text).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise argparse.ArgumentTypeError(
-            f"{text} is no folder and cannot be made one ({error.strerror})"
+            f"{text} is not a folder and cannot be created ({error.strerror})"
         ) from error
     return Path(text)
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number, 1 or more."""
+    """A type of argparse: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)

@@ -1,10 +1,13 @@
-"""Seconds of training until 95, 97 and 98.7 % on the 1,000 test episodes: real Omniglot, 5-way 1-shot, split `maml`, after 3 inner steps.
+"""Training time until 95, 97 and 98.7 % accuracy on the 1,000 test episodes of Omniglot.
 
-    python -m benchmarks.speed.time_to_accuracy [--preset omniglot_fast] [--sides compiled engine eager] [--minutes 60] [--out benchmarks/results]
+    python -m benchmarks.speed.time_to_accuracy [--preset omniglot_fast] [--minutes 60]
+        [--sides compiled engine eager] [--out benchmarks/results]
 
-`engine` trains by the preset, `compiled` does so with `train.plan.mode: compiled`. `eager` trains with the paper's hyper-parameters
-(preset omniglot_5w1s) one task after the other, with two threads. Time is that of training alone: looks at the test episodes are not
-counted, and choose nothing. The pictures are found as the pipeline finds them (EPISODIC_MIRROR, or the official address).
+The task is 5-way 1-shot with split `maml`, after 3 inner steps. `engine` trains by the preset,
+`compiled` does so with `train.plan.mode: compiled`. `eager` trains with the paper's hyperparameters
+(preset omniglot_5w1s) in a sequential loop over tasks, with two threads. Only training is timed:
+the evaluations on test episodes are not counted, and choose nothing. Images are found as in the
+pipeline (EPISODIC_MIRROR, or the official address).
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ def main() -> None:
         "--preset",
         default="omniglot_fast",
         choices=preset.names(),
-        help="what the engine trains by",
+        help="preset of the engine",
     )
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all"
@@ -63,27 +66,31 @@ def main() -> None:
         help="training time after which a side gives up (default: 60)",
     )
     parser.add_argument(
-        "--every", type=positive, default=250, help="iterations between two looks (default: 250)"
+        "--every",
+        type=positive,
+        default=250,
+        help="iterations between two evaluations (default: 250)",
     )
     parser.add_argument("--out", type=existing, help="folder to write time_to_accuracy.csv to")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        one(args.side, args.preset, args.minutes, args.every)
+        train(args.side, args.minutes, args.every)
         return
     if why := ROWS["engine_compiled"].missing if "compiled" in args.sides else None:
         print(f"left out: compiled: {why}")
         args.sides.remove("compiled")
-    task = [protocol(params.parse(wanted(name))) for name in (args.preset, PRESETS["eager"])]
+    task = [protocol(params.parse(preset_values(name))) for name in (args.preset, PRESETS["eager"])]
     if task[0] != task[1]:
         sys.exit(
-            f"error: --preset {args.preset} is another task than {PRESETS['eager']}; it must be maml on Omniglot, 5-way 1-shot, same split"
+            f"error: --preset {args.preset} is another task than {PRESETS['eager']}; it must be "
+            "maml on Omniglot, 5-way 1-shot, with the same split"
         )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
         for side in args.sides:
             name = PRESETS.get(side, args.preset)
-            make(Path(folder, side), name)
+            prepare(Path(folder, side), name)
             print(f"{side} (preset {name})", flush=True)
             command = [
                 sys.executable,
@@ -108,20 +115,21 @@ def main() -> None:
                 row = {"side": side, "preset": name} | json.loads(line)
                 rows.append(row)
                 print(
-                    f"  {row['iteration']:6} iterations {row['seconds']:8.1f} s  {row['accuracy']:.2%} ± {row['ci95']:.2%}",
+                    f"  {row['iteration']:6} iterations {row['seconds']:8.1f} s  "
+                    f"{row['accuracy']:.2%} ± {row['ci95']:.2%}",
                     flush=True,
                 )
             if child.wait():
                 sys.exit(f"error: the side {side} ended with exit code {child.returncode}")
     for goal in GOALS:
-        said = [f"{side} {first(rows, side, goal)}" for side in args.sides]
-        print(f"{goal:.1%}: {', '.join(said)}")
+        times = [f"{side} {time_to_goal(rows, side, goal)}" for side in args.sides]
+        print(f"{goal:.1%}: {', '.join(times)}")
     if args.out and rows:
         write(args.out / "time_to_accuracy.csv", rows)
 
 
-def protocol(settings: params.Params) -> tuple[Any, ...]:
-    """What both sides must have in common."""
+def protocol(settings: params.Settings) -> tuple[Any, ...]:
+    """Settings that all sides must have in common."""
     chosen, episodes = settings.dataset, settings.episodes
     return (
         chosen,
@@ -134,7 +142,7 @@ def protocol(settings: params.Params) -> tuple[Any, ...]:
     )
 
 
-def wanted(name: str) -> dict[str, Any]:
+def preset_values(name: str) -> dict[str, Any]:
     values = preset.defaults()
     preset.merge(
         values, params.read_yaml(preset.FOLDER / f"{name}.yaml") if name != "default" else {}
@@ -142,7 +150,7 @@ def wanted(name: str) -> dict[str, Any]:
     return values
 
 
-def first(rows: list[dict[str, Any]], side: str, goal: float) -> str:
+def time_to_goal(rows: list[dict[str, Any]], side: str, goal: float) -> str:
     for row in rows:
         if row["side"] == side and row["accuracy"] >= goal:
             return f"{row['seconds']:.0f} s ({row['iteration']} iterations)"
@@ -155,8 +163,8 @@ def stage_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def make(folder: Path, name: str) -> None:
-    """params.yaml by the preset, and prepared data."""
+def prepare(folder: Path, name: str) -> None:
+    """Write params.yaml by the preset, and prepare the data."""
     folder.mkdir()
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     preset.apply(name, folder / "params.yaml")
@@ -170,8 +178,8 @@ def make(folder: Path, name: str) -> None:
         )
 
 
-def one(side: str, name: str, minutes: float, every: int) -> None:
-    """Trains in the current folder and prints a JSON line for every look."""
+def train(side: str, minutes: float, every: int) -> None:
+    """Train in the current folder, and print a JSON line per evaluation."""
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
     source = prepared.read(Path("prepared"), device)
@@ -217,7 +225,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
                         "ci95": round(ci95, 5),
                     }
                     print(json.dumps(row), flush=True)
-                # The processes' clocks differ: the first one's counts.
+                # The clocks of processes differ; that of rank 0 decides.
                 late = (
                     group.broadcast_object(
                         b"late" if seconds > 60 * minutes or mean >= GOALS[-1] else b"", device
@@ -227,7 +235,7 @@ def one(side: str, name: str, minutes: float, every: int) -> None:
 
 
 def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
-    """An iteration as the paper's code has it."""
+    """An iteration as in the paper's code."""
     workload = replace(WORKLOADS["W1q1"], queries=config.queries)
     theta: dict[str, torch.Tensor] = {
         name: torch.nn.Parameter(p) for name, p in peers.used(state.theta).items()

@@ -1,4 +1,4 @@
-"""The problems that everything is timed on, with data drawn from a seed; needs torch and numpy alone."""
+"""The problems that are timed, with data drawn from a seed. They need torch and numpy alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from episodic.models import conv4
 
 @dataclass(frozen=True)
 class Workload:
-    """A few-shot classification problem of the field, and one meta-batch of it: `tasks` tasks, second order."""
+    """A few-shot classification problem of the field, and a meta-batch of `tasks` tasks of it."""
 
     what: str
     shots: int
@@ -44,36 +44,36 @@ class Workload:
         )
 
     def theta(self, dtype: torch.dtype = torch.float32) -> Params:
-        """Weights near their start, some scales negative, no two alike."""
+        """Initial weights with noise; some scales are negative, and no two values are equal."""
         generator = random_numbers.generator(0, "benchmark weights")
         theta = self.network.init(generator)
-        noisy = {
+        perturbed = {
             name: p + 0.05 * torch.randn(p.shape, generator=generator) for name, p in theta.items()
         }
-        for name in noisy:
+        for name in perturbed:
             if name.startswith("norm") and name.endswith("weight"):
-                noisy[name][::7] *= -1
-        return {name: p.to(dtype) for name, p in noisy.items()}
+                perturbed[name][::7] *= -1
+        return {name: p.to(dtype) for name, p in perturbed.items()}
 
     def episode(self, dtype: torch.dtype = torch.float32, tasks: int | None = None) -> Episode:
-        """Each class a random picture, each example that picture and noise."""
+        """Each class is a random picture, each example that picture with noise."""
         tasks = tasks or self.tasks
         generator = random_numbers.generator(1, "benchmark data")
         pictures = torch.randn(tasks, self.ways, 1, *self.input, generator=generator)
 
         def side(n: int) -> tuple[Tensor, Tensor]:
             noise = torch.randn(tasks, self.ways, n, *self.input, generator=generator)
-            return (pictures + 0.5 * noise).flatten(1, 2).to(dtype), torch.arange(
-                self.ways
-            ).repeat_interleave(n).expand(tasks, -1)
+            labels = torch.arange(self.ways).repeat_interleave(n).expand(tasks, -1)
+            return (pictures + 0.5 * noise).flatten(1, 2).to(dtype), labels
 
         return Episode(*side(self.shots), *side(self.queries), self.ways)
 
     def floating_point_operations(self) -> float:
-        """Of the convolutions of one second-order meta-gradient; what is left is elementwise and small.
+        """Operations in the convolutions of one second-order meta-gradient; the rest is small.
 
-        Of an image's forward convolutions F (the first layer F1): a query image needs 3 F - F1, a support image and inner step
-        9 F - 5 F1, since the images themselves take no gradient.
+        Let F be those of an image's forward convolutions, and F1 those of the first layer. A query
+        image needs 3 F - F1, a support image needs 9 F - 5 F1 per inner step, since images take no
+        gradient.
         """
         channels, (height, width) = self.input[0], self.input[1:]
         layers = []
@@ -92,7 +92,7 @@ class Workload:
 
 
 _OMNIGLOT = Workload(
-    "Omniglot, 5-way 1-shot, 1 query a class, 32 tasks, 1 inner step",
+    "Omniglot, 5-way 1-shot, 1 query per class, 32 tasks, 1 inner step",
     1,
     1,
     32,
@@ -106,7 +106,7 @@ WORKLOADS = {
     "W1q1": _OMNIGLOT,
     "W1q15": replace(_OMNIGLOT, what=_OMNIGLOT.what.replace("1 query", "15 queries"), queries=15),
     "W2": Workload(
-        "mini-ImageNet, 5-way 5-shot, 15 queries a class, 4 tasks, 5 inner steps",
+        "mini-ImageNet, 5-way 5-shot, 15 queries per class, 4 tasks, 5 inner steps",
         5,
         15,
         4,

@@ -161,12 +161,12 @@ def test_time_to_accuracy_compares_one_task_alone(name):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["benchmarks.speed.run", "--out", "{file}"], "is no folder and cannot be made one"),
-        (["benchmarks.speed.run", "--rounds", "0"], "0 must be a whole number, 1 or more"),
-        (["benchmarks.speed.plan", "--rounds", "0"], "0 must be a whole number, 1 or more"),
+        (["benchmarks.speed.run", "--out", "{file}"], "is not a folder and cannot be created"),
+        (["benchmarks.speed.run", "--rounds", "0"], "0 must be a whole number of at least 1"),
+        (["benchmarks.speed.plan", "--rounds", "0"], "0 must be a whole number of at least 1"),
         (
             ["benchmarks.speed.time_to_accuracy", "--every", "0"],
-            "0 must be a whole number, 1 or more",
+            "0 must be a whole number of at least 1",
         ),
     ],
 )
