@@ -22,11 +22,8 @@ MODULES = sorted(
 )
 
 TO_DOCUMENT = (
-    "episodic.core.",
     "episodic.data.",
     "episodic.datasets.",
-    "episodic.engine.",
-    "episodic.ops.",
     "episodic.preprocessing.",
 )
 """Packages whose modules may still lack `__all__` or docstrings. The list only gets shorter."""

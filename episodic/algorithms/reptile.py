@@ -80,7 +80,7 @@ class Reptile(Algorithm):
     def outer_gradient(
         self, inner: InnerLoop, adapted: Params, v: Params, task_weight: float
     ) -> Params:
-        """theta - theta_i instead of a gradient."""
+        """The difference theta - theta_i, which replaces a gradient."""
         return {name: (p - adapted[name]).detach() * task_weight for name, p in inner.theta.items()}
 
     @property

@@ -146,7 +146,7 @@ class ClassSampler:
     hard: Hard | None = None
     key: int = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         classes, smallest, size = (
             len(self.counts),
             int(self.counts.min()),
@@ -228,7 +228,8 @@ def labelled_episode(images: Rows, support: Tensor, query: Tensor, ways: int) ->
 
     def side(rows: Tensor) -> tuple[Tensor, Tensor]:
         x = images[rows.flatten()]
-        x = (x.float().div_(255) if x.dtype == torch.uint8 else x).unflatten(0, tuple(rows.shape))
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x
+        x = torch.unflatten(x, 0, rows.shape)
         return x, labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1).expand(
             len(rows), -1
         )
@@ -258,7 +259,7 @@ class TaskSampler:
     vary: bool = False
     key: int = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         most = int(self.counts.min()) - 1
         require(
             self.shots <= most,
@@ -303,7 +304,7 @@ def task_episode(
         )
         found = x[rows.flatten()]
         found = found if found.is_floating_point() else found.long()
-        return found.unflatten(0, tuple(rows.shape)), y[rows][..., None]
+        return torch.unflatten(found, 0, rows.shape), y[rows][..., None]
 
     return Episode(
         *side(support, shots),

@@ -187,7 +187,7 @@ def _gradient_to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: 
 
 
 def _torch_gradient(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tensor:
-    """torch's gradient of one task's convolution; which: 0 with respect to x, 1 to w."""
+    """The gradient of one task's convolution by torch; which: 0 with respect to x, 1 to w."""
     padding, mask = w.shape[-1] // 2, [which == 0, which == 1, False]
     w = _mark_channels_last(w)
     gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(

@@ -14,11 +14,7 @@ __all__ = ["classify", "glorot", "head"]
 
 
 def glorot(generator: torch.Generator, *shape: int) -> Tensor:
-    """Draw a weight from Glorot's uniform distribution.
-
-    Args:
-        generator: Source of random numbers.
-        *shape: `(out, in, *kernel)`.
+    """Draw a weight of shape `(out, in, *kernel)` from Glorot's uniform distribution.
 
     Source: Glorot, Bengio: Understanding the difficulty of training deep feedforward neural
     networks, 2010, equation 16.

@@ -249,7 +249,7 @@ def _can_scatter(x: Tensor) -> bool:
 def _add_at_places(
     x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size
 ) -> Tensor:
-    """x += d * factor, at the places that the maximum picked."""
+    """Add d * factor to x in place, at the positions that the maximum picked."""
     if where is None or size is None:
         return x.addcmul_(d, factor)
     if _can_scatter(x):
