@@ -21,6 +21,9 @@ from support import checkout, git
 from tasks import preset
 from tasks.runtime.stage import PROGRESS
 
+pytestmark = pytest.mark.slow
+"""Some twenty runs of the whole pipeline. What each stage depends on is checked by tests/test_dvc_yaml.py too."""
+
 STAGES = ["download", "episodes", "train", "evaluate", "report"]
 SETTINGS = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -28,7 +31,7 @@ SETTINGS = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED":
 class Workspace:
     """A checkout with the preset `tiny`, and its two entry points."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, api: str):
         self.root = checkout(root)
         preset.apply("tiny", root / "params.yaml")
         git(root, "commit", "--quiet", "--all", "--message=tiny")
@@ -37,6 +40,7 @@ class Workspace:
         self.environment = (
             {k: v for k, v in os.environ.items() if k not in dropped} | SETTINGS | {"PATH": path}
         )
+        self.environment["PREFECT_API_URL"] = api
         self.environment["DVC_SITE_CACHE_DIR"] = str(root / ".dvc" / "tmp" / "site-cache")
 
     def start(self, *command: str) -> subprocess.Popen[str]:
@@ -94,8 +98,8 @@ class Workspace:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("both") / "a checkout")
+def workspace(tmp_path_factory, api) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("both") / "a checkout", api)
 
 
 def test_every_kind_of_change(workspace):
@@ -169,8 +173,8 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
     workspace.settled(workspace.dvc)
 
 
-def test_two_clones_two_entries_the_same_hashes(workspace, tmp_path):
-    other = Workspace(tmp_path / "another")
+def test_two_clones_two_entries_the_same_hashes(workspace, tmp_path, api):
+    other = Workspace(tmp_path / "another", api)
     assert other.dvc() == STAGES
     workspace.edit("params.yaml", "iterations: 600 ", "iterations: 20 ")
     git(workspace.root, "checkout", "--quiet", "--", "episodic", "tasks", "params.yaml")
