@@ -1,6 +1,7 @@
-"""Stage `download`: the raw data of the chosen data set, downloaded, copied from a mirror or drawn.
+"""Stage `download`: the raw data of the chosen data set, downloaded, copied or generated.
 
-EPISODIC_MIRROR may name a folder to look into before the official address; what is written does not depend on it.
+EPISODIC_MIRROR names a folder to look into before the official address. What is written does not
+depend on it.
 """
 
 from __future__ import annotations
@@ -10,26 +11,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from episodic.core.registry import DATASETS
-from episodic.datasets import base
+from episodic.datasets.base import Progress
 from episodic.datasets.sources.fetch import MIRROR
 from tasks import params
 from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder
 
 
-def run(settings: params.Params, out: Path, mirror: Path | None = None) -> None:
-    """Writes the folder described in docs/reference/files.md, section data/raw."""
+def run(settings: params.Settings, out: Path, mirror: Path | None = None) -> None:
+    """Write the folder data/raw, which docs/reference/files.md describes.
+
+    Args:
+        settings: Settings with the section `dataset`.
+        out: The folder to write.
+        mirror: A folder to look into before the official address.
+    """
     chosen = settings.dataset
     with atomic_folder(out) as folder, report_progress() as progress:
-        module = DATASETS[chosen.name]
-        module.fetch(
-            folder, chosen.config, mirror=mirror, progress=progress, **base.own(module, chosen.own_data)
-        )
+        chosen.config.fetch(folder, source=chosen.own_data, mirror=mirror, progress=progress)
 
 
 @contextmanager
-def report_progress() -> Iterator[base.Progress]:
+def report_progress() -> Iterator[Progress]:
     """Report the progress of a data set, one piece of work at a time."""
     current: stage.ProgressReporter | None = None
 

@@ -11,7 +11,6 @@ import torch
 
 from episodic.core import random_numbers
 from episodic.core.config import require
-from episodic.core.registry import DATASETS
 from episodic.data import sampling, storage
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from tasks import params
@@ -20,11 +19,10 @@ from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder, digest, write_json
 
 
-def run(settings: params.Params, raw: Path, out: Path) -> None:
+def run(settings: params.Settings, raw: Path, out: Path) -> None:
     """Writes the folder described in docs/reference/files.md, section data/prepared."""
     chosen = settings.dataset
-    module = DATASETS[chosen.name]
-    data = module.prepare(raw, chosen.config, chosen.seed)
+    data = chosen.config.prepare(raw, chosen.seed)
     with atomic_folder(out) as folder:
         make: Any = {Sinusoids: _sinusoids, Tasks: _tasks}.get(type(data), _classes)
         meta = {
@@ -33,7 +31,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
             "kind": data.kind,
             "protocol": data.protocol,
         }
-        meta |= {"inputs": data.inputs, "license": module.LICENSE}
+        meta |= {"inputs": data.inputs, "license": chosen.config.license}
         meta |= make(data, settings, folder)
         meta |= {
             key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")
@@ -41,7 +39,7 @@ def run(settings: params.Params, raw: Path, out: Path) -> None:
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
 
-def _classes(data: Images | Texts, settings: params.Params, folder: Path) -> dict[str, Any]:
+def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> dict[str, Any]:
     storage.save(folder, _examples(data))
     outside = {}
     if isinstance(data, Texts):
@@ -106,7 +104,7 @@ def _examples(data: Images | Texts) -> Any:
     with stage.ProgressReporter(
         "episodes", "sentences", len(data.texts) + len(data.outside)
     ) as progress:
-        return data.encoded(lambda what, done, total: progress.update(done, total))
+        return data.encode(lambda what, done, total: progress.update(done, total))
 
 
 def _groups(table: pd.DataFrame, ways: int) -> str:
@@ -115,7 +113,7 @@ def _groups(table: pd.DataFrame, ways: int) -> str:
     return f"one of {(sizes >= ways).sum()} groups (of {len(sizes)})"
 
 
-def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[str, Any]:
+def _sinusoids(data: Sinusoids, settings: params.Settings, folder: Path) -> dict[str, Any]:
     family, episodes = (
         {"amplitude": data.amplitude, "phase": data.phase, "x": data.x},
         settings.episodes,
@@ -148,7 +146,7 @@ def _sinusoids(data: Sinusoids, settings: params.Params, folder: Path) -> dict[s
     }
 
 
-def _tasks(data: Tasks, settings: params.Params, folder: Path) -> dict[str, Any]:
+def _tasks(data: Tasks, settings: params.Settings, folder: Path) -> dict[str, Any]:
     """Of validation and test, each task once: its first examples as support set, and those that follow as query set."""
     storage.save(folder, data.examples)
     np.save(folder / "targets.npy", data.targets)

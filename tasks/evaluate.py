@@ -43,7 +43,7 @@ class Measurements:
     class_embeddings: torch.Tensor | None
 
 
-def run(settings: params.Params, data: Path, model: Path, scores: Path, metrics: Path) -> None:
+def run(settings: params.Settings, data: Path, model: Path, scores: Path, metrics: Path) -> None:
     """Write the files that docs/reference/files.md describes in reports/scores and reports/metrics.json."""
     allocator.keep_freed_memory()
     device = distributed.prepare_device(settings.device)

@@ -13,7 +13,7 @@ import torch
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.data import sampling, storage
-from tasks.params import Params
+from tasks.params import Settings
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
 
@@ -66,12 +66,12 @@ class Prepared:
         path = self.folder / "texts.parquet"
         return pd.read_parquet(path)["text"].to_list() if path.exists() else []
 
-    def training(self, params: Params, labels: sampling.Labels = "episode") -> sampling.Sampler:
+    def training(self, params: Settings, labels: sampling.Labels = "episode") -> sampling.Sampler:
         """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
         made = self._sampler(params, labels)
         return made if self.drawn_on == self.device else lambda index: made(index).to(self.device)
 
-    def _sampler(self, params: Params, labels: sampling.Labels) -> sampling.Sampler:
+    def _sampler(self, params: Settings, labels: sampling.Labels) -> sampling.Sampler:
         config = params.train
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
         if self.given:
@@ -114,8 +114,8 @@ class Prepared:
             else None
         )
         hard = (
-            class_selection.hard_episodes(config.hard, examples, offsets, counts, ways)
-            if config.hard
+            class_selection.hard_episodes(config.hard_episode_fraction, examples, offsets, counts, ways)
+            if config.hard_episode_fraction
             else None
         )
         return sampling.ClassSampler(

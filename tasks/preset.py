@@ -1,6 +1,6 @@
-"""Sets params.yaml to a preset: the defaults, and what conf/presets/NAME.yaml says instead. Comments stay.
+"""Set params.yaml to a preset: the defaults, and the values of conf/presets/NAME.yaml. Comments stay.
 
-`python -m tasks.preset` lists the presets; `python -m tasks.preset default` goes back to the defaults.
+`python -m tasks.preset` lists the presets; `python -m tasks.preset default` restores the defaults.
 """
 
 from __future__ import annotations
@@ -17,36 +17,46 @@ from ruamel.yaml import YAML
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
 from tasks import params
-from tasks.params import CHOICES, PLAIN, plain_type, read_yaml, registry, settings_type
+from tasks.params import CHOICES, PLAIN, General, read_yaml, rename_keys, section_type
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_text
 
 FOLDER = ROOT / "conf" / "presets"
 COLUMN = 28
 COMMENT = re.compile(r"(?m)^([^#'\"\n]*[^#'\"\s]) +(# .*)$")
-"""A line's value and its comment, which begins at a column wherever the value leaves room."""
-DEFAULTS = {"dataset": "glyphs", "model": "conv4", "algorithm": "maml"}
+"""The value and the comment of a line. Comments begin at the same column where there is room."""
 
 
 def names() -> list[str]:
+    """List the presets."""
     return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
 
 
 def defaults() -> dict[str, Any]:
-    """Every key at the value that the code gives it, as plain values."""
-    result: dict[str, Any] = {"device": "auto", "processes": None}
-    for section, (_, beside) in CHOICES.items():
-        result[section] = {"name": DEFAULTS[section]} | {
-            key: {"seed": 0, "source": params.OWN_DATA}[key] for key in beside
-        }
-        result[section] |= {
-            name: asdict(settings_type(registry(section)[name])()) for name in registry(section)
-        }
-    return result | {section: asdict(plain_type(section)()) for section in PLAIN}
+    """Return the default of every key, as plain values."""
+    result: dict[str, Any] = asdict(General())
+    for section, choice in CHOICES.items():
+        entries = {name: asdict(choice.registry[name]()) for name in choice.registry}
+        result[section] = {"name": choice.default} | asdict(choice.keys()) | entries
+    return result | {section: asdict(section_type(section)()) for section in PLAIN}
 
 
 def apply(name: str, path: Path, source: str | None = None) -> list[str]:
-    """Rewrites `path`; returns the changes as 'key: old -> new'. source: of data of one's own (None: that of the preset)"""
+    """Set params.yaml to a preset. Comments stay.
+
+    Args:
+        name: The preset.
+        path: The file.
+        source: Path of the user's own data; None: that of the preset.
+
+    Returns:
+        The changes, as "key: old -> new".
+
+    Raises:
+        ConfigError: There is no such preset.
+        StageError: The file cannot be used. With `source` it is set all the same, so that what the
+            data cannot give can be corrected in it.
+    """
     if name not in names():
         raise ConfigError(
             "preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}"
@@ -72,7 +82,7 @@ def apply(name: str, path: Path, source: str | None = None) -> list[str]:
             f"{path} must hold sections such as dataset and train; get it back with git checkout {path}"
         )
     document = round_trip.load(path.read_text(encoding="utf-8"))
-    changes: list[str] = []
+    changes = [f"{old} -> {new}" for old, new in rename_keys(document).items()]
     _assign(document, wanted, "", changes)
     text = io.StringIO()
     round_trip.dump(document, text)
@@ -83,11 +93,12 @@ def apply(name: str, path: Path, source: str | None = None) -> list[str]:
     if changes:
         write_text(path, aligned)
     if source is not None:
-        params.parse(found, str(path))  # what one's own data cannot give is set right in the file
+        params.parse(found, str(path))
     return changes
 
 
 def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Set `values` in nested dicts, in place."""
     for key, value in values.items():
         if isinstance(value, dict):
             merge(into.setdefault(key, {}), value)
@@ -129,7 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--source",
         metavar="PATH",
-        help="your own data, for presets as image_folder (dataset.source)",
+        help="your own data, for presets such as image_folder (dataset.source)",
     )
     args = parser.parse_args()
 

@@ -23,7 +23,7 @@ from tasks.runtime.files import atomic_folder, write_text
 
 
 def run(
-    settings: params.Params,
+    settings: params.Settings,
     results: Results,
     html: Path,
     tasks: Path,
@@ -110,7 +110,7 @@ def draw_svgs(figures: Sequence[Figure]) -> dict[str, str]:
     return {figure.name: charts.svg(figure.spec) for figure in figures}
 
 
-def describe_provenance(settings: params.Params, results: Results) -> dict[str, Any]:
+def describe_provenance(settings: params.Settings, results: Results) -> dict[str, Any]:
     """Returns what reproduces the report: the settings as YAML, digests and the command."""
     from ruamel.yaml import YAML
 

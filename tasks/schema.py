@@ -1,6 +1,6 @@
-"""conf/params.schema.json: what params.yaml may hold, for editors that complete and check YAML by a JSON schema.
+"""conf/params.schema.json, by which editors complete and check params.yaml.
 
-`python -m tasks.schema` writes it anew from the code, and from the comments of params.yaml.
+`python -m tasks.schema` writes it from the types of the code and the comments of params.yaml.
 """
 
 from __future__ import annotations
@@ -18,29 +18,26 @@ FILE = "conf/params.schema.json"
 
 
 def schema(commented: Path) -> dict[str, Any]:
-    """commented: a params.yaml whose comments describe its keys"""
+    """Return the JSON schema of params.yaml.
+
+    Args:
+        commented: A params.yaml whose comments describe its keys.
+    """
     from ruamel.yaml import YAML
 
     text = YAML().load(commented.read_text(encoding="utf-8"))
-    sections: dict[str, Any] = {
-        "device": {"enum": list(params.DEVICES)},
-        "processes": {"type": ["integer", "null"], "minimum": 1},
-    }
-    for section, (_, beside) in params.CHOICES.items():
-        known = params.registry(section)
-        kinds = {
-            "seed": {"type": "integer", "minimum": 0},
-            "source": {"type": "string", "minLength": 1},
-        }
-        properties = {"name": {"enum": sorted(known)}} | {key: kinds[key] for key in beside}
-        properties |= {name: _section(params.settings_type(known[name])) for name in sorted(known)}
+    sections: dict[str, Any] = _section(params.General)["properties"]
+    for section, choice in params.CHOICES.items():
+        known = choice.registry
+        properties = {"name": {"enum": sorted(known)}} | _section(choice.keys)["properties"]
+        properties |= {name: _section(known[name]) for name in sorted(known)}
         sections[section] = {
             "type": "object",
             "properties": properties,
             "required": ["name"],
             "additionalProperties": False,
         }
-    sections |= {section: _section(params.plain_type(section)) for section in params.PLAIN}
+    sections |= {section: _section(params.section_type(section)) for section in params.PLAIN}
     defaults = preset.defaults()
     for key, value in sections.items():
         _describe(value, key, text, defaults)
@@ -54,22 +51,23 @@ def schema(commented: Path) -> dict[str, Any]:
 
 
 def _section(type_: Any) -> dict[str, Any]:
-    """A section's own schema; the sections in it stand where they are used, and it may be left empty."""
+    """Return the schema of a section, which may be empty, with the sections in it inlined."""
     found = TypeAdapter(type_).json_schema()
-    return _plain(found, found.get("$defs", {}))
+    schema: dict[str, Any] = _inline(found, found.get("$defs", {}))
+    return schema
 
 
-def _plain(part: Any, definitions: dict[str, Any]) -> Any:
+def _inline(part: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(part, list):
-        return [_plain(value, definitions) for value in part]
+        return [_inline(value, definitions) for value in part]
     if not isinstance(part, dict):
         return part
     if "$ref" in part:
-        return _plain(definitions[part["$ref"].rsplit("/", 1)[1]], definitions)
+        return _inline(definitions[part["$ref"].rsplit("/", 1)[1]], definitions)
     kept = {
-        key: {name: _plain(value, definitions) for name, value in inner.items()}
+        key: {name: _inline(value, definitions) for name, value in inner.items()}
         if key == "properties"
-        else _plain(inner, definitions)
+        else _inline(inner, definitions)
         for key, inner in part.items()
         if key not in ("title", "description", "default", "$defs", "required")
     }
@@ -79,10 +77,10 @@ def _plain(part: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _describe(part: dict[str, Any], key: str, parent: Any, defaults: dict[str, Any]) -> None:
-    """Descriptions from comments, defaults from the code."""
-    said = parent.ca.items.get(key) if hasattr(parent, "ca") else None
-    if said and said[2]:
-        part["description"] = said[2].value.split("\n")[0].lstrip("# ").strip()
+    """Add descriptions, which are comments, and the defaults of the code."""
+    comment = parent.ca.items.get(key) if hasattr(parent, "ca") else None
+    if comment and comment[2]:
+        part["description"] = comment[2].value.split("\n")[0].lstrip("# ").strip()
     if not isinstance(defaults.get(key), dict):
         part["default"] = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
         return

@@ -31,7 +31,7 @@ from tasks.runtime.files import ROOT, atomic_folder, code_digest, write_json
 from tasks.runtime.stage import StageError
 
 
-def run(settings: params.Params, data: Path, model: Path, history: Path, run_json: Path) -> None:
+def run(settings: params.Settings, data: Path, model: Path, history: Path, run_json: Path) -> None:
     """Write the files that docs/reference/files.md describes in models/run."""
     allocator.keep_freed_memory()
     start = time.perf_counter()
@@ -115,7 +115,7 @@ def run(settings: params.Params, data: Path, model: Path, history: Path, run_jso
             write_json(run_json, facts)
 
 
-def describe_learner(settings: params.Params, meta: dict[str, Any]) -> dict[str, Any]:
+def describe_learner(settings: params.Settings, meta: dict[str, Any]) -> dict[str, Any]:
     """The part of `models/run/config.json` that defines the learner.
 
     Args:

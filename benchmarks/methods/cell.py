@@ -61,7 +61,7 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
     return values
 
 
-def load_settings(setting: str | None = None, method: str | None = None) -> params.Params:
+def load_settings(setting: str | None = None, method: str | None = None) -> params.Settings:
     return params.parse(
         parameters(setting, method),
         f"method benchmark, {method} {setting}"

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from episodic.core.errors import UserError
 
+__all__ = [
+    "ConfigError",
+    "Fraction",
+    "PositiveFloat",
+    "Section",
+    "Seed",
+    "Setting",
+    "check_fields",
+    "require",
+]
+
 PositiveFloat = Annotated[float, Gt(0), Le(1e6)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 
 
 class ConfigError(UserError, ValueError):
@@ -36,12 +58,20 @@ def _as_yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+class Setting(NamedTuple):
+    """The value of a field of a section, and its name; dotted when it is nested."""
+
+    key: str
+    value: int
+
+
 def require(holds: bool, key: str, value: Any, requirement: str) -> None:
     """Raise `ConfigError(key, value, requirement)` unless `holds`."""
     if not holds:
         raise ConfigError(key, value, requirement)
 
 
+@dataclass(frozen=True)
 class Section:
     """Base class of the frozen dataclasses that are sections of params.yaml.
 
@@ -86,9 +116,10 @@ def _violations(key: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str
     elif origin in (Union, types.UnionType):
         if value is not None:
             yield from _violations(key, value, arguments[0])
-    elif origin is tuple and arguments[-1] is Ellipsis:
+    elif origin is tuple:
         for i, item in enumerate(value):
-            yield from _violations(f"{key}.{i}", item, arguments[0])
+            item_hint = arguments[0] if arguments[-1] is Ellipsis else arguments[i]
+            yield from _violations(f"{key}.{i}", item, item_hint)
 
 
 def _compare(value: Any, bound: Any) -> tuple[bool, str]:

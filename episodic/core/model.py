@@ -1,4 +1,4 @@
-"""The interface of a base learner: a plain function of parameters and inputs with a leading task axis."""
+"""The interface of base learners: functions of parameters and examples with a leading task axis."""
 
 from __future__ import annotations
 
@@ -8,41 +8,59 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from episodic.core.config import Section
+from episodic.core.config import Section, Setting
+
+__all__ = ["HEAD", "ExampleKind", "Model", "ModelSpec", "Params"]
 
 Params = dict[str, Tensor]
 """Named tensors: `(tasks, *shape)` with a task axis, `(*shape)` without one."""
 
 HEAD = ("head.weight", "head.bias")
-"""Every model's last layer, a linear map from features to outputs; the rest is its body."""
-
+"""Parameters of the last layer of every model, a linear map from features to outputs. All other
+parameters are the body."""
 
 ExampleKind = Literal["image", "vector", "text_features", "tokens", "categorical"]
 """Kinds of examples: images `(C, H, W)`; vectors of measurements; n-gram or encoder features of a
-text `(size,)`; int64 token sequences `(length,)`; int64 categorical features `(sides, features)`."""
+text `(size,)`; int64 token sequences `(length,)`; int64 categorical features
+`(sides, features)`."""
 
 
 class Model(Protocol):
+    """A base learner: a function of parameters and examples."""
+
     @property
     def width(self) -> int:
         """Length of a feature vector."""
 
     @property
     def outputs(self) -> int:
-        """Length of an answer; 0: a model without a head."""
+        """Number of outputs; 0 for a model without a head."""
 
     @property
     def norm_names(self) -> tuple[str, ...]:
-        """Names of batch norm's scales and shifts."""
+        """Names of the scales and shifts of batch norm."""
 
     def init(self, generator: torch.Generator) -> Params:
-        """Initial parameters without a task axis, float32 on the CPU."""
+        """Initialise the parameters, float32 on the CPU and without a task axis.
+
+        Args:
+            generator: Source of random numbers.
+        """
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        """What the head sees `(tasks, n, width)`, for x `(tasks, n, *input)`; `reference`: see `ops.norm_relu`."""
+        """Compute features, the input of the head.
+
+        Args:
+            theta: Parameters `(tasks, *shape)`.
+            x: Examples `(tasks, n, *input)`.
+            reference: Number of leading examples whose statistics batch norm uses; None for all.
+
+        Returns:
+            `(tasks, n, width)`.
+        """
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        """Outputs `(tasks, n, outputs)`: `classify` of the features."""
+        """Compute outputs `(tasks, n, outputs)`: the head applied to the features."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +70,17 @@ class ModelSpec(Section):
     accepts: ClassVar[frozenset[ExampleKind]]
     """The kinds of examples that the model takes."""
 
+    @property
+    def vocabulary(self) -> Setting | None:
+        """The setting for the number of distinct tokens or features; None: it has none."""
+        return None
+
     def build(self, input: tuple[int, ...], outputs: int) -> Model:
         """Make the model.
 
         Args:
             input: Shape of one example.
-            outputs: Length of an answer; 0 for a model without a head.
+            outputs: Number of outputs; 0 for a model without a head.
 
         Raises:
             ConfigError: The model does not fit examples of that shape.

@@ -1,26 +1,30 @@
-"""Things found by name: one module each, imported only when it is asked for.
+"""Registries of algorithms, models, data sets and preprocessors by name.
 
-A pipeline stage then depends on the module that it names and on no other.
+Each has a module of its own, which is imported when its name is looked up. A pipeline stage then
+depends on the modules that it names and on no others.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from episodic.core.config import ConfigError
 
+__all__ = ["ALGORITHMS", "DATASETS", "MODELS", "PREPROCESSORS", "Registry", "did_you_mean"]
+
 
 def did_you_mean(name: str, known: list[str]) -> str:
+    """End a message about an unknown name with the known name most similar to it, if any is."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" - did you mean {close[0]}?" if close else ""
 
 
 class Registry(Mapping[str, Any]):
-    """Maps a name to the class of that name: the one that the `__all__` of its module lists.
+    """Maps a name to the class of that name: the only one that the `__all__` of its module lists.
 
     The names are those of the modules in `package`, so that a new file is found without being
     listed. A package of your own registers its modules, as in
@@ -29,15 +33,23 @@ class Registry(Mapping[str, Any]):
     Args:
         kind: What the entries are, for messages.
         package: The package that holds one module per entry.
-        leave_out: Modules of the package that are no entries.
+        leave_out: Modules of the package that are not entries.
+        attribute: Name of the entry in each module. None: the only name in `__all__`.
     """
 
-    def __init__(self, kind: str, package: str, leave_out: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        leave_out: tuple[str, ...] = (),
+        attribute: str | None = None,
+    ) -> None:
         folder = Path(__file__).parents[1] / package.split(".")[-1]
         names = sorted(
             path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", *leave_out)
         )
-        self.kind, self._modules = kind, {name: f"{package}.{name}" for name in names}
+        self.kind, self._attribute = kind, attribute
+        self._modules = {name: f"{package}.{name}" for name in names}
 
     def add(self, name: str, module: str) -> None:
         """Register the class of the module with this dotted name.
@@ -52,7 +64,7 @@ class Registry(Mapping[str, Any]):
         self._modules[name] = module
 
     def __getitem__(self, name: str) -> Any:
-        """Import the module of this name and return its class.
+        """Import the module of this name and return its entry.
 
         Raises:
             ConfigError: There is no such name.
@@ -63,8 +75,10 @@ class Registry(Mapping[str, Any]):
                 "name", name, f"must be one of {', '.join(known)}{did_you_mean(str(name), known)}"
             )
         module = importlib.import_module(self._modules[name])
-        public: Sequence[str] = getattr(module, "__all__", ())
-        return getattr(module, public[0]) if len(public) == 1 else module
+        if self._attribute:
+            return getattr(module, self._attribute)
+        (name_of_class,) = module.__all__
+        return getattr(module, name_of_class)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
@@ -76,4 +90,6 @@ class Registry(Mapping[str, Any]):
 ALGORITHMS = Registry("algorithm", "episodic.algorithms")
 MODELS = Registry("model", "episodic.models")
 DATASETS = Registry("data set", "episodic.datasets", leave_out=("base",))
-PREPROCESSORS = Registry("kind of input", "episodic.preprocessing", leave_out=("base",))
+PREPROCESSORS = Registry(
+    "kind of input", "episodic.preprocessing", leave_out=("base",), attribute="build"
+)

@@ -1,22 +1,7 @@
-"""Data sets, one module each. A module of the registry has
+"""What a data set is, and what it prepares for the stage that draws episodes.
 
-`Config`
-    a frozen dataclass, its section in params.yaml (`__pydantic_config__` forbids unknown keys; ranges are checked with
-    `episodic.core.config.require` in `__post_init__`);
-`fetch(raw, config, *, mirror=None, progress=no_progress)`
-    fills the empty folder `raw` (a download, a drawing); raises `FetchError` with one sentence;
-`prepare(raw, config, seed)`
-    the raw files as `Images` or `Texts` (classification), `Sinusoids` or `Tasks` (regression); `seed` decides which class or task is for
-    what;
-`limits(config, seed)`
-    `Limits`, known before any data is there (classification);
-`shape(config)`
-    the shape of an example, in the place of `limits` (regression);
-`LICENSE`
-    one line: where the data comes from and on what terms;
-`OWN`
-    True only where the data is the user's own: `fetch`, `limits` and `shape` then take the path that params call `dataset.source`, as
-    `source`; "if named" where it can be: `source` is None where params name none.
+A data set is a frozen dataclass: its fields are its section in params.yaml, with their bounds in
+their types. A module of this package holds one data set, the only name in its `__all__`.
 """
 
 from __future__ import annotations
@@ -26,42 +11,152 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from episodic.core.config import Section, Setting
 from episodic.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from episodic.core.model import ExampleKind
     from episodic.preprocessing.text import TextFeatures
 
 SPLITS = ("train", "validation", "test")
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(what, done, total)`; bytes for a download, items otherwise."""
+"""Called as `progress(what, done, total)`: bytes of a download, items otherwise."""
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    pass
+    """Ignore progress."""
 
 
 class FetchError(UserError):
-    """The data cannot be had; the message is one sentence that says what to do."""
+    """The data is not available, or is not what it should be."""
 
 
 class UnansweredError(FetchError):
-    """A server did not answer, or not in full; another try may go well."""
+    """A server did not answer, or not completely. A retry may succeed."""
 
     temporary = True
 
 
 @dataclass(frozen=True)
+class Dataset(Section):
+    """Base class of data sets: subclass `ClassificationDataset` or `RegressionDataset`."""
+
+    license: ClassVar[str]
+    """Where the data comes from and on what terms, in one line."""
+
+    own_data: ClassVar[Literal["unused", "optional", "required"]] = "unused"
+    """Whether the data is the user's own: then methods receive its path as `source`."""
+
+    @property
+    def produces(self) -> ExampleKind:
+        """The kind of the examples. A model fits if its `accepts` contains it."""
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> Setting | None:
+        """The setting for the number of distinct tokens or features; None: it has none."""
+        return None
+
+    def fetch(
+        self,
+        raw: Path,
+        *,
+        source: Path | None = None,
+        mirror: Path | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Fill the empty folder `raw`: download, copy or generate the data.
+
+        Args:
+            raw: The folder.
+            source: The user's own data.
+            mirror: A folder to look into before the official address.
+            progress: Called with the progress.
+
+        Raises:
+            FetchError: The data is not available, or is not what it should be.
+        """
+        raise NotImplementedError
+
+    def prepare(self, raw: Path, seed: int) -> PreparedData:
+        """Read the files that `fetch` wrote.
+
+        Args:
+            raw: The folder that `fetch` filled.
+            seed: Seed of the split.
+
+        Raises:
+            FetchError: The folder is not what `fetch` writes.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ClassificationDataset(Dataset):
+    """Base class of data sets with classes."""
+
+    def limits(self, seed: int, source: Path | None = None) -> Limits:
+        """Return what episodes can ask for, before any data is downloaded.
+
+        Args:
+            seed: Seed of the split.
+            source: The user's own data.
+
+        Raises:
+            FetchError: The user's own data is not what it should be.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ImageDataset(ClassificationDataset):
+    """Base class of data sets of images."""
+
+    @property
+    def produces(self) -> ExampleKind:
+        return "image"
+
+
+@dataclass(frozen=True)
+class RegressionDataset(Dataset):
+    """Base class of data sets with targets."""
+
+    @property
+    def min_task_size(self) -> Setting | None:
+        """The setting for the size of the smallest task; None: tasks are drawn at any size."""
+        return None
+
+    def shape(self, source: Path | None = None) -> tuple[int, ...]:
+        """Return the shape of one example.
+
+        Args:
+            source: The user's own data.
+
+        Raises:
+            FetchError: The user's own data is not what it should be.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class Limits:
-    """What an episode can ask for: examples of the smallest class, the number of classes of each split, the shape of an example, the
-    number of classes of each group of a split by the group's name (none where classes have no groups), and the name of the smallest class
-    ('': all alike)."""
+    """What episodes of a data set can ask for.
+
+    Attributes:
+        examples: Examples of the smallest class.
+        classes: Number of classes per split.
+        input: Shape of one example.
+        groups: Number of classes per split and group. Empty if the classes have no groups.
+        smallest: Name of the smallest class; '' if all have the same size.
+    """
 
     examples: int
     classes: dict[str, int]
@@ -77,37 +172,42 @@ class Limits:
         input: tuple[int, ...] = (1, 28, 28),
         smallest: str = "",
     ) -> Limits:
-        """From each class's split and group ('' for none)."""
-        counted = Counter(members)
-        classes = {split: sum(n for (s, _), n in counted.items() if s == split) for split in SPLITS}
+        """Count classes by their split and group.
+
+        Args:
+            examples: Examples of the smallest class.
+            members: Split and group of each class; the group is '' for none.
+            input: Shape of one example.
+            smallest: Name of the smallest class.
+        """
+        counts = Counter(members)
+        classes = {split: sum(n for (s, _), n in counts.items() if s == split) for split in SPLITS}
         groups = {
-            split: {group: n for (s, group), n in counted.items() if s == split and group}
+            split: {group: n for (s, group), n in counts.items() if s == split and group}
             for split in SPLITS
         }
         return cls(examples, classes, input, groups, smallest)
-
-
-def own(module: Any, source: Path | None) -> dict[str, Any]:
-    """What `fetch` and others of a data set take beside what all take; source: None where params name none."""
-    return {"source": source} if getattr(module, "OWN", False) else {}
 
 
 @dataclass(frozen=True)
 class Images:
     """Images of many classes.
 
-    images: uint8 `(N, C, H, W)`, the images of a class in consecutive rows
-    classes, groups, splits: one entry a class, in the order of the rows
-    counts: int64 `(classes,)`, images a class
-    protocol: words for a caption, as in 'maml split, rotations as classes'
-    inverted: whether dark ink on light paper is stored as light on dark
+    Attributes:
+        images: uint8 `(N, C, H, W)`. The images of a class are in consecutive rows.
+        classes: Name of each class, in the order of the rows.
+        groups: Group of each class; '' for none.
+        splits: Split of each class.
+        counts: Images per class, int64 `(classes,)`.
+        protocol: The split in words, for captions.
+        inverted: Whether dark ink on light paper is stored as light on dark.
     """
 
-    images: np.ndarray
+    images: NDArray[np.uint8]
     classes: list[str]
     groups: list[str]
     splits: list[str]
-    counts: np.ndarray
+    counts: NDArray[np.int64]
     protocol: str
     inverted: bool = False
 
@@ -115,12 +215,12 @@ class Images:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """How a user's pictures become such images: `episodic.preprocessing`."""
+        """The section `inputs` of a model's config.json: see `episodic.preprocessing`."""
         return {"kind": "image", "inverted": self.inverted}
 
     @property
-    def examples(self) -> np.ndarray:
-        """What episodes are made of, row by row."""
+    def examples(self) -> NDArray[np.uint8]:
+        """The examples, row by row."""
         return self.images
 
     @property
@@ -133,15 +233,22 @@ class Images:
 class Texts:
     """Sentences of many classes.
 
-    texts: the sentences of a class one after the other; classes, groups, splits, counts, protocol: as of `Images`
-    features: how they become numbers; outside: sentences that are of no class, as people say them too
+    Attributes:
+        texts: The sentences, class after class.
+        classes: Name of each class, in the order of the sentences.
+        groups: Group of each class; '' for none.
+        splits: Split of each class.
+        counts: Sentences per class, int64 `(classes,)`.
+        protocol: The split in words, for captions.
+        features: How sentences become numbers.
+        outside: Sentences that belong to no class.
     """
 
     texts: list[str]
     classes: list[str]
     groups: list[str]
     splits: list[str]
-    counts: np.ndarray
+    counts: NDArray[np.int64]
     protocol: str
     features: TextFeatures
     outside: list[str] = field(default_factory=list)
@@ -150,46 +257,56 @@ class Texts:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """Fitted to the sentences of the training classes alone."""
-        split = np.repeat(self.splits, self.counts)
+        """The section `inputs` of a model's config.json, fitted to the training classes alone."""
+        splits = np.repeat(self.splits, self.counts)
         return self.features.fit(
-            [t for t, s in zip(self.texts, split, strict=True) if s == "train"]
+            [text for text, split in zip(self.texts, splits, strict=True) if split == "train"]
         )
 
     @property
     def examples(self) -> Any:
-        """Of all sentences, those outside last."""
-        return self.encoded(no_progress)
+        """The examples of all sentences, those outside of all classes last."""
+        return self.encode(no_progress)
 
-    def encoded(self, progress: Progress) -> Any:
-        """The examples, whose making is told of where it takes long."""
+    def encode(self, progress: Progress) -> Any:
+        """Compute the examples of all sentences, those outside of all classes last.
+
+        Args:
+            progress: Called with the progress of a sentence encoder.
+        """
         from episodic.preprocessing import base as preprocessing
 
-        local = {"path": Path(self.features.path)} if self.features.kind == "encoder" else {}
-        encoder: Any = preprocessing.build({"input": self.input, "inputs": self.inputs | local})
+        path = {"path": Path(self.features.path)} if self.features.kind == "encoder" else {}
+        encoder: Any = preprocessing.build({"input": self.input, "inputs": self.inputs | path})
         return encoder.encode(self.texts + self.outside, progress)
 
     @property
     def input(self) -> tuple[int, ...]:
+        """Shape of one example."""
         return self.features.input
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Regression tasks as they were found, of unequal sizes, the examples of each in their order.
+    """Regression tasks of different sizes, each with its examples in a fixed order.
 
-    examples: `(N, *input)`, those of a task in consecutive rows; targets: float32 `(N,)`
-    texts: what people call each example, in the order of the rows
-    names, splits: one entry a task, in the order of the rows; counts: int64 `(tasks,)`
-    inputs: how what a user has becomes such examples: `episodic.preprocessing`
+    Attributes:
+        examples: `(N, *input)`. The examples of a task are in consecutive rows.
+        targets: float32 `(N,)`.
+        texts: What people call each example.
+        names: Name of each task, in the order of the rows.
+        splits: Split of each task.
+        counts: Examples per task, int64 `(tasks,)`.
+        protocol: The split in words, for captions.
+        inputs: The section `inputs` of a model's config.json: see `episodic.preprocessing`.
     """
 
     examples: Tensor
-    targets: np.ndarray
+    targets: NDArray[np.float32]
     texts: list[str]
     names: list[str]
     splits: list[str]
-    counts: np.ndarray
+    counts: NDArray[np.int64]
     protocol: str
     inputs: dict[str, Any]
 
@@ -197,12 +314,20 @@ class Tasks:
 
     @property
     def input(self) -> tuple[int, ...]:
+        """Shape of one example."""
         return tuple(self.examples.shape[1:])
 
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """The family y = amplitude * sin(x - phase); each range is (low, high), drawn from uniformly."""
+    """The family y = amplitude * sin(x - phase), each drawn uniformly from [low, high].
+
+    Attributes:
+        amplitude: Bounds of the amplitude.
+        phase: Bounds of the phase, in radians.
+        x: Bounds of x, in radians.
+        protocol: The family in words, for captions.
+    """
 
     amplitude: tuple[float, float]
     phase: tuple[float, float]
@@ -211,3 +336,6 @@ class Sinusoids:
 
     kind = "regression"
     inputs: ClassVar[dict[str, Any]] = {"kind": "numbers"}
+
+
+PreparedData = Images | Texts | Tasks | Sinusoids

@@ -1,39 +1,23 @@
-"""FC100: CIFAR-100's classes, 60 / 20 / 20 for training, validation and test, whole groups apart (12 / 4 / 4).
-
-Boris Oreshkin, Pau Rodriguez, Alexandre Lacoste: TADAM: Task dependent adaptive metric for improved few-shot learning, NeurIPS 2018.
-https://arxiv.org/abs/1805.10123
-"""
+"""FC100: a split of CIFAR-100's classes that keeps groups together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from episodic.datasets.base import Images, Limits, Progress, no_progress
-from episodic.datasets.sources import cifar100
-from episodic.datasets.sources.cifar100 import LICENSE
+from episodic.datasets.sources.cifar100 import Cifar100
 
-__all__ = ["LICENSE", "Config", "fetch", "limits", "prepare"]
-
-NAME = "fc100"
+__all__ = ["FC100"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Nothing to choose: the split is the published one."""
+class FC100(Cifar100):
+    """CIFAR-100's classes, 60 / 20 / 20 for training, validation and test, split by group.
 
-    __pydantic_config__ = {"extra": "forbid"}
+    The split is the published one: 12 / 4 / 4 groups.
 
+    Boris Oreshkin, Pau Rodriguez, Alexandre Lacoste: TADAM: Task dependent adaptive metric for
+    improved few-shot learning, NeurIPS 2018. https://arxiv.org/abs/1805.10123
+    """
 
-def limits(config: Config, seed: int) -> Limits:
-    return cifar100.limits(NAME)
-
-
-def fetch(
-    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
-) -> None:
-    cifar100.fetch(raw, mirror, progress)
-
-
-def prepare(raw: Path, config: Config, seed: int) -> Images:
-    return cifar100.prepare(raw, NAME, "FC100 split")
+    column = "fc100"
+    protocol = "FC100 split"

@@ -1,12 +1,12 @@
-"""Invented alphabets, drawn by procedure: as many classes as Omniglot's, with no download.
+"""Synthetic alphabets, drawn by a procedure: as many classes as Omniglot has, without a download.
 
-In the spirit of the generative account of Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum: Human-level concept learning
-through probabilistic program induction, Science 350 (2015). https://doi.org/10.1126/science.aab3050
-An alphabet has a stock of strokes. A character is an arrangement of one to four of them, each hung on an earlier one. A drawer has
-a hand (slant, proportions, pen, care), and every drawing warps and bends the strokes anew while the joins hold.
+The model follows the generative account of Lake, Salakhutdinov, Tenenbaum (2015). An alphabet has a
+stock of strokes. A character is an arrangement of one to four strokes, each attached to an earlier
+one. A drawer has a hand (slant, proportions, pen, care), and every drawing warps and bends the
+strokes anew while the joints hold.
 
-The set is one fixed thing: each alphabet is a function of its number, so that more alphabets leave the earlier ones as they are.
-Lengths are in units of a character's height until `_place`, and in pixels from there.
+Each alphabet is a function of its number, so that more alphabets leave the earlier ones as they
+are. Lengths are in units of a character's height until `_place`, and in pixels from there.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
 
-from episodic.core.config import require
-from episodic.datasets.base import Images, Limits, Progress, no_progress
+from episodic.datasets.base import ImageDataset, Images, Limits, Progress, no_progress
 
-LICENSE = "Made by this program; free of any rights."
+__all__ = ["Glyphs"]
+
+Array = NDArray[np.floating]
 
 SEED = 20151211
 COUNT, STYLE, CHARACTER, DRAWINGS, SPLIT = range(1, 6)
-"""What a stream of random numbers is for."""
+"""Keys of the streams of random numbers."""
 DRAWERS, SIZE = 20, 28
-CHARACTERS = (20, 40)  # fewest and most in an alphabet
+CHARACTERS = (20, 40)
+"""The smallest and the largest number of characters per alphabet."""
 KINDS = {
     "bar": 0.3,
     "arc": 0.17,
@@ -38,76 +42,81 @@ KINDS = {
     "wave": 0.05,
     "zigzag": 0.02,
 }
-"""Kinds of strokes and how common they are; every alphabet leans its own way."""
+"""Kinds of strokes and their frequency, from which that of each alphabet is drawn."""
 CONTROLS, SAMPLES = 8, 29
-"""Control points of a stroke, and points along it, which straight lines join."""
-JOINTS = (0, SAMPLES // 2, SAMPLES - 1)  # where strokes touch
-CHOICES, ATTEMPTS, UNLIKE = 8, 8, 0.16
-"""Ways tried to add a stroke, attempts at a character that no other resembles, and the difference that is enough."""
+"""Control points of a stroke, and points along it that are joined by straight lines."""
+JOINTS = (0, SAMPLES // 2, SAMPLES - 1)
+"""Points at which strokes touch."""
+CHOICES, ATTEMPTS, MIN_DIFFERENCE = 8, 8, 0.16
+"""Candidates per stroke, attempts per character, and the difference from all other characters that
+ends them."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """alphabets: how many, 5 or more."""
+class Glyphs(ImageDataset):
+    """Synthetic alphabets of 20 to 40 characters, each drawn by 20 drawers, split by alphabet.
 
-    alphabets: int = 50
+    Args:
+        alphabets: Number of alphabets.
 
-    __pydantic_config__ = {"extra": "forbid"}
+    In the spirit of Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum: Human-level concept
+    learning through probabilistic program induction, Science 350 (2015).
+    https://doi.org/10.1126/science.aab3050
+    """
 
-    def __post_init__(self):
-        require(
-            5 <= self.alphabets <= 1000, "alphabets", self.alphabets, "must be between 5 and 1000"
-        )
+    alphabets: Annotated[int, Ge(5), Le(1000)] = 50
 
+    license = "Made by this program; free of any rights."
 
-def fetch(
-    raw: Path, config: Config, *, mirror: Path | None = None, progress: Progress = no_progress
-) -> None:
-    """Draws the set: `images.npy` uint8 `(N, 1, 28, 28)`, ink 255, and `classes.json`."""
-    drawn, classes = [], []
-    for alphabet in range(config.alphabets):
-        images = draw_alphabet(alphabet)
-        drawn.append(images.reshape(-1, 1, SIZE, SIZE))
-        group = group_name(alphabet)
-        classes += [
-            {"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS}
-            for i in range(len(images))
-        ]
-        progress("alphabets", alphabet + 1, config.alphabets)
-    np.save(raw / "images.npy", np.concatenate(drawn))
-    (raw / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
-
-
-def prepare(raw: Path, config: Config, seed: int) -> Images:
-    """Whole alphabets go to one split each, so that test characters share no stroke stock with training ones."""
-    classes = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
-    split_of = alphabet_splits(config.alphabets, seed)
-    groups = [c["group"] for c in classes]
-    return Images(
-        images=np.load(raw / "images.npy", mmap_mode="r"),
-        classes=[c["class"] for c in classes],
-        groups=groups,
-        splits=[split_of[int(group.rsplit("-", 1)[1])] for group in groups],
-        counts=np.array([c["count"] for c in classes], dtype=np.int64),
-        protocol="alphabets kept apart",
-        inverted=True,
-    )
-
-
-def limits(config: Config, seed: int) -> Limits:
-    splits = enumerate(alphabet_splits(config.alphabets, seed))
-    return Limits.of(
-        DRAWERS,
-        (
+    def limits(self, seed: int, source: Path | None = None) -> Limits:
+        splits = enumerate(alphabet_splits(self.alphabets, seed))
+        members = (
             (split, group_name(alphabet))
             for alphabet, split in splits
             for _ in range(character_count(alphabet))
-        ),
-    )
+        )
+        return Limits.of(DRAWERS, members)
+
+    def fetch(
+        self,
+        raw: Path,
+        *,
+        source: Path | None = None,
+        mirror: Path | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Draw `images.npy`, uint8 `(N, 1, 28, 28)` with ink 255, and write `classes.json`."""
+        drawn, classes = [], []
+        for alphabet in range(self.alphabets):
+            images = draw_alphabet(alphabet)
+            drawn.append(images.reshape(-1, 1, SIZE, SIZE))
+            group = group_name(alphabet)
+            classes += [
+                {"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS}
+                for i in range(len(images))
+            ]
+            progress("alphabets", alphabet + 1, self.alphabets)
+        np.save(raw / "images.npy", np.concatenate(drawn))
+        (raw / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+
+    def prepare(self, raw: Path, seed: int) -> Images:
+        """Split whole alphabets, so that test and training characters share no stock of strokes."""
+        classes = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
+        splits = alphabet_splits(self.alphabets, seed)
+        groups = [c["group"] for c in classes]
+        return Images(
+            images=np.load(raw / "images.npy", mmap_mode="r"),
+            classes=[c["class"] for c in classes],
+            groups=groups,
+            splits=[splits[int(group.rsplit("-", 1)[1])] for group in groups],
+            counts=np.array([c["count"] for c in classes], dtype=np.int64),
+            protocol="split by alphabet",
+            inverted=True,
+        )
 
 
 def alphabet_splits(alphabets: int, seed: int) -> list[str]:
-    """The split of each alphabet: 10 % validation, 20 % test (one at least), the rest for training."""
+    """Return the split of each alphabet: 10 % validation and 20 % test, at least one each."""
     validation, test = max(1, round(0.1 * alphabets)), max(1, round(0.2 * alphabets))
     splits = (
         ["validation"] * validation + ["test"] * test + ["train"] * (alphabets - validation - test)
@@ -116,23 +125,24 @@ def alphabet_splits(alphabets: int, seed: int) -> list[str]:
 
 
 def group_name(alphabet: int) -> str:
+    """Return the name of an alphabet."""
     return f"alphabet-{alphabet:03d}"
 
 
 def character_count(alphabet: int) -> int:
+    """Return the number of characters of an alphabet."""
     return int(_random(alphabet, COUNT).integers(CHARACTERS[0], CHARACTERS[1] + 1))
 
 
-def draw_alphabet(alphabet: int) -> np.ndarray:
-    """uint8 `(characters, drawers, 28, 28)`, ink 255 on 0."""
+def draw_alphabet(alphabet: int) -> NDArray[np.uint8]:
+    """Draw an alphabet as uint8 `(characters, drawers, 28, 28)`, ink 255 on 0."""
     random = _random(alphabet, STYLE)
     leaning = random.dirichlet(8 * np.array(list(KINDS.values())))
     stock = [_stroke(random, "bar")] + [
         _stroke(random, random.choice(list(KINDS), p=leaning)) for _ in range(random.integers(5, 9))
     ]
-    complexity = random.dirichlet(
-        [0.6, 3.6, 3.0, 1.2]
-    )  # how often a character of this alphabet has 1, 2, 3, 4 strokes
+    # The frequency of characters with 1, 2, 3 and 4 strokes.
+    complexity = random.dirichlet([0.6, 3.6, 3.0, 1.2])
     hands = _hands(random)
     characters = _characters(alphabet, stock, complexity)
     drawings = [
@@ -146,8 +156,11 @@ def _random(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([SEED, *key])))
 
 
-def _stroke(random: np.random.Generator, kind: str) -> np.ndarray:
-    """A stroke of the stock, control points `(8, 2)` (x, y down) from the origin: a walk of steps and turns (in degrees)."""
+def _stroke(random: np.random.Generator, kind: str) -> Array:
+    """Draw a stroke of the stock: control points `(8, 2)` (x, y down) from the origin.
+
+    It is a walk of steps and turns, in degrees.
+    """
     step, turn = np.ones(CONTROLS - 1), np.zeros(CONTROLS - 1)
     size = random.uniform(0.6, 1.0)
     if kind == "bar":
@@ -155,10 +168,8 @@ def _stroke(random: np.random.Generator, kind: str) -> np.ndarray:
     elif kind == "arc":
         turn[1:] = random.uniform(90, 230) / 6
     elif kind == "corner":
-        step[:3], step[3] = (
-            random.uniform(0.6, 1.4),
-            0,
-        )  # control points that coincide make it sharp
+        # Control points that coincide make the corner sharp.
+        step[:3], step[3] = random.uniform(0.6, 1.4), 0
         turn[4] = random.uniform(75, 120)
     elif kind == "hump":
         step[:2], step[5:] = random.uniform(0.1, 1.2, 2)
@@ -179,18 +190,20 @@ def _stroke(random: np.random.Generator, kind: str) -> np.ndarray:
     walk = np.concatenate(
         [[0], np.cumsum(step * np.exp(1j * np.radians(np.cumsum(turn)) * random.choice([-1, 1])))]
     )
-    # Writing keeps to the axes: with the first step where a stroke sets out straight, else with the way from end to end.
-    own = 0.0 if kind in ("corner", "hump", "hook", "loop") else np.angle(walk[-1])
+    # Writing keeps to the axes: with the first step of a stroke that starts straight, otherwise
+    # with the line from end to end.
+    heading = 0.0 if kind in ("corner", "hump", "hook", "loop") else np.angle(walk[-1])
     axis = np.radians(
         random.choice([0, 90, 270, 45, 135], p=[0.3, 0.46, 0.12, 0.06, 0.06]) + random.normal(0, 5)
     )
-    walk = walk * np.exp(1j * (axis - own))
+    walk = walk * np.exp(1j * (axis - heading))
     points = np.stack([walk.real, walk.imag], 1)
-    return points * size / np.ptp(points, axis=0).max()
+    scaled: Array = points * size / np.ptp(points, axis=0).max()
+    return scaled
 
 
-def _hands(random: np.random.Generator) -> dict[str, np.ndarray]:
-    """What is each drawer's own, `(drawers,)`: the affine map, the radius of the pen, how far strokes stray."""
+def _hands(random: np.random.Generator) -> dict[str, Array]:
+    """Draw the hand of each drawer, `(drawers,)`: affine map, radius of the pen, deviation."""
     return {
         "slant": random.normal(0.0, 0.12, DRAWERS),
         "turn": random.normal(0.0, 0.06, DRAWERS),
@@ -201,8 +214,8 @@ def _hands(random: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def _basis() -> np.ndarray:
-    """`(samples, controls)`: a uniform cubic B-spline whose end points count three times, so that it starts and ends in them."""
+def _basis() -> Array:
+    """Return a uniform cubic B-spline through its end points, `(samples, controls)`."""
     t = np.linspace(0, CONTROLS + 1 - 1e-9, SAMPLES)
     span, u = t.astype(int), t % 1
     result = np.zeros((SAMPLES, CONTROLS))
@@ -221,45 +234,54 @@ BEND = np.stack(
     ],
     1,
 )
-"""`(controls, 3)`: spreads what befalls start, middle and end over the control points, so that a bent stroke stays smooth."""
+"""Spreads shifts of start, middle and end over the control points, so that a bent stroke stays
+smooth, `(controls, 3)`."""
 LATTICE = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 8)] * 2), -1).reshape(-1, 2)
 
 
 class Part(NamedTuple):
-    """A stroke of a character: its sample `own` touches the sample `at` of the earlier part `onto`, but for a shift `(2,)`;
-    its control points `(8, 2)` are `shape`, and `ink` `(samples, 2)` is where it ends up."""
+    """A stroke of a character.
 
-    shape: np.ndarray
-    own: int
-    onto: int
-    at: int
-    shift: np.ndarray
-    ink: np.ndarray
+    Attributes:
+        shape: Control points `(8, 2)`.
+        joint: The sample that touches the earlier stroke.
+        parent: Index of the earlier stroke.
+        parent_joint: The sample of the earlier stroke.
+        shift: Distance between the two samples `(2,)`.
+        ink: Samples in the character `(samples, 2)`.
+    """
+
+    shape: Array
+    joint: int
+    parent: int
+    parent_joint: int
+    shift: Array
+    ink: Array
 
 
 Character = list[Part]
 
 
-def _characters(alphabet: int, stock: list[np.ndarray], complexity: np.ndarray) -> list[Character]:
-    """Each unlike the ones before it (the least alike of the attempts, should none be)."""
+def _characters(alphabet: int, stock: list[Array], complexity: Array) -> list[Character]:
+    """Draw characters that differ from each other, or the most different of the attempts."""
     result: list[Character] = []
-    looks = np.full((1, len(LATTICE)), np.inf)
+    pictures = np.full((1, len(LATTICE)), np.inf)
     for i in range(character_count(alphabet)):
         random = _random(alphabet, CHARACTER, i)
         attempts = []
         for _ in range(ATTEMPTS):
             character = _character(random, stock, 1 + random.choice(4, p=complexity))
-            look = _look(character)
-            attempts.append((np.abs(looks - look).mean(1).min(), look, character))
-            if attempts[-1][0] > UNLIKE:
+            picture = _picture(character)
+            attempts.append((np.abs(pictures - picture).mean(1).min(), picture, character))
+            if attempts[-1][0] > MIN_DIFFERENCE:
                 break
-        _, look, character = max(attempts, key=lambda attempt: attempt[0])
+        _, picture, character = max(attempts, key=lambda attempt: attempt[0])
         result.append(character)
-        looks = np.concatenate([looks, look[None]])
+        pictures = np.concatenate([pictures, picture[None]])
     return result
 
 
-def _character(random: np.random.Generator, stock: list[np.ndarray], strokes: int) -> Character:
+def _character(random: np.random.Generator, stock: list[Array], strokes: int) -> Character:
     parts: Character = []
     for _ in range(strokes):
         choices = [_part(random, stock, parts) for _ in range(CHOICES)]
@@ -267,48 +289,47 @@ def _character(random: np.random.Generator, stock: list[np.ndarray], strokes: in
     return parts
 
 
-def _part(random: np.random.Generator, stock: list[np.ndarray], parts: Character) -> Part:
-    """A stroke of the stock as it is, small or mirrored, hung on one of the parts."""
+def _part(random: np.random.Generator, stock: list[Array], parts: Character) -> Part:
+    """Draw a stroke of the stock, perhaps small or mirrored, attached to one of the parts."""
     small, mirrored, detached = random.random(3) < (0.3, 0.2, 0.06)
     shape = (
         stock[random.integers(len(stock))]
         * (0.6 if small else 1.0)
         * np.array([-1.0 if mirrored else 1.0, 1.0])
     )
-    own, at = (JOINTS[i] for i in random.integers(len(JOINTS), size=2))
-    onto = int(random.integers(max(len(parts), 1)))
+    joint, parent_joint = (JOINTS[i] for i in random.integers(len(JOINTS), size=2))
+    parent = int(random.integers(max(len(parts), 1)))
     shift = random.uniform(0.15, 0.3) * random.choice([-1, 1], 2) if detached else np.zeros(2)
     ink = np.einsum("tc,cd->td", BASIS, shape)
     if parts:
-        ink = ink + (parts[onto].ink[at] - ink[own] + shift)
-    return Part(shape, own, onto, at, shift, ink)
+        ink = ink + (parts[parent].ink[parent_joint] - ink[joint] + shift)
+    return Part(shape, joint, parent, parent_joint, shift, ink)
 
 
 def _clutter(parts: Character, part: Part) -> float:
-    """How badly a part would sit: sprawl, a character that is all line, ink close to other ink."""
+    """Return a penalty: a large character, a narrow one, ink close to other ink."""
     new = part.ink[::2]
     ink = np.concatenate([new, *(p.ink[::2] for p in parts)])
     extent = ink.max(0) - ink.min(0)
     squared = ((new[:, None] - ink[len(new) :]) ** 2).sum(-1).min(1, initial=np.inf)
-    return (
+    return float(
         2 * max(extent.max() - 1.15, 0.0)
         + max(0.5 - extent.min(), 0.0)
         + 3 * (squared < 0.16**2).mean()
     )
 
 
-def _look(character: Character) -> np.ndarray:
-    """A blurred picture of 8 by 8, `(64,)`."""
+def _picture(character: Character) -> Array:
+    """Return a blurred picture of 8x8 pixels, `(64,)`."""
     points = np.concatenate([part.ink for part in character])[::3]
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) / (high - low).max()
-    return np.exp(-((points[:, None] - LATTICE) ** 2).sum(-1).min(0) / 0.1**2)
+    picture: Array = np.exp(-((points[:, None] - LATTICE) ** 2).sum(-1).min(0) / 0.1**2)
+    return picture
 
 
-def _drawings(
-    random: np.random.Generator, character: Character, hands: dict[str, np.ndarray]
-) -> np.ndarray:
-    """One character by all drawers: `(drawers, strokes, samples, 2)` in pixels."""
+def _drawings(random: np.random.Generator, character: Character, hands: dict[str, Array]) -> Array:
+    """Draw a character by all drawers: `(drawers, strokes, samples, 2)` in pixels."""
     strokes = len(character)
     stray = hands["stray"][:, None, None, None]
     warp = np.eye(2) + 2.2 * stray[..., None] * random.normal(size=(DRAWERS, strokes, 1, 2, 2))
@@ -319,9 +340,8 @@ def _drawings(
     shapes = np.stack([part.shape for part in character])
     points = np.einsum("tc,kscd->kstd", BASIS, (warp * shapes[..., None, :]).sum(-1) + bend)
     for s, part in enumerate(character[1:], start=1):
-        points[:, s] += (points[:, part.onto, part.at] - points[:, s, part.own] + part.shift)[
-            :, None
-        ] + slip[:, s]
+        gap = points[:, part.parent, part.parent_joint] - points[:, s, part.joint] + part.shift
+        points[:, s] += gap[:, None] + slip[:, s]
     turn, slant, width, height = (
         hands[name][:, None, None] for name in ("turn", "slant", "width", "height")
     )
@@ -334,23 +354,28 @@ def _drawings(
     )
 
 
-def _place(random: np.random.Generator, points: np.ndarray, extent: float) -> np.ndarray:
-    """About the middle of the picture; small characters stay somewhat smaller, and none leaves it."""
+def _place(random: np.random.Generator, points: Array, extent: float) -> Array:
+    """Place drawings near the centre. Small characters stay smaller, and none leaves the image."""
     middle = random.normal(0, 1.0, (DRAWERS, 1, 1, 2)).clip(-2.5, 2.5)
     scale = 0.62 * SIZE / extent**0.8 * random.lognormal(0, 0.06, (DRAWERS, 1, 1, 1))
     low, high = points.min((1, 2), keepdims=True), points.max((1, 2), keepdims=True)
     room = (SIZE / 2 - 2.0 - np.abs(middle)) / np.maximum((high - low) / 2, 1e-9)
-    return (
+    placed: Array = (
         (points - (low + high) / 2) * np.minimum(scale, room.min(-1, keepdims=True))
         + middle
         + (SIZE - 1) / 2
     )
+    return placed
 
 
-def _render(drawings: list[np.ndarray], pen: np.ndarray, reach: int = 2) -> np.ndarray:
-    """Soft ink about strokes: each `(drawers, strokes, samples, 2)` in pixels, pen radius `(drawers,)` -> uint8 `(n, 28, 28)`.
+def _render(drawings: list[Array], pen: Array, reach: int = 2) -> NDArray[np.uint8]:
+    """Render strokes with soft ink to uint8 `(n, 28, 28)`.
 
-    Lines from sample to sample, cut to two pixels at most: each inks pixels up to `reach` from its middle, a margin included.
+    Args:
+        drawings: Each `(drawers, strokes, samples, 2)` in pixels.
+        pen: Radius of the pen of each drawer, in pixels.
+        reach: Lines from sample to sample are cut to two pixels at most. Each inks pixels up to
+            `reach` from its middle.
     """
     a, b = (
         np.concatenate([d[:, :, part].reshape(-1, 2) for d in drawings])
@@ -370,9 +395,8 @@ def _render(drawings: list[np.ndarray], pen: np.ndarray, reach: int = 2) -> np.n
     a = np.repeat(a, pieces, axis=0) + line * nth[:, None].astype(np.float32)
     line_x, line_y = line[:, 0, None, None], line[:, 1, None, None]
     near, side = np.arange(-reach, reach + 1), SIZE + 2 * reach
-    across, down = (np.rint(a + line / 2).astype(np.int64)[:, :, None] + near).transpose(
-        1, 0, 2
-    )  # each (lines, near)
+    middle = np.rint(a + line / 2).astype(np.int64)[:, :, None]
+    across, down = (middle + near).transpose(1, 0, 2)  # each (lines, near)
     x, y = (
         (across - a[:, :1]).astype(np.float32)[:, None, :],
         (down - a[:, 1:]).astype(np.float32)[:, :, None],

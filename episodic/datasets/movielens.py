@@ -1,9 +1,4 @@
-"""MovieLens: ratings of films by users, 100,000 of 943 users (ml-100k) or 1,000,209 of 6,040 (ml-1m).
-
-F. Maxwell Harper, Joseph A. Konstan: The MovieLens Datasets: History and Context, ACM TiiS 2015. https://grouplens.org/datasets/movielens
-As in MeLU (Lee et al. 2019) a task is a user. `dataset.source` may name a folder of the user's own that holds the unpacked files; of
-films their year and genres are taken, of users gender, age and occupation.
-"""
+"""MovieLens: ratings of films by users."""
 
 from __future__ import annotations
 
@@ -17,28 +12,38 @@ from typing import Literal, NamedTuple
 
 from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
-from episodic.datasets.sources import rated
 from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_zip
-from episodic.datasets.sources.rated import Features, Found, Rating
+from episodic.datasets.sources.ratings import (
+    Features,
+    Rating,
+    RatingDataset,
+    RatingTable,
+    make_tasks,
+)
 from episodic.preprocessing.base import first_problems
 
-LICENSE = "MovieLens, https://grouplens.org/datasets/movielens, GroupLens; free for research, not to be redistributed or sold."
-OWN = "if named"
+__all__ = ["MovieLens"]
 
 ADDRESS = "https://files.grouplens.org/datasets/movielens"
-CAP = 100 << 20
-"""A bound on an archive and on what is in it: at most 6 and 25 MB."""
+MAX_BYTES = 100 << 20
+"""Bound on an archive, which has at most 6 MB, and on its files, which have at most 25 MB."""
 
 AGES = (1, 18, 25, 35, 45, 50, 56)
-"""Where ml-1m's groups of ages begin; ml-100k's years are put into them."""
+"""Where the age groups of ml-1m begin. The ages of ml-100k are grouped alike."""
 
-MOST_GENRES = 6
-INPUT = (2, 2 + MOST_GENRES)
-"""Film and user: the film itself, its year and genres; gender, age and occupation."""
+MAX_GENRES = 6
+INPUT = (2, 2 + MAX_GENRES)
+"""Shape of one example: the film, its year and genres; the user's gender, age and occupation."""
 
 
 class Version(NamedTuple):
-    """md5: of the official archive; files: ratings, films, users; separator: between the columns of the first and last"""
+    """The files of a version.
+
+    Attributes:
+        md5: MD5 of the official archive.
+        files: Names of the files of ratings, films and users.
+        separator: Separator of the columns of films and users.
+    """
 
     md5: str
     files: tuple[str, str, str]
@@ -76,55 +81,88 @@ GENRES = (
 
 
 @dataclass(frozen=True)
-class Config(rated.Config):
-    """version: ml-100k or ml-1m."""
+class MovieLens(RatingDataset):
+    """Ratings of films: 100,000 by 943 users (ml-100k) or 1,000,209 by 6,040 users (ml-1m).
+
+    A task is a user, as in MeLU (Lee et al. 2019). The features of a film are its year and genres,
+    those of a user are gender, age and occupation. The user's own data, if there is any, is a
+    folder with the unpacked files.
+
+    Args:
+        items: `known`: validation and test users are scored on items of training users, and other
+            items are left out. `new`: items are split as users are, and each user is seen with the
+            items of its own split alone.
+        min_ratings: Ratings that a user must have.
+        split_fractions: Fractions of the users, and of new items, for training, validation and
+            test.
+        tokens: Number of distinct features.
+        version: `ml-100k` or `ml-1m`.
+
+    F. Maxwell Harper, Joseph A. Konstan: The MovieLens Datasets: History and Context, ACM TiiS
+    2015. https://grouplens.org/datasets/movielens
+    """
 
     version: Literal["ml-100k", "ml-1m"] = "ml-100k"
 
+    license = (
+        "MovieLens, https://grouplens.org/datasets/movielens, GroupLens; free for research, not to "
+        "be redistributed or sold."
+    )
+    own_data = "optional"
 
-def shape(config: Config, source: Path | None) -> tuple[int, int]:
-    if source is not None and not source.is_dir():
-        raise FetchError(_no_folder(source, config.version))
-    return INPUT
+    def shape(self, source: Path | None = None) -> tuple[int, int]:
+        if source is not None:
+            self._require_folder(source)
+        return INPUT
 
-
-def _no_folder(source: Path, version: str) -> str:
-    return f"dataset.source is {source}; it must be a folder that holds {', '.join(VERSIONS[version].files)} of {version}"
-
-
-def fetch(
-    raw: Path,
-    config: Config,
-    *,
-    source: Path | None,
-    mirror: Path | None = None,
-    progress: Progress = no_progress,
-) -> None:
-    """Writes the files of ratings, films and users, from `source`, the mirror's folder `movielens` (the archive) or the official address.
-
-    FetchError where they are not what they should be.
-    """
-    version = VERSIONS[config.version]
-    wanted = rf"[^/]+/({'|'.join(map(re.escape, version.files))})"
-    if source is not None:
+    def _require_folder(self, source: Path) -> None:
         if not source.is_dir():
-            raise FetchError(_no_folder(source, config.version))
-        files = read_folder(source, wanted=wanted, cap=CAP, most=len(version.files))
-        name = str(source)
-    else:
-        files, name = _official(raw, config.version, wanted, mirror, progress)
-    by_name = {Path(inner).name: content for inner, content in files.items()}
-    if absent := [file for file in version.files if file not in by_name]:
-        raise FetchError(
-            f"{name} has no {' and no '.join(absent)}, which {config.version} consists of"
-        )
-    _read(by_name, version, name)  # what is no MovieLens is told before anything is written
-    for file, content in by_name.items():
-        with atomic_path(raw / file) as draft:
-            draft.write_bytes(content)
+            raise FetchError(
+                f"dataset.source is {source}; it must be a folder that holds "
+                f"{', '.join(VERSIONS[self.version].files)} of {self.version}"
+            )
+
+    def fetch(
+        self,
+        raw: Path,
+        *,
+        source: Path | None = None,
+        mirror: Path | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Write the files of ratings, films and users.
+
+        They come from `source`, from the archive in the folder `movielens` of the mirror or from
+        the official address.
+        """
+        version = VERSIONS[self.version]
+        wanted = rf"[^/]+/({'|'.join(map(re.escape, version.files))})"
+        if source is not None:
+            self._require_folder(source)
+            files = read_folder(source, wanted=wanted, cap=MAX_BYTES, most=len(version.files))
+            name = str(source)
+        else:
+            files, name = _read_official(raw, self.version, wanted, mirror, progress)
+        by_name = {Path(inner).name: content for inner, content in files.items()}
+        if missing := [file for file in version.files if file not in by_name]:
+            raise FetchError(
+                f"{name} has no {' and no '.join(missing)}, which {self.version} consists of"
+            )
+        _parse(by_name, version, name)  # mistakes are reported before anything is written
+        for file, content in by_name.items():
+            with atomic_path(raw / file) as draft:
+                draft.write_bytes(content)
+
+    def prepare(self, raw: Path, seed: int) -> Tasks:
+        version = VERSIONS[self.version]
+        for file in version.files:
+            if not (raw / file).is_file():
+                raise FetchError(f"{raw / file} is missing: run the stage download first")
+        files = {file: (raw / file).read_bytes() for file in version.files}
+        return make_tasks(_parse(files, version, str(raw)), self, seed, INPUT)
 
 
-def _official(
+def _read_official(
     raw: Path, version: str, wanted: str, mirror: Path | None, progress: Progress
 ) -> tuple[dict[str, bytes], str]:
     target, md5 = raw / f"{version}.zip", VERSIONS[version].md5
@@ -132,44 +170,42 @@ def _official(
     name = str(path or f"{ADDRESS}/{version}.zip")
     try:
         if path is None:
-            download(f"{ADDRESS}/{version}.zip", target, cap=CAP, progress=progress)
+            download(f"{ADDRESS}/{version}.zip", target, cap=MAX_BYTES, progress=progress)
         with (path or target).open("rb") as file:
-            found = hashlib.file_digest(file, "md5").hexdigest()
-        if found != md5:
+            digest = hashlib.file_digest(file, "md5").hexdigest()
+        if digest != md5:
             raise FetchError(
-                f"{name} is not the archive of {version}: its MD5 is {found}, {md5} is expected"
+                f"{name} is not the archive of {version}: its MD5 is {digest}, {md5} is expected"
             )
-        files = read_zip(path or target, wanted=wanted, cap=CAP, most=100, name=name)
+        files = read_zip(path or target, wanted=wanted, cap=MAX_BYTES, most=100, name=name)
     except FetchError as error:
-        mend = f"set dataset.source to a folder with the files of {version}, or {MIRROR} to one that holds movielens/{version}.zip"
-        raise type(error)(f"{error}; {mend}") from error
+        remedy = (
+            f"set dataset.source to a folder with the files of {version}, or {MIRROR} to one that "
+            f"holds movielens/{version}.zip"
+        )
+        raise type(error)(f"{error}; {remedy}") from error
     target.unlink(missing_ok=True)
     return files, name
 
 
-def prepare(raw: Path, config: Config, seed: int) -> Tasks:
-    version = VERSIONS[config.version]
-    for file in version.files:
-        if not (raw / file).is_file():
-            raise FetchError(f"{raw / file} is missing: run the stage download first")
-    found = _read({file: (raw / file).read_bytes() for file in version.files}, version, str(raw))
-    return rated.tasks(found, config, seed, INPUT)
+def _parse(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
+    """Parse the files.
 
-
-def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
-    """FetchError lists the lines that are none."""
+    Raises:
+        FetchError: Some lines are not as they should be; each is named.
+    """
     ratings_file, films_file, users_file = version.files
     problems: list[str] = []
 
-    def lines(file: str, separator: str, least: int) -> list[list[str]]:
+    def lines(file: str, separator: str, min_columns: int) -> list[list[str]]:
         rows = []
         for number, line in enumerate(files[file].decode("latin-1").splitlines(), 1):
             parts = line.split(separator)
-            if len(parts) >= least:
+            if len(parts) >= min_columns:
                 rows.append(parts)
             elif line.strip():
                 problems.append(
-                    f"{name}/{file}, line {number}: {len(parts)} columns, where there should be {least}"
+                    f"{name}/{file}, line {number}: {len(parts)} columns instead of {min_columns}"
                 )
         return rows
 
@@ -184,15 +220,16 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
             ratings.append(Rating(user, titles.get(number, number), float(value), float(time)))
         except ValueError:
             problems.append(
-                f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user {user} is no number"
+                f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user "
+                f"{user} is not a number"
             )
     if problems or not ratings:
         raise FetchError(
             "\n".join(first_problems(problems)) or f"{name}/{ratings_file} has no ratings"
         )
-    of_films: Features = {}
+    film_features: Features = {}
     for film in films:
-        own = (
+        genres = (
             film[2].split("|")
             if large
             else [
@@ -203,17 +240,24 @@ def _read(files: dict[str, bytes], version: Version, name: str) -> Found:
             None if large else re.search(r"(\d{4})$", film[2])
         )
         year = [f"year={dated[1]}"] if dated else []
-        of_films[titles[film[0]]] = (*year, *(f"genre={genre}" for genre in own[:MOST_GENRES]))
-    of_users: Features = {}
+        film_features[titles[film[0]]] = (
+            *year,
+            *(f"genre={genre}" for genre in genres[:MAX_GENRES]),
+        )
+    user_features: Features = {}
     for person in people:
         user, first, second, occupation = person[:4]
         gender, age = (first, second) if large else (second, first)
-        of_users[user] = (f"gender={gender}", f"age={_age(age)}", f"occupation={occupation}")
-    return Found(ratings, of_films, of_users)
+        user_features[user] = (
+            f"gender={gender}",
+            f"age={_age_group(age)}",
+            f"occupation={occupation}",
+        )
+    return RatingTable(ratings, film_features, user_features)
 
 
 def _titles(films: dict[str, str]) -> dict[str, str]:
-    """What each film is called: its title, with its number where two have the same."""
+    """Return the name of each film: its title, with its number where two titles are equal."""
     times = Counter(films.values())
     return {
         number: title if times[title] == 1 and title else f"{title} [{number}]"
@@ -221,8 +265,8 @@ def _titles(films: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _age(years: str) -> str:
-    """The group of ages, by where it begins."""
+def _age_group(years: str) -> str:
+    """Return the age group, by where it begins."""
     try:
         return str(next(low for low, high in pairwise((*AGES, 1000)) if low <= int(years) < high))
     except (ValueError, StopIteration):

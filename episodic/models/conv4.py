@@ -47,10 +47,10 @@ class Conv4(ModelSpec):
             "must be an image (C, H, W) for conv4; use model.name: mlp",
         )
         model = Conv4Network(self, input, outputs)  # type: ignore[arg-type]
-        size = max(input[1:])
-        max_blocks = (size if self.downsample == "max_pool" else 2 * size - 1).bit_length() - 1
+        # A block halves its input, rounding up with stride: more blocks would see one pixel.
+        max_blocks = max(1, (max(input[1:]) - 1).bit_length())
         require(
-            model.width > 0 and self.blocks <= max(max_blocks, 1),
+            model.width > 0 and self.blocks <= max_blocks,
             "blocks",
             self.blocks,
             f"must be fewer for images of {input[1]} x {input[2]} pixels",

@@ -1,11 +1,4 @@
-"""Embeddings of features that are named and not measured, such as an item, its genres and a user's age, and decision layers on them.
-
-    h = [sum of the embeddings of one side's features, for each side],    answer = MLP(h)
-
-Sides are what a rating is about, as item and user. A sum over features is that of Maciej Kula: Metadata Embeddings for User and Item
-Cold-start Recommendations, 2015 (https://arxiv.org/abs/1507.08439): an item that was never seen is still made of features that were. The
-layers on it are those of MeLU (algorithm `melu`).
-"""
+"""The model `embeddings`."""
 
 from __future__ import annotations
 
@@ -18,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from episodic import ops
-from episodic.core.config import require
+from episodic.core.config import Setting, require
 from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
 from episodic.ops.head import classify, glorot, head
 
@@ -29,12 +22,21 @@ __all__ = ["Embeddings"]
 class Embeddings(ModelSpec):
     """Embeddings of categorical features, summed per side, and decision layers on them.
 
+        h = [sum of the embeddings of a side's features, for each side],     output = MLP(h)
+
+    Features are categorical, such as an item, its genres and a user's age. Sides are what a rating
+    is about, such as item and user. An item that training never saw still has features that it did
+    see. The layers on top are the decision layers of MeLU (algorithm `melu`).
+
     Args:
         tokens: Number of distinct features, at least that of the data.
         embedding: Length of the embedding of a feature.
         hidden: Sizes of the decision layers, with a ReLU after each.
-        start: The answer that training starts at; None for the mean target of the training users (0
+        start: The output that training starts at; None for the mean target of the training users (0
             where it is unknown).
+
+    Source: Maciej Kula: Metadata Embeddings for User and Item Cold-start Recommendations, 2015 (the
+    sum over features). https://arxiv.org/abs/1507.08439
     """
 
     tokens: Annotated[int, Ge(1), Le(10_000_000)] = 4096
@@ -44,26 +46,39 @@ class Embeddings(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"categorical"})
 
+    @property
+    def vocabulary(self) -> Setting:
+        return Setting("tokens", self.tokens)
+
     def build(self, input: tuple[int, ...], outputs: int) -> EmbeddingsNetwork:
         require(
             len(input) == 2,
             "input",
             list(input),
-            "must be features of some sides, such as item and user, for embeddings",
+            "must be (sides, features) for embeddings, such as those of item and user",
         )
         return EmbeddingsNetwork(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
 class EmbeddingsNetwork:
-    """Parameters `embedding.weight (tokens, embedding)`, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight`, `head.bias`."""
+    """The model of an `Embeddings`.
+
+    Parameters are `embedding.weight (tokens, embedding)`, `hidden0.weight (out, in)`,
+    `hidden0.bias`, ..., `head.weight` and `head.bias`.
+
+    Args:
+        spec: The settings.
+        sides: Number of sides.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     spec: Embeddings
     sides: int
     outputs: int
 
     tables = ("embedding.weight",)
-    """What is no decision layer."""
+    """Parameters that are not decision layers."""
 
     @property
     def norm_names(self) -> tuple[str, ...]:
@@ -75,12 +90,8 @@ class EmbeddingsNetwork:
 
     def init(self, generator: torch.Generator) -> Params:
         spec = self.spec
-        theta: Params = {
-            "embedding.weight": torch.empty(spec.tokens, spec.embedding).normal_(
-                generator=generator
-            )
-            * 0.1
-        }
+        weight = torch.empty(spec.tokens, spec.embedding).normal_(generator=generator) * 0.1
+        theta: Params = {"embedding.weight": weight}
         for i, (into, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
             theta |= {
                 f"hidden{i}.weight": glorot(generator, size, into),
@@ -92,7 +103,7 @@ class EmbeddingsNetwork:
         return theta
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        """x: int64 `(tasks, n, sides, features)`, 0 where there is no feature."""
+        # x is int64 (tasks, n, sides, features), 0 where there is no feature.
         table = theta["embedding.weight"]
         h = (ops.embedding(x, table) * (x != 0).to(table.dtype)[..., None]).sum(3).flatten(2)
         for i in range(len(self.spec.hidden)):

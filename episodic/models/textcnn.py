@@ -1,9 +1,4 @@
-"""Yoon Kim: Convolutional Neural Networks for Sentence Classification, EMNLP 2014. https://arxiv.org/abs/1408.5882
-
-    features = the maximum over places of relu(w * [e_i ... e_(i+k-1)] + b), for windows of several widths k (equations 2 to 4)
-
-Differs from the paper: embeddings are learned from scratch with the rest, of subword tokens; no dropout.
-"""
+"""The model `textcnn`."""
 
 from __future__ import annotations
 
@@ -15,7 +10,7 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
-from episodic.core.config import require
+from episodic.core.config import Setting, require
 from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import embedding, linear
 from episodic.ops.head import classify, glorot, head
@@ -27,11 +22,21 @@ __all__ = ["TextCNN"]
 class TextCNN(ModelSpec):
     """A convolutional network for sentences.
 
+        features = max over positions i of relu(w * [e_i ... e_(i+k-1)] + b)     (equations 2 to 4)
+
+    There are windows of several widths k.
+
+    Differs from the paper: embeddings of subword tokens are learned from scratch with the rest;
+    there is no dropout.
+
     Args:
         tokens: Size of the vocabulary, at least that of the data.
         embedding: Length of the embedding of a token.
         filters: Filters of each window.
         windows: Widths of the windows, in tokens.
+
+    Source: Yoon Kim: Convolutional Neural Networks for Sentence Classification, EMNLP 2014.
+    https://arxiv.org/abs/1408.5882
     """
 
     tokens: Annotated[int, Ge(1), Le(10_000_000)] = 8192
@@ -41,20 +46,32 @@ class TextCNN(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"tokens"})
 
+    @property
+    def vocabulary(self) -> Setting:
+        return Setting("tokens", self.tokens)
+
     def build(self, input: tuple[int, ...], outputs: int) -> TextCNNNetwork:
         require(
             len(input) == 1,
             "input",
             list(input),
-            "must be a row of tokens for textcnn; use conv4 for images",
+            "must be a sequence of tokens for textcnn; use conv4 for images",
         )
         return TextCNNNetwork(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
 class TextCNNNetwork:
-    """Parameters `embedding.weight (tokens, embedding)`, `window0.weight (filters, k * embedding)`, `window0.bias`, ..., `head.weight`,
-    `head.bias`."""
+    """The model of a `TextCNN`.
+
+    Parameters are `embedding.weight (tokens, embedding)`, `window0.weight (filters, k *
+    embedding)`, `window0.bias`, ..., `head.weight` and `head.bias`.
+
+    Args:
+        spec: The settings.
+        length: Tokens per example.
+        outputs: Number of outputs; 0 for no head.
+    """
 
     spec: TextCNN
     length: int
@@ -70,12 +87,8 @@ class TextCNNNetwork:
 
     def init(self, generator: torch.Generator) -> Params:
         spec = self.spec
-        theta: Params = {
-            "embedding.weight": torch.empty(spec.tokens, spec.embedding).normal_(
-                generator=generator
-            )
-            / math.sqrt(spec.embedding)
-        }
+        weight = torch.empty(spec.tokens, spec.embedding).normal_(generator=generator)
+        theta: Params = {"embedding.weight": weight / math.sqrt(spec.embedding)}
         for i, width in enumerate(spec.windows):
             theta |= {
                 f"window{i}.weight": glorot(generator, spec.filters, width * spec.embedding),
@@ -85,24 +98,18 @@ class TextCNNNetwork:
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         tasks, n, length = x.shape
-        there = (x != 0).to(theta["embedding.weight"].dtype)[..., None]
-        e = embedding(x, theta["embedding.weight"]) * there
-        found = []
+        is_token = (x != 0).to(theta["embedding.weight"].dtype)[..., None]
+        e = embedding(x, theta["embedding.weight"]) * is_token
+        maxima = []
         for i, width in enumerate(self.spec.windows):
-            places = max(1, length - width + 1)
+            positions = max(1, length - width + 1)
             padded = torch.cat([e, e.new_zeros(tasks, n, max(0, width - length), e.shape[-1])], 2)
-            windows = torch.cat([padded[:, :, k : k + places] for k in range(width)], -1).flatten(
-                1, 2
-            )
-            y = (
-                linear(windows, theta[f"window{i}.weight"], theta[f"window{i}.bias"])
-                .relu()
-                .unflatten(1, (n, places))
-            )
-            found.append(
-                (y * there[:, :, :places]).amax(2)
-            )  # a window counts that begins within the sentence
-        return torch.cat(found, -1)
+            windows = torch.cat([padded[:, :, k : k + positions] for k in range(width)], -1)
+            layer = theta[f"window{i}.weight"], theta[f"window{i}.bias"]
+            y = torch.unflatten(linear(windows.flatten(1, 2), *layer).relu(), 1, (n, positions))
+            # Only windows count that begin within the sentence.
+            maxima.append((y * is_token[:, :, :positions]).amax(2))
+        return torch.cat(maxima, -1)
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return classify(theta, self.features(theta, x, reference))

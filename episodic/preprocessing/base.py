@@ -59,7 +59,7 @@ def build(config: dict[str, Any]) -> Preprocessor:
         config: The content of config.json, with the keys `input` and `inputs`.
     """
     options = dict(config["inputs"])
-    preprocessor: Preprocessor = PREPROCESSORS[options.pop("kind")].build(
+    preprocessor: Preprocessor = PREPROCESSORS[options.pop("kind")](
         tuple(config["input"]), **options
     )
     return preprocessor

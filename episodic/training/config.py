@@ -8,15 +8,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from episodic.core.config import Fraction, PositiveFloat, Section, require
+from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
 
 MAX_INNER_STEPS = 1000
 """The largest number of inner steps at test time."""
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class TrainingConfig(Section):
         vary_shots: Whether the support set of a given task has 1 to `shots` examples.
         classes: How many of the training classes are used. None: all.
         groups: Names of the groups whose classes are used. None: all.
-        hard: Fraction of the episodes whose classes are similar to each other.
+        hard_episode_fraction: Fraction of the episodes whose classes are similar to each other.
         meta_lr: Outer learning rate at the first iteration.
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: How the outer learning rate goes from `meta_lr` to `meta_lr_end`.
@@ -52,7 +50,7 @@ class TrainingConfig(Section):
         ConfigError: A value is out of bounds.
     """
 
-    seed: Annotated[int, Ge(0), Le(MAX_SEED)] = 0
+    seed: Seed = 0
     iterations: Annotated[int, Ge(1), Le(10_000_000)] = 450
     meta_batch: Annotated[int, Ge(1), Le(10_000)] = 32
     queries: Annotated[int, Ge(1), Le(10_000)] = 5
@@ -62,7 +60,7 @@ class TrainingConfig(Section):
     vary_shots: bool = False
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
-    hard: Fraction = 0.0
+    hard_episode_fraction: Fraction = 0.0
     meta_lr: PositiveFloat = 0.002
     meta_lr_end: Annotated[float, Ge(0), Le(1e6)] = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -78,9 +76,9 @@ class TrainingConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            not (self.hard and self.within_group),
-            "hard",
-            self.hard,
+            not (self.hard_episode_fraction and self.within_group),
+            "hard_episode_fraction",
+            self.hard_episode_fraction,
             "must be 0 with within_group, whose classes are of one group",
         )
         validations = math.ceil(self.iterations / self.validate_every)

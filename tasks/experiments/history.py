@@ -27,6 +27,7 @@ from tasks.experiments.revision_files import (
     RevisionFiles,
     WorkspaceFiles,
 )
+from tasks.params import rename_keys
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
@@ -192,6 +193,7 @@ def read_experiment(revision: Revision, files: RevisionFiles) -> Experiment:
     headline = [("mode", "==", config["batch_norm"]), ("step", "==", int(metrics["steps"]))]
     scores = pd.read_parquet(files.locate(episodes), columns=["episode", score], filters=headline)
     stated = files.read_yaml("params.yaml")
+    rename_keys(stated)
     return Experiment(
         name=name,
         commit=revision.commit,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from tasks.params import rename_keys
 from tasks.preset import merge
 
 
@@ -38,7 +39,7 @@ def parse_lock(content: bytes | None) -> dict[str, Any]:
 
 
 def read_params(stages: dict[str, Any]) -> dict[str, Any]:
-    """Returns the params that stages ran with, as nested as in params.yaml.
+    """Returns the params that stages ran with, as nested as in params.yaml, by their present names.
 
     Args:
         stages: The stages of a dvc.lock, which may record no params.
@@ -47,10 +48,13 @@ def read_params(stages: dict[str, Any]) -> dict[str, Any]:
     # The stage report only repeats the params of the others, and may not have run since.
     for name in sorted(stages, key=lambda name: name != "report"):
         recorded = stages[name].get("params", {}).get("params.yaml") or {}
+        of_stage: dict[str, Any] = {}
         for key, value in recorded.items():
             for part in reversed(key.split(".")):
                 value = {str(part): value}
-            merge(params, _convert_scalars(value))
+            merge(of_stage, _convert_scalars(value))
+        rename_keys(of_stage)
+        merge(params, of_stage)
     return params
 
 

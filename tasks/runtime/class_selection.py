@@ -28,9 +28,9 @@ def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None
         given = {
             "classes": config.classes,
             "groups": config.groups and list(config.groups),
-            "hard": config.hard or None,
+            "hard_episode_fraction": config.hard_episode_fraction or None,
         }
-        wanted = {"classes": "null", "groups": "null", "hard": "0"}
+        wanted = {"classes": "null", "groups": "null", "hard_episode_fraction": "0"}
         return [
             f"train.{key} is {value}; it must be {wanted[key]} for {name}, which has no classes"
             for key, value in given.items()
@@ -62,9 +62,11 @@ def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None
             f"train.classes is {config.classes}; it must be null or between {ways} and {classes}, {of}"
         ]
     drawn = config.classes or classes
-    if config.hard and NEAR * ways >= drawn:
+    fraction = config.hard_episode_fraction
+    if fraction and NEAR * ways >= drawn:
         return [
-            f"train.hard is {config.hard}; it must be 0 where no more than {NEAR * ways} classes ({NEAR} x ways) are trained on, here {drawn}"
+            f"train.hard_episode_fraction is {fraction}; it must be 0 with no more than"
+            f" {NEAR * ways} training classes ({NEAR} x ways), here {drawn}"
         ]
     return []
 

@@ -222,7 +222,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         "dataset": "omniglot",
         "kind": "classification",
         "inputs": {"kind": "image"},
-        "protocol": "maml split, rotations as classes",
+        "protocol": "maml split, rotations as additional classes",
         "license": "MIT.",
     }
     meta |= {"input": [1, 28, 28], "classes": {"train": 5, "validation": 5, "test": 20}} | DIGESTS

@@ -91,14 +91,17 @@ LIMITS = Limits(
             {"classes": 31},
             "train.classes is 31; it must be null or between 5 and 30, the classes of made to train on",
         ),
-        ({"hard": 0.5}, ""),
-        ({"hard": 0.5, "classes": 11}, ""),
+        ({"hard_episode_fraction": 0.5}, ""),
+        ({"hard_episode_fraction": 0.5, "classes": 11}, ""),
         (
-            {"hard": 0.5, "classes": 10},
-            "train.hard is 0.5; it must be 0 where no more than 10 classes (2 x ways) are trained on, here 10",
+            {"hard_episode_fraction": 0.5, "classes": 10},
+            "train.hard_episode_fraction is 0.5; it must be 0 with no more than 10 training classes (2 x ways), here 10",
         ),
-        ({"hard": 0.5, "groups": ("Latin", "Runes")}, "(2 x ways) are trained on, here 10"),
-        ({"hard": 0.5, "groups": ("Greek",)}, ""),
+        (
+            {"hard_episode_fraction": 0.5, "groups": ("Latin", "Runes")},
+            "training classes (2 x ways), here 10",
+        ),
+        ({"hard_episode_fraction": 0.5, "groups": ("Greek",)}, ""),
     ],
 )
 def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
@@ -110,18 +113,21 @@ def test_a_harder_episode_is_not_made_of_all_classes(folder):
     """Where the neighbourhood were the whole set, every episode would be as likely as without."""
     source, settings = folder
     with pytest.raises(
-        StageError, match=r"train\.hard is 0\.5; it must be 0 where no more than 10 classes"
+        StageError,
+        match=r"train\.hard_episode_fraction is 0\.5; it must be 0 with no more than 10 training",
     ):
         raw = preset.defaults()
-        preset.merge(raw, {"train": {"hard": 0.5, "classes": 10}})
+        preset.merge(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
         params.parse(raw)
-    hard = source._sampler(trained_with(settings, hard=1.0, classes=11), "episode").hard
+    hard = source._sampler(
+        trained_with(settings, hard_episode_fraction=1.0, classes=11), "episode"
+    ).hard
     assert hard.around.members.shape == (11, 10)
 
 
 def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
     source, settings = folder
-    made = source._sampler(trained_with(settings, hard=1.0), "episode")
+    made = source._sampler(trained_with(settings, hard_episode_fraction=1.0), "episode")
     index = torch.arange(2000)
     bits = random_bits(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
     around = integers_below(bits[:, -2], len(made.counts))
@@ -141,7 +147,7 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
     )
 
     def similarity(share: float) -> float:
-        classes = source._sampler(trained_with(settings, hard=share), "episode").rows(index)[0]
+        classes = source._sampler(trained_with(settings, hard_episode_fraction=share), "episode").rows(index)[0]
         pairs = torch.combinations(torch.arange(classes.shape[1]))
         return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 
@@ -153,17 +159,21 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
 def test_a_share_of_0_is_the_episodes_without_it(folder):
     source, settings = folder
     index = torch.arange(50)
-    plain, none = (source.training(s)(index) for s in (settings, trained_with(settings, hard=0.0)))
+    plain, none = (
+        source.training(s)(index)
+        for s in (settings, trained_with(settings, hard_episode_fraction=0.0))
+    )
     assert all(torch.equal(a, b) for a, b in zip(plain[:4], none[:4], strict=True))
     assert not torch.equal(
-        plain.support_x, source.training(trained_with(settings, hard=1.0))(index).support_x
+        plain.support_x,
+        source.training(trained_with(settings, hard_episode_fraction=1.0))(index).support_x,
     )
 
 
 def test_test_and_validation_episodes_are_never_harder(folder, tmp_path):
     source, settings = folder
     episodes.run(
-        trained_with(settings, hard=1.0, classes=20),
+        trained_with(settings, hard_episode_fraction=1.0, classes=20),
         source.folder.parent / "raw",
         tmp_path / "prepared",
     )

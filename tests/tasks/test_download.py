@@ -6,21 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from episodic.core.registry import DATASETS
-from episodic.datasets import base
-from episodic.datasets.base import FetchError
+from episodic.datasets.base import FetchError, Progress, no_progress
 from tasks import download
-from tasks.params import Choice, Params
+from tasks.params import DatasetChoice, Settings
 from tasks.runtime.files import ROOT
 from tasks.runtime.stage import PROGRESS
 
 
-class Source(ModuleType):
+@dataclass
+class Source:
     """A data set that writes one file and then ends in `fault`, if there is one."""
 
     fault: BaseException | None = None
@@ -29,10 +28,10 @@ class Source(ModuleType):
     def fetch(
         self,
         raw: Path,
-        config: None,
         *,
+        source: Path | None = None,
         mirror: Path | None = None,
-        progress: base.Progress = base.no_progress,
+        progress: Progress = no_progress,
     ) -> None:
         self.mirror = mirror
         for what in ("first", "second"):
@@ -44,19 +43,13 @@ class Source(ModuleType):
 
 
 @pytest.fixture
-def source(monkeypatch) -> Source:
-    result = Source("tests_source")
-    monkeypatch.setitem(sys.modules, "tests_source", result)
-    monkeypatch.setitem(DATASETS._modules, "source", "tests_source")
-    return result
+def source() -> Source:
+    return Source()
 
 
 @pytest.fixture
-def settings() -> Params:
-    rest = dict.fromkeys(
-        ("device", "episodes", "model", "algorithm", "train", "evaluate", "report")
-    )
-    return Params(dataset=Choice("source", None), raw={}, **rest)
+def settings(source: Source) -> Settings:
+    return Settings(raw={}, dataset=DatasetChoice("source", source))
 
 
 def names(folder: Path) -> list[str]:

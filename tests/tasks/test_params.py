@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from support import ROOT
 
 from episodic.core.registry import ALGORITHMS, DATASETS
-from episodic.datasets import cifar_fs
+from episodic.datasets.cifar_fs import CifarFS
 from tasks import params, preset
+from tasks.experiments import lock
+from tasks.params import renames
 from tasks.runtime.stage import StageError
 from tests.episodic.datasets.test_image_folder import drawn
 
@@ -60,7 +63,7 @@ FAULTS = [
     (
         {"dataset__name": "cifar_fs", "train__groups": ["fish", "treees"]},
         "train.groups names 'treees', which no class to train on is of; it must be some of "
-        f"{', '.join(sorted(cifar_fs.limits(cifar_fs.Config(), 0).groups['train']))} - did you mean trees?",
+        f"{', '.join(sorted(CifarFS().limits(0).groups['train']))} - did you mean trees?",
     ),
     (
         {"train__groups": ["alphabet-000"], "train__classes": 1000},
@@ -80,23 +83,26 @@ FAULTS = [
             "model__name": "bag",
             "algorithm__name": "protonet",
             "train__ways": 60,
-            "train__hard": 0.5,
+            "train__hard_episode_fraction": 0.5,
         },
-        "train.hard is 0.5; it must be 0 where no more than 120 classes (2 x ways) are trained on, here 75",
+        "train.hard_episode_fraction is 0.5; it must be 0 with no more than 120 training classes (2 x ways), here 75",
     ),
-    ({"train__hard": 1.5}, "train.hard is 1.5; it must be at most 1"),
     (
-        {"train__hard": 0.5, "train__within_group": True},
-        "train.hard is 0.5; it must be 0 with within_group, whose classes are of one group",
+        {"train__hard_episode_fraction": 1.5},
+        "train.hard_episode_fraction is 1.5; it must be at most 1",
+    ),
+    (
+        {"train__hard_episode_fraction": 0.5, "train__within_group": True},
+        "train.hard_episode_fraction is 0.5; it must be 0 with within_group, whose classes are of one group",
     ),
     (
         {
             "dataset__name": "sinusoid",
             "model__name": "mlp",
             "episodes__ways": 1,
-            "train__hard": 0.5,
+            "train__hard_episode_fraction": 0.5,
         },
-        "train.hard is 0.5; it must be 0 for sinusoid, which has no classes",
+        "train.hard_episode_fraction is 0.5; it must be 0 for sinusoid, which has no classes",
     ),
     (
         {
@@ -124,17 +130,17 @@ FAULTS = [
     ),
     ({"train__plan__shrad": 2}, "unknown key train.plan.shrad - did you mean shard?"),
     ({"train__plan": 3}, "train.plan is 3; it must be a section of keys"),
-    ({"processes": 0}, "processes is 0; it must be null or a whole number, 1 or more"),
-    ({"processes": "two"}, "processes is 'two'; it must be null or a whole number, 1 or more"),
+    ({"processes": 0}, "processes is 0; it must be at least 1"),
+    ({"processes": "two"}, "processes is 'two'; it must be a whole number"),
     ({"train": 3}, "train is 3; it must be a section of keys"),
-    ({"device": "gpu"}, "device is 'gpu'; it must be one of auto, cpu, cuda, mps"),
+    ({"device": "gpu"}, "device is 'gpu'; it must be auto, cpu, cuda or mps"),
     (
         {"dataset__name": "omniglott"},
         f"dataset.name is 'omniglott'; it must be one of {DATA_SETS} - did you mean omniglot?",
     ),
     ({"dataset__nam": "x"}, "unknown key dataset.nam - did you mean name?"),
-    ({"dataset__seed": "one"}, "dataset.seed is 'one'; it must be a whole number, 0 or more"),
-    ({"dataset__seed": -1}, "dataset.seed is -1; it must be a whole number, 0 or more"),
+    ({"dataset__seed": "one"}, "dataset.seed is 'one'; it must be a whole number"),
+    ({"dataset__seed": -1}, "dataset.seed is -1; it must be at least 0"),
     ({"episodes__seed": -1}, "episodes.seed is -1; it must be at least 0"),
     ({"train__seed": -1}, "train.seed is -1; it must be at least 0"),
     ({"train__meta_lr": float("inf")}, "train.meta_lr is inf; it must be at most 1e+06"),
@@ -153,7 +159,7 @@ FAULTS = [
     ),
     (
         {"dataset__glyphs": {"alphabets": 2}},
-        "dataset.glyphs.alphabets is 2; it must be between 5 and 1000",
+        "dataset.glyphs.alphabets is 2; it must be at least 5",
     ),
     (
         {"model__conv4__downsample": "pool"},
@@ -179,11 +185,11 @@ FAULTS = [
     ({"episodes__ways": 1}, "episodes.ways is 1; it must be at least 2 for glyphs"),
     (
         {"episodes__queries": 20},
-        "episodes.shots + episodes.queries is 1 + 20 = 21; it must be at most 20, the examples of a glyphs class",
+        "episodes.shots + episodes.queries is 1 + 20 = 21; it must be at most 20, the examples per class of glyphs",
     ),
     (
         {"train__queries": 20},
-        "episodes.shots + train.queries is 1 + 20 = 21; it must be at most 20, the examples of a glyphs class",
+        "episodes.shots + train.queries is 1 + 20 = 21; it must be at most 20, the examples per class of glyphs",
     ),
     ({"evaluate__steps": 1001}, "evaluate.steps is 1001; it must be at most 1000"),
     (
@@ -192,11 +198,11 @@ FAULTS = [
     ),
     (
         {"train__ways": 7},
-        "train.ways is 7; it must be null or episodes.ways (5) for maml, whose head has an output a class",
+        "train.ways is 7; it must be null or episodes.ways (5) for maml, whose head has one output per class",
     ),
     (
         {"train__shots": 18},
-        "train.shots + train.queries is 18 + 5 = 23; it must be at most 20, the examples of a glyphs class",
+        "train.shots + train.queries is 18 + 5 = 23; it must be at most 20, the examples per class of glyphs",
     ),
     (
         {"train__ensemble": 6},
@@ -215,6 +221,63 @@ FAULTS = [
         "episodes.ways is 6; it must be at most 5, the train classes of the largest group of cifar_fs, with train.within_group",
     ),
     ({"report__title": 5}, "report.title is 5; it must be text"),
+    ({"dataset__source": ""}, "dataset.source is ''; it must not be empty"),
+    (
+        {"dataset__ratings__split_fractions": [0.5, 0.5, 0.5]},
+        "dataset.ratings.split_fractions is [0.5, 0.5, 0.5]; it must be three numbers that add up "
+        "to 1",
+    ),
+    (
+        {"dataset__name": "clinc150"},
+        "model.name is 'conv4'; it must be bag, mlp or module for clinc150, whose examples are "
+        "features of sentences",
+    ),
+    (
+        {"model__name": "bag"},
+        "model.name is 'bag'; it must be conv4, mlp, module or resnet12 for glyphs, whose examples "
+        "are images",
+    ),
+    (
+        {
+            "dataset__name": "clinc150",
+            "dataset__clinc150__features__kind": "tokens",
+            "dataset__clinc150__features__size": 10000,
+            "model__name": "textcnn",
+        },
+        "model.textcnn.tokens is 8192; it must be at least dataset.clinc150.features.size (10000)",
+    ),
+    (
+        {
+            "dataset__name": "movielens",
+            "dataset__movielens__tokens": 10000,
+            "model__name": "embeddings",
+            "episodes__ways": 1,
+        },
+        "model.embeddings.tokens is 4096; it must be at least dataset.movielens.tokens (10000)",
+    ),
+    (
+        {"dataset__name": "movielens", "model__name": "embeddings", "episodes__ways": 1}
+        | {"episodes__shots": 30},
+        "episodes.shots is 30; it must be below dataset.movielens.min_ratings (30)",
+    ),
+    # What would exhaust the memory, or wait for ever.
+    ({"processes": 100000}, "processes is 100000; it must be at most 1024"),
+    (
+        {"model__conv4__filters": 100000000},
+        "model.conv4.filters is 100000000; it must be at most 4096",
+    ),
+    (
+        {"model__conv4__blocks": 9},
+        "model.conv4.blocks is 9; it must be fewer for images of 28 x 28 pixels",
+    ),
+    ({"episodes__test": 10**11}, f"episodes.test is {10**11}; it must be at most 1000000"),
+    *(
+        (
+            {f"{section}__seed": 10**22},
+            f"{section}.seed is {10**22}; it must be at most {2**63 - 1}",
+        )
+        for section in ("dataset", "episodes", "train")
+    ),
 ]
 
 
@@ -386,7 +449,7 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
         preset.apply("image_folder", file, str(source))
     said = str(caught.value)
     assert "must be at most 2, the number of validation classes of image_folder" in said
-    assert "the examples of a image_folder class (class 3)" in said
+    assert "the examples per class of image_folder (class 3)" in said
     assert f"source: {source}" in file.read_text() and "name: image_folder" in file.read_text()
 
 
@@ -448,3 +511,91 @@ def test_the_default_paths_of_earlier_versions_name_no_data(tmp_path, monkeypatc
         model = {"glyphs": {}, "movielens": {"model__name": "embeddings", "episodes__ways": 1}}
         settings = params.parse(changed(**earlier, **model[name], dataset__name=name))
         assert settings.dataset.own_data is None
+
+
+EARLIER = {
+    "train": {"hard": 0.5},
+    "dataset": {
+        "source": "data/README.md",
+        "ratings": {"least": 7, "shares": [0.5, 0.25, 0.25]},
+        "image_folder": {"shares": [0.5, 0.25, 0.25]},
+    },
+}
+"""Keys of params.yaml by the names of an earlier version."""
+
+PRESENT = {
+    "train": {"hard_episode_fraction": 0.5},
+    "dataset": {
+        "source": "data/own",
+        "ratings": {"min_ratings": 7, "split_fractions": [0.5, 0.25, 0.25]},
+        "image_folder": {"split_fractions": [0.5, 0.25, 0.25]},
+    },
+}
+
+
+def with_earlier_names():
+    """params.yaml as an earlier version had it."""
+    raw = copy.deepcopy(GOOD)
+    for old, new in renames.RENAMED.items():
+        *sections, key = old.split(".")
+        place = raw
+        for section in sections:
+            place = place[section]
+        place[key] = place.pop(new)
+    preset.merge(raw, copy.deepcopy(EARLIER))
+    return raw
+
+
+def test_keys_of_an_earlier_version_work_with_a_warning(tmp_path, capfd):
+    earlier, present = with_earlier_names(), copy.deepcopy(GOOD)
+    preset.merge(present, copy.deepcopy(PRESENT))
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps(earlier))
+    settings = params.load(file, "train")
+    assert settings.train.hard_episode_fraction == 0.5 and settings.raw == present
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == len(renames.RENAMED)
+    warning = "train.hard is now called train.hard_episode_fraction: rename it"
+    assert lines[0] == f"warning: {file}: {warning}"
+    file.write_text(json.dumps(present))
+    params.load(file, "train")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_key_by_both_names_is_one_sentence():
+    with pytest.raises(StageError) as caught:
+        params.parse(changed(train__hard=0.5))
+    assert str(caught.value) == (
+        "params.yaml: train.hard is now called train.hard_episode_fraction, and both are given: "
+        "remove train.hard"
+    )
+
+
+def test_every_renamed_key_has_a_key_of_today():
+    for old, new in renames.RENAMED.items():
+        *sections, _ = old.split(".")
+        place = GOOD
+        for section in sections:
+            place = place[section]
+        assert new in place
+
+
+def test_a_preset_renames_the_keys_of_an_earlier_version(tmp_path):
+    file = tmp_path / "params.yaml"
+    original = (ROOT / "params.yaml").read_text()
+    earlier = original.replace("  hard_episode_fraction: 0.0 #", "  hard: 0.0 #")
+    assert earlier != original
+    file.write_text(earlier)
+    changes = preset.apply("default", file)
+    assert changes == ["train.hard -> train.hard_episode_fraction"]
+    assert file.read_text() == original
+
+
+def test_experiments_of_an_earlier_version_have_the_keys_of_today():
+    recorded = {"params.yaml": {"train": {"hard": 0.5}, "dataset.ratings": {"least": 7}}}
+    late = {"params.yaml": {"train": {"hard_episode_fraction": 0.25}}}
+    stages = {"report": {"params": recorded}, "train": {"params": late}}
+    assert lock.read_params(stages) == {
+        "train": {"hard_episode_fraction": 0.25},
+        "dataset": {"ratings": {"min_ratings": 7}},
+    }

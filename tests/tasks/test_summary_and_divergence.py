@@ -15,7 +15,7 @@ from tasks.runtime.files import read_json
 from tasks.train import run as train
 
 
-def sinusoid(folder, **values: str) -> params.Params:
+def sinusoid(folder, **values: str) -> params.Settings:
     """Settings of a few iterations on sine waves, with raw and prepared data in `folder`."""
     file = folder / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
@@ -28,7 +28,7 @@ def sinusoid(folder, **values: str) -> params.Params:
     return settings
 
 
-def stages(settings: params.Params, folder) -> dict:
+def stages(settings: params.Settings, folder) -> dict:
     train(settings, folder / "prepared", folder / "model", folder / "history", folder / "run.json")
     evaluate(
         settings, folder / "prepared", folder / "model", folder / "scores", folder / "metrics.json"

@@ -31,10 +31,10 @@ CHUNK = 1 << 16
 RATIO = 100
 """No honest image or text packs better than this."""
 
-UNSOUND = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
 """What zipfile raises over a damaged archive: beside its own error, those of what it is made of."""
 
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP answers that may be better next time."""
 
 
@@ -70,7 +70,7 @@ def download(
             return
         except HTTPError as error:
             fault = f"the server answers {error.code} {error.reason}"
-            if error.code not in PASSING:
+            if error.code not in TEMPORARY:
                 raise FetchError(f"{url} cannot be downloaded: {fault}") from error
         except (
             URLError,
@@ -136,7 +136,7 @@ def read_zip(
             if fault:
                 raise FetchError(f"{name} is refused: {fault}")
             return {member.filename: archive.read(member) for member in chosen}
-    except UNSOUND as error:
+    except DAMAGED as error:
         raise FetchError(f"{name} is no sound zip archive: {error}") from error
 
 
@@ -194,7 +194,7 @@ def read_tar(
                 if total > cap:
                     raise FetchError(f"{name} is refused: its files are larger than {cap} bytes")
                 files[member.name] = content.read()
-    except (tarfile.TarError, *UNSOUND) as error:
+    except (tarfile.TarError, *DAMAGED) as error:
         raise FetchError(f"{name} is no sound tar archive: {error}") from error
     return dict(sorted(files.items()))
 

@@ -1,4 +1,4 @@
-"""Data of one's own in folders: a folder for each class, which the seed divides or folders above them."""
+"""The user's own data in folders: one per class, perhaps in one folder per split."""
 
 from __future__ import annotations
 
@@ -6,70 +6,89 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
+from annotated_types import Gt, Lt
 
+from episodic.core.config import require
 from episodic.datasets.base import SPLITS, FetchError
 from episodic.preprocessing.base import InputError, Preprocessor, read_class_folders
 
-NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+"""The split of each folder name."""
+
+Fraction = Annotated[float, Gt(0), Lt(1)]
+SplitFractions = tuple[Fraction, Fraction, Fraction]
+"""The fractions of training, validation and test."""
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Class(Generic[T]):
-    """split: '' where the data does not say it"""
+class OwnClass(Generic[T]):
+    """A class of the user's own data.
+
+    Attributes:
+        name: Its name.
+        split: Its split; '' if the data does not say.
+        examples: Its examples.
+    """
 
     name: str
     split: str
     examples: list[T]
 
 
-def of_folders(source: Path, inputs: Preprocessor) -> list[Class[Any]]:
-    """The classes of the folder by name; FetchError lists what is wrong with it."""
+def read_folders(source: Path, preprocessor: Preprocessor) -> list[OwnClass[Any]]:
+    """List the classes of a folder by name.
+
+    Raises:
+        FetchError: There are no classes, or they are not split as they should be.
+    """
     inner = {
         path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")
     }
     try:
-        if not inner or not inner <= NAMES.keys():
-            return [
-                Class(name, "", found) for name, found in read_class_folders(source, inputs).items()
-            ]
-        lacking = [split for split in SPLITS if split not in {NAMES[name] for name in inner}]
-        if lacking:
+        if not inner or not inner <= SPLIT_NAMES.keys():
+            folders = read_class_folders(source, preprocessor)
+            return [OwnClass(name, "", examples) for name, examples in folders.items()]
+        missing = [split for split in SPLITS if split not in {SPLIT_NAMES[name] for name in inner}]
+        if missing:
             raise FetchError(
-                f"{source} has the folders {', '.join(sorted(inner))} and none for {', '.join(lacking)}: classes are needed for each"
+                f"{source} has the folders {', '.join(sorted(inner))} and none for "
+                f"{', '.join(missing)}: each split needs classes"
             )
-        found = [
-            Class(name, NAMES[part], examples)
-            for part in sorted(inner)
-            for name, examples in read_class_folders(source / part, inputs).items()
+        classes = [
+            OwnClass(name, SPLIT_NAMES[folder], examples)
+            for folder in sorted(inner)
+            for name, examples in read_class_folders(source / folder, preprocessor).items()
         ]
     except InputError as error:
         raise FetchError(str(error)) from error
-    names = [c.name for c in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    names = [c.name for c in classes]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise FetchError(
-            f"{source}: {', '.join(twice)} lies in several of {', '.join(sorted(inner))}: a class belongs to one of them alone"
+            f"{source}: {', '.join(repeated)} is in several of {', '.join(sorted(inner))}: put "
+            "each class into one of them"
         )
-    return sorted(found, key=lambda c: c.name)
+    return sorted(classes, key=lambda c: c.name)
 
 
-def divided(names: list[str], shares: Sequence[float], seed: int) -> dict[str, str]:
-    """The split of each class: at random by the seed, in the proportions of `shares`."""
+def assign_splits(names: list[str], fractions: Sequence[float], seed: int) -> dict[str, str]:
+    """Assign each name to a split at random, in these fractions."""
     order = sorted(
         names, key=lambda name: hashlib.sha256(f"{seed}/division/{name}".encode()).digest()
     )
-    ends = np.rint(np.cumsum(shares) * len(names)).astype(int)
+    ends = np.rint(np.cumsum(fractions) * len(names)).astype(int)
     return {
         name: SPLITS[int(np.searchsorted(ends, place, side="right"))]
         for place, name in enumerate(order)
     }
 
 
-def shares_fault(shares: Sequence[float]) -> str:
-    """What three shares must be, '' if they are."""
-    good = all(0 < share < 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    return "" if good else "must be three numbers above 0 that add up to 1"
+def require_fractions(fractions: Sequence[float]) -> None:
+    """Raise ConfigError unless the fractions add up to 1."""
+    holds = abs(sum(fractions) - 1) < 1e-6
+    require(holds, "split_fractions", list(fractions), "must be three numbers that add up to 1")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.data.storage import SparseRows
 from episodic.preprocessing.base import InputError, first_problems, require_sequence
 from episodic.preprocessing.numbers import to_array
 from episodic.preprocessing.sentences.files import read_lines
+
+if TYPE_CHECKING:
+    from episodic.data.storage import SparseRows
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)`."""

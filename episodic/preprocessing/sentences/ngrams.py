@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from episodic.data.storage import SparseRows
 from episodic.preprocessing.sentences.base import Progress, SentencePreprocessor, no_progress
+
+if TYPE_CHECKING:
+    from episodic.data.storage import SparseRows
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class NgramPreprocessor(SentencePreprocessor):
     idf: NDArray[np.float64]
 
     def encode(self, sentences: Sequence[str], progress: Progress = no_progress) -> SparseRows:
+        # Here, so that the stage that downloads sentences does not depend on how they are stored.
+        from episodic.data.storage import SparseRows
+
         counts = _count_ngrams(sentences, self.input[0])
         values = (1 + np.log(counts.data)) * self.idf[counts.indices]
         row = np.repeat(np.arange(len(sentences)), np.diff(counts.indptr))

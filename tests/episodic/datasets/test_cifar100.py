@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from episodic.datasets import cifar_fs, fc100
 from episodic.datasets.base import FetchError
+from episodic.datasets.cifar_fs import CifarFS
+from episodic.datasets.fc100 import FC100
 from episodic.datasets.sources import cifar100
 
-MODULES = (cifar_fs, fc100)
+DATASETS = (CifarFS(), FC100())
 
 
 def records(per_class: int, seed: int) -> bytes:
     """Labels in random order; the pixels tell class, place and channel apart."""
     random = np.random.default_rng(seed)
-    table = cifar100.table()
+    table = cifar100.read_class_table()
     groups = sorted({row["group"] for row in table})
     rows = []
     for number in random.permutation(100 * per_class):
@@ -69,14 +70,14 @@ def raw(tmp_path):
 
 
 def test_the_splits_are_the_published_ones():
-    fs, fc = (module.limits(module.Config(), 0) for module in MODULES)
+    fs, fc = (dataset.limits(0) for dataset in DATASETS)
     assert fs.classes == {"train": 64, "validation": 16, "test": 20} and fc.classes == {
         "train": 60,
         "validation": 20,
         "test": 20,
     }
     assert fs.examples == 600 and fs.input == (3, 32, 32)
-    table = cifar100.table()
+    table = cifar100.read_class_table()
     assert [row["class"] for row in table] == sorted(row["class"] for row in table), (
         "numbered in the order of the alphabet"
     )
@@ -97,11 +98,11 @@ def test_the_splits_are_the_published_ones():
     )
 
 
-@pytest.mark.parametrize("module", MODULES, ids=["cifar_fs", "fc100"])
-def test_archive_to_images(module, mirror, raw):
-    module.fetch(raw, module.Config(), mirror=mirror)
+@pytest.mark.parametrize("dataset", DATASETS, ids=["cifar_fs", "fc100"])
+def test_archive_to_images(dataset, mirror, raw):
+    dataset.fetch(raw, mirror=mirror)
     assert sorted(path.name for path in raw.iterdir()) == ["test.bin", "train.bin"]
-    data = module.prepare(raw, module.Config(), seed=0)
+    data = dataset.prepare(raw, seed=0)
     assert data.images.shape == (300, 3, 32, 32) and data.images.dtype == np.uint8
     assert data.counts.tolist() == [3] * 100 and len(data.classes) == 100
     for label in range(100):
@@ -111,21 +112,21 @@ def test_archive_to_images(module, mirror, raw):
         assert (mine[:, 2, 0, 5] == 200).all() and (
             mine[:, 2].sum((1, 2)) == label * 1023 + 200
         ).all(), "rows and columns are in place"
-    name = module.NAME
+    name = dataset.column
     assert (
-        data.splits == [row[name] for row in cifar100.table()]
+        data.splits == [row[name] for row in cifar100.read_class_table()]
         and data.groups[0] == "fruit_and_vegetables"
     )
 
 
 def test_a_folder_gives_the_same_bytes(mirror, raw, tmp_path):
-    cifar_fs.fetch(raw, cifar_fs.Config(), mirror=mirror)
+    CifarFS().fetch(raw, mirror=mirror)
     unpacked = tmp_path / "other/cifar100/cifar-100-binary"
     unpacked.mkdir(parents=True)
     for name in cifar100.FILES:
         (unpacked / name).write_bytes((raw / name).read_bytes())
     (tmp_path / "again").mkdir()
-    cifar_fs.fetch(tmp_path / "again", cifar_fs.Config(), mirror=tmp_path / "other")
+    CifarFS().fetch(tmp_path / "again", mirror=tmp_path / "other")
     assert all(
         (tmp_path / "again" / name).read_bytes() == (raw / name).read_bytes()
         for name in cifar100.FILES
@@ -134,7 +135,7 @@ def test_a_folder_gives_the_same_bytes(mirror, raw, tmp_path):
 
 def refused(raw: Path, mirror: Path) -> str:
     with pytest.raises(FetchError) as error:
-        cifar_fs.fetch(raw, cifar_fs.Config(), mirror=mirror)
+        CifarFS().fetch(raw, mirror=mirror)
     assert "\n" not in str(error.value)
     assert list(raw.iterdir()) == [], "nothing is left"
     return str(error.value)
@@ -148,7 +149,7 @@ def test_another_archive_is_refused_by_its_checksum(mirror, raw):
 @pytest.mark.parametrize(
     ("train", "said"),
     [
-        (b"abc", "its files are not made of records of 3074 bytes"),
+        (b"abc", "its files do not consist of records of 3074 bytes"),
         (records(1, 0), "its labels are not 3 images of each of 100 classes in their groups"),
         (
             bytes([7]) + records(2, 0)[1:],
@@ -172,7 +173,7 @@ def test_a_missing_file_is_told(raw, tmp_path):
     (folder / "train.bin").write_bytes(b"")
     assert "does not hold train.bin and test.bin" in refused(raw, tmp_path / "other")
     with pytest.raises(FetchError, match=r"train\.bin is missing: run the stage download first"):
-        cifar_fs.prepare(raw, cifar_fs.Config(), 0)
+        CifarFS().prepare(raw, 0)
 
 
 def test_a_link_in_an_archive_is_refused(tmp_path):

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.datasets import image_folder
 from episodic.datasets.base import SPLITS, FetchError
-from episodic.datasets.image_folder import Config
-from episodic.datasets.sources.folder import divided
+from episodic.datasets.image_folder import ImageFolder
+from episodic.datasets.sources.folder import assign_splits
 from episodic.preprocessing.image import ImagePreprocessor
 
-SHARES = Config().shares
+SHARES = ImageFolder().split_fractions
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
 
 
@@ -30,11 +29,11 @@ def drawn(folder: Path, names: list[str], count: int = 4, colour: bool = False) 
     return folder
 
 
-def made(source: Path, raw: Path, config: Config | None = None, seed: int = 0):
-    config = config or Config(size=8)
+def made(source: Path, raw: Path, config: ImageFolder | None = None, seed: int = 0):
+    config = config or ImageFolder(size=8)
     raw.mkdir()
-    image_folder.fetch(raw, config, source=source)
-    return image_folder.prepare(raw, config, seed)
+    config.fetch(raw, source=source)
+    return config.prepare(raw, seed)
 
 
 def test_a_folder_for_each_class(tmp_path):
@@ -51,7 +50,7 @@ def test_a_folder_for_each_class(tmp_path):
     for name, first in zip(found.classes, found.images[::4], strict=True):
         assert (first == 20 * NAMES.index(name)).all()
     assert (
-        found.protocol == "pictures, classes divided at random"
+        found.protocol == "pictures, classes split at random"
         and str(tmp_path) not in found.protocol
     )
     assert not found.inverted and found.kind == "classification"
@@ -59,7 +58,7 @@ def test_a_folder_for_each_class(tmp_path):
 
 def test_it_reads_what_a_model_in_use_reads(tmp_path):
     source = drawn(tmp_path / "pictures", ["a", "b", "c"])
-    for config in (Config(size=8, inverted=True), Config(size=9, colour=True)):
+    for config in (ImageFolder(size=8, inverted=True), ImageFolder(size=9, colour=True)):
         found = made(source, tmp_path / f"raw{config.size}", config)
         inputs = ImagePreprocessor(config.input, config.inverted)
         files = [
@@ -72,7 +71,7 @@ def test_colours_are_kept_if_asked_for(tmp_path):
     found = made(
         drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True),
         tmp_path / "raw",
-        Config(size=8, colour=True),
+        ImageFolder(size=8, colour=True),
     )
     assert (
         found.images.shape[1:] == (3, 8, 8)
@@ -83,10 +82,12 @@ def test_colours_are_kept_if_asked_for(tmp_path):
 
 def test_the_division_is_a_function_of_seed_and_names():
     names = [f"class {i}" for i in range(50)]
-    first = divided(names, SHARES, 0)
+    first = assign_splits(names, SHARES, 0)
     assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
-    assert first == divided(names[::-1], SHARES, 0) != divided(names, SHARES, 1)
-    assert [list(divided(names[:3], SHARES, 0).values()).count(split) for split in SPLITS] == [
+    assert first == assign_splits(names[::-1], SHARES, 0) != assign_splits(names, SHARES, 1)
+    assert [
+        list(assign_splits(names[:3], SHARES, 0).values()).count(split) for split in SPLITS
+    ] == [
         2,
         0,
         1,
@@ -104,8 +105,8 @@ def test_folders_may_say_the_division(tmp_path):
         "c": "validation",
         "d": "train",
     }
-    assert found.protocol == "pictures, classes divided by its folders"
-    assert image_folder.limits(Config(), 0, source).classes == {
+    assert found.protocol == "pictures, classes split by its folders"
+    assert ImageFolder().limits(0, source).classes == {
         "train": 2,
         "validation": 1,
         "test": 1,
@@ -113,22 +114,22 @@ def test_folders_may_say_the_division(tmp_path):
     drawn(source / "test", ["a"])
     with pytest.raises(
         FetchError,
-        match="a lies in several of test, train, val: a class belongs to one of them alone",
+        match="a is in several of test, train, val: put each class into one of them",
     ):
-        image_folder.limits(Config(), 0, source)
+        ImageFolder().limits(0, source)
     for path in (source / "val").rglob("*"):
         if path.is_file():
             path.unlink()
     (source / "val/c").rmdir()
     (source / "val").rmdir()
     with pytest.raises(FetchError, match="has the folders test, train and none for validation"):
-        image_folder.limits(Config(), 0, source)
+        ImageFolder().limits(0, source)
 
 
 def test_limits_name_the_smallest_class(tmp_path):
     source = drawn(tmp_path / "pictures", ["a", "b", "c", "d", "e"])
     (source / "c/3.tif").unlink()
-    found = image_folder.limits(Config(size=16, colour=True), 0, source)
+    found = ImageFolder(size=16, colour=True).limits(0, source)
     assert (found.examples, found.smallest, found.input) == (3, "c", (3, 16, 16))
 
 
@@ -138,7 +139,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
     (source / "b/words.jpg").write_text("words")
     (tmp_path / "raw").mkdir()
     with pytest.raises(FetchError) as caught:
-        image_folder.fetch(tmp_path / "raw", Config(), source=source)
+        ImageFolder().fetch(tmp_path / "raw", source=source)
     assert (
         len(str(caught.value).splitlines()) == 2
         and "empty.png is empty" in str(caught.value)
@@ -146,13 +147,13 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
     )
     assert list((tmp_path / "raw").iterdir()) == []
     for wrong, said in (
-        (tmp_path / "none", "must be a folder with a folder of pictures"),
+        (tmp_path / "none", "must be a folder with one folder of images"),
         (tmp_path / "raw", "has no folders"),
     ):
         with pytest.raises(FetchError, match=said):
-            image_folder.limits(Config(), 0, wrong)
+            ImageFolder().limits(0, wrong)
     (source / "d").mkdir()
     with pytest.raises(FetchError, match="d has 0 images"):
-        image_folder.limits(Config(), 0, source)
+        ImageFolder().limits(0, source)
     with pytest.raises(FetchError, match="run the stage download first"):
-        image_folder.prepare(tmp_path / "raw", Config(), 0)
+        ImageFolder().prepare(tmp_path / "raw", 0)

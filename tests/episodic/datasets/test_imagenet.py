@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.datasets import mini_imagenet, tiered_imagenet
 from episodic.datasets.base import FetchError
+from episodic.datasets.mini_imagenet import MiniImageNet
 from episodic.datasets.sources import imagenet
+from episodic.datasets.tiered_imagenet import TieredImageNet
 
-MODULES = {"mini_imagenet": mini_imagenet, "tiered_imagenet": tiered_imagenet}
+DATASETS = {"mini_imagenet": MiniImageNet(), "tiered_imagenet": TieredImageNet()}
 
 
 def picture(
@@ -34,7 +35,7 @@ def files(name: str, each: int) -> dict[str, bytes]:
     """`each` pictures a class; red is the class's place, green the picture's."""
     return {
         f"{row['class']}/{row['class']}_{i}.png": picture((place % 256, 10 * i, place // 256))
-        for place, row in enumerate(imagenet.table(name))
+        for place, row in enumerate(imagenet.read_class_table(name))
         for i in range(each)
     }
 
@@ -54,22 +55,27 @@ def raw(tmp_path):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(mini_imagenet, "EXAMPLES", 2)
-    monkeypatch.setattr(tiered_imagenet, "LEAST", 2)
+    for dataset in (MiniImageNet, TieredImageNet):
+        monkeypatch.setattr(dataset, "min_images", 2)
+    monkeypatch.setattr(MiniImageNet, "max_images", 2)
 
 
 def test_the_splits_are_the_published_ones():
-    mini, tiered = (module.limits(module.Config(), 0) for module in MODULES.values())
+    mini, tiered = (dataset.limits(0) for dataset in DATASETS.values())
     assert mini.classes == {"train": 64, "validation": 16, "test": 20} and mini.input == (3, 84, 84)
     assert tiered.classes == {"train": 351, "validation": 97, "test": 160}
     groups = {
-        split: {row["group"] for row in imagenet.table("tiered_imagenet") if row["split"] == split}
+        split: {
+            row["group"]
+            for row in imagenet.read_class_table("tiered_imagenet")
+            if row["split"] == split
+        }
         for split in tiered.classes
     }
     assert [len(found) for found in groups.values()] == [20, 6, 8]
     digests = {
         name: hashlib.sha256((imagenet.SPLIT_TABLES / f"{name}.csv").read_bytes()).hexdigest()[:16]
-        for name in MODULES
+        for name in DATASETS
     }
     known = {"mini_imagenet": "3e1192820ac97896", "tiered_imagenet": "4d7ee2209287d17d"}
     assert digests == known, "checked class by class against the published lists"
@@ -77,9 +83,9 @@ def test_the_splits_are_the_published_ones():
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_pictures_to_images(name, packed, raw, tmp_path):
-    module, content = MODULES[name], files(name, 2)
+    dataset, content = DATASETS[name], files(name, 2)
     content |= {
         "train.csv": b"filename,label\n",
         "n00000000/n00000000_1.png": b"another class is left alone",
@@ -90,9 +96,9 @@ def test_pictures_to_images(name, packed, raw, tmp_path):
                 archive.writestr(f"images/{inner}", data)
     else:
         folder(tmp_path / name, content)
-    module.fetch(raw, module.Config(), mirror=tmp_path)
-    data = module.prepare(raw, module.Config(), 0)
-    table = imagenet.table(name)
+    dataset.fetch(raw, mirror=tmp_path)
+    data = dataset.prepare(raw, 0)
+    table = imagenet.read_class_table(name)
     assert data.images.shape == (2 * len(table), 3, 84, 84)
     places = data.images[:, 0, 0, 0].astype(int) + 256 * data.images[:, 2, 40, 40].astype(int)
     assert places.tolist() == np.arange(len(table)).repeat(2).tolist(), (
@@ -106,35 +112,35 @@ def test_pictures_to_images(name, packed, raw, tmp_path):
 
 def test_pictures_of_any_size_and_kind_are_brought_to_84_pixels(raw, tmp_path):
     content = files("mini_imagenet", 2)
-    first = imagenet.table("mini_imagenet")[0]["class"]
+    first = imagenet.read_class_table("mini_imagenet")[0]["class"]
     del content[f"{first}/{first}_0.png"], content[f"{first}/{first}_1.png"]
     content[f"train/{first}00000005.jpg"] = picture((90, 90, 90), (500, 333), "JPEG", "L")
     content[f"train/{first}_7.JPEG"] = picture((10, 200, 30), (84, 120), "JPEG", "CMYK")
     folder(tmp_path / "mini_imagenet", content)
-    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
-    images = mini_imagenet.prepare(raw, mini_imagenet.Config(), 0).images
+    MiniImageNet().fetch(raw, mirror=tmp_path)
+    images = MiniImageNet().prepare(raw, 0).images
     assert (images[0] == 90).all(), "grey becomes three equal colours"
     assert np.abs(images[1].mean((1, 2)) - [10, 200, 30]).max() < 6
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
-    module, content = MODULES[name], files(name, 2)
+    dataset, content = DATASETS[name], files(name, 2)
     with pytest.raises(
         FetchError,
-        match="cannot be downloaded, since ImageNet may not be passed on: set EPISODIC_MIRROR",
+        match="cannot be downloaded, since ImageNet may not be redistributed: set EPISODIC_MIRROR",
     ):
-        module.fetch(raw, module.Config())
+        dataset.fetch(raw)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FetchError, match="cannot be downloaded"):
-        module.fetch(raw, module.Config(), mirror=tmp_path / "empty")
+        dataset.fetch(raw, mirror=tmp_path / "empty")
     del content[next(iter(content))]
     folder(tmp_path / name, content)
     with pytest.raises(
         FetchError,
-        match=f"1 of its {len(imagenet.table(name))} classes have not (at least )?2 pictures, as n01.* with 1",
+        match=f"1 of its {len(imagenet.read_class_table(name))} classes do not have (at least )?2 images; n01.* has 1",
     ):
-        module.fetch(raw, module.Config(), mirror=tmp_path)
+        dataset.fetch(raw, mirror=tmp_path)
     assert list(raw.iterdir()) == []
 
 
@@ -145,8 +151,8 @@ def test_a_folder_may_name_the_class(raw, tmp_path):
         for i, (name, data) in enumerate(files("mini_imagenet", 2).items())
     }
     folder(tmp_path / "mini_imagenet", content)
-    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
-    assert len(mini_imagenet.prepare(raw, mini_imagenet.Config(), 0).images) == 200
+    MiniImageNet().fetch(raw, mirror=tmp_path)
+    assert len(MiniImageNet().prepare(raw, 0).images) == 200
 
 
 def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
@@ -163,8 +169,8 @@ def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
         while (place := content.find(mark, place + 1)) >= 0:
             content[place + at] |= 1
     path.write_bytes(content)
-    with pytest.raises(FetchError, match=r"is no picture that can be read: .*encrypted"):
-        mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    with pytest.raises(FetchError, match=r"cannot be read as an image: .*encrypted"):
+        MiniImageNet().fetch(raw, mirror=tmp_path)
 
 
 def test_a_broken_picture_is_named_and_nothing_is_left(raw, tmp_path):
@@ -172,16 +178,16 @@ def test_a_broken_picture_is_named_and_nothing_is_left(raw, tmp_path):
     name = list(content)[5]
     content[name] = content[name][:60]
     folder(tmp_path / "mini_imagenet", content)
-    with pytest.raises(FetchError, match=f"{name} is no picture that can be read"):
-        mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    with pytest.raises(FetchError, match=f"{name} cannot be read as an image"):
+        MiniImageNet().fetch(raw, mirror=tmp_path)
     assert list(raw.iterdir()) == []
     (tmp_path / "tiered_imagenet.zip").write_bytes(b"no archive")
-    with pytest.raises(FetchError, match="is no sound zip archive"):
-        tiered_imagenet.fetch(raw, tiered_imagenet.Config(), mirror=tmp_path)
+    with pytest.raises(FetchError, match="is not a valid zip archive"):
+        TieredImageNet().fetch(raw, mirror=tmp_path)
 
 
 def test_a_description_of_what_was_found(raw, tmp_path):
     folder(tmp_path / "mini_imagenet", files("mini_imagenet", 2))
-    mini_imagenet.fetch(raw, mini_imagenet.Config(), mirror=tmp_path)
+    MiniImageNet().fetch(raw, mirror=tmp_path)
     rows = json.loads((raw / "classes.json").read_text())
     assert rows[0] == {"class": "n01532829", "count": 2} and len(rows) == 100

@@ -16,7 +16,7 @@ from torchvision.datasets import Omniglot as Official
 
 from episodic.datasets import omniglot
 from episodic.datasets.base import SPLITS, FetchError, Limits
-from episodic.datasets.omniglot import Character, Config
+from episodic.datasets.omniglot import Character, Omniglot
 from episodic.datasets.sources import fetch
 
 SMALL = (
@@ -89,7 +89,7 @@ def unpacked_mirror(folder: Path, small) -> Path:
 
 def fetched(folder: Path, mirror: Path | None, **options) -> dict[str, bytes]:
     folder.mkdir()
-    omniglot.fetch(folder, Config(), mirror=mirror, **options)
+    Omniglot().fetch(folder, mirror=mirror, **options)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -181,7 +181,7 @@ def raw(small, tmp_path) -> Path:
 
 
 def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
-    data = omniglot.prepare(raw, Config(split="vinyals"), 0)
+    data = Omniglot(split="vinyals").prepare(raw, 0)
     assert data.images.shape == (12 * 20, 1, 28, 28) and data.images.dtype == np.uint8
     assert data.classes == [
         f"{c.name}{turn}" for c in SMALL for turn in ("", "/90", "/180", "/270")
@@ -211,32 +211,35 @@ def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
 @pytest.mark.parametrize(
     ("config", "classes", "said"),
     [
-        (Config("vinyals"), [4, 4, 4], "rotations as classes (test too)"),
-        (Config("vinyals", rotate_test=False), [4, 1, 1], "rotations as classes (training only)"),
-        (Config("vinyals", rotations=False), [1, 1, 1], "no rotations"),
-        (Config("vinyals", rotations=False, rotate_test=False), [1, 1, 1], "no rotations"),
+        (Omniglot("vinyals"), [4, 4, 4], "rotations as additional classes (test too)"),
+        (
+            Omniglot("vinyals", rotate_test=False),
+            [4, 1, 1],
+            "rotations as additional classes (training only)",
+        ),
+        (Omniglot("vinyals", rotations=False), [1, 1, 1], "no rotations"),
+        (Omniglot("vinyals", rotations=False, rotate_test=False), [1, 1, 1], "no rotations"),
     ],
 )
 def test_rotations_where_they_are_asked_for(raw, config, classes, said):
-    data = omniglot.prepare(raw, config, 0)
+    data = config.prepare(raw, 0)
     assert (
         [data.splits.count(split) for split in SPLITS]
         == classes
-        == list(omniglot.limits(config, 0).classes.values())
+        == list(config.limits(0).classes.values())
     )
     assert (
-        omniglot.limits(config, 0).groups
-        == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
+        config.limits(0).groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
     )
     assert data.protocol == f"vinyals split, {said}"
     assert len(data.images) == 20 * sum(classes)
 
 
 def test_the_order_of_an_archive_does_not_matter(raw, small):
-    before = omniglot.prepare(raw, Config("vinyals"), 0)
+    before = Omniglot("vinyals").prepare(raw, 0)
     for archive, files in small.items():
         (raw / f"{archive}.zip").write_bytes(container(files))
-    after = omniglot.prepare(raw, Config("vinyals"), 0)
+    after = Omniglot("vinyals").prepare(raw, 0)
     assert (
         np.array_equal(before.images, after.images)
         and before.classes == after.classes
@@ -250,12 +253,12 @@ def test_raw_files_that_fetch_did_not_write(raw, small):
         FetchError,
         match="does not hold all of Omniglot: remove it and run the stage download again",
     ):
-        omniglot.prepare(raw, Config("vinyals"), 0)
+        Omniglot("vinyals").prepare(raw, 0)
     (raw / "images_background.zip").unlink()
     with pytest.raises(
         FetchError, match=r"images_background\.zip is missing: run the stage download first"
     ):
-        omniglot.prepare(raw, Config("vinyals"), 0)
+        Omniglot("vinyals").prepare(raw, 0)
 
 
 # The real thing, where a mirror has it.
@@ -271,14 +274,14 @@ def real(mirror, tmp_path_factory) -> Path:
 def test_the_real_archives_have_the_pinned_content(real):
     for archive, digest in omniglot.CONTENT.items():
         files = fetch.read_zip(
-            real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.CAP, most=omniglot.MEMBERS
+            real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.MAX_BYTES, most=omniglot.MAX_MEMBERS
         )
         assert fetch.content_digest(files) == digest
 
 
 def test_the_real_images_are_characters(real):
     """Nearest neighbour in pixels, 5 ways, 1 shot: chance is 20 %, images put under the wrong classes would give that."""
-    data = omniglot.prepare(real, Config(rotations=False), 0)
+    data = Omniglot(rotations=False).prepare(real, 0)
     assert Counter(data.splits) == {"train": 1100, "validation": 100, "test": 423}
     pixels = data.images.reshape(1623, 20, -1).astype(np.float32)
     assert 0.02 < (pixels > 127).mean() < 0.15 and pixels.max() == 255 and pixels.min() == 0

@@ -9,15 +9,15 @@ import pytest
 
 from episodic.datasets import omniglot
 from episodic.datasets.base import SPLITS
-from episodic.datasets.omniglot import Config
+from episodic.datasets.omniglot import Omniglot
 
 
-def members(config: Config, seed: int = 0) -> dict[str, set[str]]:
-    assigned = omniglot.splits(config, seed)
+def members(config: Omniglot, seed: int = 0) -> dict[str, set[str]]:
+    assigned = omniglot.assign_splits(config.split, seed)
     return {split: {name for name, where in assigned.items() if where == split} for split in SPLITS}
 
 
-def sizes(config: Config, seed: int = 0) -> list[int]:
+def sizes(config: Omniglot, seed: int = 0) -> list[int]:
     return [len(names) for names in members(config, seed).values()]
 
 
@@ -36,37 +36,41 @@ def test_the_table_is_omniglot():
 
 @pytest.mark.parametrize("split", ["maml", "vinyals", "lake"])
 def test_every_character_is_in_one_split_and_the_limits_say_how_many(split):
-    plain = Config(split, rotations=False)
-    assert list(omniglot.splits(plain, 3)) == [c.name for c in omniglot.characters()]
+    plain = Omniglot(split, rotations=False)
+    assert list(omniglot.assign_splits(split, 3)) == [c.name for c in omniglot.characters()]
     assert sum(sizes(plain, 3)) == 1623
-    assert list(omniglot.limits(plain, 3).classes.values()) == sizes(plain, 3)
-    assert list(omniglot.limits(Config(split), 3).classes.values()) == [
-        4 * n for n in sizes(plain, 3)
-    ]
+    assert list(plain.limits(3).classes.values()) == sizes(plain, 3)
+    assert list(Omniglot(split).limits(3).classes.values()) == [4 * n for n in sizes(plain, 3)]
     train, validation, test = sizes(plain, 3)
-    assert list(omniglot.limits(Config(split, rotate_test=False), 3).classes.values()) == [
+    assert list(Omniglot(split, rotate_test=False).limits(3).classes.values()) == [
         4 * train,
         validation,
         test,
     ]
-    assert omniglot.limits(plain, 3).examples == 20
+    assert plain.limits(3).examples == 20
 
 
 def test_maml_draws_characters_by_seed_for_good():
-    assert sizes(Config("maml")) == [1100, 100, 423]
-    assert members(Config("maml"), 1) == members(Config("maml"), 1) != members(Config("maml"), 2)
+    assert sizes(Omniglot("maml")) == [1100, 100, 423]
+    assert (
+        members(Omniglot("maml"), 1) == members(Omniglot("maml"), 1) != members(Omniglot("maml"), 2)
+    )
     # By chance alone two seeds share 423 * 423 / 1623 = 110 test characters (standard deviation 8).
-    assert 80 < len(members(Config("maml"), 1)["test"] & members(Config("maml"), 2)["test"]) < 140
-    pinned = hashlib.sha256("\n".join(sorted(members(Config("maml"))["test"])).encode()).hexdigest()
+    assert (
+        80 < len(members(Omniglot("maml"), 1)["test"] & members(Omniglot("maml"), 2)["test"]) < 140
+    )
+    pinned = hashlib.sha256(
+        "\n".join(sorted(members(Omniglot("maml"))["test"])).encode()
+    ).hexdigest()
     assert pinned[:16] == "0ad0826a38bee0b8", (
         "published figures rest on this split: it must never change"
     )
 
 
 def test_vinyals_keeps_alphabets_apart_but_for_one():
-    parts = members(Config("vinyals"))
+    parts = members(Omniglot("vinyals"))
     assert [len(names) for names in parts.values()] == [1028, 172, 423]
-    assert parts == members(Config("vinyals"), 5)
+    assert parts == members(Omniglot("vinyals"), 5)
     alphabets = {split: {name.split("/")[0] for name in names} for split, names in parts.items()}
     assert alphabets["train"] & alphabets["test"] == {"Gurmukhi"}
     assert not alphabets["validation"] & (alphabets["train"] | alphabets["test"])
@@ -79,7 +83,7 @@ def test_lake_holds_out_whole_background_alphabets_by_seed():
     background = {c.name for c in omniglot.characters() if c.archive == "images_background"}
     held_out = set()
     for seed in range(4):
-        parts = members(Config("lake"), seed)
+        parts = members(Omniglot("lake"), seed)
         assert len(parts["test"]) == 659 and len(parts["train"] | parts["validation"]) == 964
         assert parts["train"] | parts["validation"] == background
         alphabets = {
@@ -101,7 +105,7 @@ def test_the_real_split_of_vinyals_is_the_published_one(mirror):
         lines = (mirror / "omniglot" / "splits" / f"vinyals-{short}.txt").read_text().split()
         published = {
             f"{name}/rot{turn:03d}"
-            for name in members(Config("vinyals"))[split]
-            for turn in omniglot.TURNS
+            for name in members(Omniglot("vinyals"))[split]
+            for turn in omniglot.ROTATIONS
         }
         assert published == set(lines) and len(lines) == len(published)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from episodic.core.config import ConfigError
-from episodic.datasets import movielens, ratings
+from episodic.datasets import movielens
 from episodic.datasets.base import SPLITS, FetchError, Tasks
-from episodic.datasets.sources.folder import divided
+from episodic.datasets.movielens import MovieLens
+from episodic.datasets.ratings import Ratings
+from episodic.datasets.sources.folder import assign_splits
 from episodic.preprocessing.base import InputError, build
 
 FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
@@ -22,9 +24,9 @@ FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
 
 def prepared(source: Path, raw: Path, seed: int = 0, **config) -> Tasks:
     raw.mkdir(exist_ok=True)
-    settings = movielens.Config(**{"least": 20} | config)
-    movielens.fetch(raw, settings, source=source)
-    return movielens.prepare(raw, settings, seed)
+    settings = MovieLens(**{"min_ratings": 20} | config)
+    settings.fetch(raw, source=source)
+    return settings.prepare(raw, seed)
 
 
 def own(folder: Path, **files: str) -> Path:
@@ -82,12 +84,12 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
         FetchError,
         match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with the files",
     ):
-        movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
+        MovieLens().fetch(raw, mirror=mirror)
     real = movielens.VERSIONS["ml-100k"]._replace(
         md5=hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
     )
     monkeypatch.setitem(movielens.VERSIONS, "ml-100k", real)
-    movielens.fetch(raw, movielens.Config(), source=None, mirror=mirror)
+    MovieLens().fetch(raw, mirror=mirror)
     assert sorted(path.name for path in raw.iterdir()) == ["u.data", "u.item", "u.user"]
     assert (raw / "u.data").read_bytes() == (source / "u.data").read_bytes()
 
@@ -118,7 +120,7 @@ def test_new_items_are_seen_by_test_users_alone(tmp_path):
         films.ml_100k(tmp_path / "source", users=200, films=120, least=60, most=90),
         tmp_path / "raw",
         items="new",
-        least=5,
+        min_ratings=5,
     )
     split = np.repeat(found.splits, found.counts)
     items = {
@@ -145,10 +147,10 @@ def test_titles_that_come_twice_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("u.data", "1\t2\t3\n", r"u\.data, line 1: 3 columns, where there should be 4"),
-        ("u.data", "1\t2\tgood\t5\n", r"the rating 'good' at '5' of film 2 by user 1 is no number"),
+        ("u.data", "1\t2\t3\n", r"u\.data, line 1: 3 columns instead of 4"),
+        ("u.data", "1\t2\tgood\t5\n", r"the rating 'good' at '5' of film 2 by user 1 is not a number"),
         ("u.data", "", "has no ratings"),
-        ("u.item", "1|a film\n", r"u\.item, line 1: 2 columns, where there should be 24"),
+        ("u.item", "1|a film\n", r"u\.item, line 1: 2 columns instead of 24"),
     ],
 )
 def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
@@ -172,18 +174,18 @@ def test_other_mistakes_are_told(tmp_path):
         prepared(source, tmp_path / "raw", version="ml-1m")
     with pytest.raises(
         FetchError,
-        match="no train and no validation and no test user has 500 ratings of known items: lower least",
+        match="no train and no validation and no test user has 500 ratings of known items: lower min_ratings",
     ):
-        prepared(source, tmp_path / "raw", least=500)
+        prepared(source, tmp_path / "raw", min_ratings=500)
     with pytest.raises(
         FetchError,
-        match=r"the data has \d+ features, and tokens is 20: set it \(and model.embeddings.tokens\) above that",
+        match=r"the data has \d+ features, and tokens is 20: set it, and the tokens of the model, above that",
     ):
         prepared(source, tmp_path / "raw", tokens=20)
     with pytest.raises(FetchError, match="run the stage download first"):
-        movielens.prepare(tmp_path / "empty", movielens.Config(), 0)
-    with pytest.raises(ConfigError, match="least is 1; it must be at least 2"):
-        movielens.Config(least=1)
+        MovieLens().prepare(tmp_path / "empty", 0)
+    with pytest.raises(ConfigError, match="min_ratings is 1; it must be at least 2"):
+        MovieLens(min_ratings=1)
 
 
 LINES = ["user,item,rating,timestamp"] + [
@@ -198,10 +200,10 @@ ITEMS = "item,kind,maker\n" + "".join(
 
 def rated(source: Path, raw: Path, **config) -> Tasks:
     raw.mkdir(exist_ok=True)
-    settings = ratings.Config(**{"least": 4} | config)
-    ratings.fetch(raw, settings, source=source)
-    found = ratings.prepare(raw, settings, 0)
-    assert ratings.shape(settings, source) == found.input
+    settings = Ratings(**{"min_ratings": 4} | config)
+    settings.fetch(raw, source=source)
+    found = settings.prepare(raw, 0)
+    assert settings.shape(source) == found.input
     return found
 
 
@@ -230,7 +232,8 @@ def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
     names = {
         user
         for user in range(12)
-        if divided([*map(str, range(12)), "few"], ratings.Config().shares, 0)[str(user)] != "train"
+        if assign_splits([*map(str, range(12)), "few"], Ratings().split_fractions, 0)[str(user)]
+        != "train"
     }
     assert names, "a user who is not for training rates it too"
     kept = [
@@ -257,8 +260,8 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
             "user,item\n1,2\n",
             "has no column rating: its first line must name the columns user, item, rating",
         ),
-        ("user,item,rating\n1,2,good\n", r"ratings\.csv, line 2: the rating 'good' is no number"),
-        ("user,item,rating\n1,2,nan\n", r"ratings\.csv, line 2: the rating 'nan' is no number"),
+        ("user,item,rating\n1,2,good\n", r"ratings\.csv, line 2: the rating 'good' is not a number"),
+        ("user,item,rating\n1,2,nan\n", r"ratings\.csv, line 2: the rating 'nan' is not a number"),
         ("user,item,rating\n1,,3\n", r"ratings\.csv, line 2: item is empty"),
         (
             "user,item,rating\n1,2,3\n1,2,4\n",
@@ -266,11 +269,11 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
         ),
         (
             "user,item,rating,timestamp\n1,2,3,yesterday\n",
-            r"line 2: the timestamp 'yesterday' is no number and no date",
+            r"line 2: the timestamp 'yesterday' is neither a number nor a date",
         ),
         (
             "user,item,rating,timestamp\n1,2,3,\n",
-            r"line 2: the timestamp '' is no number and no date",
+            r"line 2: the timestamp '' is neither a number nor a date",
         ),
         ("user,item,rating\n", "has no rows"),
         (
@@ -279,7 +282,7 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
         ),
         (
             "user,item,rating,timestamp\n1,2,3,77\n1,3,3,2020-01-01\n",
-            r"as a number \(line 2\) and as a date \(line 3\): take one",
+            r"has a number as timestamp in line 2 and a date in line 3",
         ),
     ],
 )
@@ -288,12 +291,12 @@ def test_mistakes_in_ones_own_are_told_by_line(tmp_path, content, said):
     with pytest.raises(FetchError, match=said):
         rated(source, tmp_path / "raw")
     with pytest.raises(FetchError, match=said):
-        ratings.shape(ratings.Config(), source)
+        Ratings().shape(source)
 
 
 def test_mistakes_in_what_is_known_of_items(tmp_path):
     good = "\n".join(LINES)
-    with pytest.raises(FetchError, match=r"items\.csv, line 3: item a comes a second time"):
+    with pytest.raises(FetchError, match=r"items\.csv, line 3: item a is repeated"):
         rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")
     with pytest.raises(FetchError, match=r"users\.csv has no column user"):
         rated(own(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
@@ -301,26 +304,23 @@ def test_mistakes_in_what_is_known_of_items(tmp_path):
         FetchError, match="must be a CSV with the columns user, item and rating, or a folder"
     ):
         rated(tmp_path / "nowhere", tmp_path / "raw")
-    with pytest.raises(FetchError, match=r"items\.csv tells of no item that is in ratings\.csv"):
+    with pytest.raises(FetchError, match=r"items\.csv has no item of ratings\.csv"):
         rated(own(tmp_path / "d", ratings=good, items="item,kind\nThing 1,b\n"), tmp_path / "raw")
     with pytest.raises(
-        FetchError, match=r"beside \S*ratings\.csv lies items\.csv: name the folder"
+        FetchError, match=r"items\.csv is in the folder of \S*ratings\.csv: name the folder"
     ):
         rated(own(tmp_path / "e", ratings=good, items=ITEMS) / "ratings.csv", tmp_path / "raw")
     with pytest.raises(
-        FetchError, match="items is 'new', and of the items of test users nothing is known"
+        FetchError, match="items is 'new', and the items of test users share no feature"
     ):
         alone = films.own_csv(tmp_path / "f", users=80, films=120, least=60, most=80) / "items.csv"
         alone.unlink()
-        rated(alone.parent, tmp_path / "raw", items="new", least=3)
+        rated(alone.parent, tmp_path / "raw", items="new", min_ratings=3)
     many = "|".join(f"v{i}" for i in range(80))
     with pytest.raises(
         ConfigError, match="has 81 features of one item or user; it must be at most 64"
     ):
-        ratings.shape(
-            ratings.Config(),
-            own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"),
-        )
+        Ratings().shape(own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"))
 
 
 def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):

@@ -23,6 +23,7 @@ from episodic.preprocessing.sentences import encoder
 from episodic.preprocessing.text import TextFeatures
 from tasks import params, preset
 from tasks.runtime.files import read_json
+from tasks.runtime.stage import StageError
 from tests.episodic.preprocessing.test_text import corpus, csv_of
 
 TEXTS = [text for texts in corpus().values() for text in texts]
@@ -115,7 +116,9 @@ def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
 
 
 def test_params_say_what_is_wrong_with_it(tmp_path):
-    with pytest.raises(ConfigError, match="path is ''; it must be the folder of a sentence encoder"):
+    with pytest.raises(
+        ConfigError, match="path is ''; it must be the folder of a sentence encoder"
+    ):
         TextFeatures("encoder", path="")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".gitignore").write_text("*\n")
@@ -132,13 +135,16 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
         },
     )
     for model, said in (
-        ("textcnn", "must be bag or mlp for dataset.clinc150.features.kind encoder"),
+        (
+            "textcnn",
+            "must be bag, mlp or module for clinc150, whose examples are features of sentences",
+        ),
         ("bag", "there is no folder"),
     ):
         raw["model"]["name"] = model
         if model == "textcnn":
             raw["dataset"]["clinc150"]["features"]["path"] = str(encoders.looks(tmp_path / "a"))
-        with pytest.raises(params.StageError, match=said):
+        with pytest.raises(StageError, match=said):
             params.parse(raw)
         raw["dataset"]["clinc150"]["features"]["path"] = str(tmp_path / "none")
 
@@ -202,7 +208,7 @@ def place(tmp_path_factory) -> Path:
     changes = {
         "dataset.name": "text_folder",
         "dataset.source": "intents.csv",
-        "text_folder.shares": "[0.5, 0.25, 0.25]",
+        "text_folder.split_fractions": "[0.5, 0.25, 0.25]",
     }
     changes |= {"episodes.ways": "2", "model.name": "mlp", "algorithm.name": "protonet"}
     for key, value in changes.items():

@@ -1,0 +1,123 @@
+"""params.yaml -> `Settings`."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+from collections.abc import Collection
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from episodic.core.registry import did_you_mean
+from tasks.params.renames import rename_keys, warn_of_old_names
+from tasks.params.sections import CHOICES, SECTIONS, section_type
+from tasks.params.settings import General, Settings
+from tasks.params.validation import check_other_choices, read_choice, read_section
+from tasks.runtime.stage import StageError
+
+
+def read_yaml(path: Path) -> Any:
+    """Read YAML 1.2 as plain values. (PyYAML would read 1e-3 as text.)
+
+    Raises:
+        StageError: There is no such file, or it is not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StageError(
+            f"there is no {path}; run in the repository's root, or name the file with --params"
+        ) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def load(path: Path, *sections: str) -> Settings:
+    """Check the whole file, and return some of its sections.
+
+    A child process checks the whole, so that this one imports only what its sections need.
+
+    Raises:
+        StageError: There are mistakes. All of them are listed, one per line.
+    """
+    raw = read_yaml(path)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_check, args=(raw, str(path), sender))
+    child.start()
+    sender.close()
+    try:
+        faults = receiver.recv()
+    except EOFError:
+        faults = f"{path} could not be checked"
+    child.join()
+    if faults:
+        raise StageError(faults)
+    return parse(raw, str(path), sections)
+
+
+def _check(raw: Any, source: str, sender: Any) -> None:
+    try:
+        parse(raw, source, warn=True)
+        sender.send("")
+    except StageError as error:
+        sender.send(str(error))
+
+
+def parse(
+    raw: Any,
+    source: str = "params.yaml",
+    sections: Collection[str] = SECTIONS,
+    warn: bool = False,
+) -> Settings:
+    """Make settings of plain values.
+
+    Args:
+        raw: The content of params.yaml.
+        source: Name of the file, for messages.
+        sections: The sections to return. What several sections have to agree on is checked if all
+            of them are asked for.
+        warn: Warn of keys that have a new name.
+
+    Raises:
+        StageError: There are mistakes. All of them are listed, one per line.
+    """
+    if not isinstance(raw, dict):
+        raise StageError(
+            f"{source} must hold sections such as dataset and train, not {type(raw).__name__}"
+        )
+    raw = copy.deepcopy(raw)
+    try:
+        renamed = rename_keys(raw)
+    except StageError as error:
+        raise StageError(f"{source}: {error}") from error
+    if warn:
+        warn_of_old_names(renamed, source)
+    faults: list[str] = []
+    general_keys = [field.name for field in fields(General)]
+    known = [*general_keys, *SECTIONS]
+    faults += [
+        f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known
+    ]
+    given = {key: raw[key] for key in general_keys if key in raw}
+    general = read_section("", General, given, faults)
+    values: dict[str, Any] = {}
+    for section in sections:
+        if section in CHOICES:
+            values[section] = read_choice(section, raw.get(section), faults)
+        else:
+            values[section] = read_section(section, section_type(section), raw.get(section), faults)
+    settings = Settings(raw, **(asdict(general) if general else {}), **values)
+    if set(sections) == set(SECTIONS):
+        check_other_choices(raw, faults)
+        if not faults:
+            # Here, since the checks import code that a stage with some sections does not depend on.
+            from tasks.params.checks import find_conflicts
+
+            faults += find_conflicts(settings)
+    if faults:
+        raise StageError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
+    return settings

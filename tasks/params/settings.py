@@ -1,0 +1,143 @@
+"""The types of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+
+from episodic.core.config import Section, Seed
+from episodic.core.files import holds_data
+
+if TYPE_CHECKING:
+    from episodic.training.config import EvaluationConfig, TrainingConfig
+
+OWN_DATA = "data/own"
+"""The default of dataset.source. It exists in every checkout, as DVC demands of a dependency."""
+
+Count = Annotated[int, Ge(1), Le(10_000)]
+EpisodeCount = Annotated[int, Ge(2), Le(1_000_000)]
+"""At least two, since a confidence interval needs a spread."""
+
+
+@dataclass(frozen=True)
+class General(Section):
+    """The keys outside of all sections.
+
+    Attributes:
+        device: Where training and evaluation run.
+        processes: How many processes share them; None: chosen from the workload.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    processes: Annotated[int, Ge(1), Le(1024)] | None = None
+
+
+@dataclass(frozen=True)
+class Episodes(Section):
+    """The fixed validation and test episodes, the section `episodes`.
+
+    Attributes:
+        seed: Seed of the episodes.
+        ways: Classes per episode.
+        shots: Support examples per class.
+        queries: Query examples per class.
+        validation: Number of validation episodes.
+        test: Number of test episodes.
+        within_group: Whether all classes of an episode are of one group.
+    """
+
+    seed: Seed = 0
+    ways: Count = 5
+    shots: Count = 1
+    queries: Count = 5
+    validation: EpisodeCount = 200
+    test: EpisodeCount = 500
+    within_group: bool = False
+
+
+@dataclass(frozen=True)
+class Report(Section):
+    """The report, the section `report`.
+
+    Attributes:
+        title: Its title; None: made of data set, ways and shots.
+    """
+
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetKeys(Section):
+    """The keys of the section `dataset` that all data sets share.
+
+    Attributes:
+        seed: Seed of the split.
+        source: Path of the user's own data.
+    """
+
+    seed: Seed = 0
+    source: Annotated[str, MinLen(1)] = OWN_DATA
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A section that names an entry of a registry and holds one section per entry.
+
+    Attributes:
+        name: The name of the entry.
+        config: The entry, made from its section.
+    """
+
+    name: str
+    config: Any
+
+
+@dataclass(frozen=True)
+class DatasetChoice(Choice):
+    """The section `dataset`.
+
+    Attributes:
+        seed: Seed of the split.
+        source: Path of the user's own data.
+    """
+
+    seed: int = 0
+    source: str = OWN_DATA
+
+    @property
+    def own_data(self) -> Path | None:
+        """The user's own data; None if dataset.source is its default and nothing is there."""
+        named = self.source != OWN_DATA or holds_data(Path(OWN_DATA))
+        return Path(self.source) if named else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is configured by.
+
+    Attributes:
+        raw: params.yaml as plain values.
+        device: See `General`.
+        processes: See `General`.
+        dataset: The data set; None, as every section, if it was not asked for.
+        episodes: The fixed episodes.
+        model: The model.
+        algorithm: The algorithm.
+        train: Settings of training.
+        evaluate: Settings of evaluation.
+        report: Settings of the report.
+    """
+
+    raw: dict[str, Any] = field(repr=False)
+    device: str = "auto"
+    processes: int | None = None
+    dataset: DatasetChoice = None  # type: ignore[assignment]
+    episodes: Episodes = None  # type: ignore[assignment]
+    model: Choice = None  # type: ignore[assignment]
+    algorithm: Choice = None  # type: ignore[assignment]
+    train: TrainingConfig = None  # type: ignore[assignment]
+    evaluate: EvaluationConfig = None  # type: ignore[assignment]
+    report: Report = None  # type: ignore[assignment]
