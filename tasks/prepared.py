@@ -114,7 +114,9 @@ class Prepared:
             else None
         )
         hard = (
-            class_selection.hard_episodes(config.hard_episode_fraction, examples, offsets, counts, ways)
+            class_selection.hard_episodes(
+                config.hard_episode_fraction, examples, offsets, counts, ways
+            )
             if config.hard_episode_fraction
             else None
         )

@@ -171,7 +171,8 @@ def test_the_form_takes_no_whole_section():
     raw = preset.defaults()
     check_sections(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
     with pytest.raises(
-        StageError, match=r"^more: train is a section: give one of its keys, such as train\.iterations$"
+        StageError,
+        match=r"^more: train is a section: give one of its keys, such as train\.iterations$",
     ):
         check_sections(raw, {"train": {"iterations": 3}})
 

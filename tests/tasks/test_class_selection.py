@@ -147,7 +147,9 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
     )
 
     def similarity(share: float) -> float:
-        classes = source._sampler(trained_with(settings, hard_episode_fraction=share), "episode").rows(index)[0]
+        classes = source._sampler(
+            trained_with(settings, hard_episode_fraction=share), "episode"
+        ).rows(index)[0]
         pairs = torch.combinations(torch.arange(classes.shape[1]))
         return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 

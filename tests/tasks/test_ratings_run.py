@@ -200,7 +200,8 @@ def test_a_new_user_in_python(run, tmp_path):
         answer = CliRunner().invoke(app, words)
         assert (
             answer.exit_code == 1
-            and "is a regression model, which the command line does not support: use it from Python" in answer.output
+            and "is a regression model, which the command line does not support: use it from Python"
+            in answer.output
         )
     with pytest.raises(UserError, match="the model knows no item"):
         adapted.predict(["no such film"])

@@ -274,7 +274,10 @@ def real(mirror, tmp_path_factory) -> Path:
 def test_the_real_archives_have_the_pinned_content(real):
     for archive, digest in omniglot.CONTENT.items():
         files = fetch.read_zip(
-            real / f"{archive}.zip", wanted=r".*\.png", cap=omniglot.MAX_BYTES, most=omniglot.MAX_MEMBERS
+            real / f"{archive}.zip",
+            wanted=r".*\.png",
+            cap=omniglot.MAX_BYTES,
+            most=omniglot.MAX_MEMBERS,
         )
         assert fetch.content_digest(files) == digest
 

@@ -148,7 +148,11 @@ def test_titles_that_come_twice_are_told_apart(tmp_path):
     ("file", "content", "said"),
     [
         ("u.data", "1\t2\t3\n", r"u\.data, line 1: 3 columns instead of 4"),
-        ("u.data", "1\t2\tgood\t5\n", r"the rating 'good' at '5' of film 2 by user 1 is not a number"),
+        (
+            "u.data",
+            "1\t2\tgood\t5\n",
+            r"the rating 'good' at '5' of film 2 by user 1 is not a number",
+        ),
         ("u.data", "", "has no ratings"),
         ("u.item", "1|a film\n", r"u\.item, line 1: 2 columns instead of 24"),
     ],
@@ -260,7 +264,10 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
             "user,item\n1,2\n",
             "has no column rating: its first line must name the columns user, item, rating",
         ),
-        ("user,item,rating\n1,2,good\n", r"ratings\.csv, line 2: the rating 'good' is not a number"),
+        (
+            "user,item,rating\n1,2,good\n",
+            r"ratings\.csv, line 2: the rating 'good' is not a number",
+        ),
         ("user,item,rating\n1,2,nan\n", r"ratings\.csv, line 2: the rating 'nan' is not a number"),
         ("user,item,rating\n1,,3\n", r"ratings\.csv, line 2: item is empty"),
         (
