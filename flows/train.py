@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -26,7 +26,7 @@ from flows.ui.results import publish_results
 from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
-from tasks.params import read_yaml
+from tasks.params import old_name_warnings, read_yaml, rename_dotted
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
@@ -93,11 +93,11 @@ def train(
     }
     settings: Changes = {key: value for key, value in names.items() if value != AS_IT_IS}
     settings |= {key: value for key, value in numbers.items() if value}
-    settings |= ({"train.seed": seed} if seed >= 0 else {}) | more
+    settings |= {"train.seed": seed} if seed >= 0 else {}
     try:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
-        check_sections(raw, more)
+        settings |= read_more(raw, more, log.warning)
         changes = preset_changes(preset) | settings
         if (root / "tasks").is_dir():
             params.parse(apply_changes(raw, changes), "the form")
@@ -126,15 +126,20 @@ def train(
     return Completed(message=f"experiment {experiment}: {state.message}{change}", data=runs)
 
 
-def check_sections(raw: Mapping[str, Any], more: Changes) -> None:
-    """Checks that `more` replaces no section of the params, whose other keys would be lost.
+def read_more(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]) -> Changes:
+    """Returns `more` with the present names of all keys.
 
     Raises:
-        StageError: It does.
+        StageError: It replaces a section of the params, whose other keys would be lost, or has a
+            key by two names.
     """
+    more, renamed = rename_dotted(more)
+    for warning in old_name_warnings(renamed, "more"):
+        warn(warning)
     faults = [find_section_fault(raw, key, value) for key, value in more.items()]
     if lines := [f"more: {fault}" for fault in faults if fault]:
         raise StageError("\n".join(lines))
+    return more
 
 
 def preset_changes(name: str) -> Changes:

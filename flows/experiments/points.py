@@ -23,7 +23,7 @@ from typing import Any
 from episodic.core.registry import did_you_mean
 from tasks import params
 from tasks.experiments import WORKSPACE
-from tasks.params import read_yaml
+from tasks.params import read_yaml, rename_dotted, rename_keys, warn_of_old_names
 from tasks.runtime.stage import StageError
 
 SEED = "train.seed"
@@ -65,7 +65,7 @@ def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
     faults: list[str] = []
-    sweep = _parse_sweep(content, raw, faults)
+    sweep = _parse_sweep(content, raw, str(file), faults)
     points = _expand(sweep, file.stem)
     if not faults:
         faults += _find_duplicates(points)
@@ -98,19 +98,31 @@ class _Sweep:
         return [self.base, *of_grids, *self.singles]
 
 
-def _parse_sweep(content: Mapping[str, Any], raw: Mapping[str, Any], faults: list[str]) -> _Sweep:
+def _parse_sweep(
+    content: Mapping[str, Any], raw: Mapping[str, Any], source: str, faults: list[str]
+) -> _Sweep:
     """Collects faults and leaves out what is faulty, so that all faults are found at once."""
+    renamed: dict[str, str] = {}
     faults += [
         f"unknown key {key}{did_you_mean(str(key), list(KEYS))}"
         for key in content
         if key not in KEYS
     ]
     sweep = _Sweep(
-        base=_parse_section("base", content.get("base"), faults),
-        grids=_parse_grids(content.get("grid"), faults),
-        singles=_parse_singles(content.get("points"), faults),
+        base=_rename_keys(
+            "base", _parse_section("base", content.get("base"), faults), renamed, faults
+        ),
+        grids=[
+            _rename_keys("grid", grid, renamed, faults)
+            for grid in _parse_grids(content.get("grid"), faults)
+        ],
+        singles=[
+            _rename_keys("points", single, renamed, faults)
+            for single in _parse_singles(content.get("points"), faults)
+        ],
         seeds=_parse_seeds(content.get("seeds"), faults),
     )
+    warn_of_old_names(renamed, source)
     for changes in sweep.parts():
         for key, value in list(changes.items()):
             if fault := find_section_fault(raw, key, value):
@@ -134,6 +146,18 @@ def _parse_section(key: str, value: Any, faults: list[str]) -> dict[str, Any]:
         )
         return {}
     return {str(name): setting for name, setting in value.items()}
+
+
+def _rename_keys(
+    key: str, section: dict[str, Any], renamed: dict[str, str], faults: list[str]
+) -> dict[str, Any]:
+    try:
+        section, old_names = rename_dotted(section)
+    except StageError as error:
+        faults.append(f"{key}: {error}")
+        return {}
+    renamed.update(old_names)
+    return section
 
 
 def _parse_grids(value: Any, faults: list[str]) -> list[dict[str, list[Any]]]:
@@ -240,9 +264,14 @@ def find_section_fault(raw: Mapping[str, Any], key: str, value: Any) -> str:
 def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a copy of the params with `changes` applied.
 
-    Missing keys are created, so that the check of the params can name them.
+    Missing keys are created, so that the check of the params can name them. Keys of `raw` get their
+    present names, which those of `changes` have already.
+
+    Raises:
+        StageError: A key of `raw` is given by an old name and the present one.
     """
     result = _copy(raw)
+    rename_keys(result)
     for key, value in changes.items():
         *path, last = key.split(".")
         section = result

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.experiments.git import run_git
+from tasks.params import rename_keys
 from tasks.runtime.files import atomic_path
 from tasks.runtime.stage import StageError
 
@@ -177,6 +178,7 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
         lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
     )
     content = yaml.load(source)
+    rename_keys(content)
     for key, value in changes.items():
         *path, last = key.split(".")
         section = content

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, MutableMapping
-from typing import Any
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, TypeVar
 
 from tasks.params.settings import OWN_DATA
 from tasks.runtime.stage import StageError
+
+Value = TypeVar("Value")
 
 RENAMED = {
     "train.hard": "hard_episode_fraction",
@@ -47,7 +49,7 @@ def rename_keys(params: MutableMapping[str, Any]) -> dict[str, str]:
             continue
         now = ".".join([*sections, new])
         if new in section:
-            raise StageError(f"{path} is now called {now}, and both are given: remove {path}")
+            raise StageError(_both_given(path, now))
         _rename_key(section, old, new)
         renamed[path] = now
     for section, key, default in _find_paths(params):
@@ -56,10 +58,41 @@ def rename_keys(params: MutableMapping[str, Any]) -> dict[str, str]:
     return renamed
 
 
-def warn_of_old_names(renamed: dict[str, str], source: str) -> None:
+def rename_dotted(changes: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, str]]:
+    """Give params by dotted key their present names.
+
+    Returns:
+        The params, and the present name of each key that was renamed.
+
+    Raises:
+        StageError: A key is given by both names.
+    """
+    present: dict[str, Value] = {}
+    renamed = {}
+    for key, value in changes.items():
+        now = key
+        if key in RENAMED:
+            now = ".".join([*key.split(".")[:-1], RENAMED[key]])
+            renamed[key] = now
+            if now in changes:
+                raise StageError(_both_given(key, now))
+        present[now] = value
+    return present, renamed
+
+
+def old_name_warnings(renamed: Mapping[str, str], source: str) -> list[str]:
+    """Returns a sentence for every key that was renamed."""
+    return [f"{source}: {old} is now called {new}: rename it" for old, new in renamed.items()]
+
+
+def warn_of_old_names(renamed: Mapping[str, str], source: str) -> None:
     """Print a line to standard error for every key that was renamed."""
-    for old, new in renamed.items():
-        print(f"warning: {source}: {old} is now called {new}: rename it", file=sys.stderr)
+    for sentence in old_name_warnings(renamed, source):
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _both_given(old: str, new: str) -> str:
+    return f"{old} is now called {new}, and both are given: remove {old}"
 
 
 def _find_section(params: Any, path: list[str]) -> MutableMapping[str, Any] | None:

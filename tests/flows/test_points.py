@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows.experiments.points import apply_changes, read_points
+from flows.experiments.worktree import write_params
 from tasks import preset
 from tasks.runtime.stage import StageError
 
@@ -184,3 +185,26 @@ def test_changes_are_applied_to_a_copy():
         "g": 5,
     }
     assert raw == {"a": {"b": 1, "c": {"d": 2}}}
+
+
+def test_keys_of_an_earlier_version_have_their_present_names(points, tmp_path, capsys):
+    found = points("base: {dataset.ratings.least: 7}\ngrid: {train.hard: [0, 0.5]}")
+    assert [point.changes for point in found] == [
+        {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0},
+        {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0.5},
+    ]
+    assert "sweep.yaml: train.hard is now called train.hard_episode_fraction" in (
+        capsys.readouterr().err
+    )
+    both = "grid: [{train.hard: [0], train.hard_episode_fraction: [0, 1]}, {}]"
+    with pytest.raises(StageError, match=r"grid: train\.hard is now called .* both are given"):
+        points(both)
+
+    earlier = {"train": {"hard": 0.5, "seed": 0}}
+    changes = {"train.hard_episode_fraction": 0.25}
+    assert apply_changes(earlier, changes) == {"train": {"hard_episode_fraction": 0.25, "seed": 0}}
+    (tmp_path / "params.yaml").write_text("train:\n  hard: 0.5  # a fraction\n  seed: 0\n")
+    write_params(tmp_path / "params.yaml", tmp_path / "written.yaml", changes)
+    assert (tmp_path / "written.yaml").read_text() == (
+        "train:\n  hard_episode_fraction: 0.25 # a fraction\n  seed: 0\n"
+    )

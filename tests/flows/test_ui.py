@@ -165,16 +165,21 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
     assert default_name(AS_IT_IS, {}) == "as-it-is"
 
 
-def test_the_form_takes_no_whole_section():
-    from flows.train import check_sections
+def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
+    from flows.train import read_more
 
-    raw = preset.defaults()
-    check_sections(raw, {"train.iterations": 3, "model.module.arguments": {"width": 8}})
+    raw, warnings = preset.defaults(), []
+    more = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
+    assert read_more(raw, more, warnings.append) == more and not warnings
+    assert read_more(raw, {"train.hard": 0.5}, warnings.append) == {
+        "train.hard_episode_fraction": 0.5
+    }
+    assert warnings == ["more: train.hard is now called train.hard_episode_fraction: rename it"]
     with pytest.raises(
         StageError,
         match=r"^more: train is a section: give one of its keys, such as train\.iterations$",
     ):
-        check_sections(raw, {"train": {"iterations": 3}})
+        read_more(raw, {"train": {"iterations": 3}}, warnings.append)
 
 
 def test_pictures_become_part_of_the_summary(tmp_path):
