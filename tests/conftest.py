@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Small tensors gain nothing from threads, and two workers share the cores. Processes that tests start inherit it.
+# Threads do not speed up small tensors, and two workers share the cores.
+# Child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
@@ -20,7 +21,7 @@ settings.load_profile("project")
 
 
 LONGEST = ("flows", "test_docs.py", "tasks", "test_dvc_yaml.py", "benchmarks")
-"""Folders and files whose tests take longest. They start first, so that both workers end at the same time."""
+"""Folders and files with the slowest tests. They start first, so that both workers end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Sentence encoders for tests: a folder that only looks like one, and a tiny real one with random weights."""
+"""Sentence encoders for tests: the files of one alone, and a tiny one with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up ratings in exactly the format of MovieLens, with planted groups of users who like the same genres."""
+"""Synthetic ratings in the format of MovieLens, with planted groups of users."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
     (folder / "u.data").write_text("".join(f"{u + 1}\t{f + 1}\t{v}\t{t}\n" for u, f, v, t in rows))
     flags = [[str(int(g in own)) for g in range(len(GENRES))] for own in genres]
     lines = [
-        f"{f + 1}|Fäden {f} ({1980 + f % 20})|01-Jan-{1980 + f % 20}||http://example.com/{f}|{'|'.join(own)}\n"
+        f"{f + 1}|Fäden {f} ({1980 + f % 20})|01-Jan-{1980 + f % 20}||"
+        f"http://example.com/{f}|{'|'.join(own)}\n"
         for f, own in enumerate(flags)
     ]
     (folder / "u.item").write_text("".join(lines), encoding="latin-1")

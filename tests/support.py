@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of this checkout's tracked and new files as a Git repository of its own, clean and with nothing run."""
+    """Copy this checkout's tracked and new files to a clean Git repository, with no stage run."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -46,8 +46,10 @@ def dvc_yaml(settings) -> dict:
 
 
 def only_names(path) -> bool:
-    """Whether a package's `__init__` computes nothing, so that no stage need run again when it changes: docstring, imports, lazy
-    public names."""
+    """Whether a package's `__init__` only declares names: docstring, imports, lazy public names.
+
+    Such a file computes nothing, so no stage has to run again when it changes.
+    """
     if path.name != "__init__.py":
         return False
     body = ast.parse(path.read_text()).body
@@ -177,7 +179,7 @@ def test_every_param_is_read_by_a_stage():
     }
     for leaf in leaves(settings):
         if leaf == "processes":
-            continue  # how many share the work changes no result (tests/tasks/test_distributed.py), so that nothing need run again
+            continue  # changes no result: tests/tasks/test_distributed.py
         section, *rest = leaf.split(".")
         if (
             section in ("dataset", "model", "algorithm")

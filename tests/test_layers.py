@@ -50,8 +50,11 @@ PACKAGES = (
     "flows.experiments",
     "flows",
 )
-"""The order of packages, from the bottom to the top: a module imports its own package and those above it in this list. A name stands
-for everything below it that has no line of its own."""
+"""The order of packages, from the bottom layer to the top.
+
+A module imports its own package and those before it in this list.
+A name includes every subpackage that is not listed itself.
+"""
 
 FORBIDDEN = {
     "episodic": {"prefect", "dvc", "pandas", "pydantic"},
@@ -80,7 +83,7 @@ MODULES = modules()
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The dotted names that a file imports, wherever in it: at the top, in a function, for types alone."""
+    """The dotted names that a file imports: at the top, in functions, or for type checking only."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -163,7 +166,8 @@ class Block(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Block())
 import episodic
 for module in pkgutil.walk_packages(episodic.__path__, "episodic."):
-    if module.name not in ("episodic.cli", "episodic.inference.demo", "episodic.inference.sklearn"):  # extras of their own
+    # These need extras of their own.
+    if module.name not in ("episodic.cli", "episodic.inference.demo", "episodic.inference.sklearn"):
         importlib.import_module(module.name)
 import torch
 from episodic.algorithms import maml

@@ -1,6 +1,6 @@
-"""Python programs that start at once: forked from a process that has imported torch, pandas and other libraries already.
+"""Python programs that start fast: forked from a server process that has imported the libraries.
 
-The process they are forked from has imported no module of the project, so that `sys.modules` still tells what a program imports.
+The server imports no module of the project, so `sys.modules` still shows what a program imports.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What the process prints until it ends; it is killed if that takes longer than `timeout` seconds."""
+        """Return what the process prints; kill it if it takes longer than `timeout` seconds."""
         if self.stdout.closed:  # as with Popen, a second call returns what is left: nothing
             return "", ""
         with ThreadPoolExecutor(2) as pool, self.stdout, self.stderr:
@@ -107,7 +107,7 @@ def run(
 
 @cache
 def _start_server() -> str:
-    """Start the process that programs are forked from, once per pytest process, and return its address."""
+    """Start the server that programs are forked from, once per pytest process; return its path."""
     folder = tempfile.TemporaryDirectory(prefix="warm-")
     address = f"{folder.name}/socket"
     server = subprocess.Popen(
@@ -148,7 +148,7 @@ def _serve(address: str) -> None:
 
 
 def _supervise(connection: socket.socket) -> None:
-    """Fork the program, answer with its process number and, when it has ended, with its exit code."""
+    """Fork the program; send its process number and, when it has ended, its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, streams, _, _ = socket.recv_fds(connection, 1, 2)
     with connection.makefile("rb") as file:

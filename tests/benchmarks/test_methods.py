@@ -107,12 +107,14 @@ def test_cells_share_their_episodes():
 def test_an_unknown_cell_is_one_sentence():
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml; the name must be one of anil, ",
+        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml; the name must be one of "
+        r"anil, ",
     ):
         cell.parameters("5w1s", "mamal")
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/settings/7w7s\.yaml; the name must be one of 20w1s, ",
+        match=r"there is no benchmarks/methods/settings/7w7s\.yaml; the name must be one of "
+        r"20w1s, ",
     ):
         cell.parameters("7w7s", "maml")
 
@@ -122,7 +124,9 @@ def tiny(tmp_path, monkeypatch):
     """A table of glyphs, seconds a cell."""
     folder = tmp_path / "table"
     for name, text in {
-        "base.yaml": "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\nmodel: {conv4: {filters: 8}}\n"
+        "base.yaml": "dataset: {glyphs: {alphabets: 6}}\n"
+        "episodes: {validation: 10, test: 20}\n"
+        "model: {conv4: {filters: 8}}\n"
         "train: {iterations: 6, meta_batch: 2, validate_every: 3}\n",
         "settings/5w1s.yaml": "episodes: {ways: 5, shots: 1, queries: 2}\n",
         "methods/5w1s/maml.yaml": "evaluate: {steps: 2}\n",
@@ -289,7 +293,8 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     )
     assert (
         "−10.0 ± 0.0" in reptile
-        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, ensemble of 5 checkpoints; published: "
+        and "trained 5-way 10-shot, 32 filters, 50\u00a0steps, "
+        "ensemble of 5 checkpoints; published: "
         in reptile
     )
     assert (

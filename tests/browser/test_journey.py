@@ -1,5 +1,8 @@
-"""A person's way through the pages, in a real browser against a server that was really started: a run from the form, its pages, the report,
-the comparison. No error on the console, no request to another host. EPISODIC_SCREENSHOTS names a folder for pictures on the way."""
+"""A run from the form, its pages, its report and a comparison, in a real browser and server.
+
+The console shows no error, and no request goes to another host.
+EPISODIC_SCREENSHOTS names a folder for screenshots.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +169,8 @@ def finished(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[s
             return done[0]
         time.sleep(0.5)
     raise AssertionError(
-        f"no run of {name} ended in {timeout:.0f} s: {[(run['name'], run['state']) for run in runs]}"
+        f"no run of {name} ended in {timeout:.0f} s: "
+        f"{[(run['name'], run['state']) for run in runs]}"
     )
 
 

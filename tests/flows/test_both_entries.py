@@ -1,6 +1,6 @@
-"""`dvc repro` and the Prefect flow in turn, in a copy of this very repository, over every kind of change.
+"""`dvc repro` and the Prefect flow alternate in a copy of the checkout, for each kind of change.
 
-After each step the same stages have run whoever was asked, and the other entry point finds nothing to do.
+After each step the same stages have run with either entry point, and the other finds nothing to do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks import preset
 from tasks.runtime.stage import PROGRESS
 
 pytestmark = pytest.mark.slow
-"""Some twenty runs of the whole pipeline. What each stage depends on is checked by tests/test_dvc_yaml.py too."""
+"""About twenty runs of the pipeline. tests/test_dvc_yaml.py checks the dependencies of stages too."""
 
 STAGES = ["download", "episodes", "train", "evaluate", "report"]
 SETTINGS = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -150,7 +150,7 @@ def test_every_kind_of_change(workspace):
 
 
 def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
-    """After the test above: more iterations, SIGKILL to the flow in the middle of them, then `dvc repro`."""
+    """`dvc repro` resumes a flow that was killed during training; continues the test above."""
     workspace.edit("params.yaml", "iterations: 20 ", "iterations: 600 ")
     flow = workspace.start(sys.executable, "-m", "flows.pipeline")
     resume = workspace.root / ".dvc" / "resume"
@@ -183,7 +183,7 @@ def test_two_clones_two_entries_the_same_hashes(workspace, tmp_path, api):
 
 
 def test_metrics_params_experiments_and_remotes(workspace, tmp_path):
-    """`dvc metrics|params diff`, `dvc exp run -S`, `dvc push` and `pull` work on what a run leaves."""
+    """`dvc metrics|params diff`, `dvc exp run -S`, `dvc push` and `dvc pull` work after a run."""
     git(workspace.root, "add", "--all")
     git(workspace.root, "commit", "--quiet", "--message=run", "--allow-empty")
     shown = json.loads(workspace.call("dvc", "metrics", "show", "--json"))

@@ -1,4 +1,4 @@
-"""The reports beside Prefect's pages: who may read them, what is served, what is kept of an experiment."""
+"""Reports next to Prefect's pages: who may read them, what is served, what an experiment keeps."""
 
 from __future__ import annotations
 

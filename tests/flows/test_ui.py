@@ -72,7 +72,7 @@ def port() -> int:
 
 
 def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
-    """On a port of one's own choice; the form has choices and descriptions; nothing is left behind."""
+    """The port can be chosen; the form has choices and descriptions; no process is left behind."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")
     } | {"PREFECT_HOME": str(tmp_path)}

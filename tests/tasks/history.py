@@ -66,8 +66,18 @@ class Repository:
         seconds: float = 60.0,
         noise: float = 0.0,
     ) -> Path:
-        """A copy of the base with other params and better (or, below 0, worse) answers; `changes` by dotted key; noise: the share of wrong
-        answers that become right, and as many the other way."""
+        """Write the outputs of a run: a copy of the base with other params and other answers.
+
+        Args:
+            folder: The folder to create.
+            skill: How much better the answers are than the base's; worse if negative.
+            changes: Values of params by dotted key.
+            seconds: The training time.
+            noise: The fraction of wrong answers that become right; as many right ones become wrong.
+
+        Returns:
+            `folder`.
+        """
         shutil.copytree(self.base, folder)
         params = YAML(typ="safe").load(folder / "params.yaml")
         for key, value in (changes or {}).items():
@@ -127,7 +137,16 @@ class Repository:
         return folder
 
     def commit(self, folder: Path, message: str = "a result", keep: bool = True) -> str:
-        """The hash of a commit of a result's params, lock and metrics, its other files put into the cache; `keep`: HEAD moves on to it."""
+        """Commit a result's params, lock and metrics, and put its other files into the cache.
+
+        Args:
+            folder: The result.
+            message: The commit's message.
+            keep: Whether HEAD moves to the commit.
+
+        Returns:
+            The commit's hash.
+        """
         stage = {
             "cmd": "true",
             "params": {"params.yaml": self._ran_with(folder)},
@@ -182,7 +201,10 @@ class Repository:
         return made
 
     def _ran_with(self, folder: Path) -> dict[str, Any]:
-        """The params as a dvc.lock has them: of sections that pick by name each key of those in use, else the whole section."""
+        """The params as dvc.lock records them.
+
+        A section that selects by name gives its keys in use one by one, other sections one value.
+        """
         found: dict[str, Any] = {}
         for key, value in select_used(read_yaml(folder / "params.yaml")).items():
             picks = isinstance(value, dict) and "name" in value

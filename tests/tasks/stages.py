@@ -1,4 +1,4 @@
-"""Stages as programs, for tests: a folder with params.yaml and prepared data, and ways to start a stage there."""
+"""Stages run as programs in a folder with params.yaml and prepared data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prepare(folder: Path, **changes: str) -> Path:
 
 
 def change(folder: Path, key: str, value: str) -> None:
-    """The first line `key: ...` of params.yaml, in `section.key` the first after `section:`, with another value."""
+    """Change the first `key:` of params.yaml, or of its section if `key` is `section.key`."""
     text = (folder / "params.yaml").read_text()
     section, _, key = key.rpartition(".")
     start = re.search(rf"(?m)^ *{section}:", text).end() if section else 0

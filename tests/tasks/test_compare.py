@@ -32,7 +32,7 @@ METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
-    """Three methods with three seeds each, one more experiment that is no different from MAML but for its learning rate."""
+    """Three methods with three seeds each, and MAML with another learning rate."""
     made = Repository(tmp_path_factory.mktemp("history") / "a repo", test=120)
     for place, (method, skill) in enumerate(METHODS.items()):
         for seed in range(3):
@@ -135,12 +135,14 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         return sentences.verdict(protocol, pair)
 
     assert re.fullmatch(
-        r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, paired over 120.episodes\.",
+        r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, "
+        r"paired over 120.episodes\.",
         said("protonet", "maml"),
     )
     assert re.match(r"maml, .* beats reptile", said("reptile", "maml"))
     assert re.match(
-        r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* not methods\.$",
+        r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* "
+        r"not methods\.$",
         said("protonet", "maml-fast"),
     )
     assert said("maml", "maml-fast").startswith(
@@ -164,7 +166,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
 
 
 def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
-    """How many checkpoints a side has is said of both; where every score is the same nobody is ahead."""
+    """The number of checkpoints is given for both sides; equal scores rank neither side first."""
     protonet, maml, fast = (
         next(c for c in protocol.configurations if c.name == name)
         for name in ("protonet, meta_lr=0.001", "maml, meta_lr=0.001", "maml, meta_lr=0.01")
@@ -212,7 +214,7 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
 
 
 def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
-    """An edit that was not run puts no other name on a result, neither of a commit nor of the workspace."""
+    """An edit that was not run renames no result, neither of a commit nor of the workspace."""
     repository = Repository(tmp_path / "repo", test=40)
     made = repository.commit(repository.result(tmp_path / "r", 0.1, {"algorithm.name": "maml"}))
     repository.experiment("other", 0.2, algorithm__name="reptile")
@@ -240,7 +242,10 @@ def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
 
 
 def test_the_params_of_the_lock_of_this_project():
-    """Types, quotes and the order of stages as DVC writes them: the report's, which repeats all, never overrules."""
+    """Params are read with the types, quotes and stage order that DVC writes.
+
+    The params of the report, which repeat all others, never override them.
+    """
     text = """
 stages:
   train:
@@ -275,7 +280,7 @@ stages:
 
 
 def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
-    """`train.patience` missing is null, and `train.meta_lr` what the code says: a difference to another value is one."""
+    """A missing `train.patience` or `train.meta_lr` has its default; any other value differs."""
     experiment, usual = protocol.best.first, preset.defaults()["train"]["meta_lr"]
     older = deepcopy(experiment.params)
     for key in ("meta_lr", "patience"):
@@ -453,7 +458,8 @@ def test_mistakes_are_one_sentence(repository, tmp_path):
     for words, said in (
         (
             ["mamal-0"],
-            r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no experiment or commit 'mamal-0'",
+            r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no "
+            r"experiment or commit 'mamal-0'",
         ),
         (["main"], r"main: the stage evaluate has not run there"),
         (["workspace"], r"workspace: there is no reports/metrics\.json; run dvc repro"),
@@ -478,7 +484,8 @@ def test_a_folder_with_something_else_is_left_alone(protocol, tmp_path):
     (tmp_path / "thesis/thesis.txt").write_text("gold")
     with pytest.raises(
         StageError,
-        match="thesis holds something else than a comparison, which would be lost: name a new folder",
+        match="thesis holds something else than a comparison, which would be lost: name a new "
+        "folder",
     ):
         compare.run(protocol.experiments[:2], [], tmp_path / "thesis")
     assert (tmp_path / "thesis/thesis.txt").read_text() == "gold"
@@ -510,7 +517,10 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
         one, _ = history.read(history.list_experiments())
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
             one.file(path).unlink()
-    lacking = r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; two lacks .*curve\.csv\. "
+    lacking = (
+        r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; "
+        r"two lacks .*curve\.csv\. "
+    )
     with pytest.raises(
         StageError,
         match=lacking
@@ -572,7 +582,7 @@ def test_the_program(repository, tmp_path):
 
 
 def test_many_experiments_take_no_more_memory_each(tmp_path):
-    """60 experiments of 300 episodes: read one after the other, none keeps more than its scores and small tables."""
+    """60 experiments of 300 episodes are read one by one and keep only scores and small tables."""
     repository = Repository(tmp_path / "repo", test=300)
     for number in range(60):
         repository.experiment(f"e{number}", 0.002 * number, train__meta_lr=0.001 + 1e-5 * number)
@@ -590,7 +600,7 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
 
 
 def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
-    """Worse or better only beyond the interval of the paired difference; never between other episodes."""
+    """Better or worse only outside the interval of the paired difference, on equal episodes."""
     from tasks.reports.comparison.score_change import ScoreChange, measure_change
 
     by_name = {e.name: e for e in protocol.experiments}

@@ -1,4 +1,4 @@
-"""`device: mps` without a Mac: on a device that refuses what an Apple GPU refuses, training and evaluation answer as on the CPU."""
+"""`device: mps` on a simulated Apple GPU: training and evaluation agree with the CPU."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path,
     mirror = os.environ.get("EPISODIC_MIRROR", "")
     if case == "clinc150" and not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
-            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
+            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds "
+            "clinc150/data_full.json"
         )
     settings(tmp_path, case)
     answer = warm.run(["-m", "apple", str(tmp_path)], ROOT / "tests", ENVIRONMENT)
@@ -81,7 +82,8 @@ def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(
         ConfigError,
-        match="device is 'mps'; it needs an Apple GPU that torch can use, and this machine has none; set device to auto or cpu",
+        match="device is 'mps'; it needs an Apple GPU that torch can use, and this machine has "
+        "none; set device to auto or cpu",
     ):
         choose_device("mps")
 

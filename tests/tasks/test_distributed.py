@@ -1,4 +1,4 @@
-"""Several processes share a stage: the same bytes for any number of them, whoever starts them, and whichever is killed."""
+"""A stage in several processes: the same bytes for any number, launcher and killed process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--ma
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Seven tasks an iteration in four shards, the last of which is smaller: neither 2 nor 3 processes divide anything evenly."""
+    """Seven tasks per iteration in four unequal shards, which neither 2 nor 3 processes divide."""
     return prepare(
         tmp_path_factory.mktemp("ranks"), meta_batch="7", shard="2", processes="1", iterations="20"
     )
@@ -211,8 +211,8 @@ def test_a_killed_helper_is_one_sentence_and_worth_another_try(running):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
     assert (
-        error
-        == "error: a process of this stage was killed by signal 9; if memory was short, set processes to a lower number\n"
+        error == "error: a process of this stage was killed by signal 9; if memory was short, set "
+        "processes to a lower number\n"
     )
 
 
@@ -232,13 +232,19 @@ import torch
 from tasks.runtime import distributed
 
 with distributed.start_processes(3, torch.device("cpu")) as group:
-    rows = group.gather_rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), [i % 3 + 1 for i in range(5)])
+    sizes = [i % 3 + 1 for i in range(5)]
+    rows = group.gather_rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), sizes)
     few = group.gather_rows(lambda i: torch.full((2, 1), float(i)), [2])
-    said = [group.broadcast_object(text if group.rank == 0 else b"another", torch.device("cpu")) for text in (b"", b"first")]
+    said = [
+        group.broadcast_object(text if group.rank == 0 else b"another", torch.device("cpu"))
+        for text in (b"", b"first")
+    ]
     expected = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
-    assert rows.tolist() == [[value, value] for value in expected] and few.tolist() == [[0.0], [0.0]], (rows, few)
+    assert rows.tolist() == [[value, value] for value in expected], rows
+    assert few.tolist() == [[0.0], [0.0]], few
     assert said == [b"", b"first"], said
-    assert group.gather_rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
+    owners = group.gather_rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)
+    assert owners[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
     if group.rank == 0:
         print("all three agree")
 """

@@ -129,7 +129,8 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
         ),
         (
             ((0.1, 0.5), (-0.1, 0.2)),
-            "The error correlates with the amplitude (rank correlation 0.30, 95 % CI 0.10 to 0.50), "
+            "The error correlates with the amplitude (rank correlation 0.30, 95 % CI 0.10 to "
+            "0.50), "
             "but not measurably with the phase (rank",
         ),
         (((0.1, 0.5), (0.1, 0.2)), " and with the phase (rank correlation "),

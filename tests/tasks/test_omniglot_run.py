@@ -13,7 +13,10 @@ from tasks.train import run as train
 
 
 def test_a_hundred_iterations_on_the_real_omniglot(mirror, tmp_path, monkeypatch):
-    """Far above chance (20 %) and above nearest class means in pixels (about 47 %), outside both intervals."""
+    """Well above chance (20 %) and above nearest class means in pixels (about 47 %).
+
+    The difference exceeds both confidence intervals.
+    """
     monkeypatch.chdir(tmp_path)  # the resume checkpoint lies here
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Ratings through the stages: planted groups of users are found, and the page says what was measured."""
+"""Ratings through the stages: planted groups are found, and the page reports what was measured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_planted_groups_are_found(run):
     assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
     assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]
-    # These ratings are what a factorisation assumes, so that it can hardly be beaten; a model that learned the groups is near it.
+    # A factorisation is the true model of these ratings, so it is hard to beat.
+    # A model that has learned the groups comes close.
     assert (
         mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1
         and mae["model", 20] < mae["factorisation", 20] + 0.05

@@ -100,7 +100,7 @@ def make(root: Path | str) -> None:
 
 @pytest.fixture(scope="module")
 def image_root(tmp_path_factory):
-    """Two equal runs of the stage in two fresh processes, in folders of different names and with different hash seeds."""
+    """Two equal runs of the stage in fresh processes, with other folder names and hash seeds."""
     roots = [
         synthetic.write(tmp_path_factory.mktemp(name) / "run") for name in ("first", "elsewhere")
     ]
@@ -108,7 +108,8 @@ def image_root(tmp_path_factory):
     # The second one without the check of all of params.yaml, which takes half of the stage's time.
     call = [
         "-c",
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_report; test_report.make({str(roots[1])!r})",
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_report; "
+        f"test_report.make({str(roots[1])!r})",
     ]
     runs = [
         subprocess.Popen(
@@ -147,7 +148,7 @@ def specs_data(spec):
     return [row for rows in spec["datasets"].values() for row in rows]
 
 
-# --- bytes -----------------------------------------------------------------------------------------------------------
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 def test_two_fresh_processes_write_the_same_bytes(image_root):
@@ -167,7 +168,7 @@ def test_no_place_leaks_and_the_page_is_of_a_size_to_send(image_root):
     assert 900_000 < (image_root[0] / "reports/report.html").stat().st_size < 3_000_000
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_hostile_names_are_text(page, image_root):
@@ -204,7 +205,7 @@ def test_nothing_ends_a_script_early():
     assert "</script" not in pages.embed_script("x = '</script><script>alert(1)</SCRIPT>'").lower()
 
 
-# --- page ------------------------------------------------------------------------------------------------------------
+# --- page -----------------------------------------------------------------------------------------
 
 
 def test_nothing_is_loaded_from_anywhere(page):
@@ -314,7 +315,7 @@ def test_params_in_use_leave_out_what_was_not_picked():
     }
 
 
-# --- published figures -----------------------------------------------------------------------------------------------
+# --- published figures ----------------------------------------------------------------------------
 
 
 def compared(root):
@@ -359,7 +360,10 @@ def test_a_data_set_without_published_figures(image_root):
 
 def test_the_table_of_published_figures_is_whole():
     table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
-    columns = "dataset split rotations method network ways shots accuracy ci95 mse steps queries batch_norm source link note"
+    columns = (
+        "dataset split rotations method network ways shots accuracy ci95 mse steps queries "
+        "batch_norm source link note"
+    )
     assert list(table) == columns.split()
     assert not table.duplicated(
         ["dataset", "method", "network", "ways", "shots", "steps", "source"]
@@ -370,12 +374,13 @@ def test_the_table_of_published_figures_is_whole():
         table["link"].str.startswith("https://") | (table["source"] == "own reference run")
     ).all()
     maml = table.query(
-        "dataset == 'omniglot' and method == 'MAML' and network == 'conv4' and ways == '20' and shots == '1'"
+        "dataset == 'omniglot' and method == 'MAML' and network == 'conv4' "
+        "and ways == '20' and shots == '1'"
     ).iloc[0]
     assert (maml["accuracy"], maml["ci95"]) == ("95.8", "0.3")
 
 
-# --- gallery, classes, curves ----------------------------------------------------------------------------------------
+# --- gallery, classes, curves ---------------------------------------------------------------------
 
 
 def test_gallery_shows_the_answers_that_were_given(image_root):
@@ -488,7 +493,8 @@ def test_curve_says_what_the_numbers_say():
     )
     assert (
         adaptation("mse", waves)
-        == "The error falls from 3.00 to 0.400 in one step and is flat after that; with three or more steps some episodes diverge."
+        == "The error falls from 3.00 to 0.400 in one step and is flat after that; with three or "
+        "more steps some episodes diverge."
     )
 
 
@@ -558,7 +564,7 @@ def test_contrast_is_aa_in_both_themes(theme):
         assert _contrast(charts.PALETTE[name][theme], charts.PALETTE["paper"][theme]) >= 3, name
 
 
-# --- modes, regression -----------------------------------------------------------------------------------------------
+# --- modes, regression ----------------------------------------------------------------------------
 
 
 def test_both_statistics_are_compared_unless_they_agree(image_root):
@@ -618,7 +624,7 @@ def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
     assert '"type": "log"' in json.dumps(spec)
 
 
-# --- faults ----------------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 NEEDED = {
     "data/prepared/meta.json": "episodes",
@@ -713,12 +719,12 @@ def test_columns_that_a_kind_can_do_without(spare):
         path.write_text(kept)
 
 
-# --- browser ---------------------------------------------------------------------------------------------------------
+# --- browser --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["image_root", "wave_root"])
 def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp_path):
-    """The page's policy forbids requests and foreign scripts, so that an attempt would be a line on the console."""
+    """The page's policy forbids requests and foreign scripts; the console would show an attempt."""
     chromium = next(
         (
             path

@@ -17,7 +17,7 @@ from tests.tasks.test_report import Page
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
-    """An error that falls as the root of the number of classes, and two models of one group each."""
+    """An error that falls with the root of the number of classes, and models of one group each."""
     made = Repository(tmp_path_factory.mktemp("growth") / "repo", test=120)
     for n in (10, 40, 160, 640):
         for seed in range(2):

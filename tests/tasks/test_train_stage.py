@@ -1,4 +1,4 @@
-"""The stages train and evaluate as programs: killed for real, and in one sentence where they cannot go on."""
+"""The stages train and evaluate as programs: SIGKILL and resume, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -147,8 +147,9 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
     for stage, words in (("train", TRAIN), ("evaluate", EVALUATE)):
         _, error = call(folder, stage, *words, code=1)
         assert error == (
-            "error: compiled kernels (train.plan.mode, evaluate.compiled) need a C++ compiler, and no-such-compiler, which CXX names, is "
-            "not installed; install one, or set train.plan.mode to auto and evaluate.compiled to false\n"
+            "error: compiled kernels (train.plan.mode, evaluate.compiled) need a C++ compiler, and "
+            "no-such-compiler, which CXX names, is not installed; install one, or set "
+            "train.plan.mode to auto and evaluate.compiled to false\n"
         )
 
 
@@ -169,12 +170,16 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
     _, error = call(tmp_path, "train", *TRAIN, code=1)
     assert (
         error
-        == "error: there is no params.yaml; run in the repository's root, or name the file with --params\n"
+        == "error: there is no params.yaml; run in the repository's root, or name the file with "
+        "--params\n"
     )
 
 
 def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path):
-    """A metric method answers at any ways, with its baselines and chance those of the test; one whose head has five outputs says so."""
+    """A metric method is scored at any ways; a method whose head has five outputs is refused.
+
+    Baselines and chance are those of the test episodes.
+    """
     prepare(tmp_path, **{"algorithm.name": "protonet"})
     call(tmp_path, "train", *TRAIN)
     change(tmp_path, "algorithm.name", "maml")
@@ -206,7 +211,8 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
     change(prepared, "device", "auto")
     assert (
         error
-        == "error: device is 'cuda'; it needs a CUDA device that torch can use, and this machine has none; set device to auto or cpu\n"
+        == "error: device is 'cuda'; it needs a CUDA device that torch can use, and this machine "
+        "has none; set device to auto or cpu\n"
     )
 
 
@@ -223,5 +229,6 @@ def test_without_the_environment_a_stage_says_what_to_do(tmp_path):
         )
         assert answer.returncode == 1
         assert answer.stderr == (
-            "error: the project's environment is not on PATH: run 'make setup', then '. .venv/bin/activate', and try again\n"
+            "error: the project's environment is not on PATH: run 'make setup', then '. "
+            ".venv/bin/activate', and try again\n"
         )
