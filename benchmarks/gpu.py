@@ -291,7 +291,7 @@ def sampling_equal(workload: Workload, device: torch.device) -> bool:
     here, there = images(workload, torch.device("cpu")), images(workload, device)
     return all(
         torch.equal(a, b.cpu())
-        for a, b in zip(here.rows(index), there.rows(index.to(device)), strict=True)
+        for a, b in zip(here.draw_rows(index), there.draw_rows(index.to(device)), strict=True)
     )
 
 

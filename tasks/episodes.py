@@ -40,7 +40,7 @@ def run(settings: params.Settings, raw: Path, out: Path) -> None:
 
 
 def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> dict[str, Any]:
-    storage.save(folder, _examples(data))
+    storage.save_examples(folder, _examples(data))
     outside = {}
     if isinstance(data, Texts):
         pd.DataFrame({"text": data.texts + data.outside}).to_parquet(
@@ -60,7 +60,7 @@ def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> d
     for split, count in (("validation", episodes.validation), ("test", episodes.test)):
         rows = np.flatnonzero(table["split"] == split)
         groups = (
-            sampling.Groups.of(table["group"].to_numpy()[rows].tolist(), episodes.ways)
+            sampling.ClassGroups.from_names(table["group"].to_numpy()[rows].tolist(), episodes.ways)
             if episodes.within_group
             else None
         )
@@ -75,7 +75,7 @@ def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> d
             episodes.queries,
             groups=groups,
         )
-        classes, support, query = (part.numpy() for part in sampler.rows(torch.arange(count)))
+        classes, support, query = (part.numpy() for part in sampler.draw_rows(torch.arange(count)))
         columns: dict[str, Any] = {
             "episode": np.arange(count),
             "classes": list(rows[classes]),
@@ -128,7 +128,7 @@ def _sinusoids(data: Sinusoids, settings: params.Settings, folder: Path) -> dict
             shots=episodes.shots,
             queries=episodes.queries,
         )
-        amplitude, phase, x = (part.numpy() for part in sampler.waves(torch.arange(count)))
+        amplitude, phase, x = (part.numpy() for part in sampler.draw_waves(torch.arange(count)))
         columns: dict[str, Any] = {
             "episode": np.arange(count),
             "amplitude": amplitude[:, 0],
@@ -148,7 +148,7 @@ def _sinusoids(data: Sinusoids, settings: params.Settings, folder: Path) -> dict
 
 def _tasks(data: Tasks, settings: params.Settings, folder: Path) -> dict[str, Any]:
     """Of validation and test, each task once: its first examples as support set, and those that follow as query set."""
-    storage.save(folder, data.examples)
+    storage.save_examples(folder, data.examples)
     np.save(folder / "targets.npy", data.targets)
     pd.DataFrame({"text": data.texts}).to_parquet(folder / "texts.parquet", index=False)
     table = pd.DataFrame({"task": data.names, "split": data.splits, "count": data.counts})

@@ -47,9 +47,9 @@ def run(settings: params.Settings, data: Path, model: Path, scores: Path, metric
     """Write the files that docs/reference/files.md describes in reports/scores and reports/metrics.json."""
     allocator.keep_freed_memory()
     device = distributed.prepare_device(settings.device)
-    source = prepared.read(data, device)
+    source = prepared.open_folder(data, device)
     evaluation = Evaluation.load(settings.evaluate, source, model)
-    table = ratings.RatingTable(source) if source.given else None
+    table = ratings.RatingTable(source) if source.has_recorded_tasks else None
     count = distributed.count_processes(
         settings.processes,
         len(evaluation.chunks),
@@ -83,7 +83,7 @@ def _measure(
     row_baselines = None
     if table:
         row_baselines = ratings.fit_rating_baselines(table, evaluation.test)
-    elif evaluation.source.texts():
+    elif evaluation.source.read_texts():
         row_baselines = baselines.fit_sentence_baselines(evaluation)
     episode_baselines = EpisodeBaselines.prepare(evaluation, row_baselines, group)
     results = measure_episodes(evaluation, episode_baselines, group)

@@ -1,4 +1,4 @@
-"""`data/prepared` as objects: what the stages after `episodes` read."""
+"""The folder data/prepared, which the stage `episodes` writes and all later stages read."""
 
 from __future__ import annotations
 
@@ -21,75 +21,84 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """folder: where it lies; meta: `meta.json`; device: where episodes are wanted."""
+class PreparedFolder:
+    """Examples, class table and fixed episodes.
+
+    Attributes:
+        folder: The folder.
+        meta: The content of `meta.json`.
+        device: Device of the episodes.
+    """
 
     folder: Path
     meta: dict[str, Any]
     device: torch.device
 
     @property
-    def drawn_on(self) -> torch.device:
-        """Where episodes are made, in 64-bit arithmetic, before they are moved to the device."""
+    def sampling_device(self) -> torch.device:
+        """Device that draws episodes, in 64-bit arithmetic, before they are moved to `device`."""
         return float64.supporting_device(self.device)
 
     @property
     def kind(self) -> str:
+        """`classification` or `regression`."""
         return self.meta["kind"]
 
     @property
-    def given(self) -> bool:
-        """Whether tasks are given ones, of unequal sizes, and not made of classes or a formula."""
+    def has_recorded_tasks(self) -> bool:
+        """Whether tasks are recorded ones of different sizes, such as the ratings of users."""
         return "tasks" in self.meta
 
-    def classes(self) -> pd.DataFrame:
-        """The class table, with the first row of each class's images as `offset`."""
-        table = pd.read_parquet(self.folder / "classes.parquet")
-        return table.assign(offset=table["count"].cumsum() - table["count"])
+    def read_classes(self) -> pd.DataFrame:
+        """Read the class table, with the first row of the examples of each class as `offset`."""
+        return _add_offsets(pd.read_parquet(self.folder / "classes.parquet"))
 
-    def examples(self) -> storage.Rows:
-        """The examples of all classes, row by row."""
-        return storage.load(self.folder, self.meta["input"], self.drawn_on)
+    def load_examples(self) -> storage.Examples:
+        """Load the examples of all classes, by row."""
+        return storage.load_examples(self.folder, self.meta["input"], self.sampling_device)
 
-    def targets(self) -> torch.Tensor:
-        """The targets of given tasks, row by row."""
-        return torch.from_numpy(np.load(self.folder / "targets.npy")).to(self.drawn_on)
+    def load_targets(self) -> torch.Tensor:
+        """Load the targets of recorded tasks, by row."""
+        targets = torch.from_numpy(np.load(self.folder / "targets.npy"))
+        return targets.to(self.sampling_device)
 
-    def tasks(self, split: str) -> pd.DataFrame:
-        """The given tasks of a split, with the first row of each one's examples as `offset`."""
-        table = pd.read_parquet(self.folder / "tasks.parquet")
-        table = table.assign(offset=table["count"].cumsum() - table["count"])
+    def read_tasks(self, split: str) -> pd.DataFrame:
+        """Read the recorded tasks of a split, with the first row of each as `offset`."""
+        table = _add_offsets(pd.read_parquet(self.folder / "tasks.parquet"))
         return table[table["split"] == split].reset_index(drop=True)
 
-    def texts(self) -> list[str]:
-        """What people read of the examples, where they are sentences; else nothing."""
+    def read_texts(self) -> list[str]:
+        """Read the text of each example; empty if examples have no text."""
         path = self.folder / "texts.parquet"
         return pd.read_parquet(path)["text"].to_list() if path.exists() else []
 
-    def training(self, params: Settings, labels: sampling.Labels = "episode") -> sampling.Sampler:
-        """The training episodes, made as they are asked for; labels: see `sampling.ClassSampler`."""
-        made = self._sampler(params, labels)
-        return made if self.drawn_on == self.device else lambda index: made(index).to(self.device)
+    def training_sampler(
+        self, params: Settings, labels: sampling.LabelScope = "episode"
+    ) -> sampling.Sampler:
+        """Make the sampler of training episodes on `device`.
 
-    def _sampler(self, params: Settings, labels: sampling.Labels) -> sampling.Sampler:
+        Args:
+            params: Settings with the sections `train` and `episodes`.
+            labels: See `episodic.data.sampling.ClassSampler`.
+        """
+        sampler = self._sampler(params, labels)
+        if self.sampling_device == self.device:
+            return sampler
+        return lambda index: sampler(index).to(self.device)
+
+    def _sampler(self, params: Settings, labels: sampling.LabelScope) -> sampling.Sampler:
         config = params.train
         ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
-        if self.given:
-            table = self.tasks("train")
-            offsets, counts = (
-                torch.tensor(table[column].to_numpy(), device=self.drawn_on)
-                for column in ("offset", "count")
-            )
+        if self.has_recorded_tasks:
             return sampling.TaskSampler(
-                self.examples(),
-                self.targets(),
-                offsets,
-                counts,
-                config.seed,
-                "train",
-                shots,
-                config.queries,
-                config.vary_shots,
+                self.load_examples(),
+                self.load_targets(),
+                *self._row_tensors(self.read_tasks("train")),
+                seed=config.seed,
+                split="train",
+                shots=shots,
+                queries=config.queries,
+                vary_shots=config.vary_shots,
             )
         if self.kind == "regression":
             family = {key: tuple(value) for key, value in self.meta["family"].items()}
@@ -99,75 +108,104 @@ class Prepared:
                 split="train",
                 shots=shots,
                 queries=config.queries,
-                device=self.drawn_on,
+                device=self.sampling_device,
             )
         from tasks.runtime import class_selection  # only the stage train depends on it
 
-        classes, examples = class_selection.chosen(self.classes(), config), self.examples()
-        offsets, counts = (
-            torch.tensor(classes[column].to_numpy(), device=self.drawn_on)
-            for column in ("offset", "count")
-        )
-        groups = (
-            sampling.Groups.of(classes["group"].to_list(), ways, self.drawn_on)
-            if config.within_group
-            else None
-        )
-        hard = (
-            class_selection.hard_episodes(
+        classes = class_selection.select_classes(self.read_classes(), config)
+        examples = self.load_examples()
+        offsets, counts = self._row_tensors(classes)
+        groups = hard_episodes = None
+        if config.within_group:
+            names = classes["group"].to_list()
+            groups = sampling.ClassGroups.from_names(names, ways, self.sampling_device)
+        if config.hard_episode_fraction:
+            hard_episodes = class_selection.find_hard_episodes(
                 config.hard_episode_fraction, examples, offsets, counts, ways
             )
-            if config.hard_episode_fraction
-            else None
-        )
         return sampling.ClassSampler(
             examples,
             offsets,
             counts,
-            config.seed,
-            "train",
-            ways,
-            shots,
-            config.queries,
-            labels,
-            groups,
-            hard,
+            seed=config.seed,
+            split="train",
+            ways=ways,
+            shots=shots,
+            queries=config.queries,
+            labels=labels,
+            groups=groups,
+            hard_episodes=hard_episodes,
         )
 
-    def table(self, split: str) -> pd.DataFrame:
-        """The fixed episodes of a split, one row each."""
+    def _row_tensors(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the columns `offset` and `count` as tensors."""
+        offsets, counts = (
+            torch.tensor(table[column].to_numpy(), device=self.sampling_device)
+            for column in ("offset", "count")
+        )
+        return offsets, counts
+
+    def read_episodes(self, split: str) -> pd.DataFrame:
+        """Read the table of the fixed episodes of a split, one row per episode."""
         return pd.read_parquet(self.folder / f"{split}.parquet")
 
-    def fixed(self, table: pd.DataFrame, examples: storage.Rows | None = None) -> Episode:
-        """Rows of `table` as one Episode on the device."""
+    def build_episodes(
+        self, table: pd.DataFrame, examples: storage.Examples | None = None
+    ) -> Episode:
+        """Build fixed episodes on `device`.
+
+        Args:
+            table: Rows of `read_episodes`.
+            examples: The result of `load_examples`, if it is in memory already.
+        """
 
         def column(name: str) -> torch.Tensor:
-            return torch.tensor(np.stack(table[name].to_list()), device=self.drawn_on)
+            return torch.tensor(np.stack(table[name].to_list()), device=self.sampling_device)
 
-        if self.given:
-            offset, support, skipped, query = (
-                column(name) for name in ("offset", "support", "skipped", "query")
-            )
-            runs = sampling.Runs(offset, support), sampling.Runs(offset + support + skipped, query)
-            x = self.examples() if examples is None else examples
-            return sampling.task_episode(
-                x, self.targets(), *runs, self.meta["shots"], self.meta["longest"]
-            ).to(self.device)
-        if self.kind == "regression":
+        if self.kind == "regression" and not self.has_recorded_tasks:
             waves = column("amplitude")[:, None], column("phase")[:, None]
-            return sampling.wave_episode(*waves, column("support_x"), column("query_x")).to(
-                self.device
+            episode = sampling.build_sinusoid_episode(
+                *waves, column("support_x"), column("query_x")
             )
-        rows = self.examples() if examples is None else examples
-        return sampling.labelled_episode(
-            rows, column("support"), column("query"), self.meta["ways"]
-        ).to(self.device)
+            return episode.to(self.device)
+        examples = self.load_examples() if examples is None else examples
+        if self.has_recorded_tasks:
+            offset, shots = column("offset"), column("support")
+            support = sampling.RowRanges(offset, shots)
+            query = sampling.RowRanges(offset + shots + column("skipped"), column("query"))
+            episode = sampling.build_task_episode(
+                examples,
+                self.load_targets(),
+                support,
+                query,
+                self.meta["shots"],
+                self.meta["longest"],
+            )
+            return episode.to(self.device)
+        episode = sampling.build_class_episode(
+            examples, column("support"), column("query"), self.meta["ways"]
+        )
+        return episode.to(self.device)
 
 
-def read(folder: Path, device: torch.device) -> Prepared:
+def _add_offsets(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(offset=table["count"].cumsum() - table["count"])
+
+
+def open_folder(folder: Path, device: torch.device) -> PreparedFolder:
+    """Open a folder that the stage `episodes` wrote.
+
+    Args:
+        folder: The folder.
+        device: Device of the episodes.
+
+    Raises:
+        StageError: The folder has another format.
+    """
     meta = read_json(folder / "meta.json")
     if meta.get("format") != FORMAT:
         raise StageError(
-            f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the stage episodes again"
+            f"{folder / 'meta.json'} has format {meta.get('format')!r}, not {FORMAT}: run the "
+            "stage episodes again"
         )
-    return Prepared(folder, meta, device)
+    return PreparedFolder(folder, meta, device)

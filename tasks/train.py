@@ -36,13 +36,15 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
     allocator.keep_freed_memory()
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)
-    source = prepared.read(data, device)
+    source = prepared.open_folder(data, device)
     config = describe_learner(settings, source.meta)
     if source.kind == "classification":
-        config["classes"] = len(class_selection.chosen(source.classes(), settings.train))
+        config["classes"] = len(
+            class_selection.select_classes(source.read_classes(), settings.train)
+        )
     learner = model_folder.build_learner(config)
-    sampler = source.training(settings, learner.algorithm.labels)
-    validation = source.fixed(source.table("validation"))
+    sampler = source.training_sampler(settings, learner.algorithm.labels)
+    validation = source.build_episodes(source.read_episodes("validation"))
     plan = loop.choose_plan(sampler, settings.train, device)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
     shards = len(plan.shard_bounds(settings.train.meta_batch))

@@ -1,9 +1,11 @@
-"""An Apple GPU where there is none: a device of its own to torch, whose numbers are a CPU's, and which refuses what that GPU refuses.
+"""A simulated Apple GPU: a torch device that computes on the CPU with the limits of an Apple GPU.
 
-It raises TypeError for a float64 tensor, for multiplications and bits of int64, and where its tensors meet a CPU's.
+It raises TypeError for float64 tensors, for multiplications and bitwise operators of int64, and for
+operators that mix its tensors with CPU tensors.
 
-`python -m apple FOLDER` runs the stages of FOLDER/params.yaml on the CPU and then on it, and adapts the trained model to
-a test episode, into FOLDER/cpu and FOLDER/apple: in a process of its own, since torch knows such a device for good.
+`python -m apple FOLDER` runs the stages of FOLDER/params.yaml on the CPU and then on the simulated
+device, and adapts the trained model to a test episode. The outputs go to FOLDER/cpu and
+FOLDER/apple. Run it in a process of its own, because a torch device cannot be unregistered.
 """
 
 from __future__ import annotations
@@ -119,8 +121,8 @@ def main(folder: Path) -> None:
     settings, data = params.parse(params.read_yaml(folder / "params.yaml")), folder / "prepared"
     download.run(settings, folder / "raw", Path(os.environ.get("EPISODIC_MIRROR", "")))
     episodes.run(settings, folder / "raw", data)
-    source = prepared.read(data, torch.device("cpu"))
-    first = source.fixed(source.table("test")[:1])
+    source = prepared.open_folder(data, torch.device("cpu"))
+    first = source.build_episodes(source.read_episodes("test")[:1])
     for device in ("cpu", "apple:0"):
         distributed.prepare_device = lambda name, device=device: torch.device(device)
         out = folder / device.removesuffix(":0")

@@ -54,10 +54,10 @@ def measure(args: argparse.Namespace) -> None:
     allocator.keep_freed_memory()
     settings = params.load(args.params, "episodes", "model", "algorithm", "train")
     device = distributed.prepare_device(settings.device)
-    source = prepared.read(args.data, device)
+    source = prepared.open_folder(args.data, device)
     meta_learner = build_learner(describe_learner(settings, source.meta))
     sampler, tasks = (
-        source.training(settings, meta_learner.algorithm.labels),
+        source.training_sampler(settings, meta_learner.algorithm.labels),
         settings.train.meta_batch,
     )
     automatic = loop.choose_plan(sampler, settings.train, device)

@@ -182,9 +182,12 @@ def train(side: str, minutes: float, every: int) -> None:
     """Train in the current folder, and print a JSON line per evaluation."""
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
-    source = prepared.read(Path("prepared"), device)
+    source = prepared.open_folder(Path("prepared"), device)
     meta_learner = build_learner(describe_learner(settings, source.meta))
-    sampler, test = source.training(settings), source.fixed(source.table("test"))
+    sampler, test = (
+        source.training_sampler(settings),
+        source.build_episodes(source.read_episodes("test")),
+    )
     if side == "compiled":
         config = replace(config, plan=replace(config.plan, mode="compiled"))
         backend.prepare_compiled_kernels(device)

@@ -11,7 +11,7 @@ from episodic import ops
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.data.sampling import Labels
+from episodic.data.sampling import LabelScope
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
@@ -48,7 +48,7 @@ class BaselinePlusPlus(Algorithm):
     inner_steps: Steps = 50
     scale: PositiveFloat = 10.0
 
-    labels: ClassVar[Labels] = "split"
+    labels: ClassVar[LabelScope] = "split"
     regression: ClassVar[bool] = False
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.data.sampling import Labels
+from episodic.data.sampling import LabelScope
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
@@ -45,7 +45,7 @@ class FineTuning(Algorithm):
     inner_lr: PositiveFloat = 0.1
     inner_steps: Steps = 50
 
-    labels: ClassVar[Labels] = "split"
+    labels: ClassVar[LabelScope] = "split"
     regression: ClassVar[bool] = False
 
     @property

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from episodic.core import random_numbers
 from episodic.core.model import Params
-from episodic.data.sampling import labelled_episode
-from episodic.data.storage import Rows
+from episodic.data.sampling import build_class_episode
+from episodic.data.storage import Examples
 from episodic.engine.learner import MetaLearner
 
 __all__ = [
@@ -62,7 +62,7 @@ def split_evenly(n: int) -> list[int]:
     return [n // number + (i < n % number) for i in range(number)]
 
 
-def embed_rows(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor) -> Tensor:
+def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Tensor) -> Tensor:
     """Compute the features in front of the head.
 
     Args:
@@ -74,7 +74,7 @@ def embed_rows(learner: MetaLearner, theta: Params, examples: Rows, rows: Tensor
     Returns:
         Features `(n, width)`.
     """
-    x = labelled_episode(
+    x = build_class_episode(
         examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1
     ).support_x
     x = x.to(next(iter(theta.values())).device)  # an Apple GPU's examples are on the CPU

@@ -1,7 +1,8 @@
-"""Episodes as a function of `(seed, split, index)`.
+"""Samplers: an episode as a function of `(seed, split, index)`.
 
-An episode is never stored nor drawn from a stream: sampler and index say all, so that resuming needs no generator state and any
-number of processes can share the work. Everything is integer tensor arithmetic on the device of the data.
+Episodes are neither stored nor drawn from a stream. The sampler and the index determine an episode,
+so that resuming needs no generator state and any number of processes can share the work. All
+arithmetic is on integer tensors, on the device of the data.
 """
 
 from __future__ import annotations
@@ -17,123 +18,190 @@ from episodic.core import random_numbers
 from episodic.core.config import require
 from episodic.core.episode import Episode
 from episodic.core.random_numbers import integers_below, random_bits, sample_distinct, uniform
-from episodic.data.storage import Rows
+from episodic.data.storage import Examples
 
-NOISE = 1
-"""Tells the stream of an episode's noise from that of its classes and examples."""
+__all__ = [
+    "NEIGHBOURS_PER_WAY",
+    "ClassGroups",
+    "ClassSampler",
+    "HardEpisodes",
+    "LabelScope",
+    "RowRanges",
+    "Sampler",
+    "SinusoidSampler",
+    "TaskSampler",
+    "build_class_episode",
+    "build_sinusoid_episode",
+    "build_task_episode",
+    "draw_classes_and_examples",
+]
 
-NEAR = 2
-"""A harder episode's classes are drawn from this many times as many: those most alike to a class drawn at random, itself among them, so
-that it is in the episode one time in NEAR. A class that is near many others comes more often than one that is near few."""
+NOISE_KEY = 1
+"""Distinguishes the random numbers of an episode's noise from those of its classes and examples."""
 
-Labels = Literal["episode", "split"]
+NEIGHBOURS_PER_WAY = 2
+"""Size of the neighbourhood from which the classes of a hard episode are drawn, per way."""
+
+LabelScope = Literal["episode", "split"]
+"""Whether labels count the classes of the episode or all classes of the split."""
 
 
 class Sampler(Protocol):
-    """Episodes by index: int64 `(tasks,)` -> Episode with that many tasks."""
+    """Function from episode indices, int64 `(tasks,)`, to an `Episode` with as many tasks."""
 
-    def __call__(self, index: Tensor) -> Episode: ...
+    def __call__(self, index: Tensor) -> Episode:
+        """Draw the episodes `index`."""
 
 
-def class_episodes(
+def draw_classes_and_examples(
     key: int,
     index: Tensor,
     counts: Tensor,
     ways: int,
     size: int,
-    groups: Groups | None = None,
-    hard: Hard | None = None,
+    groups: ClassGroups | None = None,
+    hard_episodes: HardEpisodes | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which classes and which of their examples make up the episodes `index`.
+    """Draw the classes of episodes and the examples of these classes.
 
-    index: int64 `(episodes,)`
-    counts: int64 `(classes,)`, examples a class, each at least `size`
-    size: examples a class and episode (shots + queries)
-    groups: if given, all classes of an episode are of one group, and each group is as likely
-    hard: if given, a share of the episodes has classes that are alike; the others are what they are without it
+    Args:
+        key: Key of the random numbers.
+        index: Episode indices, int64 `(episodes,)`.
+        counts: Examples per class, int64 `(classes,)`, each at least `size`.
+        ways: Classes per episode.
+        size: Examples per class and episode, shots + queries.
+        groups: If given, the classes of an episode are of one group, and every group is equally
+            likely.
+        hard_episodes: If given, a fraction of the episodes has similar classes. The other episodes
+            are the same as without it.
 
-    Returns classes `(episodes, ways)`, distinct and in random order (the position is the label), and examples
-    `(episodes, ways, size)`: distinct numbers below the class's count, in random order.
+    Returns:
+        Classes, int64 `(episodes, ways)`, distinct and in random order: the position is the label.
+        And examples, int64 `(episodes, ways, size)`, distinct numbers below the count of the class
+        in random order.
     """
     bits = random_bits(key, index, ways * (1 + size) + 2)
-    bits, of, coin = bits[:, :-2], bits[:, -2], bits[:, -1]
+    bits, group_bits, hard_bits = bits[:, :-2], bits[:, -2], bits[:, -1]
     classes = (
         sample_distinct(bits[:, :ways], len(counts), ways)
         if groups is None
-        else groups.sample_distinct(bits[:, :ways], of)
+        else groups.draw_classes(bits[:, :ways], group_bits)
     )
-    if hard is not None:
-        classes = torch.where(
-            (integers_below(coin, 1 << 30) < round(hard.share * (1 << 30)))[:, None],
-            hard.around.sample_distinct(bits[:, :ways], of),
-            classes,
-        )
-    return classes, sample_distinct(
-        bits[:, ways:].view(len(index), ways, size), counts[classes], size
-    )
+    if hard_episodes is not None:
+        is_hard = integers_below(hard_bits, 1 << 30) < round(hard_episodes.fraction * (1 << 30))
+        similar = hard_episodes.neighbourhoods.draw_classes(bits[:, :ways], group_bits)
+        classes = torch.where(is_hard[:, None], similar, classes)
+    example_bits = bits[:, ways:].view(len(index), ways, size)
+    return classes, sample_distinct(example_bits, counts[classes], size)
 
 
-class Groups(NamedTuple):
-    """members: int64 `(groups, largest)`, the classes of each group, filled up with 0; sizes: int64 `(groups,)`, how many they are."""
+class ClassGroups(NamedTuple):
+    """Groups of classes, such as alphabets.
+
+    Attributes:
+        members: Classes of each group, int64 `(groups, largest)`, padded with 0.
+        sizes: Classes per group, int64 `(groups,)`.
+    """
 
     members: Tensor
     sizes: Tensor
 
-    def sample_distinct(self, bits: Tensor, of: Tensor) -> Tensor:
-        """Classes `(episodes, ways)` of one group an episode, from random bits `(episodes, ways)` and, for which group, `(episodes,)`."""
-        group = integers_below(of, len(self.sizes))
-        return self.members[group].gather(
-            1, sample_distinct(bits, self.sizes[group], bits.shape[1])
-        )
+    def draw_classes(self, bits: Tensor, group_bits: Tensor) -> Tensor:
+        """Draw a group for each episode, and distinct classes of this group.
+
+        Args:
+            bits: Random bits for the classes, int64 `(episodes, ways)`.
+            group_bits: Random bits for the group, int64 `(episodes,)`.
+
+        Returns:
+            Classes, int64 `(episodes, ways)`.
+        """
+        group = integers_below(group_bits, len(self.sizes))
+        positions = sample_distinct(bits, self.sizes[group], bits.shape[1])
+        return self.members[group].gather(1, positions)
 
     @classmethod
-    def of(cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu") -> Groups:
-        """The groups of at least `ways` classes, from each class's group; ConfigError where there is none."""
+    def from_names(
+        cls, names: Sequence[str], ways: int, device: torch.device | str = "cpu"
+    ) -> ClassGroups:
+        """Collect the groups that have enough classes for an episode.
+
+        Args:
+            names: Name of the group of each class; '' for none.
+            ways: Classes per episode.
+            device: Device of the result.
+
+        Raises:
+            ConfigError: No class has a group, or no group has `ways` classes.
+        """
         require(any(names), "within_group", True, "must be false, since the classes have no groups")
-        found: dict[str, list[int]] = {}
+        classes: dict[str, list[int]] = {}
         for position, name in enumerate(names):
-            found.setdefault(name, []).append(position)
-        large = [found[name] for name in sorted(found) if len(found[name]) >= ways]
-        most = max(map(len, found.values()))
+            classes.setdefault(name, []).append(position)
+        groups = [classes[name] for name in sorted(classes) if len(classes[name]) >= ways]
+        largest = max(map(len, classes.values()))
         require(
-            bool(large),
+            bool(groups),
             "ways",
             ways,
-            f"must be at most {most}, the number of classes of the largest group, for episodes within one",
+            f"must be at most {largest}, the number of classes of the largest group, for episodes "
+            "within one",
         )
-        width = max(map(len, large))
         members = torch.tensor(
-            [group + [0] * (width - len(group)) for group in large], device=device
+            [group + [0] * (largest - len(group)) for group in groups], device=device
         )
-        return cls(members, torch.tensor([len(group) for group in large], device=device))
+        return cls(members, torch.tensor([len(group) for group in groups], device=device))
 
 
-class Hard(NamedTuple):
-    """share: of the episodes that are harder; around: for each class a group, itself and those most alike to it."""
+class HardEpisodes(NamedTuple):
+    """Episodes of similar classes.
 
-    share: float
-    around: Groups
+    The classes of a hard episode are drawn from the neighbourhood of a random class: itself and the
+    classes most similar to it. A class with many neighbours occurs more often than one with few.
+
+    Attributes:
+        fraction: Fraction of the episodes that are hard.
+        neighbourhoods: One group per class, the class itself and those most similar to it.
+    """
+
+    fraction: float
+    neighbourhoods: ClassGroups
 
     @classmethod
-    def of(cls, share: float, around: Tensor) -> Hard:
-        """around: int64 `(classes, k)`, known before training, so that an episode still depends on its index alone"""
-        return cls(
-            share, Groups(around, torch.full((len(around),), around.shape[1], device=around.device))
-        )
+    def from_neighbours(cls, fraction: float, neighbours: Tensor) -> HardEpisodes:
+        """Make hard episodes from neighbours that are known before training.
+
+        Args:
+            fraction: Fraction of the episodes that are hard.
+            neighbours: Each class and those most similar to it, int64 `(classes, k)`.
+        """
+        sizes = torch.full((len(neighbours),), neighbours.shape[1], device=neighbours.device)
+        return cls(fraction, ClassGroups(neighbours, sizes))
 
 
 @dataclass(frozen=True)
 class ClassSampler:
-    """Episodes of one split's classes.
+    """Sampler of N-way K-shot episodes from the classes of one split.
 
-    images: examples by row, those of a class in consecutive rows: uint8 images in memory or in a file, features, or tokens
-    offsets, counts: int64 `(classes,)`, first row and number of images of each class of the split; all on one device
-    labels: what an episode calls its classes: `episode` (0 ... ways - 1) or `split` (the place among all classes of the split)
-    groups: if given, each episode's classes are of one group, such as an alphabet
-    hard: if given, a share of the episodes is harder
+    Args:
+        examples: Examples by row. The examples of a class are in consecutive rows.
+        offsets: First row of each class of the split, int64 `(classes,)`.
+        counts: Examples per class, int64 `(classes,)`.
+        seed: Seed of the episodes.
+        split: Name of the split. Equal seeds draw different episodes for different names.
+        ways: Classes per episode.
+        shots: Support examples per class.
+        queries: Query examples per class.
+        labels: Labels of the examples: `episode` counts the classes of the episode from 0, `split`
+            all classes of the split.
+        groups: If given, the classes of an episode are of one group, such as an alphabet.
+        hard_episodes: If given, a fraction of the episodes has similar classes.
+
+    Raises:
+        ConfigError: There are too few classes, or a class has too few examples.
     """
 
-    images: Rows
+    examples: Examples
     offsets: Tensor
     counts: Tensor
     seed: int
@@ -141,17 +209,13 @@ class ClassSampler:
     ways: int
     shots: int
     queries: int
-    labels: Labels = "episode"
-    groups: Groups | None = None
-    hard: Hard | None = None
+    labels: LabelScope = "episode"
+    groups: ClassGroups | None = None
+    hard_episodes: HardEpisodes | None = None
     key: int = field(init=False)
 
     def __post_init__(self) -> None:
-        classes, smallest, size = (
-            len(self.counts),
-            int(self.counts.min()),
-            self.shots + self.queries,
-        )
+        classes, smallest = len(self.counts), int(self.counts.min())
         require(
             self.ways <= classes,
             "ways",
@@ -159,9 +223,9 @@ class ClassSampler:
             f"must be at most {classes}, the number of {self.split} classes",
         )
         require(
-            size <= smallest,
+            self.shots + self.queries <= smallest,
             "shots + queries",
-            size,
+            self.shots + self.queries,
             f"must be at most {smallest}, the examples of the smallest {self.split} class",
         )
         object.__setattr__(self, "key", random_numbers.key(self.seed, self.split))
@@ -195,25 +259,34 @@ class ClassSampler:
         offsets = counts.cumsum(0) - counts
         return cls(examples, offsets, counts, seed, split, ways, shots, queries)
 
-    def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For int64 `(tasks,)`: positions of the classes within the split `(tasks, ways)`, rows of the support images
-        `(tasks, ways * shots)` and of the query images `(tasks, ways * queries)`, class after class."""
-        classes, examples = class_episodes(
+    def draw_rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw classes and rows of episodes, without reading the examples.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+
+        Returns:
+            Positions of the classes within the split, int64 `(tasks, ways)`; rows of the support
+            examples, int64 `(tasks, ways * shots)`; and rows of the query examples, int64
+            `(tasks, ways * queries)`, both class after class.
+        """
+        classes, examples = draw_classes_and_examples(
             self.key,
             index.to(self.counts.device),
             self.counts,
             self.ways,
             self.shots + self.queries,
             self.groups,
-            self.hard,
+            self.hard_episodes,
         )
         rows = self.offsets[classes][..., None] + examples
         return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)
 
     def __call__(self, index: Tensor) -> Episode:
-        classes, support, query = self.rows(index)
-        noise = random_bits(self.key ^ NOISE, index.to(self.counts.device), 1)[:, 0]
-        episode = labelled_episode(self.images, support, query, self.ways)._replace(noise=noise)
+        classes, support, query = self.draw_rows(index)
+        noise = random_bits(self.key ^ NOISE_KEY, index.to(self.counts.device), 1)[:, 0]
+        episode = build_class_episode(self.examples, support, query, self.ways)
+        episode = episode._replace(noise=noise)
         if self.labels == "episode":
             return episode
         return episode._replace(
@@ -222,33 +295,52 @@ class ClassSampler:
         )
 
 
-def labelled_episode(images: Rows, support: Tensor, query: Tensor, ways: int) -> Episode:
-    """Rows of `images` as an Episode, images in float32 from 0 (paper) to 1 (ink); rows int64 `(tasks, ways * n)`, class after class."""
-    labels = torch.arange(ways, device=images.device)
+def build_class_episode(examples: Examples, support: Tensor, query: Tensor, ways: int) -> Episode:
+    """Read the examples of classification episodes.
 
-    def side(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = images[rows.flatten()]
+    Args:
+        examples: Examples by row. Images, uint8, become float32 from 0 to 1.
+        support: Rows of the support sets, int64 `(tasks, ways * shots)`, class after class.
+        query: Rows of the query sets, int64 `(tasks, ways * queries)`, class after class.
+        ways: Classes per episode.
+
+    Returns:
+        The episodes, with labels from 0 to ways - 1.
+    """
+    labels = torch.arange(ways, device=examples.device)
+
+    def read(rows: Tensor) -> tuple[Tensor, Tensor]:
+        x = examples[rows.flatten()]
         x = x.float().div_(255) if x.dtype == torch.uint8 else x
-        x = torch.unflatten(x, 0, rows.shape)
-        return x, labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1).expand(
-            len(rows), -1
-        )
+        y = labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1)
+        return torch.unflatten(x, 0, rows.shape), y.expand(len(rows), -1)
 
-    return Episode(*side(support), *side(query), ways)
+    return Episode(*read(support), *read(query), ways)
 
 
 @dataclass(frozen=True)
 class TaskSampler:
-    """Tasks as they were found, of unequal sizes and in an order, such as the ratings of each user in the order of time: the support set is
-    the first examples of a task, the query set is some that come after them.
+    """Sampler of recorded tasks of different sizes, such as the ratings of each user over time.
 
-    x, y: examples by row, those of a task in consecutive rows; targets float32 `(N,)`
-    offsets, counts: int64 `(tasks,)`, first row and number of examples of each task of the split, each more than `shots`
-    vary: whether a task's support set is 1 to `shots` examples, each number as likely, or always `shots`
-    queries: how many of what comes after it at most: a run of them that begins anywhere
+    The support set is the first examples of a task. The query set is a range of consecutive
+    examples that begins at a random place after them.
+
+    Args:
+        x: Examples by row. The examples of a task are in consecutive rows.
+        y: Targets, float32 `(N,)`.
+        offsets: First row of each task of the split, int64 `(tasks,)`.
+        counts: Examples per task, int64 `(tasks,)`, each more than `shots`.
+        seed: Seed of the episodes.
+        split: Name of the split. Equal seeds draw different episodes for different names.
+        shots: Support examples per task.
+        queries: Query examples per task, at most.
+        vary_shots: Whether the number of support examples is drawn uniformly from 1 to `shots`.
+
+    Raises:
+        ConfigError: A task has too few examples.
     """
 
-    x: Rows
+    x: Examples
     y: Tensor
     offsets: Tensor
     counts: Tensor
@@ -256,7 +348,7 @@ class TaskSampler:
     split: str
     shots: int
     queries: int
-    vary: bool = False
+    vary_shots: bool = False
     key: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -275,40 +367,58 @@ class TaskSampler:
         task = integers_below(bits[:, 0], len(self.counts))
         support = (
             1 + integers_below(bits[:, 1], self.shots)
-            if self.vary
+            if self.vary_shots
             else torch.full_like(index, self.shots)
         )
         query = (self.counts[task] - support).clamp(max=self.queries)
         skipped = integers_below(bits[:, 2], self.counts[task] - support - query + 1)
         first = self.offsets[task]
-        rows = Runs(first, support), Runs(first + support + skipped, query)
-        noise = random_bits(self.key ^ NOISE, index, 1)[:, 0]
-        return task_episode(self.x, self.y, *rows, self.shots, self.queries)._replace(noise=noise)
+        rows = RowRanges(first, support), RowRanges(first + support + skipped, query)
+        noise = random_bits(self.key ^ NOISE_KEY, index, 1)[:, 0]
+        episode = build_task_episode(self.x, self.y, *rows, self.shots, self.queries)
+        return episode._replace(noise=noise)
 
 
-class Runs(NamedTuple):
-    """Consecutive rows, a run for each task: the first `(tasks,)` and how many `(tasks,)`."""
+class RowRanges(NamedTuple):
+    """Consecutive rows, one range per task.
+
+    Attributes:
+        first: First row of each range, int64 `(tasks,)`.
+        size: Rows per range, int64 `(tasks,)`.
+    """
 
     first: Tensor
     size: Tensor
 
 
-def task_episode(
-    x: Rows, y: Tensor, support: Runs, query: Runs, shots: int, queries: int
+def build_task_episode(
+    x: Examples, y: Tensor, support: RowRanges, query: RowRanges, shots: int, queries: int
 ) -> Episode:
-    """Runs of examples as an Episode `(tasks, shots, ...)` and `(tasks, queries, ...)`, filled up with each run's last example."""
+    """Read the examples of recorded tasks.
 
-    def side(run: Runs, width: int) -> tuple[Tensor, Tensor]:
-        rows = run.first[:, None] + torch.arange(width, device=y.device).minimum(
-            run.size[:, None] - 1
-        )
-        found = x[rows.flatten()]
-        found = found if found.is_floating_point() else found.long()
-        return torch.unflatten(found, 0, rows.shape), y[rows][..., None]
+    Args:
+        x: Examples by row.
+        y: Targets, float32 `(N,)`.
+        support: Rows of the support sets.
+        query: Rows of the query sets.
+        shots: Width of the support sets. Shorter ones are padded with their last example.
+        queries: Width of the query sets, likewise.
+
+    Returns:
+        Episodes with x `(tasks, shots, *input)` and `(tasks, queries, *input)`, y with one value
+        per example in the last axis, and the sizes without padding.
+    """
+
+    def read(ranges: RowRanges, width: int) -> tuple[Tensor, Tensor]:
+        position = torch.arange(width, device=y.device).minimum(ranges.size[:, None] - 1)
+        rows = ranges.first[:, None] + position
+        examples = x[rows.flatten()]
+        examples = examples if examples.is_floating_point() else examples.long()
+        return torch.unflatten(examples, 0, rows.shape), y[rows][..., None]
 
     return Episode(
-        *side(support, shots),
-        *side(query, queries),
+        *read(support, shots),
+        *read(query, queries),
         support_size=support.size,
         query_size=query.size,
     )
@@ -316,7 +426,21 @@ def task_episode(
 
 @dataclass(frozen=True)
 class SinusoidSampler:
-    """Sine waves y = amplitude * sin(x - phase); every range is (low, high), drawn from uniformly (MAML paper, section 5.1)."""
+    """Sampler of sine waves y = amplitude * sin(x - phase), each drawn uniformly from [low, high).
+
+    Args:
+        amplitude: Bounds of the amplitude.
+        phase: Bounds of the phase, in radians.
+        x: Bounds of x, in radians.
+        seed: Seed of the episodes.
+        split: Name of the split. Equal seeds draw different episodes for different names.
+        shots: Support examples per task.
+        queries: Query examples per task.
+        device: Device of the episodes. It must support float64.
+
+    Chelsea Finn, Pieter Abbeel, Sergey Levine: Model-Agnostic Meta-Learning for Fast Adaptation of
+    Deep Networks, 2017, section 5.1. https://arxiv.org/abs/1703.03400
+    """
 
     amplitude: tuple[float, float]
     phase: tuple[float, float]
@@ -327,13 +451,17 @@ class SinusoidSampler:
     queries: int
     device: torch.device | str = "cpu"
 
-    def waves(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For int64 `(tasks,)`: amplitude `(tasks, 1)`, phase `(tasks, 1)`, x `(tasks, shots + queries)`, all float64."""
-        bits = random_bits(
-            random_numbers.key(self.seed, self.split),
-            index.to(self.device),
-            2 + self.shots + self.queries,
-        )
+    def draw_waves(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the parameters and the inputs of sine waves.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+
+        Returns:
+            Amplitude `(tasks, 1)`, phase `(tasks, 1)` and x `(tasks, shots + queries)`, float64.
+        """
+        key = random_numbers.key(self.seed, self.split)
+        bits = random_bits(key, index.to(self.device), 2 + self.shots + self.queries)
         return (
             uniform(bits[:, :1], *self.amplitude),
             uniform(bits[:, 1:2], *self.phase),
@@ -341,14 +469,26 @@ class SinusoidSampler:
         )
 
     def __call__(self, index: Tensor) -> Episode:
-        amplitude, phase, x = self.waves(index)
-        return wave_episode(amplitude, phase, x[:, : self.shots], x[:, self.shots :])
+        amplitude, phase, x = self.draw_waves(index)
+        return build_sinusoid_episode(amplitude, phase, x[:, : self.shots], x[:, self.shots :])
 
 
-def wave_episode(amplitude: Tensor, phase: Tensor, support_x: Tensor, query_x: Tensor) -> Episode:
-    """Sine waves as an Episode in float32, x and y of shape `(tasks, n, 1)`; amplitude and phase `(tasks, 1)`."""
+def build_sinusoid_episode(
+    amplitude: Tensor, phase: Tensor, support_x: Tensor, query_x: Tensor
+) -> Episode:
+    """Compute the targets of sine waves.
 
-    def side(x: Tensor) -> tuple[Tensor, Tensor]:
+    Args:
+        amplitude: Amplitude of each task, `(tasks, 1)`.
+        phase: Phase of each task, in radians, `(tasks, 1)`.
+        support_x: Inputs of the support sets, `(tasks, shots)`.
+        query_x: Inputs of the query sets, `(tasks, queries)`.
+
+    Returns:
+        Episodes in float32, x and y of shape `(tasks, n, 1)`.
+    """
+
+    def compute(x: Tensor) -> tuple[Tensor, Tensor]:
         return x[..., None].float(), (amplitude * torch.sin(x - phase))[..., None].float()
 
-    return Episode(*side(support_x), *side(query_x))
+    return Episode(*compute(support_x), *compute(query_x))

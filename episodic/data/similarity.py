@@ -1,29 +1,37 @@
-"""How alike classes are, by the means of their examples: of the inputs as they are, or of a model's features."""
+"""Similarity of classes: the cosine between the means of their inputs or of a model's features."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from episodic.data.storage import Rows
+from episodic.data.storage import Examples
 
-MEAN_OF = 100
-"""Examples of a class, the first ones, that its mean takes."""
+__all__ = ["cosine_similarity", "find_neighbours", "mean_class_inputs", "rank_neighbours"]
 
-AT_ONCE = 256
-"""Points whose neighbours are looked for together."""
+MAX_EXAMPLES = 100
+"""Examples of a class, the first ones, that its mean is taken over."""
+
+CHUNK_SIZE = 256
+"""Points whose neighbours are searched at once."""
 
 
-def class_means(examples: Rows, offsets: Tensor, counts: Tensor) -> Tensor:
-    """The mean input of each class `(classes, numbers)`, float64 on the CPU; of tokens how often each occurs.
+def mean_class_inputs(examples: Examples, offsets: Tensor, counts: Tensor) -> Tensor:
+    """Compute the mean input of each class.
 
-    offsets, counts: int64 `(classes,)`, the first row of each class and how many it has
+    Args:
+        examples: Examples by row.
+        offsets: First row of each class, int64 `(classes,)`.
+        counts: Examples per class, int64 `(classes,)`.
+
+    Returns:
+        float64 `(classes, width)` on the CPU. The mean of tokens is how often each token occurs per
+        example.
     """
     means = []
     for offset, count in zip(offsets.tolist(), counts.tolist(), strict=True):
-        x = examples[
-            torch.arange(offset, offset + min(count, MEAN_OF), device=examples.device)
-        ].flatten(1)
+        rows = torch.arange(offset, offset + min(count, MAX_EXAMPLES), device=examples.device)
+        x = examples[rows].flatten(1)
         if x.dtype == torch.int64:
             means.append(torch.bincount(x.flatten().cpu()).double() / len(x))
         else:
@@ -31,39 +39,68 @@ def class_means(examples: Rows, offsets: Tensor, counts: Tensor) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(means, batch_first=True)
 
 
-def cosine(points: Tensor) -> Tensor:
-    """How alike each two points `(n, width)` are, `(n, n)` from -1 to 1: the cosine of their angle, seen from the mean of all points.
+def cosine_similarity(points: Tensor) -> Tensor:
+    """Compute the centred cosine similarity of all pairs of points.
 
-    (Not from 0: images of little ink, and features after a ReLU, all point one way.) Rounded, so that no order hangs on the last bit.
+    The mean of all points is subtracted, since images with little ink, and features after a ReLU,
+    all have similar directions from 0. Results are rounded, so that ranks do not depend on the last
+    bit.
+
+    Args:
+        points: `(n, width)`.
+
+    Returns:
+        float64 `(n, n)` from -1 to 1.
     """
-    unit = _directions(points)
-    return _rounded(unit @ unit.T)
+    directions = _centred_directions(points)
+    return _round_cosines(directions @ directions.T)
 
 
-def _directions(points: Tensor) -> Tensor:
-    apart = points.double() - points.double().mean(0)
-    length = apart.norm(dim=1, keepdim=True)
-    return apart / torch.where(length > 0, length, torch.ones_like(length))
+def _centred_directions(points: Tensor) -> Tensor:
+    centred = points.double() - points.double().mean(0)
+    length = centred.norm(dim=1, keepdim=True)
+    return centred / torch.where(length > 0, length, torch.ones_like(length))
 
 
-def _rounded(cosines: Tensor) -> Tensor:
+def _round_cosines(cosines: Tensor) -> Tensor:
     return cosines.clamp(-1, 1).round(decimals=9)
 
 
-def nearest(points: Tensor, k: int) -> Tensor:
-    """`neighbours(cosine(points), k)`, without all of the cosines in memory."""
-    unit, found = _directions(points), []
-    for first in range(0, len(unit), AT_ONCE):
-        rows = torch.arange(first, min(first + AT_ONCE, len(unit)))
-        found.append(_nearest(_rounded(unit[rows] @ unit.T), rows, k))
-    return torch.cat(found)
+def find_neighbours(points: Tensor, k: int) -> Tensor:
+    """Find the nearest neighbours of each point.
+
+    The result is `rank_neighbours(cosine_similarity(points), k)`, without holding all cosines in
+    memory.
+
+    Args:
+        points: `(n, width)`.
+        k: Number of neighbours, including the point itself.
+
+    Returns:
+        int64 `(n, min(k, n))`.
+    """
+    directions, neighbours = _centred_directions(points), []
+    for first in range(0, len(directions), CHUNK_SIZE):
+        rows = torch.arange(first, min(first + CHUNK_SIZE, len(directions)))
+        cosines = _round_cosines(directions[rows] @ directions.T)
+        neighbours.append(_rank_rows(cosines, rows, k))
+    return torch.cat(neighbours)
 
 
-def neighbours(similarity: Tensor, k: int) -> Tensor:
-    """Each point and the k - 1 others most alike to it, int64 `(n, min(k, n))`; of equals the one with the lower number."""
-    return _nearest(similarity.clone(), torch.arange(len(similarity)), k)
+def rank_neighbours(similarity: Tensor, k: int) -> Tensor:
+    """Rank the neighbours of each point by similarity.
+
+    Args:
+        similarity: Similarity of all pairs, `(n, n)`.
+        k: Number of neighbours, including the point itself.
+
+    Returns:
+        int64 `(n, min(k, n))`. The point itself comes first, then the most similar ones. Ties are
+        broken by the lower number.
+    """
+    return _rank_rows(similarity.clone(), torch.arange(len(similarity)), k)
 
 
-def _nearest(similarity: Tensor, own: Tensor, k: int) -> Tensor:
+def _rank_rows(similarity: Tensor, own: Tensor, k: int) -> Tensor:
     similarity[torch.arange(len(own)), own] = 2.0
     return similarity.argsort(dim=1, descending=True, stable=True)[:, :k].contiguous()

@@ -1,4 +1,4 @@
-"""Examples of many classes, by row: images in a file, read as they are asked for, and sparse features."""
+"""Storage of examples: images that are read from a file on demand, and sparse features."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["Examples", "SparseRows", "StoredImages", "load_examples", "save_examples"]
+
 
 class StoredImages:
-    """The rows of an npy file of uint8 `(N, C, H, W)`, as `stored[rows]` for int64 rows.
+    """Images in an npy file of uint8 `(N, C, H, W)`, indexed as `stored[rows]` with int64 rows.
 
-    Read row by row, so that nothing of the file counts as this process's memory; of a memory-mapped file all that was ever touched
-    does. What is read often stays in the system's cache.
+    Rows are read one by one, so that the file does not count as memory of this process. All pages
+    of a memory-mapped file that were ever touched would. Rows that are read often stay in the
+    operating system's cache.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: The file does not hold uint8 in C order.
     """
 
     device = torch.device("cpu")
@@ -24,17 +33,17 @@ class StoredImages:
     def __init__(self, path: Path):
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
-            read = (
+            read_header = (
                 np.lib.format.read_array_header_1_0
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            self.shape, fortran, dtype = read(file)
+            self.shape, fortran_order, dtype = read_header(file)
             self._start = file.tell()
-        if fortran or dtype != np.uint8:
-            raise ValueError(f"{path} does not hold bytes in rows")
+        if fortran_order or dtype != np.uint8:
+            raise ValueError(f"{path} must hold uint8 in C order; write it with numpy.save")
         self._file = os.open(path, os.O_RDONLY)
-        self._size = int(np.prod(self.shape[1:]))
+        self._row_bytes = int(np.prod(self.shape[1:]))
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -44,29 +53,33 @@ class StoredImages:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        result = np.empty((len(rows), self._size), np.uint8)
-        for place, row in enumerate(rows.tolist()):
-            # pread, since processes that were forked share the file's position.
-            result[place] = np.frombuffer(
-                os.pread(self._file, self._size, self._start + row * self._size), np.uint8
-            )
-        return torch.from_numpy(result).view(-1, *self.shape[1:])
+        images = np.empty((len(rows), self._row_bytes), np.uint8)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            # pread, since forked processes share the position in the file.
+            content = os.pread(self._file, self._row_bytes, self._start + row * self._row_bytes)
+            image[:] = np.frombuffer(content, np.uint8)
+        return torch.from_numpy(images).view(-1, *self.shape[1:])
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows of mostly zeros, as `stored[rows]` float32 `(n, width)`.
+    """Rows of a sparse matrix (CSR), indexed as `stored[rows]`: float32 `(n, width)`.
 
-    starts: int64 `(N + 1,)`, where each row's entries begin; places: int32, their columns; values: float32
+    Attributes:
+        starts: First entry of each row, and the number of entries, int64 `(N + 1,)`.
+        columns: Column of each entry, int32 `(entries,)`.
+        values: Value of each entry, float32 `(entries,)`.
+        width: Number of columns.
     """
 
     starts: Tensor
-    places: Tensor
+    columns: Tensor
     values: Tensor
     width: int
 
     @property
     def device(self) -> torch.device:
+        """Device of the rows."""
         return self.values.device
 
     def __len__(self) -> int:
@@ -81,29 +94,46 @@ class SparseRows:
             + first[row]
         )
         result = torch.zeros(len(rows), self.width, device=self.device)
-        result[row, self.places[entry].long()] = self.values[entry]
+        result[row, self.columns[entry].long()] = self.values[entry]
         return result
 
 
-Rows = Tensor | StoredImages | SparseRows
+Examples = Tensor | StoredImages | SparseRows
 """Examples by row: uint8 images (0 to 255), float32 features or int64 tokens."""
 
-PARTS = ("starts", "places", "values")
+SPARSE_FILES = {
+    "starts": "examples-starts.npy",
+    "columns": "examples-places.npy",
+    "values": "examples-values.npy",
+}
+"""The file of each tensor of `SparseRows`."""
 
 
-def save(folder: Path, examples: np.ndarray | Tensor | SparseRows) -> None:
-    """Writes examples for `load`: images as `images.npy`, others as `examples*.npy`."""
+def save_examples(folder: Path, examples: np.ndarray | Tensor | SparseRows) -> None:
+    """Write examples in the format that `load_examples` reads.
+
+    Args:
+        folder: An existing folder.
+        examples: Images as a NumPy array, written to `images.npy`; others are written to
+            `examples*.npy`.
+    """
     if isinstance(examples, SparseRows):
-        for part in PARTS:
-            np.save(folder / f"examples-{part}.npy", getattr(examples, part).numpy())
+        for name, file in SPARSE_FILES.items():
+            np.save(folder / file, getattr(examples, name).numpy())
     elif isinstance(examples, Tensor):
         np.save(folder / "examples.npy", examples.numpy())
     else:
         np.save(folder / "images.npy", examples)
 
 
-def load(folder: Path, input: Sequence[int], device: torch.device) -> Rows:
-    """What `save` wrote, of examples of shape `input`: images are left in their file on the CPU, and copied to another device."""
+def load_examples(folder: Path, input: Sequence[int], device: torch.device) -> Examples:
+    """Read the examples that `save_examples` wrote.
+
+    Args:
+        folder: The folder.
+        input: Shape of one example.
+        device: Device of the examples. On the CPU images stay in their file.
+    """
     if (folder / "images.npy").exists():
         path = folder / "images.npy"
         return (
@@ -113,7 +143,8 @@ def load(folder: Path, input: Sequence[int], device: torch.device) -> Rows:
         )
     if (folder / "examples.npy").exists():
         return torch.from_numpy(np.load(folder / "examples.npy")).to(device)
-    starts, places, values = (
-        torch.from_numpy(np.load(folder / f"examples-{part}.npy")).to(device) for part in PARTS
-    )
-    return SparseRows(starts, places, values, input[0])
+    tensors = {
+        name: torch.from_numpy(np.load(folder / file)).to(device)
+        for name, file in SPARSE_FILES.items()
+    }
+    return SparseRows(**tensors, width=input[0])

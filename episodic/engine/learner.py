@@ -14,7 +14,7 @@ from episodic.core.config import ConfigError, Section, require
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.core.objective import Objective
-from episodic.data.sampling import Labels
+from episodic.data.sampling import LabelScope
 from episodic.engine.inner import InnerLoop, expand
 
 __all__ = ["BATCH_NORM", "Algorithm", "MetaLearner", "ModelFunction"]
@@ -41,7 +41,7 @@ class Algorithm(Section):
     any_ways: ClassVar[bool] = False
     """Whether a model that was trained at some number of ways predicts at other numbers."""
 
-    labels: ClassVar[Labels] = "episode"
+    labels: ClassVar[LabelScope] = "episode"
     """Labels of training episodes: `episode` counts the classes of the episode from 0, `split` all
     training classes."""
 

@@ -65,8 +65,8 @@ class EpisodeBaselines:
         """Choose the learning rate of `random_init` on validation episodes, shared by `group`."""
         source, trained = evaluation.source, evaluation.trained
         network, seed = model_folder.build_baseline_learner(trained.config), source.meta["seed"]
-        validation = source.table("validation")[:TUNING_EPISODES]
-        episodes = source.fixed(validation, evaluation.examples)
+        validation = source.read_episodes("validation")[:TUNING_EPISODES]
+        episodes = source.build_episodes(validation, evaluation.examples)
         parameters = sum(p.numel() for p in trained.members[0].values())
         count, inputs = len(evaluation.test), source.meta["inputs"]
         is_large = parameters > LARGE_NETWORK
@@ -112,7 +112,7 @@ def fit_sentence_baselines(evaluation: Evaluation) -> RowBaselines:
     """Fit tf-idf baselines of scikit-learn, whose word weights come from the training classes."""
     from episodic.analysis.text_baselines import TfidfClassifiers
 
-    texts, classes = evaluation.source.texts(), evaluation.source.classes()
+    texts, classes = evaluation.source.read_texts(), evaluation.source.read_classes()
     train = classes[classes["split"] == "train"]
     training_texts = [
         texts[row]

@@ -38,11 +38,13 @@ def measure_rejection(
         evaluation.steps,
     )
     outputs = results.outputs[:, evaluation.points.index(steps)]
-    examples = source.examples()
+    examples = source.load_examples()
     first, queries = len(examples) - unknown_count, outputs.shape[1]
     key = random_numbers.key(source.meta["seed"], "outside")
     bits = random_numbers.random_bits(key, torch.arange(len(test)), queries)
-    unknown_rows = (first + random_numbers.integers_below(bits, unknown_count)).to(source.drawn_on)
+    unknown_rows = (first + random_numbers.integers_below(bits, unknown_count)).to(
+        source.sampling_device
+    )
 
     def compute(chunk: int) -> torch.Tensor:
         rows = evaluation.chunks[chunk]

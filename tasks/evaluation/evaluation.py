@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from episodic.core.episode import Episode
-from episodic.data.storage import Rows
+from episodic.data.storage import Examples
 from episodic.training import model_folder
 from episodic.training.config import EvaluationConfig
 from episodic.training.evaluation import count_inner_steps, curve_steps, episodes_per_chunk
-from tasks.prepared import Prepared
+from tasks.prepared import PreparedFolder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Evaluation:
         query_numbers: Numbers in the query sets of all test episodes, a measure of the work.
     """
 
-    source: Prepared
+    source: PreparedFolder
     test: pd.DataFrame
     trained: model_folder.TrainedModel
     steps: int
@@ -40,11 +40,11 @@ class Evaluation:
     query_numbers: int
 
     @classmethod
-    def load(cls, settings: EvaluationConfig, source: Prepared, model: Path) -> Evaluation:
+    def load(cls, settings: EvaluationConfig, source: PreparedFolder, model: Path) -> Evaluation:
         """Read the model in the folder `model` and check that it accepts the test episodes."""
         trained = model_folder.load(model, source.device)
-        test, learner = source.table("test"), trained.learner
-        episode = source.fixed(test[:1])
+        test, learner = source.read_episodes("test"), trained.learner
+        episode = source.build_episodes(test[:1])
         learner.test_variant.check_episode(episode)
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
@@ -55,10 +55,10 @@ class Evaluation:
         return cls(source, test, trained, steps, points, chunk, query_numbers)
 
     @cached_property
-    def examples(self) -> Rows | None:
+    def examples(self) -> Examples | None:
         """The examples of the data set, row by row; None for tasks made by a formula."""
-        has_rows = self.source.kind == "classification" or self.source.given
-        return self.source.examples() if has_rows else None
+        has_rows = self.source.kind == "classification" or self.source.has_recorded_tasks
+        return self.source.load_examples() if has_rows else None
 
     @property
     def chunks(self) -> list[slice]:
@@ -75,4 +75,4 @@ class Evaluation:
 
     def load_episodes(self, rows: slice) -> Episode:
         """The test episodes of some rows of `test`, on the device."""
-        return self.source.fixed(self.test[rows], self.examples)
+        return self.source.build_episodes(self.test[rows], self.examples)

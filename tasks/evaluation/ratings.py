@@ -20,7 +20,7 @@ from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import RowBaselines, stack_scores
 from tasks.evaluation.evaluation import Evaluation
-from tasks.prepared import Prepared
+from tasks.prepared import PreparedFolder
 
 SHOTS = (1, 3, 5, 10, 20)
 """Numbers of a user's first ratings that a model adapts to, up to episodes.shots.
@@ -44,12 +44,12 @@ class RatingTable:
         shots: The numbers of first ratings that are evaluated.
     """
 
-    def __init__(self, source: Prepared):
-        examples: Any = source.examples()
+    def __init__(self, source: PreparedFolder):
+        examples: Any = source.load_examples()
         self.source, shots = source, source.meta["shots"]
         self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
         self.item = examples[:, 0, 0].cpu().numpy().astype(np.int64)
-        self.value = source.targets().cpu().numpy().astype(np.float64)
+        self.value = source.load_targets().cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:
         """Consecutive ratings."""
@@ -62,13 +62,13 @@ class RatingTable:
 
     def training_users(self) -> list[Ratings]:
         """All ratings of each training user."""
-        lines = self.source.tasks("train")[["offset", "count"]].itertuples(index=False)
+        lines = self.source.read_tasks("train")[["offset", "count"]].itertuples(index=False)
         return [self.slice(offset, count) for offset, count in lines]
 
     @cached_property
     def baselines(self) -> dict[int, RatingBaselines]:
         """The fitted baselines, by the number of first ratings."""
-        validation = self.users(self.source.table("validation"))
+        validation = self.users(self.source.read_episodes("validation"))
         items = int(self.item.max()) + 1
         return RatingBaselines.fit(self.training_users(), validation, items, self.shots)
 
@@ -152,7 +152,7 @@ def _ranked_lists(
     evaluation: Evaluation, answers: np.ndarray, episodes: Iterable[int]
 ) -> pd.DataFrame:
     source, test = evaluation.source, evaluation.test
-    texts, targets = source.texts(), source.targets().cpu().numpy()
+    texts, targets = source.read_texts(), source.load_targets().cpu().numpy()
     rows: list[dict[str, Any]] = []
     for episode in episodes:
         offset, support, skipped, query = (

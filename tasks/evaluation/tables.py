@@ -103,7 +103,7 @@ def answer_table(evaluation: Evaluation, results: EpisodeResults) -> pd.DataFram
 def class_table(evaluation: Evaluation, answers: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each test class with its 95 % interval over episodes, empty for one episode."""
     source, test = evaluation.source, evaluation.test
-    table = source.classes()
+    table = source.read_classes()
     class_of = np.stack(test["classes"].to_list())
     right = answers.assign(
         row=class_of[answers["episode"], answers["label"]],
@@ -134,7 +134,7 @@ def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataF
     learner, members = evaluation.trained.learner, evaluation.trained.members
     order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
     picked = order[np.linspace(len(order) // 2, len(order) - 1, FITS).round().astype(int)]
-    episode = source.fixed(test.iloc[picked])
+    episode = source.build_episodes(test.iloc[picked])
     low, high = source.meta["family"]["x"]
     grid = torch.linspace(low, high, 121, device=source.device)
     x = grid[None, :, None].expand(len(picked), -1, -1)

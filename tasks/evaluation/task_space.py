@@ -12,11 +12,11 @@ import torch
 from episodic.analysis import embedding_space
 from episodic.analysis.correlation import spearman
 from episodic.core.statistics import mean_ci95
-from episodic.data.similarity import class_means, cosine, neighbours
+from episodic.data.similarity import cosine_similarity, mean_class_inputs, rank_neighbours
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_steps
 from tasks.evaluation.evaluation import Evaluation
-from tasks.prepared import Prepared
+from tasks.prepared import PreparedFolder
 
 QUINTILES = 5
 MAX_PAIRS = 100
@@ -57,7 +57,7 @@ def embed_classes(evaluation: Evaluation, group: ProcessGroup) -> torch.Tensor |
     learner, members = evaluation.trained.learner, evaluation.trained.members
     first = evaluation.load_episodes(slice(1))
     theta = next(iter(adaptation_steps(learner, members[0], first, 0)))
-    examples, sizes = source.examples(), embedding_space.split_evenly(len(rows))
+    examples, sizes = source.load_examples(), embedding_space.split_evenly(len(rows))
     chunks = rows.split(sizes)
     features = group.gather_rows(
         lambda chunk: embedding_space.embed_rows(learner, theta, examples, chunks[chunk]), sizes
@@ -66,7 +66,7 @@ def embed_classes(evaluation: Evaluation, group: ProcessGroup) -> torch.Tensor |
 
 
 def describe_tasks(
-    source: Prepared,
+    source: PreparedFolder,
     test: pd.DataFrame,
     headline: pd.DataFrame,
     answers: pd.DataFrame,
@@ -85,10 +85,10 @@ def describe_tasks(
         return _describe_parameters(source, test, headline)
     classes, seed = _test_classes(source), source.meta["seed"]
     plane = embedding_space.principal_plane(class_embeddings)
-    similarity = cosine(class_embeddings)
+    similarity = cosine_similarity(class_embeddings)
     offsets, counts = (torch.tensor(classes[column].to_numpy()) for column in ("offset", "count"))
-    inputs = cosine(class_means(source.examples(), offsets, counts))
-    nearest = neighbours(similarity, 2)[:, -1]
+    inputs = cosine_similarity(mean_class_inputs(source.load_examples(), offsets, counts))
+    nearest = rank_neighbours(similarity, 2)[:, -1]
     to_nearest = similarity[torch.arange(len(nearest)), nearest]
     table = classes[["class", "group"]].assign(
         row=classes.index, nearest=classes.index.to_numpy()[nearest]
@@ -133,8 +133,8 @@ def describe_tasks(
     )
 
 
-def _test_classes(source: Prepared) -> pd.DataFrame:
-    return source.classes().query("split == 'test'")
+def _test_classes(source: PreparedFolder) -> pd.DataFrame:
+    return source.read_classes().query("split == 'test'")
 
 
 def _correlate(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
@@ -213,13 +213,15 @@ def _count_confusions(
     )[:MAX_PAIRS]
 
 
-def _describe_parameters(source: Prepared, test: pd.DataFrame, headline: pd.DataFrame) -> TaskSpace:
+def _describe_parameters(
+    source: PreparedFolder, test: pd.DataFrame, headline: pd.DataFrame
+) -> TaskSpace:
     """Describe regression tasks by two parameters.
 
     A sine wave has a phase and an amplitude; a user has a mean and a spread of ratings.
     """
-    if source.given:
-        targets = source.targets().cpu().double().numpy()
+    if source.has_recorded_tasks:
+        targets = source.load_targets().cpu().double().numpy()
         rated = [
             np.concatenate(
                 [

@@ -100,7 +100,7 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
         *_check_build(settings, limits.input, episodes.ways),
         *_check_examples(settings, limits),
         *_check_groups(settings, limits),
-        *class_selection.mistakes(train, name, train.ways or episodes.ways, limits),
+        *class_selection.find_conflicts(train, name, train.ways or episodes.ways, limits),
         *_check_classes(settings, limits),
     ]
 
@@ -193,7 +193,7 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
             conflicts.append(
                 f"{section}.within_group is true; it must be false for {name}, which has no classes"
             )
-    conflicts += class_selection.mistakes(train, name, 1, None)
+    conflicts += class_selection.find_conflicts(train, name, 1, None)
     size = dataset.min_task_size
     if size is None and train.vary_shots:
         conflicts.append(_vary_shots_conflict(name))

@@ -1,4 +1,4 @@
-"""Which classes training draws from (`train.classes`, `train.groups`), and which of its episodes are harder (`train.hard`)."""
+"""Classes of training: `train.classes`, `train.groups` and `train.hard_episode_fraction`."""
 
 from __future__ import annotations
 
@@ -10,71 +10,85 @@ from torch import Tensor
 
 from episodic.core import random_numbers
 from episodic.core.registry import did_you_mean
-from episodic.data.sampling import NEAR, Hard
-from episodic.data.similarity import class_means, nearest
-from episodic.data.storage import Rows
+from episodic.data.sampling import NEIGHBOURS_PER_WAY, HardEpisodes
+from episodic.data.similarity import find_neighbours, mean_class_inputs
+from episodic.data.storage import Examples
 
 if TYPE_CHECKING:
     from episodic.datasets.base import Limits
     from episodic.training.config import TrainingConfig
 
 
-def mistakes(config: TrainingConfig, name: str, ways: int, limits: Limits | None) -> list[str]:
-    """What is wrong with the keys for the data set `name`, a sentence each.
+def find_conflicts(
+    config: TrainingConfig, dataset: str, ways: int, limits: Limits | None
+) -> list[str]:
+    """Compare the keys with what a data set has.
 
-    ways: of a training episode; limits: None where the data has no classes
+    Args:
+        config: The section `train`.
+        dataset: Name of the data set.
+        ways: Classes per training episode.
+        limits: What the data set has; None for data without classes.
+
+    Returns:
+        One sentence per problem.
     """
     if limits is None:
-        given = {
+        values = {
             "classes": config.classes,
             "groups": config.groups and list(config.groups),
             "hard_episode_fraction": config.hard_episode_fraction or None,
         }
         wanted = {"classes": "null", "groups": "null", "hard_episode_fraction": "0"}
         return [
-            f"train.{key} is {value}; it must be {wanted[key]} for {name}, which has no classes"
-            for key, value in given.items()
+            f"train.{key} is {value}; it must be {wanted[key]} for {dataset}, which has no classes"
+            for key, value in values.items()
             if value is not None
         ]
-    classes, of = limits.classes["train"], f"the classes of {name} to train on"
+    available, where = limits.classes["train"], f"the number of training classes of {dataset}"
     if config.groups is not None:
-        known = limits.groups.get("train", {})
-        if not known:
+        groups = limits.groups.get("train", {})
+        if not groups:
             return [
-                f"train.groups is {list(config.groups)}; it must be null for {name}, whose classes have no groups"
+                f"train.groups is {list(config.groups)}; it must be null for {dataset}, whose "
+                "classes have no groups"
             ]
-        if unknown := [group for group in config.groups if group not in known]:
+        if unknown := [group for group in config.groups if group not in groups]:
             return [
-                f"train.groups names {group!r}, which no class to train on is of; it must be some of {', '.join(sorted(known))}"
-                f"{did_you_mean(group, sorted(known))}"
+                f"train.groups names {group!r}, which has no training classes; it must be some of "
+                f"{', '.join(sorted(groups))}{did_you_mean(group, sorted(groups))}"
                 for group in unknown
             ]
-        classes, of = (
-            sum(known[group] for group in set(config.groups)),
-            "the classes of train.groups",
-        )
-        if classes < ways:
+        available = sum(groups[group] for group in set(config.groups))
+        where = "the number of classes of train.groups"
+        if available < ways:
             return [
-                f"train.groups is {list(config.groups)}; it must have at least {ways} classes, as many as a training episode; has {classes}"
+                f"train.groups is {list(config.groups)}, which has {available} classes; it must "
+                f"have at least {ways}, the ways of a training episode"
             ]
-    if config.classes is not None and not ways <= config.classes <= classes:
+    if config.classes is not None and not ways <= config.classes <= available:
         return [
-            f"train.classes is {config.classes}; it must be null or between {ways} and {classes}, {of}"
+            f"train.classes is {config.classes}; it must be null or between {ways} and "
+            f"{available}, {where}"
         ]
-    drawn = config.classes or classes
-    fraction = config.hard_episode_fraction
-    if fraction and NEAR * ways >= drawn:
+    selected, neighbours = config.classes or available, NEIGHBOURS_PER_WAY * ways
+    if config.hard_episode_fraction and neighbours >= selected:
         return [
-            f"train.hard_episode_fraction is {fraction}; it must be 0 with no more than"
-            f" {NEAR * ways} training classes ({NEAR} x ways), here {drawn}"
+            f"train.hard_episode_fraction is {config.hard_episode_fraction}; it must be 0 with at "
+            f"most {neighbours} training classes ({NEIGHBOURS_PER_WAY} x ways), here {selected}"
         ]
     return []
 
 
-def chosen(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
-    """The rows of the class table that training draws from.
+def select_classes(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
+    """Select the rows of the class table that training draws from.
 
-    Which are the first `train.classes` depends on train.seed and each class's row alone: fewer are part of more.
+    The first `train.classes` depend on train.seed and the row of each class alone, so that a
+    smaller selection is part of a larger one.
+
+    Args:
+        table: The class table of all splits.
+        config: The section `train`.
     """
     train = table[table["split"] == "train"]
     if config.groups is not None:
@@ -87,8 +101,18 @@ def chosen(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
     return train.iloc[bits.argsort(stable=True)[: config.classes].sort().values.numpy()]
 
 
-def hard_episodes(share: float, examples: Rows, offsets: Tensor, counts: Tensor, ways: int) -> Hard:
-    """Of each class the NEAR x ways most alike to it by their inputs, itself among them; offsets, counts: as of `ClassSampler`."""
-    return Hard.of(
-        share, nearest(class_means(examples, offsets, counts), NEAR * ways).to(offsets.device)
-    )
+def find_hard_episodes(
+    fraction: float, examples: Examples, offsets: Tensor, counts: Tensor, ways: int
+) -> HardEpisodes:
+    """Find the neighbourhood of each class: the NEIGHBOURS_PER_WAY * ways most similar classes.
+
+    Args:
+        fraction: Fraction of the episodes that are hard.
+        examples: Examples by row.
+        offsets: First row of each class.
+        counts: Examples per class.
+        ways: Classes per episode.
+    """
+    means = mean_class_inputs(examples, offsets, counts)
+    neighbours = find_neighbours(means, NEIGHBOURS_PER_WAY * ways)
+    return HardEpisodes.from_neighbours(fraction, neighbours.to(offsets.device))

@@ -29,7 +29,7 @@ def place(tmp_path_factory) -> Path:
     """A trained model, and pictures of five classes: 3 to adapt to, 10 to ask about."""
     folder = tmp_path_factory.mktemp("place")
     folder_of("protonet", folder / "run", theta=trained("protonet").theta)
-    images = sampler("test").images[-100:]
+    images = sampler("test").examples[-100:]
     for c, name in enumerate(NAMES):
         for part, numbers in (("support", range(3)), ("query", range(3, 13))):
             (folder / part / name).mkdir(parents=True)

@@ -1,4 +1,7 @@
-"""Synthetic outputs of the stages before `report`, laid out as docs/reference/files.md says: made up, deterministic, with hostile names."""
+"""Synthetic outputs of the stages before `report`, laid out as in docs/reference/files.md.
+
+They are deterministic, and some classes have names that need escaping.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,10 @@ def params(kind: str, **episodes: Any) -> dict[str, Any]:
 
 
 def write(root: Path, kind: str = "classification", **episodes: Any) -> Path:
-    """Fills `root` with params.yaml and every file that the stage reads; returns `root`. The same arguments give the same bytes."""
+    """Write params.yaml and every file that the stage reads to `root`, and return `root`.
+
+    The same arguments give the same bytes.
+    """
     raw = params(kind, **episodes)
     root.mkdir(parents=True, exist_ok=True)
     with (root / "params.yaml").open("w") as stream:
@@ -107,7 +113,11 @@ def arguments(root: Path) -> list[str]:
 
 
 def glyphs(rng: np.random.Generator, classes: int, drawings: int) -> np.ndarray:
-    """uint8 `(classes * drawings, 1, 28, 28)`: a few strokes a class, shaken for each drawing; ink 255 on 0."""
+    """Images of a few strokes per class, perturbed for each drawing; ink is 255 on 0.
+
+    Returns:
+        uint8 `(classes * drawings, 1, 28, 28)`.
+    """
     images = np.zeros((classes * drawings, 1, 28, 28), np.uint8)
     for c in range(classes):
         strokes = [rng.uniform(15, 97, (4, 2)) for _ in range(rng.integers(2, 4))]
@@ -419,9 +429,11 @@ def _space(
     means: torch.Tensor | None,
     steps: int,
 ) -> dict[str, Any]:
-    source = prepared.read(root / "data/prepared", torch.device("cpu"))
+    source = prepared.open_folder(root / "data/prepared", torch.device("cpu"))
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
-    found = task_space.describe_tasks(source, source.table("test"), headline, answers, means)
+    found = task_space.describe_tasks(
+        source, source.read_episodes("test"), headline, answers, means
+    )
     for name, table in found.tables.items():
         table.to_parquet(root / f"reports/scores/{name}.parquet", index=False)
     return replace_infinite(found.metrics)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from episodic.core.random_numbers import integers_below, random_bits
-from episodic.data.similarity import class_means, cosine
+from episodic.data.similarity import cosine_similarity, mean_class_inputs
 from episodic.datasets.base import Limits
 from episodic.training.config import TrainingConfig
 from tasks import download, episodes, params, prepared, preset
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     settings = params.parse(wanted)
     download.run(settings, root / "raw")
     episodes.run(settings, root / "raw", root / "prepared")
-    return prepared.read(root / "prepared", torch.device("cpu")), settings
+    return prepared.open_folder(root / "prepared", torch.device("cpu")), settings
 
 
 def trained_with(settings, **changes):
@@ -36,28 +36,34 @@ def trained_with(settings, **changes):
 
 def test_without_the_keys_every_class_is_trained_on(folder):
     source, settings = folder
-    table = source.classes()
-    assert class_selection.chosen(table, settings.train).equals(table[table["split"] == "train"])
+    table = source.read_classes()
+    assert class_selection.select_classes(table, settings.train).equals(
+        table[table["split"] == "train"]
+    )
 
 
 def test_fewer_classes_are_part_of_more_and_another_seed_takes_others(folder):
-    table = folder[0].classes()
+    table = folder[0].read_classes()
     sets = [
-        set(class_selection.chosen(table, TrainingConfig(classes=n)).index) for n in (5, 20, 60)
+        set(class_selection.select_classes(table, TrainingConfig(classes=n)).index)
+        for n in (5, 20, 60)
     ]
     assert [len(s) for s in sets] == [5, 20, 60] and sets[0] < sets[1] < sets[2]
     assert set(table["split"].iloc[list(sets[2])]) == {"train"}
-    assert set(class_selection.chosen(table, TrainingConfig(classes=20, seed=1)).index) != sets[1]
-    small = class_selection.chosen(table, TrainingConfig(classes=20)).index
+    assert (
+        set(class_selection.select_classes(table, TrainingConfig(classes=20, seed=1)).index)
+        != sets[1]
+    )
+    small = class_selection.select_classes(table, TrainingConfig(classes=20)).index
     assert list(small) == sorted(small), "in the order of the table, as all of them are"
 
 
 def test_groups_by_name(folder):
-    table = folder[0].classes()
+    table = folder[0].read_classes()
     names = sorted(table[table["split"] == "train"]["group"].unique())[:2]
-    found = class_selection.chosen(table, TrainingConfig(groups=tuple(names)))
+    found = class_selection.select_classes(table, TrainingConfig(groups=tuple(names)))
     assert set(found["group"]) == set(names) and len(found) == int(table["group"].isin(names).sum())
-    few = class_selection.chosen(table, TrainingConfig(groups=tuple(names), classes=6))
+    few = class_selection.select_classes(table, TrainingConfig(groups=tuple(names), classes=6))
     assert len(few) == 6 and set(few.index) < set(found.index)
 
 
@@ -74,28 +80,32 @@ LIMITS = Limits(
         ({"groups": ("Latin", "Runes")}, ""),
         (
             {"groups": ("Latni",)},
-            "names 'Latni', which no class to train on is of; it must be some of Greek, Latin, Runes - did you mean Latin?",
+            "names 'Latni', which has no training classes; it must be some of Greek, Latin, Runes "
+            "- did you mean Latin?",
         ),
-        ({"groups": ("Greek", "Braille")}, "names 'Braille', which no class to train on is of"),
+        ({"groups": ("Greek", "Braille")}, "names 'Braille', which has no training classes"),
         (
             {"groups": ("Runes",)},
-            "is ['Runes']; it must have at least 5 classes, as many as a training episode; has 4",
+            "is ['Runes'], which has 4 classes; it must have at least 5, the ways",
         ),
-        ({"groups": ("Runes", "Runes")}, "; has 4"),
+        ({"groups": ("Runes", "Runes")}, ", which has 4 classes"),
         ({"groups": ("Latin",), "classes": 6}, ""),
         (
             {"groups": ("Latin",), "classes": 7},
-            "train.classes is 7; it must be null or between 5 and 6, the classes of train.groups",
+            "train.classes is 7; it must be null or between 5 and 6, the number of classes of "
+            "train.groups",
         ),
         (
             {"classes": 31},
-            "train.classes is 31; it must be null or between 5 and 30, the classes of made to train on",
+            "train.classes is 31; it must be null or between 5 and 30, the number of training "
+            "classes of made",
         ),
         ({"hard_episode_fraction": 0.5}, ""),
         ({"hard_episode_fraction": 0.5, "classes": 11}, ""),
         (
             {"hard_episode_fraction": 0.5, "classes": 10},
-            "train.hard_episode_fraction is 0.5; it must be 0 with no more than 10 training classes (2 x ways), here 10",
+            "train.hard_episode_fraction is 0.5; it must be 0 with at most 10 training classes (2 "
+            "x ways), here 10",
         ),
         (
             {"hard_episode_fraction": 0.5, "groups": ("Latin", "Runes")},
@@ -105,7 +115,7 @@ LIMITS = Limits(
     ],
 )
 def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
-    found = class_selection.mistakes(TrainingConfig(**keys), "made", 5, LIMITS)
+    found = class_selection.find_conflicts(TrainingConfig(**keys), "made", 5, LIMITS)
     assert len(found) == bool(said) and said in "".join(found)
 
 
@@ -114,15 +124,15 @@ def test_a_harder_episode_is_not_made_of_all_classes(folder):
     source, settings = folder
     with pytest.raises(
         StageError,
-        match=r"train\.hard_episode_fraction is 0\.5; it must be 0 with no more than 10 training",
+        match=r"train\.hard_episode_fraction is 0\.5; it must be 0 with at most 10 training",
     ):
         raw = preset.defaults()
         preset.merge(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
         params.parse(raw)
     hard = source._sampler(
         trained_with(settings, hard_episode_fraction=1.0, classes=11), "episode"
-    ).hard
-    assert hard.around.members.shape == (11, 10)
+    ).hard_episodes
+    assert hard.neighbourhoods.members.shape == (11, 10)
 
 
 def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
@@ -131,16 +141,18 @@ def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
     index = torch.arange(2000)
     bits = random_bits(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
     around = integers_below(bits[:, -2], len(made.counts))
-    assert abs(float((made.rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
+    assert (
+        abs(float((made.draw_rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
+    )
 
 
 def test_harder_episodes_are_more_alike_than_chance(folder):
     source, settings = folder
-    table, index = source.classes(), torch.arange(300)
-    train = class_selection.chosen(table, settings.train)
-    alike = cosine(
-        class_means(
-            source.examples(),
+    table, index = source.read_classes(), torch.arange(300)
+    train = class_selection.select_classes(table, settings.train)
+    alike = cosine_similarity(
+        mean_class_inputs(
+            source.load_examples(),
             torch.tensor(train["offset"].to_numpy()),
             torch.tensor(train["count"].to_numpy()),
         )
@@ -149,7 +161,7 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
     def similarity(share: float) -> float:
         classes = source._sampler(
             trained_with(settings, hard_episode_fraction=share), "episode"
-        ).rows(index)[0]
+        ).draw_rows(index)[0]
         pairs = torch.combinations(torch.arange(classes.shape[1]))
         return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 
@@ -162,13 +174,13 @@ def test_a_share_of_0_is_the_episodes_without_it(folder):
     source, settings = folder
     index = torch.arange(50)
     plain, none = (
-        source.training(s)(index)
+        source.training_sampler(s)(index)
         for s in (settings, trained_with(settings, hard_episode_fraction=0.0))
     )
     assert all(torch.equal(a, b) for a, b in zip(plain[:4], none[:4], strict=True))
     assert not torch.equal(
         plain.support_x,
-        source.training(trained_with(settings, hard_episode_fraction=1.0))(index).support_x,
+        source.training_sampler(trained_with(settings, hard_episode_fraction=1.0))(index).support_x,
     )
 
 
@@ -181,5 +193,5 @@ def test_test_and_validation_episodes_are_never_harder(folder, tmp_path):
     )
     for split in ("validation", "test"):
         pd.testing.assert_frame_equal(
-            pd.read_parquet(tmp_path / f"prepared/{split}.parquet"), source.table(split)
+            pd.read_parquet(tmp_path / f"prepared/{split}.parquet"), source.read_episodes(split)
         )

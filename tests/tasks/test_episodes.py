@@ -53,10 +53,10 @@ def test_episodes_within_a_group_keep_to_it(folder):
 
 def test_training_episodes_too(folder):
     path, settings = folder
-    source = prepared.read(path, torch.device("cpu"))
-    train = source.classes().query("split == 'train'")
-    sampler = source.training(settings)
-    classes, _, _ = sampler.rows(torch.arange(40))
+    source = prepared.open_folder(path, torch.device("cpu"))
+    train = source.read_classes().query("split == 'train'")
+    sampler = source.training_sampler(settings)
+    classes, _, _ = sampler.draw_rows(torch.arange(40))
     assert classes.shape == (40, 5)
     assert all(train["group"].iloc[row].nunique() == 1 for row in classes.tolist())
     assert train["group"].iloc[classes.flatten().tolist()].nunique() > 1

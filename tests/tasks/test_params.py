@@ -55,19 +55,20 @@ FAULTS = [
     ),
     (
         {"train__classes": 4},
-        "train.classes is 4; it must be null or between 5 and 1090, the classes of glyphs to train on",
+        "train.classes is 4; it must be null or between 5 and 1090, the number of training "
+        "classes of glyphs",
     ),
     ({"train__classes": 0}, "train.classes is 0; it must be at least 1"),
     ({"train__groups": []}, "train.groups is []; it must not be empty"),
     ({"train__groups": "Latin"}, "train.groups is 'Latin'; it must be a list"),
     (
         {"dataset__name": "cifar_fs", "train__groups": ["fish", "treees"]},
-        "train.groups names 'treees', which no class to train on is of; it must be some of "
+        "train.groups names 'treees', which has no training classes; it must be some of "
         f"{', '.join(sorted(CifarFS().limits(0).groups['train']))} - did you mean trees?",
     ),
     (
         {"train__groups": ["alphabet-000"], "train__classes": 1000},
-        "train.classes is 1000; it must be null or between 5 and 39, the classes of train.groups",
+        "train.classes is 1000; it must be null or between 5 and 39, the number of classes of train.groups",
     ),
     (
         {
@@ -75,7 +76,8 @@ FAULTS = [
             "train__within_group": True,
             "episodes__ways": 41,
         },
-        "episodes.ways is 41; it must be at most 40, the train classes of the largest of train.groups, with train.within_group",
+        "episodes.ways is 41; it must be at most 40, the train classes of the largest of "
+        "train.groups, with train.within_group",
     ),
     (
         {
@@ -85,7 +87,8 @@ FAULTS = [
             "train__ways": 60,
             "train__hard_episode_fraction": 0.5,
         },
-        "train.hard_episode_fraction is 0.5; it must be 0 with no more than 120 training classes (2 x ways), here 75",
+        "train.hard_episode_fraction is 0.5; it must be 0 with at most 120 training classes (2 x "
+        "ways), here 75",
     ),
     (
         {"train__hard_episode_fraction": 1.5},
@@ -93,7 +96,8 @@ FAULTS = [
     ),
     (
         {"train__hard_episode_fraction": 0.5, "train__within_group": True},
-        "train.hard_episode_fraction is 0.5; it must be 0 with within_group, whose classes are of one group",
+        "train.hard_episode_fraction is 0.5; it must be 0 with within_group, whose classes are of "
+        "one group",
     ),
     (
         {
@@ -185,11 +189,13 @@ FAULTS = [
     ({"episodes__ways": 1}, "episodes.ways is 1; it must be at least 2 for glyphs"),
     (
         {"episodes__queries": 20},
-        "episodes.shots + episodes.queries is 1 + 20 = 21; it must be at most 20, the examples per class of glyphs",
+        "episodes.shots + episodes.queries is 1 + 20 = 21; it must be at most 20, the examples "
+        "per class of glyphs",
     ),
     (
         {"train__queries": 20},
-        "episodes.shots + train.queries is 1 + 20 = 21; it must be at most 20, the examples per class of glyphs",
+        "episodes.shots + train.queries is 1 + 20 = 21; it must be at most 20, the examples per "
+        "class of glyphs",
     ),
     ({"evaluate__steps": 1001}, "evaluate.steps is 1001; it must be at most 1000"),
     (
@@ -198,15 +204,18 @@ FAULTS = [
     ),
     (
         {"train__ways": 7},
-        "train.ways is 7; it must be null or episodes.ways (5) for maml, whose head has one output per class",
+        "train.ways is 7; it must be null or episodes.ways (5) for maml, whose head has one "
+        "output per class",
     ),
     (
         {"train__shots": 18},
-        "train.shots + train.queries is 18 + 5 = 23; it must be at most 20, the examples per class of glyphs",
+        "train.shots + train.queries is 18 + 5 = 23; it must be at most 20, the examples per "
+        "class of glyphs",
     ),
     (
         {"train__ensemble": 6},
-        "train.ensemble is 6; it must be at most 5, the number of validations in 450 iterations with one every 90",
+        "train.ensemble is 6; it must be at most 5, the number of validations in 450 iterations "
+        "with one every 90",
     ),
     (
         {
@@ -214,11 +223,13 @@ FAULTS = [
             "dataset__name": "mini_imagenet",
             "model__conv4__filters": 8,
         },
-        "episodes.within_group is true; it must be false for mini_imagenet, whose classes have no groups",
+        "episodes.within_group is true; it must be false for mini_imagenet, whose classes have no "
+        "groups",
     ),
     (
         {"train__within_group": True, "episodes__ways": 6, "dataset__name": "cifar_fs"},
-        "episodes.ways is 6; it must be at most 5, the train classes of the largest group of cifar_fs, with train.within_group",
+        "episodes.ways is 6; it must be at most 5, the train classes of the largest group of "
+        "cifar_fs, with train.within_group",
     ),
     ({"report__title": 5}, "report.title is 5; it must be text"),
     ({"dataset__source": ""}, "dataset.source is ''; it must not be empty"),
@@ -305,7 +316,8 @@ def test_every_mistake_is_listed():
 def test_more_ways_than_classes(name):
     with pytest.raises(
         StageError,
-        match=rf"episodes.ways is 5000; it must be at most \d+, the number of validation classes of {name}",
+        match=rf"episodes.ways is 5000; it must be at most \d+, the number of validation classes "
+        rf"of {name}",
     ):
         params.parse(changed(episodes__ways=5000, dataset__name=name))
 
@@ -344,7 +356,8 @@ def test_a_file_that_is_not_params(tmp_path, text, said):
 def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_path):
     file = tmp_path / "params.yaml"
     program = (
-        "import sys; from pathlib import Path; from tasks import params; params.load(Path(sys.argv[1]), 'dataset');"
+        "import sys; from pathlib import Path; from tasks import params;"
+        "params.load(Path(sys.argv[1]), 'dataset');"
         "print(sorted(m for m in sys.modules if m.startswith('episodic.')))"
     )
     file.write_text((ROOT / "params.yaml").read_text())
@@ -438,7 +451,8 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
     file.write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(
         StageError,
-        match=r"put your data there, or name it by python -m tasks.preset image_folder --source PATH",
+        match=r"put your data there, or name it by python -m tasks.preset image_folder --source "
+        r"PATH",
     ):
         preset.apply("image_folder", file)
     assert file.read_text() == (ROOT / "params.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The test tasks as a distribution: tables and figures of made-up classes, where the answer is known."""
+"""The distribution of test tasks: tables and figures of synthetic classes with known answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.runtime.files import digest, read_json
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = synthetic.write(tmp_path_factory.mktemp("space") / "run")
-    source = prepared.read(root / "data/prepared", torch.device("cpu"))
+    source = prepared.open_folder(root / "data/prepared", torch.device("cpu"))
     return (
         source,
         pd.read_parquet(root / "reports/scores/answers.parquet"),
@@ -29,7 +29,7 @@ def made(tmp_path_factory):
 
 def described(made, means, accuracy=None):
     source, answers, episodes = made
-    test = source.table("test")
+    test = source.read_episodes("test")
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 3)]
     if accuracy is not None:
         headline = headline.assign(accuracy=accuracy(test))
@@ -38,7 +38,7 @@ def described(made, means, accuracy=None):
 
 def line(source):
     """Test classes on a line, one after the other."""
-    return torch.arange(len(source.classes().query("split == 'test'")), dtype=torch.float64)[
+    return torch.arange(len(source.read_classes().query("split == 'test'")), dtype=torch.float64)[
         :, None
     ] * torch.tensor([[1.0, 0.5]])
 
@@ -81,12 +81,12 @@ def test_episodes_that_are_made_hard_by_likeness_are_found_to_be(made):
 
 
 def test_an_episode_is_known_by_its_classes(made):
-    source, test = made[0], made[0].table("test")
+    source, test = made[0], made[0].read_episodes("test")
     means = torch.randn(20, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tables = described(made, means).tables
     places = tables["space"].set_index("row")
     apart = means - means.mean(0)
-    rows = source.classes().query("split == 'test'").index.get_indexer(test["classes"].iloc[7])
+    rows = source.read_classes().query("split == 'test'").index.get_indexer(test["classes"].iloc[7])
     unit = torch.nn.functional.normalize(apart[rows], dim=1)
     cosines = (unit @ unit.T)[tuple(torch.triu_indices(5, 5, 1))]
     episode = tables["tasks"].set_index("episode").loc[7]
@@ -99,7 +99,7 @@ def test_an_episode_is_known_by_its_classes(made):
 def test_confusions_are_counted_in_both_directions(made):
     source, answers, _ = made
     pairs = described(made, line(source)).tables["pairs"]
-    class_of = np.stack(source.table("test")["classes"].to_list())
+    class_of = np.stack(source.read_episodes("test")["classes"].to_list())
     true, said = (class_of[answers["episode"], answers[column]] for column in ("label", "after"))
     top = pairs.iloc[0]
     a, b = int(top["first"]), int(top["second"])

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
-from episodic.data.sampling import ClassSampler, Groups, Hard, SinusoidSampler, class_episodes
+from episodic.data.sampling import (
+    ClassGroups,
+    ClassSampler,
+    HardEpisodes,
+    SinusoidSampler,
+    draw_classes_and_examples,
+)
 
 
 def sampler(
@@ -52,7 +58,7 @@ sizes = st.fixed_dictionaries(
 )
 def test_an_episode_is_well_formed(size, counts, index):
     made = sampler(counts=counts, **size)
-    classes, support, query = made.rows(torch.tensor([index]))
+    classes, support, query = made.draw_rows(torch.tensor([index]))
     assert len(set(classes[0].tolist())) == size["ways"], "classes are distinct"
     rows = support[0].tolist() + query[0].tolist()
     assert len(set(rows)) == len(rows), "support and query are disjoint and without repetition"
@@ -72,18 +78,18 @@ def test_an_episode_is_well_formed(size, counts, index):
 @given(size=sizes, index=st.lists(st.integers(0, 2**40), min_size=1, max_size=8))
 def test_a_batch_equals_one_by_one(size, index):
     made = sampler(classes=9, counts=[9] * 9, **size)
-    batch = made.rows(torch.tensor(index))
+    batch = made.draw_rows(torch.tensor(index))
     for position, i in enumerate(index):
-        for whole, single in zip(batch, made.rows(torch.tensor([i])), strict=True):
+        for whole, single in zip(batch, made.draw_rows(torch.tensor([i])), strict=True):
             assert torch.equal(whole[position], single[0])
 
 
 def test_neither_another_split_nor_another_seed_draws_the_same_episodes():
     index = torch.arange(50)
-    base = sampler(classes=100).rows(index)[0]
-    assert not torch.equal(base, sampler(classes=100, split="test").rows(index)[0])
-    assert not torch.equal(base, sampler(classes=100, seed=1).rows(index)[0])
-    assert torch.equal(base, sampler(classes=100).rows(index)[0])
+    base = sampler(classes=100).draw_rows(index)[0]
+    assert not torch.equal(base, sampler(classes=100, split="test").draw_rows(index)[0])
+    assert not torch.equal(base, sampler(classes=100, seed=1).draw_rows(index)[0])
+    assert torch.equal(base, sampler(classes=100).draw_rows(index)[0])
 
 
 def chi_square(counts: torch.Tensor) -> float:
@@ -98,7 +104,7 @@ def bound(degrees: int) -> float:
 
 def test_classes_images_and_orders_are_uniform():
     index = torch.arange(20_000)
-    classes, examples = class_episodes(
+    classes, examples = draw_classes_and_examples(
         random_numbers.key(3, "train"), index, torch.full((12,), 6), ways=3, size=4
     )
     for position in range(3):
@@ -165,7 +171,7 @@ def test_draws_are_splitmix64(key, index, place):
 
 
 def _rows(index: range) -> list:
-    return [part.tolist() for part in sampler(classes=50).rows(torch.tensor(list(index)))]
+    return [part.tolist() for part in sampler(classes=50).draw_rows(torch.tensor(list(index)))]
 
 
 def test_processes_share_the_work():
@@ -181,8 +187,8 @@ def test_processes_share_the_work():
 def test_gpu_draws_the_same_episodes():
     index = torch.arange(1000)
     key, counts = random_numbers.key(0, "train"), torch.full((4400,), 20)
-    cpu = class_episodes(key, index, counts, 5, 16)
-    gpu = class_episodes(key, index.cuda(), counts.cuda(), 5, 16)
+    cpu = draw_classes_and_examples(key, index, counts, 5, 16)
+    gpu = draw_classes_and_examples(key, index.cuda(), counts.cuda(), 5, 16)
     assert all(torch.equal(a, b.cpu()) for a, b in zip(cpu, gpu, strict=True))
 
 
@@ -191,12 +197,12 @@ ALPHABETS = ["b"] * 4 + ["a"] * 3 + ["c"] * 5 + ["a"] * 3 + ["d"] * 2
 
 def within(ways: int) -> ClassSampler:
     made = sampler(classes=len(ALPHABETS), ways=ways)
-    return replace(made, groups=Groups.of(ALPHABETS, ways))
+    return replace(made, groups=ClassGroups.from_names(ALPHABETS, ways))
 
 
 def test_within_a_group_all_classes_are_of_one_and_each_is_as_likely():
     made = within(3)
-    classes, support, _ = made.rows(torch.arange(6000))
+    classes, support, _ = made.draw_rows(torch.arange(6000))
     groups = [{ALPHABETS[name] for name in row} for row in classes.tolist()]
     assert all(len(group) == 1 for group in groups)
     assert all(len(set(row)) == 3 for row in classes.tolist())
@@ -217,8 +223,10 @@ def test_within_a_group_all_classes_are_of_one_and_each_is_as_likely():
 def test_without_groups_nothing_has_changed():
     index = torch.arange(20)
     assert torch.equal(
-        sampler().rows(index)[0],
-        class_episodes(random_numbers.key(0, "train"), index, torch.full((7,), 5), 3, 3)[0],
+        sampler().draw_rows(index)[0],
+        draw_classes_and_examples(random_numbers.key(0, "train"), index, torch.full((7,), 5), 3, 3)[
+            0
+        ],
     )
 
 
@@ -227,12 +235,12 @@ def test_groups_that_are_too_small_are_refused():
         ConfigError,
         match="ways is 7; it must be at most 6, the number of classes of the largest group",
     ):
-        Groups.of(ALPHABETS, 7)
+        ClassGroups.from_names(ALPHABETS, 7)
     with pytest.raises(
         ConfigError,
         match="within_group is true; it must be false, since the classes have no groups",
     ):
-        Groups.of(["", "", ""], 2)
+        ClassGroups.from_names(["", "", ""], 2)
 
 
 RING = (torch.arange(20)[:, None] + torch.tensor([0, 1, -1, 2, -2, 3, -3, 4])) % 20
@@ -241,8 +249,8 @@ RING = (torch.arange(20)[:, None] + torch.tensor([0, 1, -1, 2, -2, 3, -3, 4])) %
 
 def test_episodes_are_those_of_the_first_release():
     found = hashlib.sha256()
-    for groups in (None, Groups.of([f"g{i % 3}" for i in range(20)], 4)):
-        for part in class_episodes(
+    for groups in (None, ClassGroups.from_names([f"g{i % 3}" for i in range(20)], 4)):
+        for part in draw_classes_and_examples(
             random_numbers.key(3, "train"), torch.arange(200), torch.arange(7, 27), 4, 6, groups
         ):
             found.update(part.numpy().tobytes())
@@ -251,7 +259,7 @@ def test_episodes_are_those_of_the_first_release():
 
 def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
     index, plain = torch.arange(4000), sampler(classes=20, ways=4)
-    before, _, _ = plain.rows(index)
+    before, _, _ = plain.draw_rows(index)
 
     def width(classes):
         """On the circle: how far apart an episode's classes are."""
@@ -259,7 +267,9 @@ def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
         return 20 - gaps.max(1).values
 
     for share in (0.0, 0.3, 1.0):
-        classes, support, _ = replace(plain, hard=Hard.of(share, RING)).rows(index)
+        classes, support, _ = replace(
+            plain, hard_episodes=HardEpisodes.from_neighbours(share, RING)
+        ).draw_rows(index)
         near = width(classes) <= 7
         changed = (classes != before).any(1)
         assert near[changed].all() and all(len(set(row)) == 4 for row in classes.tolist())
@@ -273,15 +283,17 @@ def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
 
 
 def test_a_harder_episode_depends_on_its_index_alone():
-    made = replace(sampler(classes=20, ways=4), hard=Hard.of(0.5, RING))
-    batch = made.rows(torch.arange(50))[0]
-    assert all(torch.equal(made.rows(torch.tensor([i]))[0][0], batch[i]) for i in (0, 7, 49))
+    made = replace(
+        sampler(classes=20, ways=4), hard_episodes=HardEpisodes.from_neighbours(0.5, RING)
+    )
+    batch = made.draw_rows(torch.arange(50))[0]
+    assert all(torch.equal(made.draw_rows(torch.tensor([i]))[0][0], batch[i]) for i in (0, 7, 49))
 
 
 def test_labels_may_be_those_of_the_split():
     plain, named = sampler(), replace(sampler(), labels="split")
     index = torch.arange(30)
-    classes = plain.rows(index)[0]
+    classes = plain.draw_rows(index)[0]
     a, b = plain(index), named(index)
     assert torch.equal(a.support_x, b.support_x) and torch.equal(a.query_x, b.query_x)
     assert torch.equal(b.support_y, classes) and torch.equal(
@@ -309,7 +321,7 @@ def test_sinusoids_are_the_family_of_the_paper():
     waves = SinusoidSampler(
         (0.1, 5.0), (0.0, 3.141592653589793), (-5.0, 5.0), 0, "test", shots=5, queries=10
     )
-    amplitude, phase, x = waves.waves(torch.arange(20_000))
+    amplitude, phase, x = waves.draw_waves(torch.arange(20_000))
     for drawn, low, high in (
         (amplitude, 0.1, 5.0),
         (phase, 0.0, 3.141592653589793),

@@ -46,5 +46,5 @@ def test_processes_that_were_forked_do_not_disturb_each_other(tmp_path):
 
 def test_what_is_not_images_is_refused(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="does not hold bytes in rows"):
+    with pytest.raises(ValueError, match="must hold uint8 in C order"):
         StoredImages(tmp_path / "images.npy")

@@ -196,7 +196,7 @@ def sampler(**changes) -> TaskSampler:
 
 @pytest.mark.parametrize("vary", [False, True])
 def test_the_support_comes_first_and_no_query_before_it(vary):
-    episode = sampler(vary=vary)(torch.arange(400))
+    episode = sampler(vary_shots=vary)(torch.arange(400))
     starts = (COUNTS.cumsum(0) - COUNTS).tolist()
     supports, windows = set(), set()
     for i in range(400):
@@ -220,7 +220,7 @@ def test_the_support_comes_first_and_no_query_before_it(vary):
 
 
 def test_an_episode_does_not_depend_on_its_batch():
-    one = sampler(vary=True)
+    one = sampler(vary_shots=True)
     batch = one(torch.arange(20))
     for i in (0, 7, 19):
         alone = one(torch.tensor([i]))
@@ -229,7 +229,8 @@ def test_an_episode_does_not_depend_on_its_batch():
         )
         assert alone.noise == batch.noise[i] and alone.support_size == batch.support_size[i]
     assert not torch.equal(
-        one(torch.tensor([3])).support_x, sampler(vary=True, seed=1)(torch.tensor([3])).support_x
+        one(torch.tensor([3])).support_x,
+        sampler(vary_shots=True, seed=1)(torch.tensor([3])).support_x,
     )
 
 

@@ -50,7 +50,7 @@ def client(model):
 @pytest.fixture(scope="module")
 def drawings() -> dict[str, list[str]]:
     """Six pictures of each of four classes."""
-    images = sampler("test").images[-80:, 0].numpy()
+    images = sampler("test").examples[-80:, 0].numpy()
     return {
         name: [picture(images[20 * c + i]) for i in range(6)]
         for c, name in enumerate(["a", "<b>", "c d", "ä"])

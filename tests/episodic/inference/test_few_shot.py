@@ -34,7 +34,7 @@ NAMES = ["pear", "fig", "apple", "date", "lime"]
 
 
 def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = None) -> Path:
-    """An untrained model of a case (or one with parameters `theta`), as the stage train writes it."""
+    """A model as the stage train writes it: untrained, or with the parameters `theta`."""
     case, made = CASES[name], learner(name)
     method = case.method or name
     config = {
@@ -186,7 +186,7 @@ def test_an_ensemble_answers_together(tmp_path):
 def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
     """The same episodes from a sampler give the same scores; too few examples are an error."""
     model = episodic.load(protonet)
-    images, _, counts = (sampler("test").images, sampler("test").offsets, sampler("test").counts)
+    images, _, counts = (sampler("test").examples, sampler("test").offsets, sampler("test").counts)
     x = images[-20 * 8 :]
     y = [f"c{i // 20}" for i in range(len(x))]
     found = model.evaluate(x, y, ways=4, shots=2, queries=3, episodes=7, seed=5)

@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data():
     """Five classes of twenty pictures, float `(100, 1, 28, 28)`, and labels of text."""
-    x = sampler("test").images[-100:].float().numpy() / 255
+    x = sampler("test").examples[-100:].float().numpy() / 255
     return x, np.repeat(list("abcde"), 20)
 
 

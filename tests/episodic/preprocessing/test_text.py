@@ -102,8 +102,8 @@ def test_stored_rows_are_the_encoded_ones(tmp_path):
         examples, section, _ = prepared(features)
         folder = tmp_path / features.kind
         folder.mkdir()
-        storage.save(folder, examples)
-        again = storage.load(folder, features.input, torch.device("cpu"))
+        storage.save_examples(folder, examples)
+        again = storage.load_examples(folder, features.input, torch.device("cpu"))
         rows = torch.tensor([5, 0, 5, 17])
         direct = preprocessing.build(
             {"input": list(features.input), "inputs": json.loads(json.dumps(section))}
