@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from episodic.datasets.base import Progress
-from episodic.datasets.sources.fetch import MIRROR
+from episodic.datasets.sources.fetch import MIRROR_VARIABLE
 from tasks import params
 from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder
@@ -53,7 +53,7 @@ def report_progress() -> Iterator[Progress]:
 
 def main() -> None:
     args = stage.parser(__doc__, out="folder to write").parse_args()
-    mirror = os.environ.get(MIRROR)
+    mirror = os.environ.get(MIRROR_VARIABLE)
     stage.run(
         lambda: run(params.load(args.params, "dataset"), args.out, Path(mirror) if mirror else None)
     )

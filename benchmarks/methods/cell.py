@@ -72,12 +72,11 @@ def load_settings(setting: str | None = None, method: str | None = None) -> para
 
 def download_data(out: Path) -> None:
     """Writes the data set, as the stage `download` does."""
-    from episodic.datasets.sources.fetch import MIRROR
+    from episodic.datasets.sources.fetch import MIRROR_VARIABLE
     from tasks import download
 
-    download.run(
-        load_settings(), out, mirror=Path(os.environ[MIRROR]) if os.environ.get(MIRROR) else None
-    )
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    download.run(load_settings(), out, mirror=Path(mirror) if mirror else None)
 
 
 def prepare_episodes(setting: str, downloaded: Path, out: Path) -> None:

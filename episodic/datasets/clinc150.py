@@ -12,7 +12,7 @@ import numpy as np
 
 from episodic.core.files import atomic_path
 from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
-from episodic.datasets.sources.fetch import MIRROR, download, in_mirror
+from episodic.datasets.sources.fetch import MIRROR_VARIABLE, download, find_in_mirror
 from episodic.datasets.sources.sentences import SentenceDataset
 
 __all__ = ["Clinc150"]
@@ -79,17 +79,19 @@ class Clinc150(SentenceDataset):
         They come from the folder `clinc150` of the mirror or from the official address.
         """
         for name, digest in FILES.items():
-            place = in_mirror(mirror, f"clinc150/{name}")
-            remedy = f"put the real file there, or unset {MIRROR} to download it"
+            place = find_in_mirror(mirror, f"clinc150/{name}")
+            remedy = f"put the real file there, or unset {MIRROR_VARIABLE} to download it"
             if place is not None:
                 content = place.read_bytes()
             else:
                 remedy = (
-                    f"connect to the network and run again, or set {MIRROR} to a folder that holds "
+                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
                     f"clinc150/{name}"
                 )
                 try:
-                    download(f"{ADDRESS}/{name}", raw / name, cap=MAX_BYTES, progress=progress)
+                    download(
+                        f"{ADDRESS}/{name}", raw / name, max_bytes=MAX_BYTES, progress=progress
+                    )
                 except FetchError as error:
                     raise type(error)(f"{error}; {remedy}") from error
                 content = (raw / name).read_bytes()

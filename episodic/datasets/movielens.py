@@ -12,7 +12,13 @@ from typing import Literal, NamedTuple
 
 from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
-from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_zip
+from episodic.datasets.sources.fetch import (
+    MIRROR_VARIABLE,
+    download,
+    find_in_mirror,
+    read_folder,
+    read_zip,
+)
 from episodic.datasets.sources.ratings import (
     Features,
     Rating,
@@ -136,13 +142,15 @@ class MovieLens(RatingDataset):
         the official address.
         """
         version = VERSIONS[self.version]
-        wanted = rf"[^/]+/({'|'.join(map(re.escape, version.files))})"
+        pattern = rf"[^/]+/({'|'.join(map(re.escape, version.files))})"
         if source is not None:
             self._require_folder(source)
-            files = read_folder(source, wanted=wanted, cap=MAX_BYTES, most=len(version.files))
+            files = read_folder(
+                source, pattern=pattern, max_bytes=MAX_BYTES, max_members=len(version.files)
+            )
             name = str(source)
         else:
-            files, name = _read_official(raw, self.version, wanted, mirror, progress)
+            files, name = _read_official(raw, self.version, pattern, mirror, progress)
         by_name = {Path(inner).name: content for inner, content in files.items()}
         if missing := [file for file in version.files if file not in by_name]:
             raise FetchError(
@@ -163,24 +171,26 @@ class MovieLens(RatingDataset):
 
 
 def _read_official(
-    raw: Path, version: str, wanted: str, mirror: Path | None, progress: Progress
+    raw: Path, version: str, pattern: str, mirror: Path | None, progress: Progress
 ) -> tuple[dict[str, bytes], str]:
     target, md5 = raw / f"{version}.zip", VERSIONS[version].md5
-    path = in_mirror(mirror, f"movielens/{version}.zip")
+    path = find_in_mirror(mirror, f"movielens/{version}.zip")
     name = str(path or f"{ADDRESS}/{version}.zip")
     try:
         if path is None:
-            download(f"{ADDRESS}/{version}.zip", target, cap=MAX_BYTES, progress=progress)
+            download(f"{ADDRESS}/{version}.zip", target, max_bytes=MAX_BYTES, progress=progress)
         with (path or target).open("rb") as file:
             digest = hashlib.file_digest(file, "md5").hexdigest()
         if digest != md5:
             raise FetchError(
                 f"{name} is not the archive of {version}: its MD5 is {digest}, {md5} is expected"
             )
-        files = read_zip(path or target, wanted=wanted, cap=MAX_BYTES, most=100, name=name)
+        files = read_zip(
+            path or target, pattern=pattern, max_bytes=MAX_BYTES, max_members=100, name=name
+        )
     except FetchError as error:
         remedy = (
-            f"set dataset.source to a folder with the files of {version}, or {MIRROR} to one that "
+            f"set dataset.source to a folder with the files of {version}, or {MIRROR_VARIABLE} to one that "
             f"holds movielens/{version}.zip"
         )
         raise type(error)(f"{error}; {remedy}") from error

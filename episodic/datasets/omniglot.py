@@ -16,10 +16,10 @@ import torch
 
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
 from episodic.datasets.sources.fetch import (
-    MIRROR,
+    MIRROR_VARIABLE,
     content_digest,
     download,
-    in_mirror,
+    find_in_mirror,
     read_folder,
     read_zip,
     write_zip,
@@ -118,21 +118,23 @@ class Omniglot(ImageDataset):
         """
         for archive in CONTENT:
             target = raw / f"{archive}.zip"
-            place = in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
+            place = find_in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
             try:
                 if place:
                     files = _read_official(place, str(place), archive)
                 else:
                     url = f"{_torchvision_omniglot().download_url_prefix}/{archive}.zip"
-                    download(url, target, cap=MAX_BYTES, progress=progress)
+                    download(url, target, max_bytes=MAX_BYTES, progress=progress)
                     files = _read_official(target, url, archive)
             except FetchError as error:
                 remedy = (
-                    f"connect to the network and run again, or set {MIRROR} to a folder that holds "
+                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
                     f"omniglot/{archive}.zip"
                 )
                 if place:
-                    remedy = f"put the real archive there, or unset {MIRROR} to download it"
+                    remedy = (
+                        f"put the real archive there, or unset {MIRROR_VARIABLE} to download it"
+                    )
                 elif mirror:
                     remedy += f" ({mirror} does not)"
                 raise type(error)(f"{error}; {remedy}") from error
@@ -222,15 +224,19 @@ def _shuffled(names: list[str], seed: int, purpose: str) -> list[str]:
 def _read_official(source: Path, name: str, archive: str) -> dict[str, bytes]:
     """Read a zip archive or a folder, if its contents or the archive itself are the official ones."""
     files = (read_folder if source.is_dir() else read_zip)(
-        source, wanted=_wanted(archive), cap=MAX_BYTES, most=MAX_MEMBERS, name=name
+        source,
+        pattern=_file_pattern(archive),
+        max_bytes=MAX_BYTES,
+        max_members=MAX_MEMBERS,
+        name=name,
     )
     digest = content_digest(files)
     if digest != CONTENT[archive] and (
         source.is_dir() or _md5(source) != _torchvision_omniglot().zips_md5[archive]
     ):
         raise FetchError(
-            f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest {digest[:12]}... "
-            f"where {CONTENT[archive][:12]}... is expected"
+            f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest "
+            f"{digest[:12]}... where {CONTENT[archive][:12]}... is expected"
         )
     return files
 
@@ -247,7 +253,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _wanted(archive: str) -> str:
+def _file_pattern(archive: str) -> str:
     return rf"{archive}/[^/\\]+/character\d\d/\d{{4}}_\d\d\.png"
 
 
@@ -258,7 +264,9 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
         path = raw / f"{archive}.zip"
         if not path.is_file():
             raise FetchError(f"{path} is missing: run the stage download first")
-        files = read_zip(path, wanted=_wanted(archive), cap=MAX_BYTES, most=MAX_MEMBERS)
+        files = read_zip(
+            path, pattern=_file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
+        )
         for name, content in files.items():
             drawings[name.split("/", 1)[1].rsplit("/", 1)[0]].append(content)
     if {name: len(files) for name, files in drawings.items()} != {

@@ -113,7 +113,7 @@ def test_the_program_ends_in_one_sentence(tmp_path):
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith(
-        f"error: EPISODIC_MIRROR names {tmp_path / 'nowhere'}, where there is no folder"
+        f"error: EPISODIC_MIRROR is {tmp_path / 'nowhere'}, which is not a folder"
     )
     assert len(ended.stderr.splitlines()) == 1
     assert names(tmp_path / "data") == []

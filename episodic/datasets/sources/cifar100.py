@@ -20,12 +20,18 @@ from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
-from episodic.datasets.sources.fetch import MIRROR, download, in_mirror, read_folder, read_tar
+from episodic.datasets.sources.fetch import (
+    MIRROR_VARIABLE,
+    download,
+    find_in_mirror,
+    read_folder,
+    read_tar,
+)
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
 FOLDER, FILES = "cifar-100-binary", ("train.bin", "test.bin")
-WANTED = rf"{FOLDER}/(train|test)\.bin"
+FILE_PATTERN = rf"{FOLDER}/(train|test)\.bin"
 MAX_BYTES = 200 << 20
 """Bound on the archive, which has 169 MB, and on its files, which have 184 MB."""
 EXAMPLES = 600
@@ -62,25 +68,27 @@ class Cifar100(ImageDataset):
         They come from the folder `cifar100` of the mirror, as the archive or unpacked, or from the
         official address.
         """
-        place = in_mirror(mirror, f"cifar100/{FOLDER}.tar.gz", f"cifar100/{FOLDER}")
+        place = find_in_mirror(mirror, f"cifar100/{FOLDER}.tar.gz", f"cifar100/{FOLDER}")
         target = raw / f"{FOLDER}.tar.gz"
         try:
             if place is None:
-                download(URL, target, cap=MAX_BYTES, progress=progress)
+                download(URL, target, max_bytes=MAX_BYTES, progress=progress)
             path = place or target
             files = (
-                read_folder(path, wanted=WANTED, cap=MAX_BYTES, most=2)
+                read_folder(path, pattern=FILE_PATTERN, max_bytes=MAX_BYTES, max_members=2)
                 if path.is_dir()
                 else _read_archive(path, str(place or URL))
             )
             _check(files, str(place or URL))
         except FetchError as error:
             remedy = (
-                f"connect to the network and run again, or set {MIRROR} to a folder that holds "
+                f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
                 f"cifar100/{FOLDER}.tar.gz"
             )
             if place:
-                remedy = f"put the official archive there, or unset {MIRROR} to download it"
+                remedy = (
+                    f"put the official archive there, or unset {MIRROR_VARIABLE} to download it"
+                )
             raise type(error)(f"{error}; {remedy}") from error
         target.unlink(missing_ok=True)
         for name, content in files.items():
@@ -121,7 +129,7 @@ def _read_archive(path: Path, name: str) -> dict[str, bytes]:
         raise FetchError(
             f"{name} is not the archive of CIFAR-100: its MD5 is {digest}, {MD5} is expected"
         )
-    return read_tar(path, wanted=WANTED, cap=MAX_BYTES, most=100, name=name)
+    return read_tar(path, pattern=FILE_PATTERN, max_bytes=MAX_BYTES, max_members=100, name=name)
 
 
 def _check(files: dict[str, bytes], name: str) -> None:

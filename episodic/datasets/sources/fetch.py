@@ -1,9 +1,9 @@
 """Checked downloads and archives.
 
-`download` retries and never takes more than a cap; `read_zip` and `read_folder` take only files whose names were asked for, and
-never unpack anything to the disk; `content_digest` knows files by what is in them, whatever container they came in;
-`write_zip` packs the same files into the same bytes everywhere. A file takes its place when it is whole: an interrupt removes
-what there is of it, and a kill leaves at most a hidden `.NAME.PID.part`, which nothing ever reads: the next run starts afresh.
+Downloads are retried and bounded in size. Archives and folders are read by the names of their
+files, and nothing is unpacked to disk. A file appears under its name when it is complete: an
+interrupt removes the partial file, and a killed process leaves at most a hidden `.NAME.PID.part`,
+which is never read.
 """
 
 from __future__ import annotations
@@ -24,21 +24,43 @@ from urllib.request import urlopen
 from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, Progress, UnansweredError, no_progress
 
-MIRROR = "EPISODIC_MIRROR"
-"""The environment variable that names a folder with one folder of files a data set, looked into before the official address."""
+__all__ = [
+    "ARCHIVE_ERRORS",
+    "MIRROR_VARIABLE",
+    "content_digest",
+    "download",
+    "find_in_mirror",
+    "read_folder",
+    "read_tar",
+    "read_zip",
+    "write_zip",
+]
 
-CHUNK = 1 << 16
-RATIO = 100
-"""No honest image or text packs better than this."""
+MIRROR_VARIABLE = "EPISODIC_MIRROR"
+"""The environment variable that names the mirror, a folder with one subfolder per data set.
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError)
-"""What zipfile raises over a damaged archive: beside its own error, those of what it is made of."""
+Files in the mirror take precedence over the official address.
+"""
 
-TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP answers that may be better next time."""
+CHUNK_BYTES = 1 << 16
+MAX_COMPRESSION_RATIO = 100
+"""Bound on the compression of a file. Images and texts never reach it."""
+
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+)
+"""Errors that zipfile raises for a damaged archive."""
+
+TEMPORARY_STATUS_CODES = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP status codes that are worth a retry."""
 
 
-class _Cut(Exception):
+class _IncompleteError(Exception):
     """The connection ended before the file did."""
 
 
@@ -46,105 +68,147 @@ def download(
     url: str,
     target: Path,
     *,
-    cap: int,
+    max_bytes: int,
     progress: Progress = no_progress,
     attempts: int = 4,
     wait: float = 1.0,
     timeout: float = 30.0,
 ) -> None:
-    """Downloads `url` to the file `target`, at most `cap` bytes.
+    """Download a file.
 
-    A fault that may pass (no connection, a cut one, a busy server) is tried again after `wait`, then twice, four times ... as
-    many seconds. `progress` is told bytes; their total is the cap where the server announces none.
+    Temporary failures, such as a connection that is cut off or a busy server, are retried with
+    exponential backoff.
 
-    Raises FetchError with what went wrong, without a full stop, so that a caller can say what to do.
+    Args:
+        url: Address of the file, http or https.
+        target: Path to write.
+        max_bytes: Bound on the size of the file.
+        progress: Called with bytes. The total is `max_bytes` if the server announces none.
+        attempts: Number of attempts.
+        wait: Seconds before the first retry. It doubles with every further one.
+        timeout: Seconds without an answer after which an attempt fails.
+
+    Raises:
+        FetchError: The download failed. The message has no full stop, so that a caller can append
+            a remedy.
+        UnansweredError: All attempts failed temporarily.
     """
     if not url.startswith(("https://", "http://")):
-        raise FetchError(f"{url} is no web address")
+        raise FetchError(f"{url} is not a web address; it must begin with https:// or http://")
     for attempt in range(attempts):
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         try:
             with atomic_path(target) as draft:
-                _transfer(url, draft, cap, progress, target.name, timeout)
+                _transfer(url, draft, max_bytes, progress, target.name, timeout)
             return
         except HTTPError as error:
-            fault = f"the server answers {error.code} {error.reason}"
-            if error.code not in TEMPORARY:
-                raise FetchError(f"{url} cannot be downloaded: {fault}") from error
+            reason = f"the server answers {error.code} {error.reason}"
+            if error.code not in TEMPORARY_STATUS_CODES:
+                raise FetchError(f"{url} cannot be downloaded: {reason}") from error
         except (
             URLError,
             HTTPException,
             ConnectionError,
             TimeoutError,
             ssl.SSLError,
-            _Cut,
+            _IncompleteError,
         ) as error:
-            fault = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-    raise UnansweredError(f"{url} cannot be downloaded, tried {attempts} times: {fault}")
+            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+    raise UnansweredError(f"{url} cannot be downloaded, tried {attempts} times: {reason}")
 
 
 def _transfer(
-    url: str, draft: Path, cap: int, progress: Progress, name: str, timeout: float
+    url: str, draft: Path, max_bytes: int, progress: Progress, name: str, timeout: float
 ) -> None:
-    with urlopen(url, timeout=timeout) as answer, draft.open("wb") as file:  # noqa: S310 (the scheme is checked above)
-        announced, done = answer.length or 0, 0
-        while announced <= cap and (chunk := answer.read(CHUNK)):
+    response = urlopen(url, timeout=timeout)  # noqa: S310 (the scheme is checked by the caller)
+    with response, draft.open("wb") as file:
+        announced, done = response.length or 0, 0
+        while announced <= max_bytes and (chunk := response.read(CHUNK_BYTES)):
             done += len(chunk)
-            if done > cap:
+            if done > max_bytes:
                 break
             file.write(chunk)
-            progress(f"{name}, bytes", done, announced or cap)
-    if max(announced, done) > cap:
-        raise FetchError(f"{url} is refused: it is larger than {cap} bytes")
+            progress(f"{name}, bytes", done, announced or max_bytes)
+    if max(announced, done) > max_bytes:
+        raise FetchError(f"{url} is rejected: it is larger than {max_bytes} bytes")
     if done < announced:
-        raise _Cut(f"the connection ended after {done} of {announced} bytes")
+        raise _IncompleteError(f"the connection ended after {done} of {announced} bytes")
 
 
-def in_mirror(mirror: Path | None, *places: str) -> Path | None:
-    """The first of `places` that the mirror has, None where it has none of them or there is no mirror."""
+def find_in_mirror(mirror: Path | None, *places: str) -> Path | None:
+    """Find the first of several places that exists in the mirror.
+
+    Args:
+        mirror: The mirror's folder, if there is one.
+        places: Paths relative to the mirror.
+
+    Returns:
+        The path; None if there is no such place or no mirror.
+
+    Raises:
+        FetchError: The mirror is not a folder.
+    """
     if mirror is None:
         return None
     if not mirror.is_dir():
         raise FetchError(
-            f"{MIRROR} names {mirror}, where there is no folder: mend it, or unset it to download from the official address"
+            f"{MIRROR_VARIABLE} is {mirror}, which is not a folder: correct it, or unset it to "
+            "download from the official address"
         )
     return next((mirror / place for place in places if (mirror / place).exists()), None)
 
 
 def read_zip(
-    path: Path, *, wanted: str, cap: int, most: int, name: str | None = None
+    path: Path, *, pattern: str, max_bytes: int, max_members: int, name: str | None = None
 ) -> dict[str, bytes]:
-    """The files of a zip archive whose whole names match the regular expression `wanted`, by name, sorted.
+    """Read files from a zip archive.
 
-    An archive is refused as a whole, before anything is read from it, if any member could leave a folder (`..`, an absolute
-    name), is a link or a device, is encrypted or packed in an unusual way, or comes twice; if there are more than `most` members;
-    if it or the wanted files are larger than `cap` bytes, or packed more than a hundredfold. Other members are left alone.
+    An archive is rejected before anything is read if one of its members could leave its folder
+    (`..`, an absolute path), is a link or a device, is encrypted, has an unusual compression or is
+    repeated. It is also rejected if it exceeds the bounds below or `MAX_COMPRESSION_RATIO`.
 
-    Raises FetchError, which calls the archive `name` (by default its path).
+    Args:
+        path: The archive.
+        pattern: Regular expression that matches the full names of the files to read.
+        max_bytes: Bound on the size of the archive, and on that of the files to read.
+        max_members: Bound on the number of members.
+        name: What messages call the archive; None: its path.
+
+    Returns:
+        Contents by name, sorted by name.
+
+    Raises:
+        FetchError: The archive is rejected, or is damaged.
     """
     name = name or str(path)
-    if path.stat().st_size > cap:
-        raise FetchError(f"{name} is refused: it is larger than {cap} bytes")
+    _require_size(path, max_bytes, name)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            chosen = sorted(
-                (m for m in members if re.fullmatch(wanted, m.filename)), key=lambda m: m.filename
+            matching = sorted(
+                (m for m in members if re.fullmatch(pattern, m.filename)), key=lambda m: m.filename
             )
-            fault = _fault(members, chosen, cap, most)
-            if fault:
-                raise FetchError(f"{name} is refused: {fault}")
-            return {member.filename: archive.read(member) for member in chosen}
-    except DAMAGED as error:
-        raise FetchError(f"{name} is no sound zip archive: {error}") from error
+            if fault := _find_fault(members, matching, max_bytes, max_members):
+                raise FetchError(f"{name} is rejected: {fault}")
+            return {member.filename: archive.read(member) for member in matching}
+    except ARCHIVE_ERRORS as error:
+        raise FetchError(f"{name} is not a valid zip archive: {error}") from error
 
 
-def _fault(
-    members: list[zipfile.ZipInfo], chosen: list[zipfile.ZipInfo], cap: int, most: int
+def _require_size(path: Path, max_bytes: int, name: str) -> None:
+    if path.stat().st_size > max_bytes:
+        raise FetchError(f"{name} is rejected: it is larger than {max_bytes} bytes")
+
+
+def _find_fault(
+    members: list[zipfile.ZipInfo],
+    matching: list[zipfile.ZipInfo],
+    max_bytes: int,
+    max_members: int,
 ) -> str | None:
-    if len(members) > most:
-        return f"it has {len(members)} members, and at most {most} are expected"
+    if len(members) > max_members:
+        return f"it has {len(members)} members, more than {max_members}"
     names: set[str] = set()
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
@@ -157,68 +221,107 @@ def _fault(
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
         ):
-            return f"{member.filename!r} is encrypted or packed in an unusual way"
+            return f"{member.filename!r} is encrypted or has an unusual compression"
         if member.filename in names:
-            return f"{member.filename!r} is in it twice"
+            return f"{member.filename!r} is repeated"
         names.add(member.filename)
-    for member in chosen:
-        if member.file_size > RATIO * max(member.compress_size, 1):
-            return f"{member.filename!r} is packed more than {RATIO} to 1"
-    # zipfile never reads more of a member than its announced size, so the announced sizes are a bound.
-    total = sum(member.file_size for member in chosen)
-    return f"its files are larger than {cap} bytes" if total > cap else None
+    for member in matching:
+        if member.file_size > MAX_COMPRESSION_RATIO * max(member.compress_size, 1):
+            return f"{member.filename!r} is compressed more than {MAX_COMPRESSION_RATIO} to 1"
+    # zipfile never reads more of a member than its announced size, so announced sizes are a bound.
+    total = sum(member.file_size for member in matching)
+    return f"its files are larger than {max_bytes} bytes" if total > max_bytes else None
 
 
 def read_tar(
-    path: Path, *, wanted: str, cap: int, most: int, name: str | None = None
+    path: Path, *, pattern: str, max_bytes: int, max_members: int, name: str | None = None
 ) -> dict[str, bytes]:
-    """`read_zip` for a tar archive, packed or not: plain files alone are taken, and nothing is unpacked to the disk."""
+    """Read files from a tar archive, compressed or not.
+
+    Args:
+        path: The archive.
+        pattern: Regular expression that matches the full names of the files to read.
+        max_bytes: Bound on the size of the archive, and on that of the files to read.
+        max_members: Bound on the number of members.
+        name: What messages call the archive; None: its path.
+
+    Returns:
+        Contents by name, sorted by name.
+
+    Raises:
+        FetchError: The archive exceeds a bound, is damaged, or one of the files to read is not a
+            regular file or is repeated.
+    """
     name = name or str(path)
-    if path.stat().st_size > cap:
-        raise FetchError(f"{name} is refused: it is larger than {cap} bytes")
+    _require_size(path, max_bytes, name)
     files: dict[str, bytes] = {}
     total = 0
     try:
         with tarfile.open(path) as archive:
             for number, member in enumerate(archive):
-                if number >= most:
-                    raise FetchError(f"{name} is refused: it has more than {most} members")
-                if not re.fullmatch(wanted, member.name):
+                if number >= max_members:
+                    raise FetchError(f"{name} is rejected: it has more than {max_members} members")
+                if not re.fullmatch(pattern, member.name):
                     continue
                 total += member.size
                 content = archive.extractfile(member) if member.isfile() else None
                 if content is None or member.name in files:
                     raise FetchError(
-                        f"{name} is refused: {member.name!r} is no plain file, or is in it twice"
+                        f"{name} is rejected: {member.name!r} is not a regular file, or is repeated"
                     )
-                if total > cap:
-                    raise FetchError(f"{name} is refused: its files are larger than {cap} bytes")
+                if total > max_bytes:
+                    raise FetchError(
+                        f"{name} is rejected: its files are larger than {max_bytes} bytes"
+                    )
                 files[member.name] = content.read()
-    except (tarfile.TarError, *DAMAGED) as error:
-        raise FetchError(f"{name} is no sound tar archive: {error}") from error
+    except (tarfile.TarError, *ARCHIVE_ERRORS) as error:
+        raise FetchError(f"{name} is not a valid tar archive: {error}") from error
     return dict(sorted(files.items()))
 
 
 def read_folder(
-    path: Path, *, wanted: str, cap: int, most: int, name: str | None = None
+    path: Path, *, pattern: str, max_bytes: int, max_members: int, name: str | None = None
 ) -> dict[str, bytes]:
-    """`read_zip` for an unpacked archive: the files below `path`, named from its parent folder on, at most `most` of them."""
+    """Read files from an unpacked archive.
+
+    Args:
+        path: The folder.
+        pattern: Regular expression that matches the full names of the files to read, which begin
+            with the name of the folder.
+        max_bytes: Bound on the size of the files to read.
+        max_members: Bound on the number of the files to read.
+        name: What messages call the folder; None: its path.
+
+    Returns:
+        Contents by name, sorted by name.
+
+    Raises:
+        FetchError: The folder exceeds a bound.
+    """
     files: dict[str, bytes] = {}
     total = 0
     for file in path.rglob("*"):
-        inner = file.relative_to(path.parent).as_posix()
-        if re.fullmatch(wanted, inner) and file.is_file():
+        relative_name = file.relative_to(path.parent).as_posix()
+        if re.fullmatch(pattern, relative_name) and file.is_file():
             total += file.stat().st_size
-            if total > cap or len(files) >= most:
+            if total > max_bytes or len(files) >= max_members:
                 raise FetchError(
-                    f"{name or path} is refused: it holds more than {most} files or {cap} bytes"
+                    f"{name or path} is rejected: it holds more than {max_members} files or "
+                    f"{max_bytes} bytes"
                 )
-            files[inner] = file.read_bytes()
+            files[relative_name] = file.read_bytes()
     return dict(sorted(files.items()))
 
 
 def content_digest(files: dict[str, bytes]) -> str:
-    """SHA-256 over the lines `NAME\\0SHA-256 OF THE CONTENT\\n`, sorted by name, in hexadecimal digits."""
+    r"""Compute a digest of files that does not depend on the archive they came in.
+
+    Args:
+        files: Contents by name.
+
+    Returns:
+        SHA-256, in hexadecimal, of the lines `NAME\0SHA-256 OF THE CONTENT\n`, sorted by name.
+    """
     total = hashlib.sha256()
     for name, content in sorted(files.items()):
         total.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
@@ -226,7 +329,12 @@ def content_digest(files: dict[str, bytes]) -> str:
 
 
 def write_zip(target: Path, files: dict[str, bytes]) -> None:
-    """Packs files so that the bytes are a function of names and contents: sorted, stored, with a fixed date, system and mode."""
+    """Write a zip archive whose bytes depend on the names and contents of its files alone.
+
+    Args:
+        target: Path to write.
+        files: Contents by name.
+    """
     with atomic_path(target) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted(files.items()):
             member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
-from episodic.datasets.sources.fetch import DAMAGED, MIRROR, in_mirror
+from episodic.datasets.sources.fetch import ARCHIVE_ERRORS, MIRROR_VARIABLE, find_in_mirror
 
 SIZE = 84
 IMAGE_PATH = re.compile(r"(?:.*/)?(?:(n\d{8})[^/]*|(n\d{8})/[^/]*)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -66,12 +66,12 @@ class ImageNetSubset(ImageDataset):
         The images come from the folder or the zip archive of the mirror with the data set's name.
         """
         name = self.name
-        place = in_mirror(mirror, name, f"{name}.zip")
+        place = find_in_mirror(mirror, name, f"{name}.zip")
         classes = [row["class"] for row in read_class_table(name)]
         if place is None:
             raise FetchError(
                 f"{name} cannot be downloaded, since ImageNet may not be redistributed: set "
-                f"{MIRROR} to a folder that holds {name} (or {name}.zip), with images of its "
+                f"{MIRROR_VARIABLE} to a folder that holds {name} (or {name}.zip), with images of its "
                 f"{len(classes)} classes named as n01532829_5.JPEG"
             )
         images = _find_images(place)
@@ -141,7 +141,7 @@ def _find_images(place: Path) -> dict[str, list[tuple[str, Callable[[], bytes]]]
     else:
         try:
             archive = zipfile.ZipFile(place)
-        except DAMAGED as error:
+        except ARCHIVE_ERRORS as error:
             raise FetchError(f"{place} is not a valid zip archive: {error}") from error
         files = [
             (member.filename, _member_reader(archive, member))
@@ -172,7 +172,7 @@ def _decode(read: Callable[[], bytes], name: str) -> NDArray[np.uint8]:
         UnidentifiedImageError,
         Image.DecompressionBombError,
         RuntimeError,  # an encrypted archive
-        *DAMAGED,
+        *ARCHIVE_ERRORS,
     ) as error:
         reason = " ".join(str(error).split())
         raise FetchError(f"{name} cannot be read as an image: {reason}") from error

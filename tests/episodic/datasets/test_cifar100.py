@@ -183,8 +183,12 @@ def test_a_link_in_an_archive_is_refused(tmp_path):
         link = tarfile.TarInfo("cifar-100-binary/train.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         packed.addfile(link)
-    with pytest.raises(FetchError, match="is no plain file"):
-        read_tar(tmp_path / "a.tar", wanted=cifar100.WANTED, cap=1 << 20, most=10)
+    with pytest.raises(FetchError, match="is not a regular file"):
+        read_tar(
+            tmp_path / "a.tar", pattern=cifar100.FILE_PATTERN, max_bytes=1 << 20, max_members=10
+        )
     (tmp_path / "b.tar").write_bytes(b"nothing")
-    with pytest.raises(FetchError, match="is no sound tar archive"):
-        read_tar(tmp_path / "b.tar", wanted=cifar100.WANTED, cap=1 << 20, most=10)
+    with pytest.raises(FetchError, match="is not a valid tar archive"):
+        read_tar(
+            tmp_path / "b.tar", pattern=cifar100.FILE_PATTERN, max_bytes=1 << 20, max_members=10
+        )

@@ -275,9 +275,9 @@ def test_the_real_archives_have_the_pinned_content(real):
     for archive, digest in omniglot.CONTENT.items():
         files = fetch.read_zip(
             real / f"{archive}.zip",
-            wanted=r".*\.png",
-            cap=omniglot.MAX_BYTES,
-            most=omniglot.MAX_MEMBERS,
+            pattern=r".*\.png",
+            max_bytes=omniglot.MAX_BYTES,
+            max_members=omniglot.MAX_MEMBERS,
         )
         assert fetch.content_digest(files) == digest
 
