@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 # Threads do not speed up small tensors, and two workers share the cores.
-# Child processes inherit this.
-os.environ["OMP_NUM_THREADS"] = "1"
+# Programs that start threads nevertheless let them sleep while they wait. All processes inherit it.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 import pytest
 import torch

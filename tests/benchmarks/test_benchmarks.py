@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import warm
 from support import ROOT
 
 from benchmarks.speed import peers, scale
@@ -145,12 +146,8 @@ def test_ten_times_the_data_take_no_more_memory(tmp_path):
 
 @pytest.mark.parametrize("name", ["sinusoid", "tiny", "omniglot_20w1s"])
 def test_time_to_accuracy_compares_one_task_alone(name):
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed.time_to_accuracy", "--preset", name],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
+    answer = warm.run(
+        ["-m", "benchmarks.speed.time_to_accuracy", "--preset", name], ROOT, ENVIRONMENT
     )
     assert (
         answer.returncode == 1
@@ -173,14 +170,7 @@ def test_time_to_accuracy_compares_one_task_alone(name):
 def test_arguments_are_checked_before_anything_is_measured(words, said, tmp_path):
     (tmp_path / "file").touch()
     command = [word.format(file=tmp_path / "file") for word in words]
-    answer = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    answer = warm.run(["-m", *command], ROOT, ENVIRONMENT)
     assert answer.returncode == 2 and said in answer.stderr and answer.stdout == ""
 
 
@@ -188,12 +178,8 @@ def test_plans_are_measured_and_printed(tmp_path):
     from stages import prepare
 
     folder = prepare(tmp_path)
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.speed.plan", "--data", "prepared", "--rounds", "1"],
-        cwd=folder,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    answer = warm.run(
+        ["-m", "benchmarks.speed.plan", "--data", "prepared", "--rounds", "1"], folder, ENVIRONMENT
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("*") == 2 and "  plan:\n    mode: " in answer.stdout
