@@ -33,7 +33,7 @@ def has_server() -> bool:
 
 
 def set_defaults(root: Path) -> None:
-    """Turns telemetry off, and keeps Prefect's home in `root` if the user has named no server."""
+    """Turn telemetry off, and keeps Prefect's home in `root` if the user has named no server."""
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not has_server():

@@ -63,7 +63,7 @@ def is_temporary(task: Any, run: Any, state: State) -> bool:
 
 
 def retrying_task(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Returns a decorator for Prefect tasks that retry temporary failures.
+    """Return a decorator for Prefect tasks that retry temporary failures.
 
     Prefect caches nothing: DVC is the one cache.
     """
@@ -91,7 +91,7 @@ def bring_up_to_date(
     on_line: Callable[[str], None],
     patience: float = PATIENCE,
 ) -> Verdict:
-    """Brings one stage up to date through DVC.
+    """Bring one stage up to date through DVC.
 
     Waits for runs that do the same work in other workspaces of the checkout, and for other DVC
     commands in this workspace.
@@ -153,7 +153,7 @@ def run_stage(
     patience: float = PATIENCE,
     experiment: str = "",
 ) -> State:
-    """Brings one stage up to date, with its output in the log and its progress in artifacts.
+    """Bring one stage up to date, with its output in the log and its progress in artifacts.
 
     Returns:
         `Cached` if DVC skipped or restored the stage, `Completed` if it ran, or a failed state.
@@ -184,7 +184,7 @@ def run_stages(
     patience: float = PATIENCE,
     experiment: str = "",
 ) -> State:
-    """Runs one task per stage, in order, until the first one fails.
+    """Run one task per stage, in order, until the first one fails.
 
     Args:
         plan: The stages.

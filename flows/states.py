@@ -23,12 +23,12 @@ class FlowFailure(Exception):
 
 
 def failed_state(message: str, parts: Sequence[Any] = ()) -> State:
-    """Returns the final state of a flow that failed."""
+    """Return the final state of a flow that failed."""
     return Failed(message=message, data=FlowFailure(message, parts))
 
 
 def read_parts(state: State) -> list[Any]:
-    """Returns what a flow's final state holds about its stages or experiments."""
+    """Return what a flow's final state holds about its stages or experiments."""
     data: Any = state.result(raise_on_failure=False)
     return data.parts if isinstance(data, FlowFailure) else data
 

@@ -68,7 +68,7 @@ def train(
 
     Args:
         preset: A ready-made configuration to start from. "as it is" starts from params.yaml.
-        dataset: The data set. "as it is" keeps the configured one, here and below.
+        dataset: The dataset. "as it is" keeps the configured one, here and below.
         algorithm: The method.
         model: The base learner.
         ways: Classes per episode. 0 keeps the configured number, here and below.
@@ -127,7 +127,7 @@ def train(
 
 
 def read_more(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]) -> Changes:
-    """Returns `more` with the present names of all keys.
+    """Return `more` with the present names of all keys.
 
     Raises:
         StageError: It replaces a section of the params, whose other keys would be lost, or has a
@@ -143,7 +143,7 @@ def read_more(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]
 
 
 def preset_changes(name: str) -> Changes:
-    """Returns all params of a preset by dotted key, or none for "as it is"."""
+    """Return all params of a preset by dotted key, or none for "as it is"."""
     if name == AS_IT_IS:
         return {}
     content = presets.defaults()
@@ -157,7 +157,7 @@ def preset_changes(name: str) -> Changes:
 
 
 def experiment_name(name: str, preset: str, settings: Changes) -> str:
-    """Returns the name asked for as a Git ref, or a default one.
+    """Return the name asked for as a Git ref, or a default one.
 
     Raises:
         StageError: The name has no letter or digit, or means the workspace.
@@ -172,7 +172,7 @@ def experiment_name(name: str, preset: str, settings: Changes) -> str:
 
 
 def default_name(preset: str, settings: Changes) -> str:
-    """Returns a name made of the settings, for example `omniglot_fast-anil-ways5-shots5`."""
+    """Return a name made of the settings, for example `omniglot_fast-anil-ways5-shots5`."""
     parts = [] if preset == AS_IT_IS else [preset]
     for key, value in settings.items():
         last = key.rpartition(".")[2]

@@ -18,7 +18,7 @@ LOCK_POLL_SECONDS = 0.2
 
 
 def find_root(start: Path) -> Path:
-    """Returns the nearest folder from `start` upward that is a DVC repository.
+    """Return the nearest folder from `start` upward that is a DVC repository.
 
     Raises:
         StageError: There is none.
@@ -31,7 +31,7 @@ def find_root(start: Path) -> Path:
 
 @contextmanager
 def workspace_lock(root: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Waits until no other run works in `root`; `log` receives which process it waits for."""
+    """Wait until no other run works in `root`; `log` receives which process it waits for."""
     path = root / ".dvc" / "tmp" / "flow.lock"
     path.parent.mkdir(parents=True, exist_ok=True)  # missing in a fresh clone
     with path.open("a+") as file:
@@ -49,7 +49,7 @@ def workspace_lock(root: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def work_lock(root: Path, digest: str) -> Iterator[None]:
-    """Makes runs of the same work, known by `digest`, wait for each other.
+    """Make runs of the same work, known by `digest`, wait for each other.
 
     The first one computes the result, the others then find it in the cache that all workspaces of
     the checkout `root` share. DVC's record of runs, shared as well, allows one writer per run.
@@ -62,7 +62,7 @@ def work_lock(root: Path, digest: str) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file without waiting; returns whether that succeeded."""
+    """Lock an open file without waiting; returns whether that succeeded."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

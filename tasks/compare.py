@@ -55,7 +55,7 @@ MAX_LISTED = 10
 def gather(
     root: Path, names: Sequence[str] = (), everything: bool = False, since: str | None = None
 ) -> tuple[list[Experiment], list[str]]:
-    """Reads the experiments to compare.
+    """Read the experiments to compare.
 
     Without `names`, `everything` and `since` these are the workspace, if it has a result, and every
     experiment.
@@ -124,7 +124,7 @@ def run(
     out: Path,
     baseline: str | None = None,
 ) -> list[Protocol]:
-    """Writes the comparison: `comparison.html`, `comparison.md` with its charts, `comparison.csv`.
+    """Write the comparison: `comparison.html`, `comparison.md` with its charts, `comparison.csv`.
 
     Args:
         experiments: The experiments to compare.
@@ -171,7 +171,7 @@ def run(
 
 
 def _build_part(protocol: Protocol, suffix: str) -> dict[str, Any]:
-    """Returns what the templates show of a protocol."""
+    """Return what the templates show of a protocol."""
     several = len(protocol.configurations) > 1
     sections = [ranking.ranking_section(protocol, suffix)]
     if several:
@@ -198,7 +198,7 @@ def _build_part(protocol: Protocol, suffix: str) -> dict[str, Any]:
 
 
 def tabulate(protocols: Sequence[Protocol]) -> pd.DataFrame:
-    """Returns one row per configuration, with fractions, seconds and bytes."""
+    """Return one row per configuration, with fractions, seconds and bytes."""
     rows = []
     for protocol in protocols:
         for c in protocol.configurations:

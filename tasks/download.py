@@ -1,4 +1,4 @@
-"""Stage `download`: the raw data of the chosen data set, downloaded, copied or generated.
+"""Stage `download`: the raw data of the chosen dataset, downloaded, copied or generated.
 
 EPISODIC_MIRROR names a folder to look into before the official address. What is written does not
 depend on it.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from episodic.datasets.base import Progress
+from episodic.core.progress import ProgressCallback
 from episodic.datasets.sources.fetch import MIRROR_VARIABLE
 from tasks import params
 from tasks.runtime import stage
@@ -32,8 +32,8 @@ def run(settings: params.Settings, out: Path, mirror: Path | None = None) -> Non
 
 
 @contextmanager
-def report_progress() -> Iterator[Progress]:
-    """Report the progress of a data set, one piece of work at a time."""
+def report_progress() -> Iterator[ProgressCallback]:
+    """Report the progress of a dataset, one piece of work at a time."""
     current: stage.ProgressReporter | None = None
 
     def progress(what: str, done: int, total: int) -> None:

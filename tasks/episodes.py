@@ -20,7 +20,7 @@ from tasks.runtime.files import atomic_folder, digest, write_json
 
 
 def run(settings: params.Settings, raw: Path, out: Path) -> None:
-    """Writes the folder described in docs/reference/files.md, section data/prepared."""
+    """Write the folder described in docs/reference/files.md, section data/prepared."""
     chosen = settings.dataset
     data = chosen.config.prepare(raw, chosen.seed)
     with atomic_folder(out) as folder:

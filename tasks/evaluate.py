@@ -32,7 +32,7 @@ class Measurements:
     Attributes:
         results: Scores and outputs of every test episode.
         diagnostics: Entries of metrics.json.
-        ratings: Errors of rating prediction, for a data set of ratings.
+        ratings: Errors of rating prediction, for a dataset of ratings.
         class_embeddings: The test classes in the learned space `(classes, width)`, for
             classification.
     """

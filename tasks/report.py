@@ -30,7 +30,7 @@ def run(
     summary: Path,
     card: Path,
 ) -> None:
-    """Writes the reports of a run.
+    """Write the reports of a run.
 
     Args:
         settings: Its settings.
@@ -70,7 +70,7 @@ def run(
 
 
 def build_sections(results: Results, raw: dict[str, Any]) -> list[Section]:
-    """Builds the sections of the report.
+    """Build the sections of the report.
 
     Args:
         results: The results of the run.
@@ -91,7 +91,7 @@ def build_sections(results: Results, raw: dict[str, Any]) -> list[Section]:
 
 
 def render_tasks(results: Results, headline: Headline) -> str:
-    """Renders the page of the tasks."""
+    """Render the page of the tasks."""
     sections, keys = task_maps.build_sections(results)
     figures = [figure for section in sections for figure in section.figures]
     classification = results.kind == "classification"
@@ -106,12 +106,12 @@ def render_tasks(results: Results, headline: Headline) -> str:
 
 
 def draw_svgs(figures: Sequence[Figure]) -> dict[str, str]:
-    """Draws each chart once, in a fixed order, so that the bytes are reproducible."""
+    """Draw each chart once, in a fixed order, so that the bytes are reproducible."""
     return {figure.name: charts.svg(figure.spec) for figure in figures}
 
 
 def describe_provenance(settings: params.Settings, results: Results) -> dict[str, Any]:
-    """Returns what reproduces the report: the settings as YAML, digests and the command."""
+    """Return what reproduces the report: the settings as YAML, digests and the command."""
     from ruamel.yaml import YAML
 
     stream = io.StringIO()

@@ -14,8 +14,8 @@ from tasks.runtime import stage
 from tasks.runtime.files import read_json
 
 
-def summarise(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    """Returns the scores of a run as pairs of name and value.
+def summarize(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the scores of a run as pairs of name and value.
 
     Args:
         metrics: The content of metrics.json.
@@ -46,7 +46,7 @@ def summarise(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _format_score(score: str, value: float, ci95: float | None) -> str:
-    """Formats with a fixed number of decimals, so that the column lines up."""
+    """Format with a fixed number of decimals, so that the column lines up."""
     scale, decimals, unit = (100, 1, " %") if score == "accuracy" else (1, 3, "")
     interval = f" ± {scale * ci95:.{decimals}f}" if ci95 is not None else ""
     return f"{scale * value:.{decimals}f}{unit}{interval}"
@@ -68,7 +68,7 @@ def main() -> None:
         metrics = read_json(args.metrics)
         name = wording.score_name("accuracy" if "accuracy" in metrics else "mse")
         print(f"\n{name} over {metrics['episodes']} test episodes (± 95 % interval)")
-        rows = summarise(metrics)
+        rows = summarize(metrics)
         width = max(38, *(len(name) for name, _ in rows))
         for name, value in rows:
             print(f"  {name:{width}} {value:>14}")

@@ -37,7 +37,7 @@ def test_the_commands_of_a_newcomer_are_there():
 
 def test_the_output_is_that_of_the_committed_figures():
     metrics = read_json(ROOT / "reports/metrics.json")
-    for name, figure in summary.summarise(metrics):
+    for name, figure in summary.summarize(metrics):
         assert re.search(rf"^  {re.escape(name)} +{re.escape(figure)}$", README, re.M), name
 
 

@@ -1,7 +1,7 @@
 """Computes the cells of the method benchmark: a method trained and tested in one setting.
 
     make benchmark                     all cells that are missing or outdated, and the table
-    python -m benchmarks.methods.cell raw --out FOLDER                        the data set
+    python -m benchmarks.methods.cell raw --out FOLDER                        the dataset
     python -m benchmarks.methods.cell data SETTING --raw FOLDER --out FOLDER  test episodes
     python -m benchmarks.methods.cell train METHOD SETTING --data FOLDER --out FOLDER
     python -m benchmarks.methods.cell evaluate METHOD SETTING --data FOLDER --trained FOLDER
@@ -31,10 +31,10 @@ FOLDER = ROOT / "benchmarks" / "methods"
 
 
 def parameters(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
-    """Returns all of params.yaml for the data set, for the episodes of a setting, or for a cell.
+    """Return all of params.yaml for the dataset, for the episodes of a setting, or for a cell.
 
     Args:
-        setting: Name of a setting; None for the data set alone.
+        setting: Name of a setting; None for the dataset alone.
         method: Name of a method; None for the episodes alone.
 
     Raises:
@@ -66,12 +66,12 @@ def load_settings(setting: str | None = None, method: str | None = None) -> para
         parameters(setting, method),
         f"method benchmark, {method} {setting}"
         if method
-        else f"method benchmark, {setting or 'data set'}",
+        else f"method benchmark, {setting or 'dataset'}",
     )
 
 
 def download_data(out: Path) -> None:
-    """Writes the data set, as the stage `download` does."""
+    """Write the dataset, as the stage `download` does."""
     from episodic.datasets.sources.fetch import MIRROR_VARIABLE
     from tasks import download
 
@@ -80,14 +80,14 @@ def download_data(out: Path) -> None:
 
 
 def prepare_episodes(setting: str, downloaded: Path, out: Path) -> None:
-    """Writes the episodes of a setting, as the stage `episodes` does."""
+    """Write the episodes of a setting, as the stage `episodes` does."""
     from tasks import episodes
 
     episodes.run(load_settings(setting), downloaded, out)
 
 
 def train(method: str, setting: str, prepared: Path, out: Path) -> None:
-    """Writes `model`, `history` and `run.json`, as the stage `train` does, and `params.json`."""
+    """Write `model`, `history` and `run.json`, as the stage `train` does, and `params.json`."""
     from tasks import train
 
     settings = load_settings(setting, method)
@@ -97,7 +97,7 @@ def train(method: str, setting: str, prepared: Path, out: Path) -> None:
 
 
 def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path) -> None:
-    """Writes `episodes.csv` and `cell.json`.
+    """Write `episodes.csv` and `cell.json`.
 
     The first has the accuracy of each test episode in both batch-norm modes, the second how the
     method was trained and tested, and its cost.
@@ -172,7 +172,7 @@ def main() -> None:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-        ("raw", "download the data set", (), ()),
+        ("raw", "download the dataset", (), ()),
         ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
         ("train", "train a method in a setting", ("method", "setting"), ("data",)),
         ("evaluate", "test a method in a setting", ("method", "setting"), ("data", "trained")),

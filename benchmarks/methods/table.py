@@ -63,7 +63,7 @@ Cell = tuple[dict[str, Any], pd.DataFrame]
 
 
 def build_table(cells: Path) -> pd.DataFrame:
-    """Builds the table, one row per cell, by setting and accuracy.
+    """Build the table, one row per cell, by setting and accuracy.
 
     Args:
         cells: Folder of the cells.
@@ -112,7 +112,7 @@ def build_table(cells: Path) -> pd.DataFrame:
 
 
 def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
-    """Reads the cells by method and setting.
+    """Read the cells by method and setting.
 
     Raises:
         StageError: There are none, or a cell lacks a key.
@@ -135,7 +135,7 @@ def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
 def _compare(
     method: str, setting: str, facts: dict[str, Any], scores: np.ndarray, baseline: Cell
 ) -> tuple[float, float]:
-    """Returns the paired difference to the baseline and its half-width."""
+    """Return the paired difference to the baseline and its half-width."""
     baseline_facts, baseline_episodes = baseline
     if baseline_facts["data_digest"] != facts["data_digest"]:
         raise StageError(
@@ -151,7 +151,7 @@ def _compare(
 
 
 def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
-    """Returns the published figure of a cell, its note, and how its protocol differs."""
+    """Return the published figure of a cell, its note, and how its protocol differs."""
     ways, shots = _parse_setting(facts["setting"])
     wanted = {
         "dataset": "omniglot",
@@ -180,7 +180,7 @@ def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str
 
 
 def _parse_setting(setting: str) -> tuple[int, int]:
-    """Returns ways and shots of a setting such as `5w1s`."""
+    """Return ways and shots of a setting such as `5w1s`."""
     ways, shots = setting[:-1].split("w")
     return int(ways), int(shots)
 
@@ -209,7 +209,7 @@ EXPLANATION = (
 
 
 def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
-    """Renders the table, one part per setting.
+    """Render the table, one part per setting.
 
     Args:
         table: The table.
@@ -251,7 +251,7 @@ def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
 
 
 def _describe_setting(rows: pd.DataFrame) -> str:
-    """Describes what the cells of a setting share, and explains the columns."""
+    """Describe what the cells of a setting share, and explains the columns."""
     ways, shots = _parse_setting(rows["setting"].iloc[0])
     queries = wording.count(int(rows["queries"].iloc[0]), "query", "queries")
     episodes = wording.count(int(rows["test_episodes"].iloc[0]), "test episode")
@@ -272,7 +272,7 @@ def _describe_setting(rows: pd.DataFrame) -> str:
 
 
 def _describe_training(row: dict[Any, Any]) -> str:
-    """Describes how the training or the test of a cell differs from that of MAML."""
+    """Describe how the training or the test of a cell differs from that of MAML."""
     ways, shots = _parse_setting(row["setting"])
     remarks = []
     if (row["train_ways"], row["train_shots"]) != (ways, shots):
@@ -292,7 +292,7 @@ def _describe_published(row: dict[Any, Any]) -> str:
 
 
 def list_missing(table: pd.DataFrame, methods: Path) -> str:
-    """Returns a sentence about the cells that have a recipe but no result; '' for none.
+    """Return a sentence about the cells that have a recipe but no result; '' for none.
 
     Args:
         table: The table.
@@ -310,7 +310,7 @@ def list_missing(table: pd.DataFrame, methods: Path) -> str:
 
 
 def draw_chart(table: pd.DataFrame) -> str:
-    """Draws the accuracy with its interval and the published figures as an SVG."""
+    """Draw the accuracy with its interval and the published figures as an SVG."""
     import altair as alt
 
     values = table.assign(
@@ -361,7 +361,7 @@ def draw_chart(table: pd.DataFrame) -> str:
 
 
 def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
-    """Writes the results.
+    """Write the results.
 
     Args:
         cells: Folder of the cells.

@@ -129,15 +129,15 @@ def _module_gradient(model: Network) -> Params:
 
 
 def higher_library(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
-    """higher 0.2: a differentiable copy of the module and its optimiser for each task."""
+    """higher 0.2: a differentiable copy of the module and its optimizer for each task."""
     import higher
 
     model = Network(workload, theta)
-    optimiser = torch.optim.SGD(model.parameters(), lr=workload.inner_lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=workload.inner_lr)
 
     def run() -> Params:
         for support_x, support_y, query_x, query_y in zip(*episode.tensors, strict=True):
-            with higher.innerloop_ctx(model, optimiser, copy_initial_weights=False) as (
+            with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (
                 fast,
                 inner,
             ):

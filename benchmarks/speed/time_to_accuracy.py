@@ -243,7 +243,7 @@ def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
     theta: dict[str, torch.Tensor] = {
         name: torch.nn.Parameter(p) for name, p in peers.used(state.theta).items()
     }
-    optimiser = torch.optim.Adam(theta.values(), lr=config.meta_lr)
+    optimizer = torch.optim.Adam(theta.values(), lr=config.meta_lr)
 
     def iterate() -> None:
         start = state.iteration * config.meta_batch
@@ -251,7 +251,7 @@ def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
         gradient = peers.eager(workload, theta, episode)()
         for name, p in theta.items():
             p.grad = gradient[name]
-        optimiser.step()
+        optimizer.step()
         state.theta |= {name: p.detach() for name, p in theta.items()}
 
     return iterate

@@ -19,7 +19,7 @@ class MAML(GradientDescent):
     The meta-gradient differentiates through the inner gradient: it is second order.
 
     Differs from the paper: the outer learning rate may follow a cosine schedule; weights are
-    initialised from Glorot's uniform distribution.
+    initialized from Glorot's uniform distribution.
 
     Args:
         inner_lr: Learning rate of the inner loop.

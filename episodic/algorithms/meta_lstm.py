@@ -40,7 +40,7 @@ class MetaLSTM(Algorithm):
     (section 3.3). Support sets are seen in mini-batches.
 
     Differs from the paper: while the model adapts, batch norm uses the statistics of the batch in
-    hand, and with `train.batch_norm: inductive` the query set is normalised by those of the task's
+    hand, and with `train.batch_norm: inductive` the query set is normalized by those of the task's
     own support set (there: running averages within each task); gradients are clipped entry by
     entry.
 

@@ -41,7 +41,7 @@ class Model(Protocol):
         """Names of the scales and shifts of batch norm."""
 
     def init(self, generator: torch.Generator) -> Params:
-        """Initialise the parameters, float32 on the CPU and without a task axis.
+        """Initialize the parameters, float32 on the CPU and without a task axis.
 
         Args:
             generator: Source of random numbers.

@@ -1,4 +1,4 @@
-"""Registries of algorithms, models, data sets and preprocessors by name.
+"""Registries of algorithms, models, datasets and preprocessors by name.
 
 Each has a module of its own, which is imported when its name is looked up. A pipeline stage then
 depends on the modules that it names and on no others.
@@ -89,7 +89,7 @@ class Registry(Mapping[str, Any]):
 
 ALGORITHMS = Registry("algorithm", "episodic.algorithms")
 MODELS = Registry("model", "episodic.models")
-DATASETS = Registry("data set", "episodic.datasets", leave_out=("base",))
+DATASETS = Registry("dataset", "episodic.datasets", leave_out=("base",))
 PREPROCESSORS = Registry(
     "kind of input", "episodic.preprocessing", leave_out=("base",), attribute="build"
 )

@@ -20,7 +20,7 @@ from episodic.engine.inner import InnerLoop, expand
 __all__ = ["BATCH_NORM", "Algorithm", "MetaLearner", "ModelFunction"]
 
 BATCH_NORM = ("transductive", "inductive")
-"""Whose statistics normalise the query set: its own, or those of the support set."""
+"""Whose statistics normalize the query set: its own, or those of the support set."""
 
 ModelFunction = Callable[..., Tensor]
 """`function(theta, x, reference)`: a model, or its features `(tasks, n, ...)`."""
@@ -74,7 +74,7 @@ class Algorithm(Section):
         return ways
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
-        """Initialise the meta-parameters.
+        """Initialize the meta-parameters.
 
         Args:
             theta: Initial parameters of the model, without a task axis.
@@ -177,7 +177,7 @@ class MetaLearner:
         model: The model.
         algorithm: How the model adapts.
         objective: Classification or regression.
-        batch_norm: `transductive` normalises the query set by its own statistics, `inductive` by
+        batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.
 
     Raises:
@@ -241,7 +241,7 @@ class MetaLearner:
                 )
 
     def init(self, seed: int) -> Params:
-        """Initialise the meta-parameters, without a task axis, on the CPU.
+        """Initialize the meta-parameters, without a task axis, on the CPU.
 
         They are a function of the seed.
         """

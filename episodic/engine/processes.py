@@ -31,7 +31,7 @@ class LostProcessError(UserError):
 class ProcessGroup:
     """A group of processes, as one of them sees it. The default is a single process.
 
-    torch.distributed must have been initialised for more than one.
+    torch.distributed must have been initialized for more than one.
 
     Args:
         rank: Number of this process.

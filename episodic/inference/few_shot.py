@@ -1,4 +1,4 @@
-"""A trained model that adapts to new classes from a few labeled examples per class.
+"""A trained model that adapts to new classes from a few labelled examples per class.
 
 learner = episodic.load("models/run")
 adapted = learner.adapt(["cat1.png", "cat2.png", "dog1.png"], ["cat", "cat", "dog"])

@@ -38,7 +38,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.model, self.steps, self.device = model, steps, device
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
-        """Adapt the model to labeled examples.
+        """Adapt the model to labelled examples.
 
         Args:
             X: Examples `(n,)` or `(n, ...)`.

@@ -36,7 +36,7 @@ class ResNet12(ModelSpec):
 
     Differs from the paper: the rate of DropBlock is constant (there it grows), its squares are the
     same at all inner steps of an episode, and the first two blocks have no dropout; features are
-    averaged (there: flattened for some heads); weights are initialised from Glorot's uniform
+    averaged (there: flattened for some heads); weights are initialized from Glorot's uniform
     distribution.
 
     Args:

@@ -1,4 +1,4 @@
-"""The linear head of every base learner, and the initialisation of weights."""
+"""The linear head of every base learner, and the initialization of weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def glorot(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def head(generator: torch.Generator, width: int, outputs: int) -> Params:
-    """Initialise the head, without a task axis.
+    """Initialize the head, without a task axis.
 
     Args:
         generator: Source of random numbers.

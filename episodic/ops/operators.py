@@ -84,7 +84,7 @@ def norm_relu(
 ) -> Tensor:
     """Apply batch norm, ReLU and, if asked for, max pooling.
 
-    Each channel is normalised by the mean and the biased variance over the examples and positions
+    Each channel is normalized by the mean and the biased variance over the examples and positions
     of a task. There are two derivatives and no third.
 
     Args:
@@ -93,7 +93,7 @@ def norm_relu(
         shift: `(tasks, C)`.
         pool: Whether the maximum of each 2x2 square follows.
         reference: Number of leading examples whose statistics are used; None for all. With support
-            images before query images it makes the normalisation of the query set inductive.
+            images before query images it makes the normalization of the query set inductive.
         eps: Added to the variance.
 
     Returns:

@@ -73,7 +73,7 @@ def random_init_scores(
         The scores `(tasks,)`.
     """
     initial = [
-        learner.model.init(random_numbers.generator(seed, f"random initialisation {first + i}"))
+        learner.model.init(random_numbers.generator(seed, f"random initialization {first + i}"))
         for i in range(episode.tasks)
     ]
     x = episode.support_x

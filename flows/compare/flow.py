@@ -26,7 +26,7 @@ def compare(
     baseline: str | None = None,
     out: str = str(comparison.OUT),
 ) -> State:
-    """Compares experiments and commits, and publishes the summary as an artifact.
+    """Compare experiments and commits, and publishes the summary as an artifact.
 
     Args:
         names: What to compare. By default, compare the workspace and every experiment.

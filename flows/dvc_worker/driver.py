@@ -79,7 +79,7 @@ class Worker:
             self.process.wait()
 
     def plan(self, targets: Sequence[str], on_line: Callable[[str], None]) -> StagePlan:
-        """Returns the stages that `targets` need, or all stages if there are no targets.
+        """Return the stages that `targets` need, or all stages if there are no targets.
 
         Raises:
             StageError: dvc.yaml cannot be read or lacks a target.
@@ -92,7 +92,7 @@ class Worker:
         return plan
 
     def ask(self, request: PlanRequest | StageRequest, on_line: Callable[[str], None]) -> Any:
-        """Sends a request and waits for its reply.
+        """Send a request and waits for its reply.
 
         Args:
             request: What to do.
@@ -123,7 +123,7 @@ class Worker:
                 on_line(line)
 
     def _wait_for_reply(self) -> None:
-        """Waits for the reply or the end of the stream that follows an interrupt."""
+        """Wait for the reply or the end of the stream that follows an interrupt."""
         deadline = time.monotonic() + GRACE_SECONDS
         while (seconds_left := deadline - time.monotonic()) > 0:
             try:
@@ -149,17 +149,17 @@ _started: dict[Path, Worker] = {}
 
 
 def start_worker(root: Path) -> None:
-    """Starts a DVC process ahead of its use, so that DVC loads while Prefect does."""
+    """Start a DVC process ahead of its use, so that DVC loads while Prefect does."""
     _started[root] = Worker(root)
 
 
 def take_worker(root: Path) -> Worker:
-    """Returns the DVC process that `start_worker` started for `root`, or a new one."""
+    """Return the DVC process that `start_worker` started for `root`, or a new one."""
     return _started.pop(root, None) or Worker(root)
 
 
 def describe_exit(code: int) -> str:
-    """Describes how a process ended, in words that complete 'the stage ...'."""
+    """Describe how a process ended, in words that complete 'the stage ...'."""
     number = -code if code < 0 else code - 128 if code > 128 else 0
     if number in signal.Signals.__members__.values():
         name = signal.Signals(number).name

@@ -84,12 +84,12 @@ KINDS: dict[str, type] = {
 
 
 def encode(message: Message) -> str:
-    """Returns the message as one line, without the line break."""
+    """Return the message as one line, without the line break."""
     return json.dumps({"kind": type(message).__name__, **asdict(message)})
 
 
 def decode(line: str) -> Any:
-    """Returns the message that `encode` made a line of.
+    """Return the message that `encode` made a line of.
 
     Raises:
         ValueError: The line is no such message.

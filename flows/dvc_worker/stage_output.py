@@ -23,7 +23,7 @@ class StageOutput:
             self.last_line = line.strip()
 
     def explain(self, verdict: Verdict) -> str:
-        """Returns why the stage failed: its own error if its command ran, or DVC's reason."""
+        """Return why the stage failed: its own error if its command ran, or DVC's reason."""
         if verdict.exit_code is None:
             return verdict.message
         if self.error:

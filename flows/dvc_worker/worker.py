@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def take_stdin() -> TextIO:
-    """Moves standard input to another file descriptor; stages then inherit an empty one."""
+    """Move standard input to another file descriptor; stages then inherit an empty one."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -69,7 +69,7 @@ def take_stdin() -> TextIO:
 
 
 def forward_requests(requests: TextIO, pending: queue.SimpleQueue[str | None]) -> None:
-    """Passes requests on to the main thread, and ends the process group after the last one.
+    """Pass requests on to the main thread, and ends the process group after the last one.
 
     The interrupt comes first: it ends the stage and lets DVC release its locks. To DVC, a killed
     process holds its locks until its parent has reaped it.
@@ -122,7 +122,7 @@ def plan_stages(request: PlanRequest) -> StagePlan:
 
 
 def reproduce_stage(request: StageRequest) -> Verdict:
-    """Brings one stage up to date.
+    """Bring one stage up to date.
 
     DVC returns the same for a stage that it ran and one that it restored. A marker file that the
     body of every stage touches tells the two apart.
@@ -139,7 +139,7 @@ def reproduce_stage(request: StageRequest) -> Verdict:
 
 
 def explain_failure(error: BaseException) -> Verdict:
-    """Picks the most specific cause from a chain of exceptions, as one line."""
+    """Pick the most specific cause from a chain of exceptions, as one line."""
     from dvc.exceptions import ReproductionError
     from dvc.lock import LockError
     from dvc.stage.exceptions import StageCmdFailedError

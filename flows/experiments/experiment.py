@@ -47,7 +47,7 @@ DVC_RETRY_DELAY = 10.0
 
 
 def experiment_ref(base: Base, name: str) -> str:
-    """Returns the Git ref under which DVC keeps an experiment."""
+    """Return the Git ref under which DVC keeps an experiment."""
     return f"refs/exps/{base.commit[:2]}/{base.commit[2:]}/{name}"
 
 
@@ -65,14 +65,14 @@ def is_done(base: Base, name: str, params: Mapping[str, Any]) -> bool:
 
 
 def find_experiment(base: Base, name: str) -> str:
-    """Returns the commit of an experiment, or "" if there is none of this name."""
+    """Return the commit of an experiment, or "" if there is none of this name."""
     ref = experiment_ref(base, name)
     return run_git(base.root, "rev-parse", "--verify", "--quiet", ref, check=False)
 
 
 @contextmanager
 def open_workspace(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields the workspace of an experiment, with its params written.
+    """Yield the workspace of an experiment, with its params written.
 
     If the block ends well, the experiment is saved and the workspace removed. Otherwise the
     workspace stays, and the next run resumes in it. Runs of the same name wait for each other.
@@ -97,7 +97,7 @@ def open_workspace(base: Base, name: str, changes: Mapping[str, Any]) -> Iterato
 
 
 def rename_replaced(base: Base, name: str, params: Mapping[str, Any]) -> None:
-    """Renames an experiment with other params or code that `name` would replace.
+    """Rename an experiment with other params or code that `name` would replace.
 
     It becomes NAME-COMMIT, with the first digits of its own commit.
     """
@@ -113,7 +113,7 @@ def run_experiment(
     on_line: Callable[[str], None] = print,
     pull: bool = False,
 ) -> float:
-    """Runs all stages of an experiment and saves it.
+    """Run all stages of an experiment and saves it.
 
     Args:
         base: What it starts from.
@@ -142,7 +142,7 @@ def run_experiment(
 
 
 def save_experiment(workspace: Path, name: str) -> None:
-    """Makes DVC record the workspace as an experiment."""
+    """Make DVC record the workspace as an experiment."""
     arguments = ["save", "--force", "--name", name]
     if (workspace / METRICS).exists():
         arguments += ["--include-untracked", METRICS]
@@ -150,7 +150,7 @@ def save_experiment(workspace: Path, name: str) -> None:
 
 
 def check_sharing(root: Path, remote: str) -> None:
-    """Checks that experiments can be pushed.
+    """Check that experiments can be pushed.
 
     Raises:
         StageError: There is no git remote of that name, or no default DVC remote.
@@ -168,13 +168,13 @@ def check_sharing(root: Path, remote: str) -> None:
 
 
 def push_experiments(root: Path, remote: str, names: Sequence[str]) -> None:
-    """Pushes experiments to a git remote, their files and run cache to DVC's remote."""
+    """Push experiments to a git remote, their files and run cache to DVC's remote."""
     if names:
         run_dvc_exp(root, "push", "--force", "--run-cache", remote, *names)
 
 
 def run_dvc_exp(folder: Path, *arguments: str) -> None:
-    """Runs a command of `dvc exp`, and retries it if it fails."""
+    """Run a command of `dvc exp`, and retries it if it fails."""
     command = [sys.executable, "-m", "dvc", "exp", *arguments]
     environment = for_dvc(folder) | fallback_identity(folder)
     for attempt in range(DVC_TRIES):

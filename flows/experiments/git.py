@@ -10,7 +10,7 @@ from tasks.runtime.stage import StageError
 
 
 def run_git(folder: Path, *arguments: str, check: bool = True) -> str:
-    """Runs git in `folder` and returns what it prints, or "" if it fails with `check` off.
+    """Run git in `folder` and returns what it prints, or "" if it fails with `check` off.
 
     Raises:
         StageError: git fails; the message is git's own.

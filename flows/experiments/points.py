@@ -47,7 +47,7 @@ class Point:
 
 
 def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
-    """Returns the points of a sweep file in its order.
+    """Return the points of a sweep file in its order.
 
     Args:
         file: The sweep file.
@@ -101,7 +101,7 @@ class _Sweep:
 def _parse_sweep(
     content: Mapping[str, Any], raw: Mapping[str, Any], source: str, faults: list[str]
 ) -> _Sweep:
-    """Collects faults and leaves out what is faulty, so that all faults are found at once."""
+    """Collect faults and leaves out what is faulty, so that all faults are found at once."""
     renamed: dict[str, str] = {}
     faults += [
         f"unknown key {key}{did_you_mean(str(key), list(KEYS))}"
@@ -192,7 +192,7 @@ def _parse_seeds(value: Any, faults: list[str]) -> list[int]:
 
 
 def _expand(sweep: _Sweep, stem: str) -> list[Point]:
-    """Returns all combinations, named after the sweep file and what varies."""
+    """Return all combinations, named after the sweep file and what varies."""
     combinations: list[Changes] = [
         dict(zip(grid, values, strict=True))
         for grid in sweep.grids
@@ -236,7 +236,7 @@ def _number_duplicate_names(points: Sequence[Point]) -> list[Point]:
 
 
 def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
-    """Returns the faults of all points' params; one that points share names the first of them."""
+    """Return the faults of all points' params; one that points share names the first of them."""
     faults: dict[str, str] = {}
     for point in points:
         try:
@@ -248,7 +248,7 @@ def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
 
 
 def find_section_fault(raw: Mapping[str, Any], key: str, value: Any) -> str:
-    """Returns why `value` cannot replace the section at `key`, or "" if it can.
+    """Return why `value` cannot replace the section at `key`, or "" if it can.
 
     A value with some keys of a section would drop the section's other keys.
     """
@@ -262,7 +262,7 @@ def find_section_fault(raw: Mapping[str, Any], key: str, value: Any) -> str:
 
 
 def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of the params with `changes` applied.
+    """Return a copy of the params with `changes` applied.
 
     Missing keys are created, so that the check of the params can name them. Keys of `raw` get their
     present names, which those of `changes` have already.
@@ -288,7 +288,7 @@ def _copy(value: Any) -> Any:
 
 
 def _label(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
-    """Returns the values that vary, for example `protonet-shots5`."""
+    """Return the values that vary, for example `protonet-shots5`."""
     parts = []
     for key in varied:
         if key in variant:
@@ -298,5 +298,5 @@ def _label(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
 
 
 def ref_name(text: str) -> str:
-    """Returns `text` in characters of a Git ref: letters, digits, `_`, `+` and inner dots."""
+    """Return `text` in characters of a Git ref: letters, digits, `_`, `+` and inner dots."""
     return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.").replace("..", ".") or "x"

@@ -22,14 +22,14 @@ Its resource is `episodic.experiment.NAME`, its payload holds the sentence and t
 
 
 def latest_revision(root: Path, name: str) -> Revision | None:
-    """Returns the last experiment of that name, whatever commit it started from."""
+    """Return the last experiment of that name, whatever commit it started from."""
     with History.open(root) as history:
         known = history.experiments().get(name)
     return Revision(name, known[0]) if known else None
 
 
 def describe_change(root: Path, name: str, previous: Revision | None, log: Log) -> str:
-    """Compares an experiment with its previous run, and emits the event if its score fell.
+    """Compare an experiment with its previous run, and emits the event if its score fell.
 
     Returns:
         The end of a sentence, or "" if the two cannot be compared.

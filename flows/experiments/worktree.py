@@ -56,7 +56,7 @@ class Base:
 
 
 def read_base(root: Path) -> Base:
-    """Returns the checkout's present state.
+    """Return the checkout's present state.
 
     Raises:
         StageError: The checkout has no commit.
@@ -73,7 +73,7 @@ def read_base(root: Path) -> Base:
 
 @contextmanager
 def worktree_lock(root: Path) -> Iterator[None]:
-    """Lets one thread of one process at a time create, save or remove worktrees.
+    """Let one thread of one process at a time create, save or remove worktrees.
 
     Neither git nor DVC supports several of these at the same time.
     """
@@ -85,7 +85,7 @@ def worktree_lock(root: Path) -> Iterator[None]:
 
 
 def prepare_worktree(base: Base, worktree: Path) -> None:
-    """Creates a worktree at the base, or takes up one that an interrupted run has left."""
+    """Create a worktree at the base, or takes up one that an interrupted run has left."""
     if worktree.exists():
         head = run_git(worktree, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
         if head != base.commit:
@@ -107,7 +107,7 @@ def remove_worktree(root: Path, worktree: Path) -> None:
 
 
 def share_cache(root: Path, worktree: Path) -> None:
-    """Configures DVC in a worktree: the checkout's settings, cache and remotes.
+    """Configure DVC in a worktree: the checkout's settings, cache and remotes.
 
     Paths become absolute, and outputs are linked to the cache where that is safe.
     """
@@ -130,7 +130,7 @@ def share_cache(root: Path, worktree: Path) -> None:
 
 
 def link_own_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None:
-    """Links the user's own data and encoders, which git does not track, into a worktree.
+    """Link the user's own data and encoders, which git does not track, into a worktree.
 
     These are the paths relative to the checkout at `dataset.source` and `dataset.*.features.path`.
     A folder that git tracks, such as data/own, is in the worktree already: its files are linked.
@@ -155,7 +155,7 @@ def link_own_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None
 
 
 def link_files(original: Path, target: Path) -> None:
-    """Makes the visible files of a folder those of another, as hard links: DVC follows no others."""
+    """Make the visible files of a folder those of another, as hard links: DVC follows no others."""
     for path in target.iterdir():
         if path.name.startswith("."):
             continue
@@ -168,7 +168,7 @@ def link_files(original: Path, target: Path) -> None:
 
 
 def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Writes params.yaml with `changes` by dotted key; comments and layout are kept."""
+    """Write params.yaml with `changes` by dotted key; comments and layout are kept."""
     from ruamel.yaml import YAML
 
     yaml = YAML()

@@ -20,7 +20,7 @@ from tasks.runtime.stage import StageError
 def pipeline(
     stages: list[str] | None = None, force: bool = False, patience: float = PATIENCE
 ) -> State:
-    """Brings the project's outputs up to date, as `dvc repro` does.
+    """Bring the project's outputs up to date, as `dvc repro` does.
 
     dvc.yaml and params.yaml say what is done. The workspace is the DVC repository of the current
     folder. Runs in the same workspace wait for each other.

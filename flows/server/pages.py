@@ -55,7 +55,7 @@ def mount_reports(app: Any, root: Path, credentials: str | None) -> None:
 
 
 def keep_pages(root: Path, workspace: Path, experiment: str) -> None:
-    """Copies an experiment's pages to the checkout, since its workspace will be removed."""
+    """Copy an experiment's pages to the checkout, since its workspace will be removed."""
     for name in (REPORT, TASKS):
         page = workspace / FOLDER / name
         if not page.is_file():
@@ -72,12 +72,12 @@ def keep_pages(root: Path, workspace: Path, experiment: str) -> None:
 
 
 def kept_report(root: Path, experiment: str) -> Path:
-    """Returns where `keep_pages` puts the report of an experiment."""
+    """Return where `keep_pages` puts the report of an experiment."""
     return root / EXPERIMENTS / experiment / REPORT
 
 
 def page_url(root: Path, page: Path) -> str:
-    """Returns a page's address at the server of `make ui`, or its file URL if none serves it."""
+    """Return a page's address at the server of `make ui`, or its file URL if none serves it."""
     server = os.environ.get(PAGES_URL)
     if server and page.is_relative_to(root / FOLDER):
         return f"{server}/{quote(page.relative_to(root).as_posix())}"

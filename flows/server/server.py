@@ -67,7 +67,7 @@ class Server:
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Waits until the server answers.
+        """Wait until the server answers.
 
         Raises:
             RuntimeError: It does not start.
@@ -117,7 +117,7 @@ def main(descriptor: int, pages: bool) -> None:
 
 
 def exit_with_stdin(servers: list[Any]) -> None:
-    """Ends the process with its standard input: gracefully first, so that last states are saved."""
+    """End the process with its standard input: gracefully first, so that last states are saved."""
     sys.stdin.buffer.read()
     if servers:
         servers[0].should_exit = True

@@ -27,7 +27,7 @@ Exit codes: 0 success, 1 failure, 2 wrong arguments, 130 interrupted, 143 termin
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """Returns the start of the command line of `python -m MODULE`."""
+    """Return the start of the command line of `python -m MODULE`."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -37,7 +37,7 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def run_command(body: Callable[[Path], int]) -> int:
-    """Runs the body of a command in the checkout around the current folder.
+    """Run the body of a command in the checkout around the current folder.
 
     Args:
         body: Takes the root of the checkout and returns an exit code.
@@ -65,7 +65,7 @@ def print_errors(message: str) -> None:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Exits through every `finally`.
+    """Exit through every `finally`.
 
     While a flow runs, Prefect's own handler reports the state first and then calls this one.
     """
@@ -76,7 +76,7 @@ def exit_on_signal(number: int, frame: FrameType | None) -> None:
 def prefect_session(
     root: Path, while_starting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Sets Prefect up with the user's server, or with one that lasts as long as this process.
+    """Set Prefect up with the user's server, or with one that lasts as long as this process.
 
     Args:
         root: The checkout.

@@ -40,7 +40,7 @@ POLL_SECONDS = 0.5
 
 
 def register() -> None:
-    """Registers this process as that of the flow run; every flow calls it first.
+    """Register this process as that of the flow run; every flow calls it first.
 
     Also marks stale runs of this host, and ties this process to the one that serves deployments.
     """
@@ -57,7 +57,7 @@ def register() -> None:
 
 
 def exit_with_process(pid: int, since: float) -> None:
-    """Ends this process once the process `pid` has ended.
+    """End this process once the process `pid` has ended.
 
     The second signal is needed where no server is left to report the state to.
     """
@@ -69,7 +69,7 @@ def exit_with_process(pid: int, since: float) -> None:
 
 
 def mark_crashed() -> int:
-    """Sets stale runs of this host and their tasks to `Crashed`, and returns their number."""
+    """Set stale runs of this host and their tasks to `Crashed`, and returns their number."""
     unfinished, ended = (
         FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
         for types in (UNFINISHED, ENDED_BY_RUNNER)

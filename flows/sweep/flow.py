@@ -47,7 +47,7 @@ class SweepRow:
 
 @retrying_task("experiment", "{name}")
 def run_point(base: Base, name: str, changes: Changes, pull: bool) -> State:
-    """Runs one experiment. A failure is a state, so that the other points go on."""
+    """Run one experiment. A failure is a state, so that the other points go on."""
     progress = Progress("", get_run_logger(), name)
     try:
         seconds = run_experiment(base, name, changes, progress.write, pull)
@@ -65,7 +65,7 @@ def sweep(
     runner: RunnerName = "threads",
     share: str = "",
 ) -> State:
-    """Runs every point of a sweep file as a DVC experiment in a workspace of its own.
+    """Run every point of a sweep file as a DVC experiment in a workspace of its own.
 
     Points that are done already are skipped. The final state holds a `SweepRow` per point, and is a
     failure if one of them failed.
@@ -119,7 +119,7 @@ def run_points(
     pull: bool,
     log: Log,
 ) -> None:
-    """Runs the waiting points and records in their rows what became of them."""
+    """Run the waiting points and records in their rows what became of them."""
     waiting = [pair for pair in zip(rows, points, strict=True) if pair[0].state == WAITING]
     log.info("%d points, %d of them already done", len(rows), len(rows) - len(waiting))
     with task_runner as running:
@@ -146,14 +146,14 @@ def run_points(
 
 
 def divide_cores(changes: Changes, at_once: int) -> Changes:
-    """Gives each of several experiments its share of the cores, on which no result depends."""
+    """Give each of several experiments its share of the cores, on which no result depends."""
     if at_once == 1 or "processes" in changes:
         return changes
     return changes | {"processes": max(1, (os.cpu_count() or 1) // at_once)}
 
 
 def make_task_runner(name: RunnerName, at_once: int) -> TaskRunner[Any]:
-    """Returns the runner that Prefect runs the points with.
+    """Return the runner that Prefect runs the points with.
 
     Raises:
         StageError: Its package is not installed.

@@ -95,7 +95,7 @@ def run(root: Path, host: str, port: int) -> int:
 
 
 def check_access(host: str) -> None:
-    """Checks that a server beyond loopback has a password and names its browsers' addresses.
+    """Check that a server beyond loopback has a password and names its browsers' addresses.
 
     Raises:
         StageError: It does not.
@@ -146,7 +146,7 @@ def public_url(host: str, port: int) -> str:
 
 
 def load_deployments(root: Path) -> list[Any]:
-    """Returns the deployments of prefect.yaml as Prefect's runner takes them."""
+    """Return the deployments of prefect.yaml as Prefect's runner takes them."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.flows import load_flow_from_entrypoint
     from prefect.schedules import Cron

@@ -47,7 +47,7 @@ class LearningCurve:
                 self.publish()
 
     def publish(self) -> None:
-        """Creates or updates the artifact."""
+        """Create or updates the artifact."""
         from prefect.artifacts import create_markdown_artifact
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.actions import ArtifactUpdate
@@ -74,7 +74,7 @@ class LearningCurve:
 
 
 def draw_curve(points: list[dict[str, Any]]) -> str:
-    """Returns an SVG of training and validation by iteration, in the style of the report."""
+    """Return an SVG of training and validation by iteration, in the style of the report."""
     import altair as alt
     import pandas as pd
 

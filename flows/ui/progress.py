@@ -56,7 +56,7 @@ class Progress:
         self.tracks: dict[str, Track] = {}
 
     def write(self, line: str) -> None:
-        """Publishes one line of the stage's output."""
+        """Publish one line of the stage's output."""
         event = parse_event(line)
         if event is None:
             self.log.info(line)
@@ -71,7 +71,7 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Writes what the throttle has held back."""
+        """Write what the throttle has held back."""
         for track in self.tracks.values():
             self._update(track, time.monotonic())
 
@@ -109,7 +109,7 @@ class Progress:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """Returns the event of a line, or None for any other line and for progress without numbers."""
+    """Return the event of a line, or None for any other line and for progress without numbers."""
     if not line.startswith("{"):
         return None
     try:
@@ -144,7 +144,7 @@ def append_figures(start: str, figures: dict[str, Any]) -> str:
 
 
 def artifact_key(experiment: str, *parts: str) -> str:
-    """Returns an artifact's key, of lowercase letters, digits and dashes.
+    """Return an artifact's key, of lowercase letters, digits and dashes.
 
     A digest is added if the experiment's name has other characters, so that no two experiments
     share a key.

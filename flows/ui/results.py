@@ -11,11 +11,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.server.pages import page_url
 from flows.ui.progress import artifact_key
 from tasks.runtime.files import read_json
-from tasks.summary import summarise
+from tasks.summary import summarize
 
 
 def publish_results(root: Path, workspace: Path, experiment: str, page: Path) -> None:
-    """Creates the artifacts of a finished run.
+    """Create the artifacts of a finished run.
 
     Args:
         root: The checkout.
@@ -26,7 +26,7 @@ def publish_results(root: Path, workspace: Path, experiment: str, page: Path) ->
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
     if isinstance(metrics, dict):  # stages of other repositories may write something else
-        figures = [{"what": name, "figure": figure} for name, figure in summarise(metrics)]
+        figures = [{"what": name, "figure": figure} for name, figure in summarize(metrics)]
         create_table_artifact(
             figures,
             key=artifact_key(experiment, "result"),
@@ -44,7 +44,7 @@ def publish_results(root: Path, workspace: Path, experiment: str, page: Path) ->
 
 
 def inline_pictures(file: Path) -> str:
-    """Returns a Markdown file with its SVG pictures embedded as data URLs."""
+    """Return a Markdown file with its SVG pictures embedded as data URLs."""
 
     def embed(match: re.Match[str]) -> str:
         path = file.parent / match[2]

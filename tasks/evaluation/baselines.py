@@ -35,7 +35,7 @@ LARGE_NETWORK, LARGE_NETWORK_EPISODES = 1_000_000, 100
 
 RowBaselines = Callable[[Episode, int], dict[str, torch.Tensor]]
 """(episode, number of its first task) -> score `(tasks,)` by name, of baselines that read the rows
-of the data set (sentences, rated items) and not only the tensors of an episode."""
+of the dataset (sentences, rated items) and not only the tensors of an episode."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class EpisodeBaselines:
         learning_rate: Learning rate of `random_init`.
         random_init_episodes: How many of the first episodes `random_init` is scored on.
         centroid: Name of the nearest-class-mean baseline, None where the input has none.
-        row_baselines: Further baselines of the data set.
+        row_baselines: Further baselines of the dataset.
     """
 
     network: MetaLearner

@@ -26,7 +26,7 @@ def measure_rejection(
     The confidence is the largest class probability. The measure is the area under the ROC curve.
 
     Returns:
-        The entry `rejection` of metrics.json; empty for a data set without such examples.
+        The entry `rejection` of metrics.json; empty for a dataset without such examples.
     """
     source, test = evaluation.source, evaluation.test
     unknown_count = source.meta.get("outside", 0)

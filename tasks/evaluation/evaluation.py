@@ -56,7 +56,7 @@ class Evaluation:
 
     @cached_property
     def examples(self) -> Examples | None:
-        """The examples of the data set, row by row; None for tasks made by a formula."""
+        """The examples of the dataset, row by row; None for tasks made by a formula."""
         has_rows = self.source.kind == "classification" or self.source.has_recorded_tasks
         return self.source.load_examples() if has_rows else None
 

@@ -51,7 +51,7 @@ class History:
     @classmethod
     @contextmanager
     def open(cls, root: Path) -> Iterator[History]:
-        """Opens the repository of a checkout.
+        """Open the repository of a checkout.
 
         Raises:
             StageError: It is not a DVC repository.
@@ -69,7 +69,7 @@ class History:
             yield cls(root, repo.cache.local.oid_to_path, bool(repo.config["remote"]))
 
     def experiments(self) -> dict[str, tuple[str, str]]:
-        """Returns the experiments that DVC knows, the oldest first.
+        """Return the experiments that DVC knows, the oldest first.
 
         Of several experiments of one name, which started from different commits, the latest has
         the name. The name of the others ends in @ and the start of the commit they started from.
@@ -93,7 +93,7 @@ class History:
         return experiments
 
     def find_named(self, names: Iterable[str]) -> list[Revision]:
-        """Finds experiments, branches, tags and commits, and `workspace`, by name.
+        """Find experiments, branches, tags and commits, and `workspace`, by name.
 
         Raises:
             StageError: There is no such revision.
@@ -119,11 +119,11 @@ class History:
         return self._git(*words, check=False).strip()
 
     def list_experiments(self) -> list[Revision]:
-        """Returns all experiments, whatever commit they started from."""
+        """Return all experiments, whatever commit they started from."""
         return [Revision(name, commit) for name, (commit, _) in self.experiments().items()]
 
     def list_since(self, name: str) -> list[Revision]:
-        """Returns the commits after a revision that changed the result, and the experiments since.
+        """Return the commits after a revision that changed the result, and the experiments since.
 
         Args:
             name: A commit, branch, tag or experiment.
@@ -151,7 +151,7 @@ class History:
     def read(
         self, revisions: Sequence[Revision]
     ) -> Iterator[Experiment | NoResultError | MissingFilesError]:
-        """Yields the experiment of each revision, or the error if it cannot be read."""
+        """Yield the experiment of each revision, or the error if it cannot be read."""
         with GitObjects(self.root) as objects:
             for revision in revisions:
                 try:
@@ -170,7 +170,7 @@ class History:
 
 
 def read_experiment(revision: Revision, files: RevisionFiles) -> Experiment:
-    """Reads an experiment from the files of its revision.
+    """Read an experiment from the files of its revision.
 
     Raises:
         NoResultError: No model was trained and tested at the revision.

@@ -14,14 +14,14 @@ class _Scalar(str):
 
 
 def parse_yaml(content: bytes) -> Any:
-    """Parses YAML 1.2 into plain values, as the stages read params.yaml."""
+    """Parse YAML 1.2 into plain values, as the stages read params.yaml."""
     from ruamel.yaml import YAML
 
     return YAML(typ="safe", pure=True).load(content)
 
 
 def parse_lock(content: bytes | None) -> dict[str, Any]:
-    """Returns the stages of a dvc.lock with all scalars as text.
+    """Return the stages of a dvc.lock with all scalars as text.
 
     Reading text keeps the digests as they are, whatever a version of YAML makes of them. It is
     also much faster than `parse_yaml`.
@@ -39,7 +39,7 @@ def parse_lock(content: bytes | None) -> dict[str, Any]:
 
 
 def read_params(stages: dict[str, Any]) -> dict[str, Any]:
-    """Returns the params that stages ran with, as nested as in params.yaml, by their present names.
+    """Return the params that stages ran with, as nested as in params.yaml, by their present names.
 
     Args:
         stages: The stages of a dvc.lock, which may record no params.

@@ -36,7 +36,7 @@ class GitObjects:
         self.process.communicate()
 
     def read(self, commit: str, path: str) -> bytes | None:
-        """Returns the content of a file of a commit; None if there is none."""
+        """Return the content of a file of a commit; None if there is none."""
         self.requests.write(f"{commit}:{path}\n".encode())
         self.requests.flush()
         header = self.replies.readline().split()
@@ -50,29 +50,29 @@ class RevisionFiles(ABC):
 
     @abstractmethod
     def read_bytes(self, path: str) -> bytes:
-        """Returns the content of a file."""
+        """Return the content of a file."""
 
     @abstractmethod
     def locate(self, path: str) -> Path:
-        """Returns where an output of a stage lies on disk."""
+        """Return where an output of a stage lies on disk."""
 
     @abstractmethod
     def has(self, path: str) -> bool:
-        """Returns whether there is such an output."""
+        """Return whether there is such an output."""
 
     @abstractmethod
     def read_stages(self) -> dict[str, Any]:
-        """Returns the stages of dvc.lock."""
+        """Return the stages of dvc.lock."""
 
     def require(self, *paths: str) -> None:  # noqa: B027 (the workspace reports missing files later)
-        """Raises MissingFilesError with all files that are missing, so that one pull gets them."""
+        """Raise MissingFilesError with all files that are missing, so that one pull gets them."""
 
     def read_json(self, path: str) -> Any:
-        """Returns the content of a JSON file."""
+        """Return the content of a JSON file."""
         return json.loads(self.read_bytes(path))
 
     def read_yaml(self, path: str) -> Any:
-        """Returns the content of a YAML file."""
+        """Return the content of a YAML file."""
         return parse_yaml(self.read_bytes(path))
 
 

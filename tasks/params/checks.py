@@ -49,7 +49,7 @@ def _check_training_ways(settings: Settings) -> list[str]:
 
 
 def _check_model(settings: Settings) -> list[str]:
-    """Check that the model takes the examples of the data set."""
+    """Check that the model takes the examples of the dataset."""
     dataset, model = settings.dataset, settings.model
     kind = dataset.config.produces
     if kind not in model.config.accepts:

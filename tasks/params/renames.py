@@ -81,7 +81,7 @@ def rename_dotted(changes: Mapping[str, Value]) -> tuple[dict[str, Value], dict[
 
 
 def old_name_warnings(renamed: Mapping[str, str], source: str) -> list[str]:
-    """Returns a sentence for every key that was renamed."""
+    """Return a sentence for every key that was renamed."""
     return [f"{source}: {old} is now called {new}: rename it" for old, new in renamed.items()]
 
 

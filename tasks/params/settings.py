@@ -63,7 +63,7 @@ class Report(Section):
     """The report, the section `report`.
 
     Attributes:
-        title: Its title; None: made of data set, ways and shots.
+        title: Its title; None: made of dataset, ways and shots.
     """
 
     title: str | None = None
@@ -71,7 +71,7 @@ class Report(Section):
 
 @dataclass(frozen=True)
 class DatasetKeys(Section):
-    """The keys of the section `dataset` that all data sets share.
+    """The keys of the section `dataset` that all datasets share.
 
     Attributes:
         seed: Seed of the split.
@@ -122,7 +122,7 @@ class Settings:
         raw: params.yaml as plain values.
         device: See `General`.
         processes: See `General`.
-        dataset: The data set; None, as every section, if it was not asked for.
+        dataset: The dataset; None, as every section, if it was not asked for.
         episodes: The fixed episodes.
         model: The model.
         algorithm: The algorithm.

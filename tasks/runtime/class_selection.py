@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def find_conflicts(
     config: TrainingConfig, dataset: str, ways: int, limits: Limits | None
 ) -> list[str]:
-    """Compare the keys with what a data set has.
+    """Compare the keys with what a dataset has.
 
     Args:
         config: The section `train`.
-        dataset: Name of the data set.
+        dataset: Name of the dataset.
         ways: Classes per training episode.
-        limits: What the data set has; None for data without classes.
+        limits: What the dataset has; None for data without classes.
 
     Returns:
         One sentence per problem.

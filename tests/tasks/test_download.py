@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from episodic.datasets.base import FetchError, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError
 from tasks import download
 from tasks.params import DatasetChoice, Settings
 from tasks.runtime.files import ROOT
@@ -20,7 +21,7 @@ from tasks.runtime.stage import PROGRESS
 
 @dataclass
 class Source:
-    """A data set that writes one file and then ends in `fault`, if there is one."""
+    """A dataset that writes one file and then ends in `fault`, if there is one."""
 
     fault: BaseException | None = None
     mirror: Path | None = None
@@ -31,7 +32,7 @@ class Source:
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         self.mirror = mirror
         for what in ("first", "second"):
@@ -58,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 def test_the_folder_is_replaced_as_a_whole(source, settings, tmp_path):
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "other").write_text("of an earlier data set")
+    (tmp_path / "raw" / "other").write_text("of an earlier dataset")
     download.run(settings, tmp_path / "raw", tmp_path)
     assert names(tmp_path) == ["raw"] and names(tmp_path / "raw") == ["file"]
     assert source.mirror == tmp_path

@@ -52,7 +52,7 @@ def test_planted_groups_are_found(run):
     assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
     assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]
-    # A factorisation is the true model of these ratings, so it is hard to beat.
+    # A factorization is the true model of these ratings, so it is hard to beat.
     # A model that has learned the groups comes close.
     assert (
         mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1
@@ -165,7 +165,7 @@ def test_the_report_says_it(run):
     )
     assert (
         "Error by number of ratings" in page
-        and "matrix factorisation with fold-in" in page
+        and "matrix factorization with fold-in" in page
         and "Typical user" in page
     )
     assert len(re.findall("First ratings", page)) == 4

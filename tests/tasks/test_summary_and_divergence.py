@@ -54,7 +54,7 @@ def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
     }
     assert set(metrics["baselines"]) == {"zero", "support_mean", "random_init"}
     assert set(metrics["after_10"]) == figures and "validation_mse" in metrics["train"]
-    assert summary.summarise(metrics)[0][0] == "after 1 inner step"
+    assert summary.summarize(metrics)[0][0] == "after 1 inner step"
 
 
 def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     metrics = stages(sinusoid(tmp_path, **{"maml.inner_lr": "0.3"}), tmp_path)
     assert metrics["after_10"]["mse"] is None and metrics["after_10"]["diverged"] > 0
-    assert all(isinstance(figure, str) for _, figure in summary.summarise(metrics))
+    assert all(isinstance(figure, str) for _, figure in summary.summarize(metrics))
 
 
 def test_a_training_whose_validation_is_never_finite_says_so(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ PER_SIDE = 2
 
 
 def choose_two(protocol: Protocol) -> tuple[Configuration, Configuration] | None:
-    """Returns the best configuration and the baseline, or the second if the best is the baseline.
+    """Return the best configuration and the baseline, or the second if the best is the baseline.
 
     Returns None for a single configuration.
     """
@@ -31,7 +31,7 @@ def choose_two(protocol: Protocol) -> tuple[Configuration, Configuration] | None
 
 
 def compare_answers(first: Configuration, second: Configuration) -> pd.DataFrame:
-    """Compares the answers of the first seeds of two configurations.
+    """Compare the answers of the first seeds of two configurations.
 
     Returns:
         One row per query: `episode`, `image`, `label`, `first` and `second` (the answers), and
@@ -51,7 +51,7 @@ def compare_answers(first: Configuration, second: Configuration) -> pd.DataFrame
 
 
 def group_section(protocol: Protocol, suffix: str) -> Section | None:
-    """Builds the section with the difference by group of classes, such as an alphabet.
+    """Build the section with the difference by group of classes, such as an alphabet.
 
     Returns None if there are no two configurations or no groups.
     """
@@ -92,7 +92,7 @@ def group_section(protocol: Protocol, suffix: str) -> Section | None:
 
 
 def compare_groups(first: Configuration, second: Configuration) -> pd.DataFrame:
-    """Compares the accuracy of two configurations by group, the largest difference first.
+    """Compare the accuracy of two configurations by group, the largest difference first.
 
     Returns:
         `group`, `mean` (accuracy of the first minus the second), `ci95` and `episodes`.
@@ -136,7 +136,7 @@ class Disagreements:
 
 
 def find_disagreements(protocol: Protocol) -> Disagreements | None:
-    """Finds the episodes on which the first seeds of two configurations disagree most.
+    """Find the episodes on which the first seeds of two configurations disagree most.
 
     Returns None for regression or a single configuration.
     """

@@ -27,7 +27,7 @@ class Point:
 
 
 def cost_section(protocol: Protocol, suffix: str) -> Section:
-    """Builds the section with the score by training time and by peak memory."""
+    """Build the section with the score by training time and by peak memory."""
     times = {id(c): c.seconds for c in protocol.configurations}
     memory = {id(c): c.memory / 1e9 for c in protocol.configurations}
     by_time, fastest = _draw_cost(protocol, f"cost-time{suffix}", "training time, seconds", times)
@@ -40,7 +40,7 @@ def cost_section(protocol: Protocol, suffix: str) -> Section:
 def _draw_cost(
     protocol: Protocol, name: str, title: str, costs: dict[int, float]
 ) -> tuple[Figure, list[str]]:
-    """Draws the score by cost; returns the names on the Pareto front too."""
+    """Draw the score by cost; returns the names on the Pareto front too."""
     members = protocol.configurations
     points = [Point(c.name, costs[id(c)], c.score.mean) for c in members]
     front = pareto_front(points, protocol.is_accuracy)
@@ -86,7 +86,7 @@ def _format_cost(configuration: Configuration, title: str) -> str:
 
 
 def pareto_front(points: list[Point], higher_is_better: bool) -> list[Point]:
-    """Returns the points that no other beats in both cost and score, the cheapest first."""
+    """Return the points that no other beats in both cost and score, the cheapest first."""
     sign = 1 if higher_is_better else -1
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):

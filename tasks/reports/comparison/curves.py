@@ -26,7 +26,7 @@ class Curve:
 
 
 def learning_section(protocol: Protocol, suffix: str) -> Section:
-    """Builds the section with the validation scores during training."""
+    """Build the section with the validation scores during training."""
     curves = [
         _average(c, [e.validation for e in c.experiments], "iteration", protocol.score)
         for c in protocol.configurations
@@ -53,7 +53,7 @@ def _average(
 
 
 def _find_fastest(protocol: Protocol, curves: list[Curve]) -> tuple[str, int, float]:
-    """Returns which configuration first comes close to the best score, when, and the goal.
+    """Return which configuration first comes close to the best score, when, and the goal.
 
     Close means within a point of accuracy or 5 % of an error.
     """
@@ -72,7 +72,7 @@ def _find_fastest(protocol: Protocol, curves: list[Curve]) -> tuple[str, int, fl
 
 
 def adaptation_section(protocol: Protocol, suffix: str) -> Section | None:
-    """Builds the section with the scores by inner step; None if no configuration takes any."""
+    """Build the section with the scores by inner step; None if no configuration takes any."""
     curves = []
     for c in protocol.configurations:
         tables = [e.curve[e.curve["mode"] == e.mode] for e in c.experiments]
@@ -101,7 +101,7 @@ def adaptation_section(protocol: Protocol, suffix: str) -> Section | None:
 def _draw_curves(
     protocol: Protocol, name: str, curves: list[Curve], x_title: str, x_format: str, sentence: str
 ) -> Figure:
-    """Draws the best configurations in colour, with names, and the others faint."""
+    """Draw the best configurations in colour, with names, and the others faint."""
     frames, ends = [], []
     for curve in curves:
         colour = configuration_colour(protocol, curve.configuration)

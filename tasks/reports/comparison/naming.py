@@ -25,13 +25,13 @@ WITHOUT_EFFECT = ("report.", "processes", "device")
 
 
 def effective_settings(experiment: Experiment) -> dict[str, Any]:
-    """Returns the settings that may change the score, by dotted key, and the training code."""
+    """Return the settings that may change the score, by dotted key, and the training code."""
     digest = experiment.config.get("code_digest", "")
     return effective_params(experiment.params) | {CODE: digest}
 
 
 def effective_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the params that may change the score, by dotted key.
+    """Return the params that may change the score, by dotted key.
 
     Keys that an older file lacks have the default values, as they do in a run.
     """
@@ -50,12 +50,12 @@ def _default_params() -> dict[str, Any]:
 
 
 def settings_key(settings: dict[str, Any], ignored: Sequence[str]) -> str:
-    """Returns a key that is equal for settings that differ at most in the `ignored` ones."""
+    """Return a key that is equal for settings that differ at most in the `ignored` ones."""
     return repr(sorted((k, repr(v)) for k, v in settings.items() if k not in ignored))
 
 
 def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the keys that have several values among the configurations that have them.
+    """Return the keys that have several values among the configurations that have them.
 
     Settings that only one method has follow from its name. The training code counts only if
     nothing else distinguishes two configurations, since every method has its own.
@@ -74,7 +74,7 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
 def name_configurations(
     settings: Sequence[dict[str, Any]], keys: Sequence[str], fallbacks: Sequence[str]
 ) -> list[str]:
-    """Returns a readable name for each configuration: the values of the settings that differ.
+    """Return a readable name for each configuration: the values of the settings that differ.
 
     Args:
         settings: Settings of each configuration.
@@ -96,7 +96,7 @@ def name_configurations(
 
 
 def _label(values: dict[str, Any], keys: Sequence[str]) -> str:
-    """Returns a label such as `protonet, meta_lr=0.01`."""
+    """Return a label such as `protonet, meta_lr=0.01`."""
     labels = []
     for key in keys:
         if key in values:
@@ -107,7 +107,7 @@ def _label(values: dict[str, Any], keys: Sequence[str]) -> str:
 
 
 def format_setting(value: Any, none: str = "") -> str:
-    """Formats the value of a setting as YAML has it."""
+    """Format the value of a setting as YAML has it."""
     if value is None:
         return none
     return str(value).lower() if isinstance(value, bool) else str(value)

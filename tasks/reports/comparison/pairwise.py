@@ -11,7 +11,7 @@ from tasks.reports.kit import wording
 
 
 def build_matrix(protocol: Protocol) -> dict[str, Any] | None:
-    """Builds the matrix of pairwise differences, row minus column; None for a single configuration.
+    """Build the matrix of pairwise differences, row minus column; None for a single configuration.
 
     Returns:
         `sentence`, `names`, `rows` of cells with `text`, `verdict` (`win`, `lose`, `open` or

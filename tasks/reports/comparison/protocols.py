@@ -134,7 +134,7 @@ class Protocol:
         return self.configurations[0]
 
     def find_pair(self, first: Configuration, second: Configuration) -> Pair | None:
-        """Returns the difference of two configurations in this order; None if not compared."""
+        """Return the difference of two configurations in this order; None if not compared."""
         return next((p for p in self.pairs if p.first is first and p.second is second), None)
 
 
@@ -175,13 +175,13 @@ def group_protocols(
 
 
 def protocol_key(experiment: Experiment) -> tuple:
-    """Returns what has to be equal for paired differences: data, mode, score and episodes."""
+    """Return what has to be equal for paired differences: data, mode, score and episodes."""
     number = len(experiment.scores)
     return experiment.meta["data_digest"], experiment.mode, experiment.score, number
 
 
 def describe_protocol(experiment: Experiment) -> str:
-    """Describes the protocol of an experiment in words."""
+    """Describe the protocol of an experiment in words."""
     meta = experiment.meta
     queries = wording.count(meta["queries"], "query", "queries")
     if experiment.score == "mse":
@@ -234,7 +234,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
 def _group_configurations(
     experiments: list[Experiment], resamples: Resamples
 ) -> tuple[list[Configuration], list[str]]:
-    """Returns the configurations in the order of their first experiments, and what differs."""
+    """Return the configurations in the order of their first experiments, and what differs."""
     settings = [effective_settings(experiment) for experiment in experiments]
     rows_by_key: dict[str, list[int]] = {}
     for row, values in enumerate(settings):
@@ -259,7 +259,7 @@ def _group_configurations(
 def _drop_repetitions(
     experiments: list[Experiment],
 ) -> tuple[list[Experiment], list[tuple[str, str]]]:
-    """Drops experiments that repeat another one: the same settings, seed and scores.
+    """Drop experiments that repeat another one: the same settings, seed and scores.
 
     Returns:
         The others, and of each repetition its name and that of the experiment it repeats.

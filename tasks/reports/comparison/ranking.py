@@ -23,7 +23,7 @@ DRAWN = 30
 
 
 def ranking_section(protocol: Protocol, suffix: str) -> Section:
-    """Builds the section with all configurations and their intervals, the best first.
+    """Build the section with all configurations and their intervals, the best first.
 
     Args:
         protocol: The protocol.
@@ -66,7 +66,7 @@ def _ranking_dot(protocol: Protocol, configuration: Configuration) -> charts.Dot
 
 
 def build_table(protocol: Protocol) -> dict[str, Any]:
-    """Builds the sortable table of all configurations.
+    """Build the sortable table of all configurations.
 
     Returns:
         `head`; `numeric`, by column; and `rows`, each with `cells` as pairs of text and sort key,
@@ -136,7 +136,7 @@ def _format_cell(value: Any) -> str:
 
 
 def build_text_table(protocol: Protocol) -> Table:
-    """Builds the table of all configurations as text, for Markdown."""
+    """Build the table of all configurations as text, for Markdown."""
     table = build_table(protocol)
     rows = [[text for text, _ in row["cells"]] for row in table["rows"]]
     numeric = frozenset(i for i, is_numeric in enumerate(table["numeric"]) if is_numeric)

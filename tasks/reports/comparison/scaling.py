@@ -44,13 +44,13 @@ class Series:
 
 
 def scaling_sections(protocols: Sequence[Protocol]) -> list[Section]:
-    """Builds a section for each of QUANTITIES that has enough points."""
+    """Build a section for each of QUANTITIES that has enough points."""
     series = [find_series(protocols, key) for key in QUANTITIES]
     return [_build_section(found) for found in series if found is not None]
 
 
 def find_series(protocols: Sequence[Protocol], key: str) -> Series | None:
-    """Finds the largest set of configurations that differ in one setting alone.
+    """Find the largest set of configurations that differ in one setting alone.
 
     They may follow several protocols. Returns None if there are fewer than a power law needs.
     """

@@ -47,7 +47,7 @@ class ScoreChange:
 
 
 def measure_change(before: Experiment, after: Experiment) -> ScoreChange | None:
-    """Measures the change of a score; None if the protocols differ."""
+    """Measure the change of a score; None if the protocols differ."""
     if protocol_key(before) != protocol_key(after):
         return None
     resamples = Resamples(np.stack([after.scores, before.scores]))

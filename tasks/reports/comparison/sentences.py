@@ -26,7 +26,7 @@ FEW_SEEDS = "With fewer than three seeds per side, this compares checkpoints, no
 
 
 def gap(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
-    """Describes a difference: `1.3 points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
+    """Describe a difference: `1.3 points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
 
     Args:
         protocol: The protocol.
@@ -46,7 +46,7 @@ def gap(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
 
 
 def verdict(protocol: Protocol, pair: Pair) -> str:
-    """Describes which of two configurations is better, claiming no more than the seeds allow."""
+    """Describe which of two configurations is better, claiming no more than the seeds allow."""
     first, second, difference = pair.first, pair.second, pair.difference
     if difference.mean == 0:
         scores = [np.mean([e.scores for e in c.experiments], axis=0) for c in (first, second)]
@@ -67,7 +67,7 @@ def verdict(protocol: Protocol, pair: Pair) -> str:
 
 
 def _checkpoints(winner: Configuration, loser: Configuration) -> tuple[str, str]:
-    """Returns subject and object: `The checkpoint of maml` and `that of reptile`."""
+    """Return subject and object: `The checkpoint of maml` and `that of reptile`."""
 
     def describe(configuration: Configuration) -> str:
         seeds = len(configuration.experiments)
@@ -82,7 +82,7 @@ def _checkpoints(winner: Configuration, loser: Configuration) -> tuple[str, str]
 
 
 def headline(protocol: Protocol) -> str:
-    """Compares the best configuration with the second and, if they tie, with the next it beats."""
+    """Compare the best configuration with the second and, if they tie, with the next it beats."""
     if len(protocol.configurations) == 1:
         seeds = count(len(protocol.best.experiments), "seed")
         score = format_interval(protocol, protocol.best.score)
@@ -103,7 +103,7 @@ def headline(protocol: Protocol) -> str:
 
 
 def protocols_warning(number_of_protocols: int) -> str:
-    """Warns about several protocols; '' for one."""
+    """Warn about several protocols; '' for one."""
     if number_of_protocols == 1:
         return ""
     return (
@@ -117,7 +117,7 @@ def protocols_warning(number_of_protocols: int) -> str:
 
 
 def ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
-    """Explains the ranking, and lists repeated and edited experiments.
+    """Explain the ranking, and lists repeated and edited experiments.
 
     Args:
         protocol: The protocol.
@@ -149,7 +149,7 @@ def ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
 
 
 def seed_spread(protocol: Protocol, configuration: Configuration) -> str:
-    """Lists the score of each seed and their standard deviation; '' for one seed."""
+    """List the score of each seed and their standard deviation; '' for one seed."""
     scores = [e.metrics[protocol.score] for e in configuration.experiments]
     if len(scores) == 1:
         return ""
@@ -170,7 +170,7 @@ def pairwise(protocol: Protocol) -> str:
 
 
 def pairwise_note(protocol: Protocol) -> str:
-    """Explains the matrix of pairwise differences."""
+    """Explain the matrix of pairwise differences."""
     ratio = float(np.median([pair.difference.paired for pair in protocol.pairs]))
     unit = ", in points" if protocol.is_accuracy else ""
     return (
@@ -181,7 +181,7 @@ def pairwise_note(protocol: Protocol) -> str:
 
 
 def learning(protocol: Protocol, best: str, first: str, iteration: int, goal: float) -> str:
-    """Describes the learning curves.
+    """Describe the learning curves.
 
     Args:
         protocol: The protocol.
@@ -199,18 +199,18 @@ def learning(protocol: Protocol, best: str, first: str, iteration: int, goal: fl
 
 
 def adaptation(protocol: Protocol, name: str, gain: float) -> str:
-    """Describes which configuration gains most from the first inner step."""
+    """Describe which configuration gains most from the first inner step."""
     size = points(gain) if protocol.is_accuracy else number(gain)
     return f"The first inner step helps {name} the most: {size}."
 
 
 def without_steps(names: Sequence[str]) -> str:
-    """Lists the configurations that take no inner steps."""
+    """List the configurations that take no inner steps."""
     return f"{wording.join(names)} {'takes' if len(names) == 1 else 'take'} no inner steps."
 
 
 def cost(protocol: Protocol, names: Sequence[str]) -> str:
-    """Lists the configurations on the Pareto front of score and training time."""
+    """List the configurations on the Pareto front of score and training time."""
     verb = "is" if len(names) == 1 else "are"
     score = wording.score_name(protocol.score)
     return f"{wording.join(names)} {verb} on the Pareto front of {score} and training time."
@@ -226,7 +226,7 @@ COST_NOTE = (
 def group_differences(
     first: str, second: str, best: tuple[str, str], worst: tuple[str, str]
 ) -> str:
-    """Describes on which groups of classes a configuration gains most and least.
+    """Describe on which groups of classes a configuration gains most and least.
 
     Args:
         first: Name of the configuration.
@@ -264,7 +264,7 @@ def disagreements(first: str, second: str, gains: np.ndarray) -> str:
 
 
 def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, float]) -> str:
-    """Describes the error at both ends of a range.
+    """Describe the error at both ends of a range.
 
     Args:
         score: `accuracy` or `mse`.
@@ -280,7 +280,7 @@ def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, fl
 
 
 def power_law(law: Fit | None) -> str:
-    """Describes a fitted power law."""
+    """Describe a fitted power law."""
     if law is None:
         return "Too few points have a nonzero error to fit a power law."
     exponent = decimal(-law.b)
@@ -292,7 +292,7 @@ def power_law(law: Fit | None) -> str:
 
 
 def scaling_notes(law: Fit | None, key: str, name: str, training: bool) -> list[str]:
-    """Explains the chart and the limits of the power law.
+    """Explain the chart and the limits of the power law.
 
     Args:
         law: The fitted law.
@@ -307,7 +307,7 @@ def scaling_notes(law: Fit | None, key: str, name: str, training: bool) -> list[
     if law is not None and law.p < SIGNIFICANCE:
         notes.append(
             "The points deviate from the law by more than chance (chi-square "
-            f"{law.misfit:.1f} per degree of freedom, p {p_value(law.p)}). The exponent summarises "
+            f"{law.misfit:.1f} per degree of freedom, p {p_value(law.p)}). The exponent summarizes "
             "this range; do not extrapolate it. Its interval is widened by the square root of "
             "this chi-square, and with few points it is still too narrow."
         )
@@ -333,7 +333,7 @@ def scaling_notes(law: Fit | None, key: str, name: str, training: bool) -> list[
 
 
 def transfer(protocol: Protocol, names: dict[int, str]) -> str:
-    """Describes which training groups are better, by the corrected p-values of their pairs.
+    """Describe which training groups are better, by the corrected p-values of their pairs.
 
     Args:
         protocol: The protocol.
@@ -365,7 +365,7 @@ def transfer(protocol: Protocol, names: dict[int, str]) -> str:
 
 
 def transfer_notes(shared: Sequence[str]) -> list[str]:
-    """Explains the table of transfer.
+    """Explain the table of transfer.
 
     Args:
         shared: Groups with classes both in training and in test.

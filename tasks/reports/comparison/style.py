@@ -13,13 +13,13 @@ from tasks.reports.kit.maps import SERIES
 
 
 def configuration_colour(protocol: Protocol, configuration: Configuration) -> str:
-    """Returns the colour of a configuration on all charts: the best have one of their own."""
+    """Return the colour of a configuration on all charts: the best have one of their own."""
     rank = next(i for i, c in enumerate(protocol.configurations) if c is configuration)
     return SERIES[rank] if rank < len(SERIES) else "baseline"
 
 
 def score_axis(protocol: Protocol, low: float, high: float) -> dict[str, Any]:
-    """Returns an axis for scores between `low` and `high`.
+    """Return an axis for scores between `low` and `high`.
 
     It shows the differences and does not start at 0 or at the chance level, since no length on
     these charts stands for a score.
@@ -37,12 +37,12 @@ def score_axis(protocol: Protocol, low: float, high: float) -> dict[str, Any]:
 
 
 def score_format(protocol: Protocol, extent: float) -> str:
-    """Returns the number format of an axis of some extent."""
+    """Return the number format of an axis of some extent."""
     return "~r" if not protocol.is_accuracy else ".1%" if extent < 0.08 else ".0%"
 
 
 def format_interval(protocol: Protocol, estimate: Estimate) -> str:
-    """Formats a score with its interval: `98.2 % (97.9 to 98.5)`."""
+    """Format a score with its interval: `98.2 % (97.9 to 98.5)`."""
     if protocol.is_accuracy:
         ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
     else:
@@ -51,6 +51,6 @@ def format_interval(protocol: Protocol, estimate: Estimate) -> str:
 
 
 def format_difference(protocol: Protocol, value: float) -> str:
-    """Formats a signed difference, for accuracy in points: `+1.3`."""
+    """Format a signed difference, for accuracy in points: `+1.3`."""
     text = f"{100 * value:+.1f}" if protocol.is_accuracy else f"{value:+.3g}"
     return text.replace("-", "−")

@@ -17,7 +17,7 @@ KEY = "train.groups"
 
 
 def transfer_section(protocol: Protocol, suffix: str) -> Section | None:
-    """Builds the section with the accuracy by training group and test group.
+    """Build the section with the accuracy by training group and test group.
 
     It shows the largest set of configurations that differ in their training groups alone; None if
     there are fewer than two.
@@ -63,7 +63,7 @@ def transfer_section(protocol: Protocol, suffix: str) -> Section | None:
 
 
 def _find_members(protocol: Protocol) -> list[Configuration]:
-    """Returns the most configurations that differ in training groups alone, the best first."""
+    """Return the most configurations that differ in training groups alone, the best first."""
     members: dict[str, list[Configuration]] = {}
     for c in protocol.configurations:
         settings = effective_settings(c.first)
@@ -73,7 +73,7 @@ def _find_members(protocol: Protocol) -> list[Configuration]:
 
 
 def _measure_groups(configuration: Configuration) -> pd.DataFrame:
-    """Measures the accuracy by test group over the queries of all seeds.
+    """Measure the accuracy by test group over the queries of all seeds.
 
     Returns:
         `column` (the group), `accuracy` and `ci95`.

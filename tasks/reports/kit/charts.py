@@ -92,12 +92,12 @@ Layers = alt.LayerChart | alt.FacetChart
 
 
 def var(name: str) -> str:
-    """Returns the CSS variable of a colour of PALETTE."""
+    """Return the CSS variable of a colour of PALETTE."""
     return f"var(--{name})"
 
 
 def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
-    """Returns a chart as a Vega-Lite spec that fills the width of its container.
+    """Return a chart as a Vega-Lite spec that fills the width of its container.
 
     Pass the spec to vega-embed together with CONFIG.
     """
@@ -112,7 +112,7 @@ def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """Renders a page spec as an SVG with a light background.
+    """Render a page spec as an SVG with a light background.
 
     Rendering the same chart twice in one process gives different bytes. For reproducible files
     render each chart once and in a fixed order.
@@ -129,7 +129,7 @@ def svg(spec: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Returns positions for labels, close to `values`, in their order and at least `gap` apart."""
+    """Return positions for labels, close to `values`, in their order and at least `gap` apart."""
     places = np.asarray(values, float).copy()
     order = np.argsort(places, kind="stable")
     for _ in range(200):
@@ -147,7 +147,7 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 
 
 def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
-    """Returns text with a halo in the background colour, legible on top of lines."""
+    """Return text with a halo in the background colour, legible on top of lines."""
     style = {"baseline": "bottom"} | style
     behind = chart.mark_text(
         **(style | {"stroke": var("paper"), "strokeWidth": 5, "strokeJoin": "round"})
@@ -189,7 +189,7 @@ def dots(
     rule: float | None = None,
     scale: Any = "linear",
 ) -> Layers:
-    """Draws values with their intervals, one per line, in the given order.
+    """Draw values with their intervals, one per line, in the given order.
 
     Args:
         values: The lines, from top to bottom.
@@ -282,7 +282,7 @@ def curves(
     rule: tuple[float, str] | None = None,
     tooltip: Sequence[alt.Tooltip] = (),
 ) -> Layers:
-    """Draws lines with their 95 % bands, named at their right ends.
+    """Draw lines with their 95 % bands, named at their right ends.
 
     Args:
         lines: The lines, those in front last.
@@ -355,7 +355,7 @@ def distribution(
     x_axis: dict[str, Any],
     y_title: str,
 ) -> Layers:
-    """Draws a histogram in front of a second one, with a summary of the first above.
+    """Draw a histogram in front of a second one, with a summary of the first above.
 
     The summary shows the mean (dot), the middle half (thick line) and the range from the 5th to
     the 95th percentile (thin line).
@@ -421,7 +421,7 @@ def distribution(
 def _names(
     frames: Sequence[tuple[pd.DataFrame, str]], x: alt.X, y: alt.Y, scale: alt.Scale
 ) -> list[alt.Chart]:
-    """Returns each histogram's name above its highest bar.
+    """Return each histogram's name above its highest bar.
 
     If these bars are close together, the names are stacked above the highest of all.
     """
@@ -463,7 +463,7 @@ def overlay(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Draws many lines; the one under the pointer comes to the front.
+    """Draw many lines; the one under the pointer comes to the front.
 
     Args:
         frame: `name`, `x`, `y`, `ink` (a CSS colour), `faint` (thin unless under the pointer) and
@@ -517,7 +517,7 @@ def scatter(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Draws points with vertical intervals and their Pareto front.
+    """Draw points with vertical intervals and their Pareto front.
 
     Args:
         points: `name`, `x`, `y`, `low`, `high`, `ink` and `text_ink` (CSS colours) and `label`

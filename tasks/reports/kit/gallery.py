@@ -94,12 +94,12 @@ class Card:
 
 
 def class_letter(index: int) -> str:
-    """Returns the letter of a class, or its number from the 27th class on."""
+    """Return the letter of a class, or its number from the 27th class on."""
     return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def select_cards(results: Results) -> list[Card]:
-    """Returns the episodes at the quantiles of RANKS, each once."""
+    """Return the episodes at the quantiles of RANKS, each once."""
     known = set(results.answers["episode"])
     scores = results.headline_episodes
     scores = scores[scores["episode"].isin(known)].sort_values(["accuracy", "episode"])
@@ -126,7 +126,7 @@ def build_card(
     examples: Examples,
     rank: str,
 ) -> Card:
-    """Builds the card of an episode with two sets of answers.
+    """Build the card of an episode with two sets of answers.
 
     Args:
         meta: meta.json of data/prepared.
@@ -175,7 +175,7 @@ def build_card(
 
 
 def _describe_errors(answers: list[tuple[str, list[Query]]]) -> str:
-    """Returns '7 of 75 queries wrong: 2 of A and 5 of C.'"""
+    """Return '7 of 75 queries wrong: 2 of A and 5 of C.'"""
     errors = [(label, sum(not query.right for query in queries)) for label, queries in answers]
     queries = wording.count(sum(len(queries) for _, queries in answers), "query", "queries")
     total = sum(number for _, number in errors)

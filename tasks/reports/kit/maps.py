@@ -25,7 +25,7 @@ def atlas(
     highlight: str = "",
     numbers: bool = False,
 ) -> Layers:
-    """Draws points on a map, some of them with an image or a name.
+    """Draw points on a map, some of them with an image or a name.
 
     Args:
         points: `x`, `y`, `colour` (a name of PALETTE) and the fields of the tooltips. Later points
@@ -86,7 +86,7 @@ def binned_scatter(
     y_axis: dict[str, Any],
     tooltips: tuple[list, list],
 ) -> Layers:
-    """Draws a scatter plot with the means of its bins and their intervals in front.
+    """Draw a scatter plot with the means of its bins and their intervals in front.
 
     Args:
         points: `x` and `y`.
@@ -128,7 +128,7 @@ def heatmap(
     columns: Sequence[str],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Draws a heatmap in one colour.
+    """Draw a heatmap in one colour.
 
     Args:
         cells: `row`, `column`, `strength` (0 to 1), `label` and the fields of the tooltips.
@@ -179,7 +179,7 @@ def power_law(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Draws measurements with their intervals and a fitted line with its band.
+    """Draw measurements with their intervals and a fitted line with its band.
 
     Args:
         points: `x`, `y`, `low`, `high` and the fields of the tooltips.

@@ -26,7 +26,7 @@ def render_page(
     svgs: Mapping[str, str],
     scripts: Sequence[str] = (),
 ) -> str:
-    """Renders an HTML page.
+    """Render an HTML page.
 
     Args:
         name: File name of the template.
@@ -54,12 +54,12 @@ def render_page(
 
 
 def read_template(name: str) -> str:
-    """Reads a file of the templates."""
+    """Read a file of the templates."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def render(name: str, context: dict[str, Any]) -> str:
-    """Renders a template with all values escaped for HTML and, in Markdown, for Markdown."""
+    """Render a template with all values escaped for HTML and, in Markdown, for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -73,7 +73,7 @@ def render(name: str, context: dict[str, Any]) -> str:
 
 
 def escape_markdown(value: Any) -> Any:
-    """Returns text with the characters escaped that have a meaning in Markdown or HTML."""
+    """Return text with the characters escaped that have a meaning in Markdown or HTML."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     line = markup.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False)
@@ -81,13 +81,13 @@ def escape_markdown(value: Any) -> Any:
 
 
 def embed_script(text: str) -> Markup:
-    """Returns a script for embedding in a page; nothing in it ends the element."""
+    """Return a script for embedding in a page; nothing in it ends the element."""
     escaped = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
     return Markup(escaped.strip())  # noqa: S704 (code of the project and of Vega)
 
 
 def security_policy(scripts: list[Markup]) -> str:
-    """Returns a content security policy: only these scripts, embedded images, and no requests."""
+    """Return a content security policy: only these scripts, embedded images, and no requests."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
         for script in scripts
@@ -99,5 +99,5 @@ def security_policy(scripts: list[Markup]) -> str:
 
 
 def encode_svg(svg: str) -> str:
-    """Returns an SVG as a data URI."""
+    """Return an SVG as a data URI."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -44,7 +44,7 @@ class Sheet:
 
     @classmethod
     def build(cls, images: np.ndarray, indices: Sequence[int]) -> Sheet:
-        """Builds the sheet of some of the images.
+        """Build the sheet of some of the images.
 
         Args:
             images: uint8 `(N, C, H, W)`; with one channel, ink is 255 on 0.
@@ -66,7 +66,7 @@ class Sheet:
         return cls(png, width, height, columns, rows, ink)
 
     def place(self, cell: int) -> tuple[int, int]:
-        """Returns the column and the row of a cell."""
+        """Return the column and the row of a cell."""
         return cell % self.columns, cell // self.columns
 
 
@@ -82,7 +82,7 @@ class Lines:
 
 
 def build_sheet(examples: Examples, indices: Sequence[int]) -> Sheet | Lines:
-    """Returns some of the examples for a page, in the order of `indices`."""
+    """Return some of the examples for a page, in the order of `indices`."""
     if isinstance(examples, list):
         return Lines([examples[index] for index in indices])
     return Sheet.build(examples, indices)
@@ -110,12 +110,12 @@ class Picker:
 
 
 def first_examples(classes: pd.DataFrame) -> np.ndarray:
-    """Returns the index of the first example of each class."""
+    """Return the index of the first example of each class."""
     return (classes["count"].cumsum() - classes["count"]).to_numpy()
 
 
 def encode_thumbnails(images: np.ndarray, indices: Sequence[int]) -> list[str]:
-    """Returns some of the images as small PNGs, each a data URI.
+    """Return some of the images as small PNGs, each a data URI.
 
     Images of one channel become dark ink on a transparent background.
     """
@@ -136,12 +136,12 @@ def encode_thumbnails(images: np.ndarray, indices: Sequence[int]) -> list[str]:
 
 
 def file_name(meta: dict[str, Any]) -> str:
-    """Returns which file of data/prepared holds the examples, given its meta.json."""
+    """Return which file of data/prepared holds the examples, given its meta.json."""
     return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"
 
 
 def read(path: Path) -> Examples:
-    """Reads the examples of such a file; images are mapped into memory."""
+    """Read the examples of such a file; images are mapped into memory."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path)["text"].to_list()
     return np.load(path, mmap_mode="r", allow_pickle=False)

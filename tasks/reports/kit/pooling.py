@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def pool_classes(classes: pd.DataFrame) -> tuple[float, float]:
-    """Returns the accuracy over the queries of several classes and the half-width of its interval.
+    """Return the accuracy over the queries of several classes and the half-width of its interval.
 
     The 95 % interval is that of a ratio estimate with the classes as sampling units. For a single
     class it is the interval of that class.

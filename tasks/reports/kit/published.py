@@ -25,13 +25,13 @@ FIELDS = {
     "batch_norm": "batch norm",
     "steps": "inner steps",
 }
-"""In what two figures of one data set, ways and shots can differ: column and name."""
+"""In what two figures of one dataset, ways and shots can differ: column and name."""
 
 MAML_FAMILY = {"amplitude": [0.1, 5.0], "phase": [0.0, 3.141592653589793], "x": [-5.0, 5.0]}
 
 
 def describe_protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
-    """Returns what has to be equal for a fair comparison, in the terms of the table.
+    """Return what has to be equal for a fair comparison, in the terms of the table.
 
     Args:
         results: The results of a run.
@@ -54,10 +54,10 @@ def describe_protocol(results: Results, raw: dict[str, Any]) -> dict[str, str]:
 
 
 def describe_rotations(section: dict[str, Any]) -> str:
-    """Returns for which Omniglot classes the rotations count as additional classes.
+    """Return for which Omniglot classes the rotations count as additional classes.
 
     Args:
-        section: The section of the data set in params.yaml.
+        section: The section of the dataset in params.yaml.
     """
     if not section.get("rotations"):
         return "none"
@@ -65,7 +65,7 @@ def describe_rotations(section: dict[str, Any]) -> str:
 
 
 def find_figures(protocol: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the figures for a data set, ways and shots: under the same protocol, and the others.
+    """Return the figures for a dataset, ways and shots: under the same protocol, and the others.
 
     Both tables have `printed` (the figure as its source prints it), `differs` (how the protocol
     differs, '' for the same), and as fractions `value` and `ci95_half` (NaN without an interval).
@@ -89,7 +89,7 @@ def find_figures(protocol: dict[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def differences(row: dict[Any, Any], protocol: dict[str, str]) -> str:
-    """Describes how the protocol of a figure differs or is not recorded; '' for the same."""
+    """Describe how the protocol of a figure differs or is not recorded; '' for the same."""
     keys = [key for key in FIELDS if key in protocol and row[key] != protocol[key]]
     known = [f"{FIELDS[key]} {row[key]} (here {protocol[key]})" for key in keys if row[key]]
     unknown = [FIELDS[key] for key in keys if not row[key]]

@@ -44,8 +44,8 @@ class Results:
         curve: Mean scores by mode and step.
         baselines: Scores of the baselines by episode.
         weights_digest: SHA-256 of the weights.
-        table: Classes of the data set.
-        examples: Images or texts of the data set.
+        table: Classes of the dataset.
+        examples: Images or texts of the dataset.
         classes: Scores by test class.
         answers: Answers by query.
         fits: Fitted curves of some episodes.
@@ -93,7 +93,7 @@ class Results:
         ]
 
     def adaptation_curve(self, mode: str) -> pd.DataFrame:
-        """Returns the mean scores of a mode by inner step."""
+        """Return the mean scores of a mode by inner step."""
         return self.curve[self.curve["mode"] == mode].sort_values("step", ignore_index=True)
 
     @property
@@ -124,7 +124,7 @@ class Results:
 
 
 def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: Path) -> Results:
-    """Reads the results of a run.
+    """Read the results of a run.
 
     Args:
         data: The folder data/prepared.
@@ -178,7 +178,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
 def _read_tables(
     kind: str, score: str, meta: dict[str, Any], data: Path, scores: Path, history: Path
 ) -> dict[str, Any]:
-    """Reads the tables of a kind of task by the name of their field of Results."""
+    """Read the tables of a kind of task by the name of their field of Results."""
 
     def read_history(name: str, *columns: str) -> pd.DataFrame:
         return _read_table(history / name, "train", ["iteration", "loss", *columns])

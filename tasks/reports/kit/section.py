@@ -71,12 +71,12 @@ class Section:
 
 
 def chance_level(results: Results) -> float | None:
-    """Returns the accuracy of guessing; None for regression."""
+    """Return the accuracy of guessing; None for regression."""
     return 1 / results.meta["ways"] if results.kind == "classification" else None
 
 
 def score_axis(score: str, title: str | None = None) -> alt.Axis:
-    """Returns an axis for a score."""
+    """Return an axis for a score."""
     return alt.Axis(
         title=title or wording.score_name(score),
         format=".0%" if score == "accuracy" else "~r",
@@ -85,7 +85,7 @@ def score_axis(score: str, title: str | None = None) -> alt.Axis:
 
 
 def score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
-    """Returns the limits of a line chart's vertical axis.
+    """Return the limits of a line chart's vertical axis.
 
     Accuracy goes from below the chance level to 1; an error from 0 to a limit that nearly all
     values stay below.
@@ -100,14 +100,14 @@ def score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
 def build_figure(
     name: str, chart: charts.Layers, description: str, sentence: str, height: int = 260
 ) -> Figure:
-    """Builds a figure whose text alternative is a description and the section's sentence."""
+    """Build a figure whose text alternative is a description and the section's sentence."""
     return Figure(name, charts.page_spec(chart, height), f"{description} {sentence}")
 
 
 def score_dot(
     score: str, name: str, value: float, ci95: float | None, detail: str, **look: str
 ) -> Dot:
-    """Builds a line of a dot chart from a score and the half-width of its interval.
+    """Build a line of a dot chart from a score and the half-width of its interval.
 
     Args:
         score: `accuracy` or `mse`.
@@ -127,7 +127,7 @@ def score_dot(
 def dot_figure(
     score: str, name: str, dots: Sequence[Dot], alt_text: str, rule: float | None = None
 ) -> Figure:
-    """Builds a dot chart.
+    """Build a dot chart.
 
     The axis starts just below the lowest interval for accuracy and at 0 for an error. It is
     logarithmic if one diverged mean would flatten all other errors.
@@ -150,6 +150,6 @@ def dot_figure(
 
 
 def dot_table(caption: str, score: str, dots: Sequence[Dot]) -> Table:
-    """Builds the table of a dot chart."""
+    """Build the table of a dot chart."""
     head = ["", f"{wording.score_name(score)} (95 % interval)", "source"]
     return Table(caption, head, [[d.name, d.text, d.detail] for d in dots], frozenset({1}))

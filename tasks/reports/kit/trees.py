@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of a nested dict by dotted key, as in `before.accuracy`."""
+    """Return the leaves of a nested dict by dotted key, as in `before.accuracy`."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -18,7 +18,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def select_used(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings that have an effect.
+    """Return the settings that have an effect.
 
     A section with a `name` keeps, of its subsections, only the one with that name. The path of an
     encoder's folder is reduced to the folder's name, since the rest depends on the machine.

@@ -17,7 +17,7 @@ BASELINES = {
     "global_mean": "global mean rating",
     "item_mean": "item mean",
     "shifted_item_mean": "item mean plus user offset",
-    "factorisation": "matrix factorisation with fold-in",
+    "factorisation": "matrix factorization with fold-in",
     "zero": "constant 0",
     "support_mean": "mean of the support set's targets",
 }
@@ -25,27 +25,27 @@ BASELINES = {
 
 
 def baseline_name(key: str) -> str:
-    """Returns the name of a baseline of metrics.json."""
+    """Return the name of a baseline of metrics.json."""
     return BASELINES.get(key, key)
 
 
 def score_name(score: str) -> str:
-    """Returns the name of a score for axes and table heads."""
+    """Return the name of a score for axes and table heads."""
     return "accuracy" if score == "accuracy" else "mean squared error"
 
 
 def formatter(score: str) -> Callable[[float], str]:
-    """Returns the function that formats values of a score: `percent` or `number`."""
+    """Return the function that formats values of a score: `percent` or `number`."""
     return percent if score == "accuracy" else number
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Formats a fraction: `98.2 %`."""
+    """Format a fraction: `98.2 %`."""
     return f"{100 * value:.{digits}f}{NBSP}%"
 
 
 def number(value: float | None) -> str:
-    """Formats a squared error: three significant digits, no powers of ten below a million."""
+    """Format a squared error: three significant digits, no powers of ten below a million."""
     if value is None or not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -56,12 +56,12 @@ def number(value: float | None) -> str:
 
 
 def decimal(value: float, digits: int = 2) -> str:
-    """Formats a signed quantity, such as a correlation, with a proper minus sign: `−0.42`."""
+    """Format a signed quantity, such as a correlation, with a proper minus sign: `−0.42`."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def estimate(score: str, value: float, ci95: float | None = None) -> str:
-    """Formats a score with its interval: `98.2 % ± 0.3`, or `0.413 ± 0.007` for a squared error.
+    """Format a score with its interval: `98.2 % ± 0.3`, or `0.413 ± 0.007` for a squared error.
 
     Args:
         score: `accuracy` or `mse`.
@@ -78,7 +78,7 @@ def estimate(score: str, value: float, ci95: float | None = None) -> str:
 
 
 def points(difference: float) -> str:
-    """Formats a difference of accuracies without its sign: `3.1 points`."""
+    """Format a difference of accuracies without its sign: `3.1 points`."""
     size = 100 * abs(difference)
     if f"{size:.1f}" == "1.0":
         return "1 point"
@@ -86,29 +86,29 @@ def points(difference: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Formats a p-value: `< 0.001`, `0.034` or `0.21`."""
+    """Format a p-value: `< 0.001`, `0.034` or `0.21`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """Formats a duration: `95 s`, `12.9 min` or `3.2 h`."""
+    """Format a duration: `95 s`, `12.9 min` or `3.2 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def count(number: float, singular: str, plural: str | None = None) -> str:
-    """Formats a count with its noun: `1 step`, `1,000 episodes`."""
+    """Format a count with its noun: `1 step`, `1,000 episodes`."""
     return f"{int(number):,}{NBSP}{singular if number == 1 else plural or singular + 's'}"
 
 
 def class_name(name: str, group: str) -> str:
-    """Returns the name of a class with its group, unless it begins with the group's name."""
+    """Return the name of a class with its group, unless it begins with the group's name."""
     return name if not group or name.startswith(group) else f"{name} ({group})"
 
 
 def join(items: Sequence[str]) -> str:
-    """Joins items into an enumeration: `a, b and c`."""
+    """Join items into an enumeration: `a, b and c`."""
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
@@ -118,5 +118,5 @@ _SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def spell_out(value: int) -> str:
-    """Spells out the numbers up to ten."""
+    """Spell out the numbers up to ten."""
     return _SMALL[value] if 0 <= value < len(_SMALL) else f"{value:,}"

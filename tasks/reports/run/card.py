@@ -21,7 +21,7 @@ EXAMPLES = {
 
 
 def build_context(results: Results, folder: Path, headline: Headline) -> dict[str, Any]:
-    """Returns the variables of the template model_card.md.j2.
+    """Return the variables of the template model_card.md.j2.
 
     Args:
         results: The results of the run.
@@ -66,7 +66,7 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
 def _describe_purpose(
     kind: str, regression: bool, config: dict[str, Any], examples: str
 ) -> tuple[str, str, str]:
-    """Returns the tasks that the model adapts to, the arguments of `adapt`, and the use."""
+    """Return the tasks that the model adapts to, the arguments of `adapt`, and the use."""
     shots = config["shots"]
     if kind == "ratings":
         ratings = f"{wording.count(shots, 'rating')} or fewer"
@@ -94,7 +94,7 @@ def _describe_purpose(
 
 
 def _list_scores(results: Results) -> list[tuple[str, str]]:
-    """Returns the scores of the model as loaded, then those of other modes and baselines."""
+    """Return the scores of the model as loaded, then those of other modes and baselines."""
     metrics, score = results.metrics, results.score
 
     def show(prefix: str) -> str:
@@ -142,7 +142,7 @@ def _list_limits(results: Results, example: str) -> list[str]:
 
 
 def list_digests(results: Results) -> list[tuple[str, str, str]]:
-    """Returns what identifies the data, the weights and the code: name, meaning and digest."""
+    """Return what identifies the data, the weights and the code: name, meaning and digest."""
     digests = [
         ("data", "digest of data/prepared", results.meta.get("data_digest")),
         ("model", "SHA-256 of models/run/weights.safetensors", results.weights_digest),

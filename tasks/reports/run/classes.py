@@ -16,7 +16,7 @@ from tasks.reports.run.facts import (
     measure_groups,
     read_confused_pairs,
     sort_classes,
-    summarise_classes,
+    summarize_classes,
 )
 
 DRAWN, LISTED = 10, 50
@@ -56,7 +56,7 @@ class Confusions:
 
 
 def class_name(results: Results, row: int) -> str:
-    """Returns the name of a class, given its row in classes.parquet."""
+    """Return the name of a class, given its row in classes.parquet."""
     known = results.table.iloc[row]
     return wording.class_name(known["class"], known["group"])
 
@@ -65,9 +65,9 @@ def class_name(results: Results, row: int) -> str:
 
 
 def class_section(results: Results) -> Section:
-    """Builds the section with the hardest classes."""
+    """Build the section with the hardest classes."""
     classes = sort_classes(results)
-    sentence = sentences.classes(summarise_classes(results))
+    sentence = sentences.classes(summarize_classes(results))
     dots = []
     for row in classes.head(DRAWN).to_dict("records"):
         queries = wording.count(row["queries"], "query", "queries")
@@ -97,7 +97,7 @@ def class_section(results: Results) -> Section:
 
 
 def group_sections(results: Results, most: int = DRAWN) -> list[Section]:
-    """Builds the section with the hardest groups of classes; none if there is one group only.
+    """Build the section with the hardest groups of classes; none if there is one group only.
 
     Args:
         results: The results of the run.
@@ -131,7 +131,7 @@ def group_sections(results: Results, most: int = DRAWN) -> list[Section]:
 
 
 def illustrate_hard_classes(results: Results) -> Confusions:
-    """Returns the hardest classes, each with the class that it is most often confused with.
+    """Return the hardest classes, each with the class that it is most often confused with.
 
     The confusions are counted over all answers after adaptation.
     """
@@ -175,7 +175,7 @@ def illustrate_hard_classes(results: Results) -> Confusions:
 
 
 def pair_section(results: Results) -> Section:
-    """Builds the section with the most confused pairs of classes."""
+    """Build the section with the most confused pairs of classes."""
     pairs = read_confused_pairs(results)
     if not pairs:
         return Section("pairs", "Confused pairs", sentences.NO_CONFUSION)
@@ -197,7 +197,7 @@ def pair_section(results: Results) -> Section:
 
 
 def illustrate_pairs(results: Results) -> Confusions:
-    """Returns the most confused pairs with examples of both classes."""
+    """Return the most confused pairs with examples of both classes."""
     picker, confusions = Picker(results.table, EXAMPLES), []
     for pair in read_confused_pairs(results)[:PAIRS_WITH_EXAMPLES]:
         share = f"{pair.confused:,} of {wording.count(pair.queries, 'query', 'queries')}"

@@ -35,7 +35,7 @@ LABELS_GAP = 0.075
 
 
 def learning_section(results: Results) -> Section:
-    """Builds the section with the training and validation scores over the iterations."""
+    """Build the section with the training and validation scores over the iterations."""
     score, validation = results.score, results.validation
     sentence = sentences.learning(measure_learning(results))
     rows = [
@@ -105,7 +105,7 @@ def _thin(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def adaptation_section(results: Results) -> Section:
-    """Builds the section with the score after each number of inner steps."""
+    """Build the section with the score after each number of inner steps."""
     if not results.adapts:
         return Section("adaptation", "Adaptation curve", sentences.NO_INNER_STEPS)
     modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
@@ -124,7 +124,7 @@ def adaptation_section(results: Results) -> Section:
 def _draw_adaptation(
     results: Results, curves: dict[str, pd.DataFrame], colours: dict[str, str], sentence: str
 ) -> Figure:
-    """Draws the curve in both modes if they differ; for an error, its median too."""
+    """Draw the curve in both modes if they differ; for an error, its median too."""
     score, curve = results.score, curves[results.mode]
     lines = []
     for mode, colour in colours.items():
@@ -162,7 +162,7 @@ def _draw_adaptation(
 
 
 def _converged_values(lines: list[Line], curve: pd.DataFrame, score: str) -> pd.Series:
-    """Returns the values up to where episodes diverge: a diverged mean may leave the frame."""
+    """Return the values up to where episodes diverge: a diverged mean may leave the frame."""
     converged = np.full(len(curve), True)
     if "diverged" in curve:
         converged = curve["diverged"].to_numpy() == 0
@@ -179,7 +179,7 @@ def _converged_values(lines: list[Line], curve: pd.DataFrame, score: str) -> pd.
 
 
 def _step_marks(results: Results, last: int) -> list[tuple[float, str]]:
-    """Returns the numbers of inner steps in training and of the headline score."""
+    """Return the numbers of inner steps in training and of the headline score."""
     trained, tested = results.config["algorithm"].get("inner_steps"), results.steps
     if trained == tested:
         return [(float(tested), f"{tested} in training and at test")]
@@ -209,7 +209,7 @@ def _adaptation_table(score: str, curves: dict[str, pd.DataFrame]) -> Table:
 
 
 def mode_sections(results: Results) -> list[Section]:
-    """Builds the section that compares the batch-norm modes; none if one mode was measured."""
+    """Build the section that compares the batch-norm modes; none if one mode was measured."""
     heading = "Transductive and inductive evaluation"
     if results.curve["mode"].nunique() < 2:
         return []
@@ -231,7 +231,7 @@ def mode_sections(results: Results) -> list[Section]:
 
 
 def _with_band(results: Results, x: pd.Series, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the data of a line with its 95 % band and its values as text."""
+    """Return the data of a line with its 95 % band and its values as text."""
     score = results.score
     value, half = table[score], table[f"{score}_ci95"].fillna(0)
     most = 1.0 if score == "accuracy" else np.inf

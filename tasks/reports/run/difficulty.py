@@ -23,7 +23,7 @@ from tasks.reports.run.facts import measure_difficulty
 
 
 def difficulty_section(results: Results) -> Section:
-    """Builds the section with the score of an episode by a property of its task."""
+    """Build the section with the score of an episode by a property of its task."""
     facts = measure_difficulty(results)
     name = sentences.parameter_name(facts.property)
     sentence = sentences.difficulty(facts)
@@ -84,7 +84,7 @@ def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Fi
 
 
 def _bin_means(results: Results) -> pd.DataFrame:
-    """Returns the mean score by quintile with its interval."""
+    """Return the mean score by quintile with its interval."""
     bins, score = results.difficulty, results.score
     half = bins["ci95"].fillna(0)
     high = bins[score] + half

@@ -62,7 +62,7 @@ class Standing:
 
 
 def rank_baselines(results: Results) -> list[Baseline]:
-    """Returns the baselines of metrics.json, the best first."""
+    """Return the baselines of metrics.json, the best first."""
     score, metrics = results.score, results.metrics
     episodes = results.baselines["method"].value_counts(sort=False).to_dict()
     keys = {key.split(".")[1] for key in metrics if key.startswith("baselines.")}
@@ -81,7 +81,7 @@ def rank_baselines(results: Results) -> list[Baseline]:
 
 
 def compare_with_baselines(results: Results, raw: dict[str, Any]) -> Standing:
-    """Compares the headline score with baselines and published figures.
+    """Compare the headline score with baselines and published figures.
 
     Args:
         results: The results of the run.
@@ -140,7 +140,7 @@ class Distribution:
 
 
 def measure_distribution(results: Results) -> Distribution:
-    """Measures the distribution of the headline score over test episodes."""
+    """Measure the distribution of the headline score over test episodes."""
     score, metrics = results.score, results.metrics
     scores = results.headline_episodes[score].to_numpy()
     values = scores[np.isfinite(scores)]
@@ -194,7 +194,7 @@ class Learning:
 
 
 def measure_learning(results: Results) -> Learning:
-    """Measures the course of the validation score."""
+    """Measure the course of the validation score."""
     validation, score = results.validation, results.score
     best = int(results.config["iteration"])
     at_best = validation[validation["iteration"] == best]
@@ -233,7 +233,7 @@ class Adaptation:
 
 
 def measure_adaptation(score: str, curve: pd.DataFrame) -> Adaptation:
-    """Measures the effect of the inner steps.
+    """Measure the effect of the inner steps.
 
     Args:
         score: `accuracy` or `mse`.
@@ -270,7 +270,7 @@ class Modes:
 
 
 def compare_modes(results: Results) -> Modes | None:
-    """Compares the batch-norm modes; None if they give the same scores."""
+    """Compare the batch-norm modes; None if they give the same scores."""
     if results.other_mode is None:
         return None
     rows = []
@@ -304,7 +304,7 @@ class RatingError:
 
 
 def measure_rating_errors(results: Results) -> list[RatingError]:
-    """Measures the error after the fewest and after the most ratings."""
+    """Measure the error after the fewest and after the most ratings."""
     errors = []
     shots = sorted(results.ratings["shots"].unique().tolist())
     for number in dict.fromkeys((shots[0], shots[-1])):
@@ -327,7 +327,7 @@ def measure_rating_errors(results: Results) -> list[RatingError]:
 
 
 def sort_classes(results: Results) -> pd.DataFrame:
-    """Returns the scores of the test classes, the hardest first."""
+    """Return the scores of the test classes, the hardest first."""
     classes = results.classes.assign(ci95=pd.to_numeric(results.classes["ci95"]))
     return classes.sort_values(
         ["accuracy", "queries", "group", "class"],
@@ -346,8 +346,8 @@ class Classes:
     perfect: int
 
 
-def summarise_classes(results: Results) -> Classes:
-    """Summarises the accuracy by class."""
+def summarize_classes(results: Results) -> Classes:
+    """Summarize the accuracy by class."""
     classes = results.classes
     return Classes(
         number=len(classes),
@@ -369,7 +369,7 @@ class Group:
 
 
 def measure_groups(results: Results) -> list[Group]:
-    """Measures the accuracy by group, the hardest first."""
+    """Measure the accuracy by group, the hardest first."""
     groups = []
     for name, classes in sort_classes(results).groupby("group", sort=True):
         accuracy, half = pool_classes(classes)
@@ -401,7 +401,7 @@ class Correlation:
 
 
 def read_correlation(results: Results, key: str) -> Correlation:
-    """Reads the correlation with a property of the task from metrics.json."""
+    """Read the correlation with a property of the task from metrics.json."""
     value, low, high = (
         results.metrics.get(f"tasks.{key}.{name}") for name in ("spearman", "low", "high")
     )
@@ -409,7 +409,7 @@ def read_correlation(results: Results, key: str) -> Correlation:
 
 
 def task_parameters(results: Results) -> tuple[str, str]:
-    """Returns the keys of the two parameters that describe a task of a regression."""
+    """Return the keys of the two parameters that describe a task of a regression."""
     return ("mean", "spread") if "tasks" in results.meta else ("phase", "amplitude")
 
 
@@ -439,7 +439,7 @@ class Difficulty:
 
 
 def measure_difficulty(results: Results) -> Difficulty:
-    """Measures what the score of an episode depends on."""
+    """Measure what the score of an episode depends on."""
     key = "similarity" if results.kind == "classification" else task_parameters(results)[1]
     columns = results.difficulty[[results.score, "ci95"]]
     first, last = (
@@ -479,7 +479,7 @@ class ConfusedPair:
 
 
 def read_confused_pairs(results: Results) -> list[ConfusedPair]:
-    """Reads the confused pairs, the most often confused first."""
+    """Read the confused pairs, the most often confused first."""
     return [
         ConfusedPair(
             first=int(row["first"]),
@@ -510,8 +510,8 @@ class ClassMap:
     similarity: float
 
 
-def summarise_class_map(results: Results) -> ClassMap:
-    """Summarises the positions of the test classes in feature space."""
+def summarize_class_map(results: Results) -> ClassMap:
+    """Summarize the positions of the test classes in feature space."""
     space = results.space.sort_values(["similarity", "row"], ascending=[False, True])
     top = space.iloc[0]
     return ClassMap(
@@ -533,8 +533,8 @@ class EpisodeMap:
     similarity: float
 
 
-def summarise_episode_map(results: Results) -> EpisodeMap:
-    """Summarises the accuracy of the test episodes."""
+def summarize_episode_map(results: Results) -> EpisodeMap:
+    """Summarize the accuracy of the test episodes."""
     tasks = results.tasks.sort_values(["accuracy", "episode"])
     return EpisodeMap(
         episodes=len(tasks),

@@ -39,7 +39,7 @@ class Fit:
 
 
 def draw_fits(results: Results) -> list[Fit]:
-    """Draws the episodes of fits.parquet, from typical to worst."""
+    """Draw the episodes of fits.parquet, from typical to worst."""
     errors = results.headline_episodes.set_index("episode")["mse"]
     quantiles = errors.rank(pct=True)
     episodes = sorted(results.fits["episode"].unique(), key=lambda e: (errors[e], e))

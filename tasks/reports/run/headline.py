@@ -40,11 +40,11 @@ class Headline:
 
 
 def build_headline(results: Results, title: str | None, device: str) -> Headline:
-    """Builds the headline of a run.
+    """Build the headline of a run.
 
     Args:
         results: Its results.
-        title: Title of the report; None for the data set and the task.
+        title: Title of the report; None for the dataset and the task.
         device: The device that it ran on.
     """
     meta, config, metrics, score = results.meta, results.config, results.metrics, results.score
@@ -80,7 +80,7 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
 
 
 def _describe_task(results: Results) -> tuple[str, str]:
-    """Returns the task and its queries in words."""
+    """Return the task and its queries in words."""
     meta = results.meta
     queries = wording.count(meta["queries"], "query", "queries")
     if results.has_ratings:

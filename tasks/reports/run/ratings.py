@@ -39,7 +39,7 @@ SHORT_NAMES = {
 
 
 def rating_section(results: Results) -> Section:
-    """Builds the section with the error by number of ratings."""
+    """Build the section with the error by number of ratings."""
     sentence = sentences.rating_errors(measure_rating_errors(results))
     return Section(
         "ratings",
@@ -85,7 +85,7 @@ def _draw_errors(ratings: pd.DataFrame, sentence: str) -> Figure:
 
 
 def _format_error(value: float, ci95: float) -> str:
-    """Formats with three decimals, since all ratings share one scale."""
+    """Format with three decimals, since all ratings share one scale."""
     return f"{value:.3f} ± {ci95:.3f}"
 
 
@@ -125,7 +125,7 @@ class User:
 
 
 def select_users(results: Results) -> list[User]:
-    """Returns the users of lists.parquet, from typical to worst."""
+    """Return the users of lists.parquet, from typical to worst."""
     users: list[User] = []
     errors = results.headline_episodes.set_index("episode")["mse"].to_dict()
     number = results.lists["episode"].nunique()

@@ -33,7 +33,7 @@ from tasks.reports.run.facts import (
 
 
 def baseline_section(results: Results, raw: dict[str, Any]) -> Section:
-    """Builds the section that compares the score with baselines and published figures.
+    """Build the section that compares the score with baselines and published figures.
 
     Args:
         results: The results of the run.
@@ -58,7 +58,7 @@ def baseline_section(results: Results, raw: dict[str, Any]) -> Section:
 
 
 def _draw_baselines(results: Results, facts: Standing) -> list[charts.Dot]:
-    """Returns the model, the baselines and the published figures, the best first."""
+    """Return the model, the baselines and the published figures, the best first."""
     config = results.config
     name = f"this model ({config['algorithm']['name']}, {config['model']['name']})"
     episodes = wording.count(facts.episodes, "test episode")
@@ -105,7 +105,7 @@ def _other_protocols_table(facts: Standing) -> Table:
 
 
 def distribution_section(results: Results) -> Section:
-    """Builds the section with the distribution of the score over test episodes."""
+    """Build the section with the distribution of the score over test episodes."""
     facts = measure_distribution(results)
     sentence = sentences.distribution(facts)
     figure = _draw_distribution(results, facts, sentence)
@@ -148,7 +148,7 @@ def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> 
 
 
 def _accuracy_edges(values: np.ndarray, behind: np.ndarray, answers: int) -> np.ndarray:
-    """Returns the edges of at most 40 bins.
+    """Return the edges of at most 40 bins.
 
     Each bin holds equally many of the possible values k / answers, so that the histogram has no
     comb-like gaps.
@@ -160,7 +160,7 @@ def _accuracy_edges(values: np.ndarray, behind: np.ndarray, answers: int) -> np.
 
 
 def _error_edges(values: np.ndarray) -> np.ndarray:
-    """Returns the edges of 30 bins of equal width on a logarithmic axis."""
+    """Return the edges of 30 bins of equal width on a logarithmic axis."""
     low = max(float(values.min()), 1e-6)
     return np.geomspace(low * 0.999, max(float(values.max()), low * 1.01) * 1.001, 31)
 

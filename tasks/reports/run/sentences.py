@@ -30,7 +30,7 @@ PARAMETERS = {"mean": "mean rating", "spread": "standard deviation of the rating
 
 
 def baselines(facts: Standing) -> str:
-    """Compares the model with the best baseline."""
+    """Compare the model with the best baseline."""
     best, show = facts.baselines[0], formatter(facts.score)
     name = wording.baseline_name(best.key)
     apart = abs(facts.value - best.value) > facts.ci95 + (best.ci95 or 0.0)
@@ -53,7 +53,7 @@ def baselines(facts: Standing) -> str:
 
 
 def baseline_notes(facts: Standing) -> list[str]:
-    """Returns the comparison with published figures and remarks on the protocol."""
+    """Return the comparison with published figures and remarks on the protocol."""
     notes = [published_figures(facts)]
     if facts.query_statistics:
         notes.append(
@@ -76,7 +76,7 @@ def baseline_notes(facts: Standing) -> list[str]:
 
 
 def published_figures(facts: Standing) -> str:
-    """Compares the model with published figures, or states that there are none."""
+    """Compare the model with published figures, or states that there are none."""
     same, others, meta = facts.same_protocol, facts.other_protocols, facts.meta
     if same.empty and len(others):
         number = count(len(others), "figure")
@@ -106,7 +106,7 @@ def published_figures(facts: Standing) -> str:
 
 
 def distribution(facts: Distribution) -> str:
-    """Describes the spread over episodes."""
+    """Describe the spread over episodes."""
     show, q = formatter(facts.score), facts.quantiles
     if facts.score == "accuracy":
         return (
@@ -125,7 +125,7 @@ def distribution(facts: Distribution) -> str:
 
 
 def distribution_notes(facts: Distribution) -> list[str]:
-    """Explains the chart and states the effect of label permutations."""
+    """Explain the chart and states the effect of label permutations."""
     notes = [
         "Dot: mean. Thick line: middle half. Thin line: 5th to 95th percentile. The 95 % interval "
         f"of the mean, {estimate(facts.score, *facts.headline)}, covers the choice of test "
@@ -145,7 +145,7 @@ def distribution_notes(facts: Distribution) -> list[str]:
 
 
 def learning(facts: Learning) -> str:
-    """Describes the course of the validation score and whether more training may help."""
+    """Describe the course of the validation score and whether more training may help."""
     show = formatter(facts.score)
     name = "Validation accuracy" if facts.score == "accuracy" else "The validation error"
     if facts.measurements == 1:
@@ -171,7 +171,7 @@ NO_INNER_STEPS = "The method takes no inner steps: it predicts from the support 
 
 
 def adaptation(facts: Adaptation) -> str:
-    """Describes the effect of the inner steps.
+    """Describe the effect of the inner steps.
 
     Example: 'Accuracy rises by 41 points in one step and is flat after three.'
     """
@@ -201,7 +201,7 @@ def adaptation(facts: Adaptation) -> str:
 
 
 def adaptation_notes(diverged: float | None) -> list[str]:
-    """Explains the adaptation curve.
+    """Explain the adaptation curve.
 
     Args:
         diverged: Episodes that diverged after ten steps.
@@ -219,7 +219,7 @@ def adaptation_notes(diverged: float | None) -> list[str]:
 
 
 def modes(facts: Modes) -> str:
-    """Compares the batch-norm modes."""
+    """Compare the batch-norm modes."""
     (mode, value, _), (other, other_value, _) = facts.headline, facts.other
     side = "above" if value >= other_value else "below"
     gap = points(value - other_value)
@@ -227,7 +227,7 @@ def modes(facts: Modes) -> str:
 
 
 def mode_notes(trained: str) -> list[str]:
-    """Explains the batch-norm modes."""
+    """Explain the batch-norm modes."""
     return [
         "Both scores are of the same weights and episodes. Transductive: batch norm uses the "
         "statistics of the whole query set, so that an answer depends on the other queries. "
@@ -243,7 +243,7 @@ SAME_IN_BOTH_MODES = "Both modes give the same scores: the network has no batch 
 
 
 def rating_errors(facts: list[RatingError]) -> str:
-    """Compares the model with the best baseline for the fewest and for the most ratings."""
+    """Compare the model with the best baseline for the fewest and for the most ratings."""
     sentences = []
     for error in facts:
         name = wording.baseline_name(error.baseline)
@@ -261,7 +261,7 @@ RATING_NOTE = (
     "The model adapts to a user's first ratings in time. The ratings that it predicts come later "
     "and are the same for every number of ratings. Intervals are over users with equal weights. "
     "nDCG@k ranks the user's rated items by the prediction; the gain of an item is its rating "
-    "minus the lowest one (1 for a user whose ratings are all equal). The regularisation of the "
+    "minus the lowest one (1 for a user whose ratings are all equal). The regularization of the "
     "baselines was tuned on validation users for each number of ratings. The baselines use no "
     "features of users and items."
 )
@@ -271,7 +271,7 @@ RATING_NOTE = (
 
 
 def classes(facts: Classes) -> str:
-    """Describes the accuracy by class."""
+    """Describe the accuracy by class."""
     number = count(facts.number, "test class", "test classes")
     never = ""
     if facts.perfect:
@@ -290,7 +290,7 @@ CLASS_NOTE = (
 
 
 def groups(facts: list[Group]) -> str:
-    """Describes the range of the accuracy over groups, the hardest first."""
+    """Describe the range of the accuracy over groups, the hardest first."""
     low, high = facts[0], facts[-1]
     return (
         f"Accuracy ranges from {percent(low.accuracy)} ({low.name}) to {percent(high.accuracy)} "
@@ -308,14 +308,14 @@ GROUP_NOTE = (
 
 
 def correlation(facts: Correlation) -> str:
-    """Formats a correlation with its interval: `−0.42, 95 % CI −0.49 to −0.35`."""
+    """Format a correlation with its interval: `−0.42, 95 % CI −0.49 to −0.35`."""
     if facts.value is None or facts.low is None or facts.high is None:
         return "undefined: no variation"
     return f"{decimal(facts.value)}, 95 % CI {decimal(facts.low)} to {decimal(facts.high)}"
 
 
 def bootstrap_note(score: str, episodes: int) -> str:
-    """Explains the interval of a correlation."""
+    """Explain the interval of a correlation."""
     method = (
         "Correlations are Spearman's rank correlations with a bootstrap interval over "
         f"{count(episodes, 'episode')}."
@@ -329,12 +329,12 @@ def bootstrap_note(score: str, episodes: int) -> str:
 
 
 def parameter_name(key: str) -> str:
-    """Returns the name of a parameter of a task."""
+    """Return the name of a parameter of a task."""
     return PARAMETERS.get(key, key)
 
 
 def difficulty(facts: Difficulty) -> str:
-    """Describes what the score of an episode depends on."""
+    """Describe what the score of an episode depends on."""
     first, last = (estimate(facts.score, *ends) for ends in (facts.first, facts.last))
     if facts.score == "mse":
         name = parameter_name(facts.property)
@@ -355,7 +355,7 @@ def difficulty(facts: Difficulty) -> str:
 
 
 def difficulty_notes(facts: Difficulty) -> list[str]:
-    """Explains the chart and states the correlations with other measures of similarity."""
+    """Explain the chart and states the correlations with other measures of similarity."""
     notes = [
         "Grey: episodes. Blue: mean of each quintile with its 95 % interval. "
         + bootstrap_note(facts.score, facts.episodes)
@@ -370,7 +370,7 @@ def difficulty_notes(facts: Difficulty) -> list[str]:
 
 
 def confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
-    """Describes the most confused pair of classes."""
+    """Describe the most confused pair of classes."""
     queries = count(facts.queries, "query", "queries")
     episodes = count(facts.episodes, "episode")
     contain = "contains" if facts.episodes == 1 else "contain"
@@ -390,7 +390,7 @@ PAIR_NOTE = (
 
 
 def class_map(facts: ClassMap, first: str, second: str) -> str:
-    """Describes the map of the test classes."""
+    """Describe the map of the test classes."""
     share = percent(sum(facts.variance), 0)
     number = count(facts.classes, "test class", "test classes")
     return (
@@ -407,7 +407,7 @@ CLASS_MAP_NOTE = (
 
 
 def episode_map(facts: EpisodeMap) -> str:
-    """Describes the map of the test episodes."""
+    """Describe the map of the test episodes."""
     return (
         f"Accuracy ranges from {percent(facts.low)} to {percent(facts.high)} over "
         f"{count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, whose "
@@ -422,7 +422,7 @@ EPISODE_MAP_NOTE = (
 
 
 def parameter_map(facts: list[tuple[str, Correlation]]) -> str:
-    """Describes which parameters of a task the error correlates with.
+    """Describe which parameters of a task the error correlates with.
 
     Args:
         facts: Key and correlation of both parameters.

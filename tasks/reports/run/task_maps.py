@@ -14,8 +14,8 @@ from tasks.reports.run.classes import LISTED, class_name, group_sections, pair_s
 from tasks.reports.run.difficulty import difficulty_section
 from tasks.reports.run.facts import (
     read_correlation,
-    summarise_class_map,
-    summarise_episode_map,
+    summarize_class_map,
+    summarize_episode_map,
     task_parameters,
 )
 
@@ -33,7 +33,7 @@ Key = list[tuple[str, str]]
 
 
 def build_sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
-    """Builds the sections of the tasks page and the legends of its maps by section name."""
+    """Build the sections of the tasks page and the legends of its maps by section name."""
     if results.kind == "regression":
         parameters, key = map_parameters(results)
         return [parameters, difficulty_section(results)], {parameters.name: key}
@@ -53,8 +53,8 @@ def build_sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
 
 
 def map_classes(results: Results) -> tuple[Section, Key]:
-    """Builds the map of the test classes in feature space and its legend."""
-    facts, space = summarise_class_map(results), results.space
+    """Build the map of the test classes in feature space and its legend."""
+    facts, space = summarize_class_map(results), results.space
     colours, key = _colour_groups(space["group"])
     points = _class_points(results, colours)
     tooltip = [
@@ -100,7 +100,7 @@ def map_classes(results: Results) -> tuple[Section, Key]:
 
 
 def _colour_groups(groups: pd.Series) -> tuple[dict[str, str], Key]:
-    """Returns the colours of the largest groups and their legend; nothing for one group."""
+    """Return the colours of the largest groups and their legend; nothing for one group."""
     sizes = groups.value_counts(sort=False)
     if len(sizes) < 2:
         return {}, []
@@ -152,7 +152,7 @@ def _neighbour_table(results: Results, points: pd.DataFrame) -> Table:
 
 
 def select_apart(points: pd.DataFrame, width: float, height: float) -> list[int]:
-    """Selects points, in their order, whose labels do not overlap on the map.
+    """Select points, in their order, whose labels do not overlap on the map.
 
     Args:
         points: `x` and `y`.
@@ -175,8 +175,8 @@ def select_apart(points: pd.DataFrame, width: float, height: float) -> list[int]
 
 
 def map_episodes(results: Results) -> tuple[Section, Key]:
-    """Builds the map of the test episodes on the axes of the map of the test classes."""
-    tasks, facts = results.tasks, summarise_episode_map(results)
+    """Build the map of the test episodes on the axes of the map of the test classes."""
+    tasks, facts = results.tasks, summarize_episode_map(results)
     classes = results.test.set_index("episode")["classes"][tasks["episode"]]
     names = [", ".join(class_name(results, int(row)) for row in rows) for rows in classes]
     points, key = _colour_by_score(results.score, tasks.assign(classes=names))
@@ -197,7 +197,7 @@ def map_episodes(results: Results) -> tuple[Section, Key]:
 
 
 def map_parameters(results: Results) -> tuple[Section, Key]:
-    """Builds the map of the test episodes of a regression by their two parameters."""
+    """Build the map of the test episodes of a regression by their two parameters."""
     across, up = task_parameters(results)
     tasks = results.tasks[np.isfinite(results.tasks["mse"])]
     points, key = _colour_by_score(results.score, tasks)
