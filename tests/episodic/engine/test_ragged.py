@@ -138,7 +138,7 @@ def test_what_fills_up_would_count_without_sizes():
 
 
 def test_batch_norm_is_refused():
-    one = MetaLearner(conv4.Conv4(4).build((1, 8, 8), 1), method("maml"), Objective("regression"))
+    one = MetaLearner(conv4.Conv4(4).build((1, 16, 16), 1), method("maml"), Objective("regression"))
     size = torch.tensor([1])
     x, y = torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, 1)
     with pytest.raises(ConfigError, match="without batch norm"):
