@@ -193,7 +193,7 @@ def training(
     )
     sampler = images(workload, device)
     state = TrainingState.initial(workload.learner, config, device)
-    chosen = loop.choose_plan(sampler, config, device)
+    chosen = loop.choose_training_plan(sampler, config, device)
     step = loop.build_iteration(
         workload.learner,
         sampler,

@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace) -> None:
         source.training_sampler(settings, meta_learner.algorithm.labels),
         settings.train.meta_batch,
     )
-    automatic = loop.choose_plan(sampler, settings.train, device)
+    automatic = loop.choose_training_plan(sampler, settings.train, device)
     index = torch.arange(tasks, device=device)
     theta = {name: p.to(device) for name, p in meta_learner.init(settings.train.seed).items()}
     if args.compiled or automatic.compiled:

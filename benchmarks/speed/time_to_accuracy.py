@@ -191,7 +191,7 @@ def train(side: str, minutes: float, every: int) -> None:
     if side == "compiled":
         config = replace(config, plan=replace(config.plan, mode="compiled"))
         backend.prepare_compiled_kernels(device)
-    plan = loop.choose_plan(sampler, config, device)
+    plan = loop.choose_training_plan(sampler, config, device)
     if side != "eager":
         allocator.keep_freed_memory()
     count = (

@@ -32,7 +32,7 @@ class Workload:
     ways: int = 5
 
     @cached_property
-    def network(self) -> conv4.Conv4Network:
+    def network(self) -> conv4.Conv4Model:
         return self.model.build(self.input, self.ways)
 
     @property

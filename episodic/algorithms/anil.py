@@ -15,7 +15,7 @@ from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import GradientDescent
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.ops.head import classify
+from episodic.ops.head import apply_head
 
 __all__ = ["ANIL"]
 
@@ -57,7 +57,7 @@ class ANIL(GradientDescent):
 
         def loss(theta: Params, step: int) -> Tensor:
             return learner.objective.loss(
-                classify(theta, theta["support"]), episode.support_y, episode.support_size
+                apply_head(theta, theta["support"]), episode.support_y, episode.support_size
             )
 
         return InnerLoop(theta, loss, inner_optimizers.sgd(self.inner_lr), adapted_names=HEAD)

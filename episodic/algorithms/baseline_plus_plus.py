@@ -65,18 +65,18 @@ class BaselinePlusPlus(Algorithm):
         return self.scale * ops.cosine(query, theta[HEAD[0]])
 
     @property
-    def test_variant(self) -> NewHead:
-        return NewHead(self.inner_lr, self.inner_steps, self.scale)
+    def test_variant(self) -> NewCosineHead:
+        return NewCosineHead(self.inner_lr, self.inner_steps, self.scale)
 
 
 @dataclass(frozen=True)
-class NewHead(BaselinePlusPlus):
+class NewCosineHead(BaselinePlusPlus):
     """Cosines to new weights, on features that do not adapt."""
 
     any_ways: ClassVar[bool] = True
 
     @property
-    def test_variant(self) -> NewHead:
+    def test_variant(self) -> NewCosineHead:
         return self
 
     def inner_loop(

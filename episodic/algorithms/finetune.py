@@ -16,7 +16,7 @@ from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.ops.head import classify
+from episodic.ops.head import apply_head
 
 __all__ = ["FineTuning"]
 
@@ -56,12 +56,12 @@ class FineTuning(Algorithm):
         return classes
 
     @property
-    def test_variant(self) -> NewHead:
-        return NewHead(self.inner_lr, self.inner_steps)
+    def test_variant(self) -> NewLinearHead:
+        return NewLinearHead(self.inner_lr, self.inner_steps)
 
 
 @dataclass(frozen=True)
-class NewHead(Algorithm):
+class NewLinearHead(Algorithm):
     """A new linear head on features that do not adapt."""
 
     inner_lr: float
@@ -84,7 +84,7 @@ class NewHead(Algorithm):
         theta |= dict(zip(HEAD, (weight, weight[..., 0]), strict=True))
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(classify(theta, support), episode.support_y)
+            return learner.objective.loss(apply_head(theta, support), episode.support_y)
 
         return InnerLoop(
             theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, adapted_names=HEAD

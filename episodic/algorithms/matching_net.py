@@ -15,7 +15,7 @@ from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.ops.head import glorot
+from episodic.ops.head import glorot_uniform
 
 __all__ = ["MatchingNet"]
 
@@ -59,7 +59,7 @@ class MatchingNet(Algorithm):
         width = model.width
         for name, into in {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}.items():
             theta |= {
-                f"fce.{name}.weight": glorot(generator, 4 * width, into),
+                f"fce.{name}.weight": glorot_uniform(generator, 4 * width, into),
                 f"fce.{name}.bias": torch.zeros(4 * width),
             }
         return theta

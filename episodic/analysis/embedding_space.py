@@ -103,12 +103,12 @@ class PrincipalPlane(NamedTuple):
     """Points in the plane of their first two principal components.
 
     Args:
-        places: Coordinates `(n, 2)`, float64.
-        shares: The fraction of the variance along each axis.
+        coordinates: Coordinates `(n, 2)`, float64.
+        variance_fractions: The fraction of the variance along each axis.
     """
 
-    places: Tensor
-    shares: tuple[float, float]
+    coordinates: Tensor
+    variance_fractions: tuple[float, float]
 
 
 def principal_plane(points: Tensor) -> PrincipalPlane:
@@ -118,11 +118,13 @@ def principal_plane(points: Tensor) -> PrincipalPlane:
     """
     centered = points.double() - points.double().mean(0)
     _, length, axes = torch.linalg.svd(centered, full_matrices=False)
-    places = torch.zeros(len(centered), 2, dtype=torch.float64)
+    coordinates = torch.zeros(len(centered), 2, dtype=torch.float64)
     total = float(length.square().sum())
-    shares = [0.0, 0.0]
+    variance_fractions = [0.0, 0.0]
     for i in range(min(2, len(axes))):
         axis = axes[i] * axes[i][axes[i].abs().argmax()].sign()
-        places[:, i] = centered @ axis
-        shares[i] = float(length[i].square()) / total if total else 0.0
-    return PrincipalPlane(places.round(decimals=9), (shares[0], shares[1]))
+        coordinates[:, i] = centered @ axis
+        variance_fractions[i] = float(length[i].square()) / total if total else 0.0
+    return PrincipalPlane(
+        coordinates.round(decimals=9), (variance_fractions[0], variance_fractions[1])
+    )

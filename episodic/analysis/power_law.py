@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LEAST", "Fit", "fit"]
+__all__ = ["MIN_POINTS", "PowerLaw", "fit_power_law"]
 
-LEAST = 4
+MIN_POINTS = 4
 """Points that a fit needs. With fewer, almost nothing could show that the law does not hold."""
 
 Z = 1.96
 
 
 @dataclass(frozen=True)
-class Fit:
+class PowerLaw:
     """A fitted power law.
 
     Args:
@@ -52,8 +52,8 @@ class Fit:
         return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
 
 
-def fit(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Fit | None:
-    """Fit a power law by weighted least squares in logarithms.
+def fit_power_law(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> PowerLaw | None:
+    """PowerLaw a power law by weighted least squares in logarithms.
 
     The standard error of a logarithm is `sd / error`. The interval is that of the delta method with
     a normal quantile, widened by the root of the misfit if that exceeds 1. It covers the exponent
@@ -67,12 +67,12 @@ def fit(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Fit | None:
         sd: The standard error of each error, `(k,)`.
 
     Returns:
-        The law, or None for fewer than `LEAST` distinct `n`.
+        The law, or None for fewer than `MIN_POINTS` distinct `n`.
     """
     n, error, sd = (np.asarray(values, np.float64) for values in (n, error, sd))
     usable = (error > 0) & (sd > 0)
     n, error, sd = n[usable], error[usable], sd[usable]
-    if len(set(n.tolist())) < LEAST:
+    if len(set(n.tolist())) < MIN_POINTS:
         return None
     from scipy import stats  # an optional dependency of the library
 
@@ -83,7 +83,7 @@ def fit(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> Fit | None:
     misfit = float((weight * np.square(y - level - slope * x[:, 1])).sum()) / freedom
     covariance = covariance * max(1.0, misfit)
     half = Z * math.sqrt(covariance[1, 1])
-    return Fit(
+    return PowerLaw(
         a=math.exp(level),
         b=-float(slope),
         b_low=-float(slope) - half,

@@ -24,7 +24,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
-from episodic.inference.labels import AdaptError, read_labels, read_targets, sort_classes
+from episodic.inference.labels import AdaptError, read_labels, read_targets, unique_labels
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
@@ -85,7 +85,7 @@ class FewShotLearner:
         x = self.inputs(support_x)
         if self.kind == "classification":
             labels = read_labels(support_y, len(x))
-            classes = sort_classes(labels)
+            classes = unique_labels(labels)
             if len(classes) < 2:
                 raise AdaptError(
                     f"all {len(x)} examples are of the class {classes[0]!r}: give examples of at"
@@ -162,7 +162,7 @@ class FewShotLearner:
             raise AdaptError("a regression model has no classes to draw episodes from")
         x = self.inputs(x)
         labels = read_labels(y, len(x))
-        classes = sort_classes(labels)
+        classes = unique_labels(labels)
         class_index = torch.tensor([classes.index(label) for label in labels])
         x = x[class_index.argsort(stable=True)]
         counts = class_index.bincount(minlength=len(classes))

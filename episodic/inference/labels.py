@@ -11,7 +11,7 @@ from torch import Tensor
 
 from episodic.core.errors import UserError
 
-__all__ = ["AdaptError", "label_array", "read_labels", "read_targets", "sort_classes"]
+__all__ = ["AdaptError", "label_array", "read_labels", "read_targets", "unique_labels"]
 
 
 class AdaptError(UserError, ValueError):
@@ -43,7 +43,7 @@ def read_labels(labels: Any, examples: int) -> list[Hashable]:
     return [label.item() if isinstance(label, np.generic) else label for label in values]
 
 
-def sort_classes(labels: Sequence[Hashable]) -> list[Hashable]:
+def unique_labels(labels: Sequence[Hashable]) -> list[Hashable]:
     """The distinct labels, sorted if they can be compared, otherwise in order of appearance."""
     classes = list(dict.fromkeys(labels))
     try:

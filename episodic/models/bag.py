@@ -14,7 +14,7 @@ from torch import Tensor
 from episodic.core.config import require
 from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import linear
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["BagOfFeatures"]
 
@@ -44,18 +44,18 @@ class BagOfFeatures(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"text_features"})
 
-    def build(self, input: tuple[int, ...], outputs: int) -> BagOfFeaturesNetwork:
+    def build(self, input: tuple[int, ...], outputs: int) -> BagOfFeaturesModel:
         require(
             len(input) == 1,
             "input",
             list(input),
             "must be a vector of features for bag; use conv4 for images",
         )
-        return BagOfFeaturesNetwork(self, input[0], outputs)
+        return BagOfFeaturesModel(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
-class BagOfFeaturesNetwork:
+class BagOfFeaturesModel:
     """The model of a `BagOfFeatures`.
 
     Parameters are `embedding.weight (embedding, in)`, `hidden0.weight (out, in)`, `hidden0.bias`,
@@ -86,12 +86,12 @@ class BagOfFeaturesNetwork:
         theta: Params = {"embedding.weight": weight}
         for i, out in enumerate(self.spec.hidden):
             theta |= {
-                f"hidden{i}.weight": glorot(generator, out, size),
+                f"hidden{i}.weight": glorot_uniform(generator, out, size),
                 f"hidden{i}.bias": torch.zeros(out),
             }
             size = out
         theta["scale"] = torch.tensor([math.log(10) / 2, math.log(3) / 2])
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         h = x @ theta["embedding.weight"].mT
@@ -102,4 +102,4 @@ class BagOfFeaturesNetwork:
         return torch.cat([scale[..., :1] * x, h], -1) if self.spec.lexical else h
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))

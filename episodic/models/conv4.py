@@ -12,7 +12,7 @@ from torch import Tensor
 from episodic import ops
 from episodic.core.config import require
 from episodic.core.model import ExampleKind, ModelSpec, Params
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["Conv4"]
 
@@ -39,14 +39,14 @@ class Conv4(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image"})
 
-    def build(self, input: tuple[int, ...], outputs: int) -> Conv4Network:
+    def build(self, input: tuple[int, ...], outputs: int) -> Conv4Model:
         require(
             len(input) == 3,
             "input",
             list(input),
             "must be an image (C, H, W) for conv4; use model.name: mlp",
         )
-        model = Conv4Network(self, input, outputs)  # type: ignore[arg-type]
+        model = Conv4Model(self, input, outputs)  # type: ignore[arg-type]
         # A block halves its input, rounding up with stride: more blocks would see one pixel.
         max_blocks = max(1, (max(input[1:]) - 1).bit_length())
         require(
@@ -59,7 +59,7 @@ class Conv4(ModelSpec):
 
 
 @dataclass(frozen=True)
-class Conv4Network:
+class Conv4Model:
     """The model of a `Conv4`.
 
     Parameters are `conv0.weight (filters, in, 3, 3)`, `conv0.bias`, `norm0.weight`, `norm0.bias`,
@@ -80,12 +80,12 @@ class Conv4Network:
         filters, channels = self.spec.filters, self.input[0]
         for i in range(self.spec.blocks):
             theta |= {
-                f"conv{i}.weight": glorot(generator, filters, channels, 3, 3),
+                f"conv{i}.weight": glorot_uniform(generator, filters, channels, 3, 3),
                 f"conv{i}.bias": torch.zeros(filters),
             }
             theta |= {f"norm{i}.weight": torch.ones(filters), f"norm{i}.bias": torch.zeros(filters)}
             channels = filters
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     @property
     def norm_names(self) -> tuple[str, ...]:
@@ -123,4 +123,4 @@ class Conv4Network:
         return x.flatten(2) if self.spec.readout == "flatten" else x.mean((3, 4))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))

@@ -13,7 +13,7 @@ from torch import Tensor
 from episodic import ops
 from episodic.core.config import Setting, require
 from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["Embeddings"]
 
@@ -50,18 +50,18 @@ class Embeddings(ModelSpec):
     def vocabulary(self) -> Setting:
         return Setting("tokens", self.tokens)
 
-    def build(self, input: tuple[int, ...], outputs: int) -> EmbeddingsNetwork:
+    def build(self, input: tuple[int, ...], outputs: int) -> EmbeddingsModel:
         require(
             len(input) == 2,
             "input",
             list(input),
             "must be (sides, features) for embeddings, such as those of item and user",
         )
-        return EmbeddingsNetwork(self, input[0], outputs)
+        return EmbeddingsModel(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
-class EmbeddingsNetwork:
+class EmbeddingsModel:
     """The model of an `Embeddings`.
 
     Parameters are `embedding.weight (tokens, embedding)`, `hidden0.weight (out, in)`,
@@ -94,10 +94,10 @@ class EmbeddingsNetwork:
         theta: Params = {"embedding.weight": weight}
         for i, (into, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
             theta |= {
-                f"hidden{i}.weight": glorot(generator, size, into),
+                f"hidden{i}.weight": glorot_uniform(generator, size, into),
                 f"hidden{i}.bias": torch.zeros(size),
             }
-        theta |= head(generator, self.width, self.outputs)
+        theta |= init_head(generator, self.width, self.outputs)
         if self.outputs:
             theta[HEAD[1]] += spec.start or 0.0
         return theta
@@ -111,4 +111,4 @@ class EmbeddingsNetwork:
         return h
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))

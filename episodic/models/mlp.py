@@ -13,7 +13,7 @@ from torch import Tensor
 
 from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import linear
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["MLP"]
 
@@ -32,12 +32,12 @@ class MLP(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image", "vector", "text_features"})
 
-    def build(self, input: tuple[int, ...], outputs: int) -> MLPNetwork:
-        return MLPNetwork((math.prod(input), *self.hidden), outputs)
+    def build(self, input: tuple[int, ...], outputs: int) -> MLPModel:
+        return MLPModel((math.prod(input), *self.hidden), outputs)
 
 
 @dataclass(frozen=True)
-class MLPNetwork:
+class MLPModel:
     """The model of an `MLP`.
 
     Parameters are `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight` and `head.bias`.
@@ -62,10 +62,10 @@ class MLPNetwork:
         theta: Params = {}
         for i, (into, size) in enumerate(pairwise(self.sizes)):
             theta |= {
-                f"hidden{i}.weight": glorot(generator, size, into),
+                f"hidden{i}.weight": glorot_uniform(generator, size, into),
                 f"hidden{i}.bias": torch.zeros(size),
             }
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = x.flatten(2)
@@ -74,4 +74,4 @@ class MLPNetwork:
         return x
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))

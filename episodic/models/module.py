@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from episodic.core.config import ConfigError
 from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
-from episodic.ops.head import classify, head
+from episodic.ops.head import apply_head, init_head
 
 __all__ = ["TorchModule"]
 
@@ -55,7 +55,7 @@ class TorchModule(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset(get_args(ExampleKind))
 
-    def build(self, input: tuple[int, ...], outputs: int) -> ModuleNetwork:
+    def build(self, input: tuple[int, ...], outputs: int) -> TorchModuleModel:
         return _build(self, input, outputs)
 
 
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class ModuleNetwork:
+class TorchModuleModel:
     """The model of a `TorchModule`.
 
     Parameters have the names that the module gives them.
@@ -121,7 +121,7 @@ class ModuleNetwork:
             torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
             body, _ = self.make()
         theta = {name: p.detach().clone() for name, p in body.named_parameters()}
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         for part in self.body.modules():
@@ -136,10 +136,10 @@ class ModuleNetwork:
         )
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))
 
 
-def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> ModuleNetwork:
+def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> TorchModuleModel:
     def make() -> tuple[nn.Module, int]:
         module = _create_module(spec).eval()
         name = spec.head or next(
@@ -164,7 +164,7 @@ def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> ModuleNet
     with torch.random.fork_rng(devices=[]):
         body, width = make()
     _check_parameters(spec, body)
-    model = ModuleNetwork(copy.deepcopy(body), make, width, outputs)
+    model = TorchModuleModel(copy.deepcopy(body), make, width, outputs)
     try:
         with torch.no_grad():
             theta = {name: p[None] for name, p in model.init(torch.Generator()).items()}

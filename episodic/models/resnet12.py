@@ -15,7 +15,7 @@ from episodic import ops
 from episodic.core import float64, random_numbers
 from episodic.core.config import require
 from episodic.core.model import ExampleKind, ModelSpec, Params
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["ResNet12"]
 
@@ -60,7 +60,7 @@ class ResNet12(ModelSpec):
 
     accepts: ClassVar[frozenset[ExampleKind]] = frozenset({"image"})
 
-    def build(self, input: tuple[int, ...], outputs: int) -> ResNet12Network:
+    def build(self, input: tuple[int, ...], outputs: int) -> ResNet12Model:
         require(
             len(input) == 3,
             "input",
@@ -73,11 +73,11 @@ class ResNet12(ModelSpec):
             list(self.channels),
             f"must be fewer for images of {input[1]} x {input[2]} pixels, which each block halves",
         )
-        return ResNet12Network(self, input, outputs)  # type: ignore[arg-type]
+        return ResNet12Model(self, input, outputs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class ResNet12Network:
+class ResNet12Model:
     """The model of a `ResNet12`.
 
     Parameters are `block0.conv0.weight (out, in, 3, 3)`, `block0.norm0.weight`, ...,
@@ -109,7 +109,7 @@ class ResNet12Network:
     def width(self) -> int:
         return self.spec.channels[-1]
 
-    def with_noise(self, noise: Tensor) -> ResNet12Network:
+    def with_noise(self, noise: Tensor) -> ResNet12Model:
         """The model in training, which drops squares that follow from `noise`."""
         return replace(self, noise=noise)
 
@@ -124,7 +124,9 @@ class ResNet12Network:
                 "shortcut": (into, 1),
             }
             for name, (channels, size) in layers.items():
-                theta[f"block{i}.{name}.weight"] = glorot(generator, out, channels, size, size)
+                theta[f"block{i}.{name}.weight"] = glorot_uniform(
+                    generator, out, channels, size, size
+                )
                 norm = (
                     f"block{i}.{name.replace('conv', 'norm')}"
                     if name != "shortcut"
@@ -132,7 +134,7 @@ class ResNet12Network:
                 )
                 theta |= {f"{norm}.weight": torch.ones(out), f"{norm}.bias": torch.zeros(out)}
             into = out
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         x = ops.channels_last(x)
@@ -157,7 +159,7 @@ class ResNet12Network:
         return x.mean((3, 4))
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))
 
     def _drop_blocks(self, x: Tensor, block: int) -> Tensor:
         """Set squares of a channel to 0, and scale the rest up (DropBlock, algorithm 1)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from episodic.core.config import Setting, require
 from episodic.core.model import ExampleKind, ModelSpec, Params
 from episodic.ops import embedding, linear
-from episodic.ops.head import classify, glorot, head
+from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["TextCNN"]
 
@@ -50,18 +50,18 @@ class TextCNN(ModelSpec):
     def vocabulary(self) -> Setting:
         return Setting("tokens", self.tokens)
 
-    def build(self, input: tuple[int, ...], outputs: int) -> TextCNNNetwork:
+    def build(self, input: tuple[int, ...], outputs: int) -> TextCNNModel:
         require(
             len(input) == 1,
             "input",
             list(input),
             "must be a sequence of tokens for textcnn; use conv4 for images",
         )
-        return TextCNNNetwork(self, input[0], outputs)
+        return TextCNNModel(self, input[0], outputs)
 
 
 @dataclass(frozen=True)
-class TextCNNNetwork:
+class TextCNNModel:
     """The model of a `TextCNN`.
 
     Parameters are `embedding.weight (tokens, embedding)`, `window0.weight (filters, k *
@@ -91,10 +91,12 @@ class TextCNNNetwork:
         theta: Params = {"embedding.weight": weight / math.sqrt(spec.embedding)}
         for i, width in enumerate(spec.windows):
             theta |= {
-                f"window{i}.weight": glorot(generator, spec.filters, width * spec.embedding),
+                f"window{i}.weight": glorot_uniform(
+                    generator, spec.filters, width * spec.embedding
+                ),
                 f"window{i}.bias": torch.zeros(spec.filters),
             }
-        return theta | head(generator, self.width, self.outputs)
+        return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         tasks, n, length = x.shape
@@ -112,4 +114,4 @@ class TextCNNNetwork:
         return torch.cat(maxima, -1)
 
     def __call__(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        return classify(theta, self.features(theta, x, reference))
+        return apply_head(theta, self.features(theta, x, reference))

@@ -10,10 +10,10 @@ from torch import Tensor
 from episodic.core.model import HEAD, Params
 from episodic.ops.operators import linear
 
-__all__ = ["classify", "glorot", "head"]
+__all__ = ["apply_head", "glorot_uniform", "init_head"]
 
 
-def glorot(generator: torch.Generator, *shape: int) -> Tensor:
+def glorot_uniform(generator: torch.Generator, *shape: int) -> Tensor:
     """Draw a weight of shape `(out, in, *kernel)` from Glorot's uniform distribution.
 
     Source: Glorot, Bengio: Understanding the difficulty of training deep feedforward neural
@@ -24,7 +24,7 @@ def glorot(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def head(generator: torch.Generator, width: int, outputs: int) -> Params:
+def init_head(generator: torch.Generator, width: int, outputs: int) -> Params:
     """Initialize the head, without a task axis.
 
     Args:
@@ -33,12 +33,16 @@ def head(generator: torch.Generator, width: int, outputs: int) -> Params:
         outputs: Number of outputs; 0 for no head.
     """
     return (
-        dict(zip(HEAD, (glorot(generator, outputs, width), torch.zeros(outputs)), strict=True))
+        dict(
+            zip(
+                HEAD, (glorot_uniform(generator, outputs, width), torch.zeros(outputs)), strict=True
+            )
+        )
         if outputs
         else {}
     )
 
 
-def classify(theta: Params, features: Tensor) -> Tensor:
+def apply_head(theta: Params, features: Tensor) -> Tensor:
     """Apply the head: features `(tasks, n, width)` -> `(tasks, n, outputs)`."""
     return linear(features, *(theta[name] for name in HEAD))

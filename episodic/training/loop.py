@@ -27,7 +27,7 @@ from episodic.training import evaluation
 from episodic.training.config import TrainingConfig
 from episodic.training.state import History, TrainingState
 
-__all__ = ["DivergedError", "TrainingResult", "build_iteration", "choose_plan", "train"]
+__all__ = ["DivergedError", "TrainingResult", "build_iteration", "choose_training_plan", "train"]
 
 LOG_EVERY = 10
 """Iterations per row of the training history."""
@@ -108,7 +108,7 @@ def train(
     device = validation.support_x.device
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
-    plan = plan or choose_plan(sampler, config, device)
+    plan = plan or choose_training_plan(sampler, config, device)
     state = _start(learner, config, device, group, checkpoint_path)
     resumed_at = state.iteration
     if resumed_at:
@@ -150,7 +150,7 @@ def train(
     )
 
 
-def choose_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
+def choose_training_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
     """The plan of `config.plan`, with what it leaves open chosen from the workload."""
     index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
     return outer.choose_plan(sampler(index), config.meta_batch, config.plan)

@@ -93,7 +93,7 @@ def describe_tasks(
     table = classes[["class", "group"]].assign(
         row=classes.index, nearest=classes.index.to_numpy()[nearest]
     )
-    table[["x", "y"]], table["similarity"] = plane.places.numpy(), to_nearest.numpy()
+    table[["x", "y"]], table["similarity"] = plane.coordinates.numpy(), to_nearest.numpy()
     place = torch.full((int(classes.index.max()) + 1,), -1)
     place[classes.index.tolist()] = torch.arange(len(classes))
     place_of = place[torch.tensor(np.stack(test["classes"].to_list()))]
@@ -102,8 +102,8 @@ def describe_tasks(
     tasks = pd.DataFrame(
         {
             "episode": test["episode"].to_numpy(),
-            "x": plane.places[place_of, 0].mean(1),
-            "y": plane.places[place_of, 1].mean(1),
+            "x": plane.coordinates[place_of, 0].mean(1),
+            "y": plane.coordinates[place_of, 1].mean(1),
             "similarity": similarity[first, second].mean(1),
             "closest": similarity[first, second].amax(1),
             "inputs": inputs[first, second].mean(1),
@@ -128,7 +128,7 @@ def describe_tasks(
         {
             "tasks": correlations
             | ends
-            | {"map": dict(zip(("first", "second"), plane.shares, strict=True))}
+            | {"map": dict(zip(("first", "second"), plane.variance_fractions, strict=True))}
         },
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from episodic.analysis import power_law
-from episodic.analysis.power_law import Fit
+from episodic.analysis.power_law import PowerLaw
 from tasks.reports.comparison import sentences
 from tasks.reports.comparison.naming import SEED, effective_settings, settings_key
 from tasks.reports.comparison.protocols import Configuration, Protocol
@@ -65,7 +65,7 @@ def find_series(protocols: Sequence[Protocol], key: str) -> Series | None:
     if not candidates:
         return None
     points, (protocol, configuration) = max(candidates, key=lambda c: c[0]["n"].nunique())
-    if points["n"].nunique() < power_law.LEAST:
+    if points["n"].nunique() < power_law.MIN_POINTS:
         return None
     training = False
     if key.startswith("episodes."):
@@ -98,7 +98,9 @@ def _tabulate(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd
 
 def _build_section(series: Series) -> Section:
     points, name = series.points, QUANTITIES[series.key]
-    law = power_law.fit(points["n"].to_numpy(), points["error"].to_numpy(), points["se"].to_numpy())
+    law = power_law.fit_power_law(
+        points["n"].to_numpy(), points["error"].to_numpy(), points["se"].to_numpy()
+    )
     first, last = (
         (int(row["n"]), float(row["error"])) for row in points.iloc[[0, -1]].to_dict("records")
     )
@@ -126,7 +128,7 @@ def _format_errors(series: Series) -> list[str]:
     return [f"{show(e)} ({show(low)} to {show(high)})" for e, low, high in columns.to_numpy()]
 
 
-def _draw_series(series: Series, law: Fit | None) -> charts.Layers:
+def _draw_series(series: Series, law: PowerLaw | None) -> charts.Layers:
     points, name = series.points, QUANTITIES[series.key]
     low, high = float(points["n"].min()), float(points["n"].max())
     line = pd.DataFrame({"x": np.geomspace(low, high, 60)})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from episodic.analysis.comparison import Estimate
-from episodic.analysis.power_law import Fit
+from episodic.analysis.power_law import PowerLaw
 from tasks.reports.comparison.protocols import (
     MAX_IN_MATRIX,
     SIGNIFICANCE,
@@ -279,7 +279,7 @@ def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, fl
     )
 
 
-def power_law(law: Fit | None) -> str:
+def power_law(law: PowerLaw | None) -> str:
     """Describe a fitted power law."""
     if law is None:
         return "Too few points have a nonzero error to fit a power law."
@@ -291,7 +291,7 @@ def power_law(law: Fit | None) -> str:
     return f"It {verb} as n to the power of {exponent} ({interval})."
 
 
-def scaling_notes(law: Fit | None, key: str, name: str, training: bool) -> list[str]:
+def scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> list[str]:
     """Explain the chart and the limits of the power law.
 
     Args:

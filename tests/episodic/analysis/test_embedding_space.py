@@ -16,26 +16,32 @@ def test_principal_axes_are_those_of_the_data_with_a_sign_of_their_own():
     points[:, 3] = torch.linspace(-4, 4, 50)
     points[:, 1] = torch.linspace(0, 1, 50).square() - 7
     found = embedding_space.principal_plane(points)
-    assert torch.allclose(found.places[:, 0], points[:, 3], atol=0.5) and found.shares[0] > 0.9
-    assert abs(sum(found.shares) - 1) < 1e-9 and found.places.mean(0).abs().max() < 1e-6
+    assert (
+        torch.allclose(found.coordinates[:, 0], points[:, 3], atol=0.5)
+        and found.variance_fractions[0] > 0.9
+    )
+    assert (
+        abs(sum(found.variance_fractions) - 1) < 1e-9
+        and found.coordinates.mean(0).abs().max() < 1e-6
+    )
     turned = torch.linalg.qr(
         torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     )[0]
-    assert torch.allclose(torch.cdist(found.places, found.places), torch.cdist(points, points)), (
-        "two dimensions hold it all"
-    )
     assert torch.allclose(
-        torch.cdist(*[embedding_space.principal_plane(points @ turned).places] * 2),
+        torch.cdist(found.coordinates, found.coordinates), torch.cdist(points, points)
+    ), "two dimensions hold it all"
+    assert torch.allclose(
+        torch.cdist(*[embedding_space.principal_plane(points @ turned).coordinates] * 2),
         torch.cdist(points, points),
     )
-    assert torch.equal(embedding_space.principal_plane(points).places, found.places)
+    assert torch.equal(embedding_space.principal_plane(points).coordinates, found.coordinates)
 
 
 def test_few_points_and_equal_points_have_a_map_too():
-    assert embedding_space.principal_plane(torch.ones(4, 3)).shares == (0.0, 0.0)
+    assert embedding_space.principal_plane(torch.ones(4, 3)).variance_fractions == (0.0, 0.0)
     assert (
         embedding_space.principal_plane(torch.tensor([[0.0], [1.0], [5.0]]))
-        .places[:, 1]
+        .coordinates[:, 1]
         .abs()
         .max()
         == 0

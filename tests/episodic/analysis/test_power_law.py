@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from episodic.analysis.power_law import fit
+from episodic.analysis.power_law import fit_power_law
 
 N = np.array([10.0, 30, 100, 300, 1000])
 
 
 def test_a_law_without_noise_is_found_exactly():
-    found = fit(N, 0.8 * N**-0.35, np.full(5, 0.001))
+    found = fit_power_law(N, 0.8 * N**-0.35, np.full(5, 0.001))
     assert (found.a, found.b) == pytest.approx((0.8, 0.35)) and found.misfit < 1e-9
     middle, low, high = found.at(np.array([50.0, 5000.0]))
     assert (
@@ -23,16 +23,17 @@ def test_a_law_without_noise_is_found_exactly():
 
 
 def test_what_grows_has_a_negative_exponent():
-    assert fit(N, 0.01 * N**0.5, np.full(5, 0.001)).b == pytest.approx(-0.5)
+    assert fit_power_law(N, 0.01 * N**0.5, np.full(5, 0.001)).b == pytest.approx(-0.5)
 
 
 def test_too_few_points_have_no_law():
-    assert fit(N[:3], np.array([0.2, 0.1, 0.05]), np.full(3, 0.01)) is None
-    assert fit(N[:4], np.array([0.2, 0.1, 0.05, 0.0]), np.full(4, 0.01)) is None, (
+    assert fit_power_law(N[:3], np.array([0.2, 0.1, 0.05]), np.full(3, 0.01)) is None
+    assert fit_power_law(N[:4], np.array([0.2, 0.1, 0.05, 0.0]), np.full(4, 0.01)) is None, (
         "an error of 0 has no logarithm"
     )
     assert (
-        fit(np.array([5.0, 5, 10, 20]), np.array([0.2, 0.2, 0.1, 0.05]), np.full(4, 0.01)) is None
+        fit_power_law(np.array([5.0, 5, 10, 20]), np.array([0.2, 0.2, 0.1, 0.05]), np.full(4, 0.01))
+        is None
     )
 
 
@@ -44,7 +45,7 @@ def held(points: int, scatter: float = 0.0, trials: int = 2000) -> float:
     count = 0
     for _ in range(trials):
         measured = law * np.exp(scatter * rng.normal(size=points)) + sd * rng.normal(size=points)
-        found = fit(n, measured, sd)
+        found = fit_power_law(n, measured, sd)
         count += found.b_low <= truth <= found.b_high
     return count / trials
 
@@ -63,7 +64,7 @@ def test_the_interval_grows_without_a_jump():
     law, sd, pattern = 0.6 * N**-0.4, 0.002 * N**-0.4, np.array([1.0, -1, 0, -1, 1])
 
     def at(size: float):
-        return fit(N, law * np.exp(size * pattern), sd)
+        return fit_power_law(N, law * np.exp(size * pattern), sd)
 
     fits = [at(size) for size in np.linspace(0.0, 0.006, 601)]
     widths, misfits = (
@@ -76,18 +77,20 @@ def test_the_interval_grows_without_a_jump():
 
 def test_how_likely_so_large_a_misfit_is_is_said():
     rng, law = np.random.default_rng(0), 0.6 * N**-0.4
-    p = np.array([fit(N, law + 0.02 * law * rng.normal(size=5), 0.02 * law).p for _ in range(1000)])
+    p = np.array(
+        [fit_power_law(N, law + 0.02 * law * rng.normal(size=5), 0.02 * law).p for _ in range(1000)]
+    )
     assert abs((p < 0.05).mean() - 0.05) < 0.025 and abs((p < 0.5).mean() - 0.5) < 0.05
 
 
 def test_an_interval_that_is_too_narrow_would_be_noticed():
     rng, law = np.random.default_rng(0), 0.6 * N**-0.4
-    fits = [fit(N, law + 0.06 * law * rng.normal(size=5), 0.06 * law) for _ in range(500)]
+    fits = [fit_power_law(N, law + 0.06 * law * rng.normal(size=5), 0.06 * law) for _ in range(500)]
     halved = np.mean([abs(f.b - 0.4) <= (f.b_high - f.b_low) / 4 for f in fits])
     assert halved < 0.85
 
 
 def test_curvature_shows_as_misfit():
     bent = 0.5 * N**-0.5 + 0.1
-    found = fit(N, bent, 0.02 * bent)
+    found = fit_power_law(N, bent, 0.02 * bent)
     assert found.misfit > 5 and found.p < 0.001

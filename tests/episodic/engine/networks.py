@@ -12,7 +12,7 @@ from episodic import ops
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.models import conv4
-from episodic.ops.head import classify
+from episodic.ops.head import apply_head
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = 1e-10
@@ -37,7 +37,7 @@ class TanhMlp(NamedTuple):
     def __call__(
         self, theta: Params, x: torch.Tensor, reference: int | None = None
     ) -> torch.Tensor:
-        return classify(theta, self.features(theta, x))
+        return apply_head(theta, self.features(theta, x))
 
 
 MODELS: dict[str, Model] = {
