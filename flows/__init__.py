@@ -1,4 +1,4 @@
 """Prefect flows: order, retries, progress and artifacts.
 
-DVC decides what is up to date. No flow knows anything about learning or file formats.
+DVC decides what is up to date. Flows contain no learning code.
 """

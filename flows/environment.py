@@ -1,4 +1,4 @@
-"""Environment variables of a run: the one place that sets what Prefect and DVC read at import.
+"""Environment variables that Prefect and DVC read when they are imported.
 
 Commands call `set_defaults` and `use_server` before the first import of Prefect. Variables that the
 user has set are never overwritten.
@@ -21,19 +21,19 @@ PREFECT_DEFAULTS = {
 }
 
 PARENT_PID = "EPISODIC_RUNNER"
-"""Variable with the id of the process that serves deployments; its flow runs end with it."""
+"""Variable with the id of the process that serves deployments. Flow runs end when it ends."""
 
 PAGES_URL = "EPISODIC_PAGES"
-"""Variable with the address at which `make ui` serves reports to browsers."""
+"""Variable with the URL at which `make ui` serves reports."""
 
 
 def has_server() -> bool:
-    """Whether the user has named a Prefect server; without one, every run starts its own."""
+    """Whether the user has configured a Prefect server. Otherwise every run starts its own."""
     return bool(os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"))
 
 
 def set_defaults(root: Path) -> None:
-    """Turn telemetry off, and keeps Prefect's home in `root` if the user has named no server."""
+    """Turn telemetry off, and set Prefect's home to `root/.prefect` unless there is a server."""
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not has_server():
@@ -41,20 +41,19 @@ def set_defaults(root: Path) -> None:
 
 
 def use_server(port: int) -> None:
-    """Points Prefect at the run's own server on loopback, which serves no web pages."""
+    """Connect Prefect to the run's own server on loopback, which has no UI."""
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_UI_URL"] = ""
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
 
 
-def for_dvc(root: Path) -> dict[str, str]:
-    """The environment of DVC processes that work in `root`, and so of the stages that they run.
+def dvc_environment(root: Path) -> dict[str, str]:
+    """Return the environment of DVC processes in `root` and of the stages that they run.
 
-    `python` is this interpreter, stages print their progress as JSON without buffering it, and DVC
-    sends no analytics. DVC's site cache
-    (known hashes) belongs to the workspace. Its path is absolute, since DVC resolves a relative one
-    against the current folder.
+    `python` is this interpreter. Stages print unbuffered progress as JSON. DVC sends no analytics.
+    DVC's site cache (known hashes) is kept in the workspace. Its path is absolute, because DVC
+    resolves a relative path against the current folder.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     site_cache = os.environ.get("DVC_SITE_CACHE_DIR") or str(root / ".dvc" / "tmp" / "site-cache")

@@ -1,4 +1,4 @@
-"""Stages under Prefect: the one function that brings a stage up to date, and what is retried."""
+"""Stages as Prefect tasks: bring a stage up to date through DVC, and retry temporary failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.dvc_worker.driver import Worker, WorkerError
-from flows.dvc_worker.protocol import StagePlan, StageRequest, Verdict
+from flows.dvc_worker.protocol import StagePlan, StageRequest, StageResult
 from flows.dvc_worker.stage_output import StageOutput
 from flows.states import failed_state
 from flows.ui.progress import Progress
@@ -25,15 +25,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_DELAYS = [2.0, 20.0]
-"""Seconds before each retry of a temporary failure, such as a download that was cut off."""
+"""Seconds before each retry of a temporary failure, such as an interrupted download."""
 
-PATIENCE = 300.0
-"""Default seconds to wait for another DVC command that works in the same workspace."""
+LOCK_TIMEOUT = 300.0
+"""Default number of seconds to wait for another DVC command in the same workspace."""
 
 BUSY_POLL_SECONDS = 2.0
 
 TEMPORARY_FAILURE = "TemporaryFailure"
-"""Name of the state of a task that a retry may mend."""
+"""Name of the state of a failed task that may succeed when it is retried."""
 
 
 class TemporaryStageError(StageError):
@@ -44,10 +44,10 @@ class TemporaryStageError(StageError):
 
 @dataclass(frozen=True)
 class StageRun:
-    """What became of a stage in a flow run.
+    """The outcome of a stage in a flow run.
 
     Attributes:
-        stage: Its name.
+        stage: Name of the stage.
         state: Name of its final state, or "not run" if an earlier stage failed.
         seconds: Wall time.
     """
@@ -58,14 +58,14 @@ class StageRun:
 
 
 def is_temporary(task: Any, run: Any, state: State) -> bool:
-    """Prefect's condition for a retry."""
+    """Whether Prefect should retry a task that ended in this state."""
     return state.name == TEMPORARY_FAILURE
 
 
 def retrying_task(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return a decorator for Prefect tasks that retry temporary failures.
 
-    Prefect caches nothing: DVC is the one cache.
+    Prefect's own caching is off, because DVC caches the results.
     """
     return task(
         name=name,
@@ -79,7 +79,7 @@ def retrying_task(name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P
 
 
 def failed_task_state(error: StageError) -> State:
-    """The final state of a task that failed: one sentence, without a traceback."""
+    """Return the final state of a failed task: an error message without a traceback."""
     return Failed(name=TEMPORARY_FAILURE if error.temporary else "Failed", message=str(error))
 
 
@@ -89,56 +89,56 @@ def bring_up_to_date(
     root: Path,
     digest: str,
     on_line: Callable[[str], None],
-    patience: float = PATIENCE,
-) -> Verdict:
+    lock_timeout: float = LOCK_TIMEOUT,
+) -> StageResult:
     """Bring one stage up to date through DVC.
 
-    Waits for runs that do the same work in other workspaces of the checkout, and for other DVC
-    commands in this workspace.
+    Waits for runs of the same stage with the same inputs in other workspaces of the checkout, and
+    for other DVC commands in this workspace.
 
     Args:
-        request: The stage.
+        request: Stage to bring up to date.
         worker: The DVC process of the workspace.
-        root: The checkout that all workspaces share.
-        digest: The stage's digest from the `StagePlan`.
-        on_line: Called with every line that the stage prints.
-        patience: Seconds to wait for another DVC command.
+        root: Checkout that all workspaces share.
+        digest: Digest of the stage from the `StagePlan`.
+        on_line: Called with each line that the stage prints.
+        lock_timeout: Seconds to wait for another DVC command.
 
     Returns:
-        The verdict: "ran", "restored" or "unchanged".
+        The result, with the outcome "ran", "restored" or "unchanged".
 
     Raises:
         TemporaryStageError: The stage failed, and a retry may succeed.
-        StageError: The stage failed, or another DVC command kept the workspace busy.
+        StageError: The stage failed, or another DVC command did not end within `lock_timeout`.
     """
     output = StageOutput(on_line)
     try:
         with work_lock(root, digest):
-            verdict = _reproduce_when_free(request, worker, output, patience)
+            result = _reproduce_when_free(request, worker, output, lock_timeout)
     except WorkerError as error:
         raise StageError(f"{request.stage}: {error}") from error
-    if verdict.outcome in ("failed", "busy"):
-        kind = TemporaryStageError if verdict.exit_code == TRY_AGAIN else StageError
-        raise kind(f"{request.stage}: {output.explain(verdict)}")
-    return verdict
+    if result.outcome in ("failed", "busy"):
+        kind = TemporaryStageError if result.exit_code == TRY_AGAIN else StageError
+        raise kind(f"{request.stage}: {output.describe_failure(result)}")
+    return result
 
 
 def _reproduce_when_free(
-    request: StageRequest, worker: Worker, output: StageOutput, patience: float
-) -> Verdict:
-    deadline = time.monotonic() + patience
+    request: StageRequest, worker: Worker, output: StageOutput, lock_timeout: float
+) -> StageResult:
+    deadline = time.monotonic() + lock_timeout
     waiting = False
     while True:
-        verdict: Verdict = worker.ask(request, output.write)
-        if verdict.outcome != "busy":
-            return verdict
+        result: StageResult = worker.send(request, output.write)
+        if result.outcome != "busy":
+            return result
         if time.monotonic() >= deadline:
-            reason = "another DVC command works in this workspace: run this again when it has ended"
-            return Verdict("busy", f"{reason} ({verdict.message})")
+            reason = "another DVC command is running in this workspace; try again when it has ended"
+            return StageResult("busy", f"{reason} ({result.message})")
         if not waiting:
             output.on_line(
-                "another DVC command works in this workspace;"
-                f" waiting up to {patience:.0f} s for it to end"
+                "another DVC command is running in this workspace;"
+                f" waiting up to {lock_timeout:.0f} s for it to end"
             )
             waiting = True
         time.sleep(BUSY_POLL_SECONDS)
@@ -150,10 +150,10 @@ def run_stage(
     worker: Worker,
     root: Path,
     digest: str,
-    patience: float = PATIENCE,
+    lock_timeout: float = LOCK_TIMEOUT,
     experiment: str = "",
 ) -> State:
-    """Bring one stage up to date, with its output in the log and its progress in artifacts.
+    """Bring one stage up to date, and publish its output in the log and in progress artifacts.
 
     Returns:
         `Cached` if DVC skipped or restored the stage, `Completed` if it ran, or a failed state.
@@ -161,14 +161,14 @@ def run_stage(
     progress = Progress(request.stage, get_run_logger(), experiment)
     start = time.monotonic()
     try:
-        verdict = bring_up_to_date(request, worker, root, digest, progress.write, patience)
+        result = bring_up_to_date(request, worker, root, digest, progress.write, lock_timeout)
     except StageError as error:
         return failed_task_state(error)
     finally:
         progress.close()
-    if verdict.outcome == "ran":
+    if result.outcome == "ran":
         return Completed(message=f"ran in {time.monotonic() - start:.1f} s")
-    restored = verdict.outcome == "restored"
+    restored = result.outcome == "restored"
     return Completed(
         name="Cached", message="restored from DVC's cache" if restored else "up to date"
     )
@@ -181,22 +181,22 @@ def run_stages(
     *,
     force: bool = False,
     pull: bool = False,
-    patience: float = PATIENCE,
+    lock_timeout: float = LOCK_TIMEOUT,
     experiment: str = "",
 ) -> State:
     """Run one task per stage, in order, until the first one fails.
 
     Args:
-        plan: The stages.
+        plan: Stages to run.
         worker: The DVC process of the workspace.
-        root: The checkout that all workspaces share.
-        force: Run stages that are up to date as well.
-        pull: Fetch results that others have computed from DVC's remote.
-        patience: Seconds to wait for another DVC command.
+        root: Checkout that all workspaces share.
+        force: Also run stages that are up to date.
+        pull: Pull results computed elsewhere from the DVC remote.
+        lock_timeout: Seconds to wait for another DVC command.
         experiment: Prefix of the keys of the stages' artifacts.
 
     Returns:
-        The flow's final state, which holds a `StageRun` per stage.
+        The final state of the flow, with one `StageRun` per stage.
     """
     runs: list[StageRun] = []
     states: dict[str, State] = {}
@@ -207,9 +207,9 @@ def run_stages(
             worker,
             root,
             plan.digests[stage],
-            patience,
+            lock_timeout,
             experiment,
-            wait_for=[states[need] for need in plan.needs[stage]],
+            wait_for=[states[dependency] for dependency in plan.dependencies[stage]],
             return_state=True,
         )
         runs.append(StageRun(stage, state.name or "", time.monotonic() - start))

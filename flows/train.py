@@ -16,12 +16,12 @@ from episodic.core.registry import ALGORITHMS, DATASETS, MODELS
 from flows import workspace
 from flows.dvc_worker.driver import Worker
 from flows.experiments.experiment import check_sharing, open_workspace, push_experiments
-from flows.experiments.points import Changes, apply_changes, find_section_fault, ref_name
+from flows.experiments.points import Changes, apply_changes, find_section_error, ref_name
 from flows.experiments.score_change import describe_change, latest_revision
 from flows.experiments.worktree import read_base
 from flows.server import pages, stale_runs
 from flows.stages import StageRun, run_stages
-from flows.states import failed_state, read_parts
+from flows.states import failed_state, read_records
 from flows.ui.results import publish_results
 from tasks import params
 from tasks import preset as presets
@@ -30,7 +30,7 @@ from tasks.params import old_name_warnings, read_yaml, rename_dotted
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
-AS_IT_IS = "as it is"
+UNCHANGED = "as it is"
 """The choice of the form that keeps a setting; of numbers it is 0 (seed: -1)."""
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Network: TypeAlias = str
 else:
     Preset, Dataset, Method, Network = (
-        Literal[(AS_IT_IS, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
+        Literal[(UNCHANGED, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
     )
 
 Count = Annotated[int, Field(ge=0)]
@@ -48,10 +48,10 @@ Count = Annotated[int, Field(ge=0)]
 
 @flow(name="train", persist_result=False)
 def train(
-    preset: Preset = AS_IT_IS,
-    dataset: Dataset = AS_IT_IS,
-    algorithm: Method = AS_IT_IS,
-    model: Network = AS_IT_IS,
+    preset: Preset = UNCHANGED,
+    dataset: Dataset = UNCHANGED,
+    algorithm: Method = UNCHANGED,
+    model: Network = UNCHANGED,
     ways: Count = 0,
     shots: Count = 0,
     queries: Count = 0,
@@ -91,13 +91,13 @@ def train(
         "episodes.queries": queries,
         "train.iterations": iterations,
     }
-    settings: Changes = {key: value for key, value in names.items() if value != AS_IT_IS}
+    settings: Changes = {key: value for key, value in names.items() if value != UNCHANGED}
     settings |= {key: value for key, value in numbers.items() if value}
     settings |= {"train.seed": seed} if seed >= 0 else {}
     try:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
-        settings |= read_more(raw, more, log.warning)
+        settings |= read_overrides(raw, more, log.warning)
         changes = preset_changes(preset) | settings
         if (root / "tasks").is_dir():
             params.parse(apply_changes(raw, changes), "the form")
@@ -110,11 +110,11 @@ def train(
         with open_workspace(base, experiment, changes) as folder, Worker(folder) as worker:
             plan = worker.plan([], log.info)
             state = run_stages(plan, worker, root, pull=bool(share), experiment=experiment)
-            runs = read_parts(state)
+            runs = read_records(state)
             if not state.is_completed():
                 raise StageError(state.message or "a stage failed")
-            pages.keep_pages(root, folder, experiment)
-            publish_results(root, folder, experiment, pages.kept_report(root, experiment))
+            pages.copy_pages(root, folder, experiment)
+            publish_results(root, folder, experiment, pages.report_path(root, experiment))
         change = ""
         if (root / "tasks").is_dir():
             change = describe_change(root, experiment, previous, log)
@@ -126,7 +126,7 @@ def train(
     return Completed(message=f"experiment {experiment}: {state.message}{change}", data=runs)
 
 
-def read_more(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]) -> Changes:
+def read_overrides(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]) -> Changes:
     """Return `more` with the present names of all keys.
 
     Raises:
@@ -136,15 +136,15 @@ def read_more(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]
     more, renamed = rename_dotted(more)
     for warning in old_name_warnings(renamed, "more"):
         warn(warning)
-    faults = [find_section_fault(raw, key, value) for key, value in more.items()]
-    if lines := [f"more: {fault}" for fault in faults if fault]:
+    errors = [find_section_error(raw, key, value) for key, value in more.items()]
+    if lines := [f"more: {error}" for error in errors if error]:
         raise StageError("\n".join(lines))
     return more
 
 
 def preset_changes(name: str) -> Changes:
     """Return all params of a preset by dotted key, or none for "as it is"."""
-    if name == AS_IT_IS:
+    if name == UNCHANGED:
         return {}
     content = presets.defaults()
     if name != "default":
@@ -173,7 +173,7 @@ def experiment_name(name: str, preset: str, settings: Changes) -> str:
 
 def default_name(preset: str, settings: Changes) -> str:
     """Return a name made of the settings, for example `omniglot_fast-anil-ways5-shots5`."""
-    parts = [] if preset == AS_IT_IS else [preset]
+    parts = [] if preset == UNCHANGED else [preset]
     for key, value in settings.items():
         last = key.rpartition(".")[2]
         parts.append(str(value) if last == "name" else f"{last}{value}")

@@ -1,7 +1,7 @@
 """The comparison of experiments as a Prefect flow.
 
 Run it as `python -m flows.compare`, or call it after `from flows.compare import compare`.
-The flow is imported on first use, because the command line sets Prefect's environment before.
+The flow is imported on first use, after the command line has set Prefect's environment.
 """
 
 from typing import TYPE_CHECKING, Any

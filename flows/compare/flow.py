@@ -13,7 +13,7 @@ from flows import workspace
 from flows.server import stale_runs
 from flows.server.pages import page_url
 from flows.states import failed_state
-from flows.ui.results import inline_pictures
+from flows.ui.results import inline_images
 from tasks import compare as comparison
 from tasks.reports.comparison import sentences
 from tasks.runtime.stage import StageError
@@ -49,7 +49,7 @@ def compare(
     for line in [*headlines, *(f"left out: {reason}" for reason in left_out)]:
         log.info(line)
     url = page_url(root, folder / comparison.PAGE)
-    summary = inline_pictures(folder / "comparison.md")
+    summary = inline_images(folder / "comparison.md")
     create_markdown_artifact(
         f"[Full page]({url})\n\n{summary}", key="comparison", description=headlines[0]
     )

@@ -1,1 +1,1 @@
-"""DVC in a process of its own: the protocol, the worker process and its driver in the flow."""
+"""DVC in a separate process: the protocol, the worker process and its driver in the flow."""

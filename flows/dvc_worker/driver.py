@@ -1,4 +1,4 @@
-"""The flow's side of its DVC process: starts it, sends requests, and leaves no process behind."""
+"""The flow's side of its DVC process: start it, send requests, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -21,41 +21,45 @@ from flows.dvc_worker.protocol import (
     PlanRequest,
     StagePlan,
     StageRequest,
-    Verdict,
+    StageResult,
     decode,
     encode,
 )
-from flows.environment import for_dvc
+from flows.environment import dvc_environment
 from tasks.runtime.stage import StageError
 
 POLL_SECONDS = 0.5
 """Interval at which a waiting flow checks that the DVC process is alive.
 
-The end of its output would not tell: a child of a killed stage may still hold the stream open.
+Waiting for the end of its output is not enough, because a child of a killed stage may keep the
+stream open.
 """
 
 
 class WorkerError(StageError):
-    """The DVC process has ended although requests were pending."""
+    """The DVC process has ended while a request was pending."""
 
 
 class Worker:
     """A DVC process for one repository, as a context manager.
 
-    When the context ends, no process of the DVC process's group is left.
+    Leaving the context ends all processes of its process group.
+
+    Args:
+        root: The repository.
     """
 
     def __init__(self, root: Path):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.dvc_worker.worker"],
             cwd=root,
-            env=for_dvc(root),
+            env=dvc_environment(root),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            # Ctrl-C reaches the flow alone, which then ends this group in good order.
+            # Ctrl-C reaches only the flow, which then ends this group cleanly.
             start_new_session=True,
         )
         self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -79,24 +83,27 @@ class Worker:
             self.process.wait()
 
     def plan(self, targets: Sequence[str], on_line: Callable[[str], None]) -> StagePlan:
-        """Return the stages that `targets` need, or all stages if there are no targets.
+        """Return the stages that `targets` need, or all stages if `targets` is empty.
 
         Raises:
-            StageError: dvc.yaml cannot be read or lacks a target.
+            StageError: dvc.yaml is invalid or does not contain a target.
             WorkerError: The DVC process has ended.
         """
-        reply = self.ask(PlanRequest(list(targets)), on_line)
-        if isinstance(reply, Verdict):
+        reply = self.send(PlanRequest(list(targets)), on_line)
+        if isinstance(reply, StageResult):
             raise StageError(f"dvc.yaml: {reply.message}")
         plan: StagePlan = reply
         return plan
 
-    def ask(self, request: PlanRequest | StageRequest, on_line: Callable[[str], None]) -> Any:
-        """Send a request and waits for its reply.
+    def send(self, request: PlanRequest | StageRequest, on_line: Callable[[str], None]) -> Any:
+        """Send a request and wait for its reply.
 
         Args:
-            request: What to do.
-            on_line: Called with every line that DVC or a stage prints meanwhile.
+            request: The request.
+            on_line: Called with each line that DVC or a stage prints before the reply.
+
+        Returns:
+            A `StagePlan` or a `StageResult`.
 
         Raises:
             WorkerError: The DVC process has ended.
@@ -112,7 +119,7 @@ class Worker:
                 line = self.lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if self.process.poll() is not None:
-                    # Ends a stage that outlived the process, and with it the stream.
+                    # Also ends a stage that outlived the process, and so closes the stream.
                     self._signal_group(signal.SIGKILL)
                 continue
             if line is None:
@@ -123,7 +130,7 @@ class Worker:
                 on_line(line)
 
     def _wait_for_reply(self) -> None:
-        """Wait for the reply or the end of the stream that follows an interrupt."""
+        """Wait until an interrupt is followed by a reply or by the end of the stream."""
         deadline = time.monotonic() + GRACE_SECONDS
         while (seconds_left := deadline - time.monotonic()) > 0:
             try:
@@ -140,7 +147,7 @@ class Worker:
         self.lines.put(None)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        # macOS answers EPERM for a group of zombies.
+        # macOS returns EPERM for a group of zombies.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
@@ -149,17 +156,17 @@ _started: dict[Path, Worker] = {}
 
 
 def start_worker(root: Path) -> None:
-    """Start a DVC process ahead of its use, so that DVC loads while Prefect does."""
+    """Start a DVC process early, so that DVC and Prefect load at the same time."""
     _started[root] = Worker(root)
 
 
-def take_worker(root: Path) -> Worker:
+def get_worker(root: Path) -> Worker:
     """Return the DVC process that `start_worker` started for `root`, or a new one."""
     return _started.pop(root, None) or Worker(root)
 
 
 def describe_exit(code: int) -> str:
-    """Describe how a process ended, in words that complete 'the stage ...'."""
+    """Describe how a process ended, as the predicate of a sentence such as 'the stage ...'."""
     number = -code if code < 0 else code - 128 if code > 128 else 0
     if number in signal.Signals.__members__.values():
         name = signal.Signals(number).name

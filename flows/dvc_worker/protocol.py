@@ -1,7 +1,7 @@
 """Messages between a flow and its DVC process: one JSON object per line.
 
-The DVC process replies on the stream that also carries the output of the stages. An ASCII record
-separator in front of a reply tells the two apart, since no stage prints it.
+The DVC process replies on the stream that also carries the output of the stages. Replies start with
+an ASCII record separator, which no stage prints.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Literal
 RECORD_SEPARATOR = "\x1e"
 
 GRACE_SECONDS = 5.0
-"""Time for an interrupted DVC process to end its stage and release its locks."""
+"""Seconds that an interrupted DVC process has to end its stage and release its locks."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Asks for the stages that the targets need, in an order that respects dependencies.
+    """A request for the stages that the targets need, in topological order.
 
     Attributes:
-        targets: Names of stages. Empty means all stages of dvc.yaml.
+        targets: Names of stages. If empty, all stages of dvc.yaml.
     """
 
     targets: list[str] = field(default_factory=list)
@@ -29,12 +29,12 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class StageRequest:
-    """Asks to bring a single stage up to date.
+    """A request to bring a single stage up to date.
 
     Attributes:
-        stage: Its name.
-        force: Run it even if DVC knows its result.
-        pull: Fetch results that others have computed from DVC's remote.
+        stage: Name of the stage.
+        force: Run it even if its result is cached.
+        pull: Pull results computed elsewhere from the DVC remote.
     """
 
     stage: str
@@ -47,14 +47,14 @@ class StagePlan:
     """The reply to `PlanRequest`.
 
     Attributes:
-        stages: Names of the stages in the order to run them.
-        needs: The stages of the plan that each stage depends on.
-        digests: A digest of each stage's command and of all params that its result depends on.
+        stages: Names of the stages, in the order in which they run.
+        dependencies: Stages that each stage depends on.
+        digests: Digest of each stage's command and of all params that its result depends on.
             Workspaces with the same code and digest do the same work.
     """
 
     stages: list[str]
-    needs: dict[str, list[str]]
+    dependencies: dict[str, list[str]]
     digests: dict[str, str]
 
 
@@ -62,14 +62,14 @@ Outcome = Literal["ran", "restored", "unchanged", "failed", "busy"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The reply to `StageRequest`, and to either request if it fails.
+class StageResult:
+    """The reply to a `StageRequest`, and to any request that fails.
 
     Attributes:
         outcome: "ran", "restored" (from DVC's cache), "unchanged", "failed", or "busy" if another
             DVC command holds a lock.
-        message: DVC's reason for a failure.
-        exit_code: Exit code of the stage's command if that failed; -N if signal N killed it.
+        message: DVC's error message.
+        exit_code: Exit code of the stage's command if it failed. -N if signal N killed it.
     """
 
     outcome: Outcome
@@ -77,29 +77,27 @@ class Verdict:
     exit_code: int | None = None
 
 
-Message = PlanRequest | StageRequest | StagePlan | Verdict
+Message = PlanRequest | StageRequest | StagePlan | StageResult
 KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (PlanRequest, StageRequest, StagePlan, Verdict)
+    kind.__name__: kind for kind in (PlanRequest, StageRequest, StagePlan, StageResult)
 }
 
 
 def encode(message: Message) -> str:
-    """Return the message as one line, without the line break."""
+    """Encode a message as one line, without the line break."""
     return json.dumps({"kind": type(message).__name__, **asdict(message)})
 
 
 def decode(line: str) -> Any:
-    """Return the message that `encode` made a line of.
+    """Decode a message encoded by `encode`.
 
     Raises:
-        ValueError: The line is no such message.
+        ValueError: The line is not a valid message.
     """
     fields = json.loads(line)
     if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
-        raise ValueError(f"{line!r} is no message between a flow and its DVC process")
+        raise ValueError(f"{line!r} is not a valid message")
     try:
         return KINDS[fields.pop("kind")](**fields)
     except TypeError as error:
-        raise ValueError(
-            f"{line!r} is no message between a flow and its DVC process: {error}"
-        ) from error
+        raise ValueError(f"{line!r} is not a valid message: {error}") from error

@@ -1,15 +1,19 @@
-"""The output of a stage: passed on line by line, and searched for the reason of a failure."""
+"""The output of a stage, which may contain the reason for a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from flows.dvc_worker.driver import describe_exit
-from flows.dvc_worker.protocol import Verdict
+from flows.dvc_worker.protocol import StageResult
 
 
 class StageOutput:
-    """Passes lines on to a listener and keeps those that may explain a failure."""
+    """Passes lines to a listener and keeps those that may explain a failure.
+
+    Args:
+        on_line: Called with each line.
+    """
 
     def __init__(self, on_line: Callable[[str], None]):
         self.on_line = on_line
@@ -22,11 +26,11 @@ class StageOutput:
         if not line.startswith(("{", "> ", "Running stage ")):
             self.last_line = line.strip()
 
-    def explain(self, verdict: Verdict) -> str:
-        """Return why the stage failed: its own error if its command ran, or DVC's reason."""
-        if verdict.exit_code is None:
-            return verdict.message
+    def describe_failure(self, result: StageResult) -> str:
+        """Return the reason for a failure: the stage's own error message if it ran, otherwise DVC's."""
+        if result.exit_code is None:
+            return result.message
         if self.error:
             return self.error
-        reason = f"the stage {describe_exit(verdict.exit_code)}"
+        reason = f"the stage {describe_exit(result.exit_code)}"
         return f"{reason}; its last line: {self.last_line}" if self.last_line else reason

@@ -17,20 +17,20 @@ from typing import Any
 
 from flows.dvc_worker.driver import Worker, describe_exit
 from flows.dvc_worker.protocol import StageRequest
-from flows.environment import for_dvc
+from flows.environment import dvc_environment
 from flows.experiments.git import fallback_identity, run_git
 from flows.experiments.points import apply_changes
 from flows.experiments.worktree import (
     FOLDER,
     NOT_CODE,
     Base,
-    link_own_data,
+    link_user_data,
     prepare_worktree,
     remove_worktree,
     worktree_lock,
     write_params,
 )
-from flows.server.pages import keep_pages
+from flows.server.pages import copy_pages
 from flows.stages import bring_up_to_date
 from flows.workspace import work_lock
 from tasks.params import read_yaml
@@ -83,7 +83,7 @@ def open_workspace(base: Base, name: str, changes: Mapping[str, Any]) -> Iterato
             prepare_worktree(base, workspace)
         write_params(base.root / "params.yaml", workspace / "params.yaml", changes)
         params = apply_changes(read_yaml(base.root / "params.yaml"), changes)
-        link_own_data(base.root, workspace, params)
+        link_user_data(base.root, workspace, params)
         yield workspace
         with worktree_lock(base.root):
             rename_replaced(base, name, params)
@@ -134,10 +134,10 @@ def run_experiment(
             plan = worker.plan([], on_line)
             for stage in plan.stages:
                 request = StageRequest(stage, pull=pull)
-                verdict = bring_up_to_date(request, worker, base.root, plan.digests[stage], on_line)
-                on_line(f"{stage}: {verdict.outcome}")
+                result = bring_up_to_date(request, worker, base.root, plan.digests[stage], on_line)
+                on_line(f"{stage}: {result.outcome}")
         seconds = time.monotonic() - start
-        keep_pages(base.root, workspace, name)
+        copy_pages(base.root, workspace, name)
     return seconds
 
 
@@ -176,7 +176,7 @@ def push_experiments(root: Path, remote: str, names: Sequence[str]) -> None:
 def run_dvc_exp(folder: Path, *arguments: str) -> None:
     """Run a command of `dvc exp`, and retries it if it fails."""
     command = [sys.executable, "-m", "dvc", "exp", *arguments]
-    environment = for_dvc(folder) | fallback_identity(folder)
+    environment = dvc_environment(folder) | fallback_identity(folder)
     for attempt in range(DVC_TRIES):
         if attempt:
             time.sleep(DVC_RETRY_DELAY)

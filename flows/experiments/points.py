@@ -64,20 +64,20 @@ def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:
         raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
-    faults: list[str] = []
-    sweep = _parse_sweep(content, raw, str(file), faults)
+    errors: list[str] = []
+    sweep = _parse_sweep(content, raw, str(file), errors)
     points = _expand(sweep, file.stem)
-    if not faults:
-        faults += _find_duplicates(points)
+    if not errors:
+        errors += _find_duplicates(points)
     if any(point.name == WORKSPACE for point in points):
-        faults.append(
+        errors.append(
             f"an experiment would be called {WORKSPACE}, which stands for the files of the"
             " checkout: rename the sweep file"
         )
     points = _number_duplicate_names(points)
-    lines = [f"{file}: {fault}" for fault in faults]
+    lines = [f"{file}: {error}" for error in errors]
     if check:
-        lines += [f"{file}, {fault}" for fault in _check_params(points, raw)]
+        lines += [f"{file}, {error}" for error in _check_params(points, raw)]
     if lines:
         raise StageError("\n".join(dict.fromkeys(lines)))
     return points
@@ -99,48 +99,48 @@ class _Sweep:
 
 
 def _parse_sweep(
-    content: Mapping[str, Any], raw: Mapping[str, Any], source: str, faults: list[str]
+    content: Mapping[str, Any], raw: Mapping[str, Any], source: str, errors: list[str]
 ) -> _Sweep:
-    """Collect faults and leaves out what is faulty, so that all faults are found at once."""
+    """Collect errors and leaves out what is faulty, so that all errors are found at once."""
     renamed: dict[str, str] = {}
-    faults += [
+    errors += [
         f"unknown key {key}{did_you_mean(str(key), list(KEYS))}"
         for key in content
         if key not in KEYS
     ]
     sweep = _Sweep(
         base=_rename_keys(
-            "base", _parse_section("base", content.get("base"), faults), renamed, faults
+            "base", _parse_section("base", content.get("base"), errors), renamed, errors
         ),
         grids=[
-            _rename_keys("grid", grid, renamed, faults)
-            for grid in _parse_grids(content.get("grid"), faults)
+            _rename_keys("grid", grid, renamed, errors)
+            for grid in _parse_grids(content.get("grid"), errors)
         ],
         singles=[
-            _rename_keys("points", single, renamed, faults)
-            for single in _parse_singles(content.get("points"), faults)
+            _rename_keys("points", single, renamed, errors)
+            for single in _parse_singles(content.get("points"), errors)
         ],
-        seeds=_parse_seeds(content.get("seeds"), faults),
+        seeds=_parse_seeds(content.get("seeds"), errors),
     )
     warn_of_old_names(renamed, source)
     for changes in sweep.parts():
         for key, value in list(changes.items()):
-            if fault := find_section_fault(raw, key, value):
-                faults.append(fault)
+            if error := find_section_error(raw, key, value):
+                errors.append(error)
                 for section in (sweep.base, *sweep.grids, *sweep.singles):
                     section.pop(key, None)
     if sweep.seeds and any(SEED in changes for changes in sweep.parts()):
-        faults.append(f"both {SEED} and seeds are given: remove one of them")
-    if not faults and not (any(sweep.grids) or any(sweep.singles) or sweep.seeds):
-        faults.append("there is nothing to vary: add a grid, points or seeds")
+        errors.append(f"both {SEED} and seeds are given: remove one of them")
+    if not errors and not (any(sweep.grids) or any(sweep.singles) or sweep.seeds):
+        errors.append("there is nothing to vary: add a grid, points or seeds")
     return sweep
 
 
-def _parse_section(key: str, value: Any, faults: list[str]) -> dict[str, Any]:
+def _parse_section(key: str, value: Any, errors: list[str]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        faults.append(
+        errors.append(
             f"{key} is {value!r}; it must be a section of params by dotted key,"
             " such as train.iterations: 200"
         )
@@ -149,45 +149,45 @@ def _parse_section(key: str, value: Any, faults: list[str]) -> dict[str, Any]:
 
 
 def _rename_keys(
-    key: str, section: dict[str, Any], renamed: dict[str, str], faults: list[str]
+    key: str, section: dict[str, Any], renamed: dict[str, str], errors: list[str]
 ) -> dict[str, Any]:
     try:
         section, old_names = rename_dotted(section)
     except StageError as error:
-        faults.append(f"{key}: {error}")
+        errors.append(f"{key}: {error}")
         return {}
     renamed.update(old_names)
     return section
 
 
-def _parse_grids(value: Any, faults: list[str]) -> list[dict[str, list[Any]]]:
+def _parse_grids(value: Any, errors: list[str]) -> list[dict[str, list[Any]]]:
     listed = value if isinstance(value, list) and value else [value or None]
     grids = []
     for section in listed:
-        grid = _parse_section("grid", section, faults)
+        grid = _parse_section("grid", section, errors)
         for key, values in grid.items():
             if not isinstance(values, list) or not values:
-                faults.append(f"grid.{key} is {values!r}; it must be a list of values")
+                errors.append(f"grid.{key} is {values!r}; it must be a list of values")
         grids.append({k: v for k, v in grid.items() if isinstance(v, list) and v})
     return grids
 
 
-def _parse_singles(value: Any, faults: list[str]) -> list[Changes]:
+def _parse_singles(value: Any, errors: list[str]) -> list[Changes]:
     if value is None:
         return []
     sections = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
     if not sections or len(sections) < len(value):
-        faults.append(f"points is {value!r}; it must be a list of sections of params by dotted key")
+        errors.append(f"points is {value!r}; it must be a list of sections of params by dotted key")
     return sections
 
 
-def _parse_seeds(value: Any, faults: list[str]) -> list[int]:
+def _parse_seeds(value: Any, errors: list[str]) -> list[int]:
     if value is None:
         return []
     listed = value if isinstance(value, list) else []
     seeds = [seed for seed in listed if type(seed) is int and seed >= 0]
     if not seeds or len(seeds) < len(listed):
-        faults.append(f"seeds is {value!r}; it must be a list of whole numbers, each at least 0")
+        errors.append(f"seeds is {value!r}; it must be a list of whole numbers, each at least 0")
     return seeds
 
 
@@ -217,14 +217,14 @@ def _expand(sweep: _Sweep, stem: str) -> list[Point]:
 
 
 def _find_duplicates(points: Sequence[Point]) -> list[str]:
-    faults = []
+    errors = []
     for i, point in enumerate(points):
         first = next((other for other in points[:i] if other.changes == point.changes), None)
         if first is not None:
-            faults.append(
+            errors.append(
                 f"two points are equal, {first.name} with {first.changes}: remove one of them"
             )
-    return faults
+    return errors
 
 
 def _number_duplicate_names(points: Sequence[Point]) -> list[Point]:
@@ -236,18 +236,18 @@ def _number_duplicate_names(points: Sequence[Point]) -> list[Point]:
 
 
 def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
-    """Return the faults of all points' params; one that points share names the first of them."""
-    faults: dict[str, str] = {}
+    """Return the errors of all points' params; one that points share names the first of them."""
+    errors: dict[str, str] = {}
     for point in points:
         try:
             params.parse(apply_changes(raw, point.changes), point.name)
         except StageError as error:
             for line in str(error).splitlines():
-                faults.setdefault(line.removeprefix(f"{point.name}: "), line)
-    return list(faults.values())
+                errors.setdefault(line.removeprefix(f"{point.name}: "), line)
+    return list(errors.values())
 
 
-def find_section_fault(raw: Mapping[str, Any], key: str, value: Any) -> str:
+def find_section_error(raw: Mapping[str, Any], key: str, value: Any) -> str:
     """Return why `value` cannot replace the section at `key`, or "" if it can.
 
     A value with some keys of a section would drop the section's other keys.

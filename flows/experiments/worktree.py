@@ -129,7 +129,7 @@ def share_cache(root: Path, worktree: Path) -> None:
     config.write()
 
 
-def link_own_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None:
+def link_user_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None:
     """Link the user's own data and encoders, which git does not track, into a worktree.
 
     These are the paths relative to the checkout at `dataset.source` and `dataset.*.features.path`.

@@ -1,7 +1,7 @@
 """The stages of dvc.yaml as a Prefect flow.
 
 Run it as `python -m flows.pipeline`, or call it after `from flows.pipeline import pipeline`.
-The flow is imported on first use, because the command line sets Prefect's environment before.
+The flow is imported on first use, after the command line has set Prefect's environment.
 """
 
 from typing import TYPE_CHECKING, Any

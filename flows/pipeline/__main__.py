@@ -1,4 +1,4 @@
-"""The command line of the flow `pipeline`."""
+"""Command line of the flow `pipeline`: run the stages and print their states."""
 
 from __future__ import annotations
 
@@ -33,13 +33,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--stage",
         nargs="+",
         metavar="NAME",
-        help="run only these stages and those that they need",
+        help="run only these stages and their dependencies",
     )
+    parser.add_argument("--force", action="store_true", help="also run stages that are up to date")
     parser.add_argument(
-        "--force", action="store_true", help="run stages that are up to date as well"
-    )
-    parser.add_argument(
-        "--patience",
+        "--lock_timeout",
         type=float,
         default=300.0,
         metavar="SECONDS",
@@ -50,13 +48,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(root: Path, options: argparse.Namespace) -> int:
     if (root / "tasks").is_dir():
-        params.load(root / "params.yaml")  # reports mistakes in any section before anything runs
+        params.load(root / "params.yaml")  # reports errors in all sections before anything runs
     with session.prefect_session(root, while_starting=lambda: driver.start_worker(root)):
         from flows.pipeline.flow import pipeline
-        from flows.states import read_parts
+        from flows.states import read_records
 
-        state = pipeline(options.stage, options.force, options.patience, return_state=True)
-    print(format_table(read_parts(state)))
+        state = pipeline(options.stage, options.force, options.lock_timeout, return_state=True)
+    print(format_table(read_records(state)))
     if state.is_completed():
         return 0
     session.print_errors(state.message or "the run failed")

@@ -1,4 +1,4 @@
-"""The flow `pipeline`."""
+"""The flow `pipeline`: bring the outputs of dvc.yaml up to date."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 
 from flows import workspace
-from flows.dvc_worker.driver import take_worker
+from flows.dvc_worker.driver import get_worker
 from flows.server import pages, stale_runs
-from flows.stages import PATIENCE, run_stages
+from flows.stages import LOCK_TIMEOUT, run_stages
 from flows.states import failed_state
 from flows.ui.results import publish_results
 from tasks.runtime.stage import StageError
@@ -18,28 +18,28 @@ from tasks.runtime.stage import StageError
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
-    stages: list[str] | None = None, force: bool = False, patience: float = PATIENCE
+    stages: list[str] | None = None, force: bool = False, lock_timeout: float = LOCK_TIMEOUT
 ) -> State:
     """Bring the project's outputs up to date, as `dvc repro` does.
 
-    dvc.yaml and params.yaml say what is done. The workspace is the DVC repository of the current
-    folder. Runs in the same workspace wait for each other.
+    The stages and their configuration come from dvc.yaml and params.yaml. The workspace is the DVC
+    repository of the current folder. Runs in the same workspace wait for each other.
 
     Args:
-        stages: Run only these stages and those that they need. By default, run all stages.
-        force: Run stages that are up to date as well.
-        patience: Seconds to wait for another DVC command in this workspace.
+        stages: Run only these stages and their dependencies. By default, run all stages.
+        force: Also run stages that are up to date.
+        lock_timeout: Seconds to wait for another DVC command in this workspace.
 
     Returns:
-        The final state, which holds a `StageRun` per stage.
+        The final state, with one `StageRun` per stage.
     """
     stale_runs.register()
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
-        with workspace.workspace_lock(root, log.info), take_worker(root) as worker:
+        with workspace.workspace_lock(root, log.info), get_worker(root) as worker:
             plan = worker.plan(stages or [], log.info)
-            state = run_stages(plan, worker, root, force=force, patience=patience)
+            state = run_stages(plan, worker, root, force=force, lock_timeout=lock_timeout)
             if state.is_completed():
                 publish_results(root, root, "", root / pages.FOLDER / pages.REPORT)
             return state

@@ -1,1 +1,1 @@
-"""The Prefect server of a run, the session around a flow, stale runs, and the report pages."""
+"""The Prefect server of a run, the session around a flow, stale runs and report pages."""

@@ -1,9 +1,9 @@
-"""A Prefect server for one run: on loopback, on a port of its own, and gone when the run is.
+"""A Prefect server for one run: on loopback, with a dedicated port, and ended with the run.
 
 The server that Prefect starts by itself survives a killed run, receives the terminal's Ctrl-C
 before the run has reported its state, and makes the run import the server's code. This one is a
-separate process that ends when its standard input does. Its socket listens before the server is
-ready, so that early calls wait in the queue and nobody else can take the port.
+separate process that ends when its standard input is closed. Its socket listens before the server
+is ready, so that early requests are queued and no other process can take the port.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from pathlib import Path
 from typing import Any
 
 CREDENTIALS = "PREFECT_SERVER_API_AUTH_STRING"
-"""Prefect's variable with USER:PASSWORD of a server."""
+"""Prefect's variable with the USER:PASSWORD of a server."""
 
 STARTUP_SECONDS = 120
 SHUTDOWN_SECONDS = 10
 
 
 class Server:
-    """A server process, ready after `wait`.
+    """A server process, which is ready after `wait`.
 
-    It stops at exit, after Prefect has sent its last states. Start it before importing Prefect:
-    exit handlers run in reverse order.
+    It stops at exit, after Prefect has sent its last states. Start it before Prefect is imported,
+    because exit handlers run in reverse order.
 
     Args:
         home: Folder of the database and the log.
-        host: Address to listen at.
-        port: Port to listen at; 0 picks a free one.
+        host: Address to listen on.
+        port: Port to listen on. 0 selects a free one.
         pages: Serve the UI and the reports of the current folder, and start scheduled runs.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
 
     def __init__(self, home: Path, host: str = "127.0.0.1", port: int = 0, pages: bool = False):
@@ -67,10 +67,10 @@ class Server:
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Wait until the server answers.
+        """Wait until the server responds.
 
         Raises:
-            RuntimeError: It does not start.
+            RuntimeError: The server did not start.
         """
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
         connection = http.client.HTTPConnection(host, self.port, timeout=STARTUP_SECONDS)
@@ -83,7 +83,7 @@ class Server:
         finally:
             connection.close()
             self.start_lock.close()
-        raise RuntimeError(f"Prefect's server did not start: {self.log} has the reason")
+        raise RuntimeError(f"Prefect's server did not start; see {self.log}")
 
     def stop(self) -> None:
         assert self.process.stdin is not None  # noqa: S101
@@ -113,11 +113,11 @@ def main(descriptor: int, pages: bool) -> None:
     )
     servers.append(uvicorn.Server(config))
     servers[0].run(sockets=[socket.socket(fileno=descriptor)])
-    os._exit(0)  # everything is written; the interpreter's own shutdown would take a second
+    os._exit(0)  # all data is written, and the interpreter's own shutdown would take a second
 
 
 def exit_with_stdin(servers: list[Any]) -> None:
-    """End the process with its standard input: gracefully first, so that last states are saved."""
+    """End the process when standard input is closed, gracefully first to save the last states."""
     sys.stdin.buffer.read()
     if servers:
         servers[0].should_exit = True

@@ -1,7 +1,7 @@
-"""What every command of flows/ needs around its flow: signals, settings and a Prefect server.
+"""Common parts of the commands of flows/: arguments, signals and a Prefect server.
 
 Prefect reads its settings when it is imported. A command therefore enters `prefect_session` first
-and imports its flow within.
+and imports its flow inside it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EPILOG = """\
 A running Prefect server is not required. Without PREFECT_API_URL or PREFECT_PROFILE, a run starts
 its own server and keeps its history in .prefect (or PREFECT_HOME). `make ui` shows that history.
 Exit codes: 0 success, 1 failure, 2 wrong arguments, 130 interrupted, 143 terminated."""
-"""Last paragraph of every command's --help."""
+"""Last paragraph of the --help of all commands."""
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """Return the start of the command line of `python -m MODULE`."""
+    """Return an argument parser for `python -m MODULE`."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
@@ -37,13 +37,13 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def run_command(body: Callable[[Path], int]) -> int:
-    """Run the body of a command in the checkout around the current folder.
+    """Run the body of a command in the checkout that contains the current folder.
 
     Args:
-        body: Takes the root of the checkout and returns an exit code.
+        body: Called with the root of the checkout. Returns an exit code.
 
     Returns:
-        The exit code. Errors go to standard error, one per line.
+        The exit code. Errors are printed to standard error, one per line.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
@@ -56,7 +56,7 @@ def run_command(body: Callable[[Path], int]) -> int:
         print_errors(str(error))
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the next run resumes from here", file=sys.stderr)
+        print("interrupted; run the command again to resume", file=sys.stderr)
         return 130
 
 
@@ -65,7 +65,7 @@ def print_errors(message: str) -> None:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Exit through every `finally`.
+    """Exit with the code of a signal, so that `finally` blocks run.
 
     While a flow runs, Prefect's own handler reports the state first and then calls this one.
     """
@@ -76,10 +76,10 @@ def exit_on_signal(number: int, frame: FrameType | None) -> None:
 def prefect_session(
     root: Path, while_starting: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Set Prefect up with the user's server, or with one that lasts as long as this process.
+    """Configure Prefect to use the user's server, or one that ends with this process.
 
     Args:
-        root: The checkout.
+        root: Root of the checkout.
         while_starting: Called while the server starts.
     """
     environment.set_defaults(root)
@@ -95,6 +95,6 @@ def prefect_session(
         yield
         return
     server.wait()
-    # Nobody reads the heartbeats, and the thread that sends them takes up to a second to end.
+    # Heartbeats are not read, and the thread that sends them takes up to a second to end.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield

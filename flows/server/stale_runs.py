@@ -1,7 +1,7 @@
-"""Stale runs: flow runs whose process was killed, and that a server still lists as `Running`.
+"""Stale runs: flow runs whose process was killed but that a server still lists as `Running`.
 
-Every run carries its host and process id as a tag. The next run on that host, and `make ui`, check
-whether the process is alive and set dead runs to `Crashed`.
+Every run is tagged with its host and process id. The next run on that host, and `make ui`, check
+whether the process is alive, and otherwise set the run to `Crashed`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ TAG_PREFIX = f"process {socket.gethostname()}:"
 KILLED = "the process of this run was killed"
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 ENDED_BY_RUNNER = [StateType.CRASHED, StateType.CANCELLED]
-"""States that Prefect's runner gives to dead runs, whose tasks it leaves unfinished."""
+"""States that Prefect's runner sets for dead runs. It leaves their tasks unfinished."""
 POLL_SECONDS = 0.5
 
 
 def register() -> None:
-    """Register this process as that of the flow run; every flow calls it first.
+    """Tag the flow run with this process. Every flow calls this first.
 
-    Also marks stale runs of this host, and ties this process to the one that serves deployments.
+    Also marks stale runs of this host, and ends this process together with the one that serves
+    deployments.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context else None
@@ -59,7 +60,7 @@ def register() -> None:
 def exit_with_process(pid: int, since: float) -> None:
     """End this process once the process `pid` has ended.
 
-    The second signal is needed where no server is left to report the state to.
+    The second signal is needed if there is no server to which the state could be reported.
     """
     while is_alive(pid, since):
         time.sleep(POLL_SECONDS)
@@ -69,7 +70,7 @@ def exit_with_process(pid: int, since: float) -> None:
 
 
 def mark_crashed() -> int:
-    """Set stale runs of this host and their tasks to `Crashed`, and returns their number."""
+    """Set stale runs of this host and their tasks to `Crashed`, and return the number of runs."""
     unfinished, ended = (
         FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
         for types in (UNFINISHED, ENDED_BY_RUNNER)
@@ -77,7 +78,7 @@ def mark_crashed() -> int:
     with_unfinished_task = TaskRunFilter(
         state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED))
     )
-    latest_first = FlowRunSort.START_TIME_DESC  # a server returns 200 runs at most
+    latest_first = FlowRunSort.START_TIME_DESC  # a server returns at most 200 runs
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=unfinished, sort=latest_first)
         runs += client.read_flow_runs(
@@ -96,7 +97,7 @@ def mark_crashed() -> int:
 
 
 def is_stale(run: FlowRun) -> bool:
-    """Whether all processes of the run were on this host and have ended."""
+    """Whether the run was on this host and all its processes have ended."""
     tags = [tag for tag in run.tags if tag.startswith(TAG_PREFIX)]
     pids = [int(tag.removeprefix(TAG_PREFIX)) for tag in tags]
     since = run.start_time or run.created
@@ -106,7 +107,7 @@ def is_stale(run: FlowRun) -> bool:
 
 
 def is_alive(pid: int, since: float) -> bool:
-    """Whether `pid` is the process that it was at the time `since` (seconds since the epoch)."""
+    """Whether `pid` is still the process that it was at `since` (seconds since the epoch)."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 1

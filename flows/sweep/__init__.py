@@ -1,7 +1,7 @@
 """The experiments of a sweep file as a Prefect flow.
 
 Run it as `python -m flows.sweep FILE`, or call it after `from flows.sweep import sweep`.
-The flow is imported on first use, because the command line sets Prefect's environment before.
+The flow is imported on first use, after the command line has set Prefect's environment.
 """
 
 from typing import TYPE_CHECKING, Any

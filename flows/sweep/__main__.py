@@ -76,13 +76,13 @@ def run(root: Path, options: argparse.Namespace) -> int:
             print(point.name, *(f"{key}={value}" for key, value in point.changes.items()))
         return 0
     with session.prefect_session(root):
-        from flows.states import read_parts
+        from flows.states import read_records
         from flows.sweep.flow import sweep
 
         state = sweep(
             str(options.file), options.at_once, options.runner, options.share, return_state=True
         )
-    print(format_table(read_parts(state)))
+    print(format_table(read_records(state)))
     if state.is_completed():
         return 0
     session.print_errors(state.message or "the sweep failed")

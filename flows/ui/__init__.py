@@ -1,1 +1,1 @@
-"""What a run shows in Prefect's UI: progress, learning curves, results and report pages."""
+"""Runs in Prefect's UI: progress, learning curves and results."""

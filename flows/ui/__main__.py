@@ -1,7 +1,7 @@
-"""Starts Prefect's UI, serves the deployments of prefect.yaml, and prints the address.
+"""Start Prefect's UI, serve the deployments of prefect.yaml, and print the URL.
 
-Ctrl-C ends the server and all runs that it has started. An address beyond loopback needs a password
-and a list of the addresses that browsers may come from.
+Ctrl-C ends the server and all runs that it has started. To be reachable from other machines, the
+server needs a password and a list of allowed origins.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tasks.params import read_yaml
 from tasks.runtime.stage import StageError
 
 ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
-"""Prefect's variable with the addresses that browsers may come from."""
+"""Prefect's variable with the allowed origins: URLs at which browsers open the pages."""
 
 MAX_RUNS = 4
-"""Flow runs at the same time."""
+"""Maximum number of concurrent flow runs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, loopback)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, loopback)"
     )
     parser.add_argument(
-        "--port", type=parse_port, default=4200, help="port to listen at (default: 4200)"
+        "--port", type=parse_port, default=4200, help="port to listen on (default: 4200)"
     )
     return parser
 
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(
-            f"{text} is no port; it must be a whole number between 1 and 65535"
+            f"{text} is not a valid port; it must be an integer between 1 and 65535"
         )
     return int(text)
 
@@ -60,13 +60,14 @@ def run(root: Path, host: str, port: int) -> int:
     if environment.has_server():
         name = "PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "PREFECT_PROFILE"
         raise StageError(
-            f"{name} is {os.environ[name]!r}: unset it, since this command starts its own server"
+            f"{name} is set to {os.environ[name]!r}; unset it, because this command starts its own"
+            " server"
         )
     url = public_url(host, port)
-    # By default, Prefect's pages call port 4200 whatever port the server listens at.
+    # By default, Prefect's pages call port 4200, even if the server uses another port.
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", f"{url}/api")
     os.environ["PREFECT_API_URL"] = f"{local_url(host, port)}/api"
-    # By default, pages of any site may call the server.
+    # By default, the server accepts requests from pages of any site.
     os.environ.setdefault(ORIGINS, url)
     os.environ[environment.PAGES_URL] = url
     os.environ[environment.PARENT_PID] = str(os.getpid())
@@ -76,8 +77,8 @@ def run(root: Path, host: str, port: int) -> int:
         server = Server(Path(os.environ["PREFECT_HOME"]), host, port, pages=True)
     except OSError as error:
         raise StageError(
-            f"port {port} of {host} cannot be used ({error.strerror}):"
-            " end the program that listens there, or choose another port with --port"
+            f"cannot listen on {host}:{port} ({error.strerror}); stop the process that uses the port,"
+            " or choose another one with --port"
         ) from error
     try:
         from prefect import serve
@@ -87,7 +88,7 @@ def run(root: Path, host: str, port: int) -> int:
         deployments = load_deployments(root)
         server.wait()
         stale_runs.mark_crashed()
-        print(f"Prefect's UI: {url} (Ctrl-C ends it)", flush=True)
+        print(f"Prefect's UI: {url} (Ctrl-C to stop)", flush=True)
         serve(*deployments, pause_on_shutdown=False, print_starting_message=False, limit=MAX_RUNS)
     finally:
         server.stop()
@@ -95,58 +96,63 @@ def run(root: Path, host: str, port: int) -> int:
 
 
 def check_access(host: str) -> None:
-    """Check that a server beyond loopback has a password and names its browsers' addresses.
+    """Check that a server reachable from other machines has credentials and allowed origins.
 
     Raises:
-        StageError: It does not.
+        StageError: Credentials or origins are missing or invalid.
     """
     if is_loopback(host):
         return
     missing = [name for name in (CREDENTIALS, ORIGINS) if not os.environ.get(name)]
     if missing:
         raise StageError(
-            f"--host {host} can be reached from other machines: set {' and '.join(missing)} first,"
+            f"--host {host} can be reached from other machines; set {' and '.join(missing)} first,"
             f" such as {CREDENTIALS}=admin:PASSWORD and {ORIGINS}=http://HOST:PORT"
         )
     if ":" not in os.environ[CREDENTIALS]:
-        raise StageError(f"{CREDENTIALS} must be a name and a password, such as admin:PASSWORD")
+        raise StageError(
+            f"{CREDENTIALS} is not NAME:PASSWORD; set it to a value such as admin:PASSWORD"
+        )
     if not os.environ[ORIGINS].startswith(("http://", "https://")):
         raise StageError(
-            f"{ORIGINS} must be the addresses at which browsers reach this server,"
-            " such as http://HOST:PORT"
+            f"{ORIGINS} is {os.environ[ORIGINS]!r}; it must be the URL at which browsers reach this"
+            " server, such as http://HOST:PORT"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` can be reached from this machine alone.
+    """Whether `host` can be reached only from this machine.
 
     Raises:
-        StageError: `host` is no address.
+        StageError: `host` is not an IP address.
     """
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError as error:
         raise StageError(
-            f"--host {host} is no address: use one of this machine, such as 127.0.0.1"
+            f"--host {host} is not an IP address; use an address of this machine, such as 127.0.0.1"
         ) from error
 
 
 def local_url(host: str, port: int) -> str:
-    """The server's address for processes on this machine."""
+    """Return the server's URL for processes on this machine."""
     if host == "0.0.0.0":  # noqa: S104
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def public_url(host: str, port: int) -> str:
-    """The server's address for browsers, which other machines know by the allowed origin."""
+    """Return the server's URL for browsers.
+
+    This is the first allowed origin if other machines can reach the server.
+    """
     if is_loopback(host):
         return local_url(host, port)
     return os.environ[ORIGINS].split(",")[0].strip().rstrip("/")
 
 
 def load_deployments(root: Path) -> list[Any]:
-    """Return the deployments of prefect.yaml as Prefect's runner takes them."""
+    """Return the deployments of prefect.yaml as arguments of `prefect.serve`."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.flows import load_flow_from_entrypoint
     from prefect.schedules import Cron

@@ -1,4 +1,4 @@
-"""The learning curve of a running training as a picture in Prefect's UI."""
+"""The learning curve of a training run as an image in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import suppress
 from typing import Any
 
 DRAW_INTERVAL = 15.0
-"""Seconds between two pictures."""
+"""Seconds between two updates of the image."""
 
 MAX_POINTS = 400
-"""Number of measurements above which every second one is dropped."""
+"""Maximum number of points. Above it, every second point is dropped."""
 
 MEASURES = ("accuracy", "validation_accuracy", "loss", "validation_mse")
 
 
 class LearningCurve:
-    """Draws progress events of the stage `train` into a Markdown artifact.
+    """A Markdown artifact with a chart of the progress events of the stage `train`.
 
     Args:
-        key: The artifact's key.
+        key: Key of the artifact.
     """
 
     def __init__(self, key: str):
@@ -32,7 +32,7 @@ class LearningCurve:
         self.artifact: Any = None
 
     def add(self, event: dict[str, Any], finished: bool) -> None:
-        """Adds the measurements of an event, and draws the curve if it is time to."""
+        """Add the measurements of an event, and publish the curve if an update is due."""
         measured: dict[str, Any] = {name: event[name] for name in MEASURES if name in event}
         if not measured:
             return
@@ -47,34 +47,38 @@ class LearningCurve:
                 self.publish()
 
     def publish(self) -> None:
-        """Create or updates the artifact."""
+        """Create or update the artifact."""
         from prefect.artifacts import create_markdown_artifact
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.actions import ArtifactUpdate
 
         last = self.points[-1]
-        picture = base64.b64encode(draw_curve(self.points).encode()).decode()
-        figures = ", ".join(
+        image = base64.b64encode(draw_curve(self.points).encode()).decode()
+        values = ", ".join(
             f"{name.replace('_', ' ')} {value:.4g}"
             for name, value in last.items()
             if name != "iteration"
         )
         text = (
-            f"![Learning curve](data:image/svg+xml;base64,{picture})\n\n"
-            f"Iteration {last['iteration']:,}: {figures}"
+            f"![Learning curve](data:image/svg+xml;base64,{image})\n\n"
+            f"Iteration {last['iteration']:,}: {values}"
         )
         if self.artifact is None:
             self.artifact = create_markdown_artifact(
-                text, key=self.key, description="Learning curve of the running training"
+                text, key=self.key, description="Learning curve of the training run"
             )
             return
-        # A picture that cannot be updated must not end the training.
+        # A failed update must not end the training run.
         with suppress(Exception), get_client(sync_client=True) as client:
             client.update_artifact(self.artifact, ArtifactUpdate(data=text))
 
 
 def draw_curve(points: list[dict[str, Any]]) -> str:
-    """Return an SVG of training and validation by iteration, in the style of the report."""
+    """Draw training and validation scores by iteration.
+
+    Returns:
+        An SVG in the style of the report.
+    """
     import altair as alt
     import pandas as pd
 

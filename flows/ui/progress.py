@@ -1,4 +1,4 @@
-"""A stage's JSON lines as progress artifacts and, at intervals, as lines of the log."""
+"""Progress of a stage, from its JSON lines to progress artifacts and log lines."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ ARTIFACT_INTERVAL = 2.0
 """Seconds between two updates of an artifact."""
 
 LOG_INTERVAL = 10.0
-"""Seconds between two lines of the log."""
+"""Seconds between two log lines."""
 
 
 @dataclass
 class Track:
-    """Progress of one piece of work.
+    """The progress of one loop of a stage.
 
     Attributes:
-        artifact: Id of its progress artifact.
-        written: When the artifact was last written.
-        logged: When a line was last logged.
-        pending: Percentage and description that are not written yet.
+        artifact: Id of the progress artifact.
+        written: Time of the last update of the artifact.
+        logged: Time of the last log line.
+        pending: Percentage and description that have not been written yet.
     """
 
     artifact: UUID
@@ -45,9 +45,9 @@ class Progress:
     """Publishes the output of a stage, or of all stages of an experiment.
 
     Args:
-        stage: Name of the stage; empty takes it from the events.
-        log: Receives all other lines.
-        experiment: Prefix of the artifacts' keys.
+        stage: Name of the stage. If empty, the events contain it.
+        log: Logger for all other lines.
+        experiment: Prefix of the keys of the artifacts.
     """
 
     def __init__(self, stage: str, log: Log, experiment: str = ""):
@@ -64,14 +64,14 @@ class Progress:
             self._publish(event)
         else:
             self.log.info(
-                append_figures(
+                append_values(
                     event.pop("event"),
                     {name: value for name, value in event.items() if name != "stage"},
                 )
             )
 
     def close(self) -> None:
-        """Write what the throttle has held back."""
+        """Write pending updates."""
         for track in self.tracks.values():
             self._update(track, time.monotonic())
 
@@ -82,7 +82,7 @@ class Progress:
         percent = 100.0 * min(event["done"] / max(event["total"], 1), 1.0)
         track = self.tracks.get(key)
         if track is None:
-            # The first rate is an estimate from too short a time.
+            # The first rate is unreliable, because little time has passed.
             steady = {name: value for name, value in event.items() if name not in ("rate", "eta")}
             description = describe_event(steady)
             artifact = cast(
@@ -109,7 +109,7 @@ class Progress:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """Return the event of a line, or None for any other line and for progress without numbers."""
+    """Parse an event, or return None for other lines and for progress without numbers."""
     if not line.startswith("{"):
         return None
     try:
@@ -123,7 +123,7 @@ def parse_event(line: str) -> dict[str, Any] | None:
 
 
 def describe_event(event: dict[str, Any]) -> str:
-    """Returns, say, 'iterations: 350 of 600 (58 %), 12.3 per second, 20 s left, loss 1.25'."""
+    """Describe an event: 'iterations: 350 of 600 (58 %), 12.3 per second, 20 s left, loss 1.25'."""
     done, total = event["done"], event["total"]
     parts = [f"{done} of {total} ({100 * done // max(total, 1):.0f} %)"]
     if event.get("rate"):
@@ -131,23 +131,22 @@ def describe_event(event: dict[str, Any]) -> str:
     if event.get("eta"):
         parts.append(f"{event['eta']:.0f} s left")
     known = {"event", "stage", "what", "done", "total", "rate", "eta"}
-    figures = {name: value for name, value in event.items() if name not in known}
-    return append_figures(f"{event.get('what', 'work')}: " + ", ".join(parts), figures)
+    values = {name: value for name, value in event.items() if name not in known}
+    return append_values(f"{event.get('what', 'work')}: " + ", ".join(parts), values)
 
 
-def append_figures(start: str, figures: dict[str, Any]) -> str:
+def append_values(start: str, values: dict[str, Any]) -> str:
     texts = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in figures.items()
+        for name, value in values.items()
     ]
     return ", ".join([start, *texts])
 
 
 def artifact_key(experiment: str, *parts: str) -> str:
-    """Return an artifact's key, of lowercase letters, digits and dashes.
+    """Return the key of an artifact, which consists of lowercase letters, digits and dashes.
 
-    A digest is added if the experiment's name has other characters, so that no two experiments
-    share a key.
+    If the experiment's name has other characters, a digest is added, so that keys are unique.
     """
     name = slug(experiment)
     prefix = [name]

@@ -1,4 +1,4 @@
-"""What a finished run publishes in Prefect's UI: its figures, and the report's summary."""
+"""Results of a finished run in Prefect's UI: its scores, and the report's summary."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def publish_results(root: Path, workspace: Path, experiment: str, page: Path) ->
     """Create the artifacts of a finished run.
 
     Args:
-        root: The checkout.
-        workspace: Where the outputs are.
-        experiment: Prefix of the artifacts' keys.
-        page: The report, in the checkout.
+        root: Root of the checkout.
+        workspace: Folder that contains the outputs.
+        experiment: Prefix of the keys of the artifacts.
+        page: Path of the report in the checkout.
     """
     file = workspace / "reports/metrics.json"
     metrics = read_json(file) if file.exists() else None
-    if isinstance(metrics, dict):  # stages of other repositories may write something else
-        figures = [{"what": name, "figure": figure} for name, figure in summarize(metrics)]
+    if isinstance(metrics, dict):  # stages of other repositories may write other files
+        rows = [{"score": name, "value": value} for name, value in summarize(metrics)]
         create_table_artifact(
-            figures,
+            rows,
             key=artifact_key(experiment, "result"),
             description=f"Result of {experiment or 'the run'}",
         )
     summary = workspace / "reports/summary/summary.md"
     if summary.exists():
-        text = inline_pictures(summary)
+        text = inline_images(summary)
         link = f"[Full report]({page_url(root, page)})\n\n" if page.exists() else ""
         create_markdown_artifact(
             link + text,
@@ -43,8 +43,8 @@ def publish_results(root: Path, workspace: Path, experiment: str, page: Path) ->
         )
 
 
-def inline_pictures(file: Path) -> str:
-    """Return a Markdown file with its SVG pictures embedded as data URLs."""
+def inline_images(file: Path) -> str:
+    """Return the text of a Markdown file, with its SVG images embedded as data URLs."""
 
     def embed(match: re.Match[str]) -> str:
         path = file.parent / match[2]

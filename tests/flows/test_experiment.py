@@ -16,7 +16,7 @@ import pytest
 
 from flows.experiments import experiment
 from flows.experiments.experiment import experiment_ref, is_done, run_experiment
-from flows.experiments.worktree import FOLDER, link_own_data, prepare_worktree, read_base
+from flows.experiments.worktree import FOLDER, link_user_data, prepare_worktree, read_base
 from tasks.experiments import History
 from tasks.runtime.stage import StageError
 from tests.flows.toy import ROOT, Toy, wait_for, wait_until_gone
@@ -231,7 +231,7 @@ def test_own_data_in_a_tracked_folder_is_in_every_experiment(tmp_path):
     (root / "data/own/cats/1.png").write_text("a cat")
     (worktree / "data/own/stale").mkdir()
     for _ in range(2):  # the second time in the workspace of an interrupted run
-        link_own_data(root, worktree, {"dataset": {"source": "data/own"}})
+        link_user_data(root, worktree, {"dataset": {"source": "data/own"}})
     files = {path.relative_to(worktree / "data/own") for path in worktree.rglob("data/own/**/*")}
     assert {str(file) for file in files} == {".gitignore", "cats", "cats/1.png"}
     assert (worktree / "data/own/cats/1.png").read_text() == "a cat"

@@ -74,18 +74,18 @@ def test_a_server_with_a_password_asks_for_it(root):
 
 def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monkeypatch):
     workspace = tmp_path / "elsewhere"
-    pages.keep_pages(root, workspace, "none")
+    pages.copy_pages(root, workspace, "none")
     assert not (root / pages.EXPERIMENTS).exists()
     (workspace / "reports").mkdir(parents=True)
     for text in ("<p>first", "<p>second"):
         for name in ("report.html", "tasks.html"):
             (workspace / "reports" / name).unlink(missing_ok=True)
             (workspace / "reports" / name).write_text(text + name)
-        pages.keep_pages(root, workspace, "maml s1")
+        pages.copy_pages(root, workspace, "maml s1")
         assert {
             p.name: p.read_text() for p in (root / pages.EXPERIMENTS / "maml s1").iterdir()
         } == {name: text + name for name in ("report.html", "tasks.html")}
-    page = pages.kept_report(root, "maml s1")
+    page = pages.report_path(root, "maml s1")
     monkeypatch.delenv(PAGES_URL, raising=False)
     assert pages.page_url(root, page) == page.as_uri()
     monkeypatch.setenv(PAGES_URL, "http://127.0.0.1:4200")

@@ -103,7 +103,9 @@ def test_runs_wait_for_each_other(toy: Toy, api: str):
     toy.slow_pids()
     first = toy.start(PREFECT_API_URL=api)
     wait_for(
-        lambda: "another DVC command works in this workspace; waiting up to 300 s" in first.output,
+        lambda: (
+            "another DVC command is running in this workspace; waiting up to 300 s" in first.output
+        ),
         "the first flow to wait for DVC",
     )
     second = toy.start(PREFECT_API_URL=api)
@@ -177,9 +179,7 @@ def test_a_server_that_does_not_start_is_one_sentence(
 ):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     server = Server(tmp_path)
-    with pytest.raises(
-        RuntimeError, match=r"^Prefect's server did not start: .*server\.log has the reason$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^Prefect's server did not start; see .*server\.log$"):
         server.wait()
     server.stop()
 
@@ -187,5 +187,5 @@ def test_a_server_that_does_not_start_is_one_sentence(
 def test_no_repository_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 1
-    message = f"error: {tmp_path} is in no DVC repository: run this in the project's checkout"
+    message = f"error: {tmp_path} is not in a DVC repository; run this in the project's checkout"
     assert capsys.readouterr().err.strip() == message

@@ -2,7 +2,14 @@
 
 import pytest
 
-from flows.dvc_worker.protocol import PlanRequest, StagePlan, StageRequest, Verdict, decode, encode
+from flows.dvc_worker.protocol import (
+    PlanRequest,
+    StagePlan,
+    StageRequest,
+    StageResult,
+    decode,
+    encode,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,7 +18,7 @@ from flows.dvc_worker.protocol import PlanRequest, StagePlan, StageRequest, Verd
         PlanRequest(["train"]),
         StageRequest("train", force=True),
         StagePlan(["a", "b"], {"a": [], "b": ["a"]}, {"a": "12", "b": "34"}),
-        Verdict("failed", 'two\nlines, "quotes", \x1e and ü', -9),
+        StageResult("failed", 'two\nlines, "quotes", \x1e and ü', -9),
     ],
 )
 def test_round_trip(message):

@@ -35,23 +35,21 @@ def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, 
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
         StageError,
-        match=f"can be reached from other machines: set {ui.CREDENTIALS} and {ui.ORIGINS} first",
+        match=f"can be reached from other machines; set {ui.CREDENTIALS} and {ui.ORIGINS} first",
     ):
         ui.check_access(host)
     monkeypatch.setenv(ui.CREDENTIALS, "admin:secret")
     with pytest.raises(StageError, match=f"set {ui.ORIGINS} first"):
         ui.check_access(host)
     monkeypatch.setenv(ui.ORIGINS, "*")
-    with pytest.raises(
-        StageError, match="must be the addresses at which browsers reach this server"
-    ):
+    with pytest.raises(StageError, match="must be the URL at which browsers reach this server"):
         ui.check_access(host)
     monkeypatch.setenv(ui.ORIGINS, "http://host:4200")
     ui.check_access(host)
     monkeypatch.setenv(ui.CREDENTIALS, "secret")
-    with pytest.raises(StageError, match="must be a name and a password"):
+    with pytest.raises(StageError, match="is not NAME:PASSWORD; set it to"):
         ui.check_access(host)
-    with pytest.raises(StageError, match="--host nowhere is no address"):
+    with pytest.raises(StageError, match="--host nowhere is not an IP address"):
         ui.check_access("nowhere")
 
 
@@ -61,7 +59,7 @@ def test_a_port_is_a_number_that_there_is(number, capsys):
         ui.main(["--port", number])
     assert (
         ended.value.code == 2
-        and "must be a whole number between 1 and 65535" in capsys.readouterr().err
+        and "must be an integer between 1 and 65535" in capsys.readouterr().err
     )
 
 
@@ -82,7 +80,7 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
     try:
         assert (
             run.stdout is not None
-            and run.stdout.readline() == f"Prefect's UI: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+            and run.stdout.readline() == f"Prefect's UI: http://127.0.0.1:{port} (Ctrl-C to stop)\n"
         )
 
         def served() -> dict[str, dict]:
@@ -125,7 +123,7 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         )
         second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert second.returncode == 1 and second.stderr.startswith(
-            f"error: port {port} of 127.0.0.1 cannot be used"
+            f"error: cannot listen on 127.0.0.1:{port} ("
         )
         family = psutil.Process(run.pid).children(recursive=True)
     finally:
@@ -138,9 +136,9 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
 def test_what_the_form_asks_for_becomes_params(tmp_path):
     from flows.experiments.points import apply_changes
     from flows.experiments.worktree import write_params
-    from flows.train import AS_IT_IS, default_name, preset_changes
+    from flows.train import UNCHANGED, default_name, preset_changes
 
-    assert preset_changes(AS_IT_IS) == {}
+    assert preset_changes(UNCHANGED) == {}
     changes = preset_changes("omniglot_fast")
     write_params(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
     raw = params.read_yaml(ROOT / "params.yaml")
@@ -162,16 +160,16 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
         )
         == "omniglot_fast-anil-ways5-shots5"
     )
-    assert default_name(AS_IT_IS, {}) == "as-it-is"
+    assert default_name(UNCHANGED, {}) == "as-it-is"
 
 
 def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
-    from flows.train import read_more
+    from flows.train import read_overrides
 
     raw, warnings = preset.defaults(), []
     more = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
-    assert read_more(raw, more, warnings.append) == more and not warnings
-    assert read_more(raw, {"train.hard": 0.5}, warnings.append) == {
+    assert read_overrides(raw, more, warnings.append) == more and not warnings
+    assert read_overrides(raw, {"train.hard": 0.5}, warnings.append) == {
         "train.hard_episode_fraction": 0.5
     }
     assert warnings == ["more: train.hard is now called train.hard_episode_fraction: rename it"]
@@ -179,13 +177,13 @@ def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
         StageError,
         match=r"^more: train is a section: give one of its keys, such as train\.iterations$",
     ):
-        read_more(raw, {"train": {"iterations": 3}}, warnings.append)
+        read_overrides(raw, {"train": {"iterations": 3}}, warnings.append)
 
 
 def test_pictures_become_part_of_the_summary(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
     (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
-    said = results.inline_pictures(tmp_path / "summary.md")
+    said = results.inline_images(tmp_path / "summary.md")
     assert (
         f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})"
         in said

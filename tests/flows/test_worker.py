@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from flows.dvc_worker.driver import Worker, WorkerError, describe_exit
-from flows.dvc_worker.protocol import PlanRequest, StageRequest, Verdict
+from flows.dvc_worker.protocol import PlanRequest, StageRequest, StageResult
 from tasks.runtime.stage import StageError
 from tests.flows.toy import STAGES, Toy, wait_until_gone
 
 
 def outcomes(worker: Worker) -> dict[str, str]:
-    return {stage: worker.ask(StageRequest(stage), ignore).outcome for stage in STAGES}
+    return {stage: worker.send(StageRequest(stage), ignore).outcome for stage in STAGES}
 
 
 def expected(**changed: str) -> dict[str, str]:
@@ -54,7 +54,7 @@ def test_every_kind_of_change(toy: Toy):
 
         (toy.path / "stage.py").write_text((toy.path / "stage.py").read_text() + "\n# a comment\n")
         assert outcomes(worker) == dict.fromkeys(STAGES, "ran")
-        assert worker.ask(StageRequest("report", force=True), ignore).outcome == "ran"
+        assert worker.send(StageRequest("report", force=True), ignore).outcome == "ran"
     assert toy.dvc("status").strip() == "Data and pipelines are up to date."
 
 
@@ -62,7 +62,7 @@ def test_the_plan_follows_the_graph(toy: Toy):
     with Worker(toy.path) as worker:
         plan = worker.plan([], print)
         assert plan.stages == STAGES
-        assert plan.needs == {
+        assert plan.dependencies == {
             "download": [],
             "episodes": ["download"],
             "train": ["episodes"],
@@ -82,29 +82,29 @@ def test_the_plan_follows_the_graph(toy: Toy):
 def test_failures_have_a_reason(toy: Toy):
     lines: list[str] = []
     with Worker(toy.path) as worker:
-        missing = "data/prepared does not exist, and dvc.yaml says this stage needs it"
-        assert worker.ask(StageRequest("train"), lines.append) == Verdict("failed", missing)
+        missing = "data/prepared does not exist, but this stage depends on it (see dvc.yaml)"
+        assert worker.send(StageRequest("train"), lines.append) == StageResult("failed", missing)
         toy.knob("exit-download", "75")
-        assert worker.ask(StageRequest("download"), lines.append).exit_code == 75
+        assert worker.send(StageRequest("download"), lines.append).exit_code == 75
         toy.knob("fail-download", "the disk is full")
-        assert worker.ask(StageRequest("download"), lines.append).exit_code == 1
+        assert worker.send(StageRequest("download"), lines.append).exit_code == 1
         assert "error: the disk is full" in lines
         (toy.path / "dvc.yaml").write_text("stages: [")
-        verdict = worker.ask(PlanRequest(), lines.append)
-        assert verdict.outcome == "failed"
-        assert "dvc.yaml" in verdict.message and "\n" not in verdict.message
+        result = worker.send(PlanRequest(), lines.append)
+        assert result.outcome == "failed"
+        assert "dvc.yaml" in result.message and "\n" not in result.message
 
 
 def test_a_busy_workspace_is_no_failure(toy: Toy):
     toy.knob("slow-train", "")
     with Worker(toy.path) as first, Worker(toy.path) as second:
-        first.ask(StageRequest("download"), print)
-        first.ask(StageRequest("episodes"), print)
+        first.send(StageRequest("download"), print)
+        first.send(StageRequest("episodes"), print)
         assert first.process.stdin is not None
         first.process.stdin.write('{"kind": "StageRequest", "stage": "train"}\n')
         first.process.stdin.flush()
         toy.slow_pids()
-        assert second.ask(StageRequest("episodes"), ignore).outcome == "busy"
+        assert second.send(StageRequest("episodes"), ignore).outcome == "busy"
 
 
 @pytest.mark.parametrize("cause", ["end of file", "worker killed"])
@@ -123,17 +123,17 @@ def test_nothing_survives(toy: Toy, cause: str):
                 os.kill(worker.process.pid, signal.SIGKILL)
 
     with worker:
-        worker.ask(StageRequest("download"), print)
-        worker.ask(StageRequest("episodes"), print)
+        worker.send(StageRequest("download"), print)
+        worker.send(StageRequest("episodes"), print)
         with suppress(WorkerError):
-            worker.ask(StageRequest("train"), kill)
+            worker.send(StageRequest("train"), kill)
         assert len(stage) == 2
         wait_until_gone(stage)
         assert worker.process.wait(20) == -signal.SIGKILL
     assert toy.locked() == (cause == "worker killed"), "DVC releases its locks if it can"
     toy.knob("slow-train", None)
     with Worker(toy.path) as worker:
-        assert worker.ask(StageRequest("train"), print).outcome == "ran", "DVC's locks are free"
+        assert worker.send(StageRequest("train"), print).outcome == "ran", "DVC's locks are free"
 
 
 def test_exits_in_words():
