@@ -1,4 +1,4 @@
-"""The flow `train`: a run from a form, as an experiment in a workspace of its own."""
+"""The flow `train`: a run configured in a form, as an experiment in a separate workspace."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from tasks.params import old_name_warnings, read_yaml, rename_dotted
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
-UNCHANGED = "as it is"
-"""The choice of the form that keeps a setting; of numbers it is 0 (seed: -1)."""
+UNCHANGED = "unchanged"
+"""Option of the form that keeps the setting of params.yaml. Numbers use 0, the seed -1."""
 
 if TYPE_CHECKING:
     Preset: TypeAlias = str
     Dataset: TypeAlias = str
-    Method: TypeAlias = str
-    Network: TypeAlias = str
+    Algorithm: TypeAlias = str
+    Model: TypeAlias = str
 else:
-    Preset, Dataset, Method, Network = (
+    Preset, Dataset, Algorithm, Model = (
         Literal[(UNCHANGED, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
     )
 
@@ -50,35 +50,35 @@ Count = Annotated[int, Field(ge=0)]
 def train(
     preset: Preset = UNCHANGED,
     dataset: Dataset = UNCHANGED,
-    algorithm: Method = UNCHANGED,
-    model: Network = UNCHANGED,
+    algorithm: Algorithm = UNCHANGED,
+    model: Model = UNCHANGED,
     ways: Count = 0,
     shots: Count = 0,
     queries: Count = 0,
     iterations: Count = 0,
     seed: Annotated[int, Field(ge=-1)] = -1,
-    more: dict[str, Any] = {},  # noqa: B006 (never mutated; the form needs a value)
+    overrides: dict[str, Any] = {},  # noqa: B006 (never mutated; the form needs a value)
     name: str = "",
     share: str = "",
 ) -> State:
-    """Trains, evaluates and reports as an experiment of its own.
+    """Run the pipeline as a separate DVC experiment.
 
-    The checkout's params.yaml and dvc.lock stay as they are. The page of the run ends with the
-    figures and the report. `dvc exp show` and the comparison find the experiment.
+    The checkout's params.yaml and dvc.lock are not modified. When the run finishes, its page shows
+    the scores and the report. `dvc exp show` and the comparison include the experiment.
 
     Args:
-        preset: A ready-made configuration to start from. "as it is" starts from params.yaml.
-        dataset: The dataset. "as it is" keeps the configured one, here and below.
-        algorithm: The method.
-        model: The base learner.
-        ways: Classes per episode. 0 keeps the configured number, here and below.
-        shots: Support examples per class.
-        queries: Query examples per class at test time.
-        iterations: Meta-updates.
-        seed: Seed of initial weights and training episodes. -1 keeps the configured one.
-        more: Any other params by dotted key, such as {"train.meta_lr": 0.001}.
+        preset: Preset to start from. "unchanged" starts from params.yaml.
+        dataset: Dataset. "unchanged" keeps the configured one.
+        algorithm: Algorithm. "unchanged" keeps the configured one.
+        model: Model. "unchanged" keeps the configured one.
+        ways: Classes per episode. 0 keeps the configured number.
+        shots: Support examples per class. 0 keeps the configured number.
+        queries: Query examples per class at test time. 0 keeps the configured number.
+        iterations: Number of outer steps. 0 keeps the configured number.
+        seed: Seed of the initial weights and the training episodes. -1 keeps the configured one.
+        overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001}.
         name: Name of the experiment. By default, it is made of the settings above.
-        share: A git remote, such as origin. Results that others have computed come from DVC's
+        share: Git remote, such as origin. Results computed elsewhere are pulled from the DVC
             remote, and the experiment is pushed to both remotes.
     """
     stale_runs.register()
@@ -97,7 +97,7 @@ def train(
     try:
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
-        settings |= read_overrides(raw, more, log.warning)
+        settings |= read_overrides(raw, overrides, log.warning)
         changes = preset_changes(preset) | settings
         if (root / "tasks").is_dir():
             params.parse(apply_changes(raw, changes), "the form")
@@ -126,30 +126,36 @@ def train(
     return Completed(message=f"experiment {experiment}: {state.message}{change}", data=runs)
 
 
-def read_overrides(raw: Mapping[str, Any], more: Changes, warn: Callable[[str], None]) -> Changes:
-    """Return `more` with the present names of all keys.
+def read_overrides(
+    raw: Mapping[str, Any], overrides: Changes, warn: Callable[[str], None]
+) -> Changes:
+    """Return `overrides` with the current names of all keys.
+
+    Args:
+        raw: Content of params.yaml.
+        overrides: Settings by dotted key.
+        warn: Called with a warning for each key that has been renamed.
 
     Raises:
-        StageError: It replaces a section of the params, whose other keys would be lost, or has a
-            key by two names.
+        StageError: A value would replace a whole section, or a key is given by both of its names.
     """
-    more, renamed = rename_dotted(more)
-    for warning in old_name_warnings(renamed, "more"):
+    overrides, renamed = rename_dotted(overrides)
+    for warning in old_name_warnings(renamed, "overrides"):
         warn(warning)
-    errors = [find_section_error(raw, key, value) for key, value in more.items()]
-    if lines := [f"more: {error}" for error in errors if error]:
+    errors = [find_section_error(raw, key, value) for key, value in overrides.items()]
+    if lines := [f"overrides: {error}" for error in errors if error]:
         raise StageError("\n".join(lines))
-    return more
+    return overrides
 
 
 def preset_changes(name: str) -> Changes:
-    """Return all params of a preset by dotted key, or none for "as it is"."""
+    """Return all settings of a preset by dotted key, or an empty dict for "unchanged"."""
     if name == UNCHANGED:
         return {}
     content = presets.defaults()
     if name != "default":
         presets.merge(content, read_yaml(presets.FOLDER / f"{name}.yaml"))
-    # Lists, as in YAML, where the defaults are tuples.
+    # The defaults are tuples; YAML has lists.
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flatten(content).items()
@@ -157,16 +163,16 @@ def preset_changes(name: str) -> Changes:
 
 
 def experiment_name(name: str, preset: str, settings: Changes) -> str:
-    """Return the name asked for as a Git ref, or a default one.
+    """Return the requested name as a Git ref, or a default one.
 
     Raises:
-        StageError: The name has no letter or digit, or means the workspace.
+        StageError: The name has no letter or digit, or is reserved for the workspace.
     """
     if not name:
         return default_name(preset, settings)
     if ref_name(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name):
         raise StageError(
-            f"name is {name!r}; it must have ASCII letters or digits, and not be {WORKSPACE}"
+            f"name is {name!r}; it must contain ASCII letters or digits and not be {WORKSPACE!r}"
         )
     return ref_name(name)
 
@@ -177,4 +183,4 @@ def default_name(preset: str, settings: Changes) -> str:
     for key, value in settings.items():
         last = key.rpartition(".")[2]
         parts.append(str(value) if last == "name" else f"{last}{value}")
-    return ref_name("-".join(parts) or "as-it-is")
+    return ref_name("-".join(parts) or UNCHANGED)

@@ -1,4 +1,4 @@
-"""The command line of the flow `compare`."""
+"""Command line of the flow `compare`: compare experiments and print the page's path."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tasks import compare as comparison
 from tasks.experiments import History
 
 DESCRIPTION = """\
-Compares experiments and commits, as python -m tasks.compare does, but as a Prefect flow whose
-summary becomes an artifact."""
+Compares experiments and commits like python -m tasks.compare, but as a Prefect flow that publishes
+the summary as an artifact."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME|REV",
         help="experiments, commits, branches, tags, or `workspace` (default: all of them)",
     )
-    parser.add_argument(
-        "--all", action="store_true", help="every experiment, without the workspace"
-    )
+    parser.add_argument("--all", action="store_true", help="all experiments, without the workspace")
     parser.add_argument(
         "--since",
         metavar="REV",
@@ -39,11 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         metavar="NAME",
-        help="what all others are compared with (default: the first one)",
+        help="experiment that all others are compared with (default: the first one)",
     )
     parser.add_argument(
         "--out",
-        # The command changes to the checkout's root; the path is relative to the current folder.
+        # Resolved here, because the command changes to the root of the checkout.
         type=lambda text: Path(text).absolute(),
         default=comparison.OUT,
         metavar="PATH",

@@ -1,4 +1,4 @@
-"""The flow `compare`."""
+"""The flow `compare`: compare experiments and publish the summary."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def compare(
     baseline: str | None = None,
     out: str = str(comparison.OUT),
 ) -> State:
-    """Compare experiments and commits, and publishes the summary as an artifact.
+    """Compare experiments and commits, and publish the summary as an artifact.
 
     Args:
-        names: What to compare. By default, compare the workspace and every experiment.
-        since: A commit. Adds later commits that changed the result, and the experiments since.
-        baseline: What all others are compared with. By default, this is the first one.
-        out: The folder to write: a new one, or one of an earlier comparison.
+        names: Experiments and commits to compare. By default, the workspace and all experiments.
+        since: Also compare later commits that changed the result, and the experiments since then.
+        baseline: Experiment that all others are compared with. By default, the first one.
+        out: Output folder: a new one, or that of an earlier comparison.
     """
     stale_runs.register()
     log = get_run_logger()

@@ -27,7 +27,7 @@ class StageOutput:
             self.last_line = line.strip()
 
     def describe_failure(self, result: StageResult) -> str:
-        """Return the reason for a failure: the stage's own error message if it ran, otherwise DVC's."""
+        """Return the reason for a failure: the stage's error if it ran, otherwise DVC's."""
         if result.exit_code is None:
             return result.message
         if self.error:

@@ -1,1 +1,1 @@
-"""Experiments in Git worktrees, the points of a sweep, and changes of an experiment's score."""
+"""Experiments in Git worktrees, the points of a sweep, and score changes of experiments."""

@@ -1,8 +1,8 @@
-"""One experiment, run in a worktree of its own and recorded by DVC.
+"""One experiment, run in a separate worktree and recorded by DVC.
 
 `dvc exp save` records it, so that `dvc exp show`, editors and tasks/compare.py find it. The
-worktree is then removed. An interrupted experiment keeps its worktree, and the next run resumes
-in it.
+worktree is then removed. An interrupted experiment keeps its worktree, in which the next run
+resumes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from tasks.runtime.stage import StageError
 
 METRICS = "reports/metrics.json"
 
-SHARE_OF_CORES = {"processes": None}
-"""A param that changes how long an experiment takes, but not its result."""
+IRRELEVANT_SETTINGS = {"processes": None}
+"""Settings that affect the duration of an experiment but not its result."""
 
 DVC_TRIES = 3
 DVC_RETRY_DELAY = 10.0
-"""Seconds before `dvc exp` is retried, which fails while another DVC command works."""
+"""Seconds before a retry of `dvc exp`, which fails while another DVC command is running."""
 
 
 def experiment_ref(base: Base, name: str) -> str:
@@ -52,7 +52,7 @@ def experiment_ref(base: Base, name: str) -> str:
 
 
 def is_done(base: Base, name: str, params: Mapping[str, Any]) -> bool:
-    """Whether an experiment of this name exists with the same params and the same code."""
+    """Whether an experiment exists with this name, the same params and the same code."""
     from tasks.experiments.lock import parse_yaml
 
     commit = find_experiment(base, name)
@@ -60,22 +60,22 @@ def is_done(base: Base, name: str, params: Mapping[str, Any]) -> bool:
         return False
     if run_git(base.root, "diff", "--name-only", commit, base.tree, "--", ".", *NOT_CODE):
         return False
-    kept = parse_yaml(run_git(base.root, "show", f"{commit}:params.yaml").encode())
-    return kept | SHARE_OF_CORES == dict(params) | SHARE_OF_CORES
+    recorded = parse_yaml(run_git(base.root, "show", f"{commit}:params.yaml").encode())
+    return recorded | IRRELEVANT_SETTINGS == dict(params) | IRRELEVANT_SETTINGS
 
 
 def find_experiment(base: Base, name: str) -> str:
-    """Return the commit of an experiment, or "" if there is none of this name."""
+    """Return the commit of an experiment, or "" if it does not exist."""
     ref = experiment_ref(base, name)
     return run_git(base.root, "rev-parse", "--verify", "--quiet", ref, check=False)
 
 
 @contextmanager
 def open_workspace(base: Base, name: str, changes: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the workspace of an experiment, with its params written.
+    """Yield the workspace of an experiment, with its params.yaml written.
 
-    If the block ends well, the experiment is saved and the workspace removed. Otherwise the
-    workspace stays, and the next run resumes in it. Runs of the same name wait for each other.
+    If the block succeeds, the experiment is saved and the workspace is removed. Otherwise the
+    workspace is kept, and the next run resumes in it. Runs of the same name wait for each other.
     """
     workspace = base.root / FOLDER / name
     with work_lock(base.root, f"experiment {name}"):
@@ -90,16 +90,16 @@ def open_workspace(base: Base, name: str, changes: Mapping[str, Any]) -> Iterato
             save_experiment(workspace, name)
             if not is_done(base, name, params):
                 raise StageError(
-                    f"dvc exp save recorded no experiment {name} with these params:"
-                    f" look into its workspace {workspace}"
+                    f"dvc exp save did not record the experiment {name} with these params;"
+                    f" see its workspace {workspace}"
                 )
             remove_worktree(base.root, workspace)
 
 
 def rename_replaced(base: Base, name: str, params: Mapping[str, Any]) -> None:
-    """Rename an experiment with other params or code that `name` would replace.
+    """Rename an existing experiment that `name` would replace, if its params or code differ.
 
-    It becomes NAME-COMMIT, with the first digits of its own commit.
+    Its new name is NAME-COMMIT, with the first digits of its commit.
     """
     commit = find_experiment(base, name)
     if commit and not is_done(base, name, params):
@@ -113,17 +113,17 @@ def run_experiment(
     on_line: Callable[[str], None] = print,
     pull: bool = False,
 ) -> float:
-    """Run all stages of an experiment and saves it.
+    """Run all stages of an experiment, and save it.
 
     Args:
-        base: What it starts from.
-        name: Its name.
-        changes: Params by dotted key.
-        on_line: Called with every line that the stages print.
-        pull: Fetch results that others have computed from DVC's remote.
+        base: State of the checkout that the experiment starts from.
+        name: Name of the experiment.
+        changes: Settings by dotted key.
+        on_line: Called with each line that the stages print.
+        pull: Pull results computed elsewhere from the DVC remote.
 
     Returns:
-        The seconds that its stages took.
+        Duration of the stages in seconds.
 
     Raises:
         StageError: A stage failed, or the experiment could not be saved.
@@ -142,7 +142,7 @@ def run_experiment(
 
 
 def save_experiment(workspace: Path, name: str) -> None:
-    """Make DVC record the workspace as an experiment."""
+    """Record the workspace as a DVC experiment."""
     arguments = ["save", "--force", "--name", name]
     if (workspace / METRICS).exists():
         arguments += ["--include-untracked", METRICS]
@@ -153,28 +153,27 @@ def check_sharing(root: Path, remote: str) -> None:
     """Check that experiments can be pushed.
 
     Raises:
-        StageError: There is no git remote of that name, or no default DVC remote.
+        StageError: The git remote does not exist, or DVC has no default remote.
     """
     from dvc.repo import Repo
 
     if not run_git(root, "remote", "get-url", remote, check=False):
-        raise StageError(f"there is no git remote {remote}: run git remote add {remote} URL")
+        raise StageError(f"the git remote {remote} does not exist; run git remote add {remote} URL")
     with Repo(str(root)) as repo:
         if not repo.config["core"].get("remote"):
             raise StageError(
-                "DVC has no default remote to share files through:"
-                " run dvc remote add --default NAME URL"
+                "DVC has no default remote for sharing files; run dvc remote add --default NAME URL"
             )
 
 
 def push_experiments(root: Path, remote: str, names: Sequence[str]) -> None:
-    """Push experiments to a git remote, their files and run cache to DVC's remote."""
+    """Push experiments to a git remote, and their files and run cache to the DVC remote."""
     if names:
         run_dvc_exp(root, "push", "--force", "--run-cache", remote, *names)
 
 
 def run_dvc_exp(folder: Path, *arguments: str) -> None:
-    """Run a command of `dvc exp`, and retries it if it fails."""
+    """Run a command of `dvc exp`, and retry it if it fails."""
     command = [sys.executable, "-m", "dvc", "exp", *arguments]
     environment = dvc_environment(folder) | fallback_identity(folder)
     for attempt in range(DVC_TRIES):
@@ -185,7 +184,7 @@ def run_dvc_exp(folder: Path, *arguments: str) -> None:
         )
         if not result.returncode:
             return
-        if result.returncode < 0:  # a killed command leaves no state to retry from
+        if result.returncode < 0:  # a killed command cannot be retried
             raise StageError(f"dvc exp {arguments[0]} {describe_exit(result.returncode)}")
     errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
     reason = errors[0].removeprefix("ERROR: ") if errors else f"exit code {result.returncode}"

@@ -1,4 +1,4 @@
-"""Git commands."""
+"""Run Git commands, with an author even if the user has configured none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tasks.runtime.stage import StageError
 
 
 def run_git(folder: Path, *arguments: str, check: bool = True) -> str:
-    """Run git in `folder` and returns what it prints, or "" if it fails with `check` off.
+    """Run git in `folder` and return its output, or "" if it fails and `check` is off.
 
     Raises:
-        StageError: git fails; the message is git's own.
+        StageError: The command failed. The message is that of git.
     """
     result = subprocess.run(
         ["git", *arguments],
@@ -32,9 +32,9 @@ def run_git(folder: Path, *arguments: str, check: bool = True) -> str:
 
 
 def fallback_identity(folder: Path) -> dict[str, str]:
-    """Variables with an author for commits, or none if the user has configured one.
+    """Return environment variables with an author, or none if the user has configured one.
 
-    DVC and `git stash` need an author for what they record outside of any branch.
+    DVC and `git stash` need an author for the commits that they create outside of branches.
     """
     if "GIT_AUTHOR_EMAIL" in os.environ:
         return {}

@@ -1,14 +1,14 @@
-"""The points of a sweep: conf/sweeps/NAME.yaml -> named sets of params by dotted key.
+"""The points of a sweep: conf/sweeps/NAME.yaml -> named settings by dotted key.
 
-    base: {train.iterations: 200}     # params of all points
+    base: {train.iterations: 200}     # settings of all points
     grid:                             # every combination
       algorithm.name: [maml, protonet]
       episodes.shots: [1, 5]
     seeds: [0, 1, 2]                  # train.seed of every point
 
-`grid: [{train.classes: [10, 100]}, {episodes.shots: [2, 5]}, {}]` is a list of grids, one after the
-other; `{}` is the base alone. `points: [{model.name: mlp}, {model.name: conv4}]` lists points one
-by one; with a grid, each of them is combined with each point of the grid.
+`grid: [{train.classes: [10, 100]}, {episodes.shots: [2, 5]}, {}]` is a list of separate grids, of
+which `{}` is only the base. `points: [{model.name: mlp}, {model.name: conv4}]` lists single points.
+If there is a grid, each of them is combined with each point of the grid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = "train.seed"
 KEYS = ("base", "grid", "points", "seeds")
 
 Changes = dict[str, Any]
-"""Params by dotted key."""
+"""Settings by dotted key."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Point:
     """One experiment of a sweep.
 
     Attributes:
-        name: The experiment's name.
-        changes: Its params by dotted key.
+        name: Name of the experiment.
+        changes: Settings by dotted key.
     """
 
     name: str
@@ -47,23 +47,28 @@ class Point:
 
 
 def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[Point]:
-    """Return the points of a sweep file in its order.
+    """Read the points of a sweep file, in its order.
 
     Args:
         file: The sweep file.
-        raw: The content of params.yaml.
-        check: Check the params of every point. Repositories with other stages have other params.
+        raw: Content of params.yaml.
+        check: Validate the settings of every point. Turn off for repositories with other stages.
 
     Raises:
-        StageError: The file or the params of a point are wrong; all mistakes, one per line.
+        StageError: The file or the settings of a point are invalid. The message lists all errors,
+            one per line.
     """
     if file.is_dir():
-        raise StageError(f"{file} is a folder: name a file, such as conf/sweeps/methods.yaml")
+        raise StageError(f"{file} is a folder; give a sweep file, such as conf/sweeps/methods.yaml")
     if not file.exists():
-        raise StageError(f"there is no {file}: name a sweep file, such as conf/sweeps/methods.yaml")
+        raise StageError(
+            f"{file} does not exist; give a sweep file, such as conf/sweeps/methods.yaml"
+        )
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:
-        raise StageError(f"{file} must hold some of {', '.join(KEYS)}")
+        raise StageError(
+            f"{file} is empty or not a mapping; it must contain some of {', '.join(KEYS)}"
+        )
     errors: list[str] = []
     sweep = _parse_sweep(content, raw, str(file), errors)
     points = _expand(sweep, file.stem)
@@ -71,8 +76,8 @@ def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[
         errors += _find_duplicates(points)
     if any(point.name == WORKSPACE for point in points):
         errors.append(
-            f"an experiment would be called {WORKSPACE}, which stands for the files of the"
-            " checkout: rename the sweep file"
+            f"an experiment would be called {WORKSPACE}, a name that is reserved for the files of"
+            " the checkout; rename the sweep file"
         )
     points = _number_duplicate_names(points)
     lines = [f"{file}: {error}" for error in errors]
@@ -85,15 +90,15 @@ def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[
 
 @dataclass(frozen=True)
 class _Sweep:
-    """The content of a sweep file, without its faulty parts."""
+    """The content of a sweep file, without invalid sections."""
 
     base: Changes
     grids: list[dict[str, list[Any]]]
     singles: list[Changes]
     seeds: list[int]
 
-    def parts(self) -> list[Changes]:
-        """Every set of params in the file; of a grid, one per key."""
+    def sections(self) -> list[Changes]:
+        """Return all settings of the file as separate sections. A grid has one per key."""
         of_grids = [{key: values[0]} for grid in self.grids for key, values in grid.items()]
         return [self.base, *of_grids, *self.singles]
 
@@ -101,7 +106,7 @@ class _Sweep:
 def _parse_sweep(
     content: Mapping[str, Any], raw: Mapping[str, Any], source: str, errors: list[str]
 ) -> _Sweep:
-    """Collect errors and leaves out what is faulty, so that all errors are found at once."""
+    """Parse a sweep file. Errors are collected, and invalid sections are left out."""
     renamed: dict[str, str] = {}
     errors += [
         f"unknown key {key}{did_you_mean(str(key), list(KEYS))}"
@@ -123,16 +128,16 @@ def _parse_sweep(
         seeds=_parse_seeds(content.get("seeds"), errors),
     )
     warn_of_old_names(renamed, source)
-    for changes in sweep.parts():
+    for changes in sweep.sections():
         for key, value in list(changes.items()):
             if error := find_section_error(raw, key, value):
                 errors.append(error)
                 for section in (sweep.base, *sweep.grids, *sweep.singles):
                     section.pop(key, None)
-    if sweep.seeds and any(SEED in changes for changes in sweep.parts()):
-        errors.append(f"both {SEED} and seeds are given: remove one of them")
+    if sweep.seeds and any(SEED in changes for changes in sweep.sections()):
+        errors.append(f"both {SEED} and seeds are given; remove one of them")
     if not errors and not (any(sweep.grids) or any(sweep.singles) or sweep.seeds):
-        errors.append("there is nothing to vary: add a grid, points or seeds")
+        errors.append("there is nothing to vary; add a grid, points or seeds")
     return sweep
 
 
@@ -141,7 +146,7 @@ def _parse_section(key: str, value: Any, errors: list[str]) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         errors.append(
-            f"{key} is {value!r}; it must be a section of params by dotted key,"
+            f"{key} is {value!r}; it must be a section of settings by dotted key,"
             " such as train.iterations: 200"
         )
         return {}
@@ -175,9 +180,11 @@ def _parse_grids(value: Any, errors: list[str]) -> list[dict[str, list[Any]]]:
 def _parse_singles(value: Any, errors: list[str]) -> list[Changes]:
     if value is None:
         return []
-    sections = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+    sections = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
     if not sections or len(sections) < len(value):
-        errors.append(f"points is {value!r}; it must be a list of sections of params by dotted key")
+        errors.append(
+            f"points is {value!r}; it must be a list of sections of settings by dotted key"
+        )
     return sections
 
 
@@ -187,12 +194,12 @@ def _parse_seeds(value: Any, errors: list[str]) -> list[int]:
     listed = value if isinstance(value, list) else []
     seeds = [seed for seed in listed if type(seed) is int and seed >= 0]
     if not seeds or len(seeds) < len(listed):
-        errors.append(f"seeds is {value!r}; it must be a list of whole numbers, each at least 0")
+        errors.append(f"seeds is {value!r}; it must be a list of integers, each at least 0")
     return seeds
 
 
 def _expand(sweep: _Sweep, stem: str) -> list[Point]:
-    """Return all combinations, named after the sweep file and what varies."""
+    """Return all combinations, named after the sweep file and the settings that vary."""
     combinations: list[Changes] = [
         dict(zip(grid, values, strict=True))
         for grid in sweep.grids
@@ -205,7 +212,7 @@ def _expand(sweep: _Sweep, stem: str) -> list[Point]:
     seeds: list[int | None] = [*sweep.seeds] or [None]
     points = []
     for variant in variants:
-        parts = [ref_name(stem), _label(variant, varied)]
+        parts = [ref_name(stem), _label_variant(variant, varied)]
         for seed in seeds:
             changes = sweep.base | variant
             if seed is None:
@@ -222,7 +229,7 @@ def _find_duplicates(points: Sequence[Point]) -> list[str]:
         first = next((other for other in points[:i] if other.changes == point.changes), None)
         if first is not None:
             errors.append(
-                f"two points are equal, {first.name} with {first.changes}: remove one of them"
+                f"two points are equal, {first.name} with {first.changes}; remove one of them"
             )
     return errors
 
@@ -236,7 +243,7 @@ def _number_duplicate_names(points: Sequence[Point]) -> list[Point]:
 
 
 def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
-    """Return the errors of all points' params; one that points share names the first of them."""
+    """Validate the settings of all points. An error that points share is listed once."""
     errors: dict[str, str] = {}
     for point in points:
         try:
@@ -248,9 +255,9 @@ def _check_params(points: Sequence[Point], raw: Mapping[str, Any]) -> list[str]:
 
 
 def find_section_error(raw: Mapping[str, Any], key: str, value: Any) -> str:
-    """Return why `value` cannot replace the section at `key`, or "" if it can.
+    """Return an error if `value` would replace a section at `key`, otherwise "".
 
-    A value with some keys of a section would drop the section's other keys.
+    A value with only some keys of a section would remove its other keys.
     """
     section: Any = raw
     for name in key.split("."):
@@ -258,17 +265,17 @@ def find_section_error(raw: Mapping[str, Any], key: str, value: Any) -> str:
     if not isinstance(value, dict) or not isinstance(section, Mapping):
         return ""
     known = [name for name in value if name in section]
-    return f"{key} is a section: give one of its keys, such as {key}.{known[0]}" if known else ""
+    return f"{key} is a section; set one of its keys, such as {key}.{known[0]}" if known else ""
 
 
 def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the params with `changes` applied.
+    """Return a copy of the settings with `changes` applied.
 
-    Missing keys are created, so that the check of the params can name them. Keys of `raw` get their
-    present names, which those of `changes` have already.
+    Unknown keys are added, so that validation reports them. Keys of `raw` are renamed to their
+    current names, which those of `changes` must have already.
 
     Raises:
-        StageError: A key of `raw` is given by an old name and the present one.
+        StageError: A key of `raw` is given by both its old and its current name.
     """
     result = _copy(raw)
     rename_keys(result)
@@ -287,8 +294,8 @@ def _copy(value: Any) -> Any:
     return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _label(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
-    """Return the values that vary, for example `protonet-shots5`."""
+def _label_variant(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """Return the values of the settings that vary, for example `protonet-shots5`."""
     parts = []
     for key in varied:
         if key in variant:
@@ -298,5 +305,5 @@ def _label(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
 
 
 def ref_name(text: str) -> str:
-    """Return `text` in characters of a Git ref: letters, digits, `_`, `+` and inner dots."""
+    """Return `text` as a Git ref, with only letters, digits, `_`, `+`, `-` and inner dots."""
     return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.").replace("..", ".") or "x"

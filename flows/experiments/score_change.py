@@ -1,7 +1,7 @@
-"""How an experiment's score has changed since its last run, for example since the night before.
+"""The change of an experiment's score since its previous run, such as that of the night before.
 
-The change stands in the final state of the flow `train`. A score that fell is also an event, which
-automations can react to.
+The final state of the flow `train` contains the change. A decrease also emits an event, which can
+trigger automations.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from tasks.reports.comparison.score_change import measure_change
 SCORE_FELL = "episodic.score.fell"
 """Name of the event.
 
-Its resource is `episodic.experiment.NAME`, its payload holds the sentence and the numbers.
+Its resource is `episodic.experiment.NAME`. Its payload contains the message and the difference with
+its interval.
 """
 
 
 def latest_revision(root: Path, name: str) -> Revision | None:
-    """Return the last experiment of that name, whatever commit it started from."""
+    """Return the most recent experiment of this name, regardless of the commit it started from."""
     with History.open(root) as history:
         known = history.experiments().get(name)
     return Revision(name, known[0]) if known else None
 
 
 def describe_change(root: Path, name: str, previous: Revision | None, log: Log) -> str:
-    """Compare an experiment with its previous run, and emits the event if its score fell.
+    """Compare an experiment with its previous run, and emit the event if its score fell.
 
     Returns:
-        The end of a sentence, or "" if the two cannot be compared.
+        A clause to append to a message, or "" if the two runs cannot be compared.
     """
     latest = latest_revision(root, name)
     if previous is None or latest is None:

@@ -1,7 +1,7 @@
 """Workspaces of experiments: Git worktrees that share the checkout's DVC cache.
 
-The checkout itself stays as it is. Uncommitted changes of its tracked files are part of every
-experiment.
+The checkout itself is not modified. Every experiment includes the uncommitted changes of tracked
+files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.runtime.files import atomic_path
 from tasks.runtime.stage import StageError
 
 FOLDER = Path(".dvc/tmp/experiments")
-"""Where the worktrees are, in the checkout."""
+"""Folder of the worktrees, relative to the checkout."""
 
 NOT_CODE = (
     ":!params.yaml",
@@ -34,7 +34,7 @@ NOT_CODE = (
     ":!*.md",
     ":!*.gitignore",
 )
-"""Git pathspecs of what an experiment writes itself or what changes no result.
+"""Git pathspecs of files that an experiment writes or that do not affect its result.
 
 All other files are code, which must be the same in an experiment and its checkout.
 """
@@ -42,12 +42,12 @@ All other files are code, which must be the same in an experiment and its checko
 
 @dataclass(frozen=True)
 class Base:
-    """What experiments start from.
+    """The state of the checkout that experiments start from.
 
     Attributes:
-        root: The checkout.
-        commit: Its commit.
-        tree: Its commit with the uncommitted changes of tracked files.
+        root: Root of the checkout.
+        commit: Current commit.
+        tree: Commit that also contains the uncommitted changes of tracked files.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class Base:
 
 
 def read_base(root: Path) -> Base:
-    """Return the checkout's present state.
+    """Return the current state of the checkout.
 
     Raises:
         StageError: The checkout has no commit.
@@ -64,18 +64,18 @@ def read_base(root: Path) -> Base:
     commit = run_git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
     if not commit:
         raise StageError(
-            f"{root} has no commit yet: commit first, since experiments start from a commit"
+            f"{root} has no commits; commit first, because experiments start from a commit"
         )
-    # The stash fails on a file whose timestamp alone has changed.
+    # The stash fails on a file of which only the timestamp has changed.
     run_git(root, "update-index", "-q", "--refresh", check=False)
     return Base(root, commit, run_git(root, "stash", "create") or commit)
 
 
 @contextmanager
 def worktree_lock(root: Path) -> Iterator[None]:
-    """Let one thread of one process at a time create, save or remove worktrees.
+    """Allow only one thread of one process at a time to create, save or remove worktrees.
 
-    Neither git nor DVC supports several of these at the same time.
+    Neither git nor DVC supports concurrent changes.
     """
     path = root / ".dvc" / "tmp" / "experiments.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def worktree_lock(root: Path) -> Iterator[None]:
 
 
 def prepare_worktree(base: Base, worktree: Path) -> None:
-    """Create a worktree at the base, or takes up one that an interrupted run has left."""
+    """Create a worktree at the base, or reuse the one of an interrupted run."""
     if worktree.exists():
         head = run_git(worktree, "rev-parse", "--verify", "--quiet", "HEAD", check=False)
         if head != base.commit:
@@ -107,9 +107,9 @@ def remove_worktree(root: Path, worktree: Path) -> None:
 
 
 def share_cache(root: Path, worktree: Path) -> None:
-    """Configure DVC in a worktree: the checkout's settings, cache and remotes.
+    """Configure DVC in a worktree to use the checkout's settings, cache and remotes.
 
-    Paths become absolute, and outputs are linked to the cache where that is safe.
+    Paths become absolute. Outputs are linked to the cache if that is safe.
     """
     from configobj import ConfigObj
     from dvc.repo import Repo
@@ -120,7 +120,7 @@ def share_cache(root: Path, worktree: Path) -> None:
         cache = Path(repo.cache.local.path)
         for name, remote in repo.config["remote"].items():
             url = str(remote.get("url", ""))
-            if Path(url).is_absolute():  # DVC has resolved it; the worktree would resolve another
+            if Path(url).is_absolute():  # resolved against the checkout, not the worktree
                 config.setdefault(f'remote "{name}"', {})["url"] = url
     folder = cache.parent.parent if cache.parts[-2:] == ("files", "md5") else cache
     config.setdefault("cache", {})["dir"] = str(folder)
@@ -132,8 +132,8 @@ def share_cache(root: Path, worktree: Path) -> None:
 def link_user_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> None:
     """Link the user's own data and encoders, which git does not track, into a worktree.
 
-    These are the paths relative to the checkout at `dataset.source` and `dataset.*.features.path`.
-    A folder that git tracks, such as data/own, is in the worktree already: its files are linked.
+    These are the relative paths `dataset.source` and `dataset.*.features.path`. A folder that git
+    tracks, such as data/own, already exists in the worktree, so its files are linked instead.
     """
     dataset = params.get("dataset")
     if not isinstance(dataset, Mapping):
@@ -155,7 +155,7 @@ def link_user_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> Non
 
 
 def link_files(original: Path, target: Path) -> None:
-    """Make the visible files of a folder those of another, as hard links: DVC follows no others."""
+    """Replace the visible files of `target` by hard links, since DVC does not follow symlinks."""
     for path in target.iterdir():
         if path.name.startswith("."):
             continue
@@ -168,7 +168,13 @@ def link_files(original: Path, target: Path) -> None:
 
 
 def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Write params.yaml with `changes` by dotted key; comments and layout are kept."""
+    """Write a copy of params.yaml with changed settings. Comments and layout are preserved.
+
+    Args:
+        source: The original.
+        target: The copy.
+        changes: Settings by dotted key.
+    """
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -185,7 +191,7 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
         for name in path:
             section = section.setdefault(name, {})
         if isinstance(value, list) and isinstance(section.get(last), list):
-            section[last][:] = value  # keeps the style of the list
+            section[last][:] = value  # preserves the style of the list
         else:
             section[last] = value
     with atomic_path(target) as draft, draft.open("w", encoding="utf-8") as stream:

@@ -84,7 +84,7 @@ def report_path(root: Path, experiment: str) -> Path:
 
 
 def page_url(root: Path, page: Path) -> str:
-    """Return the URL of a page: at the server of `make ui` if it serves the page, else a file URL."""
+    """Return the URL of a page, which is a file URL if `make ui` does not serve the page."""
     server = os.environ.get(PAGES_URL)
     if server and page.is_relative_to(root / FOLDER):
         return f"{server}/{quote(page.relative_to(root).as_posix())}"

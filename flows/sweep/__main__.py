@@ -1,4 +1,4 @@
-"""The command line of the flow `sweep`."""
+"""Command line of the flow `sweep`: run the points and print their states."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from flows.sweep.flow import SweepRow
 
 DESCRIPTION = """\
-Runs every point of a sweep file as a DVC experiment in a workspace of its own (a git worktree that
+Runs every point of a sweep file as a DVC experiment in a separate workspace (a git worktree that
 shares the cache).
 
-Points that are done already are skipped, interrupted ones resume from the last checkpoint. See the
-results with `dvc exp show` or python -m tasks.compare."""
+Finished points are skipped, and interrupted ones resume from the last checkpoint. To see the
+results, use `dvc exp show` or python -m tasks.compare."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,29 +33,31 @@ def make_parser() -> argparse.ArgumentParser:
         "file",
         type=Path,
         metavar="FILE",
-        help="the points, such as conf/sweeps/methods.yaml (docs/sweeps.md describes the format)",
+        help="sweep file, such as conf/sweeps/methods.yaml (docs/guide/sweeps.md has the format)",
     )
     parser.add_argument(
         "--at-once",
         type=parse_count,
         default=1,
         metavar="N",
-        help="experiments at the same time (default: 1)",
+        help="number of concurrent experiments (default: 1)",
     )
     parser.add_argument(
         "--runner",
         choices=("threads", "dask", "ray"),
         default="threads",
-        help="what runs them (default: threads)",
+        help="task runner (default: threads)",
     )
     parser.add_argument(
         "--share",
         default="",
         metavar="GIT_REMOTE",
-        help="fetch results that others have computed from DVC's remote, and push finished"
-        " experiments to this git remote, such as origin, and to DVC's remote",
+        help="pull results computed elsewhere from the DVC remote, and push finished experiments to"
+        " this git remote, such as origin, and to the DVC remote",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the points, but run none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the points without running them"
+    )
     return parser
 
 
@@ -67,7 +69,7 @@ def parse_count(text: str) -> int:
 
 
 def run(root: Path, options: argparse.Namespace) -> int:
-    # Reports mistakes in any point before anything runs.
+    # Reports errors in all points before anything runs.
     points = read_points(
         options.file, read_yaml(root / "params.yaml"), check=(root / "tasks").is_dir()
     )

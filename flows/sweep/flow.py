@@ -1,4 +1,4 @@
-"""The flow `sweep`."""
+"""The flow `sweep`: run the points of a sweep file as experiments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ WAITING, ALREADY_DONE, DONE, FAILED = "waiting", "already done", "done", "failed
 
 @dataclass
 class SweepRow:
-    """One point in the table of a sweep."""
+    """One point in the table of a sweep.
+
+    Attributes:
+        experiment: Name of the experiment.
+        state: "waiting", "already done", "done" or "failed".
+        time: Duration, such as "12.3 s".
+        reason: Reason for a failure.
+    """
 
     experiment: str
     state: str = WAITING
@@ -47,7 +54,7 @@ class SweepRow:
 
 @retrying_task("experiment", "{name}")
 def run_point(base: Base, name: str, changes: Changes, pull: bool) -> State:
-    """Run one experiment. A failure is a state, so that the other points go on."""
+    """Run one experiment. A failure is returned as a state, so that the other points continue."""
     progress = Progress("", get_run_logger(), name)
     try:
         seconds = run_experiment(base, name, changes, progress.write, pull)
@@ -65,17 +72,17 @@ def sweep(
     runner: RunnerName = "threads",
     share: str = "",
 ) -> State:
-    """Run every point of a sweep file as a DVC experiment in a workspace of its own.
+    """Run every point of a sweep file as a DVC experiment in a separate workspace.
 
-    Points that are done already are skipped. The final state holds a `SweepRow` per point, and is a
-    failure if one of them failed.
+    Finished points are skipped. The final state has one `SweepRow` per point. It is a failure if a
+    point failed.
 
     Args:
-        file: The sweep file, such as conf/sweeps/methods.yaml.
-        at_once: Experiments at the same time. They share the cores.
-        runner: Threads of this process, or a local cluster of Dask or Ray (prefect-dask or
-            prefect-ray must be installed).
-        share: A git remote, such as origin. Results that others have computed come from DVC's
+        file: Sweep file, such as conf/sweeps/methods.yaml.
+        at_once: Number of concurrent experiments. They share the cores.
+        runner: Threads of this process, or a local Dask or Ray cluster (prefect-dask or prefect-ray
+            must be installed).
+        share: Git remote, such as origin. Results computed elsewhere are pulled from the DVC
             remote, and the experiments are pushed to both remotes at the end.
     """
     stale_runs.register()
@@ -102,7 +109,7 @@ def sweep(
             push_experiments(root, share, [row.experiment for row in rows if row not in failed])
         except StageError as error:
             return failed_state(
-                f"the finished experiments are saved here, but not shared: {error}", rows
+                f"the finished experiments are saved locally but were not shared: {error}", rows
             )
     if failed:
         reasons = "; ".join(f"{row.experiment}: {row.reason}" for row in failed)
@@ -119,7 +126,7 @@ def run_points(
     pull: bool,
     log: Log,
 ) -> None:
-    """Run the waiting points and records in their rows what became of them."""
+    """Run the waiting points, and update their rows when they end."""
     waiting = [pair for pair in zip(rows, points, strict=True) if pair[0].state == WAITING]
     log.info("%d points, %d of them already done", len(rows), len(rows) - len(waiting))
     with task_runner as running:
@@ -146,17 +153,17 @@ def run_points(
 
 
 def divide_cores(changes: Changes, at_once: int) -> Changes:
-    """Give each of several experiments its share of the cores, on which no result depends."""
+    """Limit each experiment to its share of the cores. Results do not depend on it."""
     if at_once == 1 or "processes" in changes:
         return changes
     return changes | {"processes": max(1, (os.cpu_count() or 1) // at_once)}
 
 
 def make_task_runner(name: RunnerName, at_once: int) -> TaskRunner[Any]:
-    """Return the runner that Prefect runs the points with.
+    """Return the Prefect task runner of this name.
 
     Raises:
-        StageError: Its package is not installed.
+        StageError: The package of the runner is not installed.
     """
     if name == "threads":
         return ThreadPoolTaskRunner(max_workers=at_once)
@@ -171,13 +178,13 @@ def make_task_runner(name: RunnerName, at_once: int) -> TaskRunner[Any]:
         return RayTaskRunner(init_kwargs={"num_cpus": at_once, "include_dashboard": False})
     except ImportError as error:
         raise StageError(
-            f"the package of the runner {name} is not installed ({error}):"
-            f" run pip install prefect-{name}"
+            f"the package of the runner {name} is not installed ({error}); run pip install"
+            f" prefect-{name}"
         ) from error
 
 
 class SweepTable:
-    """The table of a sweep in Prefect's UI, updated after every experiment."""
+    """The table of a sweep in Prefect's UI, which is updated after every experiment."""
 
     def __init__(self, name: str, rows: Sequence[SweepRow]):
         self.rows = rows

@@ -77,8 +77,8 @@ def run(root: Path, host: str, port: int) -> int:
         server = Server(Path(os.environ["PREFECT_HOME"]), host, port, pages=True)
     except OSError as error:
         raise StageError(
-            f"cannot listen on {host}:{port} ({error.strerror}); stop the process that uses the port,"
-            " or choose another one with --port"
+            f"cannot listen on {host}:{port} ({error.strerror}); stop the process that"
+            " uses the port, or choose another one with --port"
         ) from error
     try:
         from prefect import serve

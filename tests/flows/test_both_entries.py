@@ -22,7 +22,7 @@ from tasks import preset
 from tasks.runtime.stage import PROGRESS
 
 pytestmark = pytest.mark.slow
-"""About twenty runs of the pipeline. tests/test_dvc_yaml.py checks the dependencies of stages too."""
+"""About twenty runs of the pipeline. tests/test_dvc_yaml.py also checks the dependencies."""
 
 STAGES = ["download", "episodes", "train", "evaluate", "report"]
 SETTINGS = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

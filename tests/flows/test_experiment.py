@@ -218,7 +218,7 @@ def test_a_terminated_save_is_neither_retried_nor_recorded_twice(
 
 
 def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):
-    with pytest.raises(StageError, match="has no commit yet: commit first"):
+    with pytest.raises(StageError, match="has no commits; commit first"):
         read_base(toy.path)
 
 

@@ -92,39 +92,39 @@ def test_names_are_refs_and_differ(points):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must hold some of base, grid, points, seeds"),
+        ("", "it must contain some of base, grid, points, seeds"),
         ("gird: {}", "unknown key gird - did you mean grid?"),
         ("grid: {algorithm.name: maml}", "grid.algorithm.name is 'maml'; it must be a list"),
         (
             "grid: [{train.iterations: 5}]",
             "grid.train.iterations is 5; it must be a list of values",
         ),
-        ("grid: [3]", "grid is 3; it must be a section of params by dotted key"),
+        ("grid: [3]", "grid is 3; it must be a section of settings by dotted key"),
         (
             "grid: [{train.iterations: [5]}, {train.iterations: [5]}]",
             "two points are equal, sweep-iterations5",
         ),
         ("grid: []", "there is nothing to vary"),
         ("grid: [{}]", "there is nothing to vary"),
-        ("base: [1]", "base is [1]; it must be a section of params by dotted key"),
+        ("base: [1]", "base is [1]; it must be a section of settings by dotted key"),
         ("points: 3", "points is 3; it must be a list of sections"),
         ("points: [{train.seed: 1}, 2]", "points is [{'train.seed': 1}, 2]; it must be a list"),
-        ("seeds: 3", "seeds is 3; it must be a list of whole numbers"),
-        ("seeds: [true]", "seeds is [True]; it must be a list of whole numbers"),
+        ("seeds: 3", "seeds is 3; it must be a list of integers"),
+        ("seeds: [true]", "seeds is [True]; it must be a list of integers"),
         ("grid: {algorithm.nam: [maml]}", "unknown key algorithm.nam - did you mean name?"),
         (
             "grid: {train.iterations: [10, 0]}",
             "sweep-iterations0: train.iterations is 0; it must be at least 1",
         ),
         ("seeds: [0", "is not YAML"),
-        ("grid: {}", "there is nothing to vary: add a grid, points or seeds"),
+        ("grid: {}", "there is nothing to vary; add a grid, points or seeds"),
         ("points: [{}]", "there is nothing to vary"),
         ("grid: {train.iterations: [5, 5]}", "two points are equal, sweep-iterations5"),
         ("seeds: [0, 0]", "two points are equal, sweep-s0"),
         ("grid: {train.seed: [0, 1]}\nseeds: [5]", "both train.seed and seeds are given"),
         (
             "base: {train: {iterations: 5}}\nseeds: [1]",
-            "train is a section: give one of its keys, such as train.iterations",
+            "train is a section; set one of its keys, such as train.iterations",
         ),
     ],
 )
@@ -135,7 +135,9 @@ def test_a_mistake_is_one_sentence(points, text, message):
 
 
 def test_no_experiment_has_the_name_of_the_workspace(points):
-    with pytest.raises(StageError, match="an experiment would be called workspace, which stands"):
+    with pytest.raises(
+        StageError, match="an experiment would be called workspace, a name that is reserved"
+    ):
         points("points: [{}, {train.iterations: 6}]", "workspace")
 
 
@@ -147,13 +149,13 @@ def test_large_and_small_numbers_keep_their_sign_of_the_exponent(points):
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(
         StageError,
-        match=r"there is no .*nosuch\.yaml: name a sweep file, such as conf/sweeps/methods\.yaml$",
+        match=r"nosuch\.yaml does not exist; give a sweep file, such as conf/sweeps/methods\.yaml$",
     ):
         read_points(tmp_path / "nosuch.yaml", preset.defaults())
 
 
 def test_a_folder_is_no_sweep_file(tmp_path):
-    with pytest.raises(StageError, match="is a folder: name a file"):
+    with pytest.raises(StageError, match="is a folder; give a sweep file"):
         read_points(tmp_path, preset.defaults())
 
 

@@ -89,6 +89,6 @@ def test_another_dvc_command_is_waited_for(run, monkeypatch: pytest.MonkeyPatch)
     assert lines == [
         "another DVC command is running in this workspace; waiting up to 10 s for it to end"
     ]
-    with pytest.raises(StageError, match=r"^train: another DVC command .*: try again .*PID 12"):
+    with pytest.raises(StageError, match=r"^train: another DVC command .*; try again .*PID 12"):
         run(busy, lock_timeout=10)
     assert clock.now == pytest.approx(4 + 10)

@@ -105,7 +105,7 @@ def test_mistakes_are_reported_before_anything_runs(committed: Toy):
     (committed.path / "bad.yaml").write_text("gird: {}")
     for file, message in (
         ("bad.yaml", "error: bad.yaml: unknown key gird - did you mean grid?"),
-        ("nowhere.yaml", "error: there is no nowhere.yaml"),
+        ("nowhere.yaml", "error: nowhere.yaml does not exist"),
     ):
         run = committed.start(file, module="flows.sweep")
         assert run.wait() == 1 and run.output.startswith(message), run.output

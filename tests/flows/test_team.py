@@ -1,4 +1,4 @@
-"""Two checkouts that share a git remote and a DVC remote, as in docs/team.md."""
+"""Two checkouts that share a git remote and a DVC remote, as in docs/guide/team.md."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
         ]
         run = httpx.post(
             f"{api}/deployments/{deployment}/create_flow_run",
-            json={"parameters": {"name": "seven", "more": {"train": 7}}},
+            json={"parameters": {"name": "seven", "overrides": {"train": 7}}},
         ).json()["id"]
 
         def state() -> dict:
@@ -112,12 +112,12 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
 
 def test_sharing_needs_both_remotes(here: Toy):
     with pytest.raises(
-        StageError, match="there is no git remote upstream: run git remote add upstream URL"
+        StageError, match="the git remote upstream does not exist; run git remote add upstream URL"
     ):
         check_sharing(here.path, "upstream")
     here.dvc("remote", "remove", "store")
     with pytest.raises(
         StageError,
-        match="DVC has no default remote to share files through: run dvc remote add --default",
+        match="DVC has no default remote for sharing files; run dvc remote add --default",
     ):
         check_sharing(here.path, "origin")

@@ -160,22 +160,24 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
         )
         == "omniglot_fast-anil-ways5-shots5"
     )
-    assert default_name(UNCHANGED, {}) == "as-it-is"
+    assert default_name(UNCHANGED, {}) == "unchanged"
 
 
 def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
     from flows.train import read_overrides
 
     raw, warnings = preset.defaults(), []
-    more = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
-    assert read_overrides(raw, more, warnings.append) == more and not warnings
+    overrides = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
+    assert read_overrides(raw, overrides, warnings.append) == overrides and not warnings
     assert read_overrides(raw, {"train.hard": 0.5}, warnings.append) == {
         "train.hard_episode_fraction": 0.5
     }
-    assert warnings == ["more: train.hard is now called train.hard_episode_fraction: rename it"]
+    assert warnings == [
+        "overrides: train.hard is now called train.hard_episode_fraction: rename it"
+    ]
     with pytest.raises(
         StageError,
-        match=r"^more: train is a section: give one of its keys, such as train\.iterations$",
+        match=r"^overrides: train is a section; set one of its keys, such as train\.iterations$",
     ):
         read_overrides(raw, {"train": {"iterations": 3}}, warnings.append)
 
