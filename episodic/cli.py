@@ -151,12 +151,12 @@ def adapt(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Adapt a trained model to new classes from a few labeled examples."""
+    """Adapt a trained model to new classes from a few labelled examples."""
     from episodic.inference import few_shot
 
     check_replaceable(out)
     learner = require_classifier(few_shot.load(model, device), model)
-    examples, labels = read_labeled_examples(support, learner.inputs)
+    examples, labels = read_labelled_examples(support, learner.inputs)
     adapted = learner.adapt(encode_examples(examples, learner.inputs), labels, steps)
     adapted.save(out)
     counts = Counter(labels)
@@ -237,7 +237,7 @@ def evaluate(
     from episodic.inference import few_shot
 
     learner = require_classifier(few_shot.load(model, device), model)
-    examples, labels = read_labeled_examples(folder, learner.inputs)
+    examples, labels = read_labelled_examples(folder, learner.inputs)
     result = learner.evaluate(
         encode_examples(examples, learner.inputs),
         labels,
@@ -325,7 +325,7 @@ def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
     return learner
 
 
-def read_labeled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
+def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
     """Examples and labels, from a folder with one subfolder per class or from a table.
 
     Raises:
@@ -382,7 +382,7 @@ def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
             problems.append(str(error))
         bar(done, len(examples))
     if problems:
-        raise base.InputError("\n".join(base.first_problems(problems)))
+        raise base.InputError("\n".join(base.shorten_problems(problems)))
     return torch.cat(tensors)
 
 

@@ -1,1 +1,1 @@
-"""Data sets, one module each (`episodic.datasets.base` says what a module defines)."""
+"""Datasets, one module each (`episodic.datasets.base` says what a module defines)."""

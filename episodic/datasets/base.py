@@ -1,13 +1,13 @@
-"""What a data set is, and what it prepares for the stage that draws episodes.
+"""What a dataset is, and what it prepares for the stage that draws episodes.
 
-A data set is a frozen dataclass: its fields are its section in params.yaml, with their bounds in
-their types. A module of this package holds one data set, the only name in its `__all__`.
+A dataset is a frozen dataclass: its fields are its section in params.yaml, with their bounds in
+their types. A module of this package holds one dataset, the only name in its `__all__`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from episodic.core.config import Section, Setting
 from episodic.core.errors import UserError
+from episodic.core.progress import ProgressCallback, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +26,23 @@ if TYPE_CHECKING:
     from episodic.core.model import ExampleKind
     from episodic.preprocessing.text import TextFeatures
 
+__all__ = [
+    "SPLITS",
+    "ClassificationDataset",
+    "Dataset",
+    "FetchError",
+    "ImageDataset",
+    "Images",
+    "Limits",
+    "PreparedData",
+    "RegressionDataset",
+    "Sinusoids",
+    "Tasks",
+    "Texts",
+    "UnansweredError",
+]
+
 SPLITS = ("train", "validation", "test")
-
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(what, done, total)`: bytes of a download, items otherwise."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Ignore progress."""
 
 
 class FetchError(UserError):
@@ -47,7 +57,7 @@ class UnansweredError(FetchError):
 
 @dataclass(frozen=True)
 class Dataset(Section):
-    """Base class of data sets: subclass `ClassificationDataset` or `RegressionDataset`."""
+    """Base class of datasets: subclass `ClassificationDataset` or `RegressionDataset`."""
 
     license: ClassVar[str]
     """Where the data comes from and on what terms, in one line."""
@@ -71,7 +81,7 @@ class Dataset(Section):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Fill the empty folder `raw`: download, copy or generate the data.
 
@@ -101,7 +111,7 @@ class Dataset(Section):
 
 @dataclass(frozen=True)
 class ClassificationDataset(Dataset):
-    """Base class of data sets with classes."""
+    """Base class of datasets with classes."""
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         """Return what episodes can ask for, before any data is downloaded.
@@ -118,7 +128,7 @@ class ClassificationDataset(Dataset):
 
 @dataclass(frozen=True)
 class ImageDataset(ClassificationDataset):
-    """Base class of data sets of images."""
+    """Base class of datasets of images."""
 
     @property
     def produces(self) -> ExampleKind:
@@ -127,7 +137,7 @@ class ImageDataset(ClassificationDataset):
 
 @dataclass(frozen=True)
 class RegressionDataset(Dataset):
-    """Base class of data sets with targets."""
+    """Base class of datasets with targets."""
 
     @property
     def min_task_size(self) -> Setting | None:
@@ -148,7 +158,7 @@ class RegressionDataset(Dataset):
 
 @dataclass(frozen=True)
 class Limits:
-    """What episodes of a data set can ask for.
+    """What episodes of a dataset can ask for.
 
     Attributes:
         examples: Examples of the smallest class.
@@ -165,7 +175,7 @@ class Limits:
     smallest: str = ""
 
     @classmethod
-    def of(
+    def from_members(
         cls,
         examples: int,
         members: Iterable[tuple[str, str]],
@@ -268,7 +278,7 @@ class Texts:
         """The examples of all sentences, those outside of all classes last."""
         return self.encode(no_progress)
 
-    def encode(self, progress: Progress) -> Any:
+    def encode(self, progress: ProgressCallback) -> Any:
         """Compute the examples of all sentences, those outside of all classes last.
 
         Args:

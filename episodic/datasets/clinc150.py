@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from episodic.core.files import atomic_path
-from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import SPLITS, FetchError, Limits, Texts
 from episodic.datasets.sources.fetch import MIRROR_VARIABLE, download, find_in_mirror
 from episodic.datasets.sources.sentences import SentenceDataset
 
@@ -64,7 +65,7 @@ class Clinc150(SentenceDataset):
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         splits = assign_domains(DOMAINS, seed)
         members = ((split, domain) for domain, split in splits.items() for _ in range(INTENTS))
-        return Limits.of(SENTENCES, members, self.features.input)
+        return Limits.from_members(SENTENCES, members, self.features.input)
 
     def fetch(
         self,
@@ -72,7 +73,7 @@ class Clinc150(SentenceDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write the two official files.
 

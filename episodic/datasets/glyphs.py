@@ -20,7 +20,8 @@ import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
-from episodic.datasets.base import ImageDataset, Images, Limits, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import ImageDataset, Images, Limits
 
 __all__ = ["Glyphs"]
 
@@ -75,7 +76,7 @@ class Glyphs(ImageDataset):
             for alphabet, split in splits
             for _ in range(character_count(alphabet))
         )
-        return Limits.of(DRAWERS, members)
+        return Limits.from_members(DRAWERS, members)
 
     def fetch(
         self,
@@ -83,7 +84,7 @@ class Glyphs(ImageDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Draw `images.npy`, uint8 `(N, 1, 28, 28)` with ink 255, and write `classes.json`."""
         drawn, classes = [], []

@@ -11,7 +11,8 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from episodic.core.files import atomic_path, write_json
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
 from episodic.datasets.sources.folder import (
     OwnClass,
     SplitFractions,
@@ -19,7 +20,7 @@ from episodic.datasets.sources.folder import (
     read_folders,
     require_fractions,
 )
-from episodic.preprocessing.base import InputError, first_problems
+from episodic.preprocessing.base import InputError, shorten_problems
 from episodic.preprocessing.image import ImagePreprocessor, decode_image
 
 __all__ = ["ImageFolder"]
@@ -66,7 +67,7 @@ class ImageFolder(ImageDataset):
         splits = assign_splits([c.name for c in classes], self.split_fractions, seed)
         smallest = min(classes, key=lambda c: len(c.examples))
         members = ((c.split or splits[c.name], "") for c in classes)
-        return Limits.of(len(smallest.examples), members, self.input, smallest.name)
+        return Limits.from_members(len(smallest.examples), members, self.input, smallest.name)
 
     def fetch(
         self,
@@ -74,7 +75,7 @@ class ImageFolder(ImageDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `images.npy`, uint8 `(N, C, size, size)`, class after class, and `classes.json`.
 
@@ -102,7 +103,7 @@ class ImageFolder(ImageDataset):
                     progress("images", row + 1, len(paths))
             images.flush()
             if problems:
-                raise FetchError("\n".join(first_problems(problems)))
+                raise FetchError("\n".join(shorten_problems(problems)))
         rows = [{"class": c.name, "count": len(c.examples), "split": c.split} for c in classes]
         folder = Path(source or "").resolve().name
         write_json(raw / "classes.json", {"folder": folder, "classes": rows})

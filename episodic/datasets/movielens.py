@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from episodic.core.files import atomic_path
-from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, Tasks
 from episodic.datasets.sources.fetch import (
     MIRROR_VARIABLE,
     download,
@@ -26,7 +27,7 @@ from episodic.datasets.sources.ratings import (
     RatingTable,
     make_tasks,
 )
-from episodic.preprocessing.base import first_problems
+from episodic.preprocessing.base import shorten_problems
 
 __all__ = ["MovieLens"]
 
@@ -134,7 +135,7 @@ class MovieLens(RatingDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write the files of ratings, films and users.
 
@@ -171,7 +172,7 @@ class MovieLens(RatingDataset):
 
 
 def _read_official(
-    raw: Path, version: str, pattern: str, mirror: Path | None, progress: Progress
+    raw: Path, version: str, pattern: str, mirror: Path | None, progress: ProgressCallback
 ) -> tuple[dict[str, bytes], str]:
     target, md5 = raw / f"{version}.zip", VERSIONS[version].md5
     path = find_in_mirror(mirror, f"movielens/{version}.zip")
@@ -235,7 +236,7 @@ def _parse(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
             )
     if problems or not ratings:
         raise FetchError(
-            "\n".join(first_problems(problems)) or f"{name}/{ratings_file} has no ratings"
+            "\n".join(shorten_problems(problems)) or f"{name}/{ratings_file} has no ratings"
         )
     film_features: Features = {}
     for film in films:

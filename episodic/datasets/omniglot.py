@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
 from episodic.datasets.sources.fetch import (
     MIRROR_VARIABLE,
     content_digest,
@@ -101,7 +102,7 @@ class Omniglot(ImageDataset):
             for c in characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        return Limits.of(DRAWERS, members)
+        return Limits.from_members(DRAWERS, members)
 
     def fetch(
         self,
@@ -109,7 +110,7 @@ class Omniglot(ImageDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `images_background.zip` and `images_evaluation.zip`.
 

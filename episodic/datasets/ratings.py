@@ -11,7 +11,8 @@ from pathlib import Path
 
 from episodic.core.config import require
 from episodic.core.files import atomic_path
-from episodic.datasets.base import FetchError, Progress, Tasks, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, Tasks
 from episodic.datasets.sources.ratings import (
     MAX_FEATURES,
     Features,
@@ -20,7 +21,7 @@ from episodic.datasets.sources.ratings import (
     RatingTable,
     make_tasks,
 )
-from episodic.preprocessing.base import first_problems
+from episodic.preprocessing.base import shorten_problems
 
 __all__ = ["Ratings"]
 
@@ -67,7 +68,7 @@ class Ratings(RatingDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Copy the files.
 
@@ -137,7 +138,7 @@ def _read(files: dict[str, Path]) -> RatingTable:
         _features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
     )
     if problems or not ratings:
-        raise FetchError("\n".join(first_problems(problems)) or f"{path} has no rows")
+        raise FetchError("\n".join(shorten_problems(problems)) or f"{path} has no rows")
     for what, features, rated_names in (
         ("item", items, {r.item for r in ratings}),
         ("user", users, {r.user for r in ratings}),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Le
 
 from episodic.core.config import require
-from episodic.datasets.base import Progress, RegressionDataset, Sinusoids, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import RegressionDataset, Sinusoids
 
 if TYPE_CHECKING:
     from episodic.core.model import ExampleKind
@@ -57,7 +58,7 @@ class Sinusoid(RegressionDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `family.json`, the bounds."""
         content = json.dumps(asdict(self), indent=2, sort_keys=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from episodic.core.files import write_json
-from episodic.datasets.base import SPLITS, FetchError, Limits, Progress, Texts, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import SPLITS, FetchError, Limits, Texts
 from episodic.datasets.sources.folder import (
     OwnClass,
     SplitFractions,
@@ -18,7 +19,7 @@ from episodic.datasets.sources.folder import (
     require_fractions,
 )
 from episodic.datasets.sources.sentences import SentenceDataset
-from episodic.preprocessing.base import InputError, first_problems
+from episodic.preprocessing.base import InputError, shorten_problems
 from episodic.preprocessing.sentences.base import SentencePreprocessor, check_sentences
 from episodic.preprocessing.sentences.files import read_table
 
@@ -53,7 +54,9 @@ class TextFolder(SentenceDataset):
         splits = assign_splits([c.name for c in classes], self.split_fractions, seed)
         smallest = min(classes, key=lambda c: len(c.examples))
         members = ((c.split or splits[c.name], "") for c in classes)
-        return Limits.of(len(smallest.examples), members, self.features.input, smallest.name)
+        return Limits.from_members(
+            len(smallest.examples), members, self.features.input, smallest.name
+        )
 
     def fetch(
         self,
@@ -61,7 +64,7 @@ class TextFolder(SentenceDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `texts.json`, the sentences by label."""
         rows = [
@@ -128,5 +131,5 @@ def _read_csv(source: Path) -> list[OwnClass[str]]:
         if given and (len(found) > 1 or not found <= set(SPLITS))
     ]
     if problems:
-        raise FetchError("\n".join(first_problems(problems)))
+        raise FetchError("\n".join(shorten_problems(problems)))
     return [OwnClass(label, next(iter(splits[label])), texts[label]) for label in sorted(texts)]

@@ -16,6 +16,15 @@ from torch import Tensor
 from episodic.core.errors import UserError
 from episodic.core.registry import PREPROCESSORS
 
+__all__ = [
+    "InputError",
+    "Preprocessor",
+    "build",
+    "read_class_folders",
+    "require_sequence",
+    "shorten_problems",
+]
+
 
 class InputError(UserError, ValueError):
     """Data that cannot become an example. The message has one sentence per problem."""
@@ -106,7 +115,7 @@ def read_class_folders(
         if len(examples) < min_examples
     ]
     if small:
-        raise InputError("\n".join(first_problems(small)))
+        raise InputError("\n".join(shorten_problems(small)))
     return found
 
 
@@ -114,7 +123,7 @@ MAX_PROBLEMS = 20
 """Problems of one kind that a message lists."""
 
 
-def first_problems(problems: Sequence[str]) -> list[str]:
+def shorten_problems(problems: Sequence[str]) -> list[str]:
     """Shorten a list of problems to MAX_PROBLEMS, with the number of those left out."""
     rest = len(problems) - MAX_PROBLEMS
     return [*problems[:MAX_PROBLEMS], *([f"and {rest} more"] if rest > 0 else [])]

@@ -13,11 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, first_problems, require_sequence
+from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
 from episodic.preprocessing.numbers import to_array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+__all__ = [
+    "ImagePreprocessor",
+    "build",
+    "decode_image",
+]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_FILE_BYTES = 64 << 20
@@ -63,7 +69,7 @@ class ImagePreprocessor:
                 named = isinstance(image, (str, Path))
                 problems.append(str(error) if named else f"image {i}: {error}")
         if problems:
-            raise InputError("\n".join(first_problems(problems)))
+            raise InputError("\n".join(shorten_problems(problems)))
         if not images:
             raise InputError("x is empty: give at least one image")
         return torch.from_numpy(np.stack(images))
@@ -77,6 +83,7 @@ class ImagePreprocessor:
         )
 
     def examples_in_file(self, path: Path) -> list[Path]:
+        """Return the file itself, which is one image."""
         return [path]
 
 

@@ -13,6 +13,12 @@ from torch import Tensor
 
 from episodic.preprocessing.base import InputError, require_sequence
 
+__all__ = [
+    "VectorPreprocessor",
+    "build",
+    "to_array",
+]
+
 
 @dataclass(frozen=True)
 class VectorPreprocessor:
@@ -32,6 +38,7 @@ class VectorPreprocessor:
         return torch.from_numpy(to_array(rows, self.input).astype(np.float32))
 
     def examples_in_folder(self, folder: Path) -> list[Any]:
+        """Raise InputError: examples of this kind are not read from files."""
         raise InputError(
             "a model of numbers reads no files: use it from Python (docs/guide/using-a-model.md)"
         )

@@ -12,8 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, first_problems, require_sequence
+from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
 from episodic.preprocessing.numbers import to_array
+
+__all__ = [
+    "RatingPreprocessor",
+    "build",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class RatingPreprocessor:
             for rating in require_sequence(x, self.example_name)
         ]
         if problems:
-            raise InputError("\n".join(first_problems(problems)))
+            raise InputError("\n".join(shorten_problems(problems)))
         if not rows:
             raise InputError("x is empty: give at least one item")
         return torch.tensor(rows, dtype=torch.int64)
@@ -97,6 +102,7 @@ class RatingPreprocessor:
         return numbers + [0] * (size - len(numbers))
 
     def examples_in_folder(self, folder: Path) -> list[Any]:
+        """Raise InputError: examples of this kind are not read from files."""
         raise InputError(
             "a model of ratings reads no files: use it from Python (docs/guide/using-a-model.md)"
         )

@@ -23,6 +23,12 @@ from episodic.preprocessing.sentences.tokens import (
     load_tokenizer,
 )
 
+__all__ = [
+    "ENCODER_FOLDER",
+    "TextFeatures",
+    "build",
+]
+
 ENCODER_FOLDER = "data/encoder"
 """The default folder of the encoder. It exists in every checkout, as DVC demands of a dependency."""
 

@@ -1,1 +1,1 @@
-"""Collections of pictures that several data sets are made of."""
+"""Collections of pictures that several datasets are made of."""

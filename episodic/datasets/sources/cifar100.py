@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
 from episodic.datasets.sources.fetch import (
     MIRROR_VARIABLE,
     download,
@@ -27,6 +28,11 @@ from episodic.datasets.sources.fetch import (
     read_folder,
     read_tar,
 )
+
+__all__ = [
+    "Cifar100",
+    "read_class_table",
+]
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"
@@ -41,7 +47,7 @@ TABLE = Path(__file__).parent.parent / "splits" / "cifar100.csv"
 
 @dataclass(frozen=True)
 class Cifar100(ImageDataset):
-    """Base class of data sets made of CIFAR-100's classes."""
+    """Base class of datasets made of CIFAR-100's classes."""
 
     license = (
         "CIFAR-100, https://www.cs.toronto.edu/~kriz/cifar.html, Alex Krizhevsky 2009; no license "
@@ -53,7 +59,7 @@ class Cifar100(ImageDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row[self.column], row["group"]) for row in read_class_table())
-        return Limits.of(EXAMPLES, members, SHAPE)
+        return Limits.from_members(EXAMPLES, members, SHAPE)
 
     def fetch(
         self,
@@ -61,7 +67,7 @@ class Cifar100(ImageDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `train.bin` and `test.bin`.
 
@@ -114,7 +120,7 @@ class Cifar100(ImageDataset):
 
 
 def read_class_table() -> list[dict[str, str]]:
-    """Return the group, and the split in each data set, of each class in the order of its number.
+    """Return the group, and the split in each dataset, of each class in the order of its number.
 
     The order of the numbers is alphabetical.
     """

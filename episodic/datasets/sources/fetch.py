@@ -22,7 +22,8 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from episodic.core.files import atomic_path
-from episodic.datasets.base import FetchError, Progress, UnansweredError, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, UnansweredError
 
 __all__ = [
     "ARCHIVE_ERRORS",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 MIRROR_VARIABLE = "EPISODIC_MIRROR"
-"""The environment variable that names the mirror, a folder with one subfolder per data set.
+"""The environment variable that names the mirror, a folder with one subfolder per dataset.
 
 Files in the mirror take precedence over the official address.
 """
@@ -69,7 +70,7 @@ def download(
     target: Path,
     *,
     max_bytes: int,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
     attempts: int = 4,
     wait: float = 1.0,
     timeout: float = 30.0,
@@ -119,7 +120,7 @@ def download(
 
 
 def _transfer(
-    url: str, draft: Path, max_bytes: int, progress: Progress, name: str, timeout: float
+    url: str, draft: Path, max_bytes: int, progress: ProgressCallback, name: str, timeout: float
 ) -> None:
     response = urlopen(url, timeout=timeout)  # noqa: S310 (the scheme is checked by the caller)
     with response, draft.open("wb") as file:

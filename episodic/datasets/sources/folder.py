@@ -15,6 +15,14 @@ from episodic.core.config import require
 from episodic.datasets.base import SPLITS, FetchError
 from episodic.preprocessing.base import InputError, Preprocessor, read_class_folders
 
+__all__ = [
+    "OwnClass",
+    "SplitFractions",
+    "assign_splits",
+    "read_folders",
+    "require_fractions",
+]
+
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 """The split of each folder name."""
 

@@ -25,8 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits, Progress, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
 from episodic.datasets.sources.fetch import ARCHIVE_ERRORS, MIRROR_VARIABLE, find_in_mirror
+
+__all__ = [
+    "ImageNetSubset",
+    "read_class_table",
+]
 
 SIZE = 84
 IMAGE_PATH = re.compile(r"(?:.*/)?(?:(n\d{8})[^/]*|(n\d{8})/[^/]*)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -38,7 +44,7 @@ MAX_IMAGE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ImageNetSubset(ImageDataset):
-    """Base class of data sets made of some of ImageNet's classes."""
+    """Base class of datasets made of some of ImageNet's classes."""
 
     license = (
         "ImageNet (ILSVRC 2012), https://image-net.org, for non-commercial research and education."
@@ -51,7 +57,7 @@ class ImageNetSubset(ImageDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row["split"], row.get("group", "")) for row in read_class_table(self.name))
-        return Limits.of(self.min_images, members, (3, SIZE, SIZE))
+        return Limits.from_members(self.min_images, members, (3, SIZE, SIZE))
 
     def fetch(
         self,
@@ -59,11 +65,11 @@ class ImageNetSubset(ImageDataset):
         *,
         source: Path | None = None,
         mirror: Path | None = None,
-        progress: Progress = no_progress,
+        progress: ProgressCallback = no_progress,
     ) -> None:
         """Write `images.npy`, uint8 `(N, 3, 84, 84)`, class after class, and `classes.json`.
 
-        The images come from the folder or the zip archive of the mirror with the data set's name.
+        The images come from the folder or the zip archive of the mirror with the dataset's name.
         """
         name = self.name
         place = find_in_mirror(mirror, name, f"{name}.zip")

@@ -18,6 +18,15 @@ from episodic.datasets.sources.folder import SplitFractions, assign_splits, requ
 if TYPE_CHECKING:
     from episodic.core.model import ExampleKind
 
+__all__ = [
+    "MAX_FEATURES",
+    "Features",
+    "Rating",
+    "RatingDataset",
+    "RatingTable",
+    "make_tasks",
+]
+
 MAX_FEATURES = 64
 """Features that one side of a rating may have."""
 
@@ -27,7 +36,7 @@ USER = "user "
 
 @dataclass(frozen=True)
 class RatingDataset(RegressionDataset):
-    """Base class of data sets of ratings.
+    """Base class of datasets of ratings.
 
     Args:
         items: `known`: validation and test users are scored on items of training users, and other

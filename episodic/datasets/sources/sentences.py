@@ -1,4 +1,4 @@
-"""What data sets of sentences have in common."""
+"""What datasets of sentences have in common."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from episodic.preprocessing.text import TextFeatures
 if TYPE_CHECKING:
     from episodic.core.model import ExampleKind
 
+__all__ = [
+    "SentenceDataset",
+]
+
 
 @dataclass(frozen=True)
 class SentenceDataset(ClassificationDataset):
-    """Base class of data sets of sentences.
+    """Base class of datasets of sentences.
 
     Args:
         features: How sentences become numbers.

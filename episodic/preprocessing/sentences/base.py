@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, first_problems, require_sequence
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
 from episodic.preprocessing.numbers import to_array
 from episodic.preprocessing.sentences.files import read_lines
 
 if TYPE_CHECKING:
     from episodic.data.storage import SparseRows
 
-Progress = Callable[[str, int, int], None]
-"""Called as `progress(what, done, total)`."""
+__all__ = [
+    "SentencePreprocessor",
+    "check_sentences",
+]
 
 MAX_CHARACTERS = 100_000
 """Characters that a sentence may have."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class SentencePreprocessor:
         return self.encode(sentences)[torch.arange(len(sentences))]
 
     def encode(
-        self, sentences: Sequence[str], progress: Progress = no_progress
+        self, sentences: Sequence[str], progress: ProgressCallback = no_progress
     ) -> SparseRows | Tensor:
         """Convert sentences to examples, one row per sentence."""
         raise NotImplementedError
@@ -97,7 +96,7 @@ def check_sentences(x: Sequence[Any]) -> list[str]:
                 f"{MAX_CHARACTERS:,}"
             )
     if problems:
-        raise InputError("\n".join(first_problems(problems)))
+        raise InputError("\n".join(shorten_problems(problems)))
     if not len(x):
         raise InputError("x is empty: give at least one sentence")
     return list(x)

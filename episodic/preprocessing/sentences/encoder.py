@@ -23,8 +23,16 @@ import torch
 from torch import Tensor
 
 from episodic.core.files import holds_data
+from episodic.core.progress import ProgressCallback, no_progress
 from episodic.preprocessing.base import InputError
-from episodic.preprocessing.sentences.base import Progress, SentencePreprocessor, no_progress
+from episodic.preprocessing.sentences.base import SentencePreprocessor
+
+__all__ = [
+    "ENCODER_VARIABLE",
+    "EncoderPreprocessor",
+    "describe_encoder",
+    "embedding_size",
+]
 
 ENCODER_VARIABLE = "EPISODIC_ENCODER"
 """The environment variable that names the encoder's folder, or the folder which contains it."""
@@ -178,7 +186,7 @@ class EncoderPreprocessor(SentencePreprocessor):
         if Path(self.name).name != self.name:
             raise ValueError(f"encoder.name is {self.name!r}; it must be the name of a folder")
 
-    def encode(self, sentences: Sequence[str], progress: Progress = no_progress) -> Tensor:
+    def encode(self, sentences: Sequence[str], progress: ProgressCallback = no_progress) -> Tensor:
         order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
         embeddings = np.zeros((len(sentences), *self.input), np.float32)
         encoder = self._encoder

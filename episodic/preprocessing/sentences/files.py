@@ -7,7 +7,13 @@ import io
 import sys
 from pathlib import Path
 
-from episodic.preprocessing.base import InputError, first_problems
+from episodic.preprocessing.base import InputError, shorten_problems
+
+__all__ = [
+    "parse_table",
+    "read_lines",
+    "read_table",
+]
 
 COLUMNS = ("text", "label")
 
@@ -69,7 +75,7 @@ def parse_table(content: str, name: str) -> list[dict[str, str]]:
     except csv.Error as error:
         problems.append(f"{name}, line {reader.line_num}: {error}")
     if problems:
-        raise InputError("\n".join(first_problems(problems)))
+        raise InputError("\n".join(shorten_problems(problems)))
     if not rows:
         raise InputError(f"{name} has no rows: give at least one sentence with its label")
     return rows

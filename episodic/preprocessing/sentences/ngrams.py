@@ -17,10 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from episodic.preprocessing.sentences.base import Progress, SentencePreprocessor, no_progress
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.preprocessing.sentences.base import SentencePreprocessor
 
 if TYPE_CHECKING:
     from episodic.data.storage import SparseRows
+
+__all__ = [
+    "NgramPreprocessor",
+    "fit_idf",
+]
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class NgramPreprocessor(SentencePreprocessor):
 
     idf: NDArray[np.float64]
 
-    def encode(self, sentences: Sequence[str], progress: Progress = no_progress) -> SparseRows:
+    def encode(
+        self, sentences: Sequence[str], progress: ProgressCallback = no_progress
+    ) -> SparseRows:
         # Here, so that the stage that downloads sentences does not depend on how they are stored.
         from episodic.data.storage import SparseRows
 

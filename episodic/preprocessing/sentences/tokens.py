@@ -16,8 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from episodic.core.progress import ProgressCallback, no_progress
 from episodic.preprocessing.base import InputError
-from episodic.preprocessing.sentences.base import Progress, SentencePreprocessor, no_progress
+from episodic.preprocessing.sentences.base import SentencePreprocessor
+
+__all__ = [
+    "TokenPreprocessor",
+    "fit_tokenizer",
+    "load_tokenizer",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class TokenPreprocessor(SentencePreprocessor):
 
     tokenizer: Any
 
-    def encode(self, sentences: Sequence[str], progress: Progress = no_progress) -> Tensor:
+    def encode(self, sentences: Sequence[str], progress: ProgressCallback = no_progress) -> Tensor:
         length = self.input[0]
         tokens = np.zeros((len(sentences), length), np.int64)
         for row, encoding in zip(tokens, self.tokenizer.encode_batch(list(sentences)), strict=True):

@@ -20,7 +20,7 @@ DRAWERS = 20
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set at its default size."""
+    """The dataset at its default size."""
     folder = tmp_path_factory.mktemp("raw")
     Glyphs().fetch(folder)
     return folder
@@ -125,7 +125,9 @@ def test_limits_are_known_before_the_drawing(data: Images):
     limits = Glyphs().limits(seed=0)
     assert limits.examples == data.counts.min()
     assert limits.classes == {split: data.splits.count(split) for split in SPLITS}
-    assert limits.groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
+    assert (
+        limits.groups == Limits.from_members(20, zip(data.splits, data.groups, strict=True)).groups
+    )
 
 
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])

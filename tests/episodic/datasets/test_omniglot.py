@@ -229,7 +229,8 @@ def test_rotations_where_they_are_asked_for(raw, config, classes, said):
         == list(config.limits(0).classes.values())
     )
     assert (
-        config.limits(0).groups == Limits.of(20, zip(data.splits, data.groups, strict=True)).groups
+        config.limits(0).groups
+        == Limits.from_members(20, zip(data.splits, data.groups, strict=True)).groups
     )
     assert data.protocol == f"vinyals split, {said}"
     assert len(data.images) == 20 * sum(classes)

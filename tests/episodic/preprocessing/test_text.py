@@ -1,4 +1,4 @@
-"""Sentences: features, data sets, base learners, and a trained text model in use."""
+"""Sentences: features, datasets, base learners, and a trained text model in use."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_the_baseline_from_random_weights_learns_its_support_set(name):
     assert baselines.choose_fine_tuning_rate(learner, 0, again) in baselines.FINE_TUNING_RATES
 
 
-# --- data sets -----------------------------------------------------------------------------------------------------------
+# --- datasets -----------------------------------------------------------------------------------------------------------
 
 
 def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
@@ -381,7 +381,10 @@ def test_clinc150_of_the_mirror(tmp_path):
         == limits.classes
         == {"train": 75, "validation": 30, "test": 45}
     )
-    assert limits.groups == Limits.of(150, zip(found.splits, found.groups, strict=True)).groups
+    assert (
+        limits.groups
+        == Limits.from_members(150, zip(found.splits, found.groups, strict=True)).groups
+    )
     assert found.splits != config.prepare(tmp_path, 1).splits
     (tmp_path / "other/clinc150").mkdir(parents=True)
     for name in clinc150.FILES:
