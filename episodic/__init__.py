@@ -11,8 +11,8 @@ Use a trained model:
     adapted = load("models/run").adapt(images, labels)
     adapted.predict(other_images)
 
-Names are imported when they are first used. The library needs torch and numpy; the extras add what
-single functions need.
+Names are imported on first use. The library requires torch and numpy. Extras install what single
+functions need in addition.
 """
 
 from typing import TYPE_CHECKING, Any

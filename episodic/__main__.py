@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or name the extra that it needs."""
+    """Run the command line, or report which extra it needs."""
     try:
         from episodic.cli import app
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Configurations are frozen dataclasses, checked when they are made."""
+"""Settings: frozen dataclasses that are validated on creation."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 
 
 class ConfigError(UserError, ValueError):
-    """A setting that cannot be used.
+    """A setting is invalid.
 
     Args:
-        key: The name of the field; dotted when it is nested.
-        value: The value that was given.
+        key: Name of the field, dotted if nested.
+        value: The invalid value.
         requirement: Completes "KEY is VALUE; it ...", as in "must be at least 1".
     """
 
@@ -59,7 +59,7 @@ def _as_yaml(value: Any) -> str:
 
 
 class Setting(NamedTuple):
-    """The value of a field of a section, and its name; dotted when it is nested."""
+    """Name (dotted if nested) and value of a field of a section."""
 
     key: str
     value: int
@@ -75,8 +75,8 @@ def require(holds: bool, key: str, value: Any, requirement: str) -> None:
 class Section:
     """Base class of the frozen dataclasses that are sections of params.yaml.
 
-    The bounds of a field stand in its type, as `Annotated[int, Ge(1), Le(4096)]`. They are checked
-    when an instance is made; validation of params.yaml and its JSON schema follow from them too.
+    The type of a field includes its bounds, as in `Annotated[int, Ge(1), Le(4096)]`. Bounds are
+    checked on creation. The validation of params.yaml and its JSON schema derive from them too.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -89,7 +89,7 @@ def check_fields(instance: Any) -> None:
     """Check every field of a dataclass against the bounds and choices in its type.
 
     Raises:
-        ConfigError: A value is out of bounds, or is not one of the choices.
+        ConfigError: A value is out of bounds or not one of the choices.
     """
     cls: Any = type(instance)
     for key, hint in _hints(cls):
@@ -123,7 +123,7 @@ def _violations(key: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str
 
 
 def _compare(value: Any, bound: Any) -> tuple[bool, str]:
-    """Whether the bound holds (never for NaN), and what it requires."""
+    """Return whether the bound holds (never for NaN) and what it requires."""
     if isinstance(bound, Gt):
         return value > bound.gt, f"must be greater than {bound.gt}"
     if isinstance(bound, Ge):

@@ -1,4 +1,4 @@
-"""The choice of a device."""
+"""Device selection."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def choose_device(name: str) -> torch.device:
     """Resolve the name of a device.
 
     Args:
-        name: `auto`, `cpu`, `cuda`, `mps` (an Apple GPU), or one of several GPUs as in `cuda:1`.
-            `auto` is a CUDA GPU if torch finds one, otherwise the CPU. It is never an Apple GPU,
-            since torch does not promise reproducible results there.
+        name: `auto`, `cpu`, `cuda`, `mps` (Apple GPU), or a numbered GPU such as `cuda:1`. `auto`
+            selects a CUDA GPU if available, otherwise the CPU. It never selects an Apple GPU,
+            because torch does not guarantee reproducible results there.
 
     Raises:
-        ConfigError: The name is unknown, or torch finds no such device.
+        ConfigError: The name is unknown, or the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

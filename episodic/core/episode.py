@@ -16,17 +16,17 @@ class Episode(NamedTuple):
 
     Args:
         support_x: Support examples `(tasks, ways * shots, *input)`, ordered by class.
-        support_y: Labels `(tasks, ways * shots)`, int64 from 0 to ways - 1. In regression targets
-            `(tasks, shots, outputs)`.
+        support_y: Labels `(tasks, ways * shots)`, int64 from 0 to ways - 1. For regression,
+            targets `(tasks, shots, outputs)`.
         query_x: Query examples, with queries instead of shots.
         query_y: Labels or targets of the query examples.
-        ways: Classes per episode. 0 if unknown: the labels then have to be read, which waits for
-            a GPU.
-        noise: A random int64 number per training episode `(tasks,)`, from which the random numbers
-            of a model follow (such as those of DropBlock).
-        support_size: For tasks of unequal size, the number of support examples of each, int64
-            `(tasks,)`. The examples behind them are padding.
-        query_size: The same for query examples.
+        ways: Classes per episode. 0 if unknown: it is then read from the labels, which
+            synchronizes with a GPU.
+        noise: A random int64 number per training episode `(tasks,)`, which seeds the random numbers
+            of a model (such as those of DropBlock).
+        support_size: Number of support examples of each task, int64 `(tasks,)`, if tasks differ in
+            size. The remaining examples are padding.
+        query_size: Number of query examples of each task, likewise.
     """
 
     support_x: Tensor
@@ -56,40 +56,40 @@ class Episode(NamedTuple):
     def support_batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Select the mini-batch of the support set for an inner step.
 
-        Mini-batches take the classes in turn where `ways` is known, and continue where the step
-        before stopped. An episode's examples are in random order already.
+        Mini-batches alternate between classes if `ways` is known, and each step continues after the
+        examples of the previous one. The examples of an episode are already in random order.
 
         Args:
-            step: Number of the inner step.
+            step: Index of the inner step.
             size: Examples per mini-batch; None for the whole support set.
 
         Returns:
             Examples `(tasks, size, *input)`, their labels, and the number of examples of each task
-            `(tasks,)` where tasks are of unequal size.
+            `(tasks,)`, or None if all tasks have the same size.
         """
         n = self.support_x.shape[1]
         if size is None or size >= n:
             return self.support_x, self.support_y, self.support_size
         device = self.support_x.device
-        places = torch.arange(size, device=device)
+        positions = torch.arange(size, device=device)
         if self.support_size is not None:
             counts = self.support_size[:, None]
-            rows = torch.where(counts > size, (places + step * size) % counts, places)
+            index = torch.where(counts > size, (positions + step * size) % counts, positions)
             tasks = torch.arange(self.tasks, device=device)[:, None]
             return (
-                self.support_x[tasks, rows],
-                self.support_y[tasks, rows],
+                self.support_x[tasks, index],
+                self.support_y[tasks, index],
                 self.support_size.clamp(max=size),
             )
         order = torch.arange(n, device=device).view(self.ways or 1, -1).T.flatten()
-        rows = order[(places + step * size) % n]
-        return self.support_x[:, rows], self.support_y[:, rows], None
+        index = order[(positions + step * size) % n]
+        return self.support_x[:, index], self.support_y[:, index], None
 
     def with_shots(self, shots: int) -> Episode:
-        """Keep the first `shots` support examples, of each class where `ways` is known."""
+        """Keep the first `shots` support examples, of each class if `ways` is known."""
         x, y = (
-            torch.unflatten(part, 1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
-            for part in (self.support_x, self.support_y)
+            torch.unflatten(tensor, 1, (self.ways or 1, -1))[:, :, :shots].flatten(1, 2)
+            for tensor in (self.support_x, self.support_y)
         )
         size = None if self.support_size is None else self.support_size.clamp(max=shots)
         return self._replace(support_x=x, support_y=y, support_size=size)

@@ -15,4 +15,4 @@ class UserError(Exception):
     """
 
     temporary: ClassVar[bool] = False
-    """Whether a retry may succeed, as when a server does not answer."""
+    """Whether a retry may succeed, as after a network timeout."""

@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the complete old file or the complete new one."""
+"""Atomic writes: readers see either the complete old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ __all__ = ["atomic_folder", "atomic_path", "holds_data", "read_json", "write_jso
 def atomic_path(target: Path) -> Iterator[Path]:
     """Write a file or a folder atomically.
 
-    The block writes to the path that it is given, in the folder of `target`. When the block ends
-    without an exception, the result replaces `target`; otherwise `target` stays as it is. Drafts
-    that killed processes left behind are removed.
+    The block writes a draft next to `target`. If it ends without an exception, the draft replaces
+    `target`; otherwise `target` is unchanged. Drafts of killed processes are removed.
 
     Args:
         target: The file or folder to replace. Its parent folders are created.
@@ -74,7 +73,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def holds_data(path: Path) -> bool:
-    """Whether a path is a file, or a folder with anything in it that is not hidden."""
+    """Return whether a path is a file, or a folder with a file or folder that is not hidden."""
     if path.is_dir():
         return any(not inner.name.startswith(".") for inner in path.iterdir())
     return path.is_file()
@@ -90,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, with sorted keys: equal values give equal bytes.
 
     Raises:
-        ValueError: The value holds NaN or an infinity.
+        ValueError: The value contains NaN or an infinity.
     """
     write_text(
         path,

@@ -1,6 +1,6 @@
 """64-bit arithmetic on every device.
 
-An Apple GPU (mps) has no float64, and only part of int64 arithmetic: the CPU does it instead.
+Apple GPUs (mps) do not support float64 and only some int64 operations; the CPU is used instead.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ __all__ = ["supporting_device", "to_float64"]
 
 
 def supporting_device(device: torch.device | str) -> torch.device:
-    """The device itself if it computes in 64 bits, else the CPU."""
+    """Return the device if it supports 64-bit arithmetic, otherwise the CPU."""
     device = torch.device(device)
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def to_float64(x: Tensor) -> Tensor:
     """Convert x to float64 on its `supporting_device`."""
-    # Moved first, since its own device may have no float64.
+    # Moved first, because the device of x may not support float64.
     return x.to(supporting_device(x.device)).double()

@@ -17,7 +17,7 @@ Params = dict[str, Tensor]
 
 HEAD = ("head.weight", "head.bias")
 """Parameters of the last layer of every model, a linear map from features to outputs. All other
-parameters are the body."""
+parameters form the body."""
 
 ExampleKind = Literal["image", "vector", "text_features", "tokens", "categorical"]
 """Kinds of examples: images `(C, H, W)`; vectors of measurements; n-gram or encoder features of a
@@ -26,11 +26,11 @@ text `(size,)`; int64 token sequences `(length,)`; int64 categorical features
 
 
 class Model(Protocol):
-    """A base learner: a function of parameters and examples."""
+    """A model: a function of parameters and examples."""
 
     @property
     def width(self) -> int:
-        """Length of a feature vector."""
+        """Dimension of the features."""
 
     @property
     def outputs(self) -> int:
@@ -38,10 +38,10 @@ class Model(Protocol):
 
     @property
     def norm_names(self) -> tuple[str, ...]:
-        """Names of the scales and shifts of batch norm."""
+        """Names of the scales and shifts of batch norm layers."""
 
     def init(self, generator: torch.Generator) -> Params:
-        """Initialize the parameters, float32 on the CPU and without a task axis.
+        """Initialize the parameters: float32, on the CPU, without a task axis.
 
         Args:
             generator: Source of random numbers.
@@ -65,24 +65,24 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class ModelSpec(Section):
-    """Base class of model specifications: the settings of a model, from which `build` makes it."""
+    """Base class of model specifications: the settings of a model, with a method to build it."""
 
     accepts: ClassVar[frozenset[ExampleKind]]
-    """The kinds of examples that the model takes."""
+    """Kinds of examples that the model accepts."""
 
     @property
     def vocabulary(self) -> Setting | None:
-        """The setting for the number of distinct tokens or features; None: it has none."""
+        """The setting for the number of distinct tokens or features; None if there is none."""
         return None
 
     def build(self, input: tuple[int, ...], outputs: int) -> Model:
-        """Make the model.
+        """Build the model.
 
         Args:
             input: Shape of one example.
             outputs: Number of outputs; 0 for a model without a head.
 
         Raises:
-            ConfigError: The model does not fit examples of that shape.
+            ConfigError: The model cannot process examples of this shape.
         """
         raise NotImplementedError

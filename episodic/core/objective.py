@@ -18,14 +18,14 @@ __all__ = ["Objective", "mean_per_task"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What the outputs of a model are trained for and scored by.
+    """The loss and the score of the outputs of a model.
 
     Args:
         kind: `classification` (loss: cross-entropy, score: accuracy) or `regression` (loss and
             score: mean squared error).
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: `kind` is neither.
     """
 
     kind: Literal["classification", "regression"]
@@ -39,7 +39,7 @@ class Objective:
         return "accuracy" if self.kind == "classification" else "mse"
 
     def is_better(self, a: float, b: float) -> bool:
-        """Whether score a is strictly better than score b."""
+        """Return whether score a is strictly better than score b."""
         return a > b if self.kind == "classification" else a < b
 
     def loss(self, outputs: Tensor, y: Tensor, size: Tensor | None = None) -> Tensor:
@@ -48,7 +48,7 @@ class Objective:
         Args:
             outputs: Logits or predictions `(tasks, n, outputs)`.
             y: Labels `(tasks, n)` or targets `(tasks, n, outputs)`.
-            size: Number of examples of each task `(tasks,)`, where tasks are of unequal size.
+            size: Number of examples of each task `(tasks,)`, if tasks differ in size.
 
         Returns:
             `(tasks,)`.
@@ -64,7 +64,7 @@ class Objective:
         Args:
             outputs: Logits or predictions `(tasks, n, outputs)`.
             y: Labels `(tasks, n)` or targets `(tasks, n, outputs)`.
-            size: Number of examples of each task `(tasks,)`, where tasks are of unequal size.
+            size: Number of examples of each task `(tasks,)`, if tasks differ in size.
 
         Returns:
             `(tasks,)`.
@@ -77,7 +77,7 @@ class Objective:
         """Combine the outputs of an ensemble.
 
         Args:
-            outputs: Of each member, `(tasks, n, outputs)`.
+            outputs: Outputs `(tasks, n, outputs)` of each member.
 
         Returns:
             The logarithm of the mean probabilities, or the mean prediction
@@ -94,11 +94,11 @@ class Objective:
 def mean_per_task(values: Tensor, size: Tensor | None = None) -> Tensor:
     """Average the values of each task.
 
-    Padding adds exactly 0 to the mean and to its gradient, whatever finite value it has.
+    Padding contributes exactly 0 to the mean and its gradient, whatever its (finite) value.
 
     Args:
         values: `(tasks, n, ...)`.
-        size: Number of examples of each task `(tasks,)`, where tasks are of unequal size.
+        size: Number of examples of each task `(tasks,)`, if tasks differ in size.
 
     Returns:
         `(tasks,)`.

@@ -1,8 +1,8 @@
-"""Random numbers as a function of where they are used: `(seed, purpose, index) -> bits`.
+"""Counter-based random numbers: a pure function `(seed, purpose, index) -> bits`.
 
-Nothing here has a state. Episode i is the same whether it is drawn alone or in a batch, first or
-after a restart, on a CPU or a GPU: the generator is a counter that goes through a mixing function
-in 64-bit integer arithmetic (SplitMix64).
+There is no state. Episode i is the same whether it is drawn individually or in a batch, from the
+start or after resuming, on a CPU or a GPU. The generator applies a mixing function to a counter, in
+64-bit integer arithmetic (SplitMix64).
 
 Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014.
 https://doi.org/10.1145/2660193.2660195
@@ -32,7 +32,7 @@ def key(seed: int, purpose: str) -> int:
 
     Args:
         seed: Seed of the run.
-        purpose: What the numbers are for, such as "train".
+        purpose: What the numbers are used for, such as "train".
     """
     return int.from_bytes(
         hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "little", signed=True
@@ -40,12 +40,12 @@ def key(seed: int, purpose: str) -> int:
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """Create a torch generator (CPU) for what is drawn once, such as initial weights."""
+    """Create a torch generator (CPU) for numbers that are drawn once, such as initial weights."""
     return torch.Generator().manual_seed(key(seed, purpose))
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    # int64 shifts keep the sign; the mask takes it off.
+    # An int64 shift extends the sign; the mask clears it.
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -71,27 +71,27 @@ def random_bits(key: int, index: Tensor, count: int) -> Tensor:
 
 
 def integers_below(bits: Tensor, n: Tensor | int) -> Tensor:
-    """Turn 64 random bits each into uniform integers from 0 to n - 1.
+    """Convert random 64-bit integers to uniform integers from 0 to n - 1.
 
-    n must be below 2**31; the bias is below n / 2**32.
+    n must be below 2**31. The bias is below n / 2**32.
     """
     return (_shift(bits, 32) * n) >> 32
 
 
 def uniform(bits: Tensor, low: float, high: float) -> Tensor:
-    """Turn 64 random bits each into uniform float64 numbers in [low, high)."""
+    """Convert random 64-bit integers to uniform float64 numbers in [low, high)."""
     return low + (high - low) * (_shift(bits, 11).double() * 2.0**-53)
 
 
 def sample_distinct(bits: Tensor, n: Tensor | int, k: int) -> Tensor:
     """Sample k distinct integers below n in random order.
 
-    Every ordered selection is equally likely, and the work does not grow with n.
+    All ordered selections are equally likely. The cost does not depend on n.
 
     Args:
-        bits: `(..., k)` 64 random bits each. The upper half selects, the lower half shuffles.
-        n: How many there are to choose from, at least k: a number, or a tensor of shape `(...)`.
-        k: How many are chosen.
+        bits: Random 64-bit integers `(..., k)`. The upper halves select, the lower halves shuffle.
+        n: Exclusive upper bound, at least k: an integer, or a tensor of shape `(...)`.
+        k: Number of integers to sample.
 
     Returns:
         int64 `(..., k)`.

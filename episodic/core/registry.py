@@ -1,7 +1,7 @@
 """Registries of algorithms, models, datasets and preprocessors by name.
 
-Each has a module of its own, which is imported when its name is looked up. A pipeline stage then
-depends on the modules that it names and on no others.
+Each entry is defined in a separate module, which is imported when its name is looked up. A pipeline
+stage therefore depends only on the modules that it uses.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ __all__ = ["ALGORITHMS", "DATASETS", "MODELS", "PREPROCESSORS", "Registry", "did
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """End a message about an unknown name with the known name most similar to it, if any is."""
+    """Return a suggestion of the most similar known name, or an empty string if none is similar."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" - did you mean {close[0]}?" if close else ""
 
 
 class Registry(Mapping[str, Any]):
-    """Maps a name to the class of that name: the only one that the `__all__` of its module lists.
+    """A mapping from names to classes, each the only name in the `__all__` of its module.
 
-    The names are those of the modules in `package`, so that a new file is found without being
-    listed. A package of your own registers its modules, as in
-    `ALGORITHMS.add("mine", "my_package.mine")`.
+    The names are those of the modules in `package`: a new file is registered automatically. Modules
+    of other packages are added explicitly, as in `ALGORITHMS.add("mine", "my_package.mine")`.
 
     Args:
-        kind: What the entries are, for messages.
-        package: The package that holds one module per entry.
+        kind: Kind of the entries, for error messages.
+        package: The package with one module per entry.
         leave_out: Modules of the package that are not entries.
         attribute: Name of the entry in each module. None: the only name in `__all__`.
     """
@@ -55,7 +54,7 @@ class Registry(Mapping[str, Any]):
         """Register the class of the module with this dotted name.
 
         Raises:
-            ValueError: The name is taken.
+            ValueError: The name is already registered.
         """
         if name in self._modules:
             raise ValueError(
@@ -64,10 +63,10 @@ class Registry(Mapping[str, Any]):
         self._modules[name] = module
 
     def __getitem__(self, name: str) -> Any:
-        """Import the module of this name and return its entry.
+        """Import the module of a name and return its entry.
 
         Raises:
-            ConfigError: There is no such name.
+            ConfigError: The name is unknown.
         """
         if name not in self._modules:
             known = sorted(self._modules)
@@ -77,8 +76,8 @@ class Registry(Mapping[str, Any]):
         module = importlib.import_module(self._modules[name])
         if self._attribute:
             return getattr(module, self._attribute)
-        (name_of_class,) = module.__all__
-        return getattr(module, name_of_class)
+        (class_name,) = module.__all__
+        return getattr(module, class_name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)

@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean."""
+"""The confidence interval of a mean."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["mean_ci95"]
 
 
 def mean_ci95(values: np.ndarray) -> tuple[float, float]:
-    """Mean and half-width of its 95 % confidence interval.
+    """Compute a mean and the half-width of its 95 % confidence interval.
 
     Args:
-        values: One number per episode, `(n,)`.
+        values: One value per episode, `(n,)`.
 
     Returns:
         The mean and `1.96 * s / sqrt(n)`, where `s` is the sample standard deviation. The

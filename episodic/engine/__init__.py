@@ -1,1 +1,1 @@
-"""The meta-gradient engine: meta-learners, the inner loop and the outer gradient."""
+"""The meta-gradient engine: meta-learners, the inner loop and the meta-gradient."""

@@ -1,4 +1,4 @@
-"""The C library's memory allocator."""
+"""Settings of the memory allocator of the C library."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["keep_freed_memory"]
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory for the next request.
+    """Make glibc reuse freed memory instead of returning it to the system.
 
-    Meta-training allocates the same large buffers in every iteration. By default glibc returns them
-    to the system page by page, and page faults then take half the time on a CPU. The setting is
-    that of the whole process, so that a program makes it and not a library.
+    Meta-training allocates the same large buffers in every iteration. By default glibc returns
+    their pages to the system, and on a CPU half of the time is then spent on page faults. The
+    setting applies to the whole process, so it is left to programs to call this function.
 
     Returns:
-        Whether the setting took effect. It does nothing without glibc.
+        Whether the setting took effect. Without glibc the function does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
 """A training iteration as one CUDA graph.
 
-A GPU then waits neither for Python nor for a thousand kernel launches. The number of the iteration
-lives on the GPU, where the graph itself increments it. Learning rate and episodes follow from it.
+The GPU then does not wait for Python or for individual kernel launches. The iteration number is
+stored on the GPU and incremented by the graph. It determines the learning rate and the episodes.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from torch import Tensor
 __all__ = ["WARM_UP_CALLS", "Update", "capture_iteration", "run_iteration"]
 
 WARM_UP_CALLS = 3
-"""Calls before the capture, in which libraries choose kernels and allocate memory."""
+"""Calls before the capture, during which libraries select kernels and allocate memory."""
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """`update(tasks, rate)`: one iteration on the task indices int64 `(meta_batch,)` at a learning rate
-`()`. It changes the state in place and returns figures to log."""
+`()`. It updates the state in place and returns values to log."""
 
 
 def run_iteration(update: Update, number: Tensor, rates: Tensor, meta_batch: int) -> Tensor:
-    """Run the iteration of a number that is a tensor, and increment it.
+    """Run one iteration and increment its number, which is a tensor.
 
     Args:
-        update: The iteration.
-        number: Number of the iteration, int64 `()`. It is incremented in place.
+        update: Performs the iteration.
+        number: Number of the iteration, int64 `()`, incremented in place.
         rates: Learning rates `(iterations,)`. Later iterations use the last one.
         meta_batch: Tasks per iteration.
 
     Returns:
-        What `update` returns.
+        The result of `update`.
     """
     tasks = number * meta_batch + torch.arange(meta_batch, device=number.device)
     rate = rates.index_select(0, number.clamp(max=len(rates) - 1)[None])[0]
@@ -46,17 +46,18 @@ def capture_iteration(
     """Capture `run_iteration` as a CUDA graph.
 
     Args:
-        update: The iteration. Its shapes are static, and it makes no decision on the host.
-        state: The tensors that `update` changes. They are restored after the warm-up.
+        update: Performs the iteration. Its shapes must be static, and it must not read GPU values
+            on the host.
+        state: The tensors that `update` modifies. They are restored after the warm-up.
         first: Number of the first iteration.
         rates: Learning rates `(iterations,)`, on the GPU.
         meta_batch: Tasks per iteration.
 
     Returns:
-        A function that runs the next iteration and returns its figures.
+        A function that runs the next iteration and returns the values to log.
 
     Raises:
-        RuntimeError: Something in `update` waits for the GPU.
+        RuntimeError: `update` synchronizes with the GPU.
     """
     number = torch.full((), first, dtype=torch.int64, device=rates.device)
     before = [tensor.clone() for tensor in state]
@@ -68,16 +69,16 @@ def capture_iteration(
     main.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        figures = run_iteration(update, number, rates, meta_batch)
-    for tensor, value in zip(state, before, strict=True):
-        tensor.copy_(value)
+        values = run_iteration(update, number, rates, meta_batch)
+    for tensor, initial in zip(state, before, strict=True):
+        tensor.copy_(initial)
     number.fill_(first)
 
-    # A graph does not keep the memory alive that it reads: its function holds what was captured.
+    # A graph does not keep the memory alive that it reads; the default argument does.
     captured = number, rates, update
 
     def replay(captured: object = captured) -> Tensor:
         graph.replay()
-        return figures.clone()
+        return values.clone()
 
     return replay

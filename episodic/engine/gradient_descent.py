@@ -1,4 +1,4 @@
-"""What algorithms share that adapt by gradient descent on the support loss."""
+"""Base class of algorithms that adapt by gradient descent on the support loss."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Steps = Annotated[int, Ge(1), Le(10_000)]
 """A number of inner steps."""
 
 MIN_TEST_STEPS = 3
-"""Fewest inner steps at test time: trained for fewer, these methods still gain from a few more."""
+"""Minimum number of inner steps at test time: algorithms that are trained with fewer steps still
+improve with a few more."""
 
 
 @dataclass(frozen=True)
 class GradientDescent(Algorithm):
-    """Base class of algorithms whose parameters adapt by gradient descent.
+    """Base class of algorithms that adapt parameters by gradient descent.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -15,19 +15,19 @@ __all__ = ["InnerLoop", "Step", "detached", "expand", "grad", "trajectory"]
 
 
 def _no_steps(*_: Any) -> Any:
-    raise AssertionError("this algorithm has no inner loop, so it takes no inner steps")
+    raise AssertionError("this algorithm has no inner loop and takes no inner steps")
 
 
 class InnerLoop(NamedTuple):
-    """How each task adapts.
+    """The inner loop of a batch of tasks.
 
     Args:
-        theta: Initial values `(tasks, *shape)`: the model's parameters, and whatever else the
-            method carries from step to step.
+        theta: Initial values `(tasks, *shape)`: the parameters of the model, and any further state
+            that the algorithm carries from step to step.
         loss: `loss(theta, step)`: the support loss of each task `(tasks,)`.
         update: The inner optimizer.
         second_order: Whether the meta-gradient differentiates through the inner gradient.
-        adapted_names: Names whose gradient `update` needs; None for all.
+        adapted_names: Names of the parameters whose gradient `update` needs; None for all.
     """
 
     theta: Params
@@ -41,7 +41,7 @@ class Step(NamedTuple):
     """One inner step.
 
     Args:
-        before: Parameters before the step, which are leaves of its graph.
+        before: Parameters before the step, the leaves of its graph.
         after: Parameters after the step, a function of `before`.
     """
 
@@ -52,8 +52,8 @@ class Step(NamedTuple):
 def trajectory(inner: InnerLoop, steps: int) -> Iterator[Step]:
     """Yield the inner steps theta_0 -> theta_1, theta_1 -> theta_2, ...
 
-    The sum of the losses of all tasks is differentiated, since the parameters of a task affect its
-    own loss alone. Each step is a graph of its own, so that a caller can release it.
+    The sum of the losses of all tasks is differentiated, because the parameters of a task affect
+    only the loss of that task. Each step has a separate graph, which the caller can release.
 
     Args:
         inner: The inner loop.
@@ -77,12 +77,12 @@ def grad(loss: Tensor, theta: Params, create_graph: bool = False) -> Params:
     """Differentiate a loss with respect to theta.
 
     Args:
-        loss: `()`.
+        loss: The loss `()`.
         theta: Leaves of the graph of `loss`.
-        create_graph: Whether the gradient can be differentiated again.
+        create_graph: Whether the gradient itself is differentiable.
 
     Returns:
-        The gradient, 0 for parameters that the loss does not depend on.
+        The gradient, with zeros for parameters that the loss does not depend on.
     """
     values = list(theta.values())
     gradients = torch.autograd.grad(
@@ -99,8 +99,8 @@ def expand(theta: Params, tasks: int) -> Params:
 class _Expand(torch.autograd.Function):
     """`Tensor.expand` with a faster gradient.
 
-    The gradient, a sum over tasks, is computed in the order of memory. torch's own is 13 times
-    slower for kernels with their channels last.
+    The gradient, a sum over tasks, is computed in memory order. For channels-last kernels torch's
+    implementation is 13 times slower.
     """
 
     @staticmethod
@@ -115,8 +115,5 @@ class _Expand(torch.autograd.Function):
 
 
 def detached(theta: Params) -> Params:
-    """Copy theta to new leaves that require gradients, which cuts the graph between steps.
-
-    The memory is shared with theta.
-    """
+    """Detach theta into new leaves that require gradients, sharing its memory."""
     return {name: p.detach().requires_grad_() for name, p in theta.items()}

@@ -1,6 +1,6 @@
 """Optimizers of the inner loop.
 
-They are elementwise, so that they work with any task axis.
+All operations are elementwise, so they apply with any task axis.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from episodic.core.model import Params
 __all__ = ["SQUARE", "InnerOptimizer", "adam", "sgd"]
 
 InnerOptimizer = Callable[[Params, Params, int, Tensor], Params]
-"""`optimizer(theta, gradient, step, loss)`: theta after an inner step. The gradient holds the names
-that the method adapts (`InnerLoop.adapted_names`), the loss is that of each task `(tasks,)`."""
+"""`optimizer(theta, gradient, step, loss)` returns theta after an inner step. The gradient contains
+the adapted parameters (`InnerLoop.adapted_names`); the loss is per task, `(tasks,)`."""
 
 SQUARE = "square."
-"""Prefix of Adam's running means of squared gradients, which theta carries."""
+"""Prefix of the names of Adam's running means of squared gradients in theta."""
 
 
 def sgd(inner_lr: float) -> InnerOptimizer:
@@ -35,12 +35,12 @@ def sgd(inner_lr: float) -> InnerOptimizer:
 def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> InnerOptimizer:
     """Adam without momentum (beta1 = 0).
 
-    Theta carries `SQUARE + name` for each name that adapts, 0 at the start.
+    Theta contains `SQUARE + name` for each adapted parameter, initially 0.
 
     Args:
         lr: Learning rate.
         beta2: Decay of the running mean of squared gradients.
-        eps: Added to the denominator.
+        eps: Constant added to the denominator.
 
     Source: Kingma, Ba: Adam, 2015, algorithm 1.
     """

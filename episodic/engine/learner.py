@@ -1,4 +1,4 @@
-"""Algorithms, and the meta-learner: a model, the algorithm that adapts it, and an objective."""
+"""The base class of algorithms, and the meta-learner: a model, an algorithm and an objective."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ from episodic.engine.inner import InnerLoop, expand
 __all__ = ["BATCH_NORM", "Algorithm", "MetaLearner", "ModelFunction"]
 
 BATCH_NORM = ("transductive", "inductive")
-"""Whose statistics normalize the query set: its own, or those of the support set."""
+"""Batch-norm modes: the query set is normalized by its own statistics or by those of the support
+set."""
 
 ModelFunction = Callable[..., Tensor]
 """`function(theta, x, reference)`: a model, or its features `(tasks, n, ...)`."""
 
 
 class Algorithm(Section):
-    """Base class of algorithms: what differs between them.
+    """Base class of algorithms.
 
-    By itself it is a model that is trained on query sets and does not adapt.
+    The base class itself trains the model on query sets without adaptation.
     """
 
     inner_steps: int = 0
     """Number of inner steps; 0 for an algorithm without an inner loop."""
 
     regression: ClassVar[bool] = True
-    """Whether the algorithm also fits targets that are not classes."""
+    """Whether the algorithm supports regression."""
 
     any_ways: ClassVar[bool] = False
-    """Whether a model that was trained at some number of ways predicts at other numbers."""
+    """Whether a trained model can predict with another number of ways than in training."""
 
     labels: ClassVar[LabelScope] = "episode"
-    """Labels of training episodes: `episode` counts the classes of the episode from 0, `split` all
-    training classes."""
+    """Labels of training episodes: `episode` numbers the classes of each episode from 0, `split`
+    numbers all training classes."""
 
     scheduled: ClassVar[bool] = False
     """Whether `inner_loop` or `query_loss_weights` depend on the progress of training."""
 
     backprop_through_inner: ClassVar[bool] = True
-    """Whether the meta-gradient differentiates through the inner steps. Otherwise `outer_gradient`
+    """Whether the meta-gradient backpropagates through the inner steps. Otherwise `outer_gradient`
     computes it from the adapted parameters."""
 
     uses_query_loss: ClassVar[bool] = True
-    """Whether the meta-gradient follows from the query loss. Otherwise query sets are only scored,
-    and `outer_gradient` gets an empty `v`."""
+    """Whether the meta-gradient depends on the query loss. Otherwise query sets are only scored, and
+    `outer_gradient` receives an empty `v`."""
 
     @property
     def training_steps(self) -> int:
@@ -62,7 +63,7 @@ class Algorithm(Section):
         return self.inner_steps
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
-        """Count the outputs of the model that the algorithm trains.
+        """Compute the number of outputs of the model.
 
         Args:
             ways: Classes per training episode.
@@ -82,14 +83,14 @@ class Algorithm(Section):
             generator: Source of random numbers.
 
         Returns:
-            theta, and whatever else the algorithm learns, without a task axis.
+            theta and all further parameters that the algorithm learns, without a task axis.
         """
         return theta
 
     def inner_loop(
         self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
     ) -> InnerLoop:
-        """Describe how the tasks of an episode adapt.
+        """Build the inner loop of the tasks of an episode.
 
         Args:
             learner: The meta-learner.
@@ -100,34 +101,34 @@ class Algorithm(Section):
         return InnerLoop(expand(meta, episode.tasks))
 
     def query_loss_weights(self, progress: float) -> tuple[float, ...] | None:
-        """Weights of the query losses at theta_0, ..., theta_{inner_steps} in the meta-gradient.
+        """Compute the weights of the query losses at theta_0, ..., theta_{inner_steps}.
 
         Args:
             progress: Fraction of training that is done.
 
         Returns:
-            inner_steps + 1 weights; None if only the last query loss counts.
+            inner_steps + 1 weights in the objective; None to use only the last query loss.
         """
         return None
 
     def outer_gradient(
         self, inner: InnerLoop, adapted: Params, v: Params, task_weight: float
     ) -> Params:
-        """Compute the meta-gradient at theta_0 without differentiating through the inner steps.
+        """Compute the meta-gradient at theta_0 without backpropagating through the inner steps.
 
-        It is called for algorithms without `backprop_through_inner`.
+        It is called if `backprop_through_inner` is false.
 
         Args:
             inner: The inner loop, with theta_0 as `inner.theta`.
             adapted: Parameters after the inner steps `(tasks, *shape)`.
-            v: Gradient there of the mean query loss over the meta-batch.
+            v: Gradient of the mean query loss over the meta-batch at `adapted`.
             task_weight: Weight of one task in that mean.
 
         Returns:
             The gradient of each task `(tasks, *shape)`.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not differentiate through its inner steps, so it must "
+            f"{type(self).__name__} does not backpropagate through its inner steps, so it must "
             "define outer_gradient"
         )
 
@@ -158,8 +159,8 @@ class Algorithm(Section):
             episode: The tasks.
 
         Returns:
-            Weight `(tasks, width, ways)` and bias `(tasks, 1, ways)`, with which the outputs are
-            features @ weight + bias; None for an algorithm that solves for no head.
+            Weight `(tasks, width, ways)` and bias `(tasks, 1, ways)`, such that the outputs are
+            features @ weight + bias; None for algorithms without a closed-form head.
         """
         return None
 
@@ -171,11 +172,11 @@ class Algorithm(Section):
 
 @dataclass(frozen=True)
 class MetaLearner:
-    """A model, the algorithm that adapts it, and the objective of both.
+    """A model, an algorithm that adapts it, and an objective.
 
     Args:
         model: The model.
-        algorithm: How the model adapts.
+        algorithm: The algorithm that adapts the model.
         objective: Classification or regression.
         batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.
@@ -204,9 +205,9 @@ class MetaLearner:
         return replace(self, algorithm=self.algorithm.test_variant)
 
     def with_episode_noise(self, episode: Episode) -> MetaLearner:
-        """The meta-learner in training: its model draws the random numbers of the episode.
+        """Return the meta-learner in training mode, with random numbers seeded by the episode.
 
-        It differs only for models that draw any, such as those of DropBlock.
+        Only models that use random numbers are affected, such as those with DropBlock.
         """
         with_noise = getattr(self.model, "with_noise", None)
         return (
@@ -216,18 +217,18 @@ class MetaLearner:
         )
 
     def check_episode(self, episode: Episode) -> None:
-        """Check that the model and the algorithm fit an episode.
+        """Check that the model and the algorithm are compatible with an episode.
 
         Raises:
-            ConfigError: The head has a number of outputs other than the ways of the episode, or
-                batch norm would take its statistics from the padding of tasks of unequal size.
+            ConfigError: The number of outputs differs from the ways of the episode, or tasks differ
+                in size and batch norm would include their padding.
         """
         if episode.support_size is not None and self.model.norm_names:
             raise ConfigError(
                 "model",
                 type(self.model).__name__,
-                "must be a model without batch norm, since tasks differ in size and their padding "
-                "must not count",
+                "must be a model without batch norm, because tasks differ in size and padding "
+                "would affect the statistics",
             )
         if (
             self.objective.kind == "classification"
@@ -241,10 +242,7 @@ class MetaLearner:
                 )
 
     def init(self, seed: int) -> Params:
-        """Initialize the meta-parameters, without a task axis, on the CPU.
-
-        They are a function of the seed.
-        """
+        """Initialize the meta-parameters from a seed, on the CPU, without a task axis."""
         theta = self.model.init(random_numbers.generator(seed, "initial weights"))
         return self.algorithm.init(
             theta, self.model, random_numbers.generator(seed, "initial method")
@@ -264,7 +262,7 @@ class MetaLearner:
         Args:
             theta: Adapted parameters `(tasks, *shape)`.
             episode: The tasks.
-            batch_norm: One of `BATCH_NORM`; None for that of the meta-learner.
+            batch_norm: One of `BATCH_NORM`; None for the mode of the meta-learner.
 
         Returns:
             Logits or predictions `(tasks, n, outputs)`.
@@ -277,7 +275,7 @@ class MetaLearner:
         """Apply a function such as the model to the query set `(tasks, n, ...)`.
 
         Args:
-            function: What is applied.
+            function: The function to apply.
             theta: Parameters `(tasks, *shape)`.
             episode: The tasks.
             batch_norm: One of `BATCH_NORM`.
@@ -292,7 +290,7 @@ class MetaLearner:
         """Apply a function such as the model to the support set and to the query set.
 
         Args:
-            function: What is applied.
+            function: The function to apply.
             theta: Parameters `(tasks, *shape)`.
             episode: The tasks.
             batch_norm: One of `BATCH_NORM`.

@@ -1,11 +1,11 @@
-"""The outer loop's gradient: from a batch of tasks to the meta-gradient.
+"""The meta-gradient of a batch of tasks.
 
-The inner loop is `episodic.engine.inner.trajectory`. Three things are done for speed:
+The inner loop is `episodic.engine.inner.trajectory`. Three optimizations reduce time and memory:
 
-- Tasks are adapted shard by shard, each small enough for the cache of a core.
-- The reverse pass goes back through one inner step at a time,
-  v_k = (d theta_{k+1} / d theta_k)^T v_{k+1}, and releases its graph.
-- Query sets are differentiated a few tasks at a time, since tasks share nothing after the inner
+- Tasks are adapted in shards, each small enough for the cache of a core.
+- The backward pass goes through one inner step at a time,
+  v_k = (d theta_{k+1} / d theta_k)^T v_{k+1}, and then releases the graph of that step.
+- Query sets are differentiated a few tasks at a time, because tasks are independent after the inner
   loop.
 """
 
@@ -34,8 +34,8 @@ class MetaGradient(NamedTuple):
     """The meta-gradient of a batch of tasks.
 
     Args:
-        loss: Mean query loss after adaptation `()`, or the weighted sum over inner steps that the
-            algorithm asks for.
+        loss: Mean query loss after adaptation `()`, or the weighted sum over inner steps if the
+            algorithm defines `query_loss_weights`.
         score: Mean accuracy or squared error after adaptation `()`.
         gradient: Gradient of `loss` with respect to the meta-parameters, without a task axis.
     """
@@ -57,7 +57,7 @@ def meta_gradient(
         plan: How it is computed; None to choose by the size of the tasks.
 
     Raises:
-        ConfigError: The learner does not fit the episode.
+        ConfigError: The learner is not compatible with the episode.
 
     Source: MAML (Finn et al. 2017), algorithm 1, line 8.
     """
@@ -76,9 +76,9 @@ def choose_plan(episode: Episode, tasks: int, config: plans.PlanConfig | None = 
     """Choose the plan for a batch of tasks.
 
     Args:
-        episode: Tasks of the same size and on the same device as those of the batch.
+        episode: Tasks with the size and the device of those of the batch.
         tasks: Tasks per batch.
-        config: What is not chosen but given.
+        config: Settings that override the choice.
     """
     support, query = episode.support_x[0].numel(), episode.query_x[0].numel()
     return plans.plan_for_sizes(
@@ -95,15 +95,15 @@ def sharded_meta_gradient(
     group: ProcessGroup,
     progress: float = 1.0,
 ) -> MetaGradient:
-    """Compute the meta-gradient of a batch whose shards the processes of a group share.
+    """Compute the meta-gradient of a batch whose shards are distributed over processes.
 
-    Shards are added in their order, whichever process computed them. The result is therefore the
-    same to the last bit for any number of processes.
+    Shards are summed in a fixed order, so the result is bitwise identical for any number of
+    processes.
 
     Args:
         learner: The meta-learner.
         meta: Meta-parameters without a task axis.
-        load_tasks: `load_tasks(first, last)` is the episode of the tasks first, ..., last - 1.
+        load_tasks: `load_tasks(first, last)` returns the tasks first, ..., last - 1.
         tasks: Tasks per batch.
         plan: How it is computed.
         group: The processes.
@@ -111,7 +111,7 @@ def sharded_meta_gradient(
     """
     bounds = plan.shard_bounds(tasks)
 
-    def compute_row(shard: int) -> Tensor:
+    def compute_shard(shard: int) -> Tensor:
         with backend.use_compiled_kernels(plan.compiled):
             loss, score, gradient = _shard_meta_gradient(
                 learner, meta, load_tasks(*bounds[shard]), tasks, plan.query_tasks, progress
@@ -119,13 +119,14 @@ def sharded_meta_gradient(
         flat = [gradient[name].reshape(-1) for name in meta]
         return torch.cat([loss[None], score[None], *flat])[None]
 
-    idle = next(iter(meta.values())).new_empty(0, 2 + sum(p.numel() for p in meta.values()))
-    total, *others = group.gather_rows(compute_row, [1] * len(bounds), idle)
+    empty = next(iter(meta.values())).new_empty(0, 2 + sum(p.numel() for p in meta.values()))
+    total, *others = group.gather_rows(compute_shard, [1] * len(bounds), empty)
     for other in others:
         total = total + other
-    parts = total[2:].split([p.numel() for p in meta.values()])
+    flat_gradients = total[2:].split([p.numel() for p in meta.values()])
     gradient = {
-        name: part.view(p.shape) for (name, p), part in zip(meta.items(), parts, strict=True)
+        name: flat.view(p.shape)
+        for (name, p), flat in zip(meta.items(), flat_gradients, strict=True)
     }
     return MetaGradient(total[0], total[1], gradient)
 
@@ -138,22 +139,22 @@ def _shard_meta_gradient(
     query_tasks: int,
     progress: float,
 ) -> MetaGradient:
-    """The summand of one shard in the mean over all `tasks`."""
+    """Compute the contribution of one shard to the mean over all `tasks`."""
     meta = detached({name: _with_channels_last(p) for name, p in meta.items()})
-    method = learner.algorithm
-    inner = method.inner_loop(learner.with_episode_noise(episode), meta, episode, progress)
-    # Only the last step is kept where no gradient goes back through the others.
+    algorithm = learner.algorithm
+    inner = algorithm.inner_loop(learner.with_episode_noise(episode), meta, episode, progress)
+    # Only the last step is kept if nothing is backpropagated through the others.
     steps = deque(
-        trajectory(inner, method.training_steps), None if method.backprop_through_inner else 1
+        trajectory(inner, algorithm.training_steps), None if algorithm.backprop_through_inner else 1
     )
-    weights = method.query_loss_weights(progress) or (*[0.0] * len(steps), 1.0)
+    weights = algorithm.query_loss_weights(progress) or (*[0.0] * len(steps), 1.0)
     adapted = steps[-1].after if steps else inner.theta
     loss, score, v = _query_gradient(
         learner, adapted, episode, weights[-1] / tasks, 1 / tasks, query_tasks
     )
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
-    if not method.backprop_through_inner:
-        v = method.outer_gradient(inner, adapted, v, 1 / tasks)
+    if not algorithm.backprop_through_inner:
+        v = algorithm.outer_gradient(inner, adapted, v, 1 / tasks)
         steps.clear()
     while steps:
         step = steps.pop()
@@ -176,43 +177,46 @@ def _query_gradient(
     score_weight: float,
     tasks_at_once: int,
 ) -> MetaGradient:
-    """Weighted sums of loss and score over the query sets, and the gradient of the loss.
+    """Compute weighted sums of loss and score over the query sets, and the gradient of the loss.
 
-    The gradient is that with respect to the theta of each task. It is empty for an algorithm that
-    does not use the query loss.
+    The gradient is with respect to the theta of each task. It is empty for algorithms that do not
+    use the query loss.
     """
-    parts, differentiate = [], learner.algorithm.uses_query_loss
+    results, differentiate = [], learner.algorithm.uses_query_loss
     for first in range(0, episode.tasks, tasks_at_once):
         last = min(first + tasks_at_once, episode.tasks)
-        part = episode.slice_tasks(first, last)
+        chunk = episode.slice_tasks(first, last)
         leaves = detached({name: p[first:last] for name, p in theta.items()})
         with torch.set_grad_enabled(differentiate):
-            outputs = learner.with_episode_noise(part).query_outputs(leaves, part)
-            losses = learner.objective.loss(outputs, part.query_y, part.query_size)
+            outputs = learner.with_episode_noise(chunk).query_outputs(leaves, chunk)
+            losses = learner.objective.loss(outputs, chunk.query_y, chunk.query_size)
             loss = losses.sum() * loss_weight
-        scores = learner.objective.score(outputs.detach(), part.query_y, part.query_size)
+        scores = learner.objective.score(outputs.detach(), chunk.query_y, chunk.query_size)
         gradient = grad(loss, leaves) if differentiate else {}
-        parts.append(MetaGradient(loss.detach(), scores.sum() * score_weight, gradient))
-    if len(parts) == 1:
-        return parts[0]
+        results.append(MetaGradient(loss.detach(), scores.sum() * score_weight, gradient))
+    if len(results) == 1:
+        return results[0]
     return MetaGradient(
-        torch.stack([part.loss for part in parts]).sum(),
-        torch.stack([part.score for part in parts]).sum(),
-        {name: torch.cat([part.gradient[name] for part in parts]) for name in parts[0].gradient},
+        torch.stack([result.loss for result in results]).sum(),
+        torch.stack([result.score for result in results]).sum(),
+        {
+            name: torch.cat([result.gradient[name] for result in results])
+            for name in results[0].gradient
+        },
     )
 
 
 def _backpropagate(step: Step, meta: Params, v: Params, total: Params) -> Params:
-    """Go back through one inner step: from v at `step.after` to v at `step.before`.
+    """Backpropagate through one inner step: from v at `step.after` to v at `step.before`.
 
-    What reaches the meta-parameters in this step, as through a learned rate, is added to `total`.
+    The gradient of meta-parameters used in this step, such as learned rates, is added to `total`.
     """
     leaves = {
         **{("theta", name): p for name, p in step.before.items()},
         **{("meta", name): p for name, p in meta.items()},
     }
     after = {name: p for name, p in step.after.items() if p.requires_grad}
-    # The graph from meta-parameters to an inner optimizer is common to all steps, so it is kept.
+    # All steps share the graph from the meta-parameters to the inner optimizer, so it is kept.
     gradients = torch.autograd.grad(
         list(after.values()),
         list(leaves.values()),
@@ -231,5 +235,5 @@ def _backpropagate(step: Step, meta: Params, v: Params, total: Params) -> Params
 
 
 def _with_channels_last(p: Tensor) -> Tensor:
-    """Convolution kernels with channels last in memory, which operators take without a copy."""
+    """Convert convolution kernels to channels-last memory, which operators use without a copy."""
     return p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 else p

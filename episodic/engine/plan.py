@@ -1,7 +1,7 @@
-"""How the engine computes a batch of tasks.
+"""Plans: how the engine computes a batch of tasks.
 
-A plan is a function of the workload and of params.yaml, never of a measured time. Plans add float32
-numbers in different orders, so that a plan chosen by time would let noise change the results.
+A plan depends on the workload and on params.yaml, never on measured times. Plans sum float32
+numbers in different orders, so timing noise would otherwise change the results.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Mode = Literal["auto", "batched", "per_task", "compiled"]
 TaskCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 CPU_SUPPORT_NUMBERS, CPU_QUERY_NUMBERS = 1 << 16, 1 << 19
-"""Numbers in support sets, and in query sets, that a CPU core computes at once. With more, what the
-layers make of them (some ten times as much) leaves the cache; with fewer, calls are too small. See
-benchmarks/NOTES.md."""
+"""Numbers in support sets, and in query sets, that a CPU core processes at once. With more, the
+activations (about ten times as many numbers) exceed the cache; with fewer, the overhead of calls
+dominates. See benchmarks/NOTES.md."""
 
 GPU_NUMBERS = 1 << 25
-"""Numbers in support and query sets of the test episodes that a GPU computes at once, so that what
-the layers make of them fits into its memory."""
+"""Numbers in support and query sets of the test episodes that a GPU processes at once, so that the
+activations fit into its memory."""
 
 MAX_TASKS, MIN_SHARDS = 8, 2
-"""Most tasks that a CPU core computes at once, and fewest shards, so that processes can share a
-meta-batch."""
+"""Maximum number of tasks that a CPU core processes at once, and minimum number of shards, so that
+a meta-batch can be distributed over processes."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class PlanConfig(Section):
 
     Args:
         mode: `batched`, `per_task` (a sequential loop over tasks), `compiled` (batched, by compiled
-            kernels), or `auto`, which is batched.
+            kernels), or `auto` (batched).
         shard: Tasks computed at once; None to choose by the size of the tasks.
-        query_tasks: Tasks whose query sets are differentiated at once; None to choose likewise.
-        tf32: On a GPU, whether matrix products round to a mantissa of 10 bits.
+        query_tasks: Tasks whose query sets are differentiated at once; None likewise.
+        tf32: Whether matrix products on a GPU round their inputs to a mantissa of 10 bits.
     """
 
     mode: Mode = "auto"
@@ -60,9 +60,10 @@ class Plan:
     """How a batch of tasks is computed.
 
     Args:
-        mode: `batched`, `per_task` or `compiled`. The last is batched with compiled kernels: on a
-            CPU convolution and batch norm by native.cpp, elsewhere batch norm by torch's compiler.
-        shard: Tasks computed at once, the unit in which processes share a batch and sums are taken.
+        mode: `batched`, `per_task` or `compiled`. The last is batched with compiled kernels:
+            convolution and batch norm by native.cpp on a CPU, batch norm by torch's compiler on
+            other devices.
+        shard: Tasks computed at once. Shards are distributed over processes and summed in order.
         query_tasks: Tasks of a shard whose query sets are differentiated at once.
         reason: Why this plan was chosen, for the log.
     """
@@ -78,7 +79,7 @@ class Plan:
         return self.mode == "compiled"
 
     def shard_bounds(self, tasks: int) -> list[tuple[int, int]]:
-        """First task of each shard, and one past its last. The last shard may be smaller."""
+        """Return the first task of each shard and the end (exclusive). The last may be smaller."""
         return [(start, min(start + self.shard, tasks)) for start in range(0, tasks, self.shard)]
 
 
@@ -86,7 +87,7 @@ def plan_for_sizes(config: PlanConfig, tasks: int, support: int, query: int, dev
     """Choose the plan for a batch of tasks from their sizes.
 
     Args:
-        config: What is not chosen but given.
+        config: Settings that override the choice.
         tasks: Tasks per batch.
         support: Numbers in the support examples of a task.
         query: Numbers in the query examples of a task.
@@ -114,7 +115,7 @@ def plan_for_sizes(config: PlanConfig, tasks: int, support: int, query: int, dev
 
 
 def _cpu_shard(tasks: int, support: int, query: int) -> tuple[int, str]:
-    """Tasks that a CPU core computes at once, and why."""
+    """Choose how many tasks a CPU core computes at once, with the reason."""
     fits = max(1, CPU_SUPPORT_NUMBERS // support)
     if tasks * (support + query) <= CPU_SUPPORT_NUMBERS:
         return tasks, f"all {tasks} tasks together are small for a CPU core"

@@ -1,7 +1,8 @@
-"""Processes that share work in parts.
+"""Processes that share work.
 
-It never shows which process computed what: every process gets all results in the order of the
-parts. Sums over them are therefore the same to the last bit for any number of processes.
+Work is divided into parts, and every process receives all results in the order of the parts. The
+result does not depend on which process computed which part, so sums are bitwise identical for any
+number of processes.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class LostProcessError(UserError):
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """A group of processes, as one of them sees it. The default is a single process.
+    """A group of processes, seen from one of them. The default is a single process.
 
-    torch.distributed must have been initialized for more than one.
+    With more than one, torch.distributed must be initialized.
 
     Args:
-        rank: Number of this process.
+        rank: Rank of this process, from 0.
         size: Number of processes.
     """
 
@@ -42,17 +43,17 @@ class ProcessGroup:
     size: int = 1
 
     def gather_rows(
-        self, function: Callable[[int], Tensor], sizes: Sequence[int], idle: Tensor | None = None
+        self, function: Callable[[int], Tensor], sizes: Sequence[int], empty: Tensor | None = None
     ) -> Tensor:
-        """Compute parts in all processes, and concatenate them in every process.
+        """Compute parts in all processes and concatenate them in every process.
 
-        Each process computes every `size`-th part, so `function` must not depend on which.
+        Each process computes every `size`-th part, so `function` must not depend on the process.
 
         Args:
-            function: `function(i)` is part i, `(sizes[i], ...)`.
-            sizes: Rows of each part.
-            idle: `(0, ...)`, with the type and shape of a part, for a process that computes none;
-                None to compute one to learn them.
+            function: Computes part i, of shape `(sizes[i], ...)`.
+            sizes: Number of rows of each part.
+            empty: Tensor `(0, ...)` with the shape and dtype of a part, for processes that compute
+                no part. None: they compute one part to infer them.
 
         Returns:
             `(sum(sizes), ...)`.
@@ -60,28 +61,28 @@ class ProcessGroup:
         Raises:
             LostProcessError: Another process has ended.
         """
-        own = range(self.rank, len(sizes), self.size)
+        local_parts = range(self.rank, len(sizes), self.size)
         if self.size == 1:
-            return torch.cat([function(i) for i in own])
+            return torch.cat([function(i) for i in local_parts])
         import torch.distributed as dist
 
-        results = [function(i) for i in own] or [function(0) if idle is None else idle]
-        slots, height = -(-len(sizes) // self.size), max(sizes)
-        sent = results[0].new_zeros(slots, height, *results[0].shape[1:])
-        for slot, result in enumerate(results):
-            sent[slot, : len(result)] = result
-        received = [torch.empty_like(sent) for _ in range(self.size)]
-        self._run_collective(partial(dist.all_gather, received, sent))
+        results = [function(i) for i in local_parts] or [function(0) if empty is None else empty]
+        rounds, max_rows = -(-len(sizes) // self.size), max(sizes)
+        send_buffer = results[0].new_zeros(rounds, max_rows, *results[0].shape[1:])
+        for i, result in enumerate(results):
+            send_buffer[i, : len(result)] = result
+        receive_buffers = [torch.empty_like(send_buffer) for _ in range(self.size)]
+        self._run_collective(partial(dist.all_gather, receive_buffers, send_buffer))
         return torch.cat(
-            [received[i % self.size][i // self.size, :size] for i, size in enumerate(sizes)]
+            [receive_buffers[i % self.size][i // self.size, :size] for i, size in enumerate(sizes)]
         )
 
     def broadcast_object(self, message: bytes, device: torch.device) -> bytes:
-        """Send bytes from the process of rank 0 to all.
+        """Send bytes from rank 0 to all processes.
 
         Args:
-            message: What rank 0 sends. That of other processes is ignored.
-            device: Device that the processes communicate on.
+            message: The bytes to send. Ignored on the other ranks.
+            device: Device for communication.
 
         Returns:
             The message of rank 0.
@@ -100,7 +101,7 @@ class ProcessGroup:
         return data.cpu().numpy().tobytes()
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors with those of the process of rank 0.
+        """Overwrite tensors with those of rank 0.
 
         Raises:
             LostProcessError: Another process has ended.
@@ -114,7 +115,7 @@ class ProcessGroup:
     def _run_collective(self, collective: Callable[[], T]) -> T:
         try:
             return collective()
-        except RuntimeError as error:  # raised by gloo and NCCL where a connection broke
+        except RuntimeError as error:  # raised by gloo and NCCL when a connection breaks
             detail = " ".join(str(error).split())
             raise LostProcessError(
                 "another process of this run has ended; it was killed or ran out of memory "
