@@ -1,4 +1,4 @@
-"""Draw docs/images/glyphs.png: ten alphabets in rows, and one character by all drawers.
+"""Draw docs/images/glyphs.png: ten alphabets in rows, and one character by all writers.
 
 Run in the root of the repository: python scripts/draw_glyphs_sheet.py
 """
@@ -14,15 +14,15 @@ from episodic.datasets import glyphs
 
 ALPHABETS = (4, 5, 6, 9, 10, 15, 17, 20, 21, 24)
 DRAWN = (4, 7)
-"""Alphabet and character of the last row, which all drawers draw."""
+"""Alphabet and character of the last row, which all writers draw."""
 GAP, ZOOM = 3, 2
 FILE = Path(__file__).parents[1] / "docs/images/glyphs.png"
 
 
 def main() -> None:
-    # Drawer k draws character k, so that a row also shows how the drawers differ.
+    # Writer k draws character k, so that a row also shows how the writers differ.
     rows = [
-        glyphs.draw_alphabet(alphabet)[range(glyphs.DRAWERS), range(glyphs.DRAWERS)]
+        glyphs.draw_alphabet(alphabet)[range(glyphs.WRITERS), range(glyphs.WRITERS)]
         for alphabet in ALPHABETS
     ]
     alphabet, character = DRAWN

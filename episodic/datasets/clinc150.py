@@ -50,6 +50,8 @@ class Clinc150(SentenceDataset):
     training, 2 for validation and 3 for test. The official split is of the sentences of each
     intent. Few-shot learning does not need it, so these parts are merged.
 
+    License: Creative Commons Attribution 3.0.
+
     Args:
         features: How sentences become numbers.
 
@@ -86,8 +88,8 @@ class Clinc150(SentenceDataset):
                 content = place.read_bytes()
             else:
                 remedy = (
-                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
-                    f"clinc150/{name}"
+                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
+                    f"folder that holds clinc150/{name}"
                 )
                 try:
                     download(

@@ -2,11 +2,11 @@
 
 The model follows the generative account of Lake, Salakhutdinov, Tenenbaum (2015). An alphabet has a
 stock of strokes. A character is an arrangement of one to four strokes, each attached to an earlier
-one. A drawer has a hand (slant, proportions, pen, care), and every drawing warps and bends the
+one. A writer has a hand (slant, proportions, pen, care), and every drawing warps and bends the
 strokes anew while the joints hold.
 
 Each alphabet is a function of its number, so that more alphabets leave the earlier ones as they
-are. Lengths are in units of a character's height until `_place`, and in pixels from there.
+are. Lengths are in units of a character's height until `_place_drawings`, and in pixels from there.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Array = NDArray[np.floating]
 SEED = 20151211
 COUNT, STYLE, CHARACTER, DRAWINGS, SPLIT = range(1, 6)
 """Keys of the streams of random numbers."""
-DRAWERS, SIZE = 20, 28
+WRITERS, SIZE = 20, 28
 CHARACTERS = (20, 40)
 """The smallest and the largest number of characters per alphabet."""
-KINDS = {
+STROKE_KINDS = {
     "bar": 0.3,
     "arc": 0.17,
     "corner": 0.12,
@@ -55,7 +55,10 @@ ends them."""
 
 @dataclass(frozen=True)
 class Glyphs(ImageDataset):
-    """Synthetic alphabets of 20 to 40 characters, each drawn by 20 drawers, split by alphabet.
+    """Synthetic alphabets of 20 to 40 characters, each drawn by 20 simulated writers.
+
+    Whole alphabets are split at random: 10 % for validation, 20 % for test, the rest for training.
+    The images are generated, so that no license applies.
 
     Args:
         alphabets: Number of alphabets.
@@ -70,13 +73,13 @@ class Glyphs(ImageDataset):
     license = "Made by this program; free of any rights."
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
-        splits = enumerate(alphabet_splits(self.alphabets, seed))
+        splits = enumerate(assign_alphabets(self.alphabets, seed))
         members = (
-            (split, group_name(alphabet))
+            (split, name_alphabet(alphabet))
             for alphabet, split in splits
-            for _ in range(character_count(alphabet))
+            for _ in range(count_characters(alphabet))
         )
-        return Limits.from_members(DRAWERS, members)
+        return Limits.from_members(WRITERS, members)
 
     def fetch(
         self,
@@ -91,9 +94,9 @@ class Glyphs(ImageDataset):
         for alphabet in range(self.alphabets):
             images = draw_alphabet(alphabet)
             drawn.append(images.reshape(-1, 1, SIZE, SIZE))
-            group = group_name(alphabet)
+            group = name_alphabet(alphabet)
             classes += [
-                {"class": f"{group}/character-{i:02d}", "group": group, "count": DRAWERS}
+                {"class": f"{group}/character-{i:02d}", "group": group, "count": WRITERS}
                 for i in range(len(images))
             ]
             progress("alphabets", alphabet + 1, self.alphabets)
@@ -103,7 +106,7 @@ class Glyphs(ImageDataset):
     def prepare(self, raw: Path, seed: int) -> Images:
         """Split whole alphabets, so that test and training characters share no stock of strokes."""
         classes = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
-        splits = alphabet_splits(self.alphabets, seed)
+        splits = assign_alphabets(self.alphabets, seed)
         groups = [c["group"] for c in classes]
         return Images(
             images=np.load(raw / "images.npy", mmap_mode="r"),
@@ -116,48 +119,49 @@ class Glyphs(ImageDataset):
         )
 
 
-def alphabet_splits(alphabets: int, seed: int) -> list[str]:
+def assign_alphabets(alphabets: int, seed: int) -> list[str]:
     """Return the split of each alphabet: 10 % validation and 20 % test, at least one each."""
     validation, test = max(1, round(0.1 * alphabets)), max(1, round(0.2 * alphabets))
     splits = (
         ["validation"] * validation + ["test"] * test + ["train"] * (alphabets - validation - test)
     )
-    return [splits[i] for i in _random(seed, SPLIT).permutation(alphabets)]
+    return [splits[i] for i in _generator(seed, SPLIT).permutation(alphabets)]
 
 
-def group_name(alphabet: int) -> str:
+def name_alphabet(alphabet: int) -> str:
     """Return the name of an alphabet."""
     return f"alphabet-{alphabet:03d}"
 
 
-def character_count(alphabet: int) -> int:
+def count_characters(alphabet: int) -> int:
     """Return the number of characters of an alphabet."""
-    return int(_random(alphabet, COUNT).integers(CHARACTERS[0], CHARACTERS[1] + 1))
+    return int(_generator(alphabet, COUNT).integers(CHARACTERS[0], CHARACTERS[1] + 1))
 
 
 def draw_alphabet(alphabet: int) -> NDArray[np.uint8]:
-    """Draw an alphabet as uint8 `(characters, drawers, 28, 28)`, ink 255 on 0."""
-    random = _random(alphabet, STYLE)
-    leaning = random.dirichlet(8 * np.array(list(KINDS.values())))
-    stock = [_stroke(random, "bar")] + [
-        _stroke(random, random.choice(list(KINDS), p=leaning)) for _ in range(random.integers(5, 9))
+    """Draw an alphabet as uint8 `(characters, writers, 28, 28)`, ink 255 on 0."""
+    random = _generator(alphabet, STYLE)
+    leaning = random.dirichlet(8 * np.array(list(STROKE_KINDS.values())))
+    stock = [_draw_stroke(random, "bar")] + [
+        _draw_stroke(random, random.choice(list(STROKE_KINDS), p=leaning))
+        for _ in range(random.integers(5, 9))
     ]
     # The frequency of characters with 1, 2, 3 and 4 strokes.
     complexity = random.dirichlet([0.6, 3.6, 3.0, 1.2])
-    hands = _hands(random)
-    characters = _characters(alphabet, stock, complexity)
+    hands = _draw_hands(random)
+    characters = _draw_characters(alphabet, stock, complexity)
     drawings = [
-        _drawings(_random(alphabet, DRAWINGS, i), character, hands)
+        _draw_by_all_writers(_generator(alphabet, DRAWINGS, i), character, hands)
         for i, character in enumerate(characters)
     ]
-    return _render(drawings, hands["pen"]).reshape(len(drawings), DRAWERS, SIZE, SIZE)
+    return _render_strokes(drawings, hands["pen"]).reshape(len(drawings), WRITERS, SIZE, SIZE)
 
 
-def _random(*key: int) -> np.random.Generator:
+def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([SEED, *key])))
 
 
-def _stroke(random: np.random.Generator, kind: str) -> Array:
+def _draw_stroke(random: np.random.Generator, kind: str) -> Array:
     """Draw a stroke of the stock: control points `(8, 2)` (x, y down) from the origin.
 
     It is a walk of steps and turns, in degrees.
@@ -203,19 +207,19 @@ def _stroke(random: np.random.Generator, kind: str) -> Array:
     return scaled
 
 
-def _hands(random: np.random.Generator) -> dict[str, Array]:
-    """Draw the hand of each drawer, `(drawers,)`: affine map, radius of the pen, deviation."""
+def _draw_hands(random: np.random.Generator) -> dict[str, Array]:
+    """Draw the hand of each writer, `(writers,)`: affine map, radius of the pen, deviation."""
     return {
-        "slant": random.normal(0.0, 0.12, DRAWERS),
-        "turn": random.normal(0.0, 0.06, DRAWERS),
-        "width": random.lognormal(0.0, 0.1, DRAWERS),
-        "height": random.lognormal(0.0, 0.1, DRAWERS),
-        "pen": random.uniform(0.5, 0.82, DRAWERS),
-        "stray": random.lognormal(np.log(0.054), 0.3, DRAWERS),
+        "slant": random.normal(0.0, 0.12, WRITERS),
+        "turn": random.normal(0.0, 0.06, WRITERS),
+        "width": random.lognormal(0.0, 0.1, WRITERS),
+        "height": random.lognormal(0.0, 0.1, WRITERS),
+        "pen": random.uniform(0.5, 0.82, WRITERS),
+        "stray": random.lognormal(np.log(0.054), 0.3, WRITERS),
     }
 
 
-def _basis() -> Array:
+def _spline_basis() -> Array:
     """Return a uniform cubic B-spline through its end points, `(samples, controls)`."""
     t = np.linspace(0, CONTROLS + 1 - 1e-9, SAMPLES)
     span, u = t.astype(int), t % 1
@@ -227,7 +231,7 @@ def _basis() -> Array:
     return result
 
 
-BASIS = _basis()
+BASIS = _spline_basis()
 BEND = np.stack(
     [
         np.interp(np.arange(CONTROLS), [0, (CONTROLS - 1) / 2, CONTROLS - 1], row)
@@ -263,16 +267,16 @@ class Part(NamedTuple):
 Character = list[Part]
 
 
-def _characters(alphabet: int, stock: list[Array], complexity: Array) -> list[Character]:
+def _draw_characters(alphabet: int, stock: list[Array], complexity: Array) -> list[Character]:
     """Draw characters that differ from each other, or the most different of the attempts."""
     result: list[Character] = []
     pictures = np.full((1, len(LATTICE)), np.inf)
-    for i in range(character_count(alphabet)):
-        random = _random(alphabet, CHARACTER, i)
+    for i in range(count_characters(alphabet)):
+        random = _generator(alphabet, CHARACTER, i)
         attempts = []
         for _ in range(ATTEMPTS):
-            character = _character(random, stock, 1 + random.choice(4, p=complexity))
-            picture = _picture(character)
+            character = _draw_character(random, stock, 1 + random.choice(4, p=complexity))
+            picture = _blur_character(character)
             attempts.append((np.abs(pictures - picture).mean(1).min(), picture, character))
             if attempts[-1][0] > MIN_DIFFERENCE:
                 break
@@ -282,15 +286,15 @@ def _characters(alphabet: int, stock: list[Array], complexity: Array) -> list[Ch
     return result
 
 
-def _character(random: np.random.Generator, stock: list[Array], strokes: int) -> Character:
+def _draw_character(random: np.random.Generator, stock: list[Array], strokes: int) -> Character:
     parts: Character = []
     for _ in range(strokes):
-        choices = [_part(random, stock, parts) for _ in range(CHOICES)]
-        parts.append(min(choices, key=lambda part: _clutter(parts, part)))
+        choices = [_draw_part(random, stock, parts) for _ in range(CHOICES)]
+        parts.append(min(choices, key=lambda part: _clutter_penalty(parts, part)))
     return parts
 
 
-def _part(random: np.random.Generator, stock: list[Array], parts: Character) -> Part:
+def _draw_part(random: np.random.Generator, stock: list[Array], parts: Character) -> Part:
     """Draw a stroke of the stock, perhaps small or mirrored, attached to one of the parts."""
     small, mirrored, detached = random.random(3) < (0.3, 0.2, 0.06)
     shape = (
@@ -307,7 +311,7 @@ def _part(random: np.random.Generator, stock: list[Array], parts: Character) -> 
     return Part(shape, joint, parent, parent_joint, shift, ink)
 
 
-def _clutter(parts: Character, part: Part) -> float:
+def _clutter_penalty(parts: Character, part: Part) -> float:
     """Return a penalty: a large character, a narrow one, ink close to other ink."""
     new = part.ink[::2]
     ink = np.concatenate([new, *(p.ink[::2] for p in parts)])
@@ -320,7 +324,7 @@ def _clutter(parts: Character, part: Part) -> float:
     )
 
 
-def _picture(character: Character) -> Array:
+def _blur_character(character: Character) -> Array:
     """Return a blurred picture of 8x8 pixels, `(64,)`."""
     points = np.concatenate([part.ink for part in character])[::3]
     low, high = points.min(0), points.max(0)
@@ -329,15 +333,17 @@ def _picture(character: Character) -> Array:
     return picture
 
 
-def _drawings(random: np.random.Generator, character: Character, hands: dict[str, Array]) -> Array:
-    """Draw a character by all drawers: `(drawers, strokes, samples, 2)` in pixels."""
+def _draw_by_all_writers(
+    random: np.random.Generator, character: Character, hands: dict[str, Array]
+) -> Array:
+    """Draw a character by all writers: `(writers, strokes, samples, 2)` in pixels."""
     strokes = len(character)
     stray = hands["stray"][:, None, None, None]
-    warp = np.eye(2) + 2.2 * stray[..., None] * random.normal(size=(DRAWERS, strokes, 1, 2, 2))
+    warp = np.eye(2) + 2.2 * stray[..., None] * random.normal(size=(WRITERS, strokes, 1, 2, 2))
     bend = (
-        0.8 * stray * np.einsum("ca,ksad->kscd", BEND, random.normal(size=(DRAWERS, strokes, 3, 2)))
+        0.8 * stray * np.einsum("ca,ksad->kscd", BEND, random.normal(size=(WRITERS, strokes, 3, 2)))
     )
-    slip = 0.7 * stray * random.normal(size=(DRAWERS, strokes, 1, 2))
+    slip = 0.7 * stray * random.normal(size=(WRITERS, strokes, 1, 2))
     shapes = np.stack([part.shape for part in character])
     points = np.einsum("tc,kscd->kstd", BASIS, (warp * shapes[..., None, :]).sum(-1) + bend)
     for s, part in enumerate(character[1:], start=1):
@@ -350,15 +356,15 @@ def _drawings(random: np.random.Generator, character: Character, hands: dict[str
     points = np.stack(
         [x * np.cos(turn) - y * np.sin(turn) - slant * y, x * np.sin(turn) + y * np.cos(turn)], -1
     )
-    return _place(
+    return _place_drawings(
         random, points, np.ptp(np.concatenate([part.ink for part in character]), axis=0).max()
     )
 
 
-def _place(random: np.random.Generator, points: Array, extent: float) -> Array:
+def _place_drawings(random: np.random.Generator, points: Array, extent: float) -> Array:
     """Place drawings near the centre. Small characters stay smaller, and none leaves the image."""
-    middle = random.normal(0, 1.0, (DRAWERS, 1, 1, 2)).clip(-2.5, 2.5)
-    scale = 0.62 * SIZE / extent**0.8 * random.lognormal(0, 0.06, (DRAWERS, 1, 1, 1))
+    middle = random.normal(0, 1.0, (WRITERS, 1, 1, 2)).clip(-2.5, 2.5)
+    scale = 0.62 * SIZE / extent**0.8 * random.lognormal(0, 0.06, (WRITERS, 1, 1, 1))
     low, high = points.min((1, 2), keepdims=True), points.max((1, 2), keepdims=True)
     room = (SIZE / 2 - 2.0 - np.abs(middle)) / np.maximum((high - low) / 2, 1e-9)
     placed: Array = (
@@ -369,12 +375,12 @@ def _place(random: np.random.Generator, points: Array, extent: float) -> Array:
     return placed
 
 
-def _render(drawings: list[Array], pen: Array, reach: int = 2) -> NDArray[np.uint8]:
+def _render_strokes(drawings: list[Array], pen: Array, reach: int = 2) -> NDArray[np.uint8]:
     """Render strokes with soft ink to uint8 `(n, 28, 28)`.
 
     Args:
-        drawings: Each `(drawers, strokes, samples, 2)` in pixels.
-        pen: Radius of the pen of each drawer, in pixels.
+        drawings: Each `(writers, strokes, samples, 2)` in pixels.
+        pen: Radius of the pen of each writer, in pixels.
         reach: Lines from sample to sample are cut to two pixels at most. Each inks pixels up to
             `reach` from its middle.
     """
@@ -384,7 +390,7 @@ def _render(drawings: list[Array], pen: Array, reach: int = 2) -> NDArray[np.uin
     )
     a, line = a.astype(np.float32), (b - a).astype(np.float32)
     drawing = np.repeat(
-        np.arange(len(drawings) * DRAWERS),
+        np.arange(len(drawings) * WRITERS),
         [d.shape[1] * (SAMPLES - 1) for d in drawings for _ in pen],
     )
     pieces = np.ceil(np.hypot(*line.T) / 2).astype(np.int64).clip(1)
@@ -407,7 +413,7 @@ def _render(drawings: list[Array], pen: Array, reach: int = 2) -> NDArray[np.uin
     pixel = ((drawing[:, None] * side + down + reach) * side)[:, :, None] + (across + reach)[
         :, None, :
     ]
-    nearest = np.full(len(drawings) * DRAWERS * side * side, np.inf, np.float32)
+    nearest = np.full(len(drawings) * WRITERS * side * side, np.inf, np.float32)
     np.minimum.at(nearest, pixel.ravel(), squared.ravel())
     distance = np.sqrt(nearest.reshape(-1, side, side)[:, reach:-reach, reach:-reach])
     edge = np.tile(pen + 0.5, len(drawings)).astype(np.float32)[:, None, None]

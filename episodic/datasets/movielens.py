@@ -93,7 +93,9 @@ class MovieLens(RatingDataset):
 
     A task is a user, as in MeLU (Lee et al. 2019). The features of a film are its year and genres,
     those of a user are gender, age and occupation. The user's own data, if there is any, is a
-    folder with the unpacked files.
+    folder with the unpacked files. Users are split at random.
+
+    License: free for research; the ratings may not be redistributed or sold.
 
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
@@ -157,7 +159,7 @@ class MovieLens(RatingDataset):
             raise FetchError(
                 f"{name} has no {' and no '.join(missing)}, which {self.version} consists of"
             )
-        _parse(by_name, version, name)  # mistakes are reported before anything is written
+        _parse_files(by_name, version, name)  # mistakes are reported before anything is written
         for file, content in by_name.items():
             with atomic_path(raw / file) as draft:
                 draft.write_bytes(content)
@@ -168,7 +170,7 @@ class MovieLens(RatingDataset):
             if not (raw / file).is_file():
                 raise FetchError(f"{raw / file} is missing: run the stage download first")
         files = {file: (raw / file).read_bytes() for file in version.files}
-        return make_tasks(_parse(files, version, str(raw)), self, seed, INPUT)
+        return make_tasks(_parse_files(files, version, str(raw)), self, seed, INPUT)
 
 
 def _read_official(
@@ -191,15 +193,15 @@ def _read_official(
         )
     except FetchError as error:
         remedy = (
-            f"set dataset.source to a folder with the files of {version}, or {MIRROR_VARIABLE} to one that "
-            f"holds movielens/{version}.zip"
+            f"set dataset.source to a folder with the files of {version}, or {MIRROR_VARIABLE} to "
+            f"one that holds movielens/{version}.zip"
         )
         raise type(error)(f"{error}; {remedy}") from error
     target.unlink(missing_ok=True)
     return files, name
 
 
-def _parse(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
+def _parse_files(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
     """Parse the files.
 
     Raises:
@@ -224,7 +226,7 @@ def _parse(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
     rows = lines(ratings_file, "::" if large else "\t", 4)
     films = lines(films_file, version.separator, 3 if large else 5 + len(GENRES))
     people = lines(users_file, version.separator, 5 if large else 4)
-    titles = _titles({film[0]: film[1].strip() for film in films})
+    titles = _name_films({film[0]: film[1].strip() for film in films})
     ratings = []
     for user, number, value, time, *_ in rows:
         try:
@@ -267,7 +269,7 @@ def _parse(files: dict[str, bytes], version: Version, name: str) -> RatingTable:
     return RatingTable(ratings, film_features, user_features)
 
 
-def _titles(films: dict[str, str]) -> dict[str, str]:
+def _name_films(films: dict[str, str]) -> dict[str, str]:
     """Return the name of each film: its title, with its number where two titles are equal."""
     times = Counter(films.values())
     return {

@@ -40,7 +40,7 @@ MAX_BYTES, MAX_MEMBERS = 64 << 20, 100_000
 TABLE = Path(__file__).parent / "splits" / "omniglot.csv"
 MAML = {"train": 1100, "validation": 100, "test": 423}
 LAKE_VALIDATION = 5
-DRAWERS, SIZE = 20, 28
+DRAWINGS_PER_CHARACTER, SIZE = 20, 28
 ROTATIONS = (0, 90, 180, 270)
 
 
@@ -69,6 +69,8 @@ class Omniglot(ImageDataset):
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
 
+    License: MIT.
+
     Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum: Human-level concept learning through
     probabilistic program induction, Science 350 (2015). https://doi.org/10.1126/science.aab3050
     """
@@ -96,13 +98,13 @@ class Omniglot(ImageDataset):
         return f"{self.split} split, rotations as additional classes ({where})"
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
-        splits = assign_splits(self.split, seed)
+        splits = assign_characters(self.split, seed)
         members = (
             (splits[c.name], c.alphabet)
-            for c in characters()
+            for c in list_characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        return Limits.from_members(DRAWERS, members)
+        return Limits.from_members(DRAWINGS_PER_CHARACTER, members)
 
     def fetch(
         self,
@@ -129,8 +131,8 @@ class Omniglot(ImageDataset):
                     files = _read_official(target, url, archive)
             except FetchError as error:
                 remedy = (
-                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
-                    f"omniglot/{archive}.zip"
+                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
+                    f"folder that holds omniglot/{archive}.zip"
                 )
                 if place:
                     remedy = (
@@ -148,28 +150,39 @@ class Omniglot(ImageDataset):
         """
         from torchvision.transforms.v2 import functional
 
-        drawings, splits = _read_drawings(raw), assign_splits(self.split, seed)
-        classes = [(c, angle) for c in characters() for angle in self.rotations_of(splits[c.name])]
-        images = np.empty((len(classes) * DRAWERS, 1, SIZE, SIZE), np.uint8)
+        drawings, splits = _read_drawings(raw), assign_characters(self.split, seed)
+        classes = [
+            (c, angle) for c in list_characters() for angle in self.rotations_of(splits[c.name])
+        ]
+        images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, SIZE, SIZE), np.uint8)
         upright = torch.empty(0)
         for i, (character, angle) in enumerate(classes):
             if angle == 0:
-                pixels = torch.stack([_decode(png) for png in drawings[character.name]])
+                pixels = torch.stack([_decode_drawing(png) for png in drawings[character.name]])
                 upright = functional.invert(pixels)  # (20, 1, 28, 28)
-            images[i * DRAWERS : (i + 1) * DRAWERS] = functional.rotate(upright, angle).numpy()
+            images[i * DRAWINGS_PER_CHARACTER : (i + 1) * DRAWINGS_PER_CHARACTER] = (
+                functional.rotate(upright, angle).numpy()
+            )
         return Images(
             images=images,
             classes=[f"{c.name}/{angle}" if angle else c.name for c, angle in classes],
             groups=[c.alphabet for c, _ in classes],
             splits=[splits[c.name] for c, _ in classes],
-            counts=np.full(len(classes), DRAWERS, np.int64),
+            counts=np.full(len(classes), DRAWINGS_PER_CHARACTER, np.int64),
             protocol=self.protocol,
             inverted=True,
         )
 
 
 class Character(NamedTuple):
-    """A character: its name such as Greek/character07, its alphabet, its archive, Vinyals' split."""
+    """A character.
+
+    Attributes:
+        name: Its name, such as `Greek/character07`.
+        alphabet: Name of its alphabet.
+        archive: Name of the archive that holds its drawings.
+        vinyals: Its split in `vinyals`.
+    """
 
     name: str
     alphabet: str
@@ -178,7 +191,7 @@ class Character(NamedTuple):
 
 
 @cache
-def characters() -> tuple[Character, ...]:
+def list_characters() -> tuple[Character, ...]:
     """Return all characters, sorted by name. They are known without the images."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         return tuple(
@@ -193,18 +206,18 @@ def characters() -> tuple[Character, ...]:
         )
 
 
-def assign_splits(split: str, seed: int) -> dict[str, str]:
-    """Return the split of each character by name, in the order of `characters`."""
-    known = characters()
+def assign_characters(split: str, seed: int) -> dict[str, str]:
+    """Return the split of each character by name, in the order of `list_characters`."""
+    known = list_characters()
     if split == "vinyals":
         return {c.name: c.vinyals for c in known}
     if split == "maml":
-        order = _shuffled([c.name for c in known], seed, "maml")
+        order = _shuffle([c.name for c in known], seed, "maml")
         assigned = np.repeat(list(MAML), list(MAML.values())).tolist()
         by_name = dict(zip(order, assigned, strict=True))
         return {c.name: by_name[c.name] for c in known}
     background = {c.alphabet for c in known if c.archive == "images_background"}
-    validation = _shuffled(sorted(background), seed, "lake")[:LAKE_VALIDATION]
+    validation = _shuffle(sorted(background), seed, "lake")[:LAKE_VALIDATION]
     return {
         c.name: "test"
         if c.alphabet not in background
@@ -215,7 +228,7 @@ def assign_splits(split: str, seed: int) -> dict[str, str]:
     }
 
 
-def _shuffled(names: list[str], seed: int, purpose: str) -> list[str]:
+def _shuffle(names: list[str], seed: int, purpose: str) -> list[str]:
     """Return a random order: by a hash of each name, which no version of a library changes."""
     return sorted(
         names, key=lambda name: hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()
@@ -223,7 +236,11 @@ def _shuffled(names: list[str], seed: int, purpose: str) -> list[str]:
 
 
 def _read_official(source: Path, name: str, archive: str) -> dict[str, bytes]:
-    """Read a zip archive or a folder, if its contents or the archive itself are the official ones."""
+    """Read a zip archive or a folder.
+
+    Raises:
+        FetchError: Neither the contents nor the archive are the official ones.
+    """
     files = (read_folder if source.is_dir() else read_zip)(
         source,
         pattern=_file_pattern(archive),
@@ -233,7 +250,7 @@ def _read_official(source: Path, name: str, archive: str) -> dict[str, bytes]:
     )
     digest = content_digest(files)
     if digest != CONTENT[archive] and (
-        source.is_dir() or _md5(source) != _torchvision_omniglot().zips_md5[archive]
+        source.is_dir() or _compute_md5(source) != _torchvision_omniglot().zips_md5[archive]
     ):
         raise FetchError(
             f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest "
@@ -249,7 +266,7 @@ def _torchvision_omniglot() -> Any:
     return Omniglot
 
 
-def _md5(path: Path) -> str:
+def _compute_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
@@ -259,7 +276,7 @@ def _file_pattern(archive: str) -> str:
 
 
 def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
-    """Return the PNG files of each character, drawer after drawer."""
+    """Return the PNG files of each character, in the order of the people."""
     drawings: dict[str, list[bytes]] = defaultdict(list)
     for archive in CONTENT:
         path = raw / f"{archive}.zip"
@@ -271,7 +288,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
         for name, content in files.items():
             drawings[name.split("/", 1)[1].rsplit("/", 1)[0]].append(content)
     if {name: len(files) for name, files in drawings.items()} != {
-        c.name: DRAWERS for c in characters()
+        c.name: DRAWINGS_PER_CHARACTER for c in list_characters()
     }:
         raise FetchError(
             f"{raw} does not hold all of Omniglot: remove it and run the stage download again"
@@ -279,7 +296,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     return drawings
 
 
-def _decode(png: bytes) -> torch.Tensor:
+def _decode_drawing(png: bytes) -> torch.Tensor:
     """Decode a PNG file to uint8 `(1, 28, 28)`."""
     from PIL import Image
     from torchvision.transforms.v2 import functional

@@ -30,7 +30,7 @@ FILES = ("ratings.csv", "items.csv", "users.csv")
 
 @dataclass(frozen=True)
 class Ratings(RatingDataset):
-    """Ratings of the user's own. A task is a user.
+    """Ratings of the user's own. A task is a user, and users are split at random.
 
     They are a CSV with the columns `user`, `item`, `rating` and perhaps `timestamp`, a number or a
     date (ISO 8601). Without timestamps the order of the lines is the order of time. A folder holds
@@ -53,7 +53,7 @@ class Ratings(RatingDataset):
     own_data = "required"
 
     def shape(self, source: Path | None = None) -> tuple[int, int]:
-        shape = _read(_find_files(source)).input
+        shape = _read_ratings(_find_files(source)).input
         require(
             shape[1] <= MAX_FEATURES,
             "source",
@@ -76,7 +76,7 @@ class Ratings(RatingDataset):
             FetchError: Some lines are not as described; each is named.
         """
         files = _find_files(source)
-        _read(files)
+        _read_ratings(files)
         for name, path in files.items():
             with atomic_path(raw / name) as draft:
                 draft.write_bytes(path.read_bytes())
@@ -84,7 +84,7 @@ class Ratings(RatingDataset):
     def prepare(self, raw: Path, seed: int) -> Tasks:
         if not (raw / FILES[0]).is_file():
             raise FetchError(f"{raw / FILES[0]} is missing: run the stage download first")
-        table = _read(_find_files(raw))
+        table = _read_ratings(_find_files(raw))
         return make_tasks(table, self, seed, table.input)
 
 
@@ -104,12 +104,14 @@ def _find_files(source: Path | None) -> dict[str, Path]:
     return {name: source / name for name in FILES if (source / name).is_file()}
 
 
-def _read(files: dict[str, Path]) -> RatingTable:
+def _read_ratings(files: dict[str, Path]) -> RatingTable:
     problems: list[str] = []
     path = files[FILES[0]]
     ratings, rated = [], set()
     kinds: dict[str, int] = {}  # the first line of each kind of timestamp
-    for place, (number, row) in enumerate(_rows(path, ("user", "item", "rating"), problems)):
+    for place, (number, row) in enumerate(
+        _iterate_rows(path, ("user", "item", "rating"), problems)
+    ):
         try:
             value = float(row["rating"])
         except ValueError:
@@ -135,7 +137,7 @@ def _read(files: dict[str, Path]) -> RatingTable:
             f"{kinds['date']}: use one of them"
         )
     items, users = (
-        _features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
+        _read_features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
     )
     if problems or not ratings:
         raise FetchError("\n".join(shorten_problems(problems)) or f"{path} has no rows")
@@ -151,11 +153,11 @@ def _read(files: dict[str, Path]) -> RatingTable:
     return RatingTable(ratings, items, users)
 
 
-def _features(path: Path | None, what: str, problems: list[str]) -> Features:
+def _read_features(path: Path | None, what: str, problems: list[str]) -> Features:
     if path is None:
         return {}
     features: Features = {}
-    for number, row in _rows(path, (what,), problems):
+    for number, row in _iterate_rows(path, (what,), problems):
         name = row.pop(what)
         if name in features:
             problems.append(f"{path}, line {number}: {what} {name} is repeated")
@@ -168,7 +170,7 @@ def _features(path: Path | None, what: str, problems: list[str]) -> Features:
     return features
 
 
-def _rows(
+def _iterate_rows(
     path: Path, wanted: tuple[str, ...], problems: list[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number and the cells of each line of a CSV that has all `wanted` columns."""

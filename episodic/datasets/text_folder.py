@@ -81,7 +81,7 @@ class TextFolder(SentenceDataset):
         names = [row["class"] for row in rows]
         splits = assign_splits(names, self.split_fractions, seed)
         given = all(row["split"] for row in rows)
-        how = "as it says" if given else "at random"
+        how = "as given" if given else "at random"
         return Texts(
             texts=[text for row in rows for text in row["texts"]],
             classes=names,

@@ -13,6 +13,8 @@ __all__ = ["TieredImageNet"]
 class TieredImageNet(ImageNetSubset):
     """608 classes of ImageNet, 351 / 97 / 160 for training, validation and test, split by group.
 
+    The images may be used for non-commercial research and education, and not be redistributed.
+
     Mengye Ren et al.: Meta-Learning for Semi-Supervised Few-Shot Classification, ICLR 2018.
     https://arxiv.org/abs/1803.00676
     """

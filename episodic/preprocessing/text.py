@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 ENCODER_FOLDER = "data/encoder"
-"""The default folder of the encoder. It exists in every checkout, as DVC demands of a dependency."""
+"""The default folder of the encoder. Every checkout has it, as DVC requires."""
 
 
 @dataclass(frozen=True)

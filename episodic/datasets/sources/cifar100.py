@@ -85,11 +85,11 @@ class Cifar100(ImageDataset):
                 if path.is_dir()
                 else _read_archive(path, str(place or URL))
             )
-            _check(files, str(place or URL))
+            _check_labels(files, str(place or URL))
         except FetchError as error:
             remedy = (
-                f"connect to the network and run again, or set {MIRROR_VARIABLE} to a folder that holds "
-                f"cifar100/{FOLDER}.tar.gz"
+                f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
+                f"folder that holds cifar100/{FOLDER}.tar.gz"
             )
             if place:
                 remedy = (
@@ -138,7 +138,7 @@ def _read_archive(path: Path, name: str) -> dict[str, bytes]:
     return read_tar(path, pattern=FILE_PATTERN, max_bytes=MAX_BYTES, max_members=100, name=name)
 
 
-def _check(files: dict[str, bytes], name: str) -> None:
+def _check_labels(files: dict[str, bytes], name: str) -> None:
     """Check that every class has its number of images, each in its group."""
     if {Path(file).name for file in files} != set(FILES):
         raise FetchError(f"{name} does not hold {' and '.join(FILES)}")

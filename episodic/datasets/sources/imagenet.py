@@ -77,8 +77,8 @@ class ImageNetSubset(ImageDataset):
         if place is None:
             raise FetchError(
                 f"{name} cannot be downloaded, since ImageNet may not be redistributed: set "
-                f"{MIRROR_VARIABLE} to a folder that holds {name} (or {name}.zip), with images of its "
-                f"{len(classes)} classes named as n01532829_5.JPEG"
+                f"{MIRROR_VARIABLE} to a folder that holds {name} (or {name}.zip), with images of "
+                f"its {len(classes)} classes named as n01532829_5.JPEG"
             )
         images = _find_images(place)
         wrong = [c for c in classes if not self._accepts_count(len(images[c]))]

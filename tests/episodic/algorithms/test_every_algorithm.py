@@ -82,7 +82,7 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Glyphs of a few alphabets; first rows and counts of their classes."""
     drawn = [torch.from_numpy(glyphs.draw_alphabet(alphabet)) for alphabet in range(6)]
     images = torch.cat([alphabet.reshape(-1, 1, glyphs.SIZE, glyphs.SIZE) for alphabet in drawn])
-    counts = torch.full((len(images) // glyphs.DRAWERS,), glyphs.DRAWERS)
+    counts = torch.full((len(images) // glyphs.WRITERS,), glyphs.WRITERS)
     return images, counts.cumsum(0) - counts, counts
 
 

@@ -111,7 +111,7 @@ def test_classes_images_and_orders_are_uniform():
         assert chi_square(classes[:, position].bincount(minlength=12)) < bound(11)
     for place in range(4):
         assert chi_square(examples[:, :, place].flatten().bincount(minlength=6)) < bound(5)
-    # Every ordered selection of two of the six images is as likely as any other, in the first two places and the last two.
+    # Every ordered selection of two of the six images is equally likely, in all pairs of places.
     for a, b in ((0, 1), (2, 3), (0, 3)):
         pairs = (examples[:, 0, a] * 6 + examples[:, 0, b]).bincount(minlength=36)
         allowed = torch.tensor([x * 6 + y for x, y in itertools.permutations(range(6), 2)])
@@ -220,7 +220,7 @@ def test_within_a_group_all_classes_are_of_one_and_each_is_as_likely():
     )
 
 
-def test_without_groups_nothing_has_changed():
+def test_a_sampler_without_groups_draws_from_all_classes():
     index = torch.arange(20)
     assert torch.equal(
         sampler().draw_rows(index)[0],
@@ -257,7 +257,7 @@ def test_episodes_are_those_of_the_first_release():
     assert found.hexdigest() == "0d93fcba2b063a70399b4abaeed800ca023a75eab133e1614e56ab733f3f52b2"
 
 
-def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
+def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
     index, plain = torch.arange(4000), sampler(classes=20, ways=4)
     before, _, _ = plain.draw_rows(index)
 
@@ -266,23 +266,23 @@ def test_a_share_of_the_episodes_is_harder_and_the_rest_is_what_it_was():
         gaps = classes.sort(1).values.diff(dim=1, append=classes.min(1, keepdim=True).values + 20)
         return 20 - gaps.max(1).values
 
-    for share in (0.0, 0.3, 1.0):
+    for fraction in (0.0, 0.3, 1.0):
         classes, support, _ = replace(
-            plain, hard_episodes=HardEpisodes.from_neighbours(share, RING)
+            plain, hard_episodes=HardEpisodes.from_neighbours(fraction, RING)
         ).draw_rows(index)
         near = width(classes) <= 7
         changed = (classes != before).any(1)
         assert near[changed].all() and all(len(set(row)) == 4 for row in classes.tolist())
-        assert abs(float(changed.double().mean()) - share) < 0.03
+        assert abs(float(changed.double().mean()) - fraction) < 0.03
         assert (support // 5 == classes).all(), "images are those of the classes"
     by_chance = float((width(before) <= 7).double().mean())
-    assert by_chance < 0.3 and near.all(), "that episodes are near is no chance"
+    assert by_chance < 0.3 and near.all(), "similar classes are rare by chance"
     assert chi_square(classes.flatten().bincount(minlength=20)) < bound(19), "no class is favoured"
     for position in range(4):
         assert chi_square(classes[:, position].bincount(minlength=20)) < bound(19), "nor its place"
 
 
-def test_a_harder_episode_depends_on_its_index_alone():
+def test_a_hard_episode_depends_on_its_index_alone():
     made = replace(
         sampler(classes=20, ways=4), hard_episodes=HardEpisodes.from_neighbours(0.5, RING)
     )

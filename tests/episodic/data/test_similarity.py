@@ -1,4 +1,4 @@
-"""How alike classes are, in numbers that can be checked by hand."""
+"""Similarity of classes, in numbers that can be checked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads that go wrong, archives that mean harm, and bytes that depend on nothing but the files."""
+"""Failing downloads, malicious archives, and bytes that depend on nothing but the files."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ def test_ended_half_way_there_is_no_file_and_the_next_run_has_it_whole(server, t
 
     server.answers = [half, server.sends(BODY)]
     target = tmp_path / "data" / "a.zip"
-    code = "import sys; from pathlib import Path; from episodic.datasets.sources.fetch import download\n"
+    code = "import sys; from pathlib import Path\n"
+    code += "from episodic.datasets.sources.fetch import download\n"
     code += (
         "signal = __import__('signal'); signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     )

@@ -1,4 +1,4 @@
-"""Invented alphabets: what is drawn, that it stays the same, and that it is as hard as the real Omniglot."""
+"""Synthetic alphabets: what is drawn, that it is reproducible, and how hard it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from episodic.datasets import glyphs
 from episodic.datasets.base import SPLITS, Images, Limits
 from episodic.datasets.glyphs import Glyphs
 
-DRAWERS = 20
+WRITERS = 20
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def data(raw: Path) -> Images:
 
 
 def by_class(images: np.ndarray) -> np.ndarray:
-    return images.reshape(-1, DRAWERS, 28, 28)
+    return images.reshape(-1, WRITERS, 28, 28)
 
 
 def test_default_size(data: Images):
@@ -40,10 +40,10 @@ def test_default_size(data: Images):
     assert len(characters) == 50
     assert characters.min() >= 20 and characters.max() <= 40
     assert (
-        data.images.shape == (len(data.classes) * DRAWERS, 1, 28, 28)
+        data.images.shape == (len(data.classes) * WRITERS, 1, 28, 28)
         and data.images.dtype == np.uint8
     )
-    assert data.counts.dtype == np.int64 and set(data.counts.tolist()) == {DRAWERS}
+    assert data.counts.dtype == np.int64 and set(data.counts.tolist()) == {WRITERS}
     assert len(set(data.classes)) == len(data.classes)
     assert all(
         name.startswith(f"{group}/character-")
@@ -97,7 +97,7 @@ def test_two_drawings_are_the_same_bytes(tmp_path: Path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("alphabets", [5, 6, 14, 50])
 def test_alphabets_are_kept_apart(alphabets: int, seed: int):
-    splits = np.array(glyphs.alphabet_splits(alphabets, seed))
+    splits = np.array(glyphs.assign_alphabets(alphabets, seed))
     assert len(splits) == alphabets
     shares = {split: (splits == split).sum() for split in SPLITS}
     assert shares["validation"] == max(1, round(alphabets / 10)) and shares["test"] == max(
@@ -140,13 +140,16 @@ def test_a_number_of_alphabets_out_of_range_is_one_sentence(alphabets: int):
 def nearest_neighbour(
     images: np.ndarray, episodes: int, ways: int = 5, queries: int = 15
 ) -> tuple[float, float]:
-    """Accuracy at 1 shot, and its 95 % interval: Euclidean distance of pixels. images: `(classes, drawers, 28, 28)`"""
+    """1-shot accuracy and its 95 % interval, by the Euclidean distance of pixels.
+
+    images: `(classes, writers, 28, 28)`
+    """
     random = np.random.default_rng(0)
-    pixels = images.reshape(len(images), DRAWERS, -1).astype(np.float32) / 255
+    pixels = images.reshape(len(images), WRITERS, -1).astype(np.float32) / 255
     accuracy = np.empty(episodes)
     for episode in range(episodes):
         classes = random.choice(len(pixels), ways, replace=False)
-        drawn = np.stack([pixels[c, random.permutation(DRAWERS)[: 1 + queries]] for c in classes])
+        drawn = np.stack([pixels[c, random.permutation(WRITERS)[: 1 + queries]] for c in classes])
         support, query = drawn[:, 0], drawn[:, 1:]
         distance = (support**2).sum(-1) - 2 * query @ support.T
         accuracy[episode] = (distance.argmin(-1) == np.arange(ways)[:, None]).mean()
@@ -154,7 +157,7 @@ def nearest_neighbour(
 
 
 def test_pixels_are_as_bad_a_guide_as_in_omniglot(data: Images):
-    """The real Omniglot's images_background gives 47.1 %; chance is 20 %, and drawings all alike would give 100 %."""
+    """Omniglot's images_background gives 47.1 %. Chance is 20 %, identical drawings give 100 %."""
     accuracy, ci95 = nearest_neighbour(
         by_class(data.images)[np.array(data.splits) == "test"], episodes=1500
     )
@@ -171,8 +174,8 @@ def test_classes_and_not_drawings_make_the_difference(data: Images):
 
 
 def test_characters_of_an_alphabet_differ(data: Images):
-    """The mean drawings of two characters of one alphabet are further apart than two halves of one character's drawings."""
-    images = by_class(data.images)[: glyphs.character_count(0)].astype(np.float64) / 255
+    """Mean drawings differ more between characters than between halves of one's drawings."""
+    images = by_class(data.images)[: glyphs.count_characters(0)].astype(np.float64) / 255
     odd, even = (
         images[:, ::2].mean(1).reshape(len(images), -1),
         images[:, 1::2].mean(1).reshape(len(images), -1),
@@ -182,14 +185,14 @@ def test_characters_of_an_alphabet_differ(data: Images):
 
 
 def test_a_line_is_drawn_without_gaps():
-    """Against the distance to the line itself, for lines as long as the picture and as short as nothing."""
+    """Compared with the distance to the line, for lines from length 0 to that of the image."""
     random = np.random.default_rng(0)
-    ends = random.uniform(2, 25, (glyphs.DRAWERS, 2, 2))
+    ends = random.uniform(2, 25, (glyphs.WRITERS, 2, 2))
     ends[0, 1] = ends[0, 0]
     along = np.linspace(0, 1, glyphs.SAMPLES) ** 8  # unevenly, some samples far apart
     points = ends[:, :1] + along[:, None] * (ends[:, 1:] - ends[:, :1])
-    pen = random.uniform(0.5, 0.82, glyphs.DRAWERS)
-    drawn = glyphs._render([points[:, None]], pen)
+    pen = random.uniform(0.5, 0.82, glyphs.WRITERS)
+    drawn = glyphs._render_strokes([points[:, None]], pen)
     pixel = np.stack(np.meshgrid(np.arange(28), np.arange(28)), -1).reshape(-1, 2)
     for (a, b), radius, image in zip(ends, pen, drawn, strict=True):
         t = np.clip((pixel - a) @ (b - a) / max(((b - a) ** 2).sum(), 1e-9), 0, 1)

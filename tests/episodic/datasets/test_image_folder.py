@@ -1,4 +1,4 @@
-"""ImagePreprocessor of one's own: divided as asked, read as a model in use reads them, all that is wrong with them told at once."""
+"""Images of the user's own: their split, their pixels, and errors that list all problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from episodic.datasets.image_folder import ImageFolder
 from episodic.datasets.sources.folder import assign_splits
 from episodic.preprocessing.image import ImagePreprocessor
 
-SHARES = ImageFolder().split_fractions
+FRACTIONS = ImageFolder().split_fractions
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
 
 
@@ -82,11 +82,11 @@ def test_colours_are_kept_if_asked_for(tmp_path):
 
 def test_the_division_is_a_function_of_seed_and_names():
     names = [f"class {i}" for i in range(50)]
-    first = assign_splits(names, SHARES, 0)
+    first = assign_splits(names, FRACTIONS, 0)
     assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
-    assert first == assign_splits(names[::-1], SHARES, 0) != assign_splits(names, SHARES, 1)
+    assert first == assign_splits(names[::-1], FRACTIONS, 0) != assign_splits(names, FRACTIONS, 1)
     assert [
-        list(assign_splits(names[:3], SHARES, 0).values()).count(split) for split in SPLITS
+        list(assign_splits(names[:3], FRACTIONS, 0).values()).count(split) for split in SPLITS
     ] == [
         2,
         0,

@@ -138,7 +138,8 @@ def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
     folder(tmp_path / name, content)
     with pytest.raises(
         FetchError,
-        match=f"1 of its {len(imagenet.read_class_table(name))} classes do not have (at least )?2 images; n01.* has 1",
+        match=f"1 of its {len(imagenet.read_class_table(name))} classes do not have (at least )?2 "
+        "images; n01.* has 1",
     ):
         dataset.fetch(raw, mirror=tmp_path)
     assert list(raw.iterdir()) == []

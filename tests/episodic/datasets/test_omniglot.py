@@ -27,7 +27,7 @@ SMALL = (
 
 
 def png(seed: int) -> bytes:
-    """Black ink on white, one bit a pixel; the upper left quarter is all ink, the lower right blank."""
+    """Black ink on white, one bit per pixel. One quarter is all ink, the opposite one blank."""
     ink = np.random.default_rng(seed).random((105, 105)) < 0.2
     ink[:52, :52], ink[53:, 53:] = True, False
     file = io.BytesIO()
@@ -40,17 +40,17 @@ def drawings() -> dict[str, dict[str, bytes]]:
     """The files of two small archives, named as the real ones."""
     result: dict[str, dict[str, bytes]] = {archive: {} for archive in omniglot.CONTENT}
     for i, character in enumerate(SMALL):
-        for drawer in range(20):
+        for writer in range(20):
             result[character.archive][
-                f"{character.archive}/{character.name}/{i:04d}_{drawer + 1:02d}.png"
-            ] = png(100 * i + drawer)
+                f"{character.archive}/{character.name}/{i:04d}_{writer + 1:02d}.png"
+            ] = png(100 * i + writer)
     return result
 
 
 @pytest.fixture
 def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
     """A world in which the small archives are all there is of Omniglot."""
-    monkeypatch.setattr(omniglot, "characters", lambda: SMALL)
+    monkeypatch.setattr(omniglot, "list_characters", lambda: SMALL)
     monkeypatch.setattr(
         omniglot,
         "CONTENT",
@@ -142,12 +142,16 @@ def test_anything_else_is_refused_wherever_it_comes_from(
     small, server, tmp_path, monkeypatch, harm
 ):
     other = {**small, "images_background": harm(small["images_background"])}
-    expected = r"is not Omniglot's images_background: its \d\d images have the content digest \w{12}\.\.\. where \w{12}\.\.\. is expected; "
+    expected = (
+        r"is not Omniglot's images_background: its \d\d images have the content digest "
+        r"\w{12}\.\.\. where \w{12}\.\.\. is expected; "
+    )
     for make in (zipped_mirror, unpacked_mirror):
         mirror = make(tmp_path / make.__name__, other)
         with pytest.raises(
             FetchError,
-            match=rf"^{mirror}/omniglot/images_background\S* {expected}put .* or unset EPISODIC_MIRROR",
+            match=rf"^{mirror}/omniglot/images_background\S* {expected}put .* or unset "
+            "EPISODIC_MIRROR",
         ):
             fetched(tmp_path / f"from_{make.__name__}", mirror)
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
@@ -165,7 +169,10 @@ def test_no_network_and_no_mirror_is_a_sentence_that_says_what_to_do(
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.shutdown()
     server.server_close()
-    advice = "; connect to the network and run again, or set EPISODIC_MIRROR to a folder that holds omniglot/images_background.zip"
+    advice = (
+        "; connect to the network and run again, or set EPISODIC_MIRROR to a folder that holds "
+        "omniglot/images_background.zip"
+    )
     for mirror, more in ((None, ""), (tmp_path, f" ({tmp_path} does not)")):
         with pytest.raises(FetchError) as caught:
             fetched(tmp_path / f"raw{bool(mirror)}", mirror)
@@ -180,7 +187,7 @@ def raw(small, tmp_path) -> Path:
     return folder
 
 
-def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
+def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):
     data = Omniglot(split="vinyals").prepare(raw, 0)
     assert data.images.shape == (12 * 20, 1, 28, 28) and data.images.dtype == np.uint8
     assert data.classes == [
@@ -204,7 +211,7 @@ def test_images_are_ink_on_nothing_and_turns_are_turns(raw, small):
             * 255
         )
         assert (by_class[i, 0, 0] - smooth).abs().max() < 1.01, (
-            "drawer 1 comes first, within a level of exact antialiasing"
+            "writer 1 comes first, within a level of exact antialiasing"
         )
 
 
@@ -284,7 +291,7 @@ def test_the_real_archives_have_the_pinned_content(real):
 
 
 def test_the_real_images_are_characters(real):
-    """Nearest neighbour in pixels, 5 ways, 1 shot: chance is 20 %, images put under the wrong classes would give that."""
+    """Nearest neighbour in pixels, 5-way 1-shot. With wrong classes it would be at chance, 20 %."""
     data = Omniglot(rotations=False).prepare(real, 0)
     assert Counter(data.splits) == {"train": 1100, "validation": 100, "test": 423}
     pixels = data.images.reshape(1623, 20, -1).astype(np.float32)

@@ -13,7 +13,7 @@ from episodic.datasets.omniglot import Omniglot
 
 
 def members(config: Omniglot, seed: int = 0) -> dict[str, set[str]]:
-    assigned = omniglot.assign_splits(config.split, seed)
+    assigned = omniglot.assign_characters(config.split, seed)
     return {split: {name for name, where in assigned.items() if where == split} for split in SPLITS}
 
 
@@ -22,7 +22,7 @@ def sizes(config: Omniglot, seed: int = 0) -> list[int]:
 
 
 def test_the_table_is_omniglot():
-    known = omniglot.characters()
+    known = omniglot.list_characters()
     assert [c.name for c in known] == sorted({c.name for c in known})
     assert Counter(c.archive for c in known) == {"images_background": 964, "images_evaluation": 659}
     assert {
@@ -37,7 +37,9 @@ def test_the_table_is_omniglot():
 @pytest.mark.parametrize("split", ["maml", "vinyals", "lake"])
 def test_every_character_is_in_one_split_and_the_limits_say_how_many(split):
     plain = Omniglot(split, rotations=False)
-    assert list(omniglot.assign_splits(split, 3)) == [c.name for c in omniglot.characters()]
+    assert list(omniglot.assign_characters(split, 3)) == [
+        c.name for c in omniglot.list_characters()
+    ]
     assert sum(sizes(plain, 3)) == 1623
     assert list(plain.limits(3).classes.values()) == sizes(plain, 3)
     assert list(Omniglot(split).limits(3).classes.values()) == [4 * n for n in sizes(plain, 3)]
@@ -80,7 +82,7 @@ def test_vinyals_keeps_alphabets_apart_but_for_one():
 
 
 def test_lake_holds_out_whole_background_alphabets_by_seed():
-    background = {c.name for c in omniglot.characters() if c.archive == "images_background"}
+    background = {c.name for c in omniglot.list_characters() if c.archive == "images_background"}
     held_out = set()
     for seed in range(4):
         parts = members(Omniglot("lake"), seed)
@@ -98,9 +100,7 @@ def test_lake_holds_out_whole_background_alphabets_by_seed():
 
 def test_the_real_split_of_vinyals_is_the_published_one(mirror):
     if not (mirror / "omniglot" / "splits").is_dir():
-        pytest.skip(
-            "the mirror holds no omniglot/splits, with the files that Prototypical Networks came with"
-        )
+        pytest.skip("the mirror has no omniglot/splits, the split files of Prototypical Networks")
     for split, short in zip(SPLITS, ("train", "val", "test"), strict=True):
         lines = (mirror / "omniglot" / "splits" / f"vinyals-{short}.txt").read_text().split()
         published = {

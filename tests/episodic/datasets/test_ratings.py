@@ -1,4 +1,4 @@
-"""Ratings as tasks: MovieLens in its two formats and one's own, in the order of time, users and items divided as asked."""
+"""Ratings as tasks: MovieLens in both formats and the user's own, in temporal order, split."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
     raw.mkdir()
     with pytest.raises(
         FetchError,
-        match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with the files",
+        match=r"is not the archive of ml-100k: its MD5 is .* set dataset.source to a folder with "
+        "the files",
     ):
         MovieLens().fetch(raw, mirror=mirror)
     real = movielens.VERSIONS["ml-100k"]._replace(
@@ -103,8 +104,8 @@ def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
     assert again.splits == found.splits and (again.examples == found.examples).all()
     assert other.splits != found.splits
     assert (
-        found.protocol
-        == f"new users, known items, {counts['train']} / {counts['validation']} / {counts['test']} users"
+        found.protocol == "new users, known items, "
+        f"{counts['train']} / {counts['validation']} / {counts['test']} users"
     )
     seen = {
         text
@@ -178,12 +179,14 @@ def test_other_mistakes_are_told(tmp_path):
         prepared(source, tmp_path / "raw", version="ml-1m")
     with pytest.raises(
         FetchError,
-        match="no train and no validation and no test user has 500 ratings of known items: lower min_ratings",
+        match="no train and no validation and no test user has 500 ratings of known items: lower "
+        "min_ratings",
     ):
         prepared(source, tmp_path / "raw", min_ratings=500)
     with pytest.raises(
         FetchError,
-        match=r"the data has \d+ features, and tokens is 20: set it, and the tokens of the model, above that",
+        match=r"the data has \d+ features, and tokens is 20: set it, and the tokens of the model, "
+        "above that",
     ):
         prepared(source, tmp_path / "raw", tokens=20)
     with pytest.raises(FetchError, match="run the stage download first"):

@@ -1,4 +1,4 @@
-"""A pretrained sentence encoder from a folder: what is refused, and a tiny one through the stages and in use."""
+"""A pretrained sentence encoder: folders that are rejected, and a tiny one through the stages."""
 
 from __future__ import annotations
 
@@ -179,12 +179,13 @@ def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
     other = encoders.looks(tmp_path / "other", vocabulary=3)
     monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(other))
     assert re.fullmatch(
-        r".*other is not the encoder a that the model was trained with \(digest \w{12}, not \w{12}\): put that encoder there, or train again",
+        r".*other is not the encoder a that the model was trained with \(digest \w{12}, not "
+        r"\w{12}\): put that encoder there, or train again",
         said(),
     )
 
 
-# --- with the library ----------------------------------------------------------------------------------------------------
+# --- with the library -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

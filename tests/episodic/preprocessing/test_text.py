@@ -75,7 +75,7 @@ def csv_of(path: Path, header: str = "text,label") -> Path:
 
 
 def prepared(features: TextFeatures):
-    """Encoded sentences, the `inputs` section fitted to them, first rows and counts of the classes."""
+    """Encoded sentences, the fitted section `inputs`, first rows and counts of the classes."""
     texts = [text for texts in corpus().values() for text in texts]
     section = features.fit(texts)
     encoder = preprocessing.build({"input": list(features.input), "inputs": section})
@@ -84,7 +84,7 @@ def prepared(features: TextFeatures):
 
 
 def test_ngrams_are_scikit_learns_tf_idf():
-    """With as many places as there are n-grams, and so no two in one: the same vectors but for their order."""
+    """With a column per n-gram there are no collisions: the same vectors up to their order."""
     texts = [text for texts in corpus().values() for text in texts]
     wide = TextFeatures(size=1 << 20)
     found = preprocessing.build({"input": list(wide.input), "inputs": wide.fit(texts)})(texts[:40])
@@ -161,7 +161,7 @@ def test_baselines_by_hand():
     assert (answers == direct.predict(baselines.vectorizer.transform(query))).mean() > 0.99
 
 
-# --- base learners -------------------------------------------------------------------------------------------------------
+# --- base learners --------------------------------------------------------------------------------
 
 MODELS = {
     "bag": (bag.BagOfFeatures(8, (6,)), NGRAMS),
@@ -185,7 +185,7 @@ def learner_of(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
-    """In float64: the mean of single meta-gradients, and finite differences through the inner loop."""
+    """Compared, in float64, with the mean over single tasks and with finite differences."""
     learner, sampler = learner_of(name, "maml", inner_lr=0.3)
     episode = sampler(torch.arange(3))
     if episode.support_x.is_floating_point():
@@ -247,7 +247,7 @@ def test_padding_and_order_count_as_they_should(name):
     ("name", "method"), [("bag", "protonet"), ("bag", "maml"), ("textcnn", "protonet")]
 )
 def test_they_learn(name, method):
-    """On the classes that they are trained on they do better than before, and far better than chance."""
+    """On their training classes they are better than before, and far better than chance."""
     learner, sampler = learner_of(name, method, **({"inner_lr": 1.0} if method == "maml" else {}))
     test = sampler(torch.arange(1000, 1060))
     config = TrainingConfig(
@@ -271,7 +271,7 @@ def test_the_baseline_from_random_weights_learns_its_support_set(name):
     assert baselines.choose_fine_tuning_rate(learner, 0, again) in baselines.FINE_TUNING_RATES
 
 
-# --- datasets -----------------------------------------------------------------------------------------------------------
+# --- datasets -------------------------------------------------------------------------------------
 
 
 def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
@@ -356,11 +356,12 @@ def test_own_sentences_that_cannot_be_used_are_one_sentence(tmp_path):
 
 
 def test_clinc150_of_the_mirror(tmp_path):
-    """Every intent of ten domains, domains kept apart, sentences of no intent; another file is refused."""
+    """All intents, domains kept apart, sentences of no intent; another file is rejected."""
     mirror = os.environ.get("EPISODIC_MIRROR")
     if not mirror or not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
-            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds clinc150/data_full.json"
+            "CLINC150 is not available: set EPISODIC_MIRROR to a folder that holds "
+            "clinc150/data_full.json"
         )
     config = Clinc150(TextFeatures(size=1024))
     config.fetch(tmp_path, mirror=Path(mirror))
@@ -393,7 +394,7 @@ def test_clinc150_of_the_mirror(tmp_path):
         config.fetch(tmp_path, mirror=tmp_path / "other")
 
 
-# --- in use --------------------------------------------------------------------------------------------------------------
+# --- in use ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
