@@ -1,1 +1,1 @@
-"""Algorithms, one module each, saying only what differs from the shared engine."""
+"""Algorithms, one module each. A module defines only what differs from the shared engine."""

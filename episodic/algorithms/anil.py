@@ -1,4 +1,4 @@
-"""The algorithm `anil`."""
+"""ANIL: only the head adapts in the inner loop."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class ANIL(GradientDescent):
     time: it predicts the class whose support features are most similar to those of the query,
     argmax_c sum_{i of class c} cos(f(query), f(support_i)).
 
-    Differs from the paper: nothing known. The features of the support set are computed once, since
-    the body does not adapt.
+    Differs from the paper: nothing known. The features of the support set are computed only once,
+    because the body does not adapt.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
-        test: `head` adapts the head at test time too; `nil` takes no inner steps there.
+        test: `head` also adapts the head at test time; `nil` takes no inner steps at test time.
 
     Source: Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: Rapid Learning or Feature
     Reuse? Towards Understanding the Effectiveness of MAML, ICLR 2020.
@@ -68,7 +68,7 @@ class ANIL(GradientDescent):
 
 
 class NIL(Algorithm):
-    """ANIL's model without an inner loop."""
+    """The model of ANIL without an inner loop."""
 
     any_ways: ClassVar[bool] = True
 

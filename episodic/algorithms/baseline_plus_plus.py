@@ -1,4 +1,4 @@
-"""The algorithm `baseline_plus_plus`."""
+"""Baseline++: pretraining, then a new cosine-similarity head for each task."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["BaselinePlusPlus"]
 
 @dataclass(frozen=True)
 class BaselinePlusPlus(Algorithm):
-    """Pretraining with cosines, then a new cosine head for each task (Baseline++).
+    """Pretraining with a cosine-similarity head, then a new head for each task (Baseline++).
 
         p(y = k | x) = softmax_k(scale * cos(f(x), w_k))     (section 3.2)
 
-    The classes are all training classes in training, and those of the task with new w_k at test
-    time.
+    In training, the classes are all training classes. At test time, they are those of the task,
+    with new weights w_k.
 
-    Differs from the paper: the new w_k start at the class means of the support features and take
-    full-batch gradient steps (there: a random start, 100 steps with momentum on mini-batches of 4,
-    with weight decay); images are not augmented; `scale` is a parameter of the run (there: 2, or 10
-    for more than 200 classes); batch norm uses the statistics of the batch in hand, at test time
-    too (there: running averages).
+    Differs from the paper: the new weights are initialized with the class means of the support
+    features and trained with full-batch gradient descent (paper: random initialization, 100 steps
+    with momentum on mini-batches of 4, weight decay). Images are not augmented. `scale` is a
+    setting (paper: 2, or 10 for more than 200 classes). Batch norm uses the statistics of the
+    current batch, also at test time (paper: running averages).
 
     Args:
         inner_lr: Learning rate of the new head, in validation and at test time.
-        inner_steps: Gradient steps of the new head, unless `evaluate.steps` says otherwise.
-        scale: Factor of the cosines.
+        inner_steps: Gradient steps of the new head, unless set by `evaluate.steps`.
+        scale: Scale (inverse temperature) of the cosine similarities.
 
     Source: Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at
     Few-shot Classification, ICLR 2019 (Baseline++). https://arxiv.org/abs/1904.04232
@@ -71,7 +71,7 @@ class BaselinePlusPlus(Algorithm):
 
 @dataclass(frozen=True)
 class NewCosineHead(BaselinePlusPlus):
-    """Cosines to new weights, on features that do not adapt."""
+    """A new cosine-similarity head on frozen features."""
 
     any_ways: ClassVar[bool] = True
 

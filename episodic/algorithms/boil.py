@@ -1,4 +1,4 @@
-"""The algorithm `boil`."""
+"""BOIL: only the body adapts in the inner loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithm `finetune`."""
+"""Fine-tuning baseline: pretraining, then a new linear head for each task."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ __all__ = ["FineTuning"]
 
 @dataclass(frozen=True)
 class FineTuning(Algorithm):
-    """Pretraining, then a new linear head for each task.
+    """Pretraining, then a new linear head for each task (Baseline).
 
         training: one classifier over all training classes; a "task" is a mini-batch of `train.ways`
                   classes with `train.queries` images each
         test:     the body is frozen, and a new linear head is trained on the support set
 
-    Differs from the paper: the new head starts at 0 and takes full-batch gradient steps (there: a
-    random start, 100 steps with momentum on mini-batches of 4, with weight decay); mini-batches
-    hold equally many images of each of their classes, and images are not augmented; batch norm uses
-    the statistics of the batch in hand, at test time too (there: running averages).
+    Differs from the paper: the new head is initialized with zeros and trained with full-batch
+    gradient descent (paper: random initialization, 100 steps with momentum on mini-batches of 4,
+    weight decay). Mini-batches contain equally many images of each of their classes. Images are not
+    augmented. Batch norm uses the statistics of the current batch, also at test time (paper:
+    running averages).
 
     Args:
         inner_lr: Learning rate of the new head, in validation and at test time.
-        inner_steps: Gradient steps of the new head, unless `evaluate.steps` says otherwise.
+        inner_steps: Gradient steps of the new head, unless set by `evaluate.steps`.
 
     Source: Wei-Yu Chen, Yen-Cheng Liu, Zsolt Kira, Yu-Chiang Wang, Jia-Bin Huang: A Closer Look at
     Few-shot Classification, ICLR 2019 (Baseline). https://arxiv.org/abs/1904.04232
@@ -62,7 +63,7 @@ class FineTuning(Algorithm):
 
 @dataclass(frozen=True)
 class NewLinearHead(Algorithm):
-    """A new linear head on features that do not adapt."""
+    """A new linear head on frozen features."""
 
     inner_lr: float
     inner_steps: int

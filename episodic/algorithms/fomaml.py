@@ -1,4 +1,4 @@
-"""The algorithm `fomaml`."""
+"""FOMAML: MAML without second-order terms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["FOMAML"]
 
 @dataclass(frozen=True)
 class FOMAML(GradientDescent):
-    """First-order MAML: it takes the inner gradient as a constant.
+    """First-order MAML (FOMAML): MAML with the inner gradient treated as a constant.
 
         theta <- Adam(theta, mean_i grad L_i(theta_i; query_i))     the gradient at theta_i
 
-    Differs from the paper: as MAML does.
+    Differs from the paper: in the same points as `MAML`.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -1,4 +1,4 @@
-"""The algorithm `imaml`."""
+"""iMAML: MAML with an implicit meta-gradient."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class IMAML(Algorithm):
         (I + H_i / lambda) g_i = grad L_i(theta_i; query_i)                         (equation 7)
         theta <- Adam(theta, mean_i g_i)
 
-    theta_i comes from gradient steps, g_i from the conjugate gradient method, and H_i is the
-    Hessian of the support loss at theta_i. The inner steps are not differentiated, so that many can
-    be taken. Away from a minimum I + H / lambda need not be positive definite. As in the authors'
-    code, `damping` is then added to lambda.
+    theta_i is computed by gradient descent and g_i by the conjugate gradient method. H_i is the
+    Hessian of the support loss at theta_i. Inner steps are not backpropagated through, so their
+    number is not limited by memory. If the inner loop does not converge, I + H / lambda may not be
+    positive definite. As in the authors' code, `damping` can then be added to lambda.
 
-    Differs from the paper: the inner loop is plain gradient descent (there: also Hessian-free); a
-    task whose system proves not to be positive definite keeps the solution so far; the conjugate
-    gradient method starts at the right-hand side, which takes one more product.
+    Differs from the paper: the inner loop is gradient descent (paper: also Hessian-free). If a
+    system is not positive definite, the conjugate gradient method stops and keeps its current
+    solution. It starts at the right-hand side, which requires one more Hessian-vector product.
 
     Args:
         inner_lr: Learning rate of the inner loop.
         inner_steps: Number of inner steps in training.
-        regularization: lambda, the strength of the pull towards theta.
+        regularization: lambda, the weight of the proximal term.
         cg_steps: Steps of the conjugate gradient method.
-        damping: Added to lambda in the system that the conjugate gradient method solves.
+        damping: Constant added to lambda in the conjugate-gradient system.
 
     Source: Aravind Rajeswaran, Chelsea Finn, Sham Kakade, Sergey Levine: Meta-Learning with
     Implicit Gradients, NeurIPS 2019. https://arxiv.org/abs/1909.04630
@@ -104,7 +104,7 @@ def conjugate_gradient(multiply: Callable[[Params], Params], b: Params, steps: i
     """Solve A x = b for each task, starting from x = b.
 
     Args:
-        multiply: `multiply(x)` is A x, with A symmetric.
+        multiply: Computes A x for a symmetric matrix A.
         b: Right-hand sides `(tasks, *shape)`.
         steps: Number of steps.
 
@@ -125,7 +125,7 @@ def conjugate_gradient(multiply: Callable[[Params], Params], b: Params, steps: i
     for _ in range(steps):
         image = multiply(direction)
         curvature = dot(direction, image)
-        # A task stops where it is solved exactly, and where its system is not positive definite.
+        # Tasks stop if they are solved exactly or their system is not positive definite.
         active = active & (curvature > tiny)
         size = torch.where(active, square / curvature.clamp_min(tiny), 0)
         x, residual = add(x, size, direction), add(residual, -size, image)

@@ -1,4 +1,4 @@
-"""The algorithm `maml`."""
+"""MAML: model-agnostic meta-learning."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class MAML(GradientDescent):
         theta_i = theta - inner_lr * grad L_i(theta; support_i)      inner_steps times (equation 1)
         theta  <- Adam(theta, grad mean_i L_i(theta_i; query_i))     (algorithm 1)
 
-    The meta-gradient differentiates through the inner gradient: it is second order.
+    The meta-gradient backpropagates through the inner gradient, so it is second order.
 
-    Differs from the paper: the outer learning rate may follow a cosine schedule; weights are
-    initialized from Glorot's uniform distribution.
+    Differs from the paper: the outer learning rate may follow a cosine schedule. Weights are
+    initialized with Glorot's uniform distribution.
 
     Args:
         inner_lr: Learning rate of the inner loop.

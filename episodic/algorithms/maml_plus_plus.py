@@ -1,4 +1,4 @@
-"""The algorithm `maml_plus_plus`."""
+"""MAML++: MAML with five improvements."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from episodic.engine.learner import Algorithm, MetaLearner
 __all__ = ["MAMLPlusPlus"]
 
 RATE = "rate."
-"""Prefix of the learning rates `(inner_steps,)` of a layer."""
+"""Prefix of the names of the learned learning rates `(inner_steps,)`, one tensor per layer."""
 
 MIN_WEIGHT_FRACTION = 0.03
-"""Smallest fraction of its initial weight that an early step keeps while weights are annealed.
-
-The value is that of the authors' code."""
+"""Lower bound on the loss weights of early steps during annealing, as a fraction of the initial
+weight. The value is that of the authors' code."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +30,25 @@ class MAMLPlusPlus(Algorithm):
     """MAML with five improvements, each of which can be turned off (MAML++).
 
         multi-step loss             sum_k w_k L_i(theta_k; query_i), with w annealed from equal
-                                    weights to the last step alone (MSL)
-        derivative-order annealing  first order until a fraction of training is done (DA)
+                                    weights to only the last step (MSL)
+        derivative-order annealing  first order for a fraction of training, then second order (DA)
         per-step batch norm         scales and shifts for each of theta_0 ... theta_K, learned in
                                     the outer loop (BNWB, BNRS)
-        learned rates               one for each layer and step (LSLR)
+        learned learning rates      one for each layer and step (LSLR)
         cosine annealing            of the outer learning rate: `train.schedule` (CA)
 
-    Differs from the paper: scales and shifts per step do not adapt in the inner loop, and support
-    and query sets use the same ones for theta_k (there, the query set after a step uses those of
-    that step); batch norm uses the statistics of the batch in hand at each step and keeps no
-    running ones, which the authors' code keeps but does not use. Beyond the trained number of
-    steps, the rates and scales of the last step are used.
+    Differs from the paper: per-step scales and shifts do not adapt in the inner loop. Support and
+    query sets at theta_k use the same ones (paper: the query set after a step uses those of that
+    step). Batch norm uses the statistics of the current batch and keeps no running averages, which
+    the authors' code keeps but does not use. Steps beyond the number used in training take the
+    rates and scales of the last step.
 
     Args:
         inner_lr: Initial value of the inner learning rates.
         inner_steps: Number of inner steps in training.
-        multi_step_loss: Fraction of training after which the last step's query loss alone counts.
-        first_order: Fraction of training after which derivatives are second order.
-        per_step_norm: Whether each inner step has its own batch norm scales and shifts.
+        multi_step_loss: Fraction of training during which the losses after all steps are weighted.
+        first_order: Fraction of training that is first order.
+        per_step_norm: Whether each inner step has separate batch norm scales and shifts.
         learned_rates: Whether each layer and step has a learned learning rate.
 
     Source: Antreas Antoniou, Harrison Edwards, Amos Storkey: How to train your MAML, ICLR 2019,

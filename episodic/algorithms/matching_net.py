@@ -1,4 +1,4 @@
-"""The algorithm `matching_net`."""
+"""Matching networks: attention over the support set."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class MatchingNet(Algorithm):
         p(y | x) = sum_i a(x, x_i) y_i,     a = softmax_i cos(f(x), g(x_i))     (section 2.1)
 
     With full-context embeddings (section 2.1.1 and appendix A), g is a bidirectional LSTM over the
-    support set, and f are `reads` steps of an LSTM that attends to it.
+    support set, and f is computed by `reads` steps of an LSTM that attends to it.
 
-    Differs from the paper: cosines are multiplied by a fixed scale, without which a softmax over
-    cosines is nearly flat; the LSTM that attends starts from h_0 = f(x); batch norm uses the
-    statistics of the batch in hand, at test time too (`train.batch_norm`). With full context the
-    order of the support set matters, as in the paper.
+    Differs from the paper: cosine similarities are multiplied by a fixed scale, because their
+    softmax is otherwise nearly uniform. The attention LSTM starts at h_0 = f(x). Batch norm uses
+    the statistics of the current batch, also at test time (`train.batch_norm`). As in the paper,
+    full-context embeddings depend on the order of the support set.
 
     Args:
-        full_context: Whether embeddings depend on the whole support set.
-        reads: Steps of the LSTM that attends to the support set.
-        scale: Factor of the cosines.
+        full_context: Whether to use full-context embeddings.
+        reads: Number of steps of the attention LSTM.
+        scale: Scale (inverse temperature) of the cosine similarities.
 
     Source: Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra:
     Matching Networks for One Shot Learning, NeurIPS 2016. https://arxiv.org/abs/1606.04080
@@ -57,9 +57,10 @@ class MatchingNet(Algorithm):
         if not self.full_context:
             return theta
         width = model.width
-        for name, into in {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}.items():
+        sizes = {"forward": 2 * width, "backward": 2 * width, "read": 3 * width}
+        for name, inputs in sizes.items():
             theta |= {
-                f"fce.{name}.weight": glorot_uniform(generator, 4 * width, into),
+                f"fce.{name}.weight": glorot_uniform(generator, 4 * width, inputs),
                 f"fce.{name}.bias": torch.zeros(4 * width),
             }
         return theta
@@ -81,7 +82,7 @@ def _lstm_weights(theta: Params, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _embed_support(theta: Params, g: Tensor) -> Tensor:
-    """Add the hidden states of both directions to g `(tasks, n, d)` (appendix A.2)."""
+    """Add the hidden states of a bidirectional LSTM to g `(tasks, n, d)` (appendix A.2)."""
     total = g
     for name, order in (("forward", range(g.shape[1])), ("backward", reversed(range(g.shape[1])))):
         h = c = torch.zeros_like(g[:, :1])
@@ -94,7 +95,7 @@ def _embed_support(theta: Params, g: Tensor) -> Tensor:
 
 
 def _embed_query(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
-    """Let an LSTM attend to the support set in every step (appendix A.1, equations 3 to 6)."""
+    """Run the LSTM that attends to the support set (appendix A.1, equations 3 to 6)."""
     h, c = f, torch.zeros_like(f)
     for _ in range(reads):
         read = (h @ g.mT).softmax(-1) @ g

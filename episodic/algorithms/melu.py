@@ -1,4 +1,4 @@
-"""The algorithm `melu`."""
+"""MeLU: the decision layers adapt, the embeddings do not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class MeLU(GradientDescent):
         decision_i = decision - inner_lr * grad_decision L_i(embeddings, decision; support_i)
         both      <- Adam(both, grad mean_i L_i(embeddings, decision_i; query_i))     (algorithm 1)
 
-    The embeddings do not adapt, in training or at test time. For a model without embeddings all
+    The embeddings do not adapt, in training or at test time. If the model has no embeddings, all
     parameters adapt, as in MAML.
 
     Differs from the paper: embeddings and decision layers have the same outer learning rate, and
-    the meta-gradient is second order for both.
+    the meta-gradient of both is second order.
 
     Args:
         inner_lr: Learning rate of the inner loop.

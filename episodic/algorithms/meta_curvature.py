@@ -1,4 +1,4 @@
-"""The algorithm `meta_curvature`."""
+"""Meta-Curvature: MAML with a learned transformation of the inner gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from episodic.engine.learner import MetaLearner
 __all__ = ["MetaCurvature"]
 
 CURVATURE = "curvature."
-"""Prefix of the matrices of a parameter; `.outputs`, `.inputs` or `.positions` follows its name."""
+"""Prefix of the names of the matrices: `curvature.PARAMETER.AXIS` with the axis `outputs`, `inputs`
+or `positions`."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class MetaCurvature(GradientDescent):
         theta_i = theta - inner_lr * MC(grad L_i(theta; support_i))
         MC(G) = G x_1 M_o x_2 M_i x_3 M_f                            (equation 7)
 
-    x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices are learned and
-    start as identities, with which the method is MAML.
+    x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices are learned. They
+    are initialized as identities, with which the algorithm equals MAML.
 
-    Differs from the paper: vectors (biases, scales) have M_o alone.
+    Differs from the paper: vectors (biases, scales) have only M_o.
 
     Args:
         inner_lr: Learning rate of the inner loop.
@@ -73,7 +74,7 @@ def _axis_sizes(shape: torch.Size) -> dict[str, int]:
 
 
 def _transform(g: Tensor, matrices: Params, name: str) -> Tensor:
-    """Transform a gradient `(tasks, out, in, *kernel)`, whose last axes may be missing."""
+    """Transform a gradient `(tasks, out[, in[, *kernel]])`."""
     shape = g.shape
     g = (
         (matrices[f"{name}.outputs"] @ g.flatten(2)).view(shape)

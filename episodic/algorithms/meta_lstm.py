@@ -1,4 +1,4 @@
-"""The algorithm `meta_lstm`."""
+"""The LSTM meta-learner: an LSTM as the inner optimizer."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ from episodic.engine.learner import Algorithm, MetaLearner
 __all__ = ["MetaLSTM"]
 
 LOG_SCALE = 10.0
-"""p in the preprocessing of gradients and losses."""
+"""The constant p in the preprocessing of gradients and losses."""
 
 LSTM = "lstm."
-"""Prefix of what the method learns in addition to theta_0."""
+"""Prefix of the names of the parameters of the LSTM."""
 
 
 @dataclass(frozen=True)
 class MetaLSTM(Algorithm):
-    """The LSTM meta-learner: an LSTM, whose cell state is theta, is the inner optimizer.
+    """The LSTM meta-learner: the inner optimizer is an LSTM whose cell state is theta.
 
         theta_t = f_t * theta_{t-1} - i_t * grad L_t                     (equation 2)
         i_t = sigmoid(W_I [h_t, theta_{t-1}, i_{t-1}] + b_I)
         f_t = sigmoid(W_F [h_t, theta_{t-1}, f_{t-1}] + b_F)
 
-    h_t is the output of a first LSTM that sees the gradient of each coordinate and the loss, both
-    preprocessed (section 3.2). All coordinates share the weights of both layers. theta_0, the
-    initial cell state, is learned with them. Losses and gradients are taken as constants
-    (section 3.3). Support sets are seen in mini-batches.
+    h_t is the output of a first LSTM, whose inputs are the preprocessed gradient of each coordinate
+    and the preprocessed loss (section 3.2). All coordinates share the weights of both LSTMs. The
+    initial cell state theta_0 is learned with them. Losses and gradients are treated as constants
+    (section 3.3). Each update uses a mini-batch of the support set.
 
-    Differs from the paper: while the model adapts, batch norm uses the statistics of the batch in
-    hand, and with `train.batch_norm: inductive` the query set is normalized by those of the task's
-    own support set (there: running averages within each task); gradients are clipped entry by
-    entry.
+    Differs from the paper: in the inner loop, batch norm uses the statistics of the current batch.
+    With `train.batch_norm: inductive`, the query set is normalized by the statistics of the support
+    set (paper: running averages within each task). Gradients are clipped element by element.
 
     Args:
         inner_lr: Initial value of the input gates, which act as the learning rate.
@@ -104,9 +103,10 @@ class MetaLSTM(Algorithm):
             h, c = ops.lstm(inputs, theta["state.h"], theta["state.c"], *layer("first"))
             f = gate("forget", h, cell, theta["state.forget"])
             i = gate("input", h, cell, theta["state.input"])
-            parts = torch.split(f * cell - i * g, sizes, 1)
+            values = torch.split(f * cell - i * g, sizes, 1)
             after = {
-                name: part.view(theta[name].shape) for name, part in zip(names, parts, strict=True)
+                name: value.view(theta[name].shape)
+                for name, value in zip(names, values, strict=True)
             }
             return after | {"state.h": h, "state.c": c, "state.forget": f, "state.input": i}
 
@@ -120,7 +120,7 @@ class MetaLSTM(Algorithm):
 def preprocess(x: Tensor) -> Tensor:
     """Separate magnitude and sign: `(...)` -> `(..., 2)`.
 
-    They are (log|x| / p, sign x) or, where |x| < exp(-p), (-1, exp(p) x).
+    The result is (log|x| / p, sign x), or (-1, exp(p) x) where |x| < exp(-p).
 
     Source: Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, 2016,
     appendix A.

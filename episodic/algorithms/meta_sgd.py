@@ -1,4 +1,4 @@
-"""The algorithm `meta_sgd`."""
+"""Meta-SGD: MAML with per-parameter learned learning rates."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from episodic.engine.learner import MetaLearner
 __all__ = ["MetaSGD"]
 
 RATE = "rate."
-"""Prefix of the learning rate of a parameter, which may become negative."""
+"""Prefix of the names of the learned learning rates. Rates may become negative."""
 
 
 @dataclass(frozen=True)
 class MetaSGD(GradientDescent):
-    """MAML with a learned learning rate for every parameter.
+    """Meta-SGD: MAML with per-parameter learned learning rates.
 
         theta_i = theta - alpha * grad L_i(theta; support_i)     (equation 2)
 
     alpha has the shape of theta, and the product is elementwise.
 
-    Differs from the paper: all rates start at inner_lr (there: drawn from [0.005, 0.1]); the inner
-    loop may take several steps.
+    Differs from the paper: all learning rates are initialized with inner_lr (paper: sampled from
+    [0.005, 0.1]). The inner loop may take several steps.
 
     Args:
         inner_lr: Initial value of all learning rates.

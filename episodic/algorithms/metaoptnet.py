@@ -1,4 +1,4 @@
-"""The algorithm `metaoptnet`."""
+"""MetaOptNet: a support vector machine as the head."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from episodic.engine.learner import Algorithm, MetaLearner
 __all__ = ["MetaOptNet"]
 
 ITERATIONS = 20
-"""Steps of the interior-point method."""
+"""Number of steps of the interior-point method."""
 
 BARRIER_DECAY, MIN_BARRIER = 0.15, 1e-13
-"""Factor of the barrier in each step, and its smallest value."""
+"""Factor by which the barrier decreases per step, and its minimum."""
 
 MAX_STEP_FRACTION = 0.99
-"""Largest fraction of the way to the boundary that a step goes."""
+"""Maximum step size, as a fraction of the distance to the boundary."""
 
 
 @dataclass(frozen=True)
 class MetaOptNet(Algorithm):
     """A support vector machine as the head (MetaOptNet-SVM).
 
-    The head is the multi-class machine of Crammer and Singer in its dual form (equation 7), with
-    K = X X^T of the features of the support set:
+    The head is the multi-class support vector machine of Crammer and Singer in its dual form
+    (equation 7). X are the features of the support set, and K = X X^T:
 
         min_alpha  1/2 tr(alpha^T (K + I) alpha) - sum_i alpha_{i, y_i}
         subject to alpha_{i, k} <= C [k = y_i],  sum_k alpha_{i, k} = 0
         outputs = scale * X_query X^T alpha
 
-    The scale is learned. Adding I to K, as in the authors' code, makes the minimum unique. It is
-    found by an interior-point method in float64. The gradient is that of the minimum itself, by the
-    implicit function theorem (section 3.3).
+    The scale is learned. As in the authors' code, I is added to K to make the minimum unique. The
+    problem is solved by an interior-point method in float64 and differentiated by the implicit
+    function theorem (section 3.3).
 
-    Differs from the paper: batch norm uses the statistics of the batch in hand, at test time too
-    (`train.batch_norm`; there: running averages); regularization, augmentation and backbone are
-    those that params.yaml names.
+    Differs from the paper: batch norm uses the statistics of the current batch, also at test time
+    (`train.batch_norm`; paper: running averages). Regularization, augmentation and model are set in
+    params.yaml.
 
     Args:
-        c: The bound C, the largest weight of a support example.
-        scale: Factor of the outputs at the start of training.
+        c: SVM regularization parameter C.
+        scale: Initial scale of the logits.
 
     Source: Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with
     Differentiable Convex Optimization, CVPR 2019. https://arxiv.org/abs/1904.03758
@@ -83,7 +83,7 @@ class MetaOptNet(Algorithm):
 
 
 def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
-    """Solve the dual problem of the support vector machine, differentiably with respect to kernel.
+    """Solve the dual problem of the support vector machine, differentiable with respect to K.
 
     Args:
         kernel: K, float64 `(tasks, n, n)`.
@@ -91,21 +91,21 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
         c: The bound C.
 
     Returns:
-        The minimum alpha `(tasks, n, ways)`.
+        The minimizer alpha `(tasks, n, ways)`.
     """
     tasks, n, ways = y.shape
     y = y.mT  # from here on `(tasks, ways, n)`, one row per class
     identity, bound = torch.eye(n, dtype=y.dtype, device=y.device), c * y
 
     def slope(alpha: Tensor) -> Tensor:
-        """Gradient of the objective."""
+        """Compute the gradient of the objective."""
         return alpha @ kernel + alpha - y
 
     def newton_step(gradient: Tensor, barrier: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Solve [[H, A^T], [A, 0]] (step, nu) = (-gradient, -residual).
 
-        H is the Hessian of the objective + diag(barrier), A the sum over classes. H has one block
-        `(n, n)` per class, so that (sum of the inverse blocks) nu = residual - A H^-1 gradient.
+        H is the Hessian of the objective + diag(barrier), and A the sum over classes. H has one
+        block `(n, n)` per class, so (sum of the inverse blocks) nu = residual - A H^-1 gradient.
         """
         inverse, _ = torch.linalg.inv_ex(
             kernel.detach()[:, None] + identity + torch.diag_embed(barrier)
@@ -115,7 +115,7 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
         return -free - (inverse @ nu[:, None])[..., 0], nu[..., 0]
 
     with torch.no_grad():
-        alpha = c / 2 * (y - (1 - y) / (ways - 1))  # strictly inside, and its columns sum to 0
+        alpha = c / 2 * (y - (1 - y) / (ways - 1))  # strictly feasible
         slack = bound - alpha
         weight = 1 / slack  # multipliers of the bounds, for a barrier of 1
         for _ in range(ITERATIONS):
@@ -129,6 +129,6 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
             slack = bound - alpha
         barrier, zeros = weight / slack, alpha.new_zeros(tasks, n)
         _, nu = newton_step(slope(alpha) + weight, barrier, zeros)
-    # One more Newton step changes no value, and its derivative is that of the minimum.
+    # One more Newton step leaves alpha unchanged and has the derivative of the minimizer.
     step, _ = newton_step(slope(alpha) + weight + nu[:, None], barrier, zeros)
     return (alpha + step).mT

@@ -1,4 +1,4 @@
-"""The algorithm `protonet`."""
+"""Prototypical networks: the nearest class prototype."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["ProtoNet"]
 
 @dataclass(frozen=True)
 class ProtoNet(Algorithm):
-    """Prototypical networks: the class of the nearest prototype.
+    """Prototypical networks: classification by the nearest class prototype.
 
         c_k = mean of f(x) over the support examples of class k     (equation 1)
         p(y = k | x) = softmax_k(-||f(x) - c_k||^2)                 (equation 2)
 
-    `train.ways` gives episodes more classes in training than at test time, as in the paper.
+    As in the paper, training episodes may have more classes than test episodes (`train.ways`).
 
-    Differs from the paper: batch norm uses the statistics of the batch in hand, at test time too
-    (`train.batch_norm`; there: running averages).
+    Differs from the paper: batch norm uses the statistics of the current batch, also at test time
+    (`train.batch_norm`; paper: running averages).
 
     Source: Jake Snell, Kevin Swersky, Richard Zemel: Prototypical Networks for Few-shot Learning,
     NeurIPS 2017. https://arxiv.org/abs/1703.05175
@@ -42,5 +42,5 @@ class ProtoNet(Algorithm):
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         prototypes = ops.class_means(support, episode.support_y, episode.classes)
-        # A linear map (section 2.4): -||q - c||^2 without ||q||^2, equal for every class.
+        # A linear map (section 2.4): -||q - c||^2 without ||q||^2, which is equal for all classes.
         return ops.linear(query, 2 * prototypes, -prototypes.square().sum(-1))

@@ -1,4 +1,4 @@
-"""The algorithm `reptile`."""
+"""Reptile: meta-learning by moving towards adapted parameters."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Reptile(Algorithm):
         theta_i = theta after inner_steps steps on mini-batches of support set i
         theta  <- theta + epsilon * mean_i (theta_i - theta)             (algorithm 2)
 
-    The inner optimizer is SGD, or Adam with beta1 = 0. epsilon is `train.meta_lr` with
-    `train.optimizer: sgd`, annealed by `train.schedule: linear`. With `adam`, theta - theta_i is
-    the gradient that the outer Adam receives, which the paper suggests too. `train.shots` gives
-    tasks more shots in training than at test time.
+    The inner optimizer is SGD, or Adam with beta1 = 0. With `train.optimizer: sgd`, epsilon is
+    `train.meta_lr`, annealed by `train.schedule: linear`. With `adam`, the gradient of the outer
+    Adam is theta - theta_i, as the paper also suggests. Training episodes may have more shots than
+    test episodes (`train.shots`).
 
-    Differs from the paper: the Adam of each task starts anew, at test time too (there: one state
-    for all tasks in sequence), so that its first steps have nearly the size inner_lr for every
-    weight; mini-batches take the classes of the support set in turn, in the same order throughout a
+    Differs from the paper: Adam's state is reset for each task, also at test time (paper: one state
+    for all tasks in sequence), so the first steps have a size of about inner_lr for every weight.
+    Mini-batches alternate between the classes of the support set, in the same order throughout a
     task.
 
     Args:
@@ -80,7 +80,7 @@ class Reptile(Algorithm):
     def outer_gradient(
         self, inner: InnerLoop, adapted: Params, v: Params, task_weight: float
     ) -> Params:
-        """The difference theta - theta_i, which replaces a gradient."""
+        """Compute the difference theta - theta_i, which replaces the gradient."""
         return {name: (p - adapted[name]).detach() * task_weight for name, p in inner.theta.items()}
 
     @property

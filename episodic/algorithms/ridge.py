@@ -1,4 +1,4 @@
-"""The algorithm `ridge`."""
+"""R2-D2: ridge regression as the head."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["RidgeRegression"]
 
 @dataclass(frozen=True)
 class RidgeRegression(Algorithm):
-    """Ridge regression as the head, in closed form (R2-D2).
+    """Ridge regression as the head, solved in closed form (R2-D2).
 
         W = X^T (X X^T + lambda I)^-1 Y     (equation 6, by Woodbury's identity)
         outputs = scale * X_query W + shift
 
-    X are the features of the support set and Y its one-hot labels. lambda, scale and shift are
+    X are the features of the support set, and Y its one-hot labels. lambda, scale and shift are
     learned (section 3.2).
 
-    Differs from the paper: X has a column of ones instead of a separate bias; batch norm uses the
-    statistics of the batch in hand, at test time too (`train.batch_norm`; there: running averages);
-    the backbone is the one that params.yaml names.
+    Differs from the paper: X has a column of ones instead of a separate bias. Batch norm uses the
+    statistics of the current batch, also at test time (`train.batch_norm`; paper: running
+    averages). The model is set in params.yaml.
 
     Args:
-        regularization: lambda at the start of training.
-        scale: Factor of the outputs at the start of training.
+        regularization: Initial value of lambda.
+        scale: Initial scale of the logits.
 
     Source: Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with
     differentiable closed-form solvers, ICLR 2019. https://arxiv.org/abs/1805.08136
@@ -65,7 +65,7 @@ class RidgeRegression(Algorithm):
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
-        # The matrix is not singular, since lambda > 0. Unlike solve, solve_ex does not check that,
-        # for which it would have to wait for a GPU.
+        # The matrix is not singular, because lambda > 0. solve would check this, which synchronizes
+        # with a GPU.
         w = theta["ridge.scale"][..., None] * (x.mT @ torch.linalg.solve_ex(kernel, y)[0])
         return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]

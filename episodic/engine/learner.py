@@ -54,8 +54,8 @@ class Algorithm(Section):
     computes it from the adapted parameters."""
 
     uses_query_loss: ClassVar[bool] = True
-    """Whether the meta-gradient depends on the query loss. Otherwise query sets are only scored, and
-    `outer_gradient` receives an empty `v`."""
+    """Whether the meta-gradient depends on the query loss. Otherwise query sets are only scored,
+    and `outer_gradient` receives an empty `v`."""
 
     @property
     def training_steps(self) -> int:
