@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     Model: TypeAlias = str
 else:
     Preset, Dataset, Algorithm, Model = (
-        Literal[(UNCHANGED, *names)] for names in (presets.names(), DATASETS, ALGORITHMS, MODELS)
+        Literal[(UNCHANGED, *names)]
+        for names in (presets.list_presets(), DATASETS, ALGORITHMS, MODELS)
     )
 
 Count = Annotated[int, Field(ge=0)]
@@ -152,9 +153,9 @@ def preset_changes(name: str) -> Changes:
     """Return all settings of a preset by dotted key, or an empty dict for "unchanged"."""
     if name == UNCHANGED:
         return {}
-    content = presets.defaults()
+    content = presets.default_params()
     if name != "default":
-        presets.merge(content, read_yaml(presets.FOLDER / f"{name}.yaml"))
+        presets.merge_into(content, read_yaml(presets.PRESETS / f"{name}.yaml"))
     # The defaults are tuples; YAML has lists.
     return {
         key: list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Set params.yaml to a preset: the defaults, and the values of conf/presets/NAME.yaml. Comments stay.
+"""Set params.yaml to a preset, the defaults changed by conf/presets/NAME.yaml, and keep comments.
 
 `python -m tasks.preset` lists the presets; `python -m tasks.preset default` restores the defaults.
 """
@@ -21,18 +21,18 @@ from tasks.params import CHOICES, PLAIN, General, read_yaml, rename_keys, sectio
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_text
 
-FOLDER = ROOT / "conf" / "presets"
-COLUMN = 28
+PRESETS = ROOT / "conf" / "presets"
+COMMENT_COLUMN = 28
 COMMENT = re.compile(r"(?m)^([^#'\"\n]*[^#'\"\s]) +(# .*)$")
-"""The value and the comment of a line. Comments begin at the same column where there is room."""
+"""The value and the comment of a line. Comments begin at COMMENT_COLUMN where there is room."""
 
 
-def names() -> list[str]:
-    """List the presets."""
-    return ["default", *sorted(path.stem for path in FOLDER.glob("*.yaml"))]
+def list_presets() -> list[str]:
+    """Return the names of all presets."""
+    return ["default", *sorted(path.stem for path in PRESETS.glob("*.yaml"))]
 
 
-def defaults() -> dict[str, Any]:
+def default_params() -> dict[str, Any]:
     """Return the default of every key, as plain values."""
     result: dict[str, Any] = asdict(General())
     for section, choice in CHOICES.items():
@@ -41,8 +41,8 @@ def defaults() -> dict[str, Any]:
     return result | {section: asdict(section_type(section)()) for section in PLAIN}
 
 
-def apply(name: str, path: Path, source: str | None = None) -> list[str]:
-    """Set params.yaml to a preset. Comments stay.
+def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
+    """Set params.yaml to a preset and keep its comments.
 
     Args:
         name: The preset.
@@ -54,16 +54,17 @@ def apply(name: str, path: Path, source: str | None = None) -> list[str]:
 
     Raises:
         ConfigError: There is no such preset.
-        StageError: The file cannot be used. With `source` it is set all the same, so that what the
-            data cannot give can be corrected in it.
+        StageError: The file is missing, or its new values are invalid. With `source` it is written
+            even so, so that values that do not fit the data can be corrected in it.
     """
-    if name not in names():
+    known = list_presets()
+    if name not in known:
         raise ConfigError(
-            "preset", name, f"must be one of {', '.join(names())}{did_you_mean(name, names())}"
+            "preset", name, f"must be one of {', '.join(known)}{did_you_mean(name, known)}"
         )
-    wanted = defaults()
+    wanted = default_params()
     if name != "default":
-        merge(wanted, read_yaml(FOLDER / f"{name}.yaml"))
+        merge_into(wanted, read_yaml(PRESETS / f"{name}.yaml"))
     if source is not None:
         wanted["dataset"]["source"] = source
     round_trip = YAML()
@@ -79,29 +80,32 @@ def apply(name: str, path: Path, source: str | None = None) -> list[str]:
         )
     if not isinstance(read_yaml(path), dict):
         raise stage.StageError(
-            f"{path} must hold sections such as dataset and train; get it back with git checkout {path}"
+            f"{path} must hold sections such as dataset and train; restore it with git checkout "
+            f"{path}"
         )
     document = round_trip.load(path.read_text(encoding="utf-8"))
     changes = [f"{old} -> {new}" for old, new in rename_keys(document).items()]
     _assign(document, wanted, "", changes)
     text = io.StringIO()
     round_trip.dump(document, text)
-    aligned = COMMENT.sub(lambda line: f"{line[1]:<{COLUMN - 1}} {line[2]}", text.getvalue())
-    found = YAML(typ="safe", pure=True).load(aligned)
+    aligned = COMMENT.sub(
+        lambda line: f"{line[1]:<{COMMENT_COLUMN - 1}} {line[2]}", text.getvalue()
+    )
+    values = YAML(typ="safe", pure=True).load(aligned)
     if source is None:
-        params.parse(found, str(path))  # nothing is written that would be refused
+        params.parse(values, str(path))  # invalid values are not written
     if changes:
         write_text(path, aligned)
     if source is not None:
-        params.parse(found, str(path))
+        params.parse(values, str(path))
     return changes
 
 
-def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+def merge_into(into: dict[str, Any], values: dict[str, Any]) -> None:
     """Set `values` in nested dicts, in place."""
     for key, value in values.items():
         if isinstance(value, dict):
-            merge(into.setdefault(key, {}), value)
+            merge_into(into.setdefault(key, {}), value)
         else:
             into[key] = value
 
@@ -146,22 +150,21 @@ def main() -> None:
 
     def body() -> None:
         if args.name is None:
-            for name in names():
-                first = (
-                    "the values that params.yaml came with"
-                    if name == "default"
-                    else _headline(name)
-                )
-                print(f"{name:16} {first}")
+            for name in list_presets():
+                print(f"{name:16} {_describe_preset(name)}")
             return
-        changes = apply(args.name, args.params, args.source)
+        changes = apply_preset(args.name, args.params, args.source)
         print("\n".join(changes) if changes else f"{args.params} already is {args.name}")
 
     stage.run(body)
 
 
-def _headline(name: str) -> str:
-    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+def _describe_preset(name: str) -> str:
+    """Return the first comment of a preset's file."""
+    if name == "default":
+        return "the values that params.yaml came with"
+    first_line = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    return first_line.removeprefix("# ")
 
 
 if __name__ == "__main__":

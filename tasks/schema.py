@@ -38,7 +38,7 @@ def schema(commented: Path) -> dict[str, Any]:
             "additionalProperties": False,
         }
     sections |= {section: _section(params.section_type(section)) for section in params.PLAIN}
-    defaults = preset.defaults()
+    defaults = preset.default_params()
     for key, value in sections.items():
         _describe(value, key, text, defaults)
     return {

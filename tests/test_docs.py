@@ -70,7 +70,7 @@ def test_commands_exist(page):
     for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)):
         assert re.search(rf"^{target}:", makefile, re.M), target
     named = set(re.findall(r"tasks\.preset (\w+)", text))
-    assert named <= {"default", *preset.names()}
+    assert named <= {"default", *preset.list_presets()}
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert set(re.findall(r"(?:^|`)episodic ([a-z]+)\b", text, re.M)) <= commands
     for test in set(re.findall(r"tests/[\w/]+(?:\.py)?", text)):
@@ -81,11 +81,11 @@ def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
     """Both pages in one checkout: the method of one trains the network of the other."""
     root = checkout(tmp_path / "checkout")
     params = root / "params.yaml"
-    code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-a-method.md")
+    code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-an-algorithm.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
     network, settings = code_blocks("docs/guide/your-own-model.md")
     (root / "my_models.py").write_text(network)
-    preset.apply("tiny", params)
+    preset.apply_preset("tiny", params)
     replace_once(params, "\ntrain:\n", f"\n{section}\ntrain:\n")
     replace_once(params, "  name: maml ", "  name: sign_maml ")
     replace_once(params, "  name: conv4 ", "  name: module ")
@@ -127,7 +127,7 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
     for old in (benchmark / "cells").iterdir():
         shutil.rmtree(old)
     (benchmark / "dvc.lock").unlink()
-    text = page_text("docs/tutorials/add-a-method.md")
+    text = page_text("docs/tutorials/add-an-algorithm.md")
     (commands,) = re.findall(r"`(dvc repro cell@[^`]*)`", text)
     for command in commands.split(" && "):
         run(benchmark, *command.split())
@@ -138,7 +138,7 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
     """And it is what the page's last paragraph says: without the sign, first-order MAML."""
-    code = code_blocks("docs/tutorials/add-a-method.md")[0]
+    code = code_blocks("docs/tutorials/add-an-algorithm.md")[0]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").touch()
     (tmp_path / "my_package/sign_maml.py").write_text(code)
@@ -241,7 +241,7 @@ def test_own_data_is_named_as_the_pages_say(tmp_path, monkeypatch):
         assert f"source: {source}" in (tmp_path / "params.yaml").read_text()
 
 
-@pytest.mark.parametrize("page", ["docs/guide/sweeps.md", "docs/tutorials/compare-two-methods.md"])
+@pytest.mark.parametrize("page", ["docs/guide/sweeps.md", "docs/tutorials/compare-two-algorithms.md"])
 def test_sweep_files_are_valid(page, tmp_path):
     blocks = [block for block in code_blocks(page) if re.match(r"(base|grid|points):", block)]
     assert blocks

@@ -91,9 +91,9 @@ def configure(folder, changes) -> None:
     """Write params.yaml of a short run."""
     file = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", file)
-    preset.apply("tiny", file)
+    preset.apply_preset("tiny", file)
     if "preset" in changes:
-        preset.apply(changes["preset"], file, own(changes["preset"], folder))
+        preset.apply_preset(changes["preset"], file, own(changes["preset"], folder))
         for key, value in SHORT.items():
             change(folder, key, value)
     for section in ("model", "algorithm"):

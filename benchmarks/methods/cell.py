@@ -53,9 +53,9 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
             raise StageError(
                 f"there is no {file.relative_to(ROOT)}; the name must be one of {known}"
             )
-    values = preset.defaults()
+    values = preset.default_params()
     for file in files:
-        preset.merge(values, read_yaml(file) or {})
+        preset.merge_into(values, read_yaml(file) or {})
     if method is not None:
         values["algorithm"]["name"] = method
     return values

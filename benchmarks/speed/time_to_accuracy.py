@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument(
         "--preset",
         default="omniglot_fast",
-        choices=preset.names(),
+        choices=preset.list_presets(),
         help="preset of the engine",
     )
     parser.add_argument(
@@ -143,9 +143,9 @@ def protocol(settings: params.Settings) -> tuple[Any, ...]:
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    values = preset.defaults()
-    preset.merge(
-        values, params.read_yaml(preset.FOLDER / f"{name}.yaml") if name != "default" else {}
+    values = preset.default_params()
+    preset.merge_into(
+        values, params.read_yaml(preset.PRESETS / f"{name}.yaml") if name != "default" else {}
     )
     return values
 
@@ -167,7 +167,7 @@ def prepare(folder: Path, name: str) -> None:
     """Write params.yaml by the preset, and prepare the data."""
     folder.mkdir()
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply(name, folder / "params.yaml")
+    preset.apply_preset(name, folder / "params.yaml")
     for stage in (["download", "--out", "raw"], ["episodes", "--raw", "raw", "--out", "prepared"]):
         subprocess.run(
             [sys.executable, "-m", f"tasks.{stage[0]}", *stage[1:]],

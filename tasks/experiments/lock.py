@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from tasks.params import rename_keys
-from tasks.preset import merge
+from tasks.preset import merge_into
 
 
 class _Scalar(str):
@@ -52,9 +52,9 @@ def read_params(stages: dict[str, Any]) -> dict[str, Any]:
         for key, value in recorded.items():
             for part in reversed(key.split(".")):
                 value = {str(part): value}
-            merge(of_stage, _convert_scalars(value))
+            merge_into(of_stage, _convert_scalars(value))
         rename_keys(of_stage)
-        merge(params, of_stage)
+        merge_into(params, of_stage)
     return params
 
 

@@ -74,7 +74,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = checkout(tmp_path_factory.mktemp("site") / "a checkout")
-    preset.apply("tiny", root / "params.yaml")
+    preset.apply_preset("tiny", root / "params.yaml")
     git(root, "commit", "--quiet", "--all", "--message=tiny")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

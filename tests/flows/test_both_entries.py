@@ -33,7 +33,7 @@ class Workspace:
 
     def __init__(self, root: Path, api: str):
         self.root = checkout(root)
-        preset.apply("tiny", root / "params.yaml")
+        preset.apply_preset("tiny", root / "params.yaml")
         git(root, "commit", "--quiet", "--all", "--message=tiny")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         dropped = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME", "PYTHONPATH")

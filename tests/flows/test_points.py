@@ -17,7 +17,7 @@ def points(tmp_path):
     def read(text: str, name: str = "sweep", **options):
         file = tmp_path / f"{name}.yaml"
         file.write_text(text)
-        return read_points(file, preset.defaults(), **options)
+        return read_points(file, preset.default_params(), **options)
 
     return read
 
@@ -151,12 +151,12 @@ def test_a_missing_file_is_one_sentence(tmp_path):
         StageError,
         match=r"nosuch\.yaml does not exist; give a sweep file, such as conf/sweeps/methods\.yaml$",
     ):
-        read_points(tmp_path / "nosuch.yaml", preset.defaults())
+        read_points(tmp_path / "nosuch.yaml", preset.default_params())
 
 
 def test_a_folder_is_no_sweep_file(tmp_path):
     with pytest.raises(StageError, match="is a folder; give a sweep file"):
-        read_points(tmp_path, preset.defaults())
+        read_points(tmp_path, preset.default_params())
 
 
 def test_all_mistakes_are_listed_at_once(points):

@@ -153,7 +153,7 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
         and changes["train.iterations"] == 4000
         and changes["train.plan.mode"] == "auto"
     )
-    assert params.parse(apply_changes(preset.defaults(), changes)).train.iterations == 4000
+    assert params.parse(apply_changes(preset.default_params(), changes)).train.iterations == 4000
     assert (
         default_name(
             "omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5}
@@ -166,7 +166,7 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
 def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
     from flows.train import read_overrides
 
-    raw, warnings = preset.defaults(), []
+    raw, warnings = preset.default_params(), []
     overrides = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
     assert read_overrides(raw, overrides, warnings.append) == overrides and not warnings
     assert read_overrides(raw, {"train.hard": 0.5}, warnings.append) == {

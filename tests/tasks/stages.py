@@ -40,7 +40,7 @@ def call(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]
 def prepare(folder: Path, **changes: str) -> Path:
     """`folder` with params.yaml (preset tiny, each change OLD=NEW made) and prepared data."""
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply("tiny", folder / "params.yaml")
+    preset.apply_preset("tiny", folder / "params.yaml")
     for key, value in changes.items():
         change(folder, key, value)
     call(folder, "download", "--out", "raw")

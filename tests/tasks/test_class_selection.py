@@ -19,8 +19,8 @@ from tasks.runtime.stage import StageError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root, wanted = tmp_path_factory.mktemp("pool"), preset.defaults()
-    preset.merge(
+    root, wanted = tmp_path_factory.mktemp("pool"), preset.default_params()
+    preset.merge_into(
         wanted,
         {"dataset": {"glyphs": {"alphabets": 8}}, "episodes": {"validation": 20, "test": 200}},
     )
@@ -126,8 +126,8 @@ def test_a_harder_episode_is_not_made_of_all_classes(folder):
         StageError,
         match=r"train\.hard_episode_fraction is 0\.5; it must be 0 with at most 10 training",
     ):
-        raw = preset.defaults()
-        preset.merge(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
+        raw = preset.default_params()
+        preset.merge_into(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
         params.parse(raw)
     hard = source._sampler(
         trained_with(settings, hard_episode_fraction=1.0, classes=11), "episode"

@@ -281,7 +281,7 @@ stages:
 
 def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
     """A missing `train.patience` or `train.meta_lr` has its default; any other value differs."""
-    experiment, usual = protocol.best.first, preset.defaults()["train"]["meta_lr"]
+    experiment, usual = protocol.best.first, preset.default_params()["train"]["meta_lr"]
     older = deepcopy(experiment.params)
     for key in ("meta_lr", "patience"):
         older["train"].pop(key, None)

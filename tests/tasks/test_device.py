@@ -43,7 +43,7 @@ PRESETS = {"sinusoid": "sinusoid", "clinc150": "clinc150"}
 
 def settings(folder, case: str) -> None:
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply(PRESETS.get(case, "tiny"), folder / "params.yaml")
+    preset.apply_preset(PRESETS.get(case, "tiny"), folder / "params.yaml")
     short = {"train.iterations": "6", "train.validate_every": "3", "train.meta_batch": "3"}
     short |= {"episodes.validation": "6", "episodes.test": "8"}
     for key, value in (short | CASES[case]).items():

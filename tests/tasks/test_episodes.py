@@ -16,8 +16,8 @@ WAYS = 8
 def folder(tmp_path_factory):
     """Glyphs of ten alphabets, episodes within one of them."""
     root = tmp_path_factory.mktemp("episodes")
-    wanted = preset.defaults()
-    preset.merge(
+    wanted = preset.default_params()
+    preset.merge_into(
         wanted,
         {
             "dataset": {"name": "glyphs", "glyphs": {"alphabets": 10}},

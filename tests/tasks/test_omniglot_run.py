@@ -20,7 +20,7 @@ def test_a_hundred_iterations_on_the_real_omniglot(mirror, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)  # the resume checkpoint lies here
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    preset.apply("omniglot_quick", file)
+    preset.apply_preset("omniglot_quick", file)
     text = (
         file.read_text()
         .replace("iterations: 3000", "iterations: 100")

@@ -379,7 +379,7 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
 
 def test_params_yaml_is_the_defaults():
     """So that a preset, which starts from the defaults, starts from the committed file."""
-    wanted = preset.defaults()
+    wanted = preset.default_params()
 
     def plain(value):
         return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
@@ -425,12 +425,12 @@ def own(name, folder):
     return str(made[name]()) if name in made else None
 
 
-@pytest.mark.parametrize("name", preset.names())
+@pytest.mark.parametrize("name", preset.list_presets())
 def test_presets_apply_and_keep_comments(tmp_path, name):
     file = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
     file.write_text(original)
-    changes = preset.apply(name, file, own(name, tmp_path))
+    changes = preset.apply_preset(name, file, own(name, tmp_path))
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
@@ -442,7 +442,7 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
             settings.algorithm.config.inner_steps,
         ) == (20, 0.1, 5)
         assert (settings.train.meta_batch, settings.train.iterations) == (16, 60000)
-    preset.apply("default", file)
+    preset.apply_preset("default", file)
     assert file.read_text() == original, "the way back is exact"
 
 
@@ -454,13 +454,13 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
         match=r"put your data there, or name it by python -m tasks.preset image_folder --source "
         r"PATH",
     ):
-        preset.apply("image_folder", file)
+        preset.apply_preset("image_folder", file)
     assert file.read_text() == (ROOT / "params.yaml").read_text()
     source = drawn(tmp_path / "own", [f"class {i}" for i in range(10)], 10)
     for more in sorted((source / "class 3").iterdir())[3:]:
         more.unlink()
     with pytest.raises(StageError) as caught:
-        preset.apply("image_folder", file, str(source))
+        preset.apply_preset("image_folder", file, str(source))
     said = str(caught.value)
     assert "must be at most 2, the number of validation classes of image_folder" in said
     assert "the examples per class of image_folder (class 3)" in said
@@ -476,8 +476,8 @@ def test_presets_hold_only_what_differs():
                 same = list(base[key]) == value if isinstance(value, list) else base[key] == value
                 assert not same, f"{path}.{key} is the default"
 
-    for name in preset.names()[1:]:
-        check(params.read_yaml(preset.FOLDER / f"{name}.yaml"), preset.defaults(), name)
+    for name in preset.list_presets()[1:]:
+        check(params.read_yaml(preset.PRESETS / f"{name}.yaml"), preset.default_params(), name)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "train: ["])
@@ -485,7 +485,7 @@ def test_a_preset_on_a_broken_file_is_one_sentence(tmp_path, text):
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(StageError, match=r"must hold sections|is not YAML"):
-        preset.apply("tiny", file)
+        preset.apply_preset("tiny", file)
     assert file.read_text() == text
 
 
@@ -556,13 +556,13 @@ def with_earlier_names():
         for section in sections:
             place = place[section]
         place[key] = place.pop(new)
-    preset.merge(raw, copy.deepcopy(EARLIER))
+    preset.merge_into(raw, copy.deepcopy(EARLIER))
     return raw
 
 
 def test_keys_of_an_earlier_version_work_with_a_warning(tmp_path, capfd):
     earlier, present = with_earlier_names(), copy.deepcopy(GOOD)
-    preset.merge(present, copy.deepcopy(PRESENT))
+    preset.merge_into(present, copy.deepcopy(PRESENT))
     file = tmp_path / "params.yaml"
     file.write_text(json.dumps(earlier))
     settings = params.load(file, "train")
@@ -600,7 +600,7 @@ def test_a_preset_renames_the_keys_of_an_earlier_version(tmp_path):
     earlier = original.replace("  hard_episode_fraction: 0.0 #", "  hard: 0.0 #")
     assert earlier != original
     file.write_text(earlier)
-    changes = preset.apply("default", file)
+    changes = preset.apply_preset("default", file)
     assert changes == ["train.hard -> train.hard_episode_fraction"]
     assert file.read_text() == original
 

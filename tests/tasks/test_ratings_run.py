@@ -34,7 +34,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ratings")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     source = films.ml_100k(folder / "source", users=200, least=40, most=60)
-    preset.apply("movielens", folder / "params.yaml", str(source))
+    preset.apply_preset("movielens", folder / "params.yaml", str(source))
     for key, value in CHANGES.items():
         change(folder, f"embeddings.{key}" if key in ("hidden", "embedding") else key, value)
     call(folder, "download", "--out", "raw")

@@ -35,17 +35,21 @@ def test_every_key_is_described_and_has_the_default_of_the_code():
         else:
             assert part["description"] and part["default"] == value, path
 
-    check(KNOWN, json.loads(json.dumps(preset.defaults())), "params")
+    check(KNOWN, json.loads(json.dumps(preset.default_params())), "params")
 
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in preset.names() if name not in ("image_folder", "ratings", "text_folder")],
+    [
+        name
+        for name in preset.list_presets()
+        if name not in ("image_folder", "ratings", "text_folder")
+    ],
 )
 def test_presets_are_valid(tmp_path, name):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    preset.apply(name, file)
+    preset.apply_preset(name, file)
     jsonschema.validate(read_yaml(file), KNOWN, jsonschema.Draft202012Validator)
 
 

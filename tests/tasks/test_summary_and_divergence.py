@@ -19,7 +19,7 @@ def sinusoid(folder, **values: str) -> params.Settings:
     """Settings of a few iterations on sine waves, with raw and prepared data in `folder`."""
     file = folder / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    preset.apply("sinusoid", file)
+    preset.apply_preset("sinusoid", file)
     for key, value in {"iterations": "4", "validation": "20", "test": "30", **values}.items():
         change(folder, key, value)
     settings = params.parse(params.read_yaml(file))

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from tasks.experiments import Experiment
-from tasks.preset import defaults, merge
+from tasks.preset import default_params, merge_into
 from tasks.reports.kit.trees import flatten, select_used
 
 CODE = "training code"
@@ -36,7 +36,7 @@ def effective_params(params: dict[str, Any]) -> dict[str, Any]:
     Keys that an older file lacks have the default values, as they do in a run.
     """
     complete = deepcopy(_default_params())
-    merge(complete, params)
+    merge_into(complete, params)
     return {
         key: value
         for key, value in flatten(select_used(complete)).items()
@@ -46,7 +46,7 @@ def effective_params(params: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _default_params() -> dict[str, Any]:
-    return json.loads(json.dumps(defaults()))  # lists instead of tuples, as in a file
+    return json.loads(json.dumps(default_params()))  # lists instead of tuples, as in a file
 
 
 def settings_key(settings: dict[str, Any], ignored: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
     with pytest.raises(InputError, match="empty is empty: put the files of a sentence encoder"):
         TextFeatures("encoder", path=str(tmp_path / "empty")).input  # noqa: B018
     raw = params.read_yaml(ROOT / "params.yaml")
-    preset.merge(
+    preset.merge_into(
         raw,
         {
             "dataset": {
@@ -199,7 +199,7 @@ def place(tmp_path_factory) -> Path:
     csv_of(folder / "intents.csv")
     encoders.tiny(folder / "tiny", TEXTS)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply("tiny", folder / "params.yaml")
+    preset.apply_preset("tiny", folder / "params.yaml")
     text = (folder / "params.yaml").read_text()
     start = text.index("  text_folder:")
     text = text[:start] + text[start:].replace("kind: ngrams", "kind: encoder", 1).replace(
