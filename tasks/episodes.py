@@ -1,7 +1,8 @@
-"""Stage `episodes`: raw data -> prepared arrays, the class table, and the fixed validation and test episodes."""
+"""Stage `episodes`: raw data -> prepared examples and the fixed validation and test episodes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,57 @@ from episodic.core.config import require
 from episodic.data import sampling, storage
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from tasks import params
-from tasks.prepared import FORMAT
+from tasks.prepared import FORMAT, add_offsets
 from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder, digest, write_json
 
 
 def run(settings: params.Settings, raw: Path, out: Path) -> None:
-    """Write the folder described in docs/reference/files.md, section data/prepared."""
-    chosen = settings.dataset
-    data = chosen.config.prepare(raw, chosen.seed)
+    """Write the folder data/prepared, which docs/reference/files.md describes.
+
+    Args:
+        settings: Settings with the sections `dataset` and `episodes`.
+        raw: The folder that the stage `download` wrote.
+        out: The folder to write.
+    """
+    dataset = settings.dataset
+    data = dataset.config.prepare(raw, dataset.seed)
     with atomic_folder(out) as folder:
-        make: Any = {Sinusoids: _sinusoids, Tasks: _tasks}.get(type(data), _classes)
+        if isinstance(data, Sinusoids):
+            details = _write_sinusoids(data, settings.episodes, folder)
+        elif isinstance(data, Tasks):
+            details = _write_tasks(data, settings.episodes, folder)
+        else:
+            details = _write_classes(data, settings.episodes, folder)
         meta = {
             "format": FORMAT,
-            "dataset": chosen.name,
+            "dataset": dataset.name,
             "kind": data.kind,
             "protocol": data.protocol,
+            "inputs": data.inputs,
+            "license": dataset.config.license,
+            **details,
         }
-        meta |= {"inputs": data.inputs, "license": chosen.config.license}
-        meta |= make(data, settings, folder)
-        meta |= {
-            key: getattr(settings.episodes, key) for key in ("ways", "shots", "queries", "seed")
-        }
+        for key in ("ways", "shots", "queries", "seed"):
+            meta[key] = getattr(settings.episodes, key)
         write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
 
 
-def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> dict[str, Any]:
-    storage.save_examples(folder, _examples(data))
-    outside = {}
+def _fixed_splits(episodes: params.Episodes) -> Iterator[tuple[str, int]]:
+    """Yield the splits with fixed episodes, and the number of these."""
+    yield "validation", episodes.validation
+    yield "test", episodes.test
+
+
+def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
+    """Write the examples, the class table and the rows of each fixed episode."""
+    storage.save_examples(folder, _encode_examples(data))
+    details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Texts):
-        pd.DataFrame({"text": data.texts + data.outside}).to_parquet(
-            folder / "texts.parquet", index=False
-        )
-        outside = {"outside": len(data.outside)} if data.outside else {}
+        texts = pd.DataFrame({"text": data.texts + data.outside})
+        texts.to_parquet(folder / "texts.parquet", index=False)
+        if data.outside:
+            details["outside"] = len(data.outside)
     table = pd.DataFrame(
         {
             "class": data.classes,
@@ -56,18 +75,16 @@ def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> d
         }
     )
     table.to_parquet(folder / "classes.parquet", index=False)
-    offset, episodes = (table["count"].cumsum() - table["count"]).to_numpy(), settings.episodes
-    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
-        rows = np.flatnonzero(table["split"] == split)
-        groups = (
-            sampling.ClassGroups.from_names(table["group"].to_numpy()[rows].tolist(), episodes.ways)
-            if episodes.within_group
-            else None
-        )
+    for split, count in _fixed_splits(episodes):
+        classes_of_split = add_offsets(table)[table["split"] == split]
+        groups = None
+        if episodes.within_group:
+            names = classes_of_split["group"].to_list()
+            groups = sampling.ClassGroups.from_names(names, episodes.ways)
         sampler = sampling.ClassSampler(
             torch.empty(0),
-            torch.tensor(offset[rows]),
-            torch.tensor(table["count"].to_numpy()[rows]),
+            torch.tensor(classes_of_split["offset"].to_numpy()),
+            torch.tensor(classes_of_split["count"].to_numpy()),
             episodes.seed,
             split,
             episodes.ways,
@@ -75,50 +92,38 @@ def _classes(data: Images | Texts, settings: params.Settings, folder: Path) -> d
             episodes.queries,
             groups=groups,
         )
-        classes, support, query = (part.numpy() for part in sampler.draw_rows(torch.arange(count)))
+        positions, support, query = sampler.draw_rows(torch.arange(count))
         columns: dict[str, Any] = {
             "episode": np.arange(count),
-            "classes": list(rows[classes]),
-            "support": list(support),
-            "query": list(query),
+            "classes": list(classes_of_split.index.to_numpy()[positions.numpy()]),
+            "support": list(support.numpy()),
+            "query": list(query.numpy()),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    within = (
-        {"protocol": f"{data.protocol}, each episode within {_groups(table, episodes.ways)}"}
-        if episodes.within_group
-        else {}
-    )
-    return (
-        within
-        | outside
-        | {
-            "input": list(data.input),
-            "classes": table["split"].value_counts().sort_index().to_dict(),
-        }
-    )
+    if episodes.within_group:
+        within = _describe_groups(table, episodes.ways)
+        details["protocol"] = f"{data.protocol}, each episode within {within}"
+    return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 
-def _examples(data: Images | Texts) -> Any:
+def _encode_examples(data: Images | Texts) -> Any:
+    """Return the examples, with a progress bar while a sentence encoder computes them."""
     if not isinstance(data, Texts) or data.features.kind != "encoder":
         return data.examples
-    with stage.ProgressReporter(
-        "episodes", "sentences", len(data.texts) + len(data.outside)
-    ) as progress:
+    total = len(data.texts) + len(data.outside)
+    with stage.ProgressReporter("episodes", "sentences", total) as progress:
         return data.encode(lambda what, done, total: progress.update(done, total))
 
 
-def _groups(table: pd.DataFrame, ways: int) -> str:
-    """`one of 8 groups (of 10)`: how many groups of test classes are large enough."""
+def _describe_groups(table: pd.DataFrame, ways: int) -> str:
+    """Return how many groups of test classes are large enough: `one of 8 groups (of 10)`."""
     sizes = table[table["split"] == "test"].groupby("group").size()
     return f"one of {(sizes >= ways).sum()} groups (of {len(sizes)})"
 
 
-def _sinusoids(data: Sinusoids, settings: params.Settings, folder: Path) -> dict[str, Any]:
-    family, episodes = (
-        {"amplitude": data.amplitude, "phase": data.phase, "x": data.x},
-        settings.episodes,
-    )
-    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
+def _write_sinusoids(data: Sinusoids, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
+    """Write the parameters and the inputs of each fixed episode."""
+    for split, count in _fixed_splits(episodes):
         sampler = sampling.SinusoidSampler(
             data.amplitude,
             data.phase,
@@ -128,67 +133,67 @@ def _sinusoids(data: Sinusoids, settings: params.Settings, folder: Path) -> dict
             shots=episodes.shots,
             queries=episodes.queries,
         )
-        amplitude, phase, x = (part.numpy() for part in sampler.draw_waves(torch.arange(count)))
+        amplitude, phase, x = (t.numpy() for t in sampler.draw_waves(torch.arange(count)))
         columns: dict[str, Any] = {
             "episode": np.arange(count),
             "amplitude": amplitude[:, 0],
             "phase": phase[:, 0],
-        }
-        columns |= {
             "support_x": list(x[:, : episodes.shots]),
             "query_x": list(x[:, episodes.shots :]),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    return {
-        "input": [1],
-        "classes": {},
-        "family": {key: list(value) for key, value in family.items()},
-    }
+    family = {"amplitude": list(data.amplitude), "phase": list(data.phase), "x": list(data.x)}
+    return {"input": [1], "classes": {}, "family": family}
 
 
-def _tasks(data: Tasks, settings: params.Settings, folder: Path) -> dict[str, Any]:
-    """Of validation and test, each task once: its first examples as support set, and those that follow as query set."""
+def _write_tasks(data: Tasks, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
+    """Write the examples, the targets, the task table and the row ranges of each fixed episode.
+
+    Validation and test use each task once. Its first examples are the support set, those that
+    follow the query set.
+    """
     storage.save_examples(folder, data.examples)
     np.save(folder / "targets.npy", data.targets)
     pd.DataFrame({"text": data.texts}).to_parquet(folder / "texts.parquet", index=False)
     table = pd.DataFrame({"task": data.names, "split": data.splits, "count": data.counts})
     table.to_parquet(folder / "tasks.parquet", index=False)
-    table["offset"], episodes = table["count"].cumsum() - table["count"], settings.episodes
+    table = add_offsets(table)
+    smallest = table["count"].min()
     require(
-        episodes.shots < table["count"].min(),
+        episodes.shots < smallest,
         "episodes.shots",
         episodes.shots,
-        f"must be below {table['count'].min()}, the examples of the smallest task",
+        f"must be below {smallest}, the examples of the smallest task",
     )
     longest = 0
-    for split, count in (("validation", episodes.validation), ("test", episodes.test)):
-        rows = table[table["split"] == split].reset_index(drop=True)
-        bits = random_numbers.random_bits(
-            random_numbers.key(episodes.seed, split), torch.zeros(1, dtype=torch.int64), len(rows)
-        )
-        rows = rows.iloc[random_numbers.sample_distinct(bits, len(rows), len(rows))[0].numpy()][
-            :count
-        ].reset_index(drop=True)
-        query = (rows["count"] - episodes.shots).clip(upper=episodes.queries)
-        fixed = {
-            "episode": np.arange(len(rows)),
-            "task": rows["task"],
-            "offset": rows["offset"],
+    for split, count in _fixed_splits(episodes):
+        tasks = table[table["split"] == split]
+        key = random_numbers.key(episodes.seed, split)
+        bits = random_numbers.random_bits(key, torch.zeros(1, dtype=torch.int64), len(tasks))
+        order = random_numbers.sample_distinct(bits, len(tasks), len(tasks))[0].numpy()
+        tasks = tasks.iloc[order][:count].reset_index(drop=True)
+        query = (tasks["count"] - episodes.shots).clip(upper=episodes.queries)
+        columns = {
+            "episode": np.arange(len(tasks)),
+            "task": tasks["task"],
+            "offset": tasks["offset"],
             "support": episodes.shots,
+            "skipped": 0,
+            "query": query,
         }
-        pd.DataFrame(fixed | {"skipped": 0, "query": query}).to_parquet(
-            folder / f"{split}.parquet", index=False
-        )
+        pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
         longest = max(longest, int(query.max()))
-    tasks = table["split"].value_counts().sort_index().to_dict()
-    known = data.targets[np.repeat(table["split"] == "train", table["count"])].astype(np.float64)
-    targets = {"mean": round(float(known.mean()), 6), "variance": round(float(known.var()), 6)}
+    is_train = np.repeat(table["split"] == "train", table["count"])
+    known = data.targets[is_train].astype(np.float64)
     return {
         "input": list(data.input),
         "classes": {},
-        "tasks": tasks,
+        "tasks": table["split"].value_counts().sort_index().to_dict(),
         "longest": longest,
-        "targets": targets,
+        "targets": {
+            "mean": round(float(known.mean()), 6),
+            "variance": round(float(known.var()), 6),
+        },
     }
 
 

@@ -51,7 +51,7 @@ class PreparedFolder:
 
     def read_classes(self) -> pd.DataFrame:
         """Read the class table, with the first row of the examples of each class as `offset`."""
-        return _add_offsets(pd.read_parquet(self.folder / "classes.parquet"))
+        return add_offsets(pd.read_parquet(self.folder / "classes.parquet"))
 
     def load_examples(self) -> storage.Examples:
         """Load the examples of all classes, by row."""
@@ -64,7 +64,7 @@ class PreparedFolder:
 
     def read_tasks(self, split: str) -> pd.DataFrame:
         """Read the recorded tasks of a split, with the first row of each as `offset`."""
-        table = _add_offsets(pd.read_parquet(self.folder / "tasks.parquet"))
+        table = add_offsets(pd.read_parquet(self.folder / "tasks.parquet"))
         return table[table["split"] == split].reset_index(drop=True)
 
     def read_texts(self) -> list[str]:
@@ -188,7 +188,8 @@ class PreparedFolder:
         return episode.to(self.device)
 
 
-def _add_offsets(table: pd.DataFrame) -> pd.DataFrame:
+def add_offsets(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the first row of each class or task as `offset`."""
     return table.assign(offset=table["count"].cumsum() - table["count"])
 
 
