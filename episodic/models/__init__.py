@@ -1,1 +1,1 @@
-"""Base learners, one module each: plain functions of (parameters, x) over `episodic.ops`."""
+"""Models, one module each: pure functions of parameters and examples."""

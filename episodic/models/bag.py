@@ -1,4 +1,4 @@
-"""The model `bag`."""
+"""A bag of features with learned embeddings, for text."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class BagOfFeatures(ModelSpec):
 
         features = [s_1 x, s_2 h / |h|],     h = MLP(E x),     s_1, s_2 learned
 
-    Features are those of a text, such as n-grams. The columns of E are their embeddings. x itself
-    is what a nearest neighbour by tf-idf compares, which is the best there is for words that
-    training never saw.
+    The input x contains features of a text, such as weighted n-grams. The columns of E are their
+    embeddings. Including x itself helps with words that did not occur in training, for which no
+    embedding was learned.
 
     Args:
-        embedding: Length of the embedding of a feature.
+        embedding: Embedding dimension.
         hidden: Sizes of the layers after the sum, with a ReLU before each.
-        lexical: Whether the features themselves are part of the representation.
+        lexical: Whether the representation includes the features themselves.
 
     Source: Armand Joulin, Edouard Grave, Piotr Bojanowski, Tomas Mikolov: Bag of Tricks for
     Efficient Text Classification, 2017. https://arxiv.org/abs/1607.01759
@@ -63,7 +63,7 @@ class BagOfFeaturesModel:
 
     Args:
         spec: The settings.
-        input: Number of features of an example.
+        input: Number of input features.
         outputs: Number of outputs; 0 for no head.
     """
 

@@ -1,4 +1,4 @@
-"""The model `conv4`."""
+"""Conv4: the standard convolutional few-shot backbone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Conv4"]
 
 @dataclass(frozen=True)
 class Conv4(ModelSpec):
-    """Blocks of [3x3 convolution, batch norm, ReLU], the convolutional backbone of the field.
+    """Blocks of [3x3 convolution, batch norm, ReLU], the standard few-shot backbone.
 
     Args:
         filters: Channels of every block.
         blocks: Number of blocks.
         downsample: `stride` (stride-2 convolution) or `max_pool` (2x2, after the ReLU).
-        readout: What the head sees: the `mean` over positions, or all of them (`flatten`).
+        readout: Input of the head: the `mean` over positions, or all positions (`flatten`).
 
     Source: Oriol Vinyals et al.: Matching Networks for One Shot Learning, 2016, section 4.1 (max
     pooling), https://arxiv.org/abs/1606.04080; Finn et al.: MAML, 2017, section 5.2 (stride 2 on
@@ -47,7 +47,7 @@ class Conv4(ModelSpec):
             "must be an image (C, H, W) for conv4; use model.name: mlp",
         )
         model = Conv4Model(self, input, outputs)  # type: ignore[arg-type]
-        # A block halves its input, rounding up with stride: more blocks would see one pixel.
+        # A block halves its input, rounding up with stride: further blocks would see one pixel.
         max_blocks = max(1, (max(input[1:]) - 1).bit_length())
         require(
             model.width > 0 and self.blocks <= max_blocks,
@@ -90,12 +90,12 @@ class Conv4Model:
     @property
     def norm_names(self) -> tuple[str, ...]:
         return tuple(
-            f"norm{i}.{part}" for i in range(self.spec.blocks) for part in ("weight", "bias")
+            f"norm{i}.{kind}" for i in range(self.spec.blocks) for kind in ("weight", "bias")
         )
 
     @property
     def width(self) -> int:
-        """Length of the vector that the head sees."""
+        """Dimension of the features."""
         height, width = self.input[1:]
         for _ in range(self.spec.blocks):
             height, width = (

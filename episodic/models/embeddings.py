@@ -1,4 +1,4 @@
-"""The model `embeddings`."""
+"""Embeddings of categorical features, for ratings."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ __all__ = ["Embeddings"]
 
 @dataclass(frozen=True)
 class Embeddings(ModelSpec):
-    """Embeddings of categorical features, summed per side, and decision layers on them.
+    """Embeddings of categorical features, summed per side, followed by decision layers.
 
         h = [sum of the embeddings of a side's features, for each side],     output = MLP(h)
 
-    Features are categorical, such as an item, its genres and a user's age. Sides are what a rating
-    is about, such as item and user. An item that training never saw still has features that it did
-    see. The layers on top are the decision layers of MeLU (algorithm `melu`).
+    Features are categorical, such as an item, its genres and the age of a user. Sides are the
+    entities of a rating, such as item and user. Items that did not occur in training still have
+    features that did. The MLP forms the decision layers of MeLU (algorithm `melu`).
 
     Args:
-        tokens: Number of distinct features, at least that of the data.
-        embedding: Length of the embedding of a feature.
+        tokens: Number of distinct features, at least that of the dataset.
+        embedding: Embedding dimension.
         hidden: Sizes of the decision layers, with a ReLU after each.
-        start: The output that training starts at; None for the mean target of the training users (0
-            where it is unknown).
+        start: Initial output; None for the mean target of the training users (0 if unknown).
 
     Source: Maciej Kula: Metadata Embeddings for User and Item Cold-start Recommendations, 2015 (the
     sum over features). https://arxiv.org/abs/1507.08439
@@ -92,9 +91,9 @@ class EmbeddingsModel:
         spec = self.spec
         weight = torch.empty(spec.tokens, spec.embedding).normal_(generator=generator) * 0.1
         theta: Params = {"embedding.weight": weight}
-        for i, (into, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
+        for i, (inputs, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
             theta |= {
-                f"hidden{i}.weight": glorot_uniform(generator, size, into),
+                f"hidden{i}.weight": glorot_uniform(generator, size, inputs),
                 f"hidden{i}.bias": torch.zeros(size),
             }
         theta |= init_head(generator, self.width, self.outputs)

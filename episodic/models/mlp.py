@@ -1,4 +1,4 @@
-"""The model `mlp`."""
+"""A multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["MLP"]
 
 @dataclass(frozen=True)
 class MLP(ModelSpec):
-    """The fully connected base learner.
+    """A fully connected model.
 
     Args:
         hidden: Sizes of the hidden layers, with a ReLU after each.
@@ -43,7 +43,7 @@ class MLPModel:
     Parameters are `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight` and `head.bias`.
 
     Args:
-        sizes: Length of the input and sizes of the hidden layers.
+        sizes: Sizes of the input and of the hidden layers.
         outputs: Number of outputs; 0 for no head.
     """
 
@@ -60,9 +60,9 @@ class MLPModel:
 
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
-        for i, (into, size) in enumerate(pairwise(self.sizes)):
+        for i, (inputs, size) in enumerate(pairwise(self.sizes)):
             theta |= {
-                f"hidden{i}.weight": glorot_uniform(generator, size, into),
+                f"hidden{i}.weight": glorot_uniform(generator, size, inputs),
                 f"hidden{i}.bias": torch.zeros(size),
             }
         return theta | init_head(generator, self.width, self.outputs)

@@ -1,4 +1,4 @@
-"""The model `module`."""
+"""Any torch.nn.Module as a model."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ RESERVED_PREFIXES = (
     "support",
     "svm.",
 )
-"""Prefixes of the parameters and states of algorithms."""
+"""Prefixes of the names of parameters and states of algorithms."""
 
 
 @dataclass(frozen=True)
 class TorchModule(ModelSpec):
-    """A torch.nn.Module of your own as base learner.
+    """A custom torch.nn.Module as the model.
 
-    It runs in a loop over tasks: slower than the models here, and with the same results. The class
-    is called with `arguments`, and its last layer is replaced by a head with one output per class.
-    Batch norm uses the statistics of the batch in hand, as everywhere here, and dropout is off.
+    It is evaluated in a loop over tasks, which is slower than the built-in models. The class is
+    called with `arguments`, and its last layer is replaced by a head with one output per class.
+    Batch norm uses the statistics of the current batch, as in all models, and dropout is disabled.
 
         model: {name: module, module: {path: my_package.Net, arguments: {...}, head: fc}}
 
     Args:
-        path: The class, as `package.module.Class`.
+        path: The class as `package.module.Class`.
         arguments: Keyword arguments of the class.
-        head: Name of its last layer, a torch.nn.Linear; None for the last one there is.
+        head: Name of the last layer, a torch.nn.Linear; None for the last torch.nn.Linear.
     """
 
     path: str = ""
@@ -60,11 +60,11 @@ class TorchModule(ModelSpec):
 
 
 class Head(nn.Identity):
-    """A placeholder where the module's own head was."""
+    """A placeholder for the removed last layer of the module."""
 
 
 class BatchNorm(nn.Module):
-    """Batch norm by the statistics of the batch in hand, or of its first `reference` examples."""
+    """Batch norm with the statistics of the current batch or of its first `reference` examples."""
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm):
         super().__init__()
@@ -87,12 +87,12 @@ class BatchNorm(nn.Module):
 class TorchModuleModel:
     """The model of a `TorchModule`.
 
-    Parameters have the names that the module gives them.
+    Parameters have the names that they have in the module.
 
     Args:
-        body: The module without its head, whose outputs are features.
-        make: Creates a new body, with the length of its features.
-        width: Length of a feature vector.
+        body: The module without its last layer; its outputs are the features.
+        make: Creates a new body and returns it with the dimension of its features.
+        width: Dimension of the features.
         outputs: Number of outputs; 0 for no head.
     """
 
@@ -105,18 +105,18 @@ class TorchModuleModel:
     def norm_names(self) -> tuple[str, ...]:
         norms = [
             name
-            for name, part in self.body.named_modules()
-            if isinstance(part, BatchNorm) and part.weight is not None
+            for name, module in self.body.named_modules()
+            if isinstance(module, BatchNorm) and module.weight is not None
         ]
-        return tuple(f"{name}.{part}" for name in norms for part in ("weight", "bias"))
+        return tuple(f"{name}.{kind}" for name in norms for kind in ("weight", "bias"))
 
     @property
     def parts(self) -> list[nn.Module]:
-        """The body and all modules in it, on whose code results depend."""
+        """The body and all modules in it. Results depend on their code."""
         return list(self.body.modules())
 
     def init(self, generator: torch.Generator) -> Params:
-        # Modules draw their weights from torch's global state, which is restored afterwards.
+        # Modules initialize their weights with torch's global generator, which is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
             body, _ = self.make()
@@ -124,13 +124,13 @@ class TorchModuleModel:
         return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        for part in self.body.modules():
-            if isinstance(part, BatchNorm):
-                part.reference = reference
-        own = [name for name, _ in self.body.named_parameters()]
+        for module in self.body.modules():
+            if isinstance(module, BatchNorm):
+                module.reference = reference
+        names = [name for name, _ in self.body.named_parameters()]
         return torch.stack(
             [
-                functional_call(self.body, {name: theta[name][t] for name in own}, (x[t],))
+                functional_call(self.body, {name: theta[name][t] for name in names}, (x[t],))
                 for t in range(len(x))
             ]
         )
@@ -145,8 +145,8 @@ def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> TorchModu
         name = spec.head or next(
             (
                 name
-                for name, part in reversed(list(module.named_modules()))
-                if isinstance(part, nn.Linear)
+                for name, layer in reversed(list(module.named_modules()))
+                if isinstance(layer, nn.Linear)
             ),
             None,
         )
@@ -158,7 +158,7 @@ def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> TorchModu
                 f"must be the name of a torch.nn.Linear of {spec.path}, its last layer",
             )
         if not name:
-            raise ConfigError("path", spec.path, "must be a network, not a single layer")
+            raise ConfigError("path", spec.path, "must be a module of several layers")
         return _without_head(module, name), last.in_features
 
     with torch.random.fork_rng(devices=[]):
@@ -179,20 +179,20 @@ def _build(spec: TorchModule, input: tuple[int, ...], outputs: int) -> TorchModu
         raise ConfigError(
             "head",
             spec.head,
-            f"must be the last layer, which takes {width} numbers; the input there is "
-            f"{list(features.shape[2:])} per example",
+            f"must be the last layer; its inputs have shape {list(features.shape[2:])} per "
+            f"example instead of [{width}]",
         )
     if not ends_with_head:
         raise ConfigError(
             "path",
             spec.path,
-            "must return the outputs of its head as they are; a softmax is part of the loss",
+            "must return the outputs of its head unchanged; the loss includes the softmax",
         )
     return model
 
 
 def _check_parameters(spec: TorchModule, body: nn.Module) -> None:
-    """Raise ConfigError if parameters or buffers do not work with a task axis."""
+    """Raise ConfigError if parameters or buffers do not support a task axis."""
     parameters = dict(body.named_parameters())
     reserved = sorted(
         name for name in parameters if name in HEAD or name.startswith(RESERVED_PREFIXES)
@@ -205,22 +205,22 @@ def _check_parameters(spec: TorchModule, body: nn.Module) -> None:
     for names, requirement in (
         (
             reserved,
-            "must not have parameters named {}, which are names of the head or of an algorithm; "
+            "must not have parameters named {}, which are reserved for the head or an algorithm; "
             "rename them",
         ),
-        (lazy, "must not have layers of unknown shape ({}); give them their input size"),
-        (scalars, "must not have parameters without an axis ({}); give them the shape [1]"),
-        (buffers, "must not have buffers ({}), which tasks would share"),
+        (lazy, "must not have lazy layers ({}); specify their input size"),
+        (scalars, "must not have scalar parameters ({}); use shape [1]"),
+        (buffers, "must not have buffers ({}), which would be shared between tasks"),
     ):
         if names:
             raise ConfigError("path", spec.path, requirement.format(", ".join(names)))
 
 
 def _ends_with(body: nn.Module, x: Tensor) -> bool:
-    """Whether the body returns the input of its head unchanged."""
-    last = next(part for part in body.modules() if isinstance(part, Head))
+    """Return whether the output of the body is the input of its removed head."""
+    last = next(module for module in body.modules() if isinstance(module, Head))
     outputs: list[Tensor] = []
-    handle = last.register_forward_hook(lambda part, inputs, output: outputs.append(output))
+    handle = last.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         return body(x) is outputs[-1]
     finally:
@@ -237,17 +237,17 @@ def _create_module(spec: TorchModule) -> nn.Module:
             inspect.signature(create).bind(**spec.arguments)
         except TypeError as error:
             raise ConfigError(
-                "arguments", spec.arguments, f"must be what {spec.path} takes ({error})"
+                "arguments", spec.arguments, f"must match the signature of {spec.path} ({error})"
             ) from error
         module = create(**spec.arguments)
     except ConfigError:
         raise
-    except Exception as error:  # the user's code runs here, and may raise anything
+    except Exception as error:  # user code may raise any exception
         detail = " ".join(str(error).split())
         raise ConfigError(
             "path",
             spec.path,
-            f"must be a class as package.module.Class ({type(error).__name__}: {detail})",
+            f"must name a class, as package.module.Class ({type(error).__name__}: {detail})",
         ) from error
     if not isinstance(module, nn.Module):
         raise ConfigError("path", spec.path, "must be a torch.nn.Module")
@@ -255,13 +255,13 @@ def _create_module(spec: TorchModule) -> nn.Module:
 
 
 def _without_head(module: nn.Module, head: str) -> nn.Module:
-    """Replace the head, at its dotted name, by the identity, and batch norm by `BatchNorm`."""
-    for name, part in list(module.named_modules()):
+    """Replace the layer named `head` by a placeholder, and batch norm by `BatchNorm`."""
+    for name, layer in list(module.named_modules()):
         replacement = (
             Head()
             if name == head
-            else BatchNorm(part)
-            if isinstance(part, nn.modules.batchnorm._BatchNorm)
+            else BatchNorm(layer)
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
             else None
         )
         if replacement is not None:

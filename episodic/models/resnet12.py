@@ -1,4 +1,4 @@
-"""The model `resnet12`."""
+"""ResNet-12 with DropBlock."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from episodic.ops.head import apply_head, glorot_uniform, init_head
 __all__ = ["ResNet12"]
 
 SLOPE = 0.1
-"""Of the leaky ReLU."""
+"""Negative slope of the leaky ReLU."""
 
 DROPBLOCK_BLOCKS = 2
-"""Number of last blocks that DropBlock follows."""
+"""Number of final blocks with DropBlock."""
 
 
 @dataclass(frozen=True)
 class ResNet12(ModelSpec):
-    """The 12-layer residual network of the field, with DropBlock.
+    """ResNet-12, the standard residual few-shot backbone, with DropBlock.
 
-    A block has three layers of [3x3 convolution, batch norm, leaky ReLU of slope 0.1]. The input is
-    added through a 1x1 convolution and batch norm before the last ReLU, and 2x2 max pooling
-    follows. DropBlock follows the last two blocks. Features are the mean over positions.
+    A block has three layers of [3x3 convolution, batch norm, leaky ReLU of slope 0.1]. A shortcut
+    (1x1 convolution and batch norm) is added before the last ReLU, followed by 2x2 max pooling and,
+    in the last two blocks, DropBlock. Features are the mean over positions.
 
-    Differs from the paper: the rate of DropBlock is constant (there it grows), its squares are the
-    same at all inner steps of an episode, and the first two blocks have no dropout; features are
-    averaged (there: flattened for some heads); weights are initialized from Glorot's uniform
+    Differs from the paper: the rate of DropBlock is constant (paper: increasing), and its squares
+    are the same at all inner steps of an episode. The first two blocks have no dropout. Features
+    are averaged (paper: flattened for some heads). Weights are initialized with Glorot's uniform
     distribution.
 
     Args:
         channels: Channels of each block.
-        drop: DropBlock's rate in training; 0 turns it off.
-        block: Side of DropBlock's squares.
+        drop: DropBlock rate in training; 0 disables it.
+        block: Side length of the dropped squares.
 
     Source: Kwonjoon Lee et al.: Meta-Learning with Differentiable Convex Optimization, CVPR 2019,
     section 4.1, https://arxiv.org/abs/1904.03758; Golnaz Ghiasi, Tsung-Yi Lin, Quoc Le: DropBlock,
@@ -85,9 +85,10 @@ class ResNet12Model:
     `head.bias`.
 
     Args:
-        spec: The settings. input: Shape of an image `(C, H, W)`. outputs: Number of outputs; 0 for
-        no head. noise: int64 `(tasks,)`, which determines the random numbers of DropBlock; None to
-        drop nothing.
+        spec: The settings.
+        input: Shape of an image `(C, H, W)`.
+        outputs: Number of outputs; 0 for no head.
+        noise: int64 `(tasks,)`, the seed of DropBlock for each task; None to disable DropBlock.
     """
 
     spec: ResNet12
@@ -99,10 +100,10 @@ class ResNet12Model:
     def norm_names(self) -> tuple[str, ...]:
         layers = ("norm0", "norm1", "norm2", "shortcut_norm")
         return tuple(
-            f"block{i}.{n}.{part}"
+            f"block{i}.{layer}.{kind}"
             for i in range(len(self.spec.channels))
-            for n in layers
-            for part in ("weight", "bias")
+            for layer in layers
+            for kind in ("weight", "bias")
         )
 
     @property
@@ -110,18 +111,18 @@ class ResNet12Model:
         return self.spec.channels[-1]
 
     def with_noise(self, noise: Tensor) -> ResNet12Model:
-        """The model in training, which drops squares that follow from `noise`."""
+        """Return the model in training mode, with DropBlock seeded by `noise`."""
         return replace(self, noise=noise)
 
     def init(self, generator: torch.Generator) -> Params:
         theta: Params = {}
-        into = self.input[0]
+        inputs = self.input[0]
         for i, out in enumerate(self.spec.channels):
             layers = {
-                "conv0": (into, 3),
+                "conv0": (inputs, 3),
                 "conv1": (out, 3),
                 "conv2": (out, 3),
-                "shortcut": (into, 1),
+                "shortcut": (inputs, 1),
             }
             for name, (channels, size) in layers.items():
                 theta[f"block{i}.{name}.weight"] = glorot_uniform(
@@ -133,7 +134,7 @@ class ResNet12Model:
                     else f"block{i}.shortcut_norm"
                 )
                 theta |= {f"{norm}.weight": torch.ones(out), f"{norm}.bias": torch.zeros(out)}
-            into = out
+            inputs = out
         return theta | init_head(generator, self.width, self.outputs)
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
@@ -162,7 +163,7 @@ class ResNet12Model:
         return apply_head(theta, self.features(theta, x, reference))
 
     def _drop_blocks(self, x: Tensor, block: int) -> Tensor:
-        """Set squares of a channel to 0, and scale the rest up (DropBlock, algorithm 1)."""
+        """Set squares of each channel to 0 and scale up the rest (DropBlock, algorithm 1)."""
         if self.noise is None or self.spec.drop == 0:
             return x
         height, width = x.shape[3:]

@@ -1,4 +1,4 @@
-"""The model `textcnn`."""
+"""TextCNN: a convolutional model for sentences."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["TextCNN"]
 
 @dataclass(frozen=True)
 class TextCNN(ModelSpec):
-    """A convolutional network for sentences.
+    """A convolutional model for sentences (TextCNN).
 
         features = max over positions i of relu(w * [e_i ... e_(i+k-1)] + b)     (equations 2 to 4)
 
-    There are windows of several widths k.
+    Windows have several widths k.
 
-    Differs from the paper: embeddings of subword tokens are learned from scratch with the rest;
-    there is no dropout.
+    Differs from the paper: embeddings of subword tokens are learned from scratch. There is no
+    dropout.
 
     Args:
-        tokens: Size of the vocabulary, at least that of the data.
-        embedding: Length of the embedding of a token.
-        filters: Filters of each window.
+        tokens: Size of the vocabulary, at least that of the dataset.
+        embedding: Embedding dimension.
+        filters: Number of filters per window width.
         windows: Widths of the windows, in tokens.
 
     Source: Yoon Kim: Convolutional Neural Networks for Sentence Classification, EMNLP 2014.
@@ -109,7 +109,7 @@ class TextCNNModel:
             windows = torch.cat([padded[:, :, k : k + positions] for k in range(width)], -1)
             layer = theta[f"window{i}.weight"], theta[f"window{i}.bias"]
             y = torch.unflatten(linear(windows.flatten(1, 2), *layer).relu(), 1, (n, positions))
-            # Only windows count that begin within the sentence.
+            # Windows that start in the padding are ignored.
             maxima.append((y * is_token[:, :, :positions]).amax(2))
         return torch.cat(maxima, -1)
 

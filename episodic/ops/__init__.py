@@ -1,4 +1,4 @@
-"""Operators for models, whose tensors carry a leading task axis.
+"""Operators for models, on tensors with a leading task axis.
 
 Examples x are `(tasks, n, ...)`, parameters `(tasks, *shape)`.
 """

@@ -1,4 +1,4 @@
-"""The choice between torch's kernels and compiled ones (the plan `compiled`)."""
+"""Selection between torch's kernels and compiled kernels (the plan `compiled`)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
 Kernel = Callable[..., tuple[Tensor, ...]]
 
 MAX_SHAPES = 256
-"""Shapes for which torch's compiler may compile one function."""
+"""Maximum number of shapes for which torch's compiler compiles a function."""
 
 _enabled: ContextVar[bool] = ContextVar("use_compiled_kernels", default=False)
 
 
 @contextmanager
 def use_compiled_kernels(enabled: bool = True) -> Iterator[None]:
-    """Enable compiled kernels for the operators that are called in this context.
+    """Enable compiled kernels for operators called in this context.
 
-    On a CPU these are the kernels of native.cpp; on other devices torch's compiler makes them, once
-    per shape. The derivatives of an operator use the same kernels as its forward pass, wherever
-    they are computed.
+    On a CPU these are the kernels of native.cpp. On other devices torch's compiler generates them,
+    once per shape. The backward passes of an operator use the same kernels as its forward pass,
+    even outside the context.
 
     Args:
         enabled: Whether compiled kernels are used.
@@ -48,12 +48,12 @@ def use_compiled_kernels(enabled: bool = True) -> Iterator[None]:
 
 
 def compiled_kernels_enabled() -> bool:
-    """Whether the operators that are called now use compiled kernels."""
+    """Return whether operators called now use compiled kernels."""
     return _enabled.get()
 
 
 def uses_native_kernels(x: Tensor, compiled: bool) -> bool:
-    """Whether native.cpp computes with `x`.
+    """Return whether the kernels of native.cpp are used for `x`.
 
     Args:
         x: A tensor on the device of the computation.
@@ -63,14 +63,14 @@ def uses_native_kernels(x: Tensor, compiled: bool) -> bool:
 
 
 def prepare_compiled_kernels(device: torch.device) -> str:
-    """Compile what is compiled once, so that forked processes share it.
+    """Compile the kernels of native.cpp before processes are forked, so that they share them.
 
     Returns:
-        What the bytes of a result depend on: the compiler's version and, on a CPU, the digest of
-        everything that determines the kernels.
+        The version of the compiler and, on a CPU, the digest of everything that determines the
+        kernels. The bytes of results depend on both.
 
     Raises:
-        UserError: Nothing can be compiled on this machine.
+        UserError: No C++ compiler is available, or compilation fails.
     """
     command = native.find_compiler()
     if device.type != "cpu":
@@ -80,9 +80,9 @@ def prepare_compiled_kernels(device: torch.device) -> str:
 
 
 def compilable(native_kernel: Kernel) -> Callable[[Kernel], Kernel]:
-    """Decorate a function of tensors with its compiled forms.
+    """Add compiled variants to a function of tensors.
 
-    The decorated function takes one more leading argument, `compiled`.
+    The decorated function takes an additional first argument, `compiled`.
 
     Args:
         native_kernel: The equivalent function of native.cpp.
@@ -112,7 +112,7 @@ def compilable(native_kernel: Kernel) -> Callable[[Kernel], Kernel]:
 def _compile(function: Kernel) -> Kernel:
     from torch._dynamo import config
 
-    # Beyond its limit the compiler would silently fall back to the uncompiled function.
+    # Beyond this limit the compiler would silently fall back to the uncompiled function.
     config.recompile_limit = MAX_SHAPES
     config.fail_on_recompile_limit_hit = True
     return torch.compile(function, dynamic=False)

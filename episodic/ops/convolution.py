@@ -1,15 +1,15 @@
-"""Convolution with a task axis, and its two derivatives.
+"""Convolution with a task axis, twice differentiable.
 
-Images x are `(tasks, n, in, H, W)` with their channels last in memory, kernels w are
-`(tasks, out, in, k, k)`. Each of the three bilinear maps (forward, to x, to w) is computed in one
-of three ways, chosen from the shapes alone:
+Images x are `(tasks, n, in, H, W)` in channels-last memory, kernels w are `(tasks, out, in, k, k)`.
+Each of the three bilinear maps (forward, gradient of x, gradient of w) is computed in one of three
+ways, selected only by the shapes:
 
-- one call of torch's convolution, where all tasks share their kernels;
-- a batch of matrix products over columns (im2col), where a task has few positions: a call of
-  oneDNN then costs more than its work;
+- a single call of torch's convolution if all tasks share their kernels;
+- batched matrix products over columns (im2col) if a task has few positions, because the overhead of
+  a call of oneDNN would then dominate;
 - one call per task otherwise.
 
-Compiled kernels (native.cpp) replace them on a CPU, except for results of very few channels.
+On a CPU, compiled kernels (native.cpp) replace them, except for results with very few channels.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ __all__ = ["Convolution"]
 
 MAX_POSITIONS, MAX_POSITIONS_TO_W = 128, 200
 """Output positions per task (examples * height * width) up to which matrix products are faster on a
-CPU: forward and to x, and to w. See benchmarks/NOTES.md."""
+CPU: for the forward pass and the gradient of x, and for the gradient of w. See
+benchmarks/NOTES.md."""
 
 MIN_NATIVE_CHANNELS = 4
-"""Channels of a result from which native.cpp makes good use of its vectors."""
+"""Minimum number of channels of a result for which native.cpp uses its vector units efficiently."""
 
 
 class Convolution(torch.autograd.Function):
     """y = x * w, where `*` is convolution with 'same' padding.
 
-    The map is bilinear, so that each derivative is again a convolution.
+    The map is bilinear, so each derivative is again a convolution.
     """
 
     @staticmethod
@@ -55,9 +56,9 @@ class Convolution(torch.autograd.Function):
 
 
 class ConvolutionGradient(torch.autograd.Function):
-    """(grad_y, x, w) -> (grad_x, grad_w), both bilinear too.
+    """(grad_y, x, w) -> (grad_x, grad_w), also bilinear.
 
-    With u, v the gradients that reach grad_x and grad_w:
+    With u and v the gradients with respect to grad_x and grad_w:
 
         d/d grad_y = u * w + x * v
         d/dx = the x-gradient of (x * v) at grad_y
@@ -105,18 +106,17 @@ class ConvolutionGradient(torch.autograd.Function):
 
 
 def _is_shared(w: Tensor) -> bool:
-    """Whether all tasks have the same kernels, as its strides show."""
+    """Return whether all tasks share their kernels, judged by the strides."""
     return w.shape[0] == 1 or w.stride(0) == 0
 
 
 def _prefers_columns(tasks: int, positions: int, limit: int, device: torch.device) -> bool:
-    """Whether matrix products over columns are the faster way.
+    """Return whether matrix products over columns are faster.
 
-    On a GPU they are wherever tasks have kernels of their own, since one launch then serves them
-    all.
+    On a GPU they are faster if tasks have separate kernels, because one launch serves all tasks.
 
     Args:
-        tasks: Number of tasks with kernels of their own.
+        tasks: Number of tasks with separate kernels.
         positions: Output positions per task.
         limit: Positions up to which matrix products are faster on a CPU.
         device: Where the computation runs.
@@ -125,7 +125,7 @@ def _prefers_columns(tasks: int, positions: int, limit: int, device: torch.devic
 
 
 def _uses_native(x: Tensor, channels: int, compiled: bool) -> bool:
-    """Whether native.cpp computes a result of `channels` channels."""
+    """Return whether native.cpp computes a result with this number of channels."""
     return backend.uses_native_kernels(x, compiled) and channels >= MIN_NATIVE_CHANNELS
 
 
@@ -137,11 +137,11 @@ def _convolve(x: Tensor, w: Tensor, stride: int, compiled: bool) -> Tensor:
 
 
 def _convolve_per_task(x: Tensor, w: Tensor, stride: int, compiled: bool) -> Tensor:
-    """Convolution where each task has kernels of its own."""
+    """Convolve with separate kernels for each task."""
     if _uses_native(x, w.shape[1], compiled):
         return native.convolve(x, w, stride)
     height, width = _output_size(x, stride)
-    # While a model is exported the number of examples is open, so nothing can be chosen by it.
+    # In an exported model the number of examples is dynamic and cannot select the algorithm.
     if not torch.compiler.is_exporting() and _prefers_columns(
         len(x), x.shape[1] * height * width, MAX_POSITIONS, x.device
     ):
@@ -156,7 +156,7 @@ def _convolve_per_task(x: Tensor, w: Tensor, stride: int, compiled: bool) -> Ten
 
 
 def _gradient_to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: bool) -> Tensor:
-    """The gradient of `(x * w, grad_y)` with respect to x, of which only the shape is used."""
+    """Compute the gradient of `(x * w, grad_y)` with respect to x. Only the shape of x is used."""
     if _is_shared(w) and len(x) > 1:
         flat_grad, flat_x = grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None]
         flat = _gradient_to_x(flat_grad, flat_x, w[:1], stride, compiled)
@@ -173,21 +173,21 @@ def _gradient_to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: 
 
 
 def _gradient_to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: bool) -> Tensor:
-    """The gradient of `(x * w, grad_y)` with respect to w, of which only the shape is used."""
+    """Compute the gradient of `(x * w, grad_y)` with respect to w. Only the shape of w is used."""
     tasks, k = len(x), w.shape[-1]
     if _uses_native(x, w.shape[1], compiled):
         return native.to_kernels(grad_y, x, w.expand(tasks, -1, -1, -1, -1), stride)
     if _prefers_columns(tasks, _count_positions(grad_y), MAX_POSITIONS_TO_W, x.device):
         product = torch.bmm(_channels_last(grad_y).flatten(1, 3).mT, _columns(x, k, stride))
         return product.view(tasks, w.shape[1], k, k, -1).permute(0, 1, 4, 2, 3)
-    own = w.expand(tasks, -1, -1, -1, -1)
+    per_task = w.expand(tasks, -1, -1, -1, -1)
     return torch.stack(
-        [_torch_gradient(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, own, strict=True)]
+        [_torch_gradient(g, a, b, stride, 1) for g, a, b in zip(grad_y, x, per_task, strict=True)]
     )
 
 
 def _torch_gradient(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, which: int) -> Tensor:
-    """The gradient of one task's convolution by torch; which: 0 with respect to x, 1 to w."""
+    """Compute the gradient of one task by torch, with respect to x (which=0) or w (which=1)."""
     padding, mask = w.shape[-1] // 2, [which == 0, which == 1, False]
     w = _mark_channels_last(w)
     gradients: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
@@ -197,11 +197,10 @@ def _torch_gradient(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, which: in
 
 
 def _mark_channels_last(w: Tensor) -> Tensor:
-    """The same kernels `(out, in, k, k)`, seen as channels last.
+    """Return the same kernels `(out, in, k, k)` with the strides of channels-last memory.
 
-    With a single channel both orders of memory look alike, and torch takes it for channels first.
-    On a CPU its output would then have to be transposed, and its gradient takes up to six times as
-    long.
+    With a single channel the memory order is ambiguous, and torch assumes channels first. On a CPU
+    the output would then be transposed, and the gradient takes up to six times as long.
     """
     if w.shape[1] == 1 and w.device.type == "cpu":
         return w.reshape(len(w), *w.shape[2:], 1).permute(0, 3, 1, 2)
@@ -213,12 +212,12 @@ def _output_size(x: Tensor, stride: int) -> tuple[int, int]:
 
 
 def _count_positions(y: Tensor) -> int:
-    """Output positions per task of y `(tasks, n, out, H, W)`."""
+    """Count the output positions per task of y `(tasks, n, out, H, W)`."""
     return y.shape[1] * y.shape[3] * y.shape[4]
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """`(tasks, n, C, H, W)` -> contiguous `(tasks, n, H, W, C)`: a view of channels last memory."""
+    """`(tasks, n, C, H, W)` -> contiguous `(tasks, n, H, W, C)`, a view of channels-last memory."""
     return x.permute(0, 1, 3, 4, 2).contiguous()
 
 
@@ -234,7 +233,7 @@ def _columns(x: Tensor, k: int, stride: int) -> Tensor:
 
 
 def _add_columns(windows: Tensor, x: Tensor, stride: int) -> Tensor:
-    """col2im: add windows `(tasks, n, height, width, k, k, in)` at the places of x they cover."""
+    """col2im: add windows `(tasks, n, height, width, k, k, in)` at the positions they cover."""
     tasks, n, height, width, k, _, channels = windows.shape
     padded = windows.new_zeros(tasks, n, x.shape[3] + k - 1, x.shape[4] + k - 1, channels)
     for i in range(k):
@@ -247,14 +246,14 @@ def _add_columns(windows: Tensor, x: Tensor, stride: int) -> Tensor:
 
 
 def _as_matrix(w: Tensor) -> Tensor:
-    """`(tasks, out, in, k, k)` -> `(tasks, out, k * k * in)`: a view of channels last memory."""
+    """`(tasks, out, in, k, k)` -> `(tasks, out, k * k * in)`, a view of channels-last memory."""
     return w.permute(0, 1, 3, 4, 2).flatten(2)
 
 
-def _stack(parts: list[Tensor]) -> Tensor:
-    """torch.stack that keeps channels last."""
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """Stack tensors while keeping channels-last memory."""
     return (
-        parts[0][None]
-        if len(parts) == 1
-        else torch.unflatten(torch.cat(parts), 0, (len(parts), -1))
+        tensors[0][None]
+        if len(tensors) == 1
+        else torch.unflatten(torch.cat(tensors), 0, (len(tensors), -1))
     )

@@ -1,4 +1,4 @@
-"""The linear head of every base learner, and the initialization of weights."""
+"""The linear head of models, and the initialization of weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def init_head(generator: torch.Generator, width: int, outputs: int) -> Params:
 
     Args:
         generator: Source of random numbers.
-        width: Length of a feature vector.
+        width: Dimension of the features.
         outputs: Number of outputs; 0 for no head.
     """
     return (
@@ -44,5 +44,5 @@ def init_head(generator: torch.Generator, width: int, outputs: int) -> Params:
 
 
 def apply_head(theta: Params, features: Tensor) -> Tensor:
-    """Apply the head: features `(tasks, n, width)` -> `(tasks, n, outputs)`."""
+    """Apply the head to features `(tasks, n, width)` -> `(tasks, n, outputs)`."""
     return linear(features, *(theta[name] for name in HEAD))

@@ -1,7 +1,9 @@
-// The plan `compiled` on a CPU: convolution, and batch norm with ReLU and a 2x2 maximum, with a task axis, and their derivatives; on one core.
+// Kernels of the plan `compiled` on a CPU: convolution, and batch norm with ReLU and 2x2 max pooling,
+// with a task axis and derivatives, on one core.
 //
-// Images are (tasks, n, height, width, channels), kernels (tasks, out, k, k, in), all contiguous. The formulas stand in convolution.py
-// and normalization.py, which reach what is at the end of this file through native.py.
+// Images are (tasks, n, height, width, channels), kernels (tasks, out, k, k, in), all contiguous.
+// The formulas are documented in convolution.py and normalization.py, which call the functions at
+// the end of this file through native.py.
 
 #include <algorithm>
 #include <cmath>
@@ -20,18 +22,18 @@ struct Shape {
 
 struct Norm {
     Size tasks, n, height, width, channels;
-    Size pool;  // whether the maximum of 2x2 squares follows
+    Size pool;  // whether 2x2 max pooling follows
     Size high() const { return pool ? height / 2 : height; }
     Size wide() const { return pool ? width / 2 : width; }
     Size rows() const { return n * height * width; }
     Size results() const { return n * high() * wide(); }
-    // Rows that are added up in T: few enough for its precision, and for the first cache.
+    // Rows that are summed in T: few enough for its precision and for the L1 cache.
     Size at_once() const { return std::clamp<Size>((1 << 13) / channels, 1, 128); }
 };
 
 namespace {
 
-// Memory that begins where a line of the cache does: a vector that lies across two lines takes twice as long to read.
+// Memory aligned to cache lines: loading a vector that crosses two lines takes twice as long.
 template <typename T>
 struct Aligned {
     using value_type = T;
@@ -49,7 +51,7 @@ struct Aligned {
 template <typename T>
 using Buffer = std::vector<T, Aligned<T>>;
 
-// ---- Matrix products whose tiles, ROWS[v] rows of v vectors (at most WIDE), stay in registers.
+// ---- Matrix products in register tiles of ROWS[v] rows of v vectors (at most WIDE).
 
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, WIDE = 4;
@@ -67,7 +69,7 @@ struct Vector {
     typedef T Type __attribute__((vector_size(B), aligned(alignof(T)), may_alias));
 };
 
-// Terms of a sum: l = 0 ... count - 1 are a[at + l * a_step] * b[l * b_step + column].
+// Terms of a sum: a[at + l * a_step] * b[l * b_step + column] for l = 0 ... count - 1.
 template <typename T>
 struct Terms {
     Size at;
@@ -75,16 +77,16 @@ struct Terms {
     Size count;
 };
 
-// How many terms are taken at a time, so that their rows of b stay in the first cache.
+// Number of terms summed at a time, so that their rows of b stay in the L1 cache.
 constexpr Size AT_ONCE = 128;
 
 template <typename T>
 class Product {
   public:
-    // adjacent: whether a row's `a` lies next to that of the row before.
+    // adjacent: whether the `a` of consecutive rows are adjacent in memory.
     Product(Size a_step, Size b_step, bool adjacent) : a_step(a_step), b_step(b_step), adjacent(adjacent) {}
 
-    // A row of the result: what its terms' `at` counts from, and where it goes.
+    // A row of the result: the base of `at` in its terms, and its destination.
     void row(const T* a, T* c) {
         as.push_back(a);
         cs.push_back(c);
@@ -95,7 +97,7 @@ class Product {
             all.push_back({at + start * a_step, b + start * b_step, std::min(AT_ONCE, count - start)});
     }
 
-    // c[column] = (or +=) the sum of all terms, for all rows; then there are no rows and no terms.
+    // Assigns (or adds) the sum of all terms to c[column] for all rows, then clears rows and terms.
     void compute(Size columns, bool add) {
         for (std::size_t part = 0; part < all.size();) {
             some.clear();
@@ -119,7 +121,7 @@ class Product {
     template <int B>
     static constexpr Size length = B / sizeof(T);
 
-    // Computes some of the columns that are left and returns how many.
+    // Computes some of the remaining columns and returns their number.
     Size panel(Size column, Size left, bool add) {
         if constexpr (WIDE == 4) {
             if (left >= 4 * length<BYTES>) return tiles<BYTES, 4>(column, add);
@@ -144,7 +146,7 @@ class Product {
         return V * length<B>;
     }
 
-    // Rows beyond the last are computed as the last one and not kept.
+    // Rows beyond the last one repeat it and are discarded.
     template <int B, int V, bool ADJACENT>
     void tile(std::size_t start, std::size_t rows, Size column, bool add) {
         using Type = typename Vector<T, B>::Type;
@@ -187,7 +189,7 @@ class Product {
 
 // ---- Convolution: 'same' padding, an odd kernel.
 
-// Images with a rim of zeros, which is written once; some images at a time, so that they stay in the second cache.
+// Images with zero padding, a few at a time, so that they stay in the L2 cache.
 template <typename T>
 class Padded {
   public:
@@ -224,7 +226,7 @@ Padded<T> windows(const Shape& s) {
     return Padded<T>(s.n, s.height, s.width, s.in, s.k / 2, s.height + around, s.width + around);
 }
 
-// (rows, columns) -> (columns, rows), in squares that stay in the first cache.
+// Transposes (rows, columns) -> (columns, rows) in blocks that stay in the L1 cache.
 template <typename T>
 void transpose(const T* from, Size rows, Size columns, T* to) {
     constexpr Size side = 16;
@@ -239,7 +241,7 @@ template <typename T>
 void convolve(const T* x, const T* w, T* y, const Shape& s) {
     const Size rows = s.rows(), columns = s.columns();
     Padded<T> padded = windows<T>(s);
-    Buffer<T> turned(static_cast<std::size_t>(s.kernel()));  // (k, k, in, out): channels of y next to each other
+    Buffer<T> turned(static_cast<std::size_t>(s.kernel()));  // (k, k, in, out)
     Product<T> product(1, s.out, false);
     for (Size task = 0; task < s.tasks; ++task) {
         transpose(w + task * s.kernel(), s.out, s.k * s.k * s.in, turned.data());
@@ -256,7 +258,8 @@ void convolve(const T* x, const T* w, T* y, const Shape& s) {
     }
 }
 
-// The gradient of (x * w, g) with respect to x. Places of x that a stride apart see the same elements of the kernel.
+// The gradient of (x * w, g) with respect to x. Positions of x that are a stride apart use the same
+// elements of the kernel.
 template <typename T>
 void to_images(const T* g, const T* w, T* to, const Shape& s) {
     const Size pad = s.k / 2, before = (s.k - 1 - pad + s.stride - 1) / s.stride, after = (s.stride - 1 + pad) / s.stride;
@@ -292,7 +295,7 @@ void to_images(const T* g, const T* w, T* to, const Shape& s) {
 template <typename T>
 void to_kernels(const T* g, const T* x, T* to, const Shape& s) {
     const Size rows = s.rows(), columns = s.columns(), places = s.k * s.k;
-    const bool few = s.in * Size(sizeof(T)) < BYTES;  // then the channels of g are next to each other in the result
+    const bool few = s.in * Size(sizeof(T)) < BYTES;  // then the channels of g are adjacent in the result
     Padded<T> padded = windows<T>(s);
     Buffer<T> turned(few ? static_cast<std::size_t>(s.kernel()) : 0);
     Product<T> product(few ? s.stride * s.in : s.out, few ? s.out : s.stride * s.in, !few);
@@ -321,9 +324,10 @@ void to_kernels(const T* g, const T* x, T* to, const Shape& s) {
     }
 }
 
-// ---- Batch norm, ReLU and maximum. x (tasks, rows, channels); everything of a channel has a value for each task and channel.
+// ---- Batch norm, ReLU and max pooling. x is (tasks, rows, channels); statistics, scale and shift are
+// (tasks, channels).
 
-// Sums over rows a channel: some rows in T, their sums in double.
+// Sums per channel over rows: blocks of rows in T, the sum of blocks in double.
 template <typename T>
 class Sums {
   public:
@@ -340,7 +344,8 @@ class Sums {
     std::vector<double> all;
 };
 
-// Loops over channels are functions of their own: with pointers that do not overlap, and no branch, they become vector instructions.
+// Loops over channels are separate functions without branches and with restricted pointers, which
+// the compiler vectorizes.
 #define APART __restrict__
 
 template <typename T>
@@ -356,7 +361,8 @@ void add_squares(const T* APART x, const T* APART mean, T* APART sum, Size chann
     }
 }
 
-// Mean and biased variance of (rows, channels): block by block, joined as by Chan, Golub, LeVeque (1979).
+// Mean and biased variance of (rows, channels), computed per block and combined by the formula of
+// Chan, Golub, LeVeque (1979).
 template <typename T>
 void moments(const T* x, const Norm& s, std::vector<double>& mean, std::vector<double>& variance) {
     std::vector<T> sum(mean.size()), squares(mean.size());
@@ -381,7 +387,7 @@ void moments(const T* x, const Norm& s, std::vector<double>& mean, std::vector<d
     for (double& v : variance) v /= double(s.rows());
 }
 
-// visit(result, place) for one result after the other; place: of the first pixel of its 2x2 square.
+// Calls visit(result, place) for each result, with the position of the first pixel of its square.
 template <typename Visit>
 void each_square(const Norm& s, Visit visit) {
     Size result = 0;
@@ -390,7 +396,8 @@ void each_square(const Norm& s, Visit visit) {
             for (Size column = 0; column < s.wide(); ++column) visit(result++, (image * s.height + 2 * row) * s.width + 2 * column);
 }
 
-// The value that is largest after the affine map (turn: the sign of its scale), and which of the four it is: the first of equals.
+// The value that is largest after the affine map (turn: the sign of its scale), and its corner; the
+// first one of equal values.
 template <typename T>
 void largest(const T* APART a, const T* APART b, const T* APART c, const T* APART d, const T* APART turn, T* APART picked,
              std::uint8_t* APART where, Size channels) {
@@ -417,7 +424,7 @@ template <typename T>
 void through_relu(const T* APART g, const T* APART y, const T* APART z, const T* APART mean, T* APART d, T* APART along, T* APART plain,
                   Size channels) {
     for (Size i = 0; i < channels; ++i) {
-        const T reaches = g[i], value = y[i] <= 0 ? T(0) : reaches;  // what is not a number stays so
+        const T reaches = g[i], value = y[i] <= 0 ? T(0) : reaches;  // NaN is kept
         d[i] = value;
         along[i] += value * (z[i] - mean[i]);
         plain[i] += value;
@@ -434,7 +441,7 @@ void add_moments(const T* APART u, const T* APART x, const T* APART mean, T* APA
     }
 }
 
-// to = that of the four which `where` names.
+// Selects the value at the corner `where`.
 template <typename T>
 void pick(const T* APART a, const T* APART b, const T* APART c, const T* APART d, const std::uint8_t* APART where, T* APART to, Size channels) {
     for (Size i = 0; i < channels; ++i) {
@@ -507,7 +514,7 @@ void norm_forward(const T* x, const T* scale, const T* shift, T* y, T* mean, T* 
     }
 }
 
-// to[place] = base + (x - mean) * slope (+ u * along), and d * factor where the maximum was.
+// to[place] = base + (x - mean) * slope (+ u * along), plus d * factor at the maxima.
 template <typename T>
 void spread(T* to, const T* x, const T* u, const T* d, const std::uint8_t* where, const Norm& s, const T* mean, const T* base, const T* slope,
             const T* along, const T* factor) {
@@ -570,7 +577,7 @@ void norm_second(const T* u, const T* p, const T* q, const T* x, const T* scale,
             add_moments(u + i * channels, x + i * channels, mean, ux_sums.part(), u_sums.part(), channels);
             if ((i + 1) % s.at_once() == 0 || i + 1 == s.rows()) u_sums.join(), ux_sums.join();
         }
-        // u at the places that count for y is kept in to_d.
+        // to_d temporarily holds u at the positions that determine y.
         const auto add_reaching = [&](Size i) {
             add_product(to_d + i * channels, d + i * channels, ud_sums.part(), channels);
             if ((i + 1) % s.at_once() == 0 || i + 1 == s.results()) ud_sums.join();
@@ -604,7 +611,7 @@ void norm_second(const T* u, const T* p, const T* q, const T* x, const T* scale,
     }
 }
 
-// Nothing is thrown through C: 1 where there is no memory, else 0.
+// Exceptions must not cross the C interface: returns 1 if memory is exhausted, else 0.
 template <typename Work>
 int done(Work work) {
     try {
@@ -617,7 +624,7 @@ int done(Work work) {
 
 }  // namespace
 
-// ---- What native.py calls: for float and for double.
+// ---- The interface for native.py, for float and double.
 
 #define FOR(T, NAME)                                                                                                                    \
     extern "C" int convolve_##NAME(const T* x, const T* w, T* y, Shape s) {                                                             \

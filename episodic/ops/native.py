@@ -1,8 +1,8 @@
-"""The kernels of native.cpp on torch's tensors: the plan `compiled` on a CPU.
+"""The kernels of native.cpp for torch tensors: the plan `compiled` on a CPU.
 
-The C++ compiler of the machine compiles the file for its processor when it is first used, which
-takes some seconds. The library is kept in the user's cache folder (`~/.cache/episodic`, or in
-XDG_CACHE_HOME). One core computes a call; processes share a meta-batch.
+native.cpp is compiled for the local processor on first use, which takes a few seconds. The library
+is cached in `~/.cache/episodic` (or in XDG_CACHE_HOME). A call uses one core; meta-batches are
+parallelized over processes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _NormShape(ctypes.Structure):
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """Load the library, which is compiled if need be.
+    """Load the library, compiling it if necessary.
 
     Raises:
         UserError: It cannot be compiled or loaded.
@@ -83,7 +83,7 @@ def _open_library(path: Path, command: list[str]) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise UserError(
-            f"{FEATURE}: the library that {shlex.join(command)} makes cannot be loaded ({error}); "
+            f"{FEATURE}: the library built by {shlex.join(command)} cannot be loaded ({error}); "
             f"set CXX to another C++ compiler, or delete {path.parent}, or set XDG_CACHE_HOME to "
             "another folder"
         ) from None
@@ -93,10 +93,10 @@ def find_compiler() -> list[str]:
     """Find the command of the C++ compiler: CXX if it is set, otherwise g++ or clang++.
 
     Raises:
-        UserError: There is none.
+        UserError: No compiler is installed.
     """
     if sys.platform == "win32":
-        raise UserError(f"{FEATURE} are for Linux and macOS; {REMEDY}")
+        raise UserError(f"{FEATURE} are not supported on Windows; {REMEDY}")
     variable = os.environ.get("CXX", "")
     try:
         named = shlex.split(variable)
@@ -107,21 +107,19 @@ def find_compiler() -> list[str]:
     for command in [named] if named else [["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
-    missing = (
-        f"and {named[0]}, which CXX names, is not" if named else "and neither g++ nor clang++ is"
-    )
+    missing = f"and {named[0]} (set by CXX) is not" if named else "and neither g++ nor clang++ is"
     raise UserError(f"{FEATURE} need a C++ compiler, {missing} installed; install one, or {REMEDY}")
 
 
 def compiler_version(command: list[str]) -> str:
-    """The first line of what the compiler says about its version."""
+    """Return the first line of the version output of the compiler."""
     return (_run([*command, "--version"]).stdout.splitlines() or ["unknown"])[0]
 
 
 def build_library(command: list[str]) -> Path:
-    """Compile native.cpp, unless the cache holds the library already.
+    """Compile native.cpp, unless the library is cached.
 
-    One process compiles at a time; the others wait for its result.
+    Only one process compiles; others wait for its result.
 
     Args:
         command: The command of the C++ compiler.
@@ -148,7 +146,7 @@ def build_library(command: list[str]) -> Path:
     try:
         if path.exists():
             return path
-        import fcntl  # not on Windows, where nothing else here needs it
+        import fcntl  # not available on Windows
 
         home.mkdir(parents=True, exist_ok=True)
         with (home / "lock").open("w") as lock:
@@ -164,7 +162,7 @@ def build_library(command: list[str]) -> Path:
                         )
                     _open_library(draft, command)
                     with draft.open("rb") as file:
-                        os.fsync(file.fileno())  # loading half a library kills the process
+                        os.fsync(file.fileno())  # loading a truncated library crashes
     except OSError as error:
         raise UserError(
             f"{FEATURE}: {home} cannot be written ({error.strerror}); set XDG_CACHE_HOME to "
@@ -178,7 +176,7 @@ def _cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
     except RuntimeError:
         raise UserError(
-            f"{FEATURE} are kept in a cache folder, and there is no home folder; set XDG_CACHE_HOME"
+            f"{FEATURE} need a cache folder, and there is no home folder; set XDG_CACHE_HOME"
         ) from None
 
 
@@ -196,12 +194,12 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 def _first_error(text: str) -> str:
     return next(
         (line.strip() for line in text.splitlines() if "error" in line or "failed" in line),
-        "it ends without a message",
+        "no error message",
     )
 
 
 def _describe_processor() -> list[str]:
-    """What the flag `native` depends on: machines of several kinds can share a home folder."""
+    """Describe the processor, because machines that share a home folder may differ."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return [platform.machine(), _run(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout]
@@ -215,12 +213,12 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
     """Call a C function on the memory of tensors.
 
     Args:
-        name: The function, without its suffix for the type.
-        tensors: Contiguous tensors of one type on the CPU; positions of maxima are uint8.
+        name: Name of the function without its type suffix.
+        tensors: Contiguous CPU tensors of one dtype; positions of maxima are uint8.
         *rest: Further arguments.
 
     Raises:
-        TypeError: The function does not take such tensors.
+        TypeError: The tensors are not supported.
         MemoryError: There is not enough memory.
     """
     dtype = tensors[0].dtype  # type: ignore[union-attr]
@@ -231,11 +229,11 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
             and tensor.device.type == "cpu"
         ):
             raise TypeError(
-                f"{name} takes contiguous tensors of one type on the CPU, not {tensor.dtype} "
-                f"alongside {dtype}"
+                f"{name} requires contiguous CPU tensors of one dtype, not {tensor.dtype} "
+                f"with {dtype}"
             )
     if dtype not in TYPE_NAMES:
-        raise TypeError(f"compiled kernels take float32 or float64, not {dtype}")
+        raise TypeError(f"compiled kernels require float32 or float64, not {dtype}")
     function = getattr(load_library(), f"{name}_{TYPE_NAMES[dtype]}")
     if function(
         *(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors),
@@ -244,7 +242,7 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *rest: object) -> None:
         raise MemoryError(name)
 
 
-# --- Convolution, of tensors with channels last in memory, as in convolution.py ---
+# --- Convolution of tensors in channels-last memory, as in convolution.py ---
 
 
 def convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
@@ -256,7 +254,7 @@ def convolve(x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 
 def to_images(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    """The gradient of `(convolve(x, w), grad_y)` with respect to x, of which the shape is used."""
+    """Compute the gradient of `(convolve(x, w), grad_y)` with respect to x, given its shape."""
     shape = _convolution_shape(x, w, stride, grad_y)
     grad_x = x.new_empty(*x.shape[:2], *x.shape[3:], x.shape[2])
     _call("to_images", (_channels_last(grad_y), _channels_last(w), grad_x), shape)
@@ -264,7 +262,7 @@ def to_images(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
 
 
 def to_kernels(grad_y: Tensor, x: Tensor, w: Tensor, stride: int) -> Tensor:
-    """The gradient of `(convolve(x, w), grad_y)` with respect to w, of which the shape is used."""
+    """Compute the gradient of `(convolve(x, w), grad_y)` with respect to w, given its shape."""
     shape = _convolution_shape(x, w, stride, grad_y)
     grad_w = x.new_empty(len(x), w.shape[1], *w.shape[3:], w.shape[2])
     _call("to_kernels", (_channels_last(grad_y), _channels_last(x), grad_w), shape)
@@ -277,13 +275,13 @@ def _convolution_shape(
     (tasks, n, inputs, height, width), (outputs, k) = x.shape, (w.shape[1], w.shape[-1])
     if w.shape != (tasks, outputs, inputs, k, k) or k % 2 == 0 or not x.numel() or not w.numel():
         raise ValueError(
-            f"kernels {tuple(w.shape)} do not fit images {tuple(x.shape)}; they must be "
-            "(tasks, out, in, k, k) with odd k, and (tasks, n, in, H, W)"
+            f"kernels {tuple(w.shape)} and images {tuple(x.shape)} are incompatible; they must be "
+            "(tasks, out, in, k, k) with odd k and (tasks, n, in, H, W)"
         )
     if grad_y is not None and grad_y.shape != (tasks, n, outputs, *_output_size(x, stride)):
         raise ValueError(
-            f"a gradient {tuple(grad_y.shape)} does not fit {outputs} output channels of images "
-            f"{tuple(x.shape)} at stride {stride}"
+            f"the gradient {tuple(grad_y.shape)} is incompatible with {outputs} output channels of "
+            f"images {tuple(x.shape)} at stride {stride}"
         )
     return _ConvolutionShape(tasks, n, height, width, inputs, outputs, k, stride)
 
@@ -296,7 +294,7 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 1, 3, 4, 2).contiguous()
 
 
-# --- Batch norm with ReLU and maximum, as in normalization.py; `where` numbers the corners ---
+# --- Batch norm with ReLU and max pooling, as in normalization.py; `where` is a corner index ---
 
 
 def norm_forward(
@@ -401,7 +399,7 @@ def norm_second(
 
 
 def _expand_like(values: Tensor, like: Tensor) -> Tensor:
-    """Repeat values, so that there is one for each task and channel."""
+    """Expand values to one per task and channel."""
     return values.expand_as(like).contiguous()
 
 

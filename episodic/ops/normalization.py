@@ -1,9 +1,8 @@
-"""Batch norm and ReLU (and a 2x2 maximum) with a task axis, and two derivatives in closed form.
+"""Batch norm, ReLU and optional 2x2 max pooling with a task axis, with two closed-form derivatives.
 
-They are written out because this elementwise work, differentiated twice by autograd, is most of the
-time of a meta-gradient. Maximum, ReLU and the affine map of a channel are monotonic. The maximum is
-therefore taken of the plain activations (the minimum for a negative scale), and everything that
-follows is done on a quarter of the positions.
+Differentiating these elementwise operations twice by autograd would take most of the time of a
+meta-gradient. ReLU and the affine map of a channel are monotonic, so the maximum is taken before
+them (the minimum for a negative scale), and they process only a quarter of the positions.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ aten = torch.ops.aten
 Size = tuple[int, int] | None
 
 MIN_BLOCKED, BLOCK = 1 << 20, 1 << 17
-"""Numbers in a tensor from which a CPU sums it block by block, and about as many in a block."""
+"""Size of a tensor above which a CPU sums it block by block, and approximate size of a block."""
 
 
 class NormRelu(torch.autograd.Function):
     """pool(relu(scale * (x - mean) * r + shift)) with r = 1 / sqrt(variance + eps).
 
     x is contiguous `(tasks, n, positions, C)`, scale and shift are `(tasks, C)`. `size` is `(H, W)`
-    to take the maximum over 2x2 squares, else None.
+    with max pooling and None without.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, size: Size, eps: float, compiled: bool
     ) -> Tensor:
-        # A negative scale is looked for only where that costs nothing, without waiting for a GPU.
+        # On a GPU, checking for a negative scale would synchronize, so it is assumed.
         negative = (
             size is not None
             and not backend.uses_native_kernels(x, compiled)
@@ -63,7 +62,7 @@ class NormRelu(torch.autograd.Function):
 class NormReluGradient(torch.autograd.Function):
     """(grad_y, x, scale) -> the gradients of x, scale and shift.
 
-    picked, where, mean and r are functions of x.
+    picked (the pooled values), where (their positions), mean and r are functions of x.
     """
 
     @staticmethod
@@ -94,9 +93,10 @@ class NormReluGradient(torch.autograd.Function):
 
 
 class NormReluSecond(torch.autograd.Function):
-    """(u, p, q), which reach the three gradients, -> the gradients of grad_y, x and scale.
+    """The derivative of `NormReluGradient`: (u, p, q) -> the gradients of grad_y, x and scale.
 
-    There is no third derivative: asking for one is an error.
+    u, p and q are the gradients with respect to those of x, scale and shift. A third derivative is
+    not implemented.
     """
 
     @staticmethod
@@ -124,7 +124,7 @@ class NormReluSecond(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[Tensor, ...]:
         raise NotImplementedError(
-            "norm_relu has two derivatives and no third; ops.norm followed by a ReLU has them all"
+            "norm_relu has no third derivative; use ops.norm followed by a ReLU"
         )
 
 
@@ -132,7 +132,7 @@ class NormReluSecond(torch.autograd.Function):
 def _forward(
     x: Tensor, scale: Tensor, shift: Tensor, size: Size, negative: bool, eps: float
 ) -> tuple[Tensor, ...]:
-    """y, mean, r, and with a maximum its values and their places."""
+    """Compute y, mean, r and, with max pooling, the pooled values and their positions."""
     m = _count_examples(x)
     mean = _sum_per_channel(x) / m
     if size is None:
@@ -165,17 +165,17 @@ def _gradient(
     y: Tensor,
     size: Size,
 ) -> tuple[Tensor, ...]:
-    """The gradients of x, scale and shift, and d and t.
+    """Compute the gradients of x, scale and shift, and d and t.
 
-    With d = grad_y where y > 0, m = n * positions, s = scale, and z the value that the maximum
-    picked (without one, x):
+    With d = grad_y where y > 0, m = n * positions, s = scale, and z the pooled values (without
+    pooling, x):
 
         to shift = sum d
         t = sum d * (z - mean)
         to scale = r * t
         to x = s r (d - sum d / m - (x - mean) * r**2 * t / m)
 
-    where d, added to x, goes to the place of z.
+    where d is added at the positions of z.
     """
     m, sr = _count_examples(x), scale * r
     d = aten.threshold_backward(grad_y, y, 0)
@@ -183,7 +183,7 @@ def _gradient(
     t = _sum_products(d, x if picked is None else picked) - mean * d_sum
     slope = -sr * r * r * t / m
     to_x = torch.addcmul(-sr * d_sum / m - slope * mean, x, slope)
-    return _add_at_places(to_x, d, sr, where, size), t * r, d_sum, d, t
+    return _add_at_positions(to_x, d, sr, where, size), t * r, d_sum, d, t
 
 
 @backend.compilable(native.norm_second)
@@ -203,11 +203,12 @@ def _second(
     t: Tensor,
     size: Size,
 ) -> tuple[Tensor, ...]:
-    """The derivative of `_gradient`.
+    """Compute the derivative of `_gradient`.
 
-    It is that of sum(u * to_x) + sum(p * to_scale) + sum(q * to_shift) by grad_y, x and scale.
+    It is the gradient of sum(u * to_x) + sum(p * to_scale) + sum(q * to_shift) with respect to
+    grad_y, x and scale.
     """
-    # u at the places that count for y, and the activations there.
+    # u and x at the positions that determine y.
     at, z = (u, x) if where is None or picked is None else (u.gather(2, where), picked)
     m, sr, u_sum = _count_examples(x), scale * r, _sum_per_channel(u)
     u_mean, a, b = u_sum / m, r * t / m, r * (_sum_products(u, x) - mean * u_sum) / m
@@ -221,7 +222,7 @@ def _second(
     )
     return (
         aten.threshold_backward(to_d, y, 0),
-        _add_at_places(to_x, d, r * c, where, size),
+        _add_at_positions(to_x, d, r * c, where, size),
         r * inner,
     )
 
@@ -229,12 +230,12 @@ def _second(
 def _pool_maximum(
     x: Tensor, scale: Tensor, size: tuple[int, int], negative: bool
 ) -> tuple[Tensor, Tensor]:
-    """The value of each 2x2 square that is largest after the affine map, and its position.
+    """Find the value of each 2x2 square that is largest after the affine map, and its position.
 
     Both are `(tasks, n, positions / 4, C)`.
     """
-    turned = x * torch.where(scale < 0, -1.0, 1.0).to(x) if negative else x
-    images = turned.view(-1, *size, x.shape[3]).permute(0, 3, 1, 2)
+    signed = x * torch.where(scale < 0, -1.0, 1.0).to(x) if negative else x
+    images = signed.view(-1, *size, x.shape[3]).permute(0, 3, 1, 2)
     largest, index = aten.max_pool2d_with_indices(images, [2, 2], [2, 2])
     shape = (*x.shape[:2], -1, x.shape[3])
     index = index.permute(0, 2, 3, 1).reshape(shape)
@@ -242,14 +243,14 @@ def _pool_maximum(
 
 
 def _can_scatter(x: Tensor) -> bool:
-    """Whether scattering is deterministic and fast on the device of x: on a GPU it is not both."""
+    """Return whether scattering is both deterministic and fast, which it is not on a GPU."""
     return x.device.type == "cpu"
 
 
-def _add_at_places(
+def _add_at_positions(
     x: Tensor, d: Tensor, factor: Tensor, where: Tensor | None, size: Size
 ) -> Tensor:
-    """Add d * factor to x in place, at the positions that the maximum picked."""
+    """Add d * factor to x in place, at the positions of the maxima."""
     if where is None or size is None:
         return x.addcmul_(d, factor)
     if _can_scatter(x):
@@ -282,13 +283,13 @@ def _sum_products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the tensors `(tasks, n, positions, C)`; large ones on a CPU some examples at a time.
+    """Yield tensors `(tasks, n, positions, C)`, in blocks of examples if they are large on a CPU.
 
-    The temporaries of a sum then stay in the cache.
+    Temporaries then stay in the cache.
     """
     x = tensors[0]
-    few = x.shape[1]
+    size = x.shape[1]
     if x.device.type == "cpu" and x.numel() > MIN_BLOCKED:
-        few = max(1, few * BLOCK // x.numel())
-    for start in range(0, x.shape[1], few):
-        yield tuple(tensor[:, start : start + few] for tensor in tensors)
+        size = max(1, size * BLOCK // x.numel())
+    for start in range(0, x.shape[1], size):
+        yield tuple(tensor[:, start : start + size] for tensor in tensors)

@@ -1,9 +1,9 @@
-"""Operators for models, whose tensors carry a leading task axis.
+"""Operators for models, on tensors with a leading task axis.
 
-Examples x are `(tasks, n, ...)`, parameters `(tasks, *shape)`. While tasks still share theta, its
-task axis is a view of stride 0, and one ordinary convolution serves all tasks. Nothing uses `vmap`:
-under it torch's own batch norm has a wrong second derivative, and convolutions become slow grouped
-ones. Models may also call any torch function that treats the first axis as a batch.
+Examples x are `(tasks, n, ...)`, parameters `(tasks, *shape)`. As long as tasks share theta, its
+task axis is a view with stride 0, and a single convolution serves all tasks. `vmap` is not used: it
+turns convolutions into slow grouped convolutions, and the second derivative of torch's batch norm
+is wrong under it. Models may also call any torch function that treats the first axis as a batch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def embedding(x: Tensor, weight: Tensor) -> Tensor:
     """Look up rows of a table.
 
     Args:
-        x: Numbers of rows, int64 `(tasks, n, ...)`.
+        x: Row indices, int64 `(tasks, n, ...)`.
         weight: The table `(tasks, size, width)`.
 
     Returns:
@@ -64,7 +64,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     Args:
         x: `(tasks, n, in, H, W)`.
         weight: `(tasks, out, in, k, k)` with odd k.
-        bias: `(tasks, out)`. Leave it out before `norm_relu`, which subtracts the mean.
+        bias: `(tasks, out)`. Omit it before `norm_relu`, which subtracts the mean.
         stride: Stride along both axes.
 
     Returns:
@@ -82,18 +82,18 @@ def norm_relu(
     reference: int | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Apply batch norm, ReLU and, if asked for, max pooling.
+    """Apply batch norm, ReLU and optionally max pooling.
 
     Each channel is normalized by the mean and the biased variance over the examples and positions
-    of a task. There are two derivatives and no third.
+    of a task. The function is twice differentiable, not three times.
 
     Args:
         x: `(tasks, n, C, H, W)`.
         scale: `(tasks, C)`.
         shift: `(tasks, C)`.
-        pool: Whether the maximum of each 2x2 square follows.
-        reference: Number of leading examples whose statistics are used; None for all. With support
-            images before query images it makes the normalization of the query set inductive.
+        pool: Whether to apply 2x2 max pooling.
+        reference: Number of leading examples whose statistics are used; None for all. If support
+            examples come first, this makes the normalization of the query set inductive.
         eps: Added to the variance.
 
     Returns:
@@ -102,11 +102,11 @@ def norm_relu(
     Source: Ioffe, Szegedy: Batch Normalization, 2015, algorithm 1.
     """
     height, width = x.shape[3:]
-    # (tasks, n, H * W, C): a view where channels are last in memory.
-    rows = x.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()
+    # (tasks, n, H * W, C), a view of channels-last memory.
+    flat = x.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous()
     if reference is None:
         y: Tensor = NormRelu.apply(
-            rows,
+            flat,
             scale,
             shift,
             (height, width) if pool else None,
@@ -122,7 +122,7 @@ def norm_relu(
 def norm(
     x: Tensor, scale: Tensor, shift: Tensor, reference: int | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Apply batch norm. Where a ReLU follows, `norm_relu` is faster.
+    """Apply batch norm. `norm_relu` is faster if a ReLU follows.
 
     Args:
         x: `(tasks, n, C, H, W)`.
@@ -134,16 +134,16 @@ def norm(
     Returns:
         `(tasks, n, C, H, W)`.
     """
-    rows = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
-    counted = rows[:, :reference]
+    flat = x.permute(0, 1, 3, 4, 2).flatten(2, 3)
+    counted = flat[:, :reference]
     mean = counted.mean((1, 2), keepdim=True)
     deviation = torch.rsqrt((counted - mean).square().mean((1, 2), keepdim=True) + eps)
-    y = torch.addcmul(shift[:, None, None], rows - mean, scale[:, None, None] * deviation)
+    y = torch.addcmul(shift[:, None, None], flat - mean, scale[:, None, None] * deviation)
     return torch.unflatten(y, 2, x.shape[3:]).permute(0, 1, 4, 2, 3)
 
 
 def max_pool2d(x: Tensor) -> Tensor:
-    """Take the maximum of each 2x2 square; an odd last row or column is dropped.
+    """Apply 2x2 max pooling, dropping an odd last row or column.
 
     Args:
         x: `(tasks, n, C, H, W)`.
@@ -155,13 +155,13 @@ def max_pool2d(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Lay out images `(tasks, n, C, H, W)` with channels last in memory, as operators prefer."""
+    """Convert images `(tasks, n, C, H, W)` to channels-last memory, which operators prefer."""
     flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     return torch.unflatten(flat, 0, x.shape[:2])
 
 
 def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
-    """Compute the mean example of each class.
+    """Compute the mean of each class.
 
     Args:
         x: `(tasks, n, d)`.
@@ -181,14 +181,15 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
 
 
 def lstm(x: Tensor, h: Tensor, c: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Take one step of an LSTM with H units.
+    """Compute one step of an LSTM with H units.
 
     Args:
         x: Inputs `(tasks, n, in)`.
         h: Hidden state `(tasks, n, K)`.
         c: Cell state `(tasks, n, H)`.
-        weight: Of the input gate, forget gate, candidate and output gate `(tasks, 4 * H, in + K)`.
-        bias: Likewise `(tasks, 4 * H)`.
+        weight: Weights of the input gate, forget gate, candidate and output gate
+            `(tasks, 4 * H, in + K)`.
+        bias: Biases, likewise `(tasks, 4 * H)`.
 
     Returns:
         The next hidden state and cell state, each `(tasks, n, H)`.

@@ -193,20 +193,20 @@ def test_dropout_of_a_module_is_off():
     [
         (
             module.TorchModule("nowhere.Net"),
-            "path is 'nowhere.Net'; it must be a class as package.module.Class",
+            "path is 'nowhere.Net'; it must name a class, as package.module.Class",
         ),
         (
             module.TorchModule("os.path"),
-            "path is 'os.path'; it must be a class as package.module.Class",
+            "path is 'os.path'; it must name a class, as package.module.Class",
         ),
-        (module.TorchModule(""), "path is ''; it must be a class as package.module.Class"),
+        (module.TorchModule(""), "path is ''; it must name a class, as package.module.Class"),
         (
             module.TorchModule("json.dumps", {"obj": 1}),
             "path is 'json.dumps'; it must be a torch.nn.Module",
         ),
         (
             module.TorchModule(f"{__name__}.ConvNet", {"wings": 2}),
-            "arguments is {'wings': 2}; it must be what",
+            "arguments is {'wings': 2}; it must match the signature of",
         ),
         (
             module.TorchModule(f"{__name__}.ConvNet", head="conv0"),
@@ -214,41 +214,41 @@ def test_dropout_of_a_module_is_off():
         ),
         (
             module.TorchModule(f"{__name__}.WithBuffer"),
-            "must not have buffers (count), which tasks would share",
+            "must not have buffers (count), which would be shared between tasks",
         ),
         (
             module.TorchModule(f"{__name__}.Broken"),
-            "must be a class as package.module.Class (RuntimeError: no luck)",
+            "must name a class, as package.module.Class (RuntimeError: no luck)",
         ),
         (
             module.TorchModule(f"{__name__}.Reserved"),
-            "lstm.weight_ih_l0, which are names of the head or of an algorithm; rename them",
+            "lstm.weight_ih_l0, which are reserved for the head or an algorithm; rename them",
         ),
         (module.TorchModule(f"{__name__}.Colours"), "cannot take examples of shape [1, 8, 8] ("),
         (
             module.TorchModule(f"{__name__}.TwoHeads", head="first"),
-            "head is 'first'; it must be the last layer, which takes 4 numbers; the input there is "
-            "[7] per example",
+            "head is 'first'; it must be the last layer; its inputs have shape [7] per example "
+            "instead of [4]",
         ),
         (
             module.TorchModule(f"{__name__}.WithSoftmax"),
-            "must return the outputs of its head as they are; a softmax is part of the loss",
+            "must return the outputs of its head unchanged; the loss includes the softmax",
         ),
         (
             module.TorchModule(f"{__name__}.Scalar"),
-            "must not have parameters without an axis (temperature); give them the shape [1]",
+            "must not have scalar parameters (temperature); use shape [1]",
         ),
         (
             module.TorchModule(f"{__name__}.TypeInside"),
-            "must be a class as package.module.Class (TypeError: ",
+            "must name a class, as package.module.Class (TypeError: ",
         ),
         (
             module.TorchModule(f"{__name__}.Lazy"),
-            "must not have layers of unknown shape (hidden.weight, hidden.bias)",
+            "must not have lazy layers (hidden.weight, hidden.bias)",
         ),
         (
             module.TorchModule("torch.nn.Linear", {"in_features": 64, "out_features": 3}),
-            "path is 'torch.nn.Linear'; it must be a network, not a single",
+            "path is 'torch.nn.Linear'; it must be a module of several layers",
         ),
         (
             module.TorchModule("torch.nn.Flatten"),
