@@ -20,7 +20,7 @@ from tasks.runtime.files import read_json
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("stages"), iterations="150")
+    return prepare(tmp_path_factory.mktemp("stages"), iterations="60")
 
 
 def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
@@ -47,7 +47,7 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     events = [json.loads(line) for line in said.splitlines()]
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
-    assert 5 <= resumed < 150 and done[-1] == 150 and min(done) > resumed, (
+    assert 5 <= resumed < 60 and done[-1] == 60 and min(done) > resumed, (
         "the iterations after it really ran"
     )
     facts = read_json(prepared / "run.json")
@@ -71,7 +71,7 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     _, error = call(prepared, "train", *TRAIN, code=1)
     process.kill()
     process.communicate()
-    change(prepared, "iterations", "150")
+    change(prepared, "iterations", "60")
     assert re.match(
         r"error: another process runs the same training \(lock .*\); wait for it, or stop it\n",
         error,
@@ -163,7 +163,7 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
         prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
     )
     assert (
-        "holds no trained model" in error
+        "contains no trained model" in error
         and "`dvc repro` creates" in error
         and len(error.splitlines()) == 1
     )
