@@ -62,11 +62,11 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
         raise ConfigError(
             "preset", name, f"must be one of {', '.join(known)}{did_you_mean(name, known)}"
         )
-    wanted = default_params()
+    values = default_params()
     if name != "default":
-        merge_into(wanted, read_yaml(PRESETS / f"{name}.yaml"))
+        merge_into(values, read_yaml(PRESETS / f"{name}.yaml"))
     if source is not None:
-        wanted["dataset"]["source"] = source
+        values["dataset"]["source"] = source
     round_trip = YAML()
     round_trip.width = 200
     round_trip.preserve_quotes = True
@@ -85,19 +85,19 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
         )
     document = round_trip.load(path.read_text(encoding="utf-8"))
     changes = [f"{old} -> {new}" for old, new in rename_keys(document).items()]
-    _assign(document, wanted, "", changes)
+    _assign(document, values, "", changes)
     text = io.StringIO()
     round_trip.dump(document, text)
     aligned = COMMENT.sub(
         lambda line: f"{line[1]:<{COMMENT_COLUMN - 1}} {line[2]}", text.getvalue()
     )
-    values = YAML(typ="safe", pure=True).load(aligned)
+    written = YAML(typ="safe", pure=True).load(aligned)
     if source is None:
-        params.parse(values, str(path))  # invalid values are not written
+        params.parse(written, str(path))  # invalid values are not written
     if changes:
         write_text(path, aligned)
     if source is not None:
-        params.parse(values, str(path))
+        params.parse(written, str(path))
     return changes
 
 
@@ -110,8 +110,8 @@ def merge_into(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _assign(document: Any, wanted: dict[str, Any], path: str, changes: list[str]) -> None:
-    for key, value in wanted.items():
+def _assign(document: Any, values: dict[str, Any], path: str, changes: list[str]) -> None:
+    for key, value in values.items():
         where = f"{path}{key}"
         if isinstance(value, dict):
             if document.get(key) is None:

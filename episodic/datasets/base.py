@@ -62,8 +62,8 @@ class Dataset(Section):
     license: ClassVar[str]
     """Where the data comes from and on what terms, in one line."""
 
-    own_data: ClassVar[Literal["unused", "optional", "required"]] = "unused"
-    """Whether the data is the user's own: then methods receive its path as `source`."""
+    source_policy: ClassVar[Literal["unused", "optional", "required"]] = "unused"
+    """Whether data is user-provided: then methods receive its path as `source`."""
 
     @property
     def produces(self) -> ExampleKind:
@@ -86,8 +86,8 @@ class Dataset(Section):
         """Fill the empty folder `raw`: download, copy or generate the data.
 
         Args:
-            raw: The folder.
-            source: The user's own data.
+            raw: An empty folder.
+            source: Path of user-provided data.
             mirror: A folder to look into before the official address.
             progress: Called with the progress.
 
@@ -118,10 +118,10 @@ class ClassificationDataset(Dataset):
 
         Args:
             seed: Seed of the split.
-            source: The user's own data.
+            source: Path of user-provided data.
 
         Raises:
-            FetchError: The user's own data is not what it should be.
+            FetchError: The user-provided data is missing or malformed.
         """
         raise NotImplementedError
 
@@ -148,10 +148,10 @@ class RegressionDataset(Dataset):
         """Return the shape of one example.
 
         Args:
-            source: The user's own data.
+            source: Path of user-provided data.
 
         Raises:
-            FetchError: The user's own data is not what it should be.
+            FetchError: The user-provided data is missing or malformed.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Images of the user's own, in one folder per class."""
+"""User-provided images, in one folder per class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_BYTES = 64 << 30
 
 @dataclass(frozen=True)
 class ImageFolder(ImageDataset):
-    """Images of the user's own, in one folder per class.
+    """User-provided images, in one folder per class.
 
     The folder is `CLASS/*.png` (or jpg, bmp, gif, tif, webp), whose classes are split at random, or
     `train/CLASS/...`, `validation/CLASS/...` (or `val`) and `test/CLASS/...`. Hidden files and
@@ -51,7 +51,7 @@ class ImageFolder(ImageDataset):
     split_fractions: SplitFractions = (0.6, 0.2, 0.2)
 
     license = "Images of the user's own, on the user's own terms."
-    own_data = "required"
+    source_policy = "required"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,7 +36,7 @@ MAX_BYTES = 100 << 20
 """Bound on an archive, which has at most 6 MB, and on its files, which have at most 25 MB."""
 
 AGES = (1, 18, 25, 35, 45, 50, 56)
-"""Where the age groups of ml-1m begin. The ages of ml-100k are grouped alike."""
+"""Where the age groups of ml-1m begin. The ages of ml-100k are grouped in the same way."""
 
 MAX_GENRES = 6
 INPUT = (2, 2 + MAX_GENRES)
@@ -92,8 +92,8 @@ class MovieLens(RatingDataset):
     """Ratings of films: 100,000 by 943 users (ml-100k) or 1,000,209 by 6,040 users (ml-1m).
 
     A task is a user, as in MeLU (Lee et al. 2019). The features of a film are its year and genres,
-    those of a user are gender, age and occupation. The user's own data, if there is any, is a
-    folder with the unpacked files. Users are split at random.
+    those of a user are gender, age and occupation. User-provided data is a folder with the
+    unpacked files. Users are split at random.
 
     License: free for research; the ratings may not be redistributed or sold.
 
@@ -117,7 +117,7 @@ class MovieLens(RatingDataset):
         "MovieLens, https://grouplens.org/datasets/movielens, GroupLens; free for research, not to "
         "be redistributed or sold."
     )
-    own_data = "optional"
+    source_policy = "optional"
 
     def shape(self, source: Path | None = None) -> tuple[int, int]:
         if source is not None:

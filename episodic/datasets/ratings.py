@@ -1,4 +1,4 @@
-"""Ratings of the user's own, in a CSV."""
+"""User-provided ratings, in a CSV."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILES = ("ratings.csv", "items.csv", "users.csv")
 
 @dataclass(frozen=True)
 class Ratings(RatingDataset):
-    """Ratings of the user's own. A task is a user, and users are split at random.
+    """User-provided ratings. A task is a user, and users are split at random.
 
     They are a CSV with the columns `user`, `item`, `rating` and perhaps `timestamp`, a number or a
     date (ISO 8601). Without timestamps the order of the lines is the order of time. A folder holds
@@ -50,7 +50,7 @@ class Ratings(RatingDataset):
     """
 
     license = "Ratings of the user's own, on the user's own terms."
-    own_data = "required"
+    source_policy = "required"
 
     def shape(self, source: Path | None = None) -> tuple[int, int]:
         shape = _read_ratings(_find_files(source)).input
@@ -171,16 +171,18 @@ def _read_features(path: Path | None, what: str, problems: list[str]) -> Feature
 
 
 def _iterate_rows(
-    path: Path, wanted: tuple[str, ...], problems: list[str]
+    path: Path, required: tuple[str, ...], problems: list[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the cells of each line of a CSV that has all `wanted` columns."""
+    """Yield the number and the cells of each line of a CSV that has all `required` columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            if missing := [column for column in wanted if column not in (reader.fieldnames or [])]:
+            if missing := [
+                column for column in required if column not in (reader.fieldnames or [])
+            ]:
                 problems.append(
                     f"{path} has no column {' and '.join(missing)}: its first line must name the "
-                    f"columns {', '.join(wanted)}"
+                    f"columns {', '.join(required)}"
                 )
                 return
             for row in reader:
@@ -195,7 +197,7 @@ def _iterate_rows(
                     for key, value in row.items()
                     if isinstance(key, str) and not isinstance(value, list)
                 }
-                if empty := [column for column in wanted if not cells[column]]:
+                if empty := [column for column in required if not cells[column]]:
                     problems.append(
                         f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty"
                     )

@@ -1,4 +1,4 @@
-"""Sentences of the user's own, in a CSV or in one folder per label."""
+"""User-provided sentences, in a CSV or in one folder per label."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["TextFolder"]
 
 @dataclass(frozen=True)
 class TextFolder(SentenceDataset):
-    """Sentences of the user's own, in a CSV or in one folder per label.
+    """User-provided sentences, in a CSV or in one folder per label.
 
     A CSV has the columns `text` and `label`, and perhaps `split` (train, validation, test), the
     same for all sentences of a label. Without it the labels are split at random. In a folder every
@@ -43,7 +43,7 @@ class TextFolder(SentenceDataset):
     split_fractions: SplitFractions = (0.6, 0.2, 0.2)
 
     license = "Sentences of the user's own, on the user's own terms."
-    own_data = "required"
+    source_policy = "required"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,12 +123,12 @@ def _read_csv(source: Path) -> list[OwnClass[str]]:
         split = row.get("split", "")
         texts.setdefault(row["label"], []).append(row["text"])
         splits.setdefault(row["label"], set()).add("validation" if split == "val" else split)
-    given = any(found != {""} for found in splits.values())
+    given = any(values != {""} for values in splits.values())
     problems = [
-        f"{source}: label {label} has the split {' and '.join(sorted(map(repr, found)))}; it must "
+        f"{source}: label {label} has the split {' and '.join(sorted(map(repr, values)))}; it must "
         f"be one of {', '.join(SPLITS)}"
-        for label, found in sorted(splits.items())
-        if given and (len(found) > 1 or not found <= set(SPLITS))
+        for label, values in sorted(splits.items())
+        if given and (len(values) > 1 or not values <= set(SPLITS))
     ]
     if problems:
         raise FetchError("\n".join(shorten_problems(problems)))

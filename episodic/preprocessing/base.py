@@ -97,12 +97,12 @@ def read_class_folders(
         raise InputError(
             f"there is no folder {folder}: name one with a folder of {name}s per class"
         )
-    found = {
+    classes = {
         path.name: preprocessor.examples_in_folder(path)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not path.name.startswith(".")
     }
-    if not found:
+    if not classes:
         loose = len(preprocessor.examples_in_folder(folder))
         note = f", only {loose} {name}s" if loose else ""
         raise InputError(
@@ -111,12 +111,12 @@ def read_class_folders(
         )
     small = [
         f"{folder / label} has {len(examples)} {name}s: a class needs at least {min_examples}"
-        for label, examples in found.items()
+        for label, examples in classes.items()
         if len(examples) < min_examples
     ]
     if small:
         raise InputError("\n".join(shorten_problems(small)))
-    return found
+    return classes
 
 
 MAX_PROBLEMS = 20

@@ -175,8 +175,8 @@ def _open_image(content: bytes, name: str) -> Image:
 
 
 def _scale(x: Any, input: tuple[int, int, int]) -> NDArray[Any]:
-    found = to_array(x, input)
-    return found.astype(np.float32) / 255 if found.dtype == np.uint8 else found.astype(np.float32)
+    array = to_array(x, input)
+    return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
 
 
 def build(input: tuple[int, ...], inverted: bool = False) -> ImagePreprocessor:

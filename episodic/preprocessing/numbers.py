@@ -54,19 +54,19 @@ def to_array(x: Any, input: tuple[int, ...]) -> NDArray[Any]:
     """
     shape = f"(n, {', '.join(map(str, input))})"
     try:
-        found = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+        array = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
     except ValueError as error:
         raise InputError(
             f"x must be an array of shape {shape}, but its rows differ in shape"
         ) from error
-    if found.dtype.kind not in "buif" or found.shape[1:] != input:
+    if array.dtype.kind not in "buif" or array.shape[1:] != input:
         raise InputError(
-            f"x has shape {found.shape} and type {found.dtype}: the model takes numbers of shape "
+            f"x has shape {array.shape} and type {array.dtype}: the model takes numbers of shape "
             f"{shape}"
         )
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError("x has numbers that are not finite: replace them")
-    return found
+    return array
 
 
 def build(input: tuple[int, ...]) -> VectorPreprocessor:

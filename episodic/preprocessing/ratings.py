@@ -49,12 +49,12 @@ class RatingPreprocessor:
             InputError: Some items or features are unknown to the model; each is named.
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype.kind in "buif"):
-            found = to_array(x, self.input)
+            array = to_array(x, self.input)
             largest = max([0, *self.users.values(), *map(max, self.items.values())])
-            in_range = not found.size or 0 <= found.min() <= found.max() <= largest
-            if found.dtype.kind not in "ui" or not in_range:
+            in_range = not array.size or 0 <= array.min() <= array.max() <= largest
+            if array.dtype.kind not in "ui" or not in_range:
                 raise InputError("x has numbers that are not features: give names of items")
-            return torch.from_numpy(found.astype(np.int64))
+            return torch.from_numpy(array.astype(np.int64))
         problems: list[str] = []
         rows = [
             self._number_features(rating, problems)

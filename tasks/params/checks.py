@@ -23,7 +23,7 @@ def find_conflicts(settings: Settings) -> list[str]:
     """Return what sections contradict each other in, one sentence each."""
     dataset = settings.dataset
     conflicts = _check_training_ways(settings)
-    if dataset.config.own_data == "required" and dataset.own_data is None:
+    if dataset.config.source_policy == "required" and dataset.own_data is None:
         return [
             *conflicts,
             f"dataset.source is {OWN_DATA}, which is empty: put your data there, or name it by "

@@ -39,9 +39,9 @@ def find_conflicts(
             "groups": config.groups and list(config.groups),
             "hard_episode_fraction": config.hard_episode_fraction or None,
         }
-        wanted = {"classes": "null", "groups": "null", "hard_episode_fraction": "0"}
+        allowed = {"classes": "null", "groups": "null", "hard_episode_fraction": "0"}
         return [
-            f"train.{key} is {value}; it must be {wanted[key]} for {dataset}, which has no classes"
+            f"train.{key} is {value}; it must be {allowed[key]} for {dataset}, which has no classes"
             for key, value in values.items()
             if value is not None
         ]

@@ -1,4 +1,4 @@
-"""Which classes training draws from, and how alike those of a harder episode are."""
+"""Classes of training, and the similarity of those of a hard episode."""
 
 from __future__ import annotations
 

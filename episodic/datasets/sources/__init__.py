@@ -1,1 +1,1 @@
-"""Collections of pictures that several datasets are made of."""
+"""What several datasets share: their sources, downloads and archives."""

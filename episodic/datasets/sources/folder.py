@@ -1,4 +1,4 @@
-"""The user's own data in folders: one per class, perhaps in one folder per split."""
+"""User-provided data in folders: one per class, optionally in one folder per split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class OwnClass(Generic[T]):
-    """A class of the user's own data.
+    """A class of user-provided data.
 
     Attributes:
         name: Its name.
