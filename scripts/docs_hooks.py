@@ -1,7 +1,6 @@
-"""Hooks of mkdocs.yml: formulas as MathML, and the parts of pages that are generated from the code.
+"""Hooks of mkdocs.yml: formulas in MathML, and content that is generated from the code.
 
-A page holds a marker such as `<!-- generated: params -->`, which the function of that name in
-GENERATED replaces.
+A marker such as `<!-- generated: params -->` is replaced by the function of that name in GENERATED.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PROGRAMS = {
         "tasks.evaluate",
         "tasks.report",
     ),
-    "Parameters and comparisons": (
+    "Configuration and comparisons": (
         "tasks.params",
         "tasks.preset",
         "tasks.schema",
@@ -54,10 +53,10 @@ PROGRAMS = {
         "benchmarks.gpu",
     ),
 }
-"""Modules whose `--help` the command-line page shows, by heading."""
+"""Modules whose `--help` is shown on the command-line page, by heading."""
 
 
-PICTURES = {
+IMAGES = {
     "speed.png": "benchmarks/results/speed.png",
     "cost.png": "benchmarks/results/cost.png",
     "method-benchmark.svg": "benchmarks/methods/results/results.svg",
@@ -72,13 +71,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_files(files: Any, config: Any) -> None:
-    """Add the pictures that benchmarks leave in their own folders."""
-    for name, source in PICTURES.items():
+    """Add the images that benchmarks write to their own folders."""
+    for name, source in IMAGES.items():
         files.append(File.generated(config, f"images/{name}", abs_src_path=str(ROOT / source)))
 
 
 def on_config(config: Any) -> None:
-    """Warn of public names without a docstring, which ends a strict build."""
+    """Warn of public names without a docstring. In a strict build, this is an error."""
     for path in sorted(_public_names_without_docstring(_library())):
         LOG.warning(f"{path} has no docstring")
 
@@ -116,7 +115,7 @@ def _is_documented_by_a_base(scope: Any, member: Any) -> bool:
 
 
 def generate_params() -> str:
-    """A table per section, from conf/params.schema.json, in the order of params.yaml."""
+    """Return a table per section of conf/params.schema.json, in the order of params.yaml."""
     schema = json.loads((ROOT / "conf/params.schema.json").read_text(encoding="utf-8"))
     order = YAML().load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     sections = {key: schema["properties"][key] for key in order}
@@ -146,7 +145,7 @@ def _params_table(path: str, keys: dict[str, Any]) -> str:
         name = f"{path}.{key}" if path else key
         cells = (
             f"`{name}`",
-            _type_in_words(value),
+            _describe_type(value),
             f"`{json.dumps(value['default'])}`" if "default" in value else "",
             value.get("description", ""),
         )
@@ -154,17 +153,17 @@ def _params_table(path: str, keys: dict[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _type_in_words(schema: dict[str, Any]) -> str:
+def _describe_type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:
-        return " or ".join(_type_in_words(choice) for choice in schema["anyOf"])
+        return " or ".join(_describe_type(choice) for choice in schema["anyOf"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     words = " or ".join("mapping" if kind == "object" else kind for kind in kinds)
     if words == "array":
         inner = schema.get("items") or schema["prefixItems"][0]
         count = f"{schema['maxItems']} of " if "maxItems" in schema else ""
-        return f"list ({count}{_type_in_words(inner)})"
+        return f"list ({count}{_describe_type(inner)})"
     bounds = (
         ("exclusiveMinimum", "greater than"),
         ("minimum", "at least"),
@@ -179,7 +178,7 @@ def _type_in_words(schema: dict[str, Any]) -> str:
 
 @functools.cache
 def generate_command_line() -> str:
-    """The help text of `make`, of `episodic` and its commands, and of every module that is run."""
+    """Return the help texts of `make`, of `episodic` and its commands, and of all programs."""
     text = ["## `make`\n", _console(_make_targets()), "\n## `episodic`\n"]
     text += [_console(_episodic_help())]
     text += [f"\n### `episodic {name}`\n\n{_console(_episodic_help(name))}" for name in _commands()]
@@ -231,7 +230,7 @@ def _module_help(module: str) -> str:
 
 @contextlib.contextmanager
 def _captured(*argv: str) -> Iterator[io.StringIO]:
-    """Standard output as text, 96 columns wide, with the root of the repository importable."""
+    """Capture standard output, 96 columns wide, with the repository root on the import path."""
     output, before = io.StringIO(), (sys.argv, sys.path[:], dict(os.environ))
     sys.argv, sys.path = [*argv], [str(ROOT), *sys.path]
     os.environ["COLUMNS"] = os.environ["TERMINAL_WIDTH"] = "96"
@@ -245,7 +244,7 @@ def _captured(*argv: str) -> Iterator[io.StringIO]:
 
 
 def generate_summary() -> str:
-    """What `make run` prints at its end, for the committed figures of the default run."""
+    """Return the output of `make run` for the committed metrics of the default run."""
     arguments = ("--metrics", "reports/metrics.json", "--report", "reports/report.html")
     with _captured("python -m tasks.summary", *arguments) as output:
         runpy.run_module("tasks.summary", run_name="__main__")
@@ -256,7 +255,7 @@ def generate_summary() -> str:
 
 
 def generate_deviations() -> str:
-    """A section per algorithm: paper and 'Differs from the paper', from the class's docstring."""
+    """Return a section per algorithm with its paper and deviations, from the docstring."""
     text = []
     for path in sorted((ROOT / "episodic/algorithms").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -280,7 +279,7 @@ def generate_deviations() -> str:
 
 
 def generate_public_names() -> str:
-    """A table of what `from episodic import ...` offers, by package."""
+    """Return a table of the names that can be imported from `episodic`, by package."""
     names: dict[str, list[str]] = {}
     tree = ast.parse((ROOT / "episodic/__init__.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -13,8 +13,8 @@ from PIL import Image
 from episodic.datasets import glyphs
 
 ALPHABETS = (4, 5, 6, 9, 10, 15, 17, 20, 21, 24)
-DRAWN = (4, 7)
-"""Alphabet and character of the last row, which all writers draw."""
+LAST_ROW = (4, 7)
+"""Alphabet and character of the last row, which shows all writers."""
 GAP, ZOOM = 3, 2
 FILE = Path(__file__).parents[1] / "docs/images/glyphs.png"
 
@@ -25,12 +25,12 @@ def main() -> None:
         glyphs.draw_alphabet(alphabet)[range(glyphs.WRITERS), range(glyphs.WRITERS)]
         for alphabet in ALPHABETS
     ]
-    alphabet, character = DRAWN
+    alphabet, character = LAST_ROW
     strips = [_strip(row) for row in [*rows, glyphs.draw_alphabet(alphabet)[character]]]
     sheet = np.concatenate([*strips[:-1], np.zeros_like(strips[0][: glyphs.SIZE // 2]), strips[-1]])
-    ink = np.pad(sheet, GAP).repeat(ZOOM, 0).repeat(ZOOM, 1)
-    picture = Image.fromarray(255 - ink // 17 * 17)  # 16 greys, for a small file
-    picture.save(FILE, optimize=True)
+    brightness = np.pad(sheet, GAP).repeat(ZOOM, 0).repeat(ZOOM, 1)
+    image = Image.fromarray(255 - brightness // 17 * 17)  # 16 grey levels, for a small file
+    image.save(FILE, optimize=True)
 
 
 def _strip(images: np.ndarray) -> np.ndarray:

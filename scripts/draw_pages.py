@@ -1,10 +1,10 @@
-"""Draw the pictures of reports in docs/images: screenshots of pages that the pipeline wrote.
+"""Update the screenshots of report pages in docs/images.
 
     python scripts/draw_pages.py reports                  report.png and tasks.png, of `make run`
     python scripts/draw_pages.py comparison FOLDER        comparison.png, of `tasks.compare`
     python scripts/draw_pages.py transfer FOLDER          transfer.png, of `tasks.compare`
 
-Needs chromium. Run in the root of the repository.
+Requires chromium. Run in the root of the repository.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["reports", "comparison", "transfer"])
+    parser.add_argument("page", choices=["reports", "comparison", "transfer"])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("reports"))
     options = parser.parse_args()
     with open_browser() as browser:
-        if options.what == "reports":
+        if options.page == "reports":
             for name, height in (("report", 760), ("tasks", 1010)):
                 page = open_page(browser, options.folder / f"{name}.html", 1280, height)
                 save(page.screenshot(), f"{name}.png")
-        elif options.what == "comparison":
+        elif options.page == "comparison":
             page = open_page(browser, options.folder / "comparison.html", 960, 1065)
             save(page.screenshot(), "comparison.png")
         else:
@@ -61,9 +61,9 @@ def open_page(browser: Any, path: Path, width: int, height: int) -> Any:
 
 
 def save(screenshot: bytes, name: str) -> None:
-    """Save a picture with few colours, for a small file."""
-    picture = Image.open(io.BytesIO(screenshot)).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    """Save an image with few colours, for a small file."""
+    image = Image.open(io.BytesIO(screenshot)).convert("RGB")
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
     print(IMAGES / name)
 
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Renews both locks from pyproject.toml (all extras but peers and ray): hash-pinned, for Linux and Apple silicon, without the address of any index.
+# Update both lock files from pyproject.toml (all extras except peers and ray): with hashes, for
+# Linux and Apple silicon, without index URLs.
 set -eu
 uv=.venv/uv/bin/uv
 options="--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job, then what came of it.
+# Run the pipeline and print the result.
 set -eu
 python -m tasks.params --quiet
 dvc repro

@@ -1,8 +1,11 @@
 #!/bin/sh
-# Fills .venv from requirements.lock, every file checked by its hash. Called by make, in the repository's root.
+# Create .venv from requirements.lock, with hashes verified. Called by make in the repository root.
 set -eu
 
-works() { command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+works() {
+    command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+}
 
 if ! [ -x .venv/bin/python ] || ! works .venv/bin/python; then
     python=
@@ -10,18 +13,19 @@ if ! [ -x .venv/bin/python ] || ! works .venv/bin/python; then
         if works "$candidate"; then python=$candidate; break; fi
     done
     if [ -z "$python" ]; then
-        echo "error: no Python 3.11, 3.12 or 3.13 (with venv) is on PATH; install one, or name it: make setup PYTHON=/path/to/python" >&2
+        echo "error: Python 3.11, 3.12 or 3.13 (with venv) is not on PATH; install it, or set its path:" \
+            "make setup PYTHON=/path/to/python" >&2
         exit 1
     fi
     rm -rf .venv
     "$python" -m venv .venv
 fi
-# uv lives in a folder of its own, since it removes what the lock does not list.
+# uv is in a separate folder, because it removes packages that the lock file does not contain.
 if ! [ -x .venv/uv/bin/uv ] || ! cmp -s requirements-uv.lock .venv/uv/installed.lock; then
     rm -rf .venv/uv
     .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
-        --target .venv/uv -r requirements-uv.lock
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+        --no-deps --only-binary :all: --target .venv/uv -r requirements-uv.lock
     cp requirements-uv.lock .venv/uv/installed.lock
 fi
 echo "setting up .venv (about 6.3 GiB; the first time downloads about 3 GB) ..."
@@ -32,6 +36,8 @@ cat > .venv/bin/episodic <<EOF
 PYTHONPATH="$PWD\${PYTHONPATH:+:\$PYTHONPATH}" exec "$PWD/.venv/bin/python" -m episodic "\$@"
 EOF
 chmod +x .venv/bin/episodic
-# DVC keeps its store of known hashes in the checkout; the path must be absolute.
-if [ -d .dvc ]; then .venv/bin/dvc config --quiet --local core.site_cache_dir "$PWD/.dvc/tmp/site-cache"; fi
+# DVC's site cache (known hashes) is kept in the checkout. Its path must be absolute.
+if [ -d .dvc ]; then
+    .venv/bin/dvc config --quiet --local core.site_cache_dir "$PWD/.dvc/tmp/site-cache"
+fi
 touch .venv/.synced

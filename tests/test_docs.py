@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support import ROOT, checkout
+from support import ROOT, copy_checkout
 from typer.testing import CliRunner
 
 from episodic.cli import app
@@ -79,7 +79,7 @@ def test_commands_exist(page):
 
 def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
     """Both pages in one checkout: the method of one trains the network of the other."""
-    root = checkout(tmp_path / "checkout")
+    root = copy_checkout(tmp_path / "checkout")
     params = root / "params.yaml"
     code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-an-algorithm.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
@@ -137,7 +137,7 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
-    """And it is what the page's last paragraph says: without the sign, first-order MAML."""
+    """Without the sign, it is first-order MAML, as the last paragraph of the page states."""
     code = code_blocks("docs/tutorials/add-an-algorithm.md")[0]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").touch()
@@ -181,9 +181,9 @@ def toy_model(tmp_path_factory) -> Path:
 
 SETUP = """
 import pathlib
-pictures = sorted(map(str, pathlib.Path('support').rglob('*.png')))
-labels = [path.split('/')[1] for path in pictures]
-others = pictures[::3]
+images = sorted(map(str, pathlib.Path('support').rglob('*.png')))
+labels = [path.split('/')[1] for path in images]
+queries = images[::3]
 """
 
 
@@ -241,7 +241,9 @@ def test_own_data_is_named_as_the_pages_say(tmp_path, monkeypatch):
         assert f"source: {source}" in (tmp_path / "params.yaml").read_text()
 
 
-@pytest.mark.parametrize("page", ["docs/guide/sweeps.md", "docs/tutorials/compare-two-algorithms.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/guide/sweeps.md", "docs/tutorials/compare-two-algorithms.md"]
+)
 def test_sweep_files_are_valid(page, tmp_path):
     blocks = [block for block in code_blocks(page) if re.match(r"(base|grid|points):", block)]
     assert blocks
