@@ -1,1 +1,1 @@
-"""The stages, one module each: files in, files out. `python -m tasks.train --help` runs alone; no Prefect, no DVC."""
+"""The stages, one module each, as in `python -m tasks.train`. They need neither Prefect nor DVC."""

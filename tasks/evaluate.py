@@ -44,7 +44,7 @@ class Measurements:
 
 
 def run(settings: params.Settings, data: Path, model: Path, scores: Path, metrics: Path) -> None:
-    """Write the files that docs/reference/files.md describes in reports/scores and reports/metrics.json."""
+    """Write reports/scores and reports/metrics.json, which docs/reference/files.md describes."""
     allocator.keep_freed_memory()
     device = distributed.prepare_device(settings.device)
     source = prepared.open_folder(data, device)

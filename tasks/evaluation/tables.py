@@ -165,7 +165,9 @@ def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataF
 def headline_metrics(
     evaluation: Evaluation, episodes: pd.DataFrame, baselines: pd.DataFrame, limit: float
 ) -> dict[str, Any]:
-    """The entries of metrics.json that every evaluation has; its schema is in docs/reference/files.md.
+    """Compute the entries of metrics.json that every evaluation has.
+
+    docs/reference/files.md describes the schema.
 
     Args:
         evaluation: The model and the episodes.

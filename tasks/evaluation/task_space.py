@@ -168,10 +168,10 @@ def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
 def _count_confusions(
     similarity: torch.Tensor, place_of: torch.Tensor, answers: pd.DataFrame, classes: pd.DataFrame
 ) -> pd.DataFrame:
-    """The most confused pairs of classes.
+    """Count how often classes of a pair are confused.
 
-    A pair's queries are those of both classes in episodes that hold both; `confused` counts the ones
-    that were classified as the other class.
+    The queries of a pair are those of both classes in episodes that hold both. `confused` counts
+    those that were classified as the other class.
 
     Args:
         similarity: Cosine similarity of the classes.

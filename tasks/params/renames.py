@@ -23,8 +23,10 @@ RENAMED = {
 """The new name of each key, in the same section."""
 
 ENCODER = "data/encoder"
-"""The default of encoder paths, `episodic.preprocessing.text.ENCODER_FOLDER`. No stage but those that
-prepare sentences imports that module."""
+"""The default of encoder paths, `episodic.preprocessing.text.ENCODER_FOLDER`.
+
+That module is imported only by stages that prepare sentences.
+"""
 
 UNUSED_PATH = "data/README.md"
 """What dataset.source and encoder paths were where none is used."""
