@@ -21,27 +21,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 INTEGERS = ("mul", "bitwise", "__lshift__", "__rshift__", "__and__", "__xor__")
-"""Parts of the names of operators that are not to be relied on for int64."""
+"""Parts of the names of operators that an Apple GPU does not support for int64."""
 
 MOVES = ("_to_copy", "copy_")
-"""Operators that may see both devices."""
+"""Operators that take tensors of both devices."""
 
 
-class Held(torch.Tensor):
-    """A tensor on the device; `held`: the same on the CPU."""
+class AppleTensor(torch.Tensor):
+    """A tensor on the simulated device; `on_cpu` holds its values."""
 
-    held: torch.Tensor
+    on_cpu: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> Held:
+    def __new__(cls, on_cpu: torch.Tensor) -> AppleTensor:
         layout = {
-            "strides": held.stride(),
-            "storage_offset": held.storage_offset(),
-            "dtype": held.dtype,
+            "strides": on_cpu.stride(),
+            "storage_offset": on_cpu.storage_offset(),
+            "dtype": on_cpu.dtype,
         }
-        made = torch.Tensor._make_wrapper_subclass(cls, held.shape, device="apple:0", **layout)
-        made.held = held
-        return made
+        wrapper = torch.Tensor._make_wrapper_subclass(cls, on_cpu.shape, device="apple:0", **layout)
+        wrapper.on_cpu = on_cpu
+        return wrapper
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -49,28 +49,29 @@ class Held(torch.Tensor):
     def __torch_dispatch__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return call(function, args, kwargs or {})
+        return run_operator(function, args, kwargs or {})
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.on_cpu.tolist()
 
 
-class Everywhere(TorchDispatchMode):
-    """Tensors are made on the device too."""
+class CreateOnDevice(TorchDispatchMode):
+    """Creates tensors on the simulated device where `device` says so."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return call(function, args, kwargs or {})
+        return run_operator(function, args, kwargs or {})
 
 
-def call(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def run_operator(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Compute an operator on the CPU, after the checks of an Apple GPU."""
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    on, name = any(isinstance(x, Held) for x in tensors), function.__name__
+    on, name = any(isinstance(x, AppleTensor) for x in tensors), function.__name__
     if (
         on
         and not name.startswith(MOVES)
-        and (cpu := [x.shape for x in tensors if not isinstance(x, Held) and x.dim()])
+        and (cpu := [x.shape for x in tensors if not isinstance(x, AppleTensor) and x.dim()])
     ):
         raise TypeError(f"{name} sees an Apple GPU and a tensor {cpu[0]} on the CPU")
     if on and name.startswith(INTEGERS) and all(x.dtype == torch.int64 for x in tensors):
@@ -78,32 +79,34 @@ def call(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("device") is not None:
         on = torch.device(kwargs["device"]).type == "apple"
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    inside = [x.held if isinstance(x, Held) else x for x in tensors]
-    found = function(*tree_map(_held, args), **tree_map(_held, kwargs))
+    cpu_tensors = [x.on_cpu if isinstance(x, AppleTensor) else x for x in tensors]
+    result = function(*tree_map(_to_cpu, args), **tree_map(_to_cpu, kwargs))
 
-    def out(x: Any) -> Any:
+    def wrap(x: Any) -> Any:
         if not (on and isinstance(x, torch.Tensor)):
             return x
-        for given, own in zip(tensors, inside, strict=True):
+        for given, own in zip(tensors, cpu_tensors, strict=True):
             if own is x:
                 return given  # an operator in place
         if x.dtype == torch.float64:
             raise TypeError(f"{name} makes float64 on an Apple GPU")
-        return Held(x)
+        return AppleTensor(x)
 
-    return tree_map(out, found)
+    return tree_map(wrap, result)
 
 
-def tensor(data: Any, *, device: Any = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """torch.tensor, which makes its tensor behind the back of a TorchDispatchMode."""
+def create_tensor(
+    data: Any, *, device: Any = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Replacement of torch.tensor, which no TorchDispatchMode sees."""
     return _tensor(data, dtype=dtype).to(device or "cpu")
 
 
 _tensor = torch.tensor
 
 
-def _held(x: Any) -> Any:
-    return x.held if isinstance(x, Held) else x
+def _to_cpu(x: Any) -> Any:
+    return x.on_cpu if isinstance(x, AppleTensor) else x
 
 
 def main(folder: Path) -> None:
@@ -116,7 +119,7 @@ def main(folder: Path) -> None:
     from tasks.runtime import distributed
 
     _setup_privateuseone_for_python_backend("apple")
-    torch.tensor = tensor
+    torch.tensor = create_tensor
     baselines.FINE_TUNING_STEPS = 3  # every operator is slow here
     settings, data = params.parse(params.read_yaml(folder / "params.yaml")), folder / "prepared"
     download.run(settings, folder / "raw", Path(os.environ.get("EPISODIC_MIRROR", "")))
@@ -127,7 +130,7 @@ def main(folder: Path) -> None:
         distributed.prepare_device = lambda name, device=device: torch.device(device)
         out = folder / device.removesuffix(":0")
         out.mkdir()
-        with Everywhere():
+        with CreateOnDevice():
             train.run(settings, data, out / "model", out / "history", out / "run.json")
             evaluate.run(settings, data, out / "model", out / "scores", out / "metrics.json")
             few_shot.choose_device = adapted_module.choose_device = torch.device

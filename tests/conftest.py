@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LONGEST = ("flows", "test_docs.py", "tasks", "test_dvc_yaml.py", "benchmarks")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
+    def position(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).parts[0]
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
-    items.sort(key=place)
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session")

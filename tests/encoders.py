@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 
-def looks(folder: Path, width: int = 8, **config: object) -> Path:
-    """The files of an encoder of sentence-transformers, without what would make it work."""
+def write_encoder_files(folder: Path, width: int = 8, **config: object) -> Path:
+    """Write the files of a sentence-transformers encoder, without working weights."""
     from safetensors.torch import save_file
 
     (folder / "1_Pooling").mkdir(parents=True)
@@ -31,8 +31,8 @@ def looks(folder: Path, width: int = 8, **config: object) -> Path:
     return folder
 
 
-def tiny(folder: Path, texts: Iterable[str], width: int = 32, seed: int = 0) -> Path:
-    """BERT of two layers, which knows the words of `texts`."""
+def write_tiny_encoder(folder: Path, texts: Iterable[str], width: int = 32, seed: int = 0) -> Path:
+    """Write a BERT of two layers whose vocabulary is the words of `texts`."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
     from transformers import BertConfig, BertModel, BertTokenizerFast

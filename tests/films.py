@@ -12,7 +12,9 @@ GROUPS = 4
 OCCUPATIONS = ("artist", "doctor", "engineer", "student")
 
 
-def rated(users: int, films: int, least: int = 20, most: int = 60, seed: int = 0):
+def draw_ratings(
+    users: int, films: int, min_ratings: int = 20, max_ratings: int = 60, seed: int = 0
+):
     """Ratings `(user, film, value, time)` and the genres of each film; numbers from 0."""
     rng = np.random.default_rng(seed)
     liking = rng.normal(0, 1.2, (GROUPS, len(GENRES)))
@@ -25,7 +27,10 @@ def rated(users: int, films: int, least: int = 20, most: int = 60, seed: int = 0
     rows = []
     for user in range(users):
         seen = rng.choice(
-            films, rng.integers(least, most + 1), replace=False, p=popular / popular.sum()
+            films,
+            rng.integers(min_ratings, max_ratings + 1),
+            replace=False,
+            p=popular / popular.sum(),
         )
         for place, film in enumerate(seen):
             value = (
@@ -47,8 +52,9 @@ def rated(users: int, films: int, least: int = 20, most: int = 60, seed: int = 0
     return [tuple(map(int, row)) for row in rows], genres
 
 
-def ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
-    rows, genres = rated(users, films, **options)
+def write_ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
+    """Write synthetic ratings in the format of MovieLens 100K."""
+    rows, genres = draw_ratings(users, films, **options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "u.data").write_text("".join(f"{u + 1}\t{f + 1}\t{v}\t{t}\n" for u, f, v, t in rows))
     flags = [[str(int(g in own)) for g in range(len(GENRES))] for own in genres]
@@ -67,8 +73,9 @@ def ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
     return folder
 
 
-def ml_1m(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
-    rows, genres = rated(users, films, **options)
+def write_ml_1m(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
+    """Write synthetic ratings in the format of MovieLens 1M."""
+    rows, genres = draw_ratings(users, films, **options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ratings.dat").write_text(
         "".join(f"{u + 1}::{f + 1}::{v}::{t}\n" for u, f, v, t in rows)
@@ -86,9 +93,9 @@ def ml_1m(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
     return folder
 
 
-def own_csv(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
-    """The same as ratings of one's own."""
-    rows, genres = rated(users, films, **options)
+def write_csv(folder: Path, users: int = 60, films: int = 70, **options) -> Path:
+    """Write synthetic ratings as ratings.csv and items.csv."""
+    rows, genres = draw_ratings(users, films, **options)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{user},film {film},{value},{time}" for user, film, value, time in rows]
     (folder / "ratings.csv").write_text("\n".join(["user,item,rating,timestamp", *lines]))

@@ -1,4 +1,4 @@
-"""What several test files use."""
+"""Helpers of several test files: the checkout, Git and the C++ compiler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ needs_compiler = pytest.mark.skipif(
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def checkout(folder: Path) -> Path:
+def copy_checkout(folder: Path) -> Path:
     """Copy this checkout's tracked and new files to a clean Git repository, with no stage run."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"],
@@ -38,6 +38,7 @@ def checkout(folder: Path) -> Path:
 
 
 def git(folder: Path, *words: str) -> str:
+    """Run Git in `folder` as a test author, and return what it prints."""
     who = [
         "-c",
         "user.name=tester",

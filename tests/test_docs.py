@@ -168,7 +168,7 @@ def toy_model(tmp_path_factory) -> Path:
     """A folder with a trained model, and pictures of five classes as support and query sets."""
     folder = tmp_path_factory.mktemp("model")
     folder_of("protonet", folder / "models/run", theta=trained("protonet").theta)
-    images = sampler("test").images[-100:, 0].numpy()
+    images = sampler("test").examples[-100:, 0].numpy()
     for c in range(5):
         for i in range(10):
             path = folder / ("support" if i < 5 else "query") / f"class {c}" / f"{i}.png"

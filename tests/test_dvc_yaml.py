@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 import warm
-from stages import ENVIRONMENT, change
+from stages import ENVIRONMENT, set_param
 from support import ROOT
 
 from tasks import params, preset
@@ -100,10 +100,10 @@ def configure(folder, changes) -> None:
     if "preset" in changes:
         preset.apply_preset(changes["preset"], file, own(changes["preset"], folder))
         for key, value in SHORT.items():
-            change(folder, key, value)
+            set_param(folder, key, value)
     for section in ("model", "algorithm"):
         if section in changes:
-            change(folder, f"{section}.name", changes[section])
+            set_param(folder, f"{section}.name", changes[section])
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -175,9 +175,9 @@ def test_arguments_are_checked_before_anything_is_measured(words, said, tmp_path
 
 
 def test_plans_are_measured_and_printed(tmp_path):
-    from stages import prepare
+    from stages import prepare_folder
 
-    folder = prepare(tmp_path)
+    folder = prepare_folder(tmp_path)
     answer = warm.run(
         ["-m", "benchmarks.speed.plan", "--data", "prepared", "--rounds", "1"], folder, ENVIRONMENT
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from history import Repository
-from support import checkout, git
+from support import copy_checkout, git
 
 from tasks import compare, preset
 
@@ -43,7 +43,7 @@ PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
 
 
 class Site:
-    """The server's address, the checkout that it works in, and what the browser complained of."""
+    """A server, its checkout, the browser's errors and its requests to other hosts."""
 
     def __init__(self, root: Path, address: str):
         self.root, self.address = root, address
@@ -61,19 +61,19 @@ class Site:
         )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-        def asked(request: Any) -> None:
+        def record(request: Any) -> None:
             if not request.url.startswith(
                 (self.address, "data:", "blob:", "file:", self.address.replace("http", "ws"))
             ):
                 self.foreign.append(request.url)
 
-        page.on("request", asked)
+        page.on("request", record)
         return page
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    root = checkout(tmp_path_factory.mktemp("site") / "a checkout")
+    root = copy_checkout(tmp_path_factory.mktemp("site") / "a checkout")
     preset.apply_preset("tiny", root / "params.yaml")
     git(root, "commit", "--quiet", "--all", "--message=tiny")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -122,7 +122,7 @@ def page(site: Site, browser: Any) -> Iterator[Any]:
     context.close()
 
 
-def picture(page: Any, name: str) -> None:
+def save_screenshot(page: Any, name: str) -> None:
     folder = os.environ.get("EPISODIC_SCREENSHOTS")
     if folder:
         page.wait_for_timeout(700)  # pages fade in
@@ -130,19 +130,21 @@ def picture(page: Any, name: str) -> None:
 
 
 def run_from_form(site: Site, page: Any, algorithm: str, shots: int) -> None:
-    page.goto(f"{site.address}/deployments/deployment/{deployment(site, page, 'train')}/run")
-    button = field(page, "algorithm").locator(".p-select-button__control")
+    page.goto(
+        f"{site.address}/deployments/deployment/{wait_for_deployment(site, page, 'train')}/run"
+    )
+    button = find_field(page, "algorithm").locator(".p-select-button__control")
     button.focus()
     button.press("ArrowDown")
     page.locator(".p-select-option__text").get_by_text(algorithm, exact=True).click()
-    field(page, "shots").locator("input").fill(str(shots))
-    picture(page, f"form-{algorithm}")
+    find_field(page, "shots").locator("input").fill(str(shots))
+    save_screenshot(page, f"form-{algorithm}")
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(re.compile("tab=Runs"))
 
 
-def deployment(site: Site, page: Any, name: str, timeout: float = 60.0) -> str:
-    """Its id, once it is served."""
+def wait_for_deployment(site: Site, page: Any, name: str, timeout: float = 60.0) -> str:
+    """The id of a deployment, once it is ready."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         for known in page.request.post(f"{site.address}/api/deployments/filter", data={}).json():
@@ -152,13 +154,13 @@ def deployment(site: Site, page: Any, name: str, timeout: float = 60.0) -> str:
     raise AssertionError(f"no deployment {name} in {timeout:.0f} s")
 
 
-def field(page: Any, name: str) -> Any:
+def find_field(page: Any, name: str) -> Any:
     """A parameter of the run form."""
     label = page.locator(".schema-form-property__label", has_text=re.compile(rf"^{name} "))
     return page.locator(".schema-form-property", has=label).first
 
 
-def finished(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[str, Any]:
+def wait_for_run(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[str, Any]:
     """The flow run whose experiment is `name`, once it has ended."""
     end = time.monotonic() + timeout
     ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
@@ -177,11 +179,11 @@ def finished(site: Site, page: Any, name: str, timeout: float = 150.0) -> dict[s
 def test_from_the_form_to_the_comparison(site: Site, page: Any):
     before = git(site.root, "status", "--porcelain")
     run_from_form(site, page, "anil", 5)
-    run = finished(site, page, "anil-shots5")
+    run = wait_for_run(site, page, "anil-shots5")
     assert run["state_type"] == "COMPLETED" and "5 stages ran" in run["state"]["message"]
     page.goto(f"{site.address}/runs/flow-run/{run['id']}")
     page.get_by_text("Completed").first.wait_for()
-    picture(page, "run")
+    save_screenshot(page, "run")
     page.get_by_text("Artifacts", exact=True).first.click()
     page.get_by_text("anil-shots5-report").first.wait_for()
     artifacts = {
@@ -192,23 +194,22 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.get_by_role("heading", name="Baselines").wait_for()
     drawn = page.locator("img[src^='data:image/svg+xml']")
     assert drawn.count() >= 3 and drawn.first.evaluate("image => image.naturalWidth") > 100
-    picture(page, "artifact")
+    save_screenshot(page, "artifact")
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-result']['id']}")
     page.get_by_text("chance", exact=True).first.wait_for()
     page.goto(f"{site.address}/artifacts/artifact/{artifacts['anil-shots5-report']['id']}")
     page.goto(page.get_by_role("link", name="Full report").get_attribute("href"))
     page.get_by_role("heading", name="Baselines").wait_for()
     assert page.url == f"{site.address}/reports/experiments/anil-shots5/report.html"
-    picture(page, "report")
+    save_screenshot(page, "report")
     assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
 
     run_from_form(site, page, "protonet", 5)
-    finished(site, page, "protonet-shots5")
-    page.request.post(
-        f"{site.address}/api/deployments/{deployment(site, page, 'compare')}/create_flow_run",
-        data={},
-    )
-    finished(site, page, "5-way 5-shot")
+    wait_for_run(site, page, "protonet-shots5")
+    compare_id = wait_for_deployment(site, page, "compare")
+    url = f"{site.address}/api/deployments/{compare_id}/create_flow_run"
+    page.request.post(url, data={})
+    wait_for_run(site, page, "5-way 5-shot")
     page.goto(f"{site.address}/reports/comparison/comparison.html")
     page.locator("html[data-drawn=yes]").wait_for()
     rows = page.locator("table.sortable tbody tr")
@@ -229,9 +230,9 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.get_by_role("button", name="Dark theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
-    picture(page, "comparison-dark")
+    save_screenshot(page, "comparison-dark")
     page.get_by_role("button", name="Light theme").click()
-    picture(page, "comparison")
+    save_screenshot(page, "comparison")
     assert site.foreign == []
     assert [said for said in site.complaints if not said.endswith(PREFECTS_OWN)] == []
 

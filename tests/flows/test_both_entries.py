@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import checkout, git
+from support import copy_checkout, git
 
 from tasks import preset
 from tasks.runtime.stage import PROGRESS
@@ -32,7 +32,7 @@ class Workspace:
     """A checkout with the preset `tiny`, and its two entry points."""
 
     def __init__(self, root: Path, api: str):
-        self.root = checkout(root)
+        self.root = copy_checkout(root)
         preset.apply_preset("tiny", root / "params.yaml")
         git(root, "commit", "--quiet", "--all", "--message=tiny")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""A repository with experiments for tests: made-up results where DVC and git keep real ones."""
+"""A repository with experiments for tests: synthetic results where DVC and Git keep real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTS = ("data/prepared", "models/run", "reports/history", "reports/run.json", "r
 
 
 class Repository:
-    """path: a git and DVC repository; `experiment` adds one to it."""
+    """A Git and DVC repository at `path`, to which results and experiments are added."""
 
     def __init__(self, path: Path, kind: str = "classification", **episodes: Any):
         self.path, self.kind = path, kind
@@ -37,7 +37,7 @@ class Repository:
         self.git("add", "-A")
         self.git("commit", "-qm", "start")
         self.base = synthetic.write(path.parent / f"{path.name}-base", kind, **episodes)
-        self.made = 0
+        self.count = 0
 
     @property
     def head(self) -> str:
@@ -88,7 +88,7 @@ class Repository:
             section[last] = value
         with (folder / "params.yaml").open("w") as stream:
             YAML().dump(params, stream)
-        rng = np.random.default_rng([self.made, params["train"]["seed"]])
+        rng = np.random.default_rng([self.count, params["train"]["seed"]])
         scores = folder / "reports/scores"
         episodes = pd.read_parquet(scores / "episodes.parquet")
         metrics, config = (
@@ -133,7 +133,7 @@ class Repository:
             folder / "reports/run.json",
             {"seconds": seconds, "peak_memory_bytes": 10**9, "device": "cpu"},
         )
-        self.made += 1
+        self.count += 1
         return folder
 
     def commit(self, folder: Path, message: str = "a result", keep: bool = True) -> str:
@@ -149,8 +149,8 @@ class Repository:
         """
         stage = {
             "cmd": "true",
-            "params": {"params.yaml": self._ran_with(folder)},
-            "outs": [self._cached(folder, out) for out in OUTS],
+            "params": {"params.yaml": self._recorded_params(folder)},
+            "outs": [self._store_output(folder, out) for out in OUTS],
         }
         lock = {"schema": "2.0", "stages": {"all": stage}}
         index = {"GIT_INDEX_FILE": str(self.path / ".git/index-of-a-test")}
@@ -164,8 +164,8 @@ class Repository:
             blob = self.git("hash-object", "-w", ".git/blob").strip()
             self.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{name}", **index)
         # A second apart, since git knows no finer order.
-        date = {"GIT_COMMITTER_DATE": f"@{1_700_000_000 + self.made} +0000"}
-        made = self.git(
+        date = {"GIT_COMMITTER_DATE": f"@{1_700_000_000 + self.count} +0000"}
+        commit = self.git(
             "commit-tree",
             self.git("write-tree", **index).strip(),
             "-p",
@@ -175,8 +175,8 @@ class Repository:
             **date,
         ).strip()
         if keep:
-            self.git("reset", "-q", "--hard", made)
-        return made
+            self.git("reset", "-q", "--hard", commit)
+        return commit
 
     def experiment(
         self,
@@ -195,12 +195,12 @@ class Repository:
             seconds,
             noise,
         )
-        made = self.commit(folder, name, keep=False)
-        self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", made)
+        commit = self.commit(folder, name, keep=False)
+        self.git("update-ref", f"refs/exps/{self.head[:2]}/{self.head[2:]}/{name}", commit)
         shutil.rmtree(folder)
-        return made
+        return commit
 
-    def _ran_with(self, folder: Path) -> dict[str, Any]:
+    def _recorded_params(self, folder: Path) -> dict[str, Any]:
         """The params as dvc.lock records them.
 
         A section that selects by name gives its keys in use one by one, other sections one value.
@@ -211,21 +211,28 @@ class Repository:
             found |= {f"{key}.{name}": v for name, v in value.items()} if picks else {key: value}
         return found
 
-    def _cached(self, folder: Path, out: str) -> dict[str, Any]:
+    def _store_output(self, folder: Path, out: str) -> dict[str, Any]:
         if (folder / out).is_file():
-            return {"path": out, "hash": "md5", "md5": self._object((folder / out).read_bytes())}
+            return {
+                "path": out,
+                "hash": "md5",
+                "md5": self._store_object((folder / out).read_bytes()),
+            }
         listing = [
-            {"md5": self._object(p.read_bytes()), "relpath": p.relative_to(folder / out).as_posix()}
+            {
+                "md5": self._store_object(p.read_bytes()),
+                "relpath": p.relative_to(folder / out).as_posix(),
+            }
             for p in sorted((folder / out).rglob("*"))
             if p.is_file()
         ]
         return {
             "path": out,
             "hash": "md5",
-            "md5": self._object(json.dumps(listing).encode(), ".dir"),
+            "md5": self._store_object(json.dumps(listing).encode(), ".dir"),
         }
 
-    def _object(self, content: bytes, end: str = "") -> str:
+    def _store_object(self, content: bytes, end: str = "") -> str:
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + end
         path = self.path / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
         path.parent.mkdir(exist_ok=True)

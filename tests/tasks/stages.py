@@ -26,29 +26,31 @@ EVALUATE = [
 ]
 
 
-def start(folder: Path, name: str, *words: str) -> warm.Process:
+def start_stage(folder: Path, name: str, *words: str) -> warm.Process:
+    """Start a stage with these arguments."""
     return warm.Process(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
 
 
-def call(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]:
+def run_stage(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]:
+    """Run a stage, which must end with `code`, and return what it prints to stdout and stderr."""
     result = warm.run(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr
 
 
-def prepare(folder: Path, **changes: str) -> Path:
-    """`folder` with params.yaml (preset tiny, each change OLD=NEW made) and prepared data."""
+def prepare_folder(folder: Path, **changes: str) -> Path:
+    """Write params.yaml (preset tiny with `changes`) and prepared data to `folder`."""
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     preset.apply_preset("tiny", folder / "params.yaml")
     for key, value in changes.items():
-        change(folder, key, value)
-    call(folder, "download", "--out", "raw")
-    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+        set_param(folder, key, value)
+    run_stage(folder, "download", "--out", "raw")
+    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
     return folder
 
 
-def change(folder: Path, key: str, value: str) -> None:
+def set_param(folder: Path, key: str, value: str) -> None:
     """Change the first `key:` of params.yaml, or of its section if `key` is `section.key`."""
     text = (folder / "params.yaml").read_text()
     section, _, key = key.rpartition(".")
@@ -59,7 +61,8 @@ def change(folder: Path, key: str, value: str) -> None:
     (folder / "params.yaml").write_text(new)
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
+def read_outputs(folder: Path) -> dict[str, bytes]:
+    """The files that training writes, by name, apart from its times."""
     names = [
         "model/weights.safetensors",
         "model/config.json",

@@ -112,7 +112,7 @@ def arguments(root: Path) -> list[str]:
     return [part for name, place in places.items() for part in (f"--{name}", str(root / place))]
 
 
-def glyphs(rng: np.random.Generator, classes: int, drawings: int) -> np.ndarray:
+def draw_glyphs(rng: np.random.Generator, classes: int, drawings: int) -> np.ndarray:
     """Images of a few strokes per class, perturbed for each drawing; ink is 255 on 0.
 
     Returns:
@@ -226,7 +226,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     )
     table, data, scores = _classes(), root / "data/prepared", root / "reports/scores"
     table.to_parquet(data / "classes.parquet", index=False)
-    np.save(data / "images.npy", glyphs(rng, len(table), 20))
+    np.save(data / "images.npy", draw_glyphs(rng, len(table), 20))
     meta = {
         "format": 2,
         "dataset": "omniglot",

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import warm
-from stages import ENVIRONMENT, change
+from stages import ENVIRONMENT, set_param
 from support import ROOT
 
 from episodic.core.config import ConfigError
@@ -47,7 +47,7 @@ def settings(folder, case: str) -> None:
     short = {"train.iterations": "6", "train.validate_every": "3", "train.meta_batch": "3"}
     short |= {"episodes.validation": "6", "episodes.test": "8"}
     for key, value in (short | CASES[case]).items():
-        change(folder, key, value)
+        set_param(folder, key, value)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
+from stages import (
+    ENVIRONMENT,
+    EVALUATE,
+    TRAIN,
+    prepare_folder,
+    read_outputs,
+    run_stage,
+    set_param,
+    start_stage,
+)
 from support import needs_compiler
 
 from episodic.engine.processes import ProcessGroup
@@ -27,7 +36,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--ma
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Seven tasks per iteration in four unequal shards, which neither 2 nor 3 processes divide."""
-    return prepare(
+    return prepare_folder(
         tmp_path_factory.mktemp("ranks"), meta_batch="7", shard="2", processes="1", iterations="20"
     )
 
@@ -35,9 +44,9 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(prepared):
     """What one process makes of it."""
-    call(prepared, "train", *TRAIN)
-    call(prepared, "evaluate", *EVALUATE)
-    return outputs(prepared)
+    run_stage(prepared, "train", *TRAIN)
+    run_stage(prepared, "evaluate", *EVALUATE)
+    return read_outputs(prepared)
 
 
 def torchrun(folder: Path, processes: int, *more: str) -> subprocess.Popen[str]:
@@ -62,32 +71,32 @@ def scores(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_byte(prepared, alone, processes):
     expected = scores(prepared)
-    change(prepared, "processes", str(processes))
-    said, _ = call(prepared, "train", *TRAIN)
-    call(prepared, "evaluate", *EVALUATE)
-    change(prepared, "processes", "1")
+    set_param(prepared, "processes", str(processes))
+    said, _ = run_stage(prepared, "train", *TRAIN)
+    run_stage(prepared, "evaluate", *EVALUATE)
+    set_param(prepared, "processes", "1")
     (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
     assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, (
         "they really were so many"
     )
-    assert outputs(prepared) == alone
+    assert read_outputs(prepared) == alone
     assert scores(prepared) == expected
 
 
 @needs_compiler
 def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
-    change(prepared, "plan.mode", "compiled")
-    change(prepared, "evaluate.compiled", "true")
+    set_param(prepared, "plan.mode", "compiled")
+    set_param(prepared, "evaluate.compiled", "true")
     ends = []
     for processes in (1, 3):
-        change(prepared, "processes", str(processes))
-        call(prepared, "train", *TRAIN)
+        set_param(prepared, "processes", str(processes))
+        run_stage(prepared, "train", *TRAIN)
         assert read_json(prepared / "run.json")["processes"] == processes
-        call(prepared, "evaluate", *EVALUATE)
-        ends.append(outputs(prepared) | scores(prepared))
-    change(prepared, "processes", "1")
-    change(prepared, "evaluate.compiled", "false")
-    change(prepared, "plan.mode", "auto")
+        run_stage(prepared, "evaluate", *EVALUATE)
+        ends.append(read_outputs(prepared) | scores(prepared))
+    set_param(prepared, "processes", "1")
+    set_param(prepared, "evaluate.compiled", "false")
+    set_param(prepared, "plan.mode", "auto")
     assert ends[0] == ends[1]
     assert ends[0]["model/weights.safetensors"] != alone["model/weights.safetensors"], (
         "other kernels round differently"
@@ -100,15 +109,15 @@ def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
     said, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert read_json(prepared / "run.json")["processes"] == processes
-    assert outputs(prepared) == alone
+    assert read_outputs(prepared) == alone
     assert said.count('"event": "plan"') == 1, "the first process alone speaks"
 
 
 def test_more_processes_than_shards_are_a_sentence(prepared):
-    change(prepared, "plan.shard", "4")
+    set_param(prepared, "plan.shard", "4")
     process = torchrun(prepared, 3, "--max-restarts=0")
     _, error = process.communicate(timeout=120)
-    change(prepared, "plan.shard", "2")
+    set_param(prepared, "plan.shard", "2")
     assert process.returncode != 0
     assert (
         "error: 3 processes were started for 2 shard(s) of the meta-batch, so some would be idle; "
@@ -117,18 +126,18 @@ def test_more_processes_than_shards_are_a_sentence(prepared):
 
 
 def test_torchruns_processes_speak_with_one_voice(prepared):
-    change(prepared, "meta_lr", "-1")
+    set_param(prepared, "meta_lr", "-1")
     process = torchrun(prepared, 2, "--max-restarts=0")
     _, error = process.communicate(timeout=120)
-    change(prepared, "meta_lr", "0.002")
+    set_param(prepared, "meta_lr", "0.002")
     assert process.returncode != 0 and error.count("error: params.yaml: train.meta_lr is -1") == 1
 
 
 def test_what_a_scheduler_sets_is_not_taken_for_torchrun(prepared, alone, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "RANK", "0")
     monkeypatch.setitem(ENVIRONMENT, "WORLD_SIZE", "1")
-    call(prepared, "train", *TRAIN)
-    assert outputs(prepared) == alone
+    run_stage(prepared, "train", *TRAIN)
+    assert read_outputs(prepared) == alone
 
 
 def test_a_process_that_ends_before_all_have_met_is_not_waited_for(tmp_path):
@@ -167,9 +176,9 @@ def test_an_idle_process_computes_nothing():
 
 
 def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
-    change(prepared, "iterations", "100")
-    call(prepared, "train", *TRAIN)
-    expected = outputs(prepared)
+    set_param(prepared, "iterations", "100")
+    run_stage(prepared, "train", *TRAIN)
+    expected = read_outputs(prepared)
     process = torchrun(prepared, 2)
     while not list((prepared / ".dvc/resume").glob("*/state.safetensors")):
         assert process.poll() is None, process.communicate()
@@ -177,7 +186,7 @@ def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
     started = sorted(child.pid for child in psutil.Process(process.pid).children())
     os.kill(started[-1], signal.SIGKILL)
     said, error = process.communicate(timeout=120)
-    change(prepared, "iterations", "20")
+    set_param(prepared, "iterations", "20")
     assert process.returncode == 0, error
     (resumed,) = [
         event["iteration"]
@@ -185,15 +194,15 @@ def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
         if event["event"] == "resume"
     ]
     assert 5 <= resumed < 100
-    assert outputs(prepared) == expected
+    assert read_outputs(prepared) == expected
 
 
 @pytest.fixture
 def running(prepared):
     """A long training by two processes that has begun, and the process that was forked."""
-    change(prepared, "processes", "2")
-    change(prepared, "iterations", "100000")
-    process = start(prepared, "train", *TRAIN)
+    set_param(prepared, "processes", "2")
+    set_param(prepared, "iterations", "100000")
+    process = start_stage(prepared, "train", *TRAIN)
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("done", 0) >= 5:
@@ -202,8 +211,8 @@ def running(prepared):
     yield process, forked
     process.kill()
     process.communicate()
-    change(prepared, "processes", "1")
-    change(prepared, "iterations", "20")
+    set_param(prepared, "processes", "1")
+    set_param(prepared, "iterations", "20")
 
 
 def test_a_killed_helper_is_one_sentence_and_worth_another_try(running):

@@ -68,7 +68,8 @@ FAULTS = [
     ),
     (
         {"train__groups": ["alphabet-000"], "train__classes": 1000},
-        "train.classes is 1000; it must be null or between 5 and 39, the number of classes of train.groups",
+        "train.classes is 1000; it must be null or between 5 and 39, the number of classes of "
+        "train.groups",
     ),
     (
         {
@@ -96,8 +97,7 @@ FAULTS = [
     ),
     (
         {"train__hard_episode_fraction": 0.5, "train__within_group": True},
-        "train.hard_episode_fraction is 0.5; it must be 0 with within_group, whose classes are of "
-        "one group",
+        "train.hard_episode_fraction is 0.5; it must be 0 if within_group is set",
     ),
     (
         {
@@ -418,8 +418,8 @@ def own(name, folder):
     """Where a preset's data of one's own is; None: it needs none."""
     made = {
         "image_folder": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
-        "movielens": lambda: films.ml_100k(folder / "own", least=31),
-        "ratings": lambda: films.own_csv(folder / "own", least=31),
+        "movielens": lambda: films.write_ml_100k(folder / "own", min_ratings=31),
+        "ratings": lambda: films.write_csv(folder / "own", min_ratings=31),
         "text_folder": lambda: said(folder),
     }
     return str(made[name]()) if name in made else None

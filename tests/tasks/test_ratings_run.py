@@ -9,7 +9,7 @@ import films
 import numpy as np
 import pandas as pd
 import pytest
-from stages import EVALUATE, TRAIN, call, change
+from stages import EVALUATE, TRAIN, run_stage, set_param
 from support import ROOT
 from typer.testing import CliRunner
 
@@ -33,14 +33,14 @@ def run(tmp_path_factory):
     """The stages after a short training."""
     folder = tmp_path_factory.mktemp("ratings")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    source = films.ml_100k(folder / "source", users=200, least=40, most=60)
+    source = films.write_ml_100k(folder / "source", users=200, min_ratings=40, max_ratings=60)
     preset.apply_preset("movielens", folder / "params.yaml", str(source))
     for key, value in CHANGES.items():
-        change(folder, f"embeddings.{key}" if key in ("hidden", "embedding") else key, value)
-    call(folder, "download", "--out", "raw")
-    call(folder, "episodes", "--raw", "raw", "--out", "prepared")
-    call(folder, "train", *TRAIN)
-    call(folder, "evaluate", *EVALUATE)
+        set_param(folder, f"embeddings.{key}" if key in ("hidden", "embedding") else key, value)
+    run_stage(folder, "download", "--out", "raw")
+    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    run_stage(folder, "train", *TRAIN)
+    run_stage(folder, "evaluate", *EVALUATE)
     return folder
 
 
@@ -136,9 +136,9 @@ def test_support_and_queries_of_test_users(run):
 
 def test_more_processes_change_no_byte(run):
     expected = {path.name: path.read_bytes() for path in (run / "scores").iterdir()}
-    change(run, "processes", "2")
-    call(run, "evaluate", *EVALUATE[:4], "--scores", "again", "--metrics", "again.json")
-    change(run, "processes", "1")
+    set_param(run, "processes", "2")
+    run_stage(run, "evaluate", *EVALUATE[:4], "--scores", "again", "--metrics", "again.json")
+    set_param(run, "processes", "1")
     assert {path.name: path.read_bytes() for path in (run / "again").iterdir()} == expected
     assert (run / "again.json").read_bytes() == (run / "metrics.json").read_bytes()
 
@@ -158,7 +158,7 @@ def test_the_report_says_it(run):
         "--card",
         "card.md",
     ]
-    call(run, "report", *EVALUATE, "--history", "history", *written)
+    run_stage(run, "report", *EVALUATE, "--history", "history", *written)
     page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
     assert (
         f"After 20 ratings the mean absolute error is {metrics['ratings']['20']['mae']:.3f}" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stages import change
+from stages import set_param
 from support import ROOT
 
 from episodic.training.loop import DivergedError
@@ -21,7 +21,7 @@ def sinusoid(folder, **values: str) -> params.Settings:
     file.write_text((ROOT / "params.yaml").read_text())
     preset.apply_preset("sinusoid", file)
     for key, value in {"iterations": "4", "validation": "20", "test": "30", **values}.items():
-        change(folder, key, value)
+        set_param(folder, key, value)
     settings = params.parse(params.read_yaml(file))
     download(settings, folder / "raw")
     episodes(settings, folder / "raw", folder / "prepared")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import synthetic
 import torch
-from stages import EVALUATE, TRAIN, call, change, prepare
+from stages import EVALUATE, TRAIN, prepare_folder, run_stage, set_param
 
 from tasks import prepared
 from tasks.evaluation import task_space
@@ -121,13 +121,13 @@ def test_waves_are_described_by_their_parameters(tmp_path):
 
 @pytest.mark.parametrize("method", ["maml_plus_plus", "finetune"])
 def test_processes_change_no_byte_of_the_map(tmp_path, method):
-    root = prepare(tmp_path)
-    change(root, "algorithm.name", method)
-    call(root, "train", *TRAIN)
+    root = prepare_folder(tmp_path)
+    set_param(root, "algorithm.name", method)
+    run_stage(root, "train", *TRAIN)
     found = []
     for processes in ("1", "2"):
-        change(root, "processes", processes)
-        call(root, "evaluate", *EVALUATE)
+        set_param(root, "processes", processes)
+        run_stage(root, "evaluate", *EVALUATE)
         found.append(digest(root / "scores"))
     assert found[0] == found[1]
     assert (

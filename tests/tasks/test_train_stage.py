@@ -11,7 +11,16 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from stages import ENVIRONMENT, EVALUATE, TRAIN, call, change, outputs, prepare, start
+from stages import (
+    ENVIRONMENT,
+    EVALUATE,
+    TRAIN,
+    prepare_folder,
+    read_outputs,
+    run_stage,
+    set_param,
+    start_stage,
+)
 from support import ROOT, needs_compiler
 
 from tasks.runtime import resume
@@ -20,11 +29,11 @@ from tasks.runtime.files import read_json
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("stages"), iterations="60")
+    return prepare_folder(tmp_path_factory.mktemp("stages"), iterations="60")
 
 
 def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
-    process = start(prepared, "train", *TRAIN)
+    process = start_stage(prepared, "train", *TRAIN)
     states = (prepared / ".dvc" / "resume").glob
     while not list(states("*/seconds.json")):  # written after the first checkpoint
         time.sleep(0.002)
@@ -35,15 +44,15 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     )
     (state,) = states("*/state.safetensors")
 
-    change(prepared, "meta_lr", "0.003")  # another training: must not take the checkpoint up
-    said, _ = call(prepared, "train", *TRAIN)
+    set_param(prepared, "meta_lr", "0.003")  # another training: must not take the checkpoint up
+    said, _ = run_stage(prepared, "train", *TRAIN)
     assert '"resume"' not in said
-    change(prepared, "meta_lr", "0.002")
+    set_param(prepared, "meta_lr", "0.002")
     assert state.exists()
 
     resume.write_elapsed(state.parent, 1000.0)
     kept = 1000.0
-    said, _ = call(prepared, "train", *TRAIN)
+    said, _ = run_stage(prepared, "train", *TRAIN)
     events = [json.loads(line) for line in said.splitlines()]
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
@@ -52,12 +61,12 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
     )
     facts = read_json(prepared / "run.json")
     assert facts["resumed_at"] == resumed and facts["seconds"] > kept, "time before the kill counts"
-    interrupted = outputs(prepared)
+    interrupted = read_outputs(prepared)
     assert not list((prepared / ".dvc" / "resume").iterdir()), "a finished checkpoint is deleted"
 
-    said, _ = call(prepared, "train", *TRAIN)
+    said, _ = run_stage(prepared, "train", *TRAIN)
     assert '"resume"' not in said and read_json(prepared / "run.json")["resumed_at"] == 0
-    assert outputs(prepared) == interrupted
+    assert read_outputs(prepared) == interrupted
     for name in interrupted:
         assert not re.search(rb"/(home|tmp|root|work)/|20\d\d-\d\d-\d\d", interrupted[name]), (
             f"{name}: a path or a date"
@@ -65,13 +74,13 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
 
 
 def test_the_same_training_twice_at_once_is_refused(prepared):
-    change(prepared, "iterations", "100000")
-    process = start(prepared, "train", *TRAIN)
+    set_param(prepared, "iterations", "100000")
+    process = start_stage(prepared, "train", *TRAIN)
     process.stdout.readline()
-    _, error = call(prepared, "train", *TRAIN, code=1)
+    _, error = run_stage(prepared, "train", *TRAIN, code=1)
     process.kill()
     process.communicate()
-    change(prepared, "iterations", "60")
+    set_param(prepared, "iterations", "60")
     assert re.match(
         r"error: another process runs the same training \(lock .*\); wait for it, or stop it\n",
         error,
@@ -79,8 +88,8 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
 
 
 def test_evaluation_writes_what_is_documented(prepared):
-    call(prepared, "train", *TRAIN)
-    call(prepared, "evaluate", *EVALUATE)
+    run_stage(prepared, "train", *TRAIN)
+    run_stage(prepared, "evaluate", *EVALUATE)
     metrics = read_json(prepared / "metrics.json")
     episodes = pd.read_parquet(prepared / "scores/episodes.parquet")
     assert set(metrics) == {
@@ -123,7 +132,7 @@ def test_evaluation_writes_what_is_documented(prepared):
         name: (prepared / name).read_bytes()
         for name in ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")
     }
-    call(prepared, "evaluate", *EVALUATE)
+    run_stage(prepared, "evaluate", *EVALUATE)
     assert {name: (prepared / name).read_bytes() for name in first} == first
 
 
@@ -131,35 +140,35 @@ def test_evaluation_writes_what_is_documented(prepared):
 def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compiler(
     tmp_path, monkeypatch
 ):
-    folder = prepare(tmp_path, iterations="20", mode="compiled")
-    said, _ = call(folder, "train", *TRAIN)
+    folder = prepare_folder(tmp_path, iterations="20", mode="compiled")
+    said, _ = run_stage(folder, "train", *TRAIN)
     (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
     assert plan["mode"] == "compiled" and "++" in read_json(folder / "run.json")["compiler"]
     found = []
     for compiled in ("false", "true"):
-        change(folder, "evaluate.compiled", compiled)
-        call(folder, "evaluate", *EVALUATE)
+        set_param(folder, "evaluate.compiled", compiled)
+        run_stage(folder, "evaluate", *EVALUATE)
         found.append(pd.read_parquet(folder / "scores/episodes.parquet")["loss"].to_numpy())
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
     assert (found[0] != found[1]).any(), "other kernels round differently"
 
     monkeypatch.setitem(ENVIRONMENT, "CXX", "no-such-compiler")
     for stage, words in (("train", TRAIN), ("evaluate", EVALUATE)):
-        _, error = call(folder, stage, *words, code=1)
+        _, error = run_stage(folder, stage, *words, code=1)
         assert error == (
             "error: compiled kernels (train.plan.mode, evaluate.compiled) need a C++ compiler, and "
-            "no-such-compiler, which CXX names, is not installed; install one, or set "
+            "no-such-compiler (set by CXX) is not installed; install one, or set "
             "train.plan.mode to auto and evaluate.compiled to false\n"
         )
 
 
 def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
-    _, error = call(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
+    _, error = run_stage(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
     assert (
         error
         == "error: there is no nowhere/meta.json: run the stage that makes it first (dvc repro)\n"
     )
-    _, error = call(
+    _, error = run_stage(
         prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
     )
     assert (
@@ -167,7 +176,7 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
         and "`dvc repro` creates" in error
         and len(error.splitlines()) == 1
     )
-    _, error = call(tmp_path, "train", *TRAIN, code=1)
+    _, error = run_stage(tmp_path, "train", *TRAIN, code=1)
     assert (
         error
         == "error: there is no params.yaml; run in the repository's root, or name the file with "
@@ -180,20 +189,20 @@ def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path)
 
     Baselines and chance are those of the test episodes.
     """
-    prepare(tmp_path, **{"algorithm.name": "protonet"})
-    call(tmp_path, "train", *TRAIN)
-    change(tmp_path, "algorithm.name", "maml")
-    call(tmp_path, "train", *TRAIN[:2], "--model", "maml", *TRAIN[4:])
-    change(tmp_path, "episodes.ways", "7")
-    call(tmp_path, "episodes", "--raw", "raw", "--out", "wider")
-    call(tmp_path, "evaluate", "--data", "wider", *EVALUATE[2:])
+    prepare_folder(tmp_path, **{"algorithm.name": "protonet"})
+    run_stage(tmp_path, "train", *TRAIN)
+    set_param(tmp_path, "algorithm.name", "maml")
+    run_stage(tmp_path, "train", *TRAIN[:2], "--model", "maml", *TRAIN[4:])
+    set_param(tmp_path, "episodes.ways", "7")
+    run_stage(tmp_path, "episodes", "--raw", "raw", "--out", "wider")
+    run_stage(tmp_path, "evaluate", "--data", "wider", *EVALUATE[2:])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["baselines"]["chance"]["accuracy"] == 1 / 7 and set(metrics["baselines"]) == {
         "chance",
         "pixel_centroid",
         "random_init",
     }
-    _, error = call(
+    _, error = run_stage(
         tmp_path, "evaluate", "--data", "wider", "--model", "maml", *EVALUATE[4:], code=1
     )
     assert error.splitlines()[-1].startswith(
@@ -206,9 +215,9 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device, so that asking for one is no mistake")
-    change(prepared, "device", "cuda")
-    _, error = call(prepared, "train", *TRAIN, code=1)
-    change(prepared, "device", "auto")
+    set_param(prepared, "device", "cuda")
+    _, error = run_stage(prepared, "train", *TRAIN, code=1)
+    set_param(prepared, "device", "auto")
     assert (
         error
         == "error: device is 'cuda'; it needs a CUDA device that torch can use, and this machine "

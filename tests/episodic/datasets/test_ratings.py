@@ -19,7 +19,7 @@ from episodic.datasets.ratings import Ratings
 from episodic.datasets.sources.folder import assign_splits
 from episodic.preprocessing.base import InputError, build
 
-FORMATS = {"ml-100k": films.ml_100k, "ml-1m": films.ml_1m}
+FORMATS = {"ml-100k": films.write_ml_100k, "ml-1m": films.write_ml_1m}
 
 
 def prepared(source: Path, raw: Path, seed: int = 0, **config) -> Tasks:
@@ -47,7 +47,7 @@ def of(found: Tasks, name: str) -> tuple[list[str], list[float]]:
 @pytest.mark.parametrize("version", FORMATS)
 def test_both_formats_hold_the_same_ratings(version, tmp_path):
     found = prepared(FORMATS[version](tmp_path / "source"), tmp_path / "raw", version=version)
-    rows, genres = films.rated(60, 70)
+    rows, genres = films.draw_ratings(60, 70)
     assert found.kind == "regression" and found.input == movielens.INPUT == found.examples.shape[1:]
     assert sum(found.counts) == len(found.examples) == len(found.targets) == len(found.texts)
     by_user = {}
@@ -71,7 +71,7 @@ def test_both_formats_hold_the_same_ratings(version, tmp_path):
 
 
 def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
-    source = films.ml_100k(tmp_path / "ml-100k")
+    source = films.write_ml_100k(tmp_path / "ml-100k")
     mirror = tmp_path / "mirror"
     (mirror / "movielens").mkdir(parents=True)
     archive = mirror / "movielens" / "ml-100k.zip"
@@ -96,7 +96,7 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
 
 
 def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
-    source = films.ml_100k(tmp_path / "source", users=200, films=70)
+    source = films.write_ml_100k(tmp_path / "source", users=200, films=70)
     found = prepared(source, tmp_path / "raw")
     counts = Counter(found.splits)
     assert set(counts) == set(SPLITS) and abs(counts["train"] / len(found.names) - 0.7) < 0.05
@@ -118,7 +118,9 @@ def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
 
 def test_new_items_are_seen_by_test_users_alone(tmp_path):
     found = prepared(
-        films.ml_100k(tmp_path / "source", users=200, films=120, least=60, most=90),
+        films.write_ml_100k(
+            tmp_path / "source", users=200, films=120, min_ratings=60, max_ratings=90
+        ),
         tmp_path / "raw",
         items="new",
         min_ratings=5,
@@ -138,7 +140,7 @@ def test_new_items_are_seen_by_test_users_alone(tmp_path):
 
 
 def test_titles_that_come_twice_are_told_apart(tmp_path):
-    source = films.ml_1m(tmp_path / "source")
+    source = films.write_ml_1m(tmp_path / "source")
     text = (source / "movies.dat").read_text("latin-1").replace("Fäden 1 (1981)", "Fäden 0 (1980)")
     (source / "movies.dat").write_text(text, "latin-1")
     found = prepared(source, tmp_path / "raw", version="ml-1m")
@@ -159,7 +161,7 @@ def test_titles_that_come_twice_are_told_apart(tmp_path):
     ],
 )
 def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
-    source = films.ml_100k(tmp_path / "source")
+    source = films.write_ml_100k(tmp_path / "source")
     (source / file).write_text(content)
     with pytest.raises(FetchError, match=said):
         prepared(source, tmp_path / "raw")
@@ -167,7 +169,7 @@ def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
 
 
 def test_other_mistakes_are_told(tmp_path):
-    source = films.ml_100k(tmp_path / "source")
+    source = films.write_ml_100k(tmp_path / "source")
     with pytest.raises(
         FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"
     ):
@@ -323,7 +325,10 @@ def test_mistakes_in_what_is_known_of_items(tmp_path):
     with pytest.raises(
         FetchError, match="items is 'new', and the items of test users share no feature"
     ):
-        alone = films.own_csv(tmp_path / "f", users=80, films=120, least=60, most=80) / "items.csv"
+        alone = (
+            films.write_csv(tmp_path / "f", users=80, films=120, min_ratings=60, max_ratings=80)
+            / "items.csv"
+        )
         alone.unlink()
         rated(alone.parent, tmp_path / "raw", items="new", min_ratings=3)
     many = "|".join(f"v{i}" for i in range(80))

@@ -12,7 +12,7 @@ import encoders
 import numpy as np
 import pytest
 import torch
-from stages import EVALUATE, TRAIN, call, change
+from stages import EVALUATE, TRAIN, run_stage, set_param
 from support import ROOT
 
 import episodic
@@ -37,7 +37,7 @@ def section(folder: Path, **more: object) -> dict:
 
 def test_what_it_is_known_by(tmp_path):
     """Weights, tokenizer and modules count; where it lies, its README and other formats do not."""
-    folder = encoders.looks(tmp_path / "a")
+    folder = encoders.write_encoder_files(tmp_path / "a")
     assert encoder.embedding_size(folder) == 8
     first = encoder.describe_encoder(folder)
     assert first["name"] == "a" and re.fullmatch("[0-9a-f]{64}", first["digest"])
@@ -54,7 +54,7 @@ def test_what_it_is_known_by(tmp_path):
 
 
 def test_how_long_embeddings_are(tmp_path):
-    folder = encoders.looks(tmp_path / "a")
+    folder = encoders.write_encoder_files(tmp_path / "a")
     pooling = folder / "1_Pooling/config.json"
     pooling.write_text(
         json.dumps(
@@ -108,7 +108,7 @@ def broken(folder: Path, how: str) -> None:
     ],
 )
 def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
-    folder = encoders.looks(tmp_path / "a")
+    folder = encoders.write_encoder_files(tmp_path / "a")
     broken(folder, how)
     with pytest.raises(InputError) as caught:
         encoder.describe_encoder(folder)
@@ -143,7 +143,9 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
     ):
         raw["model"]["name"] = model
         if model == "textcnn":
-            raw["dataset"]["clinc150"]["features"]["path"] = str(encoders.looks(tmp_path / "a"))
+            raw["dataset"]["clinc150"]["features"]["path"] = str(
+                encoders.write_encoder_files(tmp_path / "a")
+            )
         with pytest.raises(StageError, match=said):
             params.parse(raw)
         raw["dataset"]["clinc150"]["features"]["path"] = str(tmp_path / "none")
@@ -151,7 +153,7 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
 
 def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    folder = encoders.looks(tmp_path / "a")
+    folder = encoders.write_encoder_files(tmp_path / "a")
     build = preprocessing.build(section(folder, path=folder))
     assert build(np.ones((2, 8))).shape == (2, 8), (
         "embeddings that are there already need no encoder"
@@ -163,7 +165,7 @@ def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
-    folder = encoders.looks(tmp_path / "a")
+    folder = encoders.write_encoder_files(tmp_path / "a")
     monkeypatch.delenv(encoder.ENCODER_VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
 
@@ -176,7 +178,7 @@ def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
     for place in (folder, tmp_path):
         monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
         assert "episodic-learning[encoder]" in said(), "found"
-    other = encoders.looks(tmp_path / "other", vocabulary=3)
+    other = encoders.write_encoder_files(tmp_path / "other", vocabulary=3)
     monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(other))
     assert re.fullmatch(
         r".*other is not the encoder a that the model was trained with \(digest \w{12}, not "
@@ -197,7 +199,7 @@ def place(tmp_path_factory) -> Path:
     )
     folder = tmp_path_factory.mktemp("encoder")
     csv_of(folder / "intents.csv")
-    encoders.tiny(folder / "tiny", TEXTS)
+    encoders.write_tiny_encoder(folder / "tiny", TEXTS)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     preset.apply_preset("tiny", folder / "params.yaml")
     text = (folder / "params.yaml").read_text()
@@ -213,12 +215,12 @@ def place(tmp_path_factory) -> Path:
     }
     changes |= {"episodes.ways": "2", "model.name": "mlp", "algorithm.name": "protonet"}
     for key, value in changes.items():
-        change(folder, key, value)
-    call(folder, "download", "--out", "raw")
-    said, _ = call(folder, "episodes", "--raw", "raw", "--out", "prepared")
+        set_param(folder, key, value)
+    run_stage(folder, "download", "--out", "raw")
+    said, _ = run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
     assert '"what": "sentences", "done": 192, "total": 192' in said
-    call(folder, "train", *TRAIN)
-    call(folder, "evaluate", *EVALUATE)
+    run_stage(folder, "train", *TRAIN)
+    run_stage(folder, "evaluate", *EVALUATE)
     return folder
 
 
@@ -248,7 +250,7 @@ def test_the_same_sentences_give_the_same_bytes_with_no_network(place, monkeypat
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     first = np.load(place / "prepared/examples.npy")
-    call(place, "episodes", "--raw", "raw", "--out", "again")
+    run_stage(place, "episodes", "--raw", "raw", "--out", "again")
     assert (place / "again/examples.npy").read_bytes() == (
         place / "prepared/examples.npy"
     ).read_bytes()
@@ -273,14 +275,14 @@ def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
     adapted.save(place / "adapted")
     again = episodic.load_adapted(place / "adapted")
     np.testing.assert_allclose(again.predict_proba(texts), adapted.predict_proba(texts), atol=1e-6)
-    encoders.tiny(place / "elsewhere" / "tiny", TEXTS, seed=1)
+    encoders.write_tiny_encoder(place / "elsewhere" / "tiny", TEXTS, seed=1)
     monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place / "elsewhere"))
     with pytest.raises(InputError, match="is not the encoder tiny that the model was trained with"):
         episodic.load_adapted(place / "adapted").predict(texts)
 
 
 def test_an_encoder_that_cannot_be_read_is_one_sentence(place, tmp_path):
-    folder = encoders.looks(tmp_path / "a", model_type="bert")
+    folder = encoders.write_encoder_files(tmp_path / "a", model_type="bert")
     with pytest.raises(InputError, match="cannot be read as a sentence encoder") as caught:
         preprocessing.build(section(folder, path=folder))(["play a song"])
     assert len(str(caught.value).splitlines()) == 1
