@@ -1,4 +1,4 @@
-"""Baselines that need no meta-learning."""
+"""Baselines without meta-learning."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = [
 ]
 
 FINE_TUNING_STEPS = 20
-"""Gradient steps on the support set from a random initialization."""
+"""Number of gradient steps on the support set from a random initialization."""
 
 FINE_TUNING_RATES = (0.01, 0.1, 0.4)
-"""Learning rates of these steps, of which the best in validation is used."""
+"""Candidate learning rates of these steps. The best one in validation is used."""
 
 
 def input_centroid_scores(episode: Episode) -> Tensor:
-    """Accuracy of the nearest class mean in input space, such as pixels.
+    """Score the nearest class mean in input space, such as raw pixels.
 
-    Distances are squared Euclidean.
+    Distances are Euclidean.
 
     Returns:
         Accuracies `(tasks,)`, float64.
@@ -45,7 +45,7 @@ def input_centroid_scores(episode: Episode) -> Tensor:
 
 
 def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
-    """Mean squared error of a constant prediction.
+    """Compute the mean squared error of a constant prediction.
 
     Args:
         episode: Regression tasks.
@@ -60,14 +60,14 @@ def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
 def random_init_scores(
     learner: MetaLearner, seed: int, episode: Episode, rate: float, first: int = 0
 ) -> Tensor:
-    """Score a network that is trained on the support set alone, from random weights.
+    """Score the model trained only on the support set, from random weights.
 
     Args:
-        learner: The learner, of which only model and objective are used.
-        seed: Seed of the initial weights. Each episode has its own.
+        learner: The learner. Only its model and objective are used.
+        seed: Seed of the initial weights, which differ between episodes.
         episode: The tasks.
         rate: Learning rate of the gradient steps.
-        first: Number of the first episode, so that weights do not depend on chunks.
+        first: Index of the first episode, so that weights do not depend on the chunks.
 
     Returns:
         The scores `(tasks,)`.
@@ -77,7 +77,7 @@ def random_init_scores(
         for i in range(episode.tasks)
     ]
     x = episode.support_x
-    # Weights get the type of the inputs, unless those are tokens.
+    # Weights have the dtype of the inputs, unless these are tokens.
     like = x if x.is_floating_point() else torch.empty(0, device=x.device)
     theta = {name: torch.stack([draw[name] for draw in initial]).to(like) for name in initial[0]}
     inner = InnerLoop(
@@ -95,13 +95,13 @@ def random_init_scores(
 def choose_fine_tuning_rate(
     learner: MetaLearner, seed: int, validation: Episode, group: ProcessGroup | None = None
 ) -> float:
-    """The learning rate at which `random_init_scores` is best on validation episodes.
+    """Choose the learning rate with the best `random_init_scores` on validation episodes.
 
     Args:
         learner: As for `random_init_scores`.
         seed: As for `random_init_scores`.
         validation: The validation episodes.
-        group: The processes that share the rates to try.
+        group: The processes that share the work.
     """
 
     def score_rate(i: int) -> Tensor:

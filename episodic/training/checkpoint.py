@@ -1,6 +1,6 @@
 """Tensors and a JSON description in one safetensors file, without pickle.
 
-safetensors (the extra `checkpoint`) is imported where it is used.
+safetensors (the extra `checkpoint`) is imported on use.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["CheckpointError", "load", "match_tensors", "save"]
 
 
 class CheckpointError(UserError):
-    """A file that is no checkpoint, or one of another model."""
+    """The file is not a valid checkpoint of the model."""
 
 
 def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Equal tensors and descriptions give equal bytes. The description is a single metadata entry,
-    since safetensors writes several in varying order.
+    because safetensors does not write several entries in a fixed order.
 
     Args:
         path: The file to write.
         tensors: Tensors by name, on any device.
-        description: Values that JSON can hold. The order of keys is kept.
+        description: JSON-serializable values. The order of keys is kept.
     """
     from safetensors.torch import save_file
 
@@ -46,7 +46,7 @@ def load(
     """Read the tensors and the description of a checkpoint.
 
     Raises:
-        CheckpointError: There is no such file, or it is no checkpoint.
+        CheckpointError: The file does not exist or is not a valid checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -58,33 +58,33 @@ def load(
             return tensors, json.loads((file.metadata() or {})["json"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this project ({error}); delete it and run again"
+            f"{path} is not a valid checkpoint ({error}); delete it and run again"
         ) from error
 
 
 def match_tensors(
     tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """Check tensors that were read, and put them in the order of `expected`.
+    """Check the names and shapes of tensors and sort them in the order of `expected`.
 
     Args:
         tensors: Tensors by name.
-        expected: Tensors with the names and shapes that are needed.
-        path: Where the tensors were read, for messages.
+        expected: Tensors with the expected names and shapes.
+        path: File of the tensors, for error messages.
 
     Raises:
-        CheckpointError: Names or shapes differ, or a number is not finite.
+        CheckpointError: Names or shapes differ, or a value is not finite.
     """
     if missing := sorted(expected.keys() - tensors.keys()):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; it belongs to another model")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise CheckpointError(f"{path} holds {', '.join(extra)}, which the model does not have")
+        raise CheckpointError(f"{path} contains {', '.join(extra)}, which the model does not have")
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name} has shape {list(tensors[name].shape)};"
-                f" the model needs {list(tensor.shape)}"
+                f" the model requires {list(tensor.shape)}"
             )
         if not tensors[name].isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+            raise CheckpointError(f"{path}: {name} contains values that are not finite")
     return {name: tensors[name] for name in expected}

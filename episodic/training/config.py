@@ -14,7 +14,7 @@ from episodic.engine import plan as plans
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
 
 MAX_INNER_STEPS = 1000
-"""The largest number of inner steps at test time."""
+"""Maximum number of inner steps at test time."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,26 @@ class TrainingConfig(Section):
         queries: Query examples per class and training episode.
         ways: Classes per training episode. None: as in the test episodes.
         shots: Support examples per class and training episode. None: as in the test episodes.
-        within_group: Whether all classes of an episode are of one group, such as an alphabet.
-        vary_shots: Whether the support set of a given task has 1 to `shots` examples.
-        classes: How many of the training classes are used. None: all.
+        within_group: Whether all classes of an episode come from one group, such as an alphabet.
+        vary_shots: Whether support sets of predefined tasks have a random size from 1 to `shots`.
+        classes: Number of training classes that are used. None: all.
         groups: Names of the groups whose classes are used. None: all.
-        hard_episode_fraction: Fraction of the episodes whose classes are similar to each other.
+        hard_episode_fraction: Fraction of episodes with classes that are similar to each other.
         meta_lr: Outer learning rate at the first iteration.
         meta_lr_end: Outer learning rate at the end of the schedule.
-        schedule: How the outer learning rate goes from `meta_lr` to `meta_lr_end`.
+        schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
         optimizer: The outer optimizer.
-        gradient_clip: Bound of each element of the meta-gradient. None: no clipping.
+        gradient_clip: Bound on each element of the meta-gradient. None: no clipping.
         batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.
         validate_every: Iterations between validations.
         patience: Validations without improvement after which training stops. None: never.
         checkpoint_every: Iterations between checkpoints.
-        ensemble: How many of the best checkpoints are kept. Their predictions are averaged.
+        ensemble: Number of best checkpoints that are kept. Their predictions are averaged.
         plan: How meta-gradients are computed.
 
     Raises:
-        ConfigError: A value is out of bounds.
+        ConfigError: A value is out of bounds, or values are incompatible.
     """
 
     seed: Seed = 0
@@ -79,7 +79,7 @@ class TrainingConfig(Section):
             not (self.hard_episode_fraction and self.within_group),
             "hard_episode_fraction",
             self.hard_episode_fraction,
-            "must be 0 with within_group, whose classes are of one group",
+            "must be 0 if within_group is set",
         )
         validations = math.ceil(self.iterations / self.validate_every)
         require(
@@ -91,16 +91,16 @@ class TrainingConfig(Section):
         )
 
     def rate(self, iteration: int) -> float:
-        """The outer learning rate of an iteration, counted from 0."""
-        done = iteration / self.iterations
-        left = {
+        """Compute the outer learning rate of an iteration, counted from 0."""
+        progress = iteration / self.iterations
+        factor = {
             "constant": 1.0,
-            "linear": 1 - done,
-            "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+            "linear": 1 - progress,
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
         }[self.schedule]
         return (
-            self.meta_lr_end + (self.meta_lr - self.meta_lr_end) * left
-            if left < 1
+            self.meta_lr_end + (self.meta_lr - self.meta_lr_end) * factor
+            if factor < 1
             else self.meta_lr
         )
 
@@ -111,9 +111,9 @@ class EvaluationConfig(Section):
 
     Args:
         steps: Inner steps of the headline score. None: the number that the algorithm takes at test
-            time. An algorithm without an inner loop takes none.
+            time. Ignored by algorithms without an inner loop.
         chunk: Episodes computed at once. None: chosen from the workload.
-        compiled: Whether a CPU uses the compiled kernels of the plan `compiled`.
+        compiled: Whether to use the compiled kernels of the plan `compiled` on a CPU.
 
     Raises:
         ConfigError: A value is out of bounds.

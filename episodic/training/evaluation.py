@@ -1,4 +1,4 @@
-"""Evaluation on fixed episodes: adaptation, scores per episode, and adaptation curves."""
+"""Evaluation on fixed episodes: adaptation, scores per episode, adaptation curves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 CURVE_STEPS = 10
-"""An adaptation curve has a point after each of this many inner steps, then after every tenth."""
+"""Number of inner steps up to which an adaptation curve has a point per step. Beyond, it has one
+point per ten steps."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Evaluation:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the 95 % interval of the mean over episodes."""
+        """Half-width of the 95 % confidence interval of the mean over episodes."""
         return mean_ci95(self.scores)[1]
 
     def __str__(self) -> str:
@@ -73,17 +74,17 @@ def evaluate(
     steps: int | None = None,
     chunk: int | None = None,
 ) -> Evaluation:
-    """Adapt to the support set of each episode, and score the query set.
+    """Adapt to the support set of each episode and score the query set.
 
     Args:
-        learner: The learner, in whose batch-norm mode the query set is scored.
+        learner: The learner. Its batch-norm mode applies.
         params: Meta-parameters without a task axis, such as `TrainingResult.theta`.
-        episodes: The episodes, on the device to compute on.
+        episodes: The episodes, on the device of the computation.
         steps: Number of inner steps. None: the number that the algorithm takes at test time.
         chunk: Episodes computed at once. None: chosen from the workload. It changes no score.
 
     Raises:
-        ConfigError: The learner does not fit the episodes.
+        ConfigError: The learner is not compatible with the episodes.
     """
     score, loss = episode_scores(
         learner, params, episodes, count_inner_steps(learner, steps), chunk
@@ -92,20 +93,21 @@ def evaluate(
 
 
 def count_inner_steps(learner: MetaLearner, steps: int | None) -> int:
-    """The number of inner steps at test time, where `steps` are asked for.
+    """Return the number of inner steps at test time.
 
-    An algorithm without an inner loop takes none. None stands for the algorithm's own number.
+    It is `steps`, or the default of the algorithm if `steps` is None. Algorithms without an inner
+    loop take none.
     """
-    own = learner.test_variant.algorithm.inner_steps
-    return own if own == 0 or steps is None else steps
+    default = learner.test_variant.algorithm.inner_steps
+    return default if default == 0 or steps is None else steps
 
 
 def curve_steps(learner: MetaLearner, steps: int) -> list[int]:
-    """The points of an adaptation curve, as numbers of inner steps.
+    """List the points of an adaptation curve, as numbers of inner steps.
 
     Args:
-        learner: The learner. Without an inner loop, its only point is 0.
-        steps: The number of inner steps of the headline score, which is one of the points.
+        learner: The learner. Without an inner loop, the only point is 0.
+        steps: Number of inner steps of the headline score, which is included.
     """
     if learner.test_variant.algorithm.inner_steps == 0:
         return [0]
@@ -117,7 +119,7 @@ def adapt(
 ) -> Params:
     """Adapt to the support set of each task. The query set is not used.
 
-    The adapted predictions are `learner.test_variant.query_outputs(adapted, episode)`.
+    `learner.test_variant.query_outputs(adapted, episode)` computes the predictions.
 
     Args:
         learner: The learner.
@@ -129,7 +131,7 @@ def adapt(
         The adapted parameters of each task, `(tasks, *shape)`.
 
     Raises:
-        ConfigError: The learner does not fit the episode.
+        ConfigError: The learner is not compatible with the episode.
     """
     *_, adapted = adaptation_steps(learner, params, episode, count_inner_steps(learner, steps))
     return adapted
@@ -138,7 +140,7 @@ def adapt(
 def adaptation_steps(
     learner: MetaLearner, params: Params, episode: Episode, steps: int
 ) -> Iterator[Params]:
-    """The parameters theta_0 ... theta_steps of each task while it adapts, without a graph.
+    """Yield the parameters theta_0, ..., theta_steps of the adaptation, without a graph.
 
     Arguments and errors are those of `adapt`.
     """
@@ -149,7 +151,7 @@ def adaptation_steps(
 
 
 def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
-    """The parameters before the first and after each of `steps` inner steps, without a graph."""
+    """Yield the parameters before the first and after each inner step, without a graph."""
     inner = inner._replace(theta=detached(inner.theta), second_order=False)
     yield inner.theta
     for step in trajectory(inner, steps):
@@ -158,12 +160,12 @@ def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """Episodes after each of some numbers of inner steps, the points of the curve.
+    """Results of a batch of episodes after different numbers of inner steps (points).
 
     Args:
         score: Scores `(tasks, points)` by batch-norm mode.
         loss: Query losses `(tasks, points)` by batch-norm mode.
-        outputs: The query outputs in the learner's own mode, `(points, tasks, n, outputs)`.
+        outputs: The query outputs in the mode of the learner, `(points, tasks, n, outputs)`.
     """
 
     score: dict[str, Tensor]
@@ -178,22 +180,22 @@ def adaptation_curve(
     points: Collection[int],
     modes: Iterable[str] = BATCH_NORM,
 ) -> AdaptationCurve:
-    """Score each task after each of some numbers of inner steps.
+    """Score each task after different numbers of inner steps.
 
     Args:
         learner: The learner.
-        members: Meta-parameters without a task axis. Several are an ensemble: each adapts by
-            itself, and their predictions are averaged.
+        members: Meta-parameters without a task axis. More than one form an ensemble: members adapt
+            independently, and their predictions are averaged.
         episode: The tasks.
         points: Numbers of inner steps.
-        modes: Batch-norm modes to score in. They must include the learner's own.
+        modes: Batch-norm modes to evaluate. They must include that of the learner.
 
     Raises:
-        ConfigError: The learner does not fit the episode.
+        ConfigError: The learner is not compatible with the episode.
     """
     score: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     loss: dict[str, list[Tensor]] = {mode: [] for mode in modes}
-    own_outputs = []
+    mode_outputs = []
     learner = learner.test_variant
     objective, query_y, size = learner.objective, episode.query_y, episode.query_size
     paths = [adaptation_steps(learner, params, episode, max(points)) for params in members]
@@ -208,11 +210,11 @@ def adaptation_curve(
                 score[mode].append(objective.score(outputs, query_y, size))
                 loss[mode].append(objective.loss(outputs, query_y, size))
                 if mode == learner.batch_norm:
-                    own_outputs.append(outputs)
+                    mode_outputs.append(outputs)
     return AdaptationCurve(
         {mode: torch.stack(values, 1) for mode, values in score.items()},
         {mode: torch.stack(values, 1) for mode, values in loss.items()},
-        torch.stack(own_outputs),
+        torch.stack(mode_outputs),
     )
 
 
@@ -224,7 +226,7 @@ def episode_scores(
     chunk: int | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score each episode after `steps` inner steps, in the learner's own batch-norm mode.
+    """Score each episode after `steps` inner steps, in the batch-norm mode of the learner.
 
     Args:
         learner: The learner.
@@ -232,13 +234,13 @@ def episode_scores(
         episode: The episodes.
         steps: Number of inner steps.
         chunk: Episodes computed at once. None: chosen from the workload.
-        group: The processes that share the chunks.
+        group: The processes that share the work.
 
     Returns:
         The score and the query loss of each episode, `(episodes,)` float64.
 
     Raises:
-        ConfigError: The learner does not fit the episodes.
+        ConfigError: The learner is not compatible with the episodes.
     """
     chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
     learner = learner.test_variant
@@ -253,8 +255,8 @@ def episode_scores(
                 [objective.score(outputs, query_y, size), objective.loss(outputs, query_y, size)], 1
             )
 
-    rows = (group or ProcessGroup()).gather_rows(score_chunk, [chunk.tasks for chunk in chunks])
-    score, loss = rows.cpu().double().numpy().T
+    table = (group or ProcessGroup()).gather_rows(score_chunk, [chunk.tasks for chunk in chunks])
+    score, loss = table.cpu().double().numpy().T
     return score, loss
 
 
@@ -269,8 +271,8 @@ def permuted_label_scores(
 ) -> Tensor:
     """Score each task after a random permutation of its class labels.
 
-    The permutation also changes the order of the support set, which lists class after class. An
-    algorithm that treats all classes alike has the same score under every permutation.
+    The support set is reordered accordingly, because it is ordered by class. The scores of
+    algorithms that treat all classes equally do not change.
 
     Args:
         learner: The learner.
@@ -278,8 +280,8 @@ def permuted_label_scores(
         episode: The tasks.
         steps: Number of inner steps.
         seed: Seed of the permutations.
-        permutation: Number of the permutation.
-        first: Number of the first episode, so that permutations do not depend on chunks.
+        permutation: Index of the permutation.
+        first: Index of the first episode, so that permutations do not depend on the chunks.
 
     Returns:
         The scores `(tasks,)`.
@@ -303,13 +305,13 @@ def permuted_label_scores(
 
 
 def episodes_per_chunk(episode: Episode) -> int:
-    """How many episodes of this size are computed at once."""
+    """Choose how many episodes of this size are computed at once."""
     return plan.choose_chunk_size(
         episode.support_x[0].numel(), episode.query_x[0].numel(), episode.support_x.device.type
     )
 
 
 def split_episodes(episode: Episode, size: int) -> Iterator[Episode]:
-    """Chunks of at most `size` episodes, in order."""
+    """Yield chunks of at most `size` episodes, in order."""
     for start in range(0, episode.tasks, size):
         yield episode.slice_tasks(start, start + size)

@@ -1,4 +1,4 @@
-"""Meta-training: episodes, meta-gradient, outer step; validation; checkpoints that resume."""
+"""Meta-training with validation, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training returns.
+    """The result of `train`.
 
     Args:
         theta: The best meta-parameters by validation, without a task axis.
-        members: The best `config.ensemble` checkpoints, or as many as were validated. The first is
-            `theta`.
+        members: The best `config.ensemble` checkpoints, or fewer if fewer were validated. The first
+            is `theta`.
         iteration: The iteration of `theta`.
         iterations: The number of iterations done.
         score: The validation score of `theta`.
         history: The tables of training.
-        resumed_at: The iteration of the checkpoint that training resumed from, or 0.
+        resumed_at: Iteration of the checkpoint that training resumed from; 0 for none.
     """
 
     theta: Params
@@ -73,36 +73,36 @@ def train(
     plan: Plan | None = None,
     group: ProcessGroup | None = None,
     checkpoint_path: Path | None = None,
-    on_progress: OnProgress = lambda iteration, figures: None,
+    on_progress: OnProgress = lambda iteration, metrics: None,
     on_resume: Callable[[int], None] = lambda iteration: None,
 ) -> TrainingResult:
     """Train until `config.iterations` are done or `config.patience` runs out.
 
-    Equal arguments give equal results on the same platform, for any number of processes and any
-    number of interruptions.
+    Equal arguments give bitwise-identical results on the same platform, for any number of processes
+    and interruptions.
 
     Args:
         learner: The model, the algorithm and the objective.
-        sampler: Training episodes by index. Iteration `i` takes the indices `i * meta_batch` to
+        sampler: Training episodes by index. Iteration `i` uses the indices `i * meta_batch` to
             `(i + 1) * meta_batch - 1`.
-        validation: The validation episodes, on the device to train on. They are scored after the
-            number of inner steps that the algorithm takes at test time.
-        config: The settings. None: their defaults.
+        validation: The validation episodes, on the device of the computation. They are scored after
+            the number of inner steps that the algorithm takes at test time.
+        config: The settings. None: the defaults.
         plan: How meta-gradients are computed. None: chosen from `config.plan` and the workload.
         group: The processes that share the work. Each calls this function with the same arguments
-            and gets the same result; only the one of rank 0 writes checkpoints.
+            and receives the same result. Only rank 0 writes checkpoints.
         checkpoint_path: File to save the state to every `config.checkpoint_every` iterations. If
             it exists, training resumes from it.
-        on_progress: Called after every iteration with its number and the latest figures.
+        on_progress: Called after every iteration with its number and the latest metrics.
         on_resume: Called with the iteration of the checkpoint that training resumes from.
 
     Returns:
-        The best meta-parameters by validation, and the history of training.
+        The best meta-parameters by validation, and the training history.
 
     Raises:
-        DivergedError: The loss or the gradient is not finite. The last good state is still at
-            `checkpoint_path`.
-        CheckpointError: `checkpoint_path` holds no state of this training.
+        DivergedError: The loss or the gradient is not finite. `checkpoint_path` still contains the
+            last valid state.
+        CheckpointError: `checkpoint_path` is not a checkpoint of this training run.
     """
     config, group = config or TrainingConfig(), group or ProcessGroup()
     device = validation.support_x.device
@@ -115,7 +115,7 @@ def train(
         on_resume(resumed_at)
     iterate = build_iteration(learner, sampler, state, config, device, plan, group)
     window: list[Tensor] = []
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     while state.iteration < config.iterations and not (
         config.patience and state.stale >= config.patience
     ):
@@ -125,14 +125,14 @@ def train(
         at_checkpoint = done % config.checkpoint_every == 0
         at_validation = done % config.validate_every == 0 or done == config.iterations
         if done % LOG_EVERY == 0 or at_checkpoint or at_validation:
-            figures |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
+            metrics |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation:
             compiled = plan.compiled and device.type == "cpu"
-            figures |= _validate(learner, state, validation, group, compiled)
+            metrics |= _validate(learner, state, validation, group, compiled)
         if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             state.save(checkpoint_path)
-        on_progress(done, figures)
+        on_progress(done, metrics)
     if not state.best_scores:
         raise DivergedError("no validation had a finite loss: lower inner_lr or train.meta_lr")
     members = [
@@ -151,14 +151,14 @@ def train(
 
 
 def choose_training_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
-    """The plan of `config.plan`, with what it leaves open chosen from the workload."""
+    """Choose the plan by `config.plan` and, where that is automatic, by the workload."""
     index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
     return outer.choose_plan(sampler(index), config.meta_batch, config.plan)
 
 
 Iterate = Callable[[], Tensor]
-"""One iteration of training, in place. It returns `[loss, score, gradient norm]` on the device, so
-that the CPU does not wait for a GPU."""
+"""One iteration of training, in place. It returns `[loss, score, gradient norm]` on the device,
+without synchronizing."""
 
 
 def build_iteration(
@@ -173,9 +173,8 @@ def build_iteration(
 ) -> Iterate:
     """Build the function that performs one iteration on `state`.
 
-    On a GPU that no other process shares, the whole iteration is one CUDA graph, including
-    sampling and Adam. The exceptions are `capture=False` and algorithms that change with the
-    progress of training.
+    On a GPU with a single process, the whole iteration is captured as a CUDA graph, including
+    sampling and Adam, unless `capture` is false or the algorithm is `scheduled`.
     """
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
@@ -210,13 +209,13 @@ def build_iteration(
 
 
 def _step_adam(state: TrainingState, gradient: Params, rate: float | Tensor) -> None:
-    """One step of Adam (Kingma and Ba, 2015).
+    """Perform one step of Adam (Kingma and Ba, 2015).
 
-    This is torch's function. Its class would import torch's compiler, which takes seconds.
+    torch's optimizer class would import torch's compiler, which takes seconds.
     """
     theta, gradients, exp_avg, exp_avg_sq, step = (
-        [part[name] for name in state.theta]
-        for part in (state.theta, gradient, state.exp_avg, state.exp_avg_sq, state.step)
+        [tensors[name] for name in state.theta]
+        for tensors in (state.theta, gradient, state.exp_avg, state.exp_avg_sq, state.step)
     )
     adam(
         theta,
@@ -249,19 +248,19 @@ def _record(
     config: TrainingConfig,
     checkpoint_path: Path | None,
 ) -> dict[str, float]:
-    """Add the iterations of `window` to the history as one row; return its loss and score."""
+    """Add the mean over `window` to the history as one row, and return its loss and score."""
     table = torch.stack(window).cpu().double()  # (iterations, [loss, score, norm])
     diverged = ~table.isfinite().all(1)
     if diverged.any():
         iteration = state.iteration - len(window) + int(diverged.nonzero()[0]) + 1
-        kept = (
-            f"; the last good state is {checkpoint_path}"
+        remedy = (
+            f"; the last valid state is {checkpoint_path}"
             if checkpoint_path is not None and checkpoint_path.exists()
             else ""
         )
         raise DivergedError(
             f"training diverged at iteration {iteration}: loss or gradient is not finite; lower"
-            " inner_lr or train.meta_lr, or set train.gradient_clip (10 is a common value)" + kept
+            " inner_lr or train.meta_lr, or set train.gradient_clip (10 is a common value)" + remedy
         )
     loss, score, norm = table.mean(0).tolist()
     row = {
@@ -302,7 +301,7 @@ def _validate(
         and math.isfinite(mean_loss)
         and state.insert_checkpoint(mean, learner.objective) == 0
     )
-    # A score equal to the best is kept, as the later one, but it is no improvement.
+    # A score equal to the best replaces it, but does not count as an improvement.
     state.stale = 0 if best and previous_best != [mean] else state.stale + 1
     row = {
         "iteration": state.iteration,
@@ -322,7 +321,7 @@ def _start(
     group: ProcessGroup,
     checkpoint_path: Path | None,
 ) -> TrainingState:
-    """The state that all processes start from: the one that rank 0 restored, or the initial one."""
+    """Return the initial state of all processes, restored by rank 0 if there is a checkpoint."""
     restored = group.rank == 0 and checkpoint_path is not None and checkpoint_path.exists()
     if restored and checkpoint_path is not None:
         state = TrainingState.restore(checkpoint_path, learner, config, device)

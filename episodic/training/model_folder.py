@@ -1,8 +1,7 @@
-"""A trained meta-learner as a folder: `weights.safetensors` and `config.json`.
+"""A folder with a trained meta-learner: `weights.safetensors` and `config.json`.
 
-config.json holds everything that the weights need to be used: the model, the algorithm, and how
-files become numbers (`inputs`, see `episodic.preprocessing`). The folder holds no data, no pickle
-and no code.
+config.json describes the model, the algorithm and the preprocessing (`inputs`, see
+`episodic.preprocessing`). The folder contains no data, pickles or code.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ MAX_MEMBERS = 1000
 
 
 class ModelFolderError(UserError, ValueError):
-    """A folder that holds no usable model."""
+    """The folder does not contain a valid model."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class TrainedModel:
 
     Args:
         learner: The model, the algorithm and the objective.
-        members: Meta-parameters without a task axis, the best first. Several are an ensemble.
+        members: Meta-parameters without a task axis, the best first. More than one form an
+            ensemble.
         config: The content of config.json.
     """
 
@@ -63,7 +63,7 @@ def build_learner(config: dict[str, Any]) -> MetaLearner:
     """Build the meta-learner that a config.json describes.
 
     Raises:
-        ConfigError: A setting is out of bounds, or two settings do not fit each other.
+        ConfigError: A setting is out of range, or two settings are incompatible.
     """
     algorithm = _read_section(ALGORITHMS, config["algorithm"])
     outputs = (
@@ -75,7 +75,7 @@ def build_learner(config: dict[str, Any]) -> MetaLearner:
 
 
 def build_baseline_learner(config: dict[str, Any]) -> MetaLearner:
-    """Build the same model without an algorithm, with one output per class of a test episode."""
+    """Build the same model with the base algorithm and one output per class of a test episode."""
     return _build(config, Algorithm(), config["ways"] if config["kind"] == "classification" else 1)
 
 
@@ -85,7 +85,7 @@ def _build(config: dict[str, Any], algorithm: Algorithm, outputs: int) -> MetaLe
 
 
 def _read_section(registry: Registry, section: dict[str, Any]) -> Any:
-    """An instance of the class that a section names, with the settings in it."""
+    """Build an instance of the registered class from the settings of a section."""
     settings = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in section.items()
@@ -95,14 +95,14 @@ def _read_section(registry: Registry, section: dict[str, Any]) -> Any:
 
 
 def save(folder: Path, members: list[Params], config: dict[str, Any]) -> None:
-    """Write the weights and config.json, to which `format` and `ensemble` are added.
+    """Write the weights and config.json, adding `format` and `ensemble` to the config.
 
     Args:
         folder: The folder to write to.
-        members: As of `TrainedModel`.
-        config: As of `TrainedModel`.
+        members: As in `TrainedModel`.
+        config: As in `TrainedModel`.
     """
-    # A process that is killed here must not leave a config.json with weights that are not its own.
+    # An interruption must not leave a config.json with weights of another model.
     (folder / CONFIG).unlink(missing_ok=True)
     checkpoint.save(
         folder / WEIGHTS,
@@ -113,11 +113,11 @@ def save(folder: Path, members: list[Params], config: dict[str, Any]) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
-    """Read what `save` wrote.
+    """Read a model written by `save`.
 
     Raises:
-        ModelFolderError: There is no such folder, or its config.json is not usable.
-        CheckpointError: The weights are missing, or do not fit config.json.
+        ModelFolderError: The folder does not exist, or its config.json is invalid.
+        CheckpointError: The weights are missing or incompatible with config.json.
     """
     config = read_config(folder)
     learner = build_checked_learner(folder, config)
@@ -125,7 +125,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> TrainedModel:
 
 
 def build_checked_learner(folder: Path, config: dict[str, Any]) -> MetaLearner:
-    """`build_learner` for a config.json from elsewhere, which may hold anything.
+    """Like `build_learner`, but validate an untrusted config.json.
 
     Raises:
         ModelFolderError: The config does not describe a model.
@@ -154,14 +154,14 @@ def read_members(
     """Read the parameters of each member of the ensemble.
 
     Args:
-        folder: The model's folder.
-        config: Its config.json.
+        folder: The folder of the model.
+        config: The content of its config.json.
         expected: Parameters with the names and shapes that each member must have.
-        device: Where to put them.
+        device: Device of the parameters.
 
     Raises:
-        ModelFolderError: `ensemble` in config.json is out of bounds.
-        CheckpointError: The weights are missing, or do not fit `expected`.
+        ModelFolderError: `ensemble` in config.json is out of range.
+        CheckpointError: The weights are missing or incompatible with `expected`.
     """
     members = config.get("ensemble")
     if type(members) is not int or not 1 <= members <= MAX_MEMBERS:
@@ -179,23 +179,23 @@ def _key(member: int, parameter: str) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of a model's folder.
+    """Read config.json from the folder of a model.
 
     Raises:
-        ModelFolderError: There is none, or it is of another format.
+        ModelFolderError: The file is missing or invalid, or has another format.
     """
     path = folder / CONFIG
     if not folder.is_dir():
         raise ModelFolderError(
-            f"there is no folder {folder}: name the folder of a trained model, such as models/run,"
-            " which `dvc repro` creates"
+            f"there is no folder {folder}: specify the folder of a trained model, such as"
+            " models/run, which `dvc repro` creates"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFolderError(
-            f"{folder} holds no trained model, since it has no {CONFIG}: name one such as"
-            " models/run, which `dvc repro` creates"
+            f"{folder} contains no trained model, because it has no {CONFIG}: specify a folder such"
+            " as models/run, which `dvc repro` creates"
         ) from error
     except (ValueError, OSError) as error:
         raise ModelFolderError(
@@ -203,9 +203,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             " again"
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else config
+        version = config.get("format") if isinstance(config, dict) else config
         raise ModelFolderError(
-            f"{path} has format {found!r}, not {FORMAT}: it belongs to another version of this"
-            " program; run the stage train again"
+            f"{path} has format {version!r}, not {FORMAT}: it was written by another version of"
+            " this program; run the stage train again"
         )
     return config

@@ -1,4 +1,4 @@
-"""The state of meta-training, and how it is saved and restored."""
+"""The state of meta-training, with saving and restoring."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COUNTERS = ("iteration", "best_iterations", "best_scores", "stale")
 
 @dataclass
 class History:
-    """Rows of the tables of training.
+    """The tables of training.
 
     Args:
-        train: One row every ten iterations, and one at each checkpoint and validation: the means
-            of loss, score and gradient norm since the row before, and the outer learning rate.
-        validation: One row per validation: loss, score and its 95 % interval, and whether this
-            checkpoint was the best so far.
+        train: One row every ten iterations and at each checkpoint and validation: the means of
+            loss, score and gradient norm since the previous row, and the outer learning rate.
+        validation: One row per validation: loss, score and its 95 % confidence interval, and
+            whether this checkpoint is the best so far.
     """
 
     train: list[dict[str, Any]] = field(default_factory=list)
@@ -38,12 +38,12 @@ class History:
 
 @dataclass
 class TrainingState:
-    """Everything that training carries from one iteration to the next.
+    """The complete state of training between two iterations.
 
     Args:
         theta: The meta-parameters, without a task axis.
-        best: The best checkpoints by validation, `(ensemble, *shape)`, the best first. As many are
-            filled as there are `best_scores`.
+        best: The best checkpoints by validation, `(ensemble, *shape)`, the best first. Only the
+            first `len(best_scores)` are valid.
         exp_avg: Adam's first moments.
         exp_avg_sq: Adam's second moments.
         step: Adam's step counts.
@@ -69,13 +69,13 @@ class TrainingState:
     def initial(
         cls, learner: MetaLearner, config: TrainingConfig, device: torch.device
     ) -> TrainingState:
-        """The state before the first iteration, a function of `config.seed`."""
+        """Create the state before the first iteration, determined by `config.seed`."""
         theta = {name: p.to(device) for name, p in learner.init(config.seed).items()}
 
         def zeros() -> Params:
             return {name: torch.zeros_like(p) for name, p in theta.items()}
 
-        # Within a CUDA graph, Adam must count its steps on the GPU.
+        # Within a CUDA graph, Adam's step counts must be on the GPU.
         counter_device = device if device.type == "cuda" else "cpu"
         steps = {name: torch.zeros((), device=counter_device) for name in theta}
         best = {name: p.expand(config.ensemble, *p.shape).clone() for name, p in theta.items()}
@@ -85,19 +85,19 @@ class TrainingState:
     def restore(
         cls, path: Path, learner: MetaLearner, config: TrainingConfig, device: torch.device
     ) -> TrainingState:
-        """Read the state that `save` wrote.
+        """Read a state written by `save`.
 
         Raises:
-            CheckpointError: The file is no checkpoint, or belongs to another model.
+            CheckpointError: The file is not a valid checkpoint of this model.
         """
         tensors, description = checkpoint.load(path)
         state = cls.initial(learner, config, device)
-        for part in TENSORS:
-            expected: Params = getattr(state, part)
+        for kind in TENSORS:
+            expected: Params = getattr(state, kind)
             saved = {
-                name.removeprefix(f"{part}/"): tensor
+                name.removeprefix(f"{kind}/"): tensor
                 for name, tensor in tensors.items()
-                if name.startswith(f"{part}/")
+                if name.startswith(f"{kind}/")
             }
             for name, tensor in checkpoint.match_tensors(saved, expected, path).items():
                 expected[name].copy_(tensor)
@@ -107,38 +107,38 @@ class TrainingState:
     def save(self, path: Path) -> None:
         """Write the state atomically. Equal states give equal bytes."""
         tensors = {
-            f"{part}/{name}": tensor
-            for part in TENSORS
-            for name, tensor in getattr(self, part).items()
+            f"{kind}/{name}": tensor
+            for kind in TENSORS
+            for name, tensor in getattr(self, kind).items()
         }
         checkpoint.save(path, tensors, self.counters())
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of the state, in a fixed order."""
-        return [tensor for part in TENSORS for tensor in getattr(self, part).values()]
+        """List all tensors of the state, in a fixed order."""
+        return [tensor for kind in TENSORS for tensor in getattr(self, kind).values()]
 
     def counters(self) -> dict[str, Any]:
-        """Everything of the state that is no tensor, as plain values."""
+        """Return everything in the state that is not a tensor, as JSON-serializable values."""
         return {key: getattr(self, key) for key in COUNTERS} | {"history": vars(self.history)}
 
     def set_counters(self, counters: dict[str, Any]) -> None:
-        """Set everything that `counters` returns."""
+        """Set the values returned by `counters`."""
         for key in COUNTERS:
             setattr(self, key, counters[key])
         self.history = History(**counters["history"])
 
     def insert_checkpoint(self, score: float, objective: Objective) -> int:
-        """Insert theta into the best checkpoints, ahead of those with an equal score.
+        """Insert theta into the best checkpoints, before those with an equal score.
 
         Returns:
-            The rank of theta, 0 for the best. It is not kept if its rank is past the last place.
+            The rank of theta, 0 for the best. It is only kept if its rank is below the capacity.
         """
         size = len(next(iter(self.best.values())))
         rank = sum(objective.is_better(other, score) for other in self.best_scores)
         if rank < size:
-            for name, kept in self.best.items():
-                kept[rank + 1 :] = kept[rank:-1].clone()
-                kept[rank] = self.theta[name]
+            for name, checkpoints in self.best.items():
+                checkpoints[rank + 1 :] = checkpoints[rank:-1].clone()
+                checkpoints[rank] = self.theta[name]
             self.best_scores.insert(rank, score)
             self.best_iterations.insert(rank, self.iteration)
             del self.best_scores[size:], self.best_iterations[size:]

@@ -155,7 +155,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
         (("adapt", "run", "nowhere", "-o", "x"), "there is no folder nowhere"),
         (
             ("adapt", "nowhere", "support", "-o", "x"),
-            "there is no folder nowhere: name the folder of a trained model",
+            "there is no folder nowhere: specify the folder of a trained model",
         ),
         (("adapt", "run", "support/d", "-o", "x"), "has no folders, only 3 images"),
         (("adapt", "adapted", "support", "-o", "x"), "was adapted to a task already"),
@@ -177,7 +177,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
         (("predict", "adapted", "query", "--json", "--csv"), "choose one of them"),
         (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
-        (("info", "query"), "holds no trained model"),
+        (("info", "query"), "contains no trained model"),
     ):
         assert said in call(place, *words, code=1), words
     assert not (place / "x").exists() and len(list((place / "query").iterdir())) == 5

@@ -163,12 +163,12 @@ def test_reptile_adam_is_torch_adam():
     learner = classifier("mlp", reptile.Reptile(0.01, 5, batch=4))
     *_, last = trajectory(learner.algorithm.inner_loop(learner, theta, one, 1.0), 5)
     fast = {name: p.clone()[None].requires_grad_() for name, p in theta.items()}
-    optimiser = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
+    optimizer = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
     for step in range(5):
         x, y, _ = one.support_batch(step, 4)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         learner.objective.loss(learner.model(fast, x), y).sum().backward()
-        optimiser.step()
+        optimizer.step()
     for name in theta:
         torch.testing.assert_close(last.after[name], fast[name], rtol=0, atol=1e-12)
 
@@ -620,11 +620,11 @@ def test_a_new_head_is_logistic_regression_on_features_that_stay():
         )[0]
         layer = torch.nn.Linear(features.shape[1], 3).double()
         torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
-        optimiser = torch.optim.SGD(layer.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
         for _ in range(7):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(layer(features), episode.support_y[t]).backward()
-            optimiser.step()
+            optimizer.step()
         torch.testing.assert_close(last[HEAD[0]][t], layer.weight.detach(), rtol=0, atol=TOLERANCE)
         torch.testing.assert_close(last[HEAD[1]][t], layer.bias.detach(), rtol=0, atol=TOLERANCE)
 

@@ -279,10 +279,10 @@ def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
     first = next(iter(tensors))
     for changed, said in (
         ({name: t for name, t in tensors.items() if name != first}, f"lacks {first}"),
-        (tensors | {"more": torch.ones(1)}, "holds more, which the model does not have"),
+        (tensors | {"more": torch.ones(1)}, "contains more, which the model does not have"),
         (
             tensors | {first: torch.full_like(tensors[first], torch.nan)},
-            f"{first} holds numbers that are not finite",
+            f"{first} contains values that are not finite",
         ),
         (tensors | {first: torch.ones(3)}, r"has shape \[3\]"),
     ):
@@ -291,12 +291,12 @@ def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
             episodic.load(folder)
         assert len(str(caught.value).splitlines()) == 1
     path.write_bytes(b"not weights")
-    with pytest.raises(UserError, match="is not a checkpoint"):
+    with pytest.raises(UserError, match="is not a valid checkpoint"):
         episodic.load(folder)
     path.unlink()
     with pytest.raises(UserError, match="there is no checkpoint"):
         episodic.load(folder)
-    for name, said in (("nowhere", "there is no folder"), (".", "holds no trained model")):
+    for name, said in (("nowhere", "there is no folder"), (".", "contains no trained model")):
         with pytest.raises(ModelFolderError, match=said):
             episodic.load(tmp_path / name)
 

@@ -238,7 +238,7 @@ def test_divergence_names_the_iteration_and_keeps_the_last_good_state(tmp_path):
 
     with pytest.raises(
         loop.DivergedError,
-        match=r"iteration 27: .*lower inner_lr or train.meta_lr.*last good state is .*state",
+        match=r"iteration 27: .*lower inner_lr or train.meta_lr.*last valid state is .*state",
     ):
         loop.train(
             meta_learner(),
@@ -275,12 +275,12 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint"):
         checkpoint.load(path)
     path.write_bytes(b"\x00" * 100)
-    with pytest.raises(checkpoint.CheckpointError, match="is not a checkpoint of this project"):
+    with pytest.raises(checkpoint.CheckpointError, match="is not a valid checkpoint"):
         checkpoint.load(path)
     expected = {"a": torch.zeros(2)}
     for tensors, said in (
         ({}, "lacks a"),
-        ({"a": torch.zeros(2), "b": torch.zeros(1)}, "holds b, which the model does not have"),
+        ({"a": torch.zeros(2), "b": torch.zeros(1)}, "contains b, which the model does not have"),
         ({"a": torch.zeros(3)}, r"a has shape \[3\]"),
         ({"a": torch.tensor([0.0, torch.nan])}, "not finite"),
     ):
