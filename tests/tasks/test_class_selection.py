@@ -34,7 +34,7 @@ def trained_with(settings, **changes):
     return dataclasses.replace(settings, train=dataclasses.replace(settings.train, **changes))
 
 
-def test_without_the_keys_every_class_is_trained_on(folder):
+def test_all_training_classes_are_selected_by_default(folder):
     source, settings = folder
     table = source.read_classes()
     assert class_selection.select_classes(table, settings.train).equals(
@@ -42,7 +42,7 @@ def test_without_the_keys_every_class_is_trained_on(folder):
     )
 
 
-def test_fewer_classes_are_part_of_more_and_another_seed_takes_others(folder):
+def test_smaller_selections_are_nested_and_depend_on_the_seed(folder):
     table = folder[0].read_classes()
     sets = [
         set(class_selection.select_classes(table, TrainingConfig(classes=n)).index)
@@ -75,7 +75,7 @@ LIMITS = Limits(
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"groups": ("Latin", "Runes")}, ""),
         (
@@ -114,13 +114,13 @@ LIMITS = Limits(
         ({"hard_episode_fraction": 0.5, "groups": ("Greek",)}, ""),
     ],
 )
-def test_what_cannot_be_drawn_is_told_before_there_is_data(keys, said):
+def test_conflicts_are_found_before_data_is_downloaded(keys, message):
     found = class_selection.find_conflicts(TrainingConfig(**keys), "made", 5, LIMITS)
-    assert len(found) == bool(said) and said in "".join(found)
+    assert len(found) == bool(message) and message in "".join(found)
 
 
-def test_a_harder_episode_is_not_made_of_all_classes(folder):
-    """Where the neighbourhood were the whole set, every episode would be as likely as without."""
+def test_neighbourhoods_are_smaller_than_the_training_set(folder):
+    """With all classes in the neighbourhood, hard episodes would be ordinary ones."""
     source, settings = folder
     with pytest.raises(
         StageError,
@@ -135,7 +135,7 @@ def test_a_harder_episode_is_not_made_of_all_classes(folder):
     assert hard.neighbourhoods.members.shape == (11, 10)
 
 
-def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
+def test_the_central_class_is_in_half_of_its_hard_episodes(folder):
     source, settings = folder
     made = source._sampler(trained_with(settings, hard_episode_fraction=1.0), "episode")
     index = torch.arange(2000)
@@ -146,11 +146,11 @@ def test_the_class_that_a_harder_episode_is_around_is_in_half_of_them(folder):
     )
 
 
-def test_harder_episodes_are_more_alike_than_chance(folder):
+def test_classes_of_hard_episodes_are_more_similar(folder):
     source, settings = folder
     table, index = source.read_classes(), torch.arange(300)
     train = class_selection.select_classes(table, settings.train)
-    alike = cosine_similarity(
+    similarities = cosine_similarity(
         mean_class_inputs(
             source.load_examples(),
             torch.tensor(train["offset"].to_numpy()),
@@ -158,19 +158,19 @@ def test_harder_episodes_are_more_alike_than_chance(folder):
         )
     )
 
-    def similarity(share: float) -> float:
+    def similarity(fraction: float) -> float:
         classes = source._sampler(
-            trained_with(settings, hard_episode_fraction=share), "episode"
+            trained_with(settings, hard_episode_fraction=fraction), "episode"
         ).draw_rows(index)[0]
         pairs = torch.combinations(torch.arange(classes.shape[1]))
-        return float(alike[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
+        return float(similarities[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 
     plain, half, all_of_them = similarity(0.0), similarity(0.5), similarity(1.0)
-    assert abs(plain) < 0.03, "by chance they are not alike"
+    assert abs(plain) < 0.03, "ordinary episodes are not similar"
     assert all_of_them > 0.2 and abs(half - (plain + all_of_them) / 2) < 0.04
 
 
-def test_a_share_of_0_is_the_episodes_without_it(folder):
+def test_a_fraction_of_0_changes_no_episode(folder):
     source, settings = folder
     index = torch.arange(50)
     plain, none = (
@@ -184,7 +184,7 @@ def test_a_share_of_0_is_the_episodes_without_it(folder):
     )
 
 
-def test_test_and_validation_episodes_are_never_harder(folder, tmp_path):
+def test_validation_and_test_episodes_are_never_hard(folder, tmp_path):
     source, settings = folder
     episodes.run(
         trained_with(settings, hard_episode_fraction=1.0, classes=20),

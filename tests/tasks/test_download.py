@@ -1,4 +1,4 @@
-"""The stage `download`: a whole folder or the earlier one, and progress for whoever follows."""
+"""The stage `download`: a complete folder or the earlier one, and progress."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_folder_is_replaced_as_a_whole(source, settings, tmp_path):
 @pytest.mark.parametrize(
     "fault", [FetchError("no network"), KeyboardInterrupt()], ids=["failed", "interrupted"]
 )
-def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tmp_path, fault):
+def test_a_failed_download_keeps_the_earlier_folder(source, settings, tmp_path, fault):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "file").write_text("earlier")
     source.fault = fault
@@ -77,7 +77,7 @@ def test_a_download_that_does_not_end_leaves_what_was_there(source, settings, tm
     assert names(tmp_path) == ["raw"] and (tmp_path / "raw" / "file").read_text() == "earlier"
 
 
-def test_progress_is_told_for_each_thing_in_turn(source, settings, tmp_path, capsys, monkeypatch):
+def test_progress_is_reported_per_piece_of_work(source, settings, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv(PROGRESS, "json")
     download.run(settings, tmp_path / "raw")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -1,4 +1,4 @@
-"""The stage `episodes`: what it writes follows from params alone, and groups are kept to."""
+"""The stage `episodes`: its output depends on params alone, and episodes keep to groups."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return root / "prepared", settings
 
 
-def test_episodes_within_a_group_keep_to_it(folder):
+def test_fixed_episodes_within_a_group(folder):
     path, _ = folder
     table = pd.read_parquet(path / "classes.parquet")
     for split in ("validation", "test"):
@@ -44,14 +44,14 @@ def test_episodes_within_a_group_keep_to_it(folder):
     of_test = table[table["split"] == "test"].groupby("group").size()
     large = set(of_test[of_test >= WAYS].index)
     assert {name for group in groups for name in group} == large and len(large) > 1, (
-        "each that is large enough has its turn"
+        "every group that is large enough occurs"
     )
     assert read_json(path / "meta.json")["protocol"].endswith(
         f"each episode within one of {len(large)} groups (of {len(of_test)})"
     )
 
 
-def test_training_episodes_too(folder):
+def test_training_episodes_within_a_group(folder):
     path, settings = folder
     source = prepared.open_folder(path, torch.device("cpu"))
     train = source.read_classes().query("split == 'train'")

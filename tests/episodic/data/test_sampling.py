@@ -76,7 +76,7 @@ def test_an_episode_is_well_formed(size, counts, index):
 
 
 @given(size=sizes, index=st.lists(st.integers(0, 2**40), min_size=1, max_size=8))
-def test_a_batch_equals_one_by_one(size, index):
+def test_a_batch_equals_single_episodes(size, index):
     made = sampler(classes=9, counts=[9] * 9, **size)
     batch = made.draw_rows(torch.tensor(index))
     for position, i in enumerate(index):
@@ -84,7 +84,7 @@ def test_a_batch_equals_one_by_one(size, index):
             assert torch.equal(whole[position], single[0])
 
 
-def test_neither_another_split_nor_another_seed_draws_the_same_episodes():
+def test_splits_and_seeds_draw_different_episodes():
     index = torch.arange(50)
     base = sampler(classes=100).draw_rows(index)[0]
     assert not torch.equal(base, sampler(classes=100, split="test").draw_rows(index)[0])
@@ -135,8 +135,8 @@ def test_choose_all_is_a_permutation():
     )
 
 
-def test_draws_are_these_numbers():
-    """Frozen: a change here changes every episode that anybody has ever drawn."""
+def test_draws_are_frozen():
+    """A change here changes every episode that was ever drawn."""
     assert random_numbers.key(0, "train") == 2765697047129211453
     drawn = random_numbers.random_bits(
         random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2
@@ -200,7 +200,7 @@ def within(ways: int) -> ClassSampler:
     return replace(made, groups=ClassGroups.from_names(ALPHABETS, ways))
 
 
-def test_within_a_group_all_classes_are_of_one_and_each_is_as_likely():
+def test_episodes_within_a_group_use_one_group_and_groups_are_equally_likely():
     made = within(3)
     classes, support, _ = made.draw_rows(torch.arange(6000))
     groups = [{ALPHABETS[name] for name in row} for row in classes.tolist()]
@@ -230,7 +230,7 @@ def test_a_sampler_without_groups_draws_from_all_classes():
     )
 
 
-def test_groups_that_are_too_small_are_refused():
+def test_groups_that_are_too_small_are_rejected():
     with pytest.raises(
         ConfigError,
         match="ways is 7; it must be at most 6, the number of classes of the largest group",
@@ -262,7 +262,7 @@ def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
     before, _, _ = plain.draw_rows(index)
 
     def width(classes):
-        """On the circle: how far apart an episode's classes are."""
+        """Width of the arc on the circle that holds the classes of an episode."""
         gaps = classes.sort(1).values.diff(dim=1, append=classes.min(1, keepdim=True).values + 20)
         return 20 - gaps.max(1).values
 
@@ -308,7 +308,7 @@ def test_an_episodes_noise_is_its_own():
     assert torch.equal(a.slice_tasks(5, 9).noise, a.noise[5:9])
 
 
-def test_too_much_asked_of_the_data_is_refused():
+def test_too_many_ways_or_examples_are_rejected():
     with pytest.raises(
         ConfigError, match="ways is 8; it must be at most 7, the number of train classes"
     ):

@@ -17,13 +17,13 @@ from episodic.data.similarity import (
 from episodic.data.storage import SparseRows
 
 
-def test_means_are_of_each_class_and_no_other():
+def test_means_are_per_class():
     images = torch.arange(12, dtype=torch.uint8).view(6, 1, 1, 2)
     means = mean_class_inputs(images, torch.tensor([0, 4]), torch.tensor([4, 2]))
     assert means.tolist() == [[3.0, 4.0], [9.0, 10.0]] and means.dtype == torch.float64
 
 
-def test_large_classes_are_known_by_their_first_examples():
+def test_means_of_large_classes_use_the_first_examples():
     images = torch.zeros(MAX_EXAMPLES + 50, 1, 1, 1, dtype=torch.uint8)
     images[MAX_EXAMPLES:] = 255
     assert mean_class_inputs(images, torch.tensor([0]), torch.tensor([len(images)])).item() == 0
@@ -47,7 +47,7 @@ def test_features_and_tokens_have_means_too():
     ]
 
 
-def test_similarity_is_an_angle_seen_from_the_middle():
+def test_cosine_similarity_is_centred():
     square = torch.tensor(
         [[5.0, 4.0], [6.0, 5.0], [5.0, 6.0], [4.0, 5.0]]
     )  # around (5, 5): all of nearly one direction seen from 0
@@ -69,6 +69,6 @@ def test_neighbours_begin_with_the_class_itself():
     assert rank_neighbours(similarity, 9).shape == (4, 4), "no more than there are"
 
 
-def test_neighbours_by_parts_are_those_of_the_whole():
+def test_neighbours_in_chunks_equal_those_at_once():
     points = torch.randn(CHUNK_SIZE + 40, 5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(find_neighbours(points, 7), rank_neighbours(cosine_similarity(points), 7))

@@ -1,4 +1,4 @@
-"""Images in a file are the images."""
+"""Images in a file equal those in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rows_of_the_file_are_rows_of_the_array(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(here.tensors, there.tensors, strict=True))
 
 
-def test_processes_that_were_forked_do_not_disturb_each_other(tmp_path):
+def test_forked_processes_read_independently(tmp_path):
     array = np.arange(1000, dtype=np.uint8)[:, None, None, None].repeat(300, 3)
     np.save(tmp_path / "images.npy", array)
     stored = StoredImages(tmp_path / "images.npy")
@@ -44,7 +44,7 @@ def test_processes_that_were_forked_do_not_disturb_each_other(tmp_path):
     assert right and os.waitpid(child, 0)[1] == 0
 
 
-def test_what_is_not_images_is_refused(tmp_path):
+def test_files_without_images_are_rejected(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((3, 2)))
     with pytest.raises(ValueError, match="must hold uint8 in C order"):
         StoredImages(tmp_path / "images.npy")

@@ -1,4 +1,4 @@
-"""A web server of one's own, to see a download go wrong in every way."""
+"""A local web server that makes downloads fail in every way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Gives `answers` in turn, the last one again and again; `paths` are the requests so far."""
+    """Sends `answers` one by one, the last one repeatedly, and records the requested `paths`."""
 
     answers: list[Answer]
     paths: list[str]
@@ -24,7 +24,7 @@ class Server(ThreadingHTTPServer):
 
     @staticmethod
     def sends(body: bytes, announced: int | None = None, length: bool = True) -> Answer:
-        """200 and a body, of which `announced` bytes are promised."""
+        """Send status 200 and a body, with `announced` as its length."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(200)

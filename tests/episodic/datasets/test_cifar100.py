@@ -20,7 +20,7 @@ DATASETS = (CifarFS(), FC100())
 
 
 def records(per_class: int, seed: int) -> bytes:
-    """Labels in random order; the pixels tell class, place and channel apart."""
+    """Labels in random order, and pixels that encode class, number and channel."""
     random = np.random.default_rng(seed)
     table = cifar100.read_class_table()
     groups = sorted({row["group"] for row in table})
@@ -49,7 +49,7 @@ def archive(path: Path, **files: bytes) -> Path:
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A mirror with an archive of three images a class, which is taken for the real one."""
+    """A mirror with an archive of three images per class, accepted as the official one."""
     monkeypatch.setattr(cifar100, "EXAMPLES", 3)
     names = {
         "fine_label_names.txt": b"apple\n",
@@ -141,13 +141,13 @@ def refused(raw: Path, mirror: Path) -> str:
     return str(error.value)
 
 
-def test_another_archive_is_refused_by_its_checksum(mirror, raw):
+def test_another_archive_is_rejected_by_its_checksum(mirror, raw):
     archive(mirror / "cifar100/cifar-100-binary.tar.gz", **{"train.bin": b"", "test.bin": b""})
     assert "is not the archive of CIFAR-100: its MD5 is" in refused(raw, mirror)
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "message"),
     [
         (b"abc", "its files do not consist of records of 3074 bytes"),
         (records(1, 0), "its labels are not 3 images of each of 100 classes in their groups"),
@@ -158,16 +158,16 @@ def test_another_archive_is_refused_by_its_checksum(mirror, raw):
     ],
     ids=["no records", "too few", "a wrong group"],
 )
-def test_a_folder_is_refused_by_its_content(train, said, raw, tmp_path, monkeypatch):
+def test_a_folder_is_rejected_by_its_content(train, message, raw, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar100, "EXAMPLES", 3)
     folder = tmp_path / "other/cifar100/cifar-100-binary"
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(train)
     (folder / "test.bin").write_bytes(records(1, 1))
-    assert said in refused(raw, tmp_path / "other")
+    assert message in refused(raw, tmp_path / "other")
 
 
-def test_a_missing_file_is_told(raw, tmp_path):
+def test_a_missing_file_is_reported(raw, tmp_path):
     folder = tmp_path / "other/cifar100/cifar-100-binary"
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(b"")
@@ -176,7 +176,7 @@ def test_a_missing_file_is_told(raw, tmp_path):
         CifarFS().prepare(raw, 0)
 
 
-def test_a_link_in_an_archive_is_refused(tmp_path):
+def test_a_link_in_an_archive_is_rejected(tmp_path):
     from episodic.datasets.sources.fetch import read_tar
 
     with tarfile.open(tmp_path / "a.tar", "w") as packed:

@@ -26,7 +26,7 @@ WANTED = r"set/[a-z]+\.txt"
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The seconds that would have been slept."""
+    """The seconds of each wait, none of which is waited for."""
     result: list[float] = []
     monkeypatch.setattr(fetch.time, "sleep", result.append)
     return result
@@ -36,7 +36,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_download_says_how_far_it_is(server, tmp_path):
+def test_download_reports_progress(server, tmp_path):
     server.answers, seen = [server.sends(BODY)], []
     fetch.download(
         f"{server.url}/a.zip",
@@ -50,7 +50,7 @@ def test_download_says_how_far_it_is(server, tmp_path):
     assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
 
 
-def test_a_busy_server_and_a_cut_connection_are_tried_again_ever_later(server, tmp_path, waits):
+def test_temporary_failures_are_retried_with_exponential_backoff(server, tmp_path, waits):
     server.answers = [
         server.fails(503),
         server.sends(BODY[:70_000], announced=len(BODY)),
@@ -63,7 +63,7 @@ def test_a_busy_server_and_a_cut_connection_are_tried_again_ever_later(server, t
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_a_body_that_is_always_short_is_no_file(server, tmp_path, waits):
+def test_an_incomplete_download_leaves_no_file(server, tmp_path, waits):
     server.answers = [server.sends(BODY[:70_000], announced=len(BODY))]
     with pytest.raises(
         FetchError, match=r"tried 3 times: the connection ended after 70000 of 256000 bytes$"
@@ -73,7 +73,7 @@ def test_a_body_that_is_always_short_is_no_file(server, tmp_path, waits):
     assert names(tmp_path) == []
 
 
-def test_what_will_not_pass_is_not_tried_again(server, tmp_path, waits):
+def test_permanent_failures_are_not_retried(server, tmp_path, waits):
     server.answers = [server.fails(404)]
     with pytest.raises(
         FetchError, match=r"a\.zip cannot be downloaded: the server answers 404 Not Found$"
@@ -83,7 +83,9 @@ def test_what_will_not_pass_is_not_tried_again(server, tmp_path, waits):
 
 
 @pytest.mark.parametrize("length", [True, False], ids=["announced", "not announced"])
-def test_more_than_the_cap_is_refused_and_the_earlier_file_stays(server, tmp_path, waits, length):
+def test_files_above_max_bytes_are_rejected_and_the_earlier_file_stays(
+    server, tmp_path, waits, length
+):
     (tmp_path / "a.zip").write_bytes(b"earlier")
     server.answers = [server.sends(BODY, length=length)]
     with pytest.raises(FetchError, match=r"is rejected: it is larger than 255999 bytes$"):
@@ -92,7 +94,7 @@ def test_more_than_the_cap_is_refused_and_the_earlier_file_stays(server, tmp_pat
     assert (tmp_path / "a.zip").read_bytes() == b"earlier" and names(tmp_path) == ["a.zip"]
 
 
-def test_nobody_there_is_one_sentence(server, tmp_path, waits):
+def test_an_unreachable_server_is_one_sentence(server, tmp_path, waits):
     url = f"{server.url}/a.zip"
     server.shutdown()
     server.server_close()
@@ -102,7 +104,7 @@ def test_nobody_there_is_one_sentence(server, tmp_path, waits):
     assert "\n" not in str(caught.value) and waits == [1.0]
 
 
-def test_only_the_web_is_downloaded_from(tmp_path):
+def test_only_web_addresses_are_accepted(tmp_path):
     (tmp_path / "secret").write_text("secret")
     with pytest.raises(FetchError, match="is not a web address"):
         fetch.download((tmp_path / "secret").as_uri(), tmp_path / "copy", max_bytes=100)
@@ -110,7 +112,7 @@ def test_only_the_web_is_downloaded_from(tmp_path):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
-def test_ended_half_way_there_is_no_file_and_the_next_run_has_it_whole(server, tmp_path, end):
+def test_an_interrupted_download_leaves_no_file_and_the_next_one_is_complete(server, tmp_path, end):
     release = threading.Event()
 
     def half(handler) -> None:
@@ -157,7 +159,7 @@ def packed(
     return path
 
 
-def test_only_what_is_wanted_is_read(tmp_path):
+def test_only_matching_files_are_read(tmp_path):
     members = [
         ("set/b.txt", b"2"),
         ("set/", b""),
@@ -196,9 +198,9 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("case", HARMFUL)
-def test_an_archive_that_means_harm_is_refused(tmp_path, case):
-    members, said = HARMFUL[case]
-    with pytest.raises(FetchError, match=rf"^THE ARCHIVE is rejected: .*{said}"):
+def test_malicious_archives_are_rejected(tmp_path, case):
+    members, message = HARMFUL[case]
+    with pytest.raises(FetchError, match=rf"^THE ARCHIVE is rejected: .*{message}"):
         fetch.read_zip(
             packed(tmp_path / "a.zip", *members),
             pattern=WANTED,
@@ -209,7 +211,7 @@ def test_an_archive_that_means_harm_is_refused(tmp_path, case):
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_large_files_packed_small_are_refused_before_they_are_read(tmp_path, monkeypatch):
+def test_zip_bombs_are_rejected_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *args: pytest.fail("it was read"))
     digits = "".join(hashlib.sha256(bytes([i])).hexdigest() for i in range(100)).encode()
     packed(
@@ -226,7 +228,7 @@ def test_large_files_packed_small_are_refused_before_they_are_read(tmp_path, mon
         fetch.read_zip(tmp_path / "ratio.zip", pattern=WANTED, max_bytes=1_000_000, max_members=10)
 
 
-def test_a_size_that_lies_does_not_get_more_memory(tmp_path):
+def test_a_wrong_size_does_not_use_more_memory(tmp_path):
     path = packed(tmp_path / "a.zip", ("set/a.txt", BODY), how=zipfile.ZIP_DEFLATED)
     lying = path.read_bytes().replace(struct.pack("<L", len(BODY)), struct.pack("<L", 10))
     assert lying != path.read_bytes()
@@ -235,14 +237,14 @@ def test_a_size_that_lies_does_not_get_more_memory(tmp_path):
         fetch.read_zip(path, pattern=WANTED, max_bytes=100_000, max_members=10)
 
 
-def test_the_same_name_twice_is_refused(tmp_path):
+def test_repeated_names_are_rejected(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         packed(tmp_path / "a.zip", ("set/a.txt", b"1"), ("set/a.txt", b"2"))
     with pytest.raises(FetchError, match=r"'set/a\.txt' is repeated"):
         fetch.read_zip(tmp_path / "a.zip", pattern=WANTED, max_bytes=1000, max_members=10)
 
 
-def test_an_unusual_packing_is_refused(tmp_path):
+def test_unusual_compression_is_rejected(tmp_path):
     packed(tmp_path / "a.zip", ("set/a.txt", b"1"), how=zipfile.ZIP_LZMA)
     with pytest.raises(FetchError, match="encrypted or has an unusual compression"):
         fetch.read_zip(tmp_path / "a.zip", pattern=WANTED, max_bytes=1000, max_members=10)
@@ -253,7 +255,7 @@ def test_an_unusual_packing_is_refused(tmp_path):
         fetch.read_zip(tmp_path / "b.zip", pattern=WANTED, max_bytes=1000, max_members=10)
 
 
-def test_an_archive_above_the_cap_is_not_even_opened(tmp_path):
+def test_archives_above_max_bytes_are_not_opened(tmp_path):
     (tmp_path / "a.zip").write_bytes(bytes(1001))
     with pytest.raises(FetchError, match="is rejected: it is larger than 1000 bytes"):
         fetch.read_zip(tmp_path / "a.zip", pattern=WANTED, max_bytes=1000, max_members=10)
@@ -262,7 +264,7 @@ def test_an_archive_above_the_cap_is_not_even_opened(tmp_path):
 SOUND = {"set/a.txt": b"one " * 20, "set/b.txt": b"two"}
 
 
-def test_a_damaged_archive_is_a_sentence_or_its_true_content(tmp_path):
+def test_a_damaged_archive_is_one_sentence_or_its_true_content(tmp_path):
     path = packed(
         tmp_path / "a.zip", ("set/a.txt", b"one " * 20), ("é", b""), how=zipfile.ZIP_DEFLATED
     )
@@ -283,7 +285,7 @@ def test_a_damaged_archive_is_a_sentence_or_its_true_content(tmp_path):
             assert set(files.values()) <= {b"one " * 20}
 
 
-def test_a_folder_is_read_as_its_archive_would_be(tmp_path):
+def test_a_folder_is_read_like_its_archive(tmp_path):
     for name, content in SOUND.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -295,7 +297,7 @@ def test_a_folder_is_read_as_its_archive_would_be(tmp_path):
             fetch.read_folder(tmp_path / "set", pattern=WANTED, **bound)
 
 
-def test_content_digest_is_over_names_and_contents_in_order():
+def test_content_digest_covers_names_and_contents_in_order():
     lines = b"".join(
         b"%s\0%s\n" % (name.encode(), hashlib.sha256(SOUND[name]).hexdigest().encode())
         for name in ("set/a.txt", "set/b.txt")
@@ -307,7 +309,7 @@ def test_content_digest_is_over_names_and_contents_in_order():
     ) != fetch.content_digest(SOUND)
 
 
-def test_a_packed_archive_says_nothing_but_names_and_contents(tmp_path):
+def test_bytes_of_write_zip_depend_on_names_and_contents_alone(tmp_path):
     fetch.write_zip(tmp_path / "a.zip", SOUND)
     fetch.write_zip(tmp_path / "b.zip", dict(reversed(SOUND.items())))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
@@ -316,17 +318,23 @@ def test_a_packed_archive_says_nothing_but_names_and_contents(tmp_path):
     )
     with zipfile.ZipFile(io.BytesIO((tmp_path / "a.zip").read_bytes())) as archive:
         for member in archive.infolist():
-            said = (
+            message = (
                 member.date_time,
                 member.create_system,
                 member.external_attr >> 16,
                 member.compress_type,
                 member.extra,
             )
-            assert said == ((1980, 1, 1, 0, 0, 0), 3, stat.S_IFREG | 0o644, zipfile.ZIP_STORED, b"")
+            assert message == (
+                (1980, 1, 1, 0, 0, 0),
+                3,
+                stat.S_IFREG | 0o644,
+                zipfile.ZIP_STORED,
+                b"",
+            )
 
 
-def test_a_mirror_is_looked_into_in_order(tmp_path):
+def test_a_mirror_is_searched_in_order(tmp_path):
     (tmp_path / "second").touch()
     assert fetch.find_in_mirror(None, "first") is None
     assert fetch.find_in_mirror(tmp_path, "first") is None

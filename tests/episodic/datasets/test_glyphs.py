@@ -52,11 +52,11 @@ def test_default_size(data: Images):
     assert data.protocol == "split by alphabet"
 
 
-def test_every_drawing_is_one_of_a_kind(data: Images):
+def test_all_drawings_differ(data: Images):
     assert len({image.tobytes() for image in data.images}) == len(data.images)
 
 
-def test_ink_is_a_thin_soft_line_on_an_empty_ground(data: Images):
+def test_strokes_are_thin_and_antialiased(data: Images):
     images = data.images.reshape(-1, 28, 28)
     inked = (images > 127).mean((1, 2))
     assert inked.min() > 0.01 and inked.max() < 0.4
@@ -67,7 +67,7 @@ def test_ink_is_a_thin_soft_line_on_an_empty_ground(data: Images):
     assert 0.06 < images.mean() / 255 < 0.1  # Omniglot's images_background at 28 x 28: 0.078
 
 
-def test_an_alphabet_does_not_depend_on_how_many_there_are(raw: Path, tmp_path: Path):
+def test_an_alphabet_does_not_depend_on_the_number_of_alphabets(raw: Path, tmp_path: Path):
     """More alphabets leave the earlier ones as they are."""
     Glyphs(alphabets=5).fetch(tmp_path)
     few, many = np.load(tmp_path / "images.npy"), np.load(raw / "images.npy", mmap_mode="r")
@@ -76,14 +76,14 @@ def test_an_alphabet_does_not_depend_on_how_many_there_are(raw: Path, tmp_path: 
     assert classes == json.loads((raw / "classes.json").read_text())[: len(classes)]
 
 
-def test_two_drawings_are_the_same_bytes(tmp_path: Path):
-    said: list[tuple[str, int, int]] = []
+def test_fetch_is_reproducible(tmp_path: Path):
+    message: list[tuple[str, int, int]] = []
     digests = []
     for name in ("first", "second"):
         np.random.seed(len(digests))  # the global generator is of no account
         folder = tmp_path / name
         folder.mkdir()
-        Glyphs(alphabets=5).fetch(folder, progress=lambda *figures: said.append(figures))
+        Glyphs(alphabets=5).fetch(folder, progress=lambda *figures: message.append(figures))
         digests.append(
             [
                 hashlib.sha256((folder / file).read_bytes()).hexdigest()
@@ -91,7 +91,7 @@ def test_two_drawings_are_the_same_bytes(tmp_path: Path):
             ]
         )
     assert digests[0] == digests[1]
-    assert said == 2 * [("alphabets", done, 5) for done in range(1, 6)]
+    assert message == 2 * [("alphabets", done, 5) for done in range(1, 6)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -121,7 +121,7 @@ def test_another_seed_is_another_split(raw: Path, data: Images):
     assert Glyphs().prepare(raw, seed=0).splits == data.splits
 
 
-def test_limits_are_known_before_the_drawing(data: Images):
+def test_limits_are_known_before_fetch(data: Images):
     limits = Glyphs().limits(seed=0)
     assert limits.examples == data.counts.min()
     assert limits.classes == {split: data.splits.count(split) for split in SPLITS}
@@ -131,7 +131,7 @@ def test_limits_are_known_before_the_drawing(data: Images):
 
 
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])
-def test_a_number_of_alphabets_out_of_range_is_one_sentence(alphabets: int):
+def test_alphabets_out_of_range_are_one_sentence(alphabets: int):
     bound = "at most 1000" if alphabets > 1000 else "at least 5"
     with pytest.raises(ConfigError, match=rf"^alphabets is {alphabets}; it must be {bound}$"):
         Glyphs(alphabets=alphabets)
@@ -156,7 +156,7 @@ def nearest_neighbour(
     return mean_ci95(accuracy)
 
 
-def test_pixels_are_as_bad_a_guide_as_in_omniglot(data: Images):
+def test_nearest_neighbour_in_pixels_is_as_accurate_as_on_omniglot(data: Images):
     """Omniglot's images_background gives 47.1 %. Chance is 20 %, identical drawings give 100 %."""
     accuracy, ci95 = nearest_neighbour(
         by_class(data.images)[np.array(data.splits) == "test"], episodes=1500
@@ -165,8 +165,8 @@ def test_pixels_are_as_bad_a_guide_as_in_omniglot(data: Images):
     assert accuracy - ci95 > 0.40 and accuracy + ci95 < 0.60
 
 
-def test_classes_and_not_drawings_make_the_difference(data: Images):
-    """The same measure finds nothing where the images of all classes are dealt out anew."""
+def test_shuffled_classes_are_at_chance(data: Images):
+    """With images shuffled across classes the accuracy is that of chance."""
     images = by_class(data.images)
     dealt = np.random.default_rng(0).permutation(images.reshape(-1, 28, 28)).reshape(images.shape)
     accuracy, ci95 = nearest_neighbour(dealt, episodes=400)

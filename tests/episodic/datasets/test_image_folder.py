@@ -1,4 +1,4 @@
-"""Images of the user's own: their split, their pixels, and errors that list all problems."""
+"""User-provided images: their split, their pixels, and errors that list all problems."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
 
 
 def drawn(folder: Path, names: list[str], count: int = 4, colour: bool = False) -> Path:
-    """Each class a level of grey (or of red), its pictures of several sizes and kinds."""
+    """One level of grey (or of red) per class, in images of several sizes and formats."""
     for place, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for i in range(count):
@@ -56,7 +56,7 @@ def test_a_folder_for_each_class(tmp_path):
     assert not found.inverted and found.kind == "classification"
 
 
-def test_it_reads_what_a_model_in_use_reads(tmp_path):
+def test_pixels_equal_those_of_the_preprocessor(tmp_path):
     source = drawn(tmp_path / "pictures", ["a", "b", "c"])
     for config in (ImageFolder(size=8, inverted=True), ImageFolder(size=9, colour=True)):
         found = made(source, tmp_path / f"raw{config.size}", config)
@@ -67,7 +67,7 @@ def test_it_reads_what_a_model_in_use_reads(tmp_path):
         assert (inputs(files).numpy() == found.images.astype(np.float32) / 255).all()
 
 
-def test_colours_are_kept_if_asked_for(tmp_path):
+def test_colour_images_keep_their_colours(tmp_path):
     found = made(
         drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True),
         tmp_path / "raw",
@@ -80,7 +80,7 @@ def test_colours_are_kept_if_asked_for(tmp_path):
     )
 
 
-def test_the_division_is_a_function_of_seed_and_names():
+def test_the_split_is_a_function_of_seed_and_names():
     names = [f"class {i}" for i in range(50)]
     first = assign_splits(names, FRACTIONS, 0)
     assert [list(first.values()).count(split) for split in SPLITS] == [30, 10, 10]
@@ -94,7 +94,7 @@ def test_the_division_is_a_function_of_seed_and_names():
     ]
 
 
-def test_folders_may_say_the_division(tmp_path):
+def test_folders_may_define_the_split(tmp_path):
     source = tmp_path / "pictures"
     for part, names in {"train": ["a", "d"], "val": ["c"], "test": ["b"]}.items():
         drawn(source / part, names)
@@ -133,7 +133,7 @@ def test_limits_name_the_smallest_class(tmp_path):
     assert (found.examples, found.smallest, found.input) == (3, "c", (3, 16, 16))
 
 
-def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
+def test_all_problems_are_listed_and_nothing_is_written(tmp_path):
     source = drawn(tmp_path / "pictures", ["a", "b", "c"])
     (source / "a/empty.png").touch()
     (source / "b/words.jpg").write_text("words")
@@ -146,11 +146,11 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_left(tmp_path):
         and "words.jpg cannot be read as an image" in str(caught.value)
     )
     assert list((tmp_path / "raw").iterdir()) == []
-    for wrong, said in (
+    for wrong, message in (
         (tmp_path / "none", "must be a folder with one folder of images"),
         (tmp_path / "raw", "has no folders"),
     ):
-        with pytest.raises(FetchError, match=said):
+        with pytest.raises(FetchError, match=message):
             ImageFolder().limits(0, wrong)
     (source / "d").mkdir()
     with pytest.raises(FetchError, match="d has 0 images"):

@@ -32,7 +32,7 @@ def picture(
 
 
 def files(name: str, each: int) -> dict[str, bytes]:
-    """`each` pictures a class; red is the class's place, green the picture's."""
+    """`each` images per class. Red encodes the class, green the image."""
     return {
         f"{row['class']}/{row['class']}_{i}.png": picture((place % 256, 10 * i, place // 256))
         for place, row in enumerate(imagenet.read_class_table(name))

@@ -93,7 +93,7 @@ def fetched(folder: Path, mirror: Path | None, **options) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_raw_bytes_do_not_say_where_they_came_from(small, server, tmp_path, monkeypatch):
+def test_raw_bytes_do_not_depend_on_their_source(small, server, tmp_path, monkeypatch):
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.answers, seen = [server.sends(container(files)) for files in small.values()], []
     official = fetched(
@@ -138,9 +138,7 @@ def without_one(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("harm", [changed, without_one])
-def test_anything_else_is_refused_wherever_it_comes_from(
-    small, server, tmp_path, monkeypatch, harm
-):
+def test_other_content_is_rejected_from_every_source(small, server, tmp_path, monkeypatch, harm):
     other = {**small, "images_background": harm(small["images_background"])}
     expected = (
         r"is not Omniglot's images_background: its \d\d images have the content digest "
@@ -216,7 +214,7 @@ def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):
 
 
 @pytest.mark.parametrize(
-    ("config", "classes", "said"),
+    ("config", "classes", "message"),
     [
         (Omniglot("vinyals"), [4, 4, 4], "rotations as additional classes (test too)"),
         (
@@ -228,7 +226,7 @@ def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):
         (Omniglot("vinyals", rotations=False, rotate_test=False), [1, 1, 1], "no rotations"),
     ],
 )
-def test_rotations_where_they_are_asked_for(raw, config, classes, said):
+def test_rotations_per_split(raw, config, classes, message):
     data = config.prepare(raw, 0)
     assert (
         [data.splits.count(split) for split in SPLITS]
@@ -239,7 +237,7 @@ def test_rotations_where_they_are_asked_for(raw, config, classes, said):
         config.limits(0).groups
         == Limits.from_members(20, zip(data.splits, data.groups, strict=True)).groups
     )
-    assert data.protocol == f"vinyals split, {said}"
+    assert data.protocol == f"vinyals split, {message}"
     assert len(data.images) == 20 * sum(classes)
 
 

@@ -95,7 +95,7 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
     assert (raw / "u.data").read_bytes() == (source / "u.data").read_bytes()
 
 
-def test_users_are_divided_and_nothing_of_them_is_shared(tmp_path):
+def test_users_are_split(tmp_path):
     source = films.write_ml_100k(tmp_path / "source", users=200, films=70)
     found = prepared(source, tmp_path / "raw")
     counts = Counter(found.splits)
@@ -139,7 +139,7 @@ def test_new_items_are_seen_by_test_users_alone(tmp_path):
     assert (test[:, 0, 1:] > 0).any(), "its genres are"
 
 
-def test_titles_that_come_twice_are_told_apart(tmp_path):
+def test_repeated_titles_are_distinguished(tmp_path):
     source = films.write_ml_1m(tmp_path / "source")
     text = (source / "movies.dat").read_text("latin-1").replace("Fäden 1 (1981)", "Fäden 0 (1980)")
     (source / "movies.dat").write_text(text, "latin-1")
@@ -148,7 +148,7 @@ def test_titles_that_come_twice_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("u.data", "1\t2\t3\n", r"u\.data, line 1: 3 columns instead of 4"),
         (
@@ -160,15 +160,15 @@ def test_titles_that_come_twice_are_told_apart(tmp_path):
         ("u.item", "1|a film\n", r"u\.item, line 1: 2 columns instead of 24"),
     ],
 )
-def test_what_is_no_movielens_is_told(tmp_path, file, content, said):
+def test_files_that_are_not_movielens_are_reported(tmp_path, file, content, message):
     source = films.write_ml_100k(tmp_path / "source")
     (source / file).write_text(content)
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=message):
         prepared(source, tmp_path / "raw")
     assert list((tmp_path / "raw").iterdir()) == [], "nothing is written"
 
 
-def test_other_mistakes_are_told(tmp_path):
+def test_other_mistakes_are_reported(tmp_path):
     source = films.write_ml_100k(tmp_path / "source")
     with pytest.raises(
         FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"
@@ -216,7 +216,7 @@ def rated(source: Path, raw: Path, **config) -> Tasks:
     return found
 
 
-def test_ones_own_ratings(tmp_path):
+def test_user_provided_ratings(tmp_path):
     source = own(
         tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n3,25\n4,25\n"
     )
@@ -256,14 +256,14 @@ def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
     assert "rare" in everywhere.texts
 
 
-def test_without_a_time_the_lines_are_in_order(tmp_path):
+def test_without_timestamps_lines_are_in_temporal_order(tmp_path):
     lines = [line.rsplit(",", 1)[0] for line in LINES]
     found = rated(own(tmp_path / "own", ratings="\n".join(lines)), tmp_path / "raw")
     assert of(found, "3")[0] == [f"thing {(3 + place) % 7}" for place in (3, 0, 2, 1)]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             "user,item\n1,2\n",
@@ -298,15 +298,15 @@ def test_without_a_time_the_lines_are_in_order(tmp_path):
         ),
     ],
 )
-def test_mistakes_in_ones_own_are_told_by_line(tmp_path, content, said):
+def test_mistakes_in_user_provided_ratings_name_the_line(tmp_path, content, message):
     source = own(tmp_path / "own", ratings=content)
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=message):
         rated(source, tmp_path / "raw")
-    with pytest.raises(FetchError, match=said):
+    with pytest.raises(FetchError, match=message):
         Ratings().shape(source)
 
 
-def test_mistakes_in_what_is_known_of_items(tmp_path):
+def test_mistakes_in_features_of_items(tmp_path):
     good = "\n".join(LINES)
     with pytest.raises(FetchError, match=r"items\.csv, line 3: item a is repeated"):
         rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")

@@ -30,13 +30,13 @@ TEXTS = [text for texts in corpus().values() for text in texts]
 
 
 def section(folder: Path, **more: object) -> dict:
-    """As of a model's config.json."""
+    """The section `inputs` of a model's config.json."""
     described = {"kind": "text", "features": "encoder", "encoder": encoder.describe_encoder(folder)}
     return {"input": [encoder.embedding_size(folder)], "inputs": described | more}
 
 
-def test_what_it_is_known_by(tmp_path):
-    """Weights, tokenizer and modules count; where it lies, its README and other formats do not."""
+def test_the_digest_covers_what_embeddings_depend_on(tmp_path):
+    """It covers weights, tokenizer and modules, but not the path, README or other formats."""
     folder = encoders.write_encoder_files(tmp_path / "a")
     assert encoder.embedding_size(folder) == 8
     first = encoder.describe_encoder(folder)
@@ -53,7 +53,7 @@ def test_what_it_is_known_by(tmp_path):
         (tmp_path / "b" / file).write_bytes(whole)
 
 
-def test_how_long_embeddings_are(tmp_path):
+def test_embedding_size(tmp_path):
     folder = encoders.write_encoder_files(tmp_path / "a")
     pooling = folder / "1_Pooling/config.json"
     pooling.write_text(
@@ -98,7 +98,7 @@ def broken(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("pickle", "its weights are a pickle (pytorch_model.bin), which is not read"),
         ("code", "names mine.Transformer: the modules of an encoder must be"),
@@ -107,15 +107,15 @@ def broken(folder: Path, how: str) -> None:
         ("empty", "since it has no config.json"),
     ],
 )
-def test_what_cannot_be_trusted_is_one_sentence(tmp_path, how, said):
+def test_untrusted_encoders_are_one_sentence(tmp_path, how, message):
     folder = encoders.write_encoder_files(tmp_path / "a")
     broken(folder, how)
     with pytest.raises(InputError) as caught:
         encoder.describe_encoder(folder)
-    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_params_say_what_is_wrong_with_it(tmp_path):
+def test_params_report_an_unusable_encoder(tmp_path):
     with pytest.raises(
         ConfigError, match="path is ''; it must be the folder of a sentence encoder"
     ):
@@ -134,7 +134,7 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
             }
         },
     )
-    for model, said in (
+    for model, message in (
         (
             "textcnn",
             "must be bag, mlp or module for clinc150, whose examples are features of sentences",
@@ -146,12 +146,12 @@ def test_params_say_what_is_wrong_with_it(tmp_path):
             raw["dataset"]["clinc150"]["features"]["path"] = str(
                 encoders.write_encoder_files(tmp_path / "a")
             )
-        with pytest.raises(StageError, match=said):
+        with pytest.raises(StageError, match=message):
             params.parse(raw)
         raw["dataset"]["clinc150"]["features"]["path"] = str(tmp_path / "none")
 
 
-def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
+def test_a_missing_library_is_reported_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     folder = encoders.write_encoder_files(tmp_path / "a")
     build = preprocessing.build(section(folder, path=folder))
@@ -164,26 +164,26 @@ def test_without_the_library_a_sentence_names_the_extra(tmp_path, monkeypatch):
         build(["play a song"])
 
 
-def test_where_it_lies_is_said_where_it_is_used(tmp_path, monkeypatch):
+def test_the_environment_variable_names_the_encoder(tmp_path, monkeypatch):
     folder = encoders.write_encoder_files(tmp_path / "a")
     monkeypatch.delenv(encoder.ENCODER_VARIABLE, raising=False)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
 
-    def said() -> str:
+    def message() -> str:
         with pytest.raises(InputError) as caught:
             preprocessing.build(section(folder))(["play a song"])
         return str(caught.value)
 
-    assert said() == "the model needs the sentence encoder a: set EPISODIC_ENCODER to its folder"
+    assert message() == "the model needs the sentence encoder a: set EPISODIC_ENCODER to its folder"
     for place in (folder, tmp_path):
         monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
-        assert "episodic-learning[encoder]" in said(), "found"
+        assert "episodic-learning[encoder]" in message(), "found"
     other = encoders.write_encoder_files(tmp_path / "other", vocabulary=3)
     monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(other))
     assert re.fullmatch(
         r".*other is not the encoder a that the model was trained with \(digest \w{12}, not "
         r"\w{12}\): put that encoder there, or train again",
-        said(),
+        message(),
     )
 
 
@@ -217,14 +217,14 @@ def place(tmp_path_factory) -> Path:
     for key, value in changes.items():
         set_param(folder, key, value)
     run_stage(folder, "download", "--out", "raw")
-    said, _ = run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
-    assert '"what": "sentences", "done": 192, "total": 192' in said
+    message, _ = run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    assert '"what": "sentences", "done": 192, "total": 192' in message
     run_stage(folder, "train", *TRAIN)
     run_stage(folder, "evaluate", *EVALUATE)
     return folder
 
 
-def test_the_stages_use_it_and_say_which(place):
+def test_the_stages_use_the_encoder_and_record_it(place):
     examples = np.load(place / "prepared/examples.npy")
     assert examples.dtype == np.float32 and examples.shape == (len(TEXTS), 32)
     np.testing.assert_allclose(np.linalg.norm(examples, axis=1), 1, atol=1e-5)

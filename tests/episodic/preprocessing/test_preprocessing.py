@@ -1,4 +1,4 @@
-"""Whatever picture a user has: it becomes what the model sees, or a sentence that names it."""
+"""Images of any kind become examples, or an error that names them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_transparency_is_paper():
     assert (decode_image(saved(gif, "PNG", transparency=0), GREY, False) == 255).all()
 
 
-def test_a_photograph_is_turned_as_the_camera_was_held():
+def test_the_orientation_of_the_camera_is_applied():
     wide = np.zeros((6, 8), np.uint8)
     wide[:, :4] = 255
     exif = Image.Exif()
@@ -69,7 +69,7 @@ def test_another_size_is_resized_as_a_whole():
     assert found.shape == GREY and np.abs(found[0].astype(int) - RAMP)[1:-1].max() <= 3
 
 
-def test_what_is_no_picture_is_named_and_all_are_told(tmp_path):
+def test_all_unreadable_images_are_named(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpg").write_text("not a picture")
     whole = saved(Image.fromarray(RAMP).resize((80, 60)), "PNG")
@@ -95,24 +95,24 @@ def test_what_is_no_picture_is_named_and_all_are_told(tmp_path):
     )
 
 
-def test_a_bomb_is_not_unpacked():
+def test_decompression_bombs_are_rejected():
     bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 200_000
     with pytest.raises(InputError, match=r"20000 x 20000 pixels|cannot be read as an image"):
         decode_image(bomb, GREY, False)
 
 
-def test_arrays_are_taken_as_the_model_sees_them():
+def test_arrays_are_used_as_they_are():
     inputs = build({"input": list(GREY), "inputs": {"kind": "image", "inverted": True}})
     assert (inputs(RAMP[None, None]).numpy()[0, 0] == RAMP.astype(np.float32) / 255).all()
     assert inputs(np.zeros((2, *GREY))).dtype.is_floating_point
-    for wrong, said in (
+    for wrong, message in (
         (np.zeros((2, 8, 6)), "the model takes numbers of shape"),
         (np.full((1, *GREY), np.nan), "not finite"),
         ([], "x is empty: give at least one image"),
         ([3], "image 0: int is not an image"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             inputs(wrong)
 
 

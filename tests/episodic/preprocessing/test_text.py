@@ -124,7 +124,7 @@ def test_tokens_are_pieces_of_the_training_words():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("one", "put a single sentence in a list"),
         ([], "x is empty: give at least one sentence"),
@@ -132,11 +132,11 @@ def test_tokens_are_pieces_of_the_training_words():
         ([3, " "], "example 0 is of type int, not text\nexample 1 is empty"),
     ],
 )
-def test_what_is_no_sentence_is_told(given, said):
+def test_inputs_that_are_not_sentences_are_reported(given, message):
     _, section, _ = prepared(NGRAMS)
     with pytest.raises(InputError) as caught:
         preprocessing.build({"input": [256], "inputs": section})(given)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_baselines_by_hand():
@@ -184,7 +184,7 @@ def learner_of(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
+def test_batches_equal_single_tasks_and_gradients_are_right(name):
     """Compared, in float64, with the mean over single tasks and with finite differences."""
     learner, sampler = learner_of(name, "maml", inner_lr=0.3)
     episode = sampler(torch.arange(3))
@@ -220,7 +220,7 @@ def test_a_batch_of_tasks_is_each_task_alone_and_its_gradient_is_right(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_padding_and_order_count_as_they_should(name):
+def test_effect_of_padding_and_order(name):
     spec, features = MODELS[name]
     model = spec.build(features.input, 2)
     theta = {key: p[None] for key, p in model.init(torch.Generator().manual_seed(0)).items()}
@@ -246,7 +246,7 @@ def test_padding_and_order_count_as_they_should(name):
 @pytest.mark.parametrize(
     ("name", "method"), [("bag", "protonet"), ("bag", "maml"), ("textcnn", "protonet")]
 )
-def test_they_learn(name, method):
+def test_text_models_learn(name, method):
     """On their training classes they are better than before, and far better than chance."""
     learner, sampler = learner_of(name, method, **({"inner_lr": 1.0} if method == "maml" else {}))
     test = sampler(torch.arange(1000, 1060))
@@ -274,7 +274,7 @@ def test_the_baseline_from_random_weights_learns_its_support_set(name):
 # --- datasets -------------------------------------------------------------------------------------
 
 
-def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
+def test_user_provided_sentences_from_a_csv_and_from_folders(tmp_path):
     table_of = csv_of(tmp_path / "intents.csv")
     for label, texts in corpus().items():
         (tmp_path / "folders" / label).mkdir(parents=True)
@@ -307,7 +307,7 @@ def test_own_sentences_from_a_csv_and_from_folders(tmp_path):
     )
 
 
-def test_a_csv_may_say_the_division(tmp_path):
+def test_a_csv_may_define_the_split(tmp_path):
     part = dict(zip(sorted(THINGS), ["train"] * 4 + ["val"] * 2 + ["test"] * 2, strict=True))
     rows = "\n".join(
         f"{text},{label},{part[label]}" for label, texts in corpus().items() for text in texts
@@ -326,7 +326,7 @@ def test_a_csv_may_say_the_division(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("a,b\n1,2\n", "has no column text and label"),
         ("text,label\n", "has no rows"),
@@ -335,23 +335,23 @@ def test_a_csv_may_say_the_division(tmp_path):
         ('text,label\n"open,x\n', "label is empty"),
     ],
 )
-def test_a_csv_that_cannot_be_used_is_told(content, said):
+def test_an_unusable_csv_is_reported(content, message):
     with pytest.raises(InputError) as caught:
         parse_table(content, "a.csv")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert parse_table("\ufefftext,label\nhello,x\n", "a.csv") == [
         {"text": "hello", "label": "x"}
     ], "a mark of byte order is taken"
 
 
-def test_own_sentences_that_cannot_be_used_are_one_sentence(tmp_path):
+def test_unusable_sentences_are_one_sentence(tmp_path):
     (tmp_path / "latin.csv").write_bytes("text,label\nä,x\n".encode("latin-1"))
-    for source, said in (
+    for source, message in (
         (tmp_path / "none.csv", "must be a CSV with the columns"),
         (tmp_path / "latin.csv", "not text in UTF-8"),
         (tmp_path, "has no folders"),
     ):
-        with pytest.raises(FetchError, match=said):
+        with pytest.raises(FetchError, match=message):
             TextFolder().limits(0, source)
 
 
@@ -439,13 +439,13 @@ def test_a_text_model_by_two_commands(place):
     assert "adapted to 3 classes from 12 examples" in call(
         place, "adapt", "run", "intents.csv", "-o", "adapted"
     )
-    said = call(place, "predict", "adapted", "new.txt").splitlines()
-    assert [line.split("  ")[0] for line in said] == [
+    message = call(place, "predict", "adapted", "new.txt").splitlines()
+    assert [line.split("  ")[0] for line in message] == [
         "could you play music by bach",
         "set my alarm",
         "order food for dinner",
     ]
-    assert [line.split()[-3] for line in said] == ["music", "alarm", "food"]
+    assert [line.split()[-3] for line in message] == ["music", "alarm", "food"]
     found = call(place, "predict", "adapted", "-", "--json", stdin="play a song\n\n")
     assert json.loads(found)["text"] == "play a song" and json.loads(found)["label"] == "music"
     assert "adapted to 3 classes" in call(
