@@ -82,7 +82,7 @@ def test_an_installed_wheel_adapts_and_predicts(wheel, tmp_path):
     for label, first in (("a", -100), ("b", -80)):
         (work / "support" / label).mkdir(parents=True)
         for i in range(3):
-            image = sampler("test").images[first + i, 0].numpy()
+            image = sampler("test").examples[first + i, 0].numpy()
             Image.fromarray(255 - image).save(work / "support" / label / f"{i}.png")
 
     def call(*command: str | Path) -> str:
