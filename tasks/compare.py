@@ -1,14 +1,14 @@
-"""Compares experiments: one self-contained page, a Markdown summary and a CSV table.
+"""Compare experiments: one self-contained page, a Markdown summary and a CSV table.
 
     python -m tasks.compare                        the workspace and every experiment
     python -m tasks.compare NAME|REV...            these; the first one is the baseline
-    python -m tasks.compare --since REV            commits after REV with other results, and the
-                                                   experiments that started from there
+    python -m tasks.compare --since REV            commits after REV with changed results, and
+                                                   the experiments started from them
     python -m tasks.compare --all --baseline NAME  every experiment, compared with this one
 
-`workspace` stands for the files of the checkout. Nothing is checked out: files come from git and
-from DVC's cache. Experiments that were not scored on the same test episodes in the same batch-norm
-mode are never compared with each other.
+`workspace` denotes the files of the checkout. Nothing is checked out: files are read from git and
+from DVC's cache. Only experiments scored on the same test episodes in the same batch-norm mode are
+compared with each other.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OUT = Path("reports/comparison")
 PAGE = "comparison.html"
 
 MAX_LISTED = 10
-"""Experiments with missing files that an error names at most."""
+"""Maximum number of experiments with missing files listed in an error."""
 
 
 def gather(
@@ -57,21 +57,20 @@ def gather(
 ) -> tuple[list[Experiment], list[str]]:
     """Read the experiments to compare.
 
-    Without `names`, `everything` and `since` these are the workspace, if it has a result, and every
-    experiment.
+    By default, these are the workspace, if it has a result, and all experiments.
 
     Args:
         root: The checkout.
         names: Experiments, commits, branches or tags, or `workspace`.
-        everything: Whether to add every experiment.
-        since: A revision: adds the commits after it with other results and the experiments that
-            started from there.
+        everything: Whether to add all experiments.
+        since: A revision. Adds the commits after it with changed results, and the experiments
+            started from them.
 
     Returns:
         The experiments, and a sentence about each one that is left out.
 
     Raises:
-        StageError: A name is not known or has no result, files are missing in DVC's cache, or there
+        StageError: A name is unknown or has no result, files are missing in DVC's cache, or there
             is nothing to compare.
     """
     with History.open(root) as history:
@@ -95,7 +94,7 @@ def gather(
                     raise result
                 (workspace if revision.name == WORKSPACE else left_out).append(str(result))
             elif diverged := int((~np.isfinite(result.scores)).sum()):
-                episodes = wording.count(diverged, "episode")
+                episodes = wording.format_count(diverged, "episode")
                 left_out.append(f"{result.name}: the score of {episodes} is not finite")
             else:
                 experiments.append(result)
@@ -109,13 +108,13 @@ def gather(
 
 
 def _describe_missing(missing: Sequence[MissingFilesError], has_remote: bool) -> str:
-    files = [f"{error.revision} lacks {wording.join(error.names)}" for error in missing]
+    files = [f"{error.revision} lacks {wording.join_words(error.names)}" for error in missing]
     if len(files) > MAX_LISTED:
         files = [*files[:MAX_LISTED], f"and {len(files) - MAX_LISTED} more"]
     remedy = "Run dvc repro there, since there is no DVC remote to pull them from"
     if has_remote:
         remedy = "Run dvc pull (for experiments: dvc exp pull REMOTE NAME)"
-    return f"files are missing in DVC's cache: {'; '.join(files)}. {remedy}, or name only others"
+    return f"files are missing in DVC's cache: {'; '.join(files)}. {remedy}, or leave these out"
 
 
 def run(
@@ -129,36 +128,39 @@ def run(
     Args:
         experiments: The experiments to compare.
         left_out: A sentence about each experiment that is left out.
-        out: Folder to write; an earlier comparison is replaced.
+        out: Folder to write; an existing comparison is replaced.
         baseline: Name of the experiment that all others are compared with; None for the first.
 
     Returns:
         The comparable experiments by protocol.
 
     Raises:
-        StageError: `out` holds something else than a comparison.
+        StageError: `out` exists and is not a comparison.
     """
     if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise StageError(
-            f"{out} holds something else than a comparison, which would be lost: name a new folder"
+            f"{out} exists and is not a comparison; choose another folder, because its content would "
+            "be overwritten"
         )
     protocols = group_protocols(experiments, baseline)
-    parts = [
-        _build_part(protocol, f"-{number}" if number > 1 else "")
+    contexts = [
+        _build_protocol_context(protocol, f"-{number}" if number > 1 else "")
         for number, protocol in enumerate(protocols, start=1)
     ]
-    across = scaling.scaling_sections(protocols)
-    sections = [section for part in parts for section in part["sections"]] + across
+    across = scaling.build_scaling_sections(protocols)
+    sections = [section for context in contexts for section in context["sections"]] + across
     figures = [figure for section in sections for figure in section.figures]
-    svgs = {figure.name: charts.svg(figure.spec) for figure in figures}
-    number = wording.count(sum(len(p.experiments) for p in protocols), "experiment")
+    svgs = {figure.name: charts.render_svg(figure.spec) for figure in figures}
+    experiment_count = wording.format_count(
+        sum(len(p.experiments) for p in protocols), "experiment"
+    )
     configurations = sum(len(p.configurations) for p in protocols)
     context = {
-        "title": f"{number} in {wording.count(configurations, 'configuration')}",
-        "parts": parts,
+        "title": f"{experiment_count} in {wording.format_count(configurations, 'configuration')}",
+        "protocols": contexts,
         "across": across,
         "left_out": list(left_out),
-        "warning": sentences.protocols_warning(len(protocols)),
+        "warning": sentences.warn_about_protocols(len(protocols)),
     }
     html = page.render_page("compare.html.j2", context, figures, svgs, ["compare.js"])
     with atomic_folder(out) as draft:
@@ -170,26 +172,26 @@ def run(
     return protocols
 
 
-def _build_part(protocol: Protocol, suffix: str) -> dict[str, Any]:
-    """Return what the templates show of a protocol."""
+def _build_protocol_context(protocol: Protocol, suffix: str) -> dict[str, Any]:
+    """Build the template variables of a protocol."""
     several = len(protocol.configurations) > 1
-    sections = [ranking.ranking_section(protocol, suffix)]
+    sections = [ranking.build_ranking_section(protocol, suffix)]
     if several:
-        sections.append(cost.cost_section(protocol, suffix))
+        sections.append(cost.build_cost_section(protocol, suffix))
     optional = [
-        curves.learning_section(protocol, suffix),
-        curves.adaptation_section(protocol, suffix),
+        curves.build_learning_section(protocol, suffix),
+        curves.build_adaptation_section(protocol, suffix),
     ]
     if several and protocol.is_accuracy:
         optional += [
-            closeup.group_section(protocol, suffix),
-            transfer.transfer_section(protocol, suffix),
+            closeup.build_group_section(protocol, suffix),
+            transfer.build_transfer_section(protocol, suffix),
         ]
     return {
         "suffix": suffix,
         "description": protocol.description,
         "sections": sections + [section for section in optional if section is not None],
-        "table": ranking.build_table(protocol),
+        "table": ranking.build_configuration_table(protocol),
         "text_table": ranking.build_text_table(protocol),
         "matrix": pairwise.build_matrix(protocol),
         "disagreements": closeup.find_disagreements(protocol),
@@ -236,16 +238,16 @@ def main() -> None:
         metavar="NAME|REV",
         help="experiments, commits, branches or tags, or `workspace`",
     )
-    parser.add_argument("--all", action="store_true", help="add every experiment")
+    parser.add_argument("--all", action="store_true", help="add all experiments")
     parser.add_argument(
         "--since",
         metavar="REV",
-        help="add the commits after REV with other results, and the experiments from there",
+        help="add the commits after REV with changed results, and the experiments from them",
     )
     parser.add_argument(
         "--baseline",
         metavar="NAME",
-        help="what all others are compared with (default: the first one)",
+        help="experiment that all others are compared with (default: the first one)",
     )
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="PATH", help=f"folder to write (default: {OUT})"
@@ -255,7 +257,7 @@ def main() -> None:
     def body() -> None:
         experiments, left_out = gather(ROOT, args.revisions, args.all, args.since)
         for protocol in run(experiments, left_out, args.out, args.baseline):
-            print(f"{protocol.description}\n  {sentences.headline(protocol)}")
+            print(f"{protocol.description}\n  {sentences.describe_best(protocol)}")
         for line in left_out:
             print(f"left out: {line}")
         print(args.out / PAGE)

@@ -13,7 +13,7 @@ from typing import Any
 from tasks import params
 from tasks.reports.kit import charts, gallery, page
 from tasks.reports.kit.results import Results, read_results
-from tasks.reports.kit.section import Figure, Section
+from tasks.reports.kit.section import Figure, ReportSection
 from tasks.reports.kit.trees import select_used
 from tasks.reports.run import card as model_card
 from tasks.reports.run import classes, curves, fits, ratings, scores, task_maps
@@ -69,24 +69,24 @@ def run(
     write_text(card, page.render("model_card.md.j2", card_context))
 
 
-def build_sections(results: Results, raw: dict[str, Any]) -> list[Section]:
+def build_sections(results: Results, raw: dict[str, Any]) -> list[ReportSection]:
     """Build the sections of the report.
 
     Args:
         results: The results of the run.
         raw: Its params.yaml.
     """
-    sections = [scores.baseline_section(results, raw)]
+    sections = [scores.build_baseline_section(results, raw)]
     if results.has_ratings:
-        sections.append(ratings.rating_section(results))
+        sections.append(ratings.build_rating_section(results))
     sections += [
-        scores.distribution_section(results),
-        curves.learning_section(results),
-        curves.adaptation_section(results),
+        scores.build_distribution_section(results),
+        curves.build_learning_section(results),
+        curves.build_adaptation_section(results),
     ]
     if results.kind == "classification":
-        sections += curves.mode_sections(results)
-        sections += [classes.class_section(results), *classes.group_sections(results)]
+        sections += curves.build_mode_sections(results)
+        sections += [classes.build_class_section(results), *classes.build_group_sections(results)]
     return sections
 
 
@@ -100,14 +100,14 @@ def render_tasks(results: Results, headline: Headline) -> str:
         "sections": sections,
         "keys": keys,
         "confusions": classes.illustrate_pairs(results) if classification else None,
-        "ink": results.meta.get("input", [0])[0] == 1,
+        "invertible": results.meta.get("input", [0])[0] == 1,
     }
     return page.render_page("tasks.html.j2", context, figures, draw_svgs(figures))
 
 
 def draw_svgs(figures: Sequence[Figure]) -> dict[str, str]:
     """Draw each chart once, in a fixed order, so that the bytes are reproducible."""
-    return {figure.name: charts.svg(figure.spec) for figure in figures}
+    return {figure.name: charts.render_svg(figure.spec) for figure in figures}
 
 
 def describe_provenance(settings: params.Settings, results: Results) -> dict[str, Any]:

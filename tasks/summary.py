@@ -40,7 +40,7 @@ def summarize(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         auroc, ci95 = metrics["rejection"]["auroc"], metrics["rejection"]["auroc_ci95"]
         rows.append(("out-of-scope detection (AUROC)", _format_score("accuracy", auroc, ci95)))
     return rows + [
-        (wording.baseline_name(key), show(values))
+        (wording.name_baseline(key), show(values))
         for key, values in sorted(metrics["baselines"].items())
     ]
 
@@ -66,7 +66,7 @@ def main() -> None:
 
     def body() -> None:
         metrics = read_json(args.metrics)
-        name = wording.score_name("accuracy" if "accuracy" in metrics else "mse")
+        name = wording.name_score("accuracy" if "accuracy" in metrics else "mse")
         print(f"\n{name} over {metrics['episodes']} test episodes (± 95 % interval)")
         rows = summarize(metrics)
         width = max(38, *(len(name) for name, _ in rows))

@@ -175,7 +175,7 @@ def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str
         "published": first["accuracy"],
         "published_ci95": first["ci95"],
         "published_note": first["note"],
-        "published_differs": published.differences(first.to_dict(), protocol),
+        "published_differs": published.describe_differences(first.to_dict(), protocol),
     }
 
 
@@ -239,8 +239,8 @@ def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
     remarks = [_describe_training(row), _describe_published(row), notes.get(row["method"], "")]
     return [
         f"`{row['method']}`",
-        wording.estimate("accuracy", row["accuracy"], row["ci95"]),
-        wording.percent(row["inductive"]),
+        wording.format_estimate("accuracy", row["accuracy"], row["ci95"]),
+        wording.format_percent(row["inductive"]),
         difference.replace("-", "−"),
         f"{100 * row['label_sd']:.2f}",
         f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
@@ -253,21 +253,25 @@ def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
 def _describe_setting(rows: pd.DataFrame) -> str:
     """Describe what the cells of a setting share, and explains the columns."""
     ways, shots = _parse_setting(rows["setting"].iloc[0])
-    queries = wording.count(int(rows["queries"].iloc[0]), "query", "queries")
-    episodes = wording.count(int(rows["test_episodes"].iloc[0]), "test episode")
+    queries = wording.format_count(int(rows["queries"].iloc[0]), "query", "queries")
+    episodes = wording.format_count(int(rows["test_episodes"].iloc[0]), "test episode")
     modes = sorted(set(rows["batch_norm"]))
     machines = sorted(set(rows["gpu"].fillna(rows["processor"])))
     processes = [str(number) for number in sorted(set(rows["processes"].astype(int)))]
     task = f"{ways}-way {shots}-shot, {queries} per class, {rows['protocol'].iloc[0]}."
     interval = f"All methods use the same {episodes}; ± is the 95 % interval over them."
-    mode = f"Each method uses the batch-norm mode that it was trained in: {wording.join(modes)}."
+    mode = (
+        f"Each method uses the batch-norm mode that it was trained in: {wording.join_words(modes)}."
+    )
     if modes == ["transductive"]:
         mode = (
             "Transductive evaluation, in training and at test: batch norm uses the statistics of "
             "the query set, as in MAML's code. `inductive` is the same model with the statistics "
             "of the support set alone."
         )
-    machine = f"Trained on {wording.join(machines)} with {wording.join(processes)} processes."
+    machine = (
+        f"Trained on {wording.join_words(machines)} with {wording.join_words(processes)} processes."
+    )
     return " ".join([task, interval, mode, EXPLANATION, machine])
 
 
@@ -280,7 +284,7 @@ def _describe_training(row: dict[Any, Any]) -> str:
     if row["network"] == "conv4" and row["filters"] != 64:
         remarks.append(f"{row['filters']:.0f} filters")
     if row["steps"]:
-        remarks.append(wording.count(row["steps"], "step"))
+        remarks.append(wording.format_count(row["steps"], "step"))
     if row["ensemble"] > 1:
         remarks.append(f"ensemble of {row['ensemble']} checkpoints")
     return ", ".join(remarks)
@@ -303,7 +307,7 @@ def list_missing(table: pd.DataFrame, methods: Path) -> str:
     missing = [
         f"`{method}` {setting}" for setting, method in recipes if (setting, method) not in known
     ]
-    return f"Not computed yet: {wording.join(missing)}.\n" if missing else ""
+    return f"Not computed yet: {wording.join_words(missing)}.\n" if missing else ""
 
 
 # --- chart -------------------------------------------------------------------------------------
@@ -329,7 +333,7 @@ def draw_chart(table: pd.DataFrame) -> str:
         y_axis = alt.Axis(
             title=None,
             labelFontSize=12,
-            labelColor=charts.var("ink"),
+            labelColor=charts.css_variable("text"),
             labelLimit=240,
             minExtent=150,
         )
@@ -337,11 +341,11 @@ def draw_chart(table: pd.DataFrame) -> str:
             y=alt.Y("method:N", sort=rows["method"].tolist(), axis=y_axis)
         )
         interval = base.mark_rule(
-            strokeWidth=5, opacity=0.45, strokeCap="round", color=charts.var("model")
+            strokeWidth=5, opacity=0.45, strokeCap="round", color=charts.css_variable("model")
         )
-        dot = base.mark_point(filled=True, size=90, color=charts.var("model"), opacity=1)
+        dot = base.mark_point(filled=True, size=90, color=charts.css_variable("model"), opacity=1)
         diamond = base.transform_filter("isValid(datum.printed)").mark_point(
-            shape="diamond", size=90, color=charts.var("published")
+            shape="diamond", size=90, color=charts.css_variable("published")
         )
         layers = [
             interval.encode(x=alt.X("low:Q", **x), x2="high:Q"),
@@ -357,7 +361,7 @@ def draw_chart(table: pd.DataFrame) -> str:
         panels.append(alt.layer(*layers).properties(title=title, width=560, height=24 * len(rows)))
     spec = alt.vconcat(*panels).to_dict()
     spec.pop("config", None)
-    return charts.svg(spec)
+    return charts.render_svg(spec)
 
 
 def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:

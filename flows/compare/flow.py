@@ -44,7 +44,7 @@ def compare(
     except StageError as error:
         return failed_state(str(error))
     headlines = [
-        f"{protocol.description}: {sentences.headline(protocol)}" for protocol in protocols
+        f"{protocol.description}: {sentences.describe_best(protocol)}" for protocol in protocols
     ]
     for line in [*headlines, *(f"left out: {reason}" for reason in left_out)]:
         log.info(line)

@@ -60,12 +60,12 @@ class LearningCurve:
             if name != "iteration"
         )
         text = (
-            f"![Learning curve](data:image/svg+xml;base64,{image})\n\n"
+            f"![LearningFacts curve](data:image/svg+xml;base64,{image})\n\n"
             f"Iteration {last['iteration']:,}: {values}"
         )
         if self.artifact is None:
             self.artifact = create_markdown_artifact(
-                text, key=self.key, description="Learning curve of the training run"
+                text, key=self.key, description="LearningFacts curve of the training run"
             )
             return
         # A failed update must not end the training run.
@@ -109,7 +109,7 @@ def draw_curve(points: list[dict[str, Any]]) -> str:
     else:
         low, high = 0.0, float(values.quantile(0.98)) * 1.05
     last = int(table["iteration"].max())
-    chart = charts.curves(
+    chart = charts.draw_curves(
         lines,
         {
             "axis": alt.Axis(title="iteration", format=",d", tickCount=5),
@@ -121,4 +121,4 @@ def draw_curve(points: list[dict[str, Any]]) -> str:
         },
         labels_gap=0.075 * (high - low),
     )
-    return charts.svg(charts.page_spec(chart, 240))
+    return charts.render_svg(charts.build_page_spec(chart, 240))

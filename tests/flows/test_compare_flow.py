@@ -40,5 +40,5 @@ def test_it_writes_to_the_folder_asked_for_and_over_nothing_else(tmp_path: Path,
     _, errors = refused.communicate(timeout=120)
     assert refused.returncode == 1
     last = errors.splitlines()[-1]
-    assert last.startswith(f"error: {folder / 'thesis'} holds something else than a comparison")
+    assert last.startswith(f"error: {folder / 'thesis'} exists and is not a comparison")
     assert (folder / "thesis/thesis.txt").read_text() == "gold"

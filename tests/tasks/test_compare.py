@@ -132,7 +132,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         pair = protocol.find_pair(by_name[a], by_name[b]) or protocol.find_pair(
             by_name[b], by_name[a]
         )
-        return sentences.verdict(protocol, pair)
+        return sentences.compare_pair(protocol, pair)
 
     assert re.fullmatch(
         r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, "
@@ -158,9 +158,10 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     if level.find_pair(*level.configurations[:2]) is None:
         level.configurations[:2] = level.configurations[1::-1]
     first, second = re.fullmatch(
-        r"(No significant difference: .*\(corrected p = .*\)\.) (.*)", sentences.headline(level)
+        r"(No significant difference: .*\(corrected p = .*\)\.) (.*)",
+        sentences.describe_best(level),
     ).groups()
-    assert first == said("maml", "maml-fast") and second == sentences.verdict(
+    assert first == said("maml", "maml-fast") and second == sentences.compare_pair(
         level, level.find_pair(level.configurations[0], by_name["reptile"])
     )
 
@@ -177,7 +178,7 @@ def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
 
     def headline(*experiments) -> str:
         (found,) = groups.group_protocols(experiments)
-        return sentences.headline(found)
+        return sentences.describe_best(found)
 
     assert headline(one, other).startswith("The checkpoint of protonet beats that of maml by ")
     assert headline(one, *maml.experiments).startswith(
@@ -209,7 +210,7 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
     assert found.repetitions == [("again", "one")] and [
         len(c.experiments) for c in found.configurations
     ] == [2]
-    assert "again repeats one" in " ".join(ranking.ranking_section(found, "").notes)
+    assert "again repeats one" in " ".join(ranking.build_ranking_section(found, "").notes)
     assert groups.group_protocols([one, two, again], "again")[0].baseline.first.name == "one"
 
 
@@ -391,15 +392,15 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
 
 def test_the_pareto_front():
     points = [
-        cost.Point("", *values) for values in ((1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8), (5, 0.9))
+        cost.CostPoint("", *values) for values in ((1, 0.5), (2, 0.4), (3, 0.9), (3, 0.8), (5, 0.9))
     ]
-    assert cost.pareto_front(points, True) == [points[0], points[2]]
-    assert cost.pareto_front(points, False) == [points[0], points[1]]
+    assert cost.find_pareto_front(points, True) == [points[0], points[2]]
+    assert cost.find_pareto_front(points, False) == [points[0], points[1]]
 
 
 def test_groups_and_disagreements_by_hand(protocol):
-    first, second = closeup.choose_two(protocol)
-    both = closeup.compare_answers(first, second)
+    first, second = closeup.choose_pair(protocol)
+    both = closeup.compare_predictions(first, second)
     expected = (first.first.scores - second.first.scores)[both["episode"].unique()]
     np.testing.assert_allclose(both.groupby("episode")["gain"].mean(), expected, atol=1e-12)
     found = closeup.find_disagreements(protocol)
@@ -426,7 +427,7 @@ def test_a_regression_is_compared_by_its_error(tmp_path):
     assert found.best.name == "fomaml" and found.best.to_baseline.mean < 0
     assert re.match(
         r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds",
-        sentences.headline(found),
+        sentences.describe_best(found),
     )
     assert "mean squared error" in (tmp_path / "out/comparison.html").read_text()
 
@@ -484,8 +485,8 @@ def test_a_folder_with_something_else_is_left_alone(protocol, tmp_path):
     (tmp_path / "thesis/thesis.txt").write_text("gold")
     with pytest.raises(
         StageError,
-        match="thesis holds something else than a comparison, which would be lost: name a new "
-        "folder",
+        match="thesis exists and is not a comparison; choose another folder, because its content "
+        "would be overwritten",
     ):
         compare.run(protocol.experiments[:2], [], tmp_path / "thesis")
     assert (tmp_path / "thesis/thesis.txt").read_text() == "gold"
@@ -524,14 +525,15 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
     with pytest.raises(
         StageError,
         match=lacking
-        + "Run dvc repro there, since there is no DVC remote to pull them from, or name",
+        + "Run dvc repro there, since there is no DVC remote to pull them from, or leave these out",
     ):
         compare.gather(repository.path, everything=True)
     with (repository.path / ".dvc/config").open("a") as config:
         config.write("['remote \"store\"']\n    url = /nowhere\n")
     with pytest.raises(
         StageError,
-        match=lacking + r"Run dvc pull \(for experiments: dvc exp pull REMOTE NAME\), or name",
+        match=lacking
+        + r"Run dvc pull \(for experiments: dvc exp pull REMOTE NAME\), or leave these out",
     ):
         compare.gather(repository.path, everything=True)
 

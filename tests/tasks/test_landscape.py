@@ -57,7 +57,7 @@ def test_nothing_is_loaded_from_anywhere(page):
         for spec in page.specs.values()
         for row in specs_data(spec)
         for k, v in row.items()
-        if k in ("image", "picture")
+        if k == "image"
     ]
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
 
@@ -115,9 +115,9 @@ def test_the_sentence_claims_no_more_than_the_interval(roots):
                 "tasks.similarity.high": high,
             }
         )
-        assert said in sentences.difficulty(facts.measure_difficulty(data))
+        assert said in sentences.describe_difficulty(facts.measure_difficulty(data))
     data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
-    assert "undefined" in sentences.difficulty(facts.measure_difficulty(data))
+    assert "undefined" in sentences.describe_difficulty(facts.measure_difficulty(data))
 
 
 def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
@@ -145,9 +145,8 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
             )
         section, _ = task_maps.map_parameters(data)
         assert said in section.sentence
-        assert not any(
-            "classes" in note for note in section.notes + difficulty.difficulty_section(data).notes
-        )
+        notes = section.notes + difficulty.build_difficulty_section(data).notes
+        assert not any("classes" in note for note in notes)
 
 
 def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
@@ -166,7 +165,7 @@ def test_a_pair_says_how_few_episodes_it_is_from(roots):
         (7, "from the 7\xa0episodes that contain both"),
     ):
         data.pairs.loc[0, "episodes"] = episodes
-        assert said in classes.pair_section(data).sentence
+        assert said in classes.build_pair_section(data).sentence
 
 
 def test_every_class_and_episode_is_on_its_map(roots):

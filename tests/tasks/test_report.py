@@ -319,7 +319,7 @@ def test_params_in_use_leave_out_what_was_not_picked():
 
 
 def compared(root):
-    section = scores.baseline_section(found(root), raw(root))
+    section = scores.build_baseline_section(found(root), raw(root))
     return section, {row["name"] for row in specs_data(section.figures[0].spec) if "name" in row}
 
 
@@ -339,23 +339,23 @@ def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_p
 )
 def test_another_protocol_is_not_drawn(tmp_path, key, value):
     root = synthetic.write(tmp_path / "run", queries=1)
-    mine = published.describe_protocol(found(root), raw(root))
-    assert len(published.find_figures(mine)[0]) == 2
+    mine = published.extract_protocol(found(root), raw(root))
+    assert len(published.find_published_results(mine)[0]) == 2
     params = raw(root)
     params["dataset"]["omniglot"][key] = value
-    assert len(published.find_figures(published.describe_protocol(found(root), params))[0]) == 0
+    protocol = published.extract_protocol(found(root), params)
+    assert len(published.find_published_results(protocol)[0]) == 0
 
 
 def test_a_data_set_without_published_figures(image_root):
-    same, others = published.find_figures(
-        published.describe_protocol(found(image_root[0]), raw(image_root[0]))
-        | {"dataset": "glyphs"}
+    same, others = published.find_published_results(
+        published.extract_protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
     )
     assert same.empty
     assert others.empty
-    standing = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
-    alone = replace(standing, same_protocol=same, other_protocols=others)
-    assert "only baselines are drawn" in sentences.published_figures(alone)
+    comparison = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
+    alone = replace(comparison, same_protocol=same, other_protocols=others)
+    assert "only baselines are drawn" in sentences.describe_published_results(alone)
 
 
 def test_the_table_of_published_figures_is_whole():
@@ -393,10 +393,10 @@ def test_gallery_shows_the_answers_that_were_given(image_root):
     assert shown[-1] == accuracy.min()
     assert abs(shown[0] - accuracy.median()) < 0.02
     for card in cards:
-        answers = data.answers[data.answers["episode"] == card.episode]
+        predictions = data.predictions[data.predictions["episode"] == card.episode]
         for when in ("before", "after"):
-            wrong = sum(not q.right for c in card.classes for q in getattr(c, when))
-            assert wrong == (answers[when] != answers["label"]).sum() > 0
+            wrong = sum(not q.is_correct for c in card.classes for q in getattr(c, when))
+            assert wrong == (predictions[when] != predictions["label"]).sum() > 0
 
 
 def test_gallery_cells_are_the_pixels_of_the_data(image_root):
@@ -406,7 +406,7 @@ def test_gallery_cells_are_the_pixels_of_the_data(image_root):
     line = data.test[data.test["episode"] == card.episode].iloc[0]
 
     def cell(index):
-        x, y = card.sheet.place(index)
+        x, y = card.sheet.locate(index)
         return 255 - sheet[28 * y : 28 * y + 28, 28 * x : 28 * x + 28]
 
     for way, c in enumerate(card.classes):
@@ -433,13 +433,13 @@ def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
 def test_hardest_classes_and_groups(image_root):
     data = found(image_root[0])
     hardest = data.classes.sort_values("accuracy").iloc[0]
-    section = classes.class_section(data)
+    section = classes.build_class_section(data)
     assert section.tables[0].rows[0][0] == hardest["class"]
-    assert wording.percent(hardest["accuracy"]) in section.sentence
-    (groups,) = classes.group_sections(data)
+    assert wording.format_percent(hardest["accuracy"]) in section.sentence
+    (groups,) = classes.build_group_sections(data)
     pooled = data.classes.groupby("group")[["correct", "queries"]].sum()
     worst = (pooled["correct"] / pooled["queries"]).min()
-    assert wording.percent(worst) in groups.sentence
+    assert wording.format_percent(worst) in groups.sentence
     assert len(groups.tables[0].rows) == data.classes["group"].nunique()
 
 
@@ -455,8 +455,8 @@ def test_mistaken_for_is_counted_from_the_answers(image_root):
     data = found(image_root[0])
     hard = classes.illustrate_hard_classes(data).rows[0]
     truth = np.stack(data.test["classes"].to_list())
-    names = data.table["class"].to_numpy()
-    wrong = data.answers[data.answers["label"] != data.answers["after"]]
+    names = data.dataset_classes["class"].to_numpy()
+    wrong = data.predictions[data.predictions["label"] != data.predictions["after"]]
     own = (
         pd.Series(names[truth[wrong["episode"], wrong["label"]]])
         .map(lambda name: hard.first.startswith(f"{name} ("))
@@ -468,7 +468,7 @@ def test_mistaken_for_is_counted_from_the_answers(image_root):
 
 
 def adaptation(score: str, curve: pd.DataFrame) -> str:
-    return sentences.adaptation(facts.measure_adaptation(score, curve))
+    return sentences.describe_adaptation(facts.measure_adaptation(score, curve))
 
 
 def course(steps=None, **columns) -> pd.DataFrame:
@@ -527,18 +527,18 @@ def test_a_curve_with_gaps_is_told_by_its_steps():
     ],
 )
 def test_figures_in_words(score, value, ci95, text):
-    assert wording.estimate(score, value, ci95).replace("\xa0", " ") == text
+    assert wording.format_estimate(score, value, ci95).replace("\xa0", " ") == text
 
 
 def test_a_group_is_said_once():
-    assert wording.class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
-    assert wording.class_name("character01", "Greek") == "character01 (Greek)"
-    assert wording.class_name("character01", "") == "character01"
+    assert wording.format_class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
+    assert wording.format_class_name("character01", "Greek") == "character01 (Greek)"
+    assert wording.format_class_name("character01", "") == "character01"
 
 
 def test_labels_are_spread_without_changing_their_order():
-    assert charts.spread([0.1, 0.9], 0.2) == [0.1, 0.9]
-    places = charts.spread([0.95, 0.94, 0.5], 0.1)
+    assert charts.spread_labels([0.1, 0.9], 0.2) == [0.1, 0.9]
+    places = charts.spread_labels([0.95, 0.94, 0.5], 0.1)
     assert places[0] - places[1] >= 0.1 - 1e-6
     assert places[2] == 0.5
 
@@ -556,12 +556,12 @@ def _contrast(a, b):
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_contrast_is_aa_in_both_themes(theme):
-    for paper in ("paper", "panel"):
+    for background in ("surface", "panel"):
         for name, pair in charts.PALETTE.items():
-            if name.endswith("-text") or name in ("ink", "muted"):
-                assert _contrast(pair[theme], charts.PALETTE[paper][theme]) >= 4.5, name
+            if name.endswith("-text") or name in ("text", "muted"):
+                assert _contrast(pair[theme], charts.PALETTE[background][theme]) >= 4.5, name
     for name in ("model", "other", "training", "wrong", "baseline", "published"):
-        assert _contrast(charts.PALETTE[name][theme], charts.PALETTE["paper"][theme]) >= 3, name
+        assert _contrast(charts.PALETTE[name][theme], charts.PALETTE["surface"][theme]) >= 3, name
 
 
 # --- modes, regression ----------------------------------------------------------------------------
@@ -569,14 +569,12 @@ def test_contrast_is_aa_in_both_themes(theme):
 
 def test_both_statistics_are_compared_unless_they_agree(image_root):
     data = found(image_root[0])
-    (section,) = curves.mode_sections(data)
+    (section,) = curves.build_mode_sections(data)
     metrics = read_json(image_root[0] / "reports/metrics.json")
-    assert (
-        wording.points(metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"])
-        in section.sentence
-    )
+    difference = metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"]
+    assert wording.format_points(difference) in section.sentence
     data.curve["accuracy"] = np.tile(data.adaptation_curve("transductive")["accuracy"], 2)
-    (section,) = curves.mode_sections(data)
+    (section,) = curves.build_mode_sections(data)
     assert not section.figures
     assert "no batch norm" in section.sentence
 
@@ -585,7 +583,7 @@ def test_regression_report(wave_root):
     page = Page((wave_root / "reports/report.html").read_text())
     metrics = read_json(wave_root / "reports/metrics.json")
     assert float(page.with_tag("data")[0]["value"]) == metrics["mse"]
-    assert wording.number(metrics["mse_median"]) in page.text
+    assert wording.format_number(metrics["mse_median"]) in page.text
     anchors = {attrs["id"] for attrs in page.with_tag("section")}
     assert "fits" in anchors
     assert not {"gallery", "classes", "groups", "statistics"} & anchors
@@ -620,7 +618,7 @@ def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
         4e5,
         3e5,
     )
-    spec = scores.baseline_section(data, raw(wave_root)).figures[0].spec
+    spec = scores.build_baseline_section(data, raw(wave_root)).figures[0].spec
     assert '"type": "log"' in json.dumps(spec)
 
 
@@ -714,7 +712,7 @@ def test_columns_that_a_kind_can_do_without(spare):
     kept = path.read_text()
     try:
         pd.read_csv(path).drop(columns=["gradient_norm", "meta_lr"]).to_csv(path, index=False)
-        assert curves.learning_section(found(spare)).figures
+        assert curves.build_learning_section(found(spare)).figures
     finally:
         path.write_text(kept)
 

@@ -42,7 +42,7 @@ def test_the_exponent_is_found(protocols):
     )
     scores = {c.first.name: c.score for c in protocols[0].configurations}
     assert found.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
-    (section,) = scaling.scaling_sections(protocols)
+    (section,) = scaling.build_scaling_sections(protocols)
     assert section.name == "scaling-classes"
     b, low, high = (
         float(x.replace("−", "-"))
@@ -90,7 +90,7 @@ def test_shots_are_followed_across_protocols(repository):
     ]
     found = groups.group_protocols(several)
     assert len(found) == 4, "the test episodes differ"
-    (section,) = scaling.scaling_sections(found)
+    (section,) = scaling.build_scaling_sections(found)
     assert "falls as n to the power of −1.00" in section.sentence
     assert section.heading == "Scaling: shots per class"
     assert any("not paired" in note for note in section.notes) and not any(
@@ -104,7 +104,7 @@ def test_shots_are_followed_across_protocols(repository):
     own = [
         replace(e, params={**e.params, "train": {**e.params["train"], "shots": 3}}) for e in several
     ]
-    (section,) = scaling.scaling_sections(groups.group_protocols(own))
+    (section,) = scaling.build_scaling_sections(groups.group_protocols(own))
     assert trained not in section.notes
 
 
@@ -121,7 +121,7 @@ def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repos
         )
         for n, factor in ((10, 1.0), (20, 0.25), (40, 0.25), (80, 0.25))
     ]
-    (section,) = scaling.scaling_sections(groups.group_protocols(bent))
+    (section,) = scaling.build_scaling_sections(groups.group_protocols(bent))
     assert any(
         "The points deviate from the law by more than chance (chi-square " in note
         and "p < 0.001)" in note
@@ -142,13 +142,13 @@ def test_no_trend_is_said_to_be_none(repository):
         )
         for n in (10, 20, 40, 80)
     ]
-    (section,) = scaling.scaling_sections(groups.group_protocols(flat))
+    (section,) = scaling.build_scaling_sections(groups.group_protocols(flat))
     assert "no significant trend" in section.sentence
 
 
 def test_transfer_is_by_the_classes_own_group(protocols):
     (protocol,) = protocols
-    section = transfer.transfer_section(protocol, "")
+    section = transfer.build_transfer_section(protocol, "")
     assert (
         section.sentence.startswith(
             "Over all test groups, training on a beats training on b + c by "
@@ -172,18 +172,18 @@ def test_transfer_is_by_the_classes_own_group(protocols):
 def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
     (protocol,) = protocols
     level = replace(protocol, pairs=[replace(pair, p=0.2) for pair in protocol.pairs])
-    section = transfer.transfer_section(level, "")
+    section = transfer.build_transfer_section(level, "")
     assert section.sentence.startswith(
         "No training group is significantly better than another: a is ahead of b + c by "
     )
     assert section.sentence.endswith(" (corrected p = 0.20).")
-    assert transfer.transfer_section(replace(protocol, pairs=[]), "").sentence.startswith(
+    assert transfer.build_transfer_section(replace(protocol, pairs=[]), "").sentence.startswith(
         "Only the 20 best"
     )
 
 
 def test_every_column_of_the_table_in_colour_is_named(protocols):
-    chart = next(iter(transfer.transfer_section(protocols[0], "").figures)).spec
+    chart = next(iter(transfer.build_transfer_section(protocols[0], "").figures)).spec
     axes = [axis for layer in chart["layer"] for axis in [layer["encoding"]["x"]["axis"]]]
     assert axes and all(axis["labelOverlap"] is False for axis in axes)
 
@@ -196,7 +196,7 @@ def test_without_groups_there_is_no_table(protocols):
             c for c in protocol.configurations if "of-b" not in [e.name for e in c.experiments]
         ],
     )
-    assert transfer.transfer_section(few, "") is None
+    assert transfer.build_transfer_section(few, "") is None
 
 
 def test_both_are_on_the_page(repository, tmp_path):

@@ -1,1 +1,1 @@
-"""The comparison report: groups of comparable experiments, sections and pictures."""
+"""The comparison report: groups of comparable experiments, sections and charts."""

@@ -9,12 +9,12 @@ import pandas as pd
 
 from tasks.reports.comparison import sentences
 from tasks.reports.comparison.protocols import Configuration, Protocol
-from tasks.reports.comparison.style import configuration_colour, score_axis
+from tasks.reports.comparison.style import build_zoomed_score_axis, choose_colour
 from tasks.reports.kit import charts, wording
-from tasks.reports.kit.section import Figure, Section, build_figure
+from tasks.reports.kit.section import Figure, ReportSection, build_figure
 
 MAX_STEPS = 10
-"""Inner steps drawn at most."""
+"""Maximum number of inner steps drawn."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Curve:
     data: pd.DataFrame
 
 
-def learning_section(protocol: Protocol, suffix: str) -> Section:
+def build_learning_section(protocol: Protocol, suffix: str) -> ReportSection:
     """Build the section with the validation scores during training."""
     curves = [
         _average(c, [e.validation for e in c.experiments], "iteration", protocol.score)
@@ -34,14 +34,16 @@ def learning_section(protocol: Protocol, suffix: str) -> Section:
     choose = max if protocol.is_accuracy else min
     best = choose(curves, key=lambda curve: float(curve.data["y"].iloc[-1]))
     first, iteration, goal = _find_fastest(protocol, curves)
-    sentence = sentences.learning(protocol, best.configuration.name, first, iteration, goal)
+    sentence = sentences.describe_learning(
+        protocol, best.configuration.name, first, iteration, goal
+    )
     name = f"learning{suffix}"
     figure = _draw_curves(protocol, name, curves, "iteration", ",d", sentence)
     note = (
-        f"Validation {wording.score_name(protocol.score)}, mean over seeds. Hover over a line to "
+        f"Validation {wording.name_score(protocol.score)}, mean over seeds. Hover over a line to "
         "bring it to the front."
     )
-    return Section(name, "Learning curves", sentence, [figure], [note])
+    return ReportSection(name, "Learning curves", sentence, [figure], [note])
 
 
 def _average(
@@ -53,9 +55,12 @@ def _average(
 
 
 def _find_fastest(protocol: Protocol, curves: list[Curve]) -> tuple[str, int, float]:
-    """Return which configuration first comes close to the best score, when, and the goal.
+    """Find the configuration that is first to come close to the best score.
 
-    Close means within a point of accuracy or 5 % of an error.
+    Close means within one percentage point of accuracy, or 5 % of an error.
+
+    Returns:
+        Its name, the iteration at which it comes close, and the score that counts as close.
     """
     if protocol.is_accuracy:
         goal = max(curve.data["y"].max() for curve in curves) - 0.01
@@ -64,14 +69,14 @@ def _find_fastest(protocol: Protocol, curves: list[Curve]) -> tuple[str, int, fl
     reached = []
     for curve in curves:
         values = curve.data["y"]
-        there = curve.data[values >= goal if protocol.is_accuracy else values <= goal]
-        if len(there):
-            reached.append((int(there["x"].iloc[0]), curve.configuration.name))
+        close = curve.data[values >= goal if protocol.is_accuracy else values <= goal]
+        if len(close):
+            reached.append((int(close["x"].iloc[0]), curve.configuration.name))
     iteration, name = min(reached)
     return name, iteration, goal
 
 
-def adaptation_section(protocol: Protocol, suffix: str) -> Section | None:
+def build_adaptation_section(protocol: Protocol, suffix: str) -> ReportSection | None:
     """Build the section with the scores by inner step; None if no configuration takes any."""
     curves = []
     for c in protocol.configurations:
@@ -89,13 +94,13 @@ def adaptation_section(protocol: Protocol, suffix: str) -> Section | None:
         )
         for curve in curves
     )
-    sentence = sentences.adaptation(protocol, best, gain)
+    sentence = sentences.describe_adaptation(protocol, best, gain)
     adapting = {curve.configuration.name for curve in curves}
     others = [c.name for c in protocol.configurations if c.name not in adapting]
-    notes = [sentences.without_steps(others)] if others else []
+    notes = [sentences.list_without_steps(others)] if others else []
     name = f"adaptation{suffix}"
     figure = _draw_curves(protocol, name, curves, "inner steps", "d", sentence)
-    return Section(name, "Adaptation curves", sentence, [figure], notes)
+    return ReportSection(name, "Adaptation curves", sentence, [figure], notes)
 
 
 def _draw_curves(
@@ -104,35 +109,35 @@ def _draw_curves(
     """Draw the best configurations in colour, with names, and the others faint."""
     frames, ends = [], []
     for curve in curves:
-        colour = configuration_colour(protocol, curve.configuration)
+        colour = choose_colour(protocol, curve.configuration)
         title, values = curve.configuration.name, curve.data["y"]
         frames.append(
             curve.data.assign(
                 name=title,
-                ink=charts.var(colour),
+                css_colour=charts.css_variable(colour),
                 faint=colour == "baseline",
-                score=[wording.formatter(protocol.score)(value) for value in values],
+                score=[wording.choose_formatter(protocol.score)(value) for value in values],
             )
         )
         if colour != "baseline":
-            ink = charts.var(f"{colour}-text")
-            ends.append({"y": float(values.iloc[-1]), "name": title, "ink": ink})
+            text_colour = charts.css_variable(f"{colour}-text")
+            ends.append({"y": float(values.iloc[-1]), "name": title, "css_colour": text_colour})
     lines = pd.concat(frames, ignore_index=True)
-    y_axis = score_axis(protocol, float(lines["y"].min()), float(lines["y"].max()))
+    y_axis = build_zoomed_score_axis(protocol, float(lines["y"].min()), float(lines["y"].max()))
     low, high = y_axis["scale"].domain
-    labels = pd.DataFrame(ends or [{"y": low, "name": "", "ink": ""}])
-    labels["y"] = charts.spread(labels["y"].clip(low, high).tolist(), 0.075 * (high - low))
+    labels = pd.DataFrame(ends or [{"y": low, "name": "", "css_colour": ""}])
+    labels["y"] = charts.spread_labels(labels["y"].clip(low, high).tolist(), 0.075 * (high - low))
     x_axis = {
         "axis": alt.Axis(title=x_title, format=x_format, tickCount=5),
         "scale": alt.Scale(domain=[float(lines["x"].min()), float(lines["x"].max())], nice=False),
     }
-    score = wording.score_name(protocol.score)
+    score = wording.name_score(protocol.score)
     tooltip = [
         alt.Tooltip("name:N", title=" "),
         alt.Tooltip("x:Q", title=x_title, format=x_format),
         alt.Tooltip("score:N", title=score),
     ]
-    chart = charts.overlay(lines, labels, x_axis, y_axis, tooltip)
-    configurations = wording.count(len(curves), "configuration")
+    chart = charts.draw_overlay(lines, labels, x_axis, y_axis, tooltip)
+    configurations = wording.format_count(len(curves), "configuration")
     description = f"{score.capitalize()} of {configurations} by {x_title}."
     return build_figure(name, chart, description, sentence, 300)

@@ -15,25 +15,25 @@ from tasks.reports.kit.trees import flatten, select_used
 CODE = "training code"
 """Key of the digest of the training code, which counts as a setting.
 
-The same params with other code are another configuration.
+The same params with different code are a different configuration.
 """
 
 SEED = "train.seed"
 
 WITHOUT_EFFECT = ("report.", "processes", "device")
-"""Beginnings of the keys of settings that change no score."""
+"""Prefixes of the keys of settings that do not affect scores."""
 
 
-def effective_settings(experiment: Experiment) -> dict[str, Any]:
+def select_effective_settings(experiment: Experiment) -> dict[str, Any]:
     """Return the settings that may change the score, by dotted key, and the training code."""
     digest = experiment.config.get("code_digest", "")
-    return effective_params(experiment.params) | {CODE: digest}
+    return complete_params(experiment.params) | {CODE: digest}
 
 
-def effective_params(params: dict[str, Any]) -> dict[str, Any]:
+def complete_params(params: dict[str, Any]) -> dict[str, Any]:
     """Return the params that may change the score, by dotted key.
 
-    Keys that an older file lacks have the default values, as they do in a run.
+    Keys missing in an older file have their default values, as in a run.
     """
     complete = deepcopy(_default_params())
     merge_into(complete, params)
@@ -49,16 +49,16 @@ def _default_params() -> dict[str, Any]:
     return json.loads(json.dumps(default_params()))  # lists instead of tuples, as in a file
 
 
-def settings_key(settings: dict[str, Any], ignored: Sequence[str]) -> str:
+def build_settings_key(settings: dict[str, Any], ignored: Sequence[str]) -> str:
     """Return a key that is equal for settings that differ at most in the `ignored` ones."""
     return repr(sorted((k, repr(v)) for k, v in settings.items() if k not in ignored))
 
 
-def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the keys that have several values among the configurations that have them.
+def find_differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the keys with several values among the configurations that have them.
 
-    Settings that only one method has follow from its name. The training code counts only if
-    nothing else distinguishes two configurations, since every method has its own.
+    Settings that only one algorithm has follow from its name. The training code counts only if
+    nothing else distinguishes two configurations, since every algorithm has its own code.
     """
     keys = list(dict.fromkeys(key for values in settings for key in values))
     keys = [
@@ -79,7 +79,7 @@ def name_configurations(
     Args:
         settings: Settings of each configuration.
         keys: The settings that differ.
-        fallbacks: The name of an experiment of each, used where no setting differs.
+        fallbacks: Name of an experiment of each configuration, used if no setting differs.
     """
     if len(settings) == 1:
         return list(fallbacks)
@@ -107,7 +107,7 @@ def _label(values: dict[str, Any], keys: Sequence[str]) -> str:
 
 
 def format_setting(value: Any, none: str = "") -> str:
-    """Format the value of a setting as YAML has it."""
+    """Format the value of a setting as in YAML."""
     if value is None:
         return none
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,8 +14,9 @@ def build_matrix(protocol: Protocol) -> dict[str, Any] | None:
     """Build the matrix of pairwise differences, row minus column; None for a single configuration.
 
     Returns:
-        `sentence`, `names`, `rows` of cells with `text`, `verdict` (`win`, `lose`, `open` or
-        `self`) and `title` (a tooltip), `note`, and how many configurations were `left_out`.
+        `sentence`; `names`; `rows` of cells with `text`, `verdict` (`win`, `lose`, `open` or
+        `self`) and `title` (a tooltip); `note`; and `left_out`, the number of configurations
+        without a row.
     """
     compared = {id(c) for pair in protocol.pairs for c in (pair.first, pair.second)}
     if not compared:
@@ -35,10 +36,10 @@ def build_matrix(protocol: Protocol) -> dict[str, Any] | None:
                 cells.append(_build_cell(protocol, first, second, pair, -1))
         rows.append({"name": first.name, "cells": cells})
     return {
-        "sentence": sentences.pairwise(protocol),
+        "sentence": sentences.describe_pairs(protocol),
         "names": [c.name for c in members],
         "rows": rows,
-        "note": sentences.pairwise_note(protocol),
+        "note": sentences.explain_matrix(protocol),
         "left_out": len(protocol.configurations) - len(members),
     }
 
@@ -55,6 +56,6 @@ def _build_cell(
     low_text, high_text = (format_difference(protocol, v) for v in sorted((low, high)))
     title = (
         f"{first.name} minus {second.name}: {text}, 95 % CI {low_text} to {high_text}, "
-        f"corrected p {wording.p_value(pair.p)}"
+        f"corrected p {wording.format_p_value(pair.p)}"
     )
     return {"text": text, "verdict": verdict, "title": title}

@@ -1,8 +1,8 @@
-"""Which experiments are comparable: those scored under the same protocol.
+"""Groups of comparable experiments: those scored under the same protocol.
 
 Experiments of a *protocol* were scored on the same test episodes in the same batch-norm mode, so
-that their differences are paired. Within a protocol, the experiments of a *configuration* differ
-in `train.seed` alone.
+their differences are paired. Within a protocol, the experiments of a *configuration* differ only
+in `train.seed`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from episodic.analysis.comparison import Estimate, Resamples, holm
 from tasks.experiments import Experiment
 from tasks.reports.comparison.naming import (
     SEED,
-    differing_keys,
-    effective_params,
-    effective_settings,
+    build_settings_key,
+    complete_params,
+    find_differing_keys,
     name_configurations,
-    settings_key,
+    select_effective_settings,
 )
 from tasks.reports.kit import wording
 from tasks.runtime.stage import StageError
 
 SIGNIFICANCE = 0.05
-"""Corrected p-values below it are significant."""
+"""Corrected p-values below this threshold are significant."""
 
 MAX_IN_MATRIX = 20
-"""Configurations that are compared pairwise: the best ones."""
+"""Number of configurations that are compared pairwise: the best ones."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Experiments that differ in their seed alone.
+    """Experiments that differ only in their seed.
 
     Attributes:
         name: The settings in which it differs from others.
         experiments: One experiment per seed.
-        rows: Their rows among the experiments of the protocol.
+        indices: Their indices among the experiments of the protocol.
         params: Values of the settings that differ within the protocol.
         score: The mean score.
-        to_baseline: Its difference to the baseline; None for the baseline itself.
+        to_baseline: Its difference from the baseline; None for the baseline itself.
         p: p-value of the difference, corrected for the number of comparisons with the baseline.
     """
 
     name: str
     experiments: list[Experiment]
-    rows: list[int]
+    indices: list[int]
     params: dict[str, Any]
     score: Estimate
     to_baseline: Estimate | None = None
@@ -97,7 +97,7 @@ class Protocol:
         description: The protocol in words.
         score: `accuracy` or `mse`.
         configurations: The configurations, the best first.
-        baseline: The one that all others are compared with.
+        baseline: The configuration that all others are compared with.
         keys: Settings in which they differ.
         pairs: Pairwise differences of the best configurations.
         repetitions: Experiments that repeat another one: (name, name of the other).
@@ -141,7 +141,7 @@ class Protocol:
 def group_protocols(
     experiments: Sequence[Experiment], baseline: str | None = None
 ) -> list[Protocol]:
-    """Groups experiments by protocol and by configuration.
+    """Group experiments by protocol and by configuration.
 
     Args:
         experiments: The experiments to compare.
@@ -155,10 +155,12 @@ def group_protocols(
         StageError: The baseline is not among the experiments, or scores are not finite.
     """
     if baseline is not None and baseline not in [e.name for e in experiments]:
-        raise StageError(f"the baseline {baseline} is not among the compared experiments")
+        raise StageError(
+            f"the baseline {baseline} is not among the compared experiments; choose one of them"
+        )
     by_key: dict[tuple, list[Experiment]] = {}
     for experiment in experiments:
-        by_key.setdefault(protocol_key(experiment), []).append(experiment)
+        by_key.setdefault(build_protocol_key(experiment), []).append(experiment)
     protocols = [_build_protocol(members, baseline) for members in by_key.values()]
     if len({p.description for p in protocols}) < len(protocols):
         digests = [members[0].meta["data_digest"][:6] for members in by_key.values()]
@@ -174,8 +176,11 @@ def group_protocols(
     return sorted(protocols, key=lambda p: (not has_baseline(p), -len(p.experiments)))
 
 
-def protocol_key(experiment: Experiment) -> tuple:
-    """Return what has to be equal for paired differences: data, mode, score and episodes."""
+def build_protocol_key(experiment: Experiment) -> tuple:
+    """Return the key of a protocol: data, mode, score and number of episodes.
+
+    Differences are paired only between experiments with equal keys.
+    """
     number = len(experiment.scores)
     return experiment.meta["data_digest"], experiment.mode, experiment.score, number
 
@@ -183,12 +188,12 @@ def protocol_key(experiment: Experiment) -> tuple:
 def describe_protocol(experiment: Experiment) -> str:
     """Describe the protocol of an experiment in words."""
     meta = experiment.meta
-    queries = wording.count(meta["queries"], "query", "queries")
+    queries = wording.format_count(meta["queries"], "query", "queries")
     if experiment.score == "mse":
-        task = f"{wording.count(meta['shots'], 'support point')}, {queries}"
+        task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
         task = f"{meta['ways']}-way {meta['shots']}-shot, {queries} per class"
-    episodes = wording.count(len(experiment.scores), "test episode")
+    episodes = wording.format_count(len(experiment.scores), "test episode")
     return f"{task}, {meta['dataset']} ({meta['protocol']}), {experiment.mode}, {episodes}"
 
 
@@ -197,8 +202,8 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
     diverged = [e.name for e in unique if not np.isfinite(e.scores).all()]
     if diverged:
         raise StageError(
-            f"the scores of {wording.join(diverged)} are not all finite: leave the experiments "
-            "out, or train again with a lower learning rate"
+            f"the scores of {wording.join_words(diverged)} are not all finite: exclude these "
+            "experiments, or train again with a lower learning rate"
         )
     resamples = Resamples(np.stack([e.scores for e in unique]))
     configurations, keys = _group_configurations(unique, resamples)
@@ -208,7 +213,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
         (c for c in configurations if name in [e.name for e in c.experiments]), configurations[0]
     )
     others = [c for c in configurations if c is not base]
-    differences = [resamples.difference(c.rows, base.rows) for c in others]
+    differences = [resamples.difference(c.indices, base.indices) for c in others]
     corrected = holm([difference.p for difference in differences])
     measured = [base] + [
         replace(c, to_baseline=difference, p=p)
@@ -225,33 +230,31 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
         keys=keys,
         pairs=_compare_pairs(measured[:MAX_IN_MATRIX], resamples),
         repetitions=repetitions,
-        edited=[
-            e.name for e in members if effective_params(e.stated) != effective_params(e.params)
-        ],
+        edited=[e.name for e in members if complete_params(e.stated) != complete_params(e.params)],
     )
 
 
 def _group_configurations(
     experiments: list[Experiment], resamples: Resamples
 ) -> tuple[list[Configuration], list[str]]:
-    """Return the configurations in the order of their first experiments, and what differs."""
-    settings = [effective_settings(experiment) for experiment in experiments]
-    rows_by_key: dict[str, list[int]] = {}
-    for row, values in enumerate(settings):
-        rows_by_key.setdefault(settings_key(values, [SEED]), []).append(row)
-    groups = list(rows_by_key.values())
-    firsts = [settings[rows[0]] for rows in groups]
-    keys = differing_keys(firsts)
-    names = name_configurations(firsts, keys, [experiments[rows[0]].name for rows in groups])
+    """Return the configurations in the order of their first experiments, and the keys that differ."""
+    settings = [select_effective_settings(experiment) for experiment in experiments]
+    by_key: dict[str, list[int]] = {}
+    for index, values in enumerate(settings):
+        by_key.setdefault(build_settings_key(values, [SEED]), []).append(index)
+    groups = list(by_key.values())
+    firsts = [settings[indices[0]] for indices in groups]
+    keys = find_differing_keys(firsts)
+    names = name_configurations(firsts, keys, [experiments[indices[0]].name for indices in groups])
     configurations = [
         Configuration(
             name=name,
-            experiments=[experiments[row] for row in rows],
-            rows=rows,
+            experiments=[experiments[index] for index in indices],
+            indices=indices,
             params={key: values.get(key) for key in keys},
-            score=resamples.mean(rows),
+            score=resamples.mean(indices),
         )
-        for name, rows, values in zip(names, groups, firsts, strict=True)
+        for name, indices, values in zip(names, groups, firsts, strict=True)
     ]
     return configurations, keys
 
@@ -262,12 +265,16 @@ def _drop_repetitions(
     """Drop experiments that repeat another one: the same settings, seed and scores.
 
     Returns:
-        The others, and of each repetition its name and that of the experiment it repeats.
+        The other experiments, and for each repetition its name and that of the experiment it
+        repeats.
     """
     known: dict[tuple, Experiment] = {}
     repetitions = []
     for experiment in experiments:
-        key = settings_key(effective_settings(experiment), []), experiment.scores.tobytes()
+        key = (
+            build_settings_key(select_effective_settings(experiment), []),
+            experiment.scores.tobytes(),
+        )
         if key in known:
             repetitions.append((experiment.name, known[key].name))
         else:
@@ -277,7 +284,7 @@ def _drop_repetitions(
 
 def _compare_pairs(configurations: list[Configuration], resamples: Resamples) -> list[Pair]:
     pairs = list(combinations(configurations, 2))
-    differences = [resamples.difference(a.rows, b.rows) for a, b in pairs]
+    differences = [resamples.difference(a.indices, b.indices) for a, b in pairs]
     corrected = holm([difference.p for difference in differences])
     return [
         Pair(a, b, difference, p)

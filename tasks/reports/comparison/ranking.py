@@ -10,19 +10,19 @@ from tasks.reports.comparison import sentences
 from tasks.reports.comparison.naming import format_setting
 from tasks.reports.comparison.protocols import SIGNIFICANCE, Configuration, Protocol
 from tasks.reports.comparison.style import (
-    configuration_colour,
+    choose_colour,
+    choose_score_format,
     format_difference,
     format_interval,
-    score_format,
 )
 from tasks.reports.kit import charts, wording
-from tasks.reports.kit.section import Figure, Section, Table
+from tasks.reports.kit.section import Figure, ReportSection, Table
 
 DRAWN = 30
-"""Configurations drawn at most; the table has all."""
+"""Maximum number of configurations drawn; the table has all."""
 
 
-def ranking_section(protocol: Protocol, suffix: str) -> Section:
+def build_ranking_section(protocol: Protocol, suffix: str) -> ReportSection:
     """Build the section with all configurations and their intervals, the best first.
 
     Args:
@@ -34,23 +34,23 @@ def ranking_section(protocol: Protocol, suffix: str) -> Section:
     width = high - low
     top = min(1.0, high + 0.02 * width) if protocol.is_accuracy else high
     limits = max(0.0, low - 0.05 * width), top
-    name = wording.score_name(protocol.score)
-    form = score_format(protocol, limits[1] - limits[0])
-    chart = charts.dots(dots, alt.Axis(title=name, format=form, tickCount=5), limits)
-    sentence = sentences.headline(protocol)
+    name = wording.name_score(protocol.score)
+    form = choose_score_format(protocol, limits[1] - limits[0])
+    chart = charts.draw_dots(dots, alt.Axis(title=name, format=form, tickCount=5), limits)
+    sentence = sentences.describe_best(protocol)
     description = (
-        f"{name.capitalize()} of {wording.count(len(dots), 'configuration')} with 95 % intervals, "
+        f"{name.capitalize()} of {wording.format_count(len(dots), 'configuration')} with 95 % intervals, "
         f"the best first. {sentence}"
     )
-    spec = charts.page_spec(chart, charts.ROW_HEIGHT * len(dots))
+    spec = charts.build_page_spec(chart, charts.ROW_HEIGHT * len(dots))
     figure = Figure(f"ranking{suffix}", spec, description)
-    notes = sentences.ranking_notes(protocol, DRAWN)
-    return Section(f"ranking{suffix}", "Ranking", sentence, [figure], notes)
+    notes = sentences.list_ranking_notes(protocol, DRAWN)
+    return ReportSection(f"ranking{suffix}", "Ranking", sentence, [figure], notes)
 
 
 def _ranking_dot(protocol: Protocol, configuration: Configuration) -> charts.Dot:
     score = configuration.score
-    seeds = wording.count(len(configuration.experiments), "seed")
+    seeds = wording.format_count(len(configuration.experiments), "seed")
     is_baseline = configuration is protocol.baseline
     several = len(protocol.configurations) > 1
     return charts.Dot(
@@ -58,14 +58,14 @@ def _ranking_dot(protocol: Protocol, configuration: Configuration) -> charts.Dot
         value=score.mean,
         low=max(score.low, 0.0),
         high=min(score.high, 1.0) if protocol.is_accuracy else score.high,
-        text=wording.formatter(protocol.score)(score.mean),
-        detail=f"{seeds}, {wording.count(score.episodes, 'test episode')}",
-        colour=configuration_colour(protocol, configuration),
+        text=wording.choose_formatter(protocol.score)(score.mean),
+        detail=f"{seeds}, {wording.format_count(score.episodes, 'test episode')}",
+        colour=choose_colour(protocol, configuration),
         shape="diamond" if is_baseline else "circle",
     )
 
 
-def build_table(protocol: Protocol) -> dict[str, Any]:
+def build_configuration_table(protocol: Protocol) -> dict[str, Any]:
     """Build the sortable table of all configurations.
 
     Returns:
@@ -78,7 +78,7 @@ def build_table(protocol: Protocol) -> dict[str, Any]:
         for key in protocol.keys
         if any(_format_cell(c.params.get(key)) != c.name for c in protocol.configurations)
     ]
-    score = wording.score_name(protocol.score)
+    score = wording.name_score(protocol.score)
     scores = ["seeds", score, "vs baseline", "95 % CI", "corrected p", "training", "memory"]
     numeric = [
         all(type(c.params.get(key)) in (int, float, type(None)) for c in protocol.configurations)
@@ -89,7 +89,7 @@ def build_table(protocol: Protocol) -> dict[str, Any]:
             "cells": [(c.name, c.name), *_setting_cells(c, keys), *_score_cells(protocol, c)],
             "verdict": _judge(protocol, c),
             "experiments": ", ".join(e.name for e in c.experiments),
-            "spread": sentences.seed_spread(protocol, c),
+            "spread": sentences.describe_seeds(protocol, c),
         }
         for c in protocol.configurations
     ]
@@ -113,13 +113,13 @@ def _score_cells(protocol: Protocol, configuration: Configuration) -> list[tuple
         compared = [
             (format_difference(protocol, difference.mean), difference.mean),
             (f"{low} to {high}", difference.low),
-            (wording.p_value(configuration.p), configuration.p),
+            (wording.format_p_value(configuration.p), configuration.p),
         ]
     return [
         (str(seeds), seeds),
         (format_interval(protocol, configuration.score), configuration.score.mean),
         *compared,
-        (wording.duration(configuration.seconds), configuration.seconds),
+        (wording.format_duration(configuration.seconds), configuration.seconds),
         (f"{configuration.memory / 1e9:.2f} GB", configuration.memory),
     ]
 
@@ -137,7 +137,7 @@ def _format_cell(value: Any) -> str:
 
 def build_text_table(protocol: Protocol) -> Table:
     """Build the table of all configurations as text, for Markdown."""
-    table = build_table(protocol)
+    table = build_configuration_table(protocol)
     rows = [[text for text, _ in row["cells"]] for row in table["rows"]]
     numeric = frozenset(i for i, is_numeric in enumerate(table["numeric"]) if is_numeric)
     return Table("All configurations, the best first", table["head"], rows, numeric)

@@ -1,4 +1,4 @@
-"""How the error scales with shots, ways or training classes, and a power law through it."""
+"""Scaling of the error with shots, ways or training classes, with a power-law fit."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pandas as pd
 from episodic.analysis import power_law
 from episodic.analysis.power_law import PowerLaw
 from tasks.reports.comparison import sentences
-from tasks.reports.comparison.naming import SEED, effective_settings, settings_key
+from tasks.reports.comparison.naming import SEED, build_settings_key, select_effective_settings
 from tasks.reports.comparison.protocols import Configuration, Protocol
 from tasks.reports.kit import charts, maps, wording
-from tasks.reports.kit.section import Section, Table, build_figure
+from tasks.reports.kit.section import ReportSection, Table, build_figure
 
 QUANTITIES = {
     "train.classes": "training classes",
     "episodes.shots": "shots per class",
     "episodes.ways": "ways",
 }
-"""Settings whose effect is examined, and what they count."""
+"""Settings whose effect is examined, and the quantity that each one counts."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Configurations that differ in one setting alone.
+    """Configurations that differ only in one setting.
 
     Attributes:
         key: The setting.
@@ -43,22 +43,22 @@ class Series:
     training: bool
 
 
-def scaling_sections(protocols: Sequence[Protocol]) -> list[Section]:
+def build_scaling_sections(protocols: Sequence[Protocol]) -> list[ReportSection]:
     """Build a section for each of QUANTITIES that has enough points."""
     series = [find_series(protocols, key) for key in QUANTITIES]
-    return [_build_section(found) for found in series if found is not None]
+    return [_build_section(points) for points in series if points is not None]
 
 
 def find_series(protocols: Sequence[Protocol], key: str) -> Series | None:
-    """Find the largest set of configurations that differ in one setting alone.
+    """Find the largest set of configurations that differ only in one setting.
 
-    They may follow several protocols. Returns None if there are fewer than a power law needs.
+    They may follow several protocols. Returns None if there are too few points for a power law.
     """
     members: dict[tuple, list[tuple[Protocol, Configuration]]] = {}
     for protocol in protocols:
         for configuration in protocol.configurations:
             experiment = configuration.first
-            others = settings_key(effective_settings(experiment), [key, SEED])
+            others = build_settings_key(select_effective_settings(experiment), [key, SEED])
             group = protocol.score, experiment.mode, experiment.meta["dataset"], others
             members.setdefault(group, []).append((protocol, configuration))
     candidates = [(_tabulate(group, key), group[0]) for group in members.values()]
@@ -69,8 +69,10 @@ def find_series(protocols: Sequence[Protocol], key: str) -> Series | None:
         return None
     training = False
     if key.startswith("episodes."):
-        own = effective_settings(configuration.first).get(key.replace("episodes.", "train."))
-        training = own is None
+        in_training = select_effective_settings(configuration.first).get(
+            key.replace("episodes.", "train.")
+        )
+        training = in_training is None
     return Series(key, protocol.score, points, training)
 
 
@@ -96,7 +98,7 @@ def _tabulate(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd
     return table.drop_duplicates("n", ignore_index=True)
 
 
-def _build_section(series: Series) -> Section:
+def _build_section(series: Series) -> ReportSection:
     points, name = series.points, QUANTITIES[series.key]
     law = power_law.fit_power_law(
         points["n"].to_numpy(), points["error"].to_numpy(), points["se"].to_numpy()
@@ -104,8 +106,8 @@ def _build_section(series: Series) -> Section:
     first, last = (
         (int(row["n"]), float(row["error"])) for row in points.iloc[[0, -1]].to_dict("records")
     )
-    scale = sentences.scaling(series.score, name, first, last)
-    sentence = f"{scale} {sentences.power_law(law)}"
+    scale = sentences.describe_scaling(series.score, name, first, last)
+    sentence = f"{scale} {sentences.describe_power_law(law)}"
     rows = [
         [f"{int(row['n']):,}", error, str(int(row["seeds"])), f"{int(row['episodes']):,}"]
         for row, error in zip(points.to_dict("records"), _format_errors(series), strict=True)
@@ -114,16 +116,16 @@ def _build_section(series: Series) -> Section:
     table = Table(f"Error by number of {name}", head, rows, frozenset({0, 1, 2, 3}))
     anchor = f"scaling-{series.key.rpartition('.')[2]}"
     description = (
-        f"Error by number of {name} on logarithmic axes, {wording.count(len(points), 'point')} "
+        f"Error by number of {name} on logarithmic axes, {wording.format_count(len(points), 'point')} "
         "with 95 % intervals."
     )
     figure = build_figure(anchor, _draw_series(series, law), description, sentence, 280)
-    notes = sentences.scaling_notes(law, series.key, name, series.training)
-    return Section(anchor, f"Scaling: {name}", sentence, [figure], notes, [table])
+    notes = sentences.list_scaling_notes(law, series.key, name, series.training)
+    return ReportSection(anchor, f"Scaling: {name}", sentence, [figure], notes, [table])
 
 
 def _format_errors(series: Series) -> list[str]:
-    show = wording.formatter(series.score)
+    show = wording.choose_formatter(series.score)
     columns = series.points[["error", "low", "high"]]
     return [f"{show(e)} ({show(low)} to {show(high)})" for e, low, high in columns.to_numpy()]
 
@@ -154,4 +156,4 @@ def _draw_series(series: Series, law: PowerLaw | None) -> charts.Layers:
         alt.Tooltip("text:N", title="error"),
         alt.Tooltip("seeds:Q"),
     ]
-    return maps.power_law(points, line, x_axis, y_axis, tooltip)
+    return maps.draw_power_law(points, line, x_axis, y_axis, tooltip)

@@ -8,7 +8,7 @@ import numpy as np
 
 from episodic.analysis.comparison import Estimate, Resamples
 from tasks.experiments import Experiment
-from tasks.reports.comparison.protocols import protocol_key
+from tasks.reports.comparison.protocols import build_protocol_key
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ScoreChange:
 
 def measure_change(before: Experiment, after: Experiment) -> ScoreChange | None:
     """Measure the change of a score; None if the protocols differ."""
-    if protocol_key(before) != protocol_key(after):
+    if build_protocol_key(before) != build_protocol_key(after):
         return None
     resamples = Resamples(np.stack([after.scores, before.scores]))
     return ScoreChange(after.score, resamples.difference([0], [1]))

@@ -17,7 +17,14 @@ from tasks.reports.comparison.protocols import (
 )
 from tasks.reports.comparison.style import format_interval
 from tasks.reports.kit import wording
-from tasks.reports.kit.wording import count, decimal, number, p_value, percent, points
+from tasks.reports.kit.wording import (
+    format_count,
+    format_decimal,
+    format_number,
+    format_p_value,
+    format_percent,
+    format_points,
+)
 
 FEW_SEEDS = "With fewer than three seeds per side, this compares checkpoints, not {}."
 
@@ -25,7 +32,7 @@ FEW_SEEDS = "With fewer than three seeds per side, this compares checkpoints, no
 # --- differences -------------------------------------------------------------------------------
 
 
-def gap(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
+def describe_difference(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
     """Describe a difference: `1.3 points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
 
     Args:
@@ -36,17 +43,17 @@ def gap(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
     mean, low, high = (sign * value for value in (estimate.mean, estimate.low, estimate.high))
     low, high = min(low, high), max(low, high)
     if protocol.is_accuracy:
-        value, *ends = (decimal(100 * value, 1) for value in (mean, low, high))
+        value, *ends = (format_decimal(100 * value, 1) for value in (mean, low, high))
         size = f"{value} points (95 % CI {ends[0]} to {ends[1]})"
     else:
-        size = f"{number(mean)} (95 % CI {number(low)} to {number(high)})"
+        size = f"{format_number(mean)} (95 % CI {format_number(low)} to {format_number(high)})"
     numbers = [str(n) for n in dict.fromkeys(estimate.seeds)]
     seeds = f"{' and '.join(numbers)} seeds, " if estimate.of_methods else ""
-    return f"{size}, {seeds}paired over {count(estimate.episodes, 'episode')}"
+    return f"{size}, {seeds}paired over {format_count(estimate.episodes, 'episode')}"
 
 
-def verdict(protocol: Protocol, pair: Pair) -> str:
-    """Describe which of two configurations is better, claiming no more than the seeds allow."""
+def compare_pair(protocol: Protocol, pair: Pair) -> str:
+    """Describe which of two configurations is better, as far as the number of seeds allows."""
     first, second, difference = pair.first, pair.second, pair.difference
     if difference.mean == 0:
         scores = [np.mean([e.scores for e in c.experiments], axis=0) for c in (first, second)]
@@ -54,11 +61,11 @@ def verdict(protocol: Protocol, pair: Pair) -> str:
         return f"{first.name} and {second.name} score the same {where}."
     ahead = difference.mean * protocol.sign >= 0
     winner, loser = (first, second) if ahead else (second, first)
-    size = gap(protocol, difference, protocol.sign if ahead else -protocol.sign)
+    size = describe_difference(protocol, difference, protocol.sign if ahead else -protocol.sign)
     if pair.p >= SIGNIFICANCE:
         return (
             f"No significant difference: {winner.name} is ahead of {loser.name} by {size} "
-            f"(corrected p = {p_value(pair.p)})."
+            f"(corrected p = {format_p_value(pair.p)})."
         )
     if difference.of_methods:
         return f"{winner.name} beats {loser.name} by {size}."
@@ -81,10 +88,10 @@ def _checkpoints(winner: Configuration, loser: Configuration) -> tuple[str, str]
     return subject[0].upper() + subject[1:], object_
 
 
-def headline(protocol: Protocol) -> str:
+def describe_best(protocol: Protocol) -> str:
     """Compare the best configuration with the second and, if they tie, with the next it beats."""
     if len(protocol.configurations) == 1:
-        seeds = count(len(protocol.best.experiments), "seed")
+        seeds = format_count(len(protocol.best.experiments), "seed")
         score = format_interval(protocol, protocol.best.score)
         return (
             f"Only one configuration, {protocol.best.name}, with {seeds}: {score}. "
@@ -94,15 +101,15 @@ def headline(protocol: Protocol) -> str:
     pair = protocol.find_pair(best, second)
     if pair is None:
         return ""
-    verdicts = [verdict(protocol, pair)]
+    verdicts = [compare_pair(protocol, pair)]
     if pair.p >= SIGNIFICANCE:
         pairs = [protocol.find_pair(best, other) for other in others]
         beaten = [p for p in pairs if p is not None and p.p < SIGNIFICANCE]
-        verdicts += [verdict(protocol, p) for p in beaten[:1]]
+        verdicts += [compare_pair(protocol, p) for p in beaten[:1]]
     return " ".join(verdicts)
 
 
-def protocols_warning(number_of_protocols: int) -> str:
+def warn_about_protocols(number_of_protocols: int) -> str:
     """Warn about several protocols; '' for one."""
     if number_of_protocols == 1:
         return ""
@@ -116,12 +123,12 @@ def protocols_warning(number_of_protocols: int) -> str:
 # --- sections ----------------------------------------------------------------------------------
 
 
-def ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
-    """Explain the ranking, and lists repeated and edited experiments.
+def list_ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
+    """Explain the ranking, and list repeated and edited experiments.
 
     Args:
         protocol: The protocol.
-        drawn: How many configurations are drawn at most.
+        drawn: Maximum number of configurations drawn.
     """
     note = (
         "Dots are means over seeds and test episodes. Lines are 95 % intervals from a bootstrap "
@@ -142,34 +149,34 @@ def ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
     ]
     if protocol.edited:
         notes.append(
-            f"{wording.join(protocol.edited)}: params.yaml was edited after the run; the scores "
+            f"{wording.join_words(protocol.edited)}: params.yaml was edited after the run; the scores "
             "are those of the run."
         )
     return notes
 
 
-def seed_spread(protocol: Protocol, configuration: Configuration) -> str:
+def describe_seeds(protocol: Protocol, configuration: Configuration) -> str:
     """List the score of each seed and their standard deviation; '' for one seed."""
     scores = [e.metrics[protocol.score] for e in configuration.experiments]
     if len(scores) == 1:
         return ""
     deviation = float(np.std(scores, ddof=1))
-    size = f"{100 * deviation:.2f} points" if protocol.is_accuracy else number(deviation)
-    values = ", ".join(wording.formatter(protocol.score)(score) for score in scores)
+    size = f"{100 * deviation:.2f} points" if protocol.is_accuracy else format_number(deviation)
+    values = ", ".join(wording.choose_formatter(protocol.score)(score) for score in scores)
     return f"{values}; standard deviation over seeds {size}"
 
 
-def pairwise(protocol: Protocol) -> str:
-    """Counts the significant pairwise differences."""
+def describe_pairs(protocol: Protocol) -> str:
+    """Count the significant pairwise differences."""
     significant = sum(pair.p < SIGNIFICANCE for pair in protocol.pairs)
     verb = "differs" if len(protocol.pairs) == 1 else "differ"
     return (
-        f"{significant} of {count(len(protocol.pairs), 'pair')} {verb} significantly, corrected "
+        f"{significant} of {format_count(len(protocol.pairs), 'pair')} {verb} significantly, corrected "
         "for the number of pairs."
     )
 
 
-def pairwise_note(protocol: Protocol) -> str:
+def explain_matrix(protocol: Protocol) -> str:
     """Explain the matrix of pairwise differences."""
     ratio = float(np.median([pair.difference.paired for pair in protocol.pairs]))
     unit = ", in points" if protocol.is_accuracy else ""
@@ -180,40 +187,42 @@ def pairwise_note(protocol: Protocol) -> str:
     )
 
 
-def learning(protocol: Protocol, best: str, first: str, iteration: int, goal: float) -> str:
+def describe_learning(
+    protocol: Protocol, best: str, first: str, iteration: int, goal: float
+) -> str:
     """Describe the learning curves.
 
     Args:
         protocol: The protocol.
         best: Name of the configuration with the best final validation score.
-        first: Name of the one that reaches the goal first.
-        iteration: The iteration at which it does.
+        first: Name of the configuration that reaches the goal first.
+        iteration: The iteration at which it reaches the goal.
         goal: The goal, close to the best validation score.
     """
     near = "one point" if protocol.is_accuracy else "5 %"
     return (
         f"{best} has the best final validation score. {first} is the first to come within {near} "
-        f"of the best one ({wording.formatter(protocol.score)(goal)}), after "
-        f"{count(iteration, 'iteration')}."
+        f"of the best one ({wording.choose_formatter(protocol.score)(goal)}), after "
+        f"{format_count(iteration, 'iteration')}."
     )
 
 
-def adaptation(protocol: Protocol, name: str, gain: float) -> str:
+def describe_adaptation(protocol: Protocol, name: str, gain: float) -> str:
     """Describe which configuration gains most from the first inner step."""
-    size = points(gain) if protocol.is_accuracy else number(gain)
+    size = format_points(gain) if protocol.is_accuracy else format_number(gain)
     return f"The first inner step helps {name} the most: {size}."
 
 
-def without_steps(names: Sequence[str]) -> str:
+def list_without_steps(names: Sequence[str]) -> str:
     """List the configurations that take no inner steps."""
-    return f"{wording.join(names)} {'takes' if len(names) == 1 else 'take'} no inner steps."
+    return f"{wording.join_words(names)} {'takes' if len(names) == 1 else 'take'} no inner steps."
 
 
-def cost(protocol: Protocol, names: Sequence[str]) -> str:
+def describe_cost(protocol: Protocol, names: Sequence[str]) -> str:
     """List the configurations on the Pareto front of score and training time."""
     verb = "is" if len(names) == 1 else "are"
-    score = wording.score_name(protocol.score)
-    return f"{wording.join(names)} {verb} on the Pareto front of {score} and training time."
+    score = wording.name_score(protocol.score)
+    return f"{wording.join_words(names)} {verb} on the Pareto front of {score} and training time."
 
 
 COST_NOTE = (
@@ -223,14 +232,14 @@ COST_NOTE = (
 )
 
 
-def group_differences(
+def describe_group_differences(
     first: str, second: str, best: tuple[str, str], worst: tuple[str, str]
 ) -> str:
     """Describe on which groups of classes a configuration gains most and least.
 
     Args:
         first: Name of the configuration.
-        second: Name of the one that it is compared with.
+        second: Name of the configuration that it is compared with.
         best: Name and difference of the group with the largest gain.
         worst: Name and difference of the group with the smallest gain.
     """
@@ -246,8 +255,8 @@ GROUP_NOTE = (
 )
 
 
-def disagreements(first: str, second: str, gains: np.ndarray) -> str:
-    """Counts the episodes in which either of two configurations is better.
+def describe_disagreements(first: str, second: str, gains: np.ndarray) -> str:
+    """Count the episodes in which either of two configurations is better.
 
     Args:
         first: Name of one configuration.
@@ -256,14 +265,16 @@ def disagreements(first: str, second: str, gains: np.ndarray) -> str:
     """
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
     ties = len(gains) - wins - losses
-    tie = f" They tie in {count(ties, 'episode')}." if ties else ""
-    return f"{first} is better in {count(wins, 'episode')}, {second} in {losses:,}.{tie}"
+    tie = f" They tie in {format_count(ties, 'episode')}." if ties else ""
+    return f"{first} is better in {format_count(wins, 'episode')}, {second} in {losses:,}.{tie}"
 
 
 # --- scaling -----------------------------------------------------------------------------------
 
 
-def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, float]) -> str:
+def describe_scaling(
+    score: str, name: str, first: tuple[int, float], last: tuple[int, float]
+) -> str:
     """Describe the error at both ends of a range.
 
     Args:
@@ -272,26 +283,26 @@ def scaling(score: str, name: str, first: tuple[int, float], last: tuple[int, fl
         first: Its smallest number and the error there.
         last: Its largest number and the error there.
     """
-    show = percent if score == "accuracy" else number
+    show = format_percent if score == "accuracy" else format_number
     return (
         f"With {first[0]:,} {name} the error is {show(first[1])}; with {last[0]:,} it is "
         f"{show(last[1])}."
     )
 
 
-def power_law(law: PowerLaw | None) -> str:
+def describe_power_law(law: PowerLaw | None) -> str:
     """Describe a fitted power law."""
     if law is None:
         return "Too few points have a nonzero error to fit a power law."
-    exponent = decimal(-law.b)
-    interval = f"95 % CI {decimal(-law.b_high)} to {decimal(-law.b_low)}"
+    exponent = format_decimal(-law.b)
+    interval = f"95 % CI {format_decimal(-law.b_high)} to {format_decimal(-law.b_low)}"
     if law.b_low <= 0 <= law.b_high:
         return f"There is no significant trend (exponent {exponent}, {interval})."
     verb = "falls" if law.b > 0 else "grows"
     return f"It {verb} as n to the power of {exponent} ({interval})."
 
 
-def scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> list[str]:
+def list_scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> list[str]:
     """Explain the chart and the limits of the power law.
 
     Args:
@@ -307,7 +318,7 @@ def scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> 
     if law is not None and law.p < SIGNIFICANCE:
         notes.append(
             "The points deviate from the law by more than chance (chi-square "
-            f"{law.misfit:.1f} per degree of freedom, p {p_value(law.p)}). The exponent summarizes "
+            f"{law.misfit:.1f} per degree of freedom, p {format_p_value(law.p)}). The exponent summarizes "
             "this range; do not extrapolate it. Its interval is widened by the square root of "
             "this chi-square, and with few points it is still too narrow."
         )
@@ -323,7 +334,7 @@ def scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> 
             f"The number of {name} in training varies along with that of the test episodes "
             f"({setting} is null)."
         )
-    note = f"Each number of {name} has its own test episodes, so that the points are not paired."
+    note = f"Each number of {name} has separate test episodes, so the points are not paired."
     if key == "episodes.ways":
         note += " More ways also make the task harder and lower the chance level (1 / ways)."
     return [*notes, note]
@@ -332,7 +343,7 @@ def scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool) -> 
 # --- transfer ----------------------------------------------------------------------------------
 
 
-def transfer(protocol: Protocol, names: dict[int, str]) -> str:
+def describe_transfer(protocol: Protocol, names: dict[int, str]) -> str:
     """Describe which training groups are better, by the corrected p-values of their pairs.
 
     Args:
@@ -349,37 +360,37 @@ def transfer(protocol: Protocol, names: dict[int, str]) -> str:
     largest = max(significant or pairs, key=lambda p: abs(p.difference.mean))
     ahead = largest.difference.mean >= 0
     better, worse = (largest.first, largest.second) if ahead else (largest.second, largest.first)
-    size = gap(protocol, largest.difference, 1 if ahead else -1)
+    size = describe_difference(protocol, largest.difference, 1 if ahead else -1)
     if not significant:
         return (
             f"No training group is significantly better than another: {names[id(better)]} is "
-            f"ahead of {names[id(worse)]} by {size} (corrected p = {p_value(largest.p)})."
+            f"ahead of {names[id(worse)]} by {size} (corrected p = {format_p_value(largest.p)})."
         )
     verb = "differs" if len(pairs) == 1 else "differ"
     few = "" if largest.difference.of_methods else f" {FEW_SEEDS.format('groups')}"
     return (
         f"Over all test groups, training on {names[id(better)]} beats training on "
         f"{names[id(worse)]} by {size}. {len(significant)} of "
-        f"{count(len(pairs), 'pair')} of training groups {verb} significantly.{few}"
+        f"{format_count(len(pairs), 'pair')} of training groups {verb} significantly.{few}"
     )
 
 
-def transfer_notes(shared: Sequence[str]) -> list[str]:
-    """Explain the table of transfer.
+def list_transfer_notes(shared: Sequence[str]) -> list[str]:
+    """Explain the transfer table.
 
     Args:
         shared: Groups with classes both in training and in test.
     """
     notes = [
         "Accuracy in percent, pooled over seeds. An episode may have classes of several groups; "
-        "each class counts for its own. Training groups also differ in their number of classes "
+        "each class counts for its own group. Training groups also differ in their number of classes "
         "(see the table). Cells are not tested against each other: with this many, some differ by "
         "chance."
     ]
     if shared:
         verb = "has" if len(shared) == 1 else "have"
         notes.append(
-            f"{wording.join(shared)} {verb} classes both in training and in test, but not the same "
+            f"{wording.join_words(shared)} {verb} classes both in training and in test, but not the same "
             "ones."
         )
     return notes

@@ -1,4 +1,4 @@
-"""What the charts and tables of a comparison share: colours, axes and formats."""
+"""Colours, axes and number formats of the charts and tables of a comparison."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import altair as alt
 from episodic.analysis.comparison import Estimate
 from tasks.reports.comparison.protocols import Configuration, Protocol
 from tasks.reports.kit import wording
-from tasks.reports.kit.maps import SERIES
+from tasks.reports.kit.maps import SERIES_COLOURS
 
 
-def configuration_colour(protocol: Protocol, configuration: Configuration) -> str:
-    """Return the colour of a configuration on all charts: the best have one of their own."""
+def choose_colour(protocol: Protocol, configuration: Configuration) -> str:
+    """Return the colour of a configuration on all charts; the best have distinct colours."""
     rank = next(i for i, c in enumerate(protocol.configurations) if c is configuration)
-    return SERIES[rank] if rank < len(SERIES) else "baseline"
+    return SERIES_COLOURS[rank] if rank < len(SERIES_COLOURS) else "baseline"
 
 
-def score_axis(protocol: Protocol, low: float, high: float) -> dict[str, Any]:
+def build_zoomed_score_axis(protocol: Protocol, low: float, high: float) -> dict[str, Any]:
     """Return an axis for scores between `low` and `high`.
 
-    It shows the differences and does not start at 0 or at the chance level, since no length on
-    these charts stands for a score.
+    The axis is zoomed in on the differences. It does not start at 0 or at the chance level, since
+    no length on these charts represents a score.
     """
     pad = 0.05 * max(high - low, 1e-6)
     top = min(1.0, high + pad) if protocol.is_accuracy else high + pad
     return {
         "axis": alt.Axis(
-            title=wording.score_name(protocol.score),
-            format=score_format(protocol, high - low),
+            title=wording.name_score(protocol.score),
+            format=choose_score_format(protocol, high - low),
             tickCount=5,
         ),
         "scale": alt.Scale(domain=[max(0.0, low - pad), top], nice=False, zero=False),
     }
 
 
-def score_format(protocol: Protocol, extent: float) -> str:
-    """Return the number format of an axis of some extent."""
+def choose_score_format(protocol: Protocol, extent: float) -> str:
+    """Return the number format of an axis, given its extent."""
     return "~r" if not protocol.is_accuracy else ".1%" if extent < 0.08 else ".0%"
 
 
@@ -46,8 +46,8 @@ def format_interval(protocol: Protocol, estimate: Estimate) -> str:
     if protocol.is_accuracy:
         ends = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
     else:
-        ends = f"{wording.number(estimate.low)} to {wording.number(estimate.high)}"
-    return f"{wording.formatter(protocol.score)(estimate.mean)} ({ends})"
+        ends = f"{wording.format_number(estimate.low)} to {wording.format_number(estimate.high)}"
+    return f"{wording.choose_formatter(protocol.score)(estimate.mean)} ({ends})"
 
 
 def format_difference(protocol: Protocol, value: float) -> str:

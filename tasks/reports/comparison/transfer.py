@@ -6,36 +6,36 @@ import altair as alt
 import pandas as pd
 
 from tasks.reports.comparison import sentences
-from tasks.reports.comparison.naming import SEED, effective_settings, settings_key
+from tasks.reports.comparison.naming import SEED, build_settings_key, select_effective_settings
 from tasks.reports.comparison.protocols import Configuration, Protocol
 from tasks.reports.comparison.style import format_interval
 from tasks.reports.kit import charts, maps, wording
 from tasks.reports.kit.pooling import pool_classes
-from tasks.reports.kit.section import Section, Table, build_figure
+from tasks.reports.kit.section import ReportSection, Table, build_figure
 
 KEY = "train.groups"
 
 
-def transfer_section(protocol: Protocol, suffix: str) -> Section | None:
+def build_transfer_section(protocol: Protocol, suffix: str) -> ReportSection | None:
     """Build the section with the accuracy by training group and test group.
 
-    It shows the largest set of configurations that differ in their training groups alone; None if
-    there are fewer than two.
+    It shows the largest set of configurations that differ only in their training groups. Returns
+    None if there are fewer than two.
     """
     members = _find_members(protocol)
     if len(members) < 2:
         return None
-    names = {id(c): " + ".join(effective_settings(c.first)[KEY]) for c in members}
+    names = {id(c): " + ".join(select_effective_settings(c.first)[KEY]) for c in members}
     cells = pd.concat([_measure_groups(c).assign(row=names[id(c)]) for c in members])
     cells["text"] = [
-        wording.estimate("accuracy", accuracy, ci95)
+        wording.format_estimate("accuracy", accuracy, ci95)
         for accuracy, ci95 in zip(cells["accuracy"], cells["ci95"], strict=True)
     ]
     rows, columns = [names[id(c)] for c in members], sorted(set(cells["column"]))
-    sentence = sentences.transfer(protocol, names)
+    sentence = sentences.describe_transfer(protocol, names)
     description = (
-        f"Heatmap: accuracy of {wording.count(len(rows), 'training group')} on "
-        f"{wording.count(len(columns), 'test group')}."
+        f"Heatmap: accuracy of {wording.format_count(len(rows), 'training group')} on "
+        f"{wording.format_count(len(columns), 'test group')}."
     )
     chart = _draw_heatmap(cells, rows, columns)
     height = 60 + 34 * len(rows)
@@ -56,19 +56,19 @@ def transfer_section(protocol: Protocol, suffix: str) -> Section | None:
         ],
         frozenset(range(1, len(head))),
     )
-    notes = sentences.transfer_notes(sorted(set(rows) & set(columns)))
-    return Section(
+    notes = sentences.list_transfer_notes(sorted(set(rows) & set(columns)))
+    return ReportSection(
         f"transfer{suffix}", "Transfer between groups", sentence, [figure], notes, [table]
     )
 
 
 def _find_members(protocol: Protocol) -> list[Configuration]:
-    """Return the most configurations that differ in training groups alone, the best first."""
+    """Return the largest set of configurations that differ only in training groups, best first."""
     members: dict[str, list[Configuration]] = {}
     for c in protocol.configurations:
-        settings = effective_settings(c.first)
+        settings = select_effective_settings(c.first)
         if settings.get(KEY) and not c.first.classes.empty:
-            members.setdefault(settings_key(settings, [KEY, SEED]), []).append(c)
+            members.setdefault(build_settings_key(settings, [KEY, SEED]), []).append(c)
     return max(members.values(), key=len, default=[])
 
 
@@ -97,4 +97,4 @@ def _draw_heatmap(cells: pd.DataFrame, rows: list[str], columns: list[str]) -> c
         alt.Tooltip("column:N", title="tested on"),
         alt.Tooltip("text:N", title="accuracy"),
     ]
-    return maps.heatmap(cells, ("tested on", "trained on"), rows, columns, tooltip)
+    return maps.draw_heatmap(cells, ("tested on", "trained on"), rows, columns, tooltip)

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 PALETTE = {
-    "paper": ("#ffffff", "#12151a"),
+    "surface": ("#ffffff", "#12151a"),
     "panel": ("#f5f7f9", "#1b2027"),
     "line": ("#dfe3e8", "#323a44"),
-    "ink": ("#1b1f24", "#e7eaee"),
+    "text": ("#1b1f24", "#e7eaee"),
     "muted": ("#57606a", "#a3adb8"),
     "model": ("#0072b2", "#56b4e9"),  # the model's headline score; validation; correct answers
     "other": ("#009e73", "#009e73"),  # the model in the other batch-norm mode
@@ -78,7 +78,7 @@ CONFIG: dict[str, Any] = {
         "labelFlush": False,
     },
     "axisX": {"grid": False, "ticks": True, "tickSize": 4, "titleAnchor": "end"},
-    "text": {"fontSize": 12, "color": "var(--ink)"},
+    "text": {"fontSize": 12, "color": "var(--text)"},
 }
 
 WIDTH = 720
@@ -91,12 +91,12 @@ Layers = alt.LayerChart | alt.FacetChart
 """The return type of altair.layer."""
 
 
-def var(name: str) -> str:
+def css_variable(name: str) -> str:
     """Return the CSS variable of a colour of PALETTE."""
     return f"var(--{name})"
 
 
-def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
+def build_page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
     """Return a chart as a Vega-Lite spec that fills the width of its container.
 
     Pass the spec to vega-embed together with CONFIG.
@@ -111,7 +111,7 @@ def page_spec(chart: Layers, height: int = 260) -> dict[str, Any]:
     return spec
 
 
-def svg(spec: dict[str, Any]) -> str:
+def render_svg(spec: dict[str, Any]) -> str:
     """Render a page spec as an SVG with a light background.
 
     Rendering the same chart twice in one process gives different bytes. For reproducible files
@@ -120,7 +120,7 @@ def svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
     sized = spec | {"width": WIDTH} if spec.get("width") == "container" else spec
-    text = json.dumps([sized, CONFIG | {"background": "var(--paper)"}])
+    text = json.dumps([sized, CONFIG | {"background": "var(--surface)"}])
     text = text.replace(json.dumps(FONT), json.dumps(STATIC_FONT))
     static, config = json.loads(
         re.sub(r"var\(--([a-z-]+)\)", lambda name: PALETTE[name[1]][0], text)
@@ -128,7 +128,7 @@ def svg(spec: dict[str, Any]) -> str:
     return vl_convert.vegalite_to_svg(static, config=config, allowed_base_urls=[]) + "\n"
 
 
-def spread(values: Sequence[float], gap: float) -> list[float]:
+def spread_labels(values: Sequence[float], gap: float) -> list[float]:
     """Return positions for labels, close to `values`, in their order and at least `gap` apart."""
     places = np.asarray(values, float).copy()
     order = np.argsort(places, kind="stable")
@@ -146,13 +146,13 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return places.tolist()
 
 
-def haloed(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
+def draw_outlined_text(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
     """Return text with a halo in the background colour, legible on top of lines."""
     style = {"baseline": "bottom"} | style
     behind = chart.mark_text(
-        **(style | {"stroke": var("paper"), "strokeWidth": 5, "strokeJoin": "round"})
+        **(style | {"stroke": css_variable("surface"), "strokeWidth": 5, "strokeJoin": "round"})
     )
-    return [behind.encode(color=alt.value(var("paper"))), chart.mark_text(**style)]
+    return [behind.encode(color=alt.value(css_variable("surface"))), chart.mark_text(**style)]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Dot:
     shape: str = "circle"
 
 
-def dots(
+def draw_dots(
     values: Sequence[Dot],
     axis: alt.Axis,
     domain: tuple[float, float],
@@ -203,8 +203,8 @@ def dots(
     rows = rows.assign(
         row=[f"{i:03d}" for i in range(len(rows))],
         size=rows["shape"].map(sizes),
-        ink=[var(dot.colour) for dot in values],
-        text_ink=[var(dot.text_colour or f"{dot.colour}-text") for dot in values],
+        css_colour=[css_variable(dot.colour) for dot in values],
+        css_text_colour=[css_variable(dot.text_colour or f"{dot.colour}-text") for dot in values],
     )
     y = alt.Y("row:N", axis=None, scale=alt.Scale(type="point", padding=0.5))
     x: dict[str, Any] = {
@@ -217,30 +217,36 @@ def dots(
         alt.Tooltip("detail:N", title="source"),
     ]
     base = alt.Chart(rows).encode(y=y)
-    layers: list[alt.Chart] = [base.mark_rule(color=var("line"))]
+    layers: list[alt.Chart] = [base.mark_rule(color=css_variable("line"))]
     if rule is not None:
         at = alt.Chart(pd.DataFrame({"value": [rule]}))
         layers.append(
-            at.mark_rule(strokeDash=[4, 4], color=var("muted")).encode(x=alt.X("value:Q", **x))
+            at.mark_rule(strokeDash=[4, 4], color=css_variable("muted")).encode(
+                x=alt.X("value:Q", **x)
+            )
         )
     interval = base.mark_rule(strokeWidth=5, strokeCap="round", opacity=0.45)
     layers.append(
         interval.encode(
             x=alt.X("low:Q", **x),
             x2="high:Q",
-            color=alt.Color("ink:N", scale=None),
+            color=alt.Color("css_colour:N", scale=None),
             tooltip=tooltip,
         )
     )
     look = {
-        "fill": alt.Fill("ink:N", scale=None),
+        "fill": alt.Fill("css_colour:N", scale=None),
         "shape": alt.Shape("shape:N", scale=None),
         "size": alt.Size("size:Q", scale=None),
     }
-    dot = base.mark_point(opacity=1, filled=True, stroke=var("paper"), strokeWidth=1.5)
+    dot = base.mark_point(opacity=1, filled=True, stroke=css_variable("surface"), strokeWidth=1.5)
     layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tooltip, **look))
-    name = base.encode(x=alt.value(0), text="name:N", color=alt.Color("text_ink:N", scale=None))
-    layers += haloed(name, align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110"))
+    name = base.encode(
+        x=alt.value(0), text="name:N", color=alt.Color("css_text_colour:N", scale=None)
+    )
+    layers += draw_outlined_text(
+        name, align="left", dy=-6, fontWeight=600, limit=alt.ExprRef("width - 110")
+    )
     layers.append(
         base.mark_text(align="right", baseline="bottom", dy=-6).encode(
             x=alt.value("width"), text="text:N"
@@ -272,7 +278,7 @@ class Line:
     dash: tuple[float, float] = (1, 0)
 
 
-def curves(
+def draw_curves(
     lines: Sequence[Line],
     x_axis: dict[str, Any],
     y_axis: dict[str, Any],
@@ -298,22 +304,24 @@ def curves(
     layers: list[alt.Chart] = []
     if rule is not None:
         at = alt.Chart(pd.DataFrame({"y": [rule[0]], "text": [rule[1]]})).encode(y=y)
-        layers.append(at.mark_rule(strokeDash=[4, 4], color=var("muted")))
-        text = at.mark_text(align="right", baseline="bottom", dy=-3, dx=-4, color=var("muted"))
+        layers.append(at.mark_rule(strokeDash=[4, 4], color=css_variable("muted")))
+        text = at.mark_text(
+            align="right", baseline="bottom", dy=-3, dx=-4, color=css_variable("muted")
+        )
         layers.append(text.encode(x=alt.value("width"), text="text:N"))
     for i, (place, mark) in enumerate(marks):  # stacked, so that neighbours do not overlap
         at = alt.Chart(pd.DataFrame({"x": [place], "text": [mark]})).encode(x=x)
-        layers.append(at.mark_rule(color=var("muted"), strokeDash=[2, 3]))
+        layers.append(at.mark_rule(color=css_variable("muted"), strokeDash=[2, 3]))
         foot = at.encode(y=alt.value(0 if marks_above else "height"), text="text:N")
-        layers += haloed(
+        layers += draw_outlined_text(
             foot,
             align="left",
             dx=4,
             dy=14 + 18 * i if marks_above else -4 - 18 * i,
-            color=var("muted"),
+            color=css_variable("muted"),
         )
     for line in lines:
-        chart, colour = alt.Chart(line.data).encode(x=x), var(line.colour)
+        chart, colour = alt.Chart(line.data).encode(x=x), css_variable(line.colour)
         if "low" in line.data:
             band = chart.mark_area(color=colour, opacity=0.16, clip=True)
             layers.append(band.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"))
@@ -327,28 +335,36 @@ def curves(
         chart = alt.Chart(line.data.assign(series=line.name)).encode(x=x, y=y)
         if line.points:
             layers.append(
-                chart.mark_point(filled=True, size=34, opacity=1, color=var(line.colour), clip=True)
+                chart.mark_point(
+                    filled=True, size=34, opacity=1, color=css_variable(line.colour), clip=True
+                )
             )
         target = chart.mark_point(  # invisible, larger than the point: easier to hover over
-            filled=True, size=300, opacity=0, color=var(line.colour), clip=True
+            filled=True, size=300, opacity=0, color=css_variable(line.colour), clip=True
         )
         layers.append(target.encode(tooltip=[alt.Tooltip("series:N", title=" "), *tooltip]))
     ends = pd.DataFrame(
         [
-            {"y": line.data["y"].iloc[-1], "text": line.name, "ink": var(f"{line.colour}-text")}
+            {
+                "y": line.data["y"].iloc[-1],
+                "text": line.name,
+                "css_colour": css_variable(f"{line.colour}-text"),
+            }
             for line in named
         ]
     )
     # A line may end outside the frame.
-    ends["y"] = spread(ends["y"].clip(*y_axis["scale"].domain).tolist(), labels_gap)
+    ends["y"] = spread_labels(ends["y"].clip(*y_axis["scale"].domain).tolist(), labels_gap)
     label = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600)
     layers.append(
-        label.encode(x=alt.value("width"), y=y, text="text:N", color=alt.Color("ink:N", scale=None))
+        label.encode(
+            x=alt.value("width"), y=y, text="text:N", color=alt.Color("css_colour:N", scale=None)
+        )
     )
     return alt.layer(*layers)
 
 
-def distribution(
+def draw_distribution(
     bars: pd.DataFrame,
     behind: pd.DataFrame,
     summary: dict[str, float],
@@ -384,15 +400,15 @@ def distribution(
     for frame, colour, opacity, gap in ((behind, "baseline", 0.35, 0), (bars, "model", 0.9, 1)):
         if len(frame):
             shape = alt.Chart(frame).mark_bar(
-                color=var(colour),
+                color=css_variable(colour),
                 opacity=opacity,
                 binSpacing=0,
-                stroke=var("paper"),
+                stroke=css_variable("surface"),
                 strokeWidth=gap,
             )
             layers.append(shape.encode(x=x, x2="high:Q", y=y, y2=alt.Y2(datum=0), tooltip=tooltip))
     strip, above = alt.Chart(pd.DataFrame([summary])), alt.value(-34)
-    line: dict[str, Any] = {"color": var("model"), "strokeCap": "round"}
+    line: dict[str, Any] = {"color": css_variable("model"), "strokeCap": "round"}
     mean = alt.X("mean:Q", **x_axis)
     layers += [
         strip.mark_rule(strokeWidth=1.5, **line).encode(
@@ -401,15 +417,15 @@ def distribution(
         strip.mark_rule(strokeWidth=6, **line).encode(
             x=alt.X("q25:Q", **x_axis), x2="q75:Q", y=above
         ),
-        strip.mark_rule(strokeDash=[3, 3], color=var("ink")).encode(
+        strip.mark_rule(strokeDash=[3, 3], color=css_variable("text")).encode(
             x=mean, y=above, y2=alt.value("height")
         ),
         strip.mark_point(
             filled=True,
             size=110,
             opacity=1,
-            fill=var("model"),
-            stroke=var("paper"),
+            fill=css_variable("model"),
+            stroke=css_variable("surface"),
             strokeWidth=1.5,
         ).encode(x=mean, y=above),
     ]
@@ -450,13 +466,13 @@ def _names(
         place = alt.Chart(
             pd.DataFrame({"low": [edge], "share": [top["share"]], "text": [text]})
         ).encode(x=x, y=y, text="text:N")
-        layers += haloed(
-            place, align=side, dy=-4 - 15 * i * together, fontWeight=600, color=var(colour)
+        layers += draw_outlined_text(
+            place, align=side, dy=-4 - 15 * i * together, fontWeight=600, color=css_variable(colour)
         )
     return layers
 
 
-def overlay(
+def draw_overlay(
     frame: pd.DataFrame,
     ends: pd.DataFrame,
     x_axis: dict[str, Any],
@@ -466,9 +482,9 @@ def overlay(
     """Draw many lines; the one under the pointer comes to the front.
 
     Args:
-        frame: `name`, `x`, `y`, `ink` (a CSS colour), `faint` (thin unless under the pointer) and
+        frame: `name`, `x`, `y`, `css_colour`, `faint` (thin unless under the pointer) and
             the fields of the tooltips.
-        ends: `y`, `name` and `ink` of the names at the right ends, already spread.
+        ends: `y`, `name` and `css_colour` of the names at the right ends, already spread.
         x_axis: `axis` and `scale` of the horizontal encoding.
         y_axis: `axis` and `scale` of the vertical encoding.
         tooltip: Tooltips of the points.
@@ -482,7 +498,9 @@ def overlay(
         nearest=False,
         empty=False,
     )
-    base = alt.Chart(frame).encode(x=x, y=y, detail="name:N", color=alt.Color("ink:N", scale=None))
+    base = alt.Chart(frame).encode(
+        x=x, y=y, detail="name:N", color=alt.Color("css_colour:N", scale=None)
+    )
     width = (
         alt.when(hovered)
         .then(alt.value(4))
@@ -505,12 +523,12 @@ def overlay(
     )
     names = alt.Chart(ends).mark_text(align="left", dx=8, fontWeight=600, limit=170)
     named = names.encode(
-        x=alt.value("width"), y=y, text="name:N", color=alt.Color("ink:N", scale=None)
+        x=alt.value("width"), y=y, text="name:N", color=alt.Color("css_colour:N", scale=None)
     )
     return alt.layer(lines, target, named)
 
 
-def scatter(
+def draw_scatter(
     points: pd.DataFrame,
     front: pd.DataFrame,
     x_axis: dict[str, Any],
@@ -520,7 +538,7 @@ def scatter(
     """Draw points with vertical intervals and their Pareto front.
 
     Args:
-        points: `name`, `x`, `y`, `low`, `high`, `ink` and `text_ink` (CSS colours) and `label`
+        points: `name`, `x`, `y`, `low`, `high`, `css_colour` and `css_text_colour` and `label`
             (text next to the point; may be empty).
         front: `x` and `y` of the front, sorted by x.
         x_axis: `axis` and `scale` of the horizontal encoding.
@@ -528,24 +546,26 @@ def scatter(
         tooltip: Tooltips of the points.
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
-    base = alt.Chart(points).encode(x=x, color=alt.Color("ink:N", scale=None))
+    base = alt.Chart(points).encode(x=x, color=alt.Color("css_colour:N", scale=None))
     line = (
         alt.Chart(front)
-        .mark_line(interpolate="step-after", strokeDash=[4, 4], color=var("muted"), clip=True)
+        .mark_line(
+            interpolate="step-after", strokeDash=[4, 4], color=css_variable("muted"), clip=True
+        )
         .encode(x=x, y=y)
     )
     interval = base.mark_rule(strokeWidth=3, opacity=0.45, clip=True).encode(
         y=alt.Y("low:Q", **y_axis), y2="high:Q"
     )
     dots = base.mark_point(
-        filled=True, size=95, opacity=1, stroke=var("paper"), strokeWidth=1.5
-    ).encode(y=y, fill=alt.Fill("ink:N", scale=None), tooltip=list(tooltip))
+        filled=True, size=95, opacity=1, stroke=css_variable("surface"), strokeWidth=1.5
+    ).encode(y=y, fill=alt.Fill("css_colour:N", scale=None), tooltip=list(tooltip))
     return alt.layer(
         line,
         interval,
         dots,
-        *haloed(
-            base.encode(y=y, text="label:N", color=alt.Color("text_ink:N", scale=None)),
+        *draw_outlined_text(
+            base.encode(y=y, text="label:N", color=alt.Color("css_text_colour:N", scale=None)),
             align="left",
             dx=9,
             dy=4,

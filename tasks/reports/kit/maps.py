@@ -8,44 +8,44 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from tasks.reports.kit.charts import Layers, haloed, var
+from tasks.reports.kit.charts import Layers, css_variable, draw_outlined_text
 
-SERIES = ("model", "wrong", "other", "training", "early", "published")
+SERIES_COLOURS = ("model", "wrong", "other", "training", "early", "published")
 """Colours of the first six groups or configurations; all others are grey."""
 
-PICTURE = 26
+IMAGE_SIZE = 26
 """Size of an image on a map in pixels."""
 
 
-def atlas(
+def draw_scatter_map(
     points: pd.DataFrame,
     labels: pd.DataFrame,
     titles: tuple[str, str],
     tooltip: Sequence[alt.Tooltip],
     highlight: str = "",
-    numbers: bool = False,
+    tick_labels: bool = False,
 ) -> Layers:
-    """Draw points on a map, some of them with an image or a name.
+    """Draw a scatter map of points, some of them with an image or a label.
 
     Args:
         points: `x`, `y`, `colour` (a name of PALETTE) and the fields of the tooltips. Later points
             are drawn on top of earlier ones.
-        labels: `x`, `y`, and `picture` (a data URI) or `label`; may be empty.
+        labels: `x`, `y`, and `image` (a data URI) or `label`; may be empty.
         titles: Titles of the horizontal and the vertical axis.
         tooltip: Tooltips of the points.
-        highlight: A column: hovering over a point brings all points of equal value to the front.
-        numbers: Whether the axes have tick labels. Quantities have them; positions in a feature
-            space do not.
+        highlight: Column; hovering over a point highlights all points that share its value.
+        tick_labels: Whether to label the axes. Turn off for projections, whose coordinates have no
+            meaning.
     """
     x, y = (
-        alt.X("x:Q", axis=_axis(titles[0], numbers), scale=_padded(points["x"], 0.04)),
-        alt.Y("y:Q", axis=_axis(titles[1], numbers), scale=_padded(points["y"], 0.1)),
+        alt.X("x:Q", axis=_axis(titles[0], tick_labels), scale=_padded_scale(points["x"], 0.04)),
+        alt.Y("y:Q", axis=_axis(titles[1], tick_labels), scale=_padded_scale(points["y"], 0.1)),
     )
-    points = points.assign(ink=[var(colour) for colour in points["colour"]])
+    points = points.assign(css_colour=[css_variable(colour) for colour in points["colour"]])
     base = alt.Chart(points).encode(x=x, y=y)
-    dots = base.mark_point(filled=True, size=46, stroke=var("paper"), strokeWidth=0.75).encode(
-        fill=alt.Fill("ink:N", scale=None), tooltip=list(tooltip)
-    )
+    dots = base.mark_point(
+        filled=True, size=46, stroke=css_variable("surface"), strokeWidth=0.75
+    ).encode(fill=alt.Fill("css_colour:N", scale=None), tooltip=list(tooltip))
     if highlight:
         hovered = alt.selection_point(
             name="hovered",
@@ -60,33 +60,33 @@ def atlas(
     else:
         dots = dots.encode(opacity=alt.value(0.75))
     layers: list[alt.Chart] = [dots]
-    if len(labels) and "picture" in labels:
-        picture = alt.Chart(labels).mark_image(width=PICTURE, height=PICTURE, baseline="bottom")
-        layers.append(picture.encode(x=x, y=y, url="picture:N"))
+    if len(labels) and "image" in labels:
+        image = alt.Chart(labels).mark_image(width=IMAGE_SIZE, height=IMAGE_SIZE, baseline="bottom")
+        layers.append(image.encode(x=x, y=y, url="image:N"))
     elif len(labels):
         label = alt.Chart(labels).encode(x=x, y=y, text="label:N")
-        layers += haloed(label, dy=-7, align="center", limit=150)
+        layers += draw_outlined_text(label, dy=-7, align="center", limit=150)
     return alt.layer(*layers)
 
 
-def _axis(title: str, numbers: bool) -> alt.Axis:
-    return alt.Axis(title=title, labels=numbers, ticks=numbers, grid=True, tickCount=5)
+def _axis(title: str, tick_labels: bool) -> alt.Axis:
+    return alt.Axis(title=title, labels=tick_labels, ticks=tick_labels, grid=True, tickCount=5)
 
 
-def _padded(values: pd.Series, share: float) -> alt.Scale:
+def _padded_scale(values: pd.Series, margin: float) -> alt.Scale:
     low, high = float(values.min()), float(values.max())
-    pad = share * max(high - low, 1e-9)
+    pad = margin * max(high - low, 1e-9)
     return alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False)
 
 
-def binned_scatter(
+def draw_binned_scatter(
     points: pd.DataFrame,
     means: pd.DataFrame,
     x_axis: dict[str, Any],
     y_axis: dict[str, Any],
     tooltips: tuple[list, list],
 ) -> Layers:
-    """Draw a scatter plot with the means of its bins and their intervals in front.
+    """Draw a scatter plot, with the means of its bins and their intervals on top.
 
     Args:
         points: `x` and `y`.
@@ -97,9 +97,9 @@ def binned_scatter(
     """
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     dots = alt.Chart(points).mark_point(
-        filled=True, size=30, opacity=0.3, color=var("baseline"), clip=True
+        filled=True, size=30, opacity=0.3, color=css_variable("baseline"), clip=True
     )
-    base, blue = alt.Chart(means), var("model")
+    base, blue = alt.Chart(means), css_variable("model")
     layers = [
         dots.encode(x=x, y=y, tooltip=tooltips[0]),
         base.mark_rule(strokeWidth=2, opacity=0.5, color=blue, clip=True).encode(
@@ -113,7 +113,7 @@ def binned_scatter(
             size=110,
             opacity=1,
             fill=blue,
-            stroke=var("paper"),
+            stroke=css_variable("surface"),
             strokeWidth=1.5,
             clip=True,
         ).encode(x=x, y=y, tooltip=tooltips[1]),
@@ -121,7 +121,7 @@ def binned_scatter(
     return alt.layer(*layers)
 
 
-def heatmap(
+def draw_heatmap(
     cells: pd.DataFrame,
     titles: tuple[str, str],
     rows: Sequence[str],
@@ -165,14 +165,14 @@ def heatmap(
     opacity = alt.Opacity(
         "strength:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.55]), legend=None
     )
-    square = base.mark_rect(fill=var("model"), stroke=var("paper"), strokeWidth=2).encode(
-        opacity=opacity, tooltip=list(tooltip)
-    )
-    label = base.mark_text(baseline="middle", color=var("ink")).encode(text="label:N")
+    square = base.mark_rect(
+        fill=css_variable("model"), stroke=css_variable("surface"), strokeWidth=2
+    ).encode(opacity=opacity, tooltip=list(tooltip))
+    label = base.mark_text(baseline="middle", color=css_variable("text")).encode(text="label:N")
     return alt.layer(square, label)
 
 
-def power_law(
+def draw_power_law(
     points: pd.DataFrame,
     line: pd.DataFrame,
     x_axis: dict[str, Any],
@@ -192,21 +192,21 @@ def power_law(
     x, y = alt.X("x:Q", **x_axis), alt.Y("y:Q", **y_axis)
     if "y" in line:
         fitted = alt.Chart(line).encode(x=x)
-        band = fitted.mark_area(color=var("early"), opacity=0.18, clip=True)
+        band = fitted.mark_area(color=css_variable("early"), opacity=0.18, clip=True)
         layers += [
             band.encode(y=alt.Y("low:Q", **y_axis), y2="high:Q"),
-            fitted.mark_line(color=var("early"), strokeWidth=2, clip=True).encode(y=y),
+            fitted.mark_line(color=css_variable("early"), strokeWidth=2, clip=True).encode(y=y),
         ]
     base = alt.Chart(points).encode(x=x)
     interval = base.mark_rule(
-        strokeWidth=4, strokeCap="round", opacity=0.45, color=var("model"), clip=True
+        strokeWidth=4, strokeCap="round", opacity=0.45, color=css_variable("model"), clip=True
     )
     point = base.mark_point(
         filled=True,
         size=100,
         opacity=1,
-        fill=var("model"),
-        stroke=var("paper"),
+        fill=css_variable("model"),
+        stroke=css_variable("surface"),
         strokeWidth=1.5,
         clip=True,
     )

@@ -48,7 +48,7 @@ def render_page(
         "config": charts.CONFIG,
         "css": Markup(read_template("report.css")),  # noqa: S704 (part of the project)
         "scripts": embedded,
-        "policy": security_policy(embedded),
+        "policy": build_security_policy(embedded),
     }
     return render(name, dict(context) | shared)
 
@@ -86,7 +86,7 @@ def embed_script(text: str) -> Markup:
     return Markup(escaped.strip())  # noqa: S704 (code of the project and of Vega)
 
 
-def security_policy(scripts: list[Markup]) -> str:
+def build_security_policy(scripts: list[Markup]) -> str:
     """Return a content security policy: only these scripts, embedded images, and no requests."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The results of a run: the files that the stages before `report` wrote, read and checked once."""
+"""The results of a run: the files that the stages before `report` wrote, read and validated once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.reports.kit import pictures
-from tasks.reports.kit.pictures import Examples
+from tasks.reports.kit.examples import Examples, find_file_name, read_examples
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -21,13 +20,15 @@ from tasks.runtime.stage import StageError
 FORMAT = 2
 """Format of data/prepared and models/run.
 
-It is repeated here so that the report does not depend on the code of other stages.
+Repeated here, so that the report does not depend on the code of other stages.
 """
 
 
 @dataclass(frozen=True)
 class Results:
-    """The files of docs/reference/files.md; those that a kind of task does not have are empty.
+    """Contents of the files in docs/reference/files.md.
+
+    Files that do not apply to the kind of task are empty.
 
     Attributes:
         kind: `classification` or `regression`.
@@ -44,10 +45,10 @@ class Results:
         curve: Mean scores by mode and step.
         baselines: Scores of the baselines by episode.
         weights_digest: SHA-256 of the weights.
-        table: Classes of the dataset.
+        dataset_classes: Classes of the dataset.
         examples: Images or texts of the dataset.
         classes: Scores by test class.
-        answers: Answers by query.
+        predictions: Predictions by query.
         fits: Fitted curves of some episodes.
         support: Support points of these episodes.
         ratings: Errors by baseline and number of ratings.
@@ -72,10 +73,10 @@ class Results:
     curve: pd.DataFrame
     baselines: pd.DataFrame
     weights_digest: str
-    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dataset_classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     examples: Examples = field(default_factory=lambda: np.empty(0))
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
-    answers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: pd.DataFrame = field(default_factory=pd.DataFrame)
     support: pd.DataFrame = field(default_factory=pd.DataFrame)
     ratings: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -87,7 +88,7 @@ class Results:
 
     @property
     def headline_episodes(self) -> pd.DataFrame:
-        """Scores of the test episodes in the headline's mode after its number of steps."""
+        """Scores of the test episodes in the headline's mode and at its number of steps."""
         return self.episodes[
             (self.episodes["mode"] == self.mode) & (self.episodes["step"] == self.steps)
         ]
@@ -98,7 +99,7 @@ class Results:
 
     @property
     def adapts(self) -> bool:
-        """Whether the method takes inner steps at test."""
+        """Whether the algorithm takes inner steps at test time."""
         return self.curve["step"].nunique() > 1
 
     @property
@@ -134,7 +135,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
         history: The folder reports/history.
 
     Raises:
-        StageError: A file is missing, cannot be read, has another format, or lacks a column.
+        StageError: A file is missing, unreadable or of another format, or lacks a column.
     """
     meta = _read_description(data / "meta.json", "episodes")
     config = _read_description(model / "config.json", "train")
@@ -146,7 +147,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
     for key in ("kind", "dataset", "ways", "shots"):
         if config.get(key) != meta.get(key):
             raise StageError(
-                f"{model} was trained for {key} {config.get(key)!r}, but {data} holds "
+                f"{model} was trained for {key} {config.get(key)!r}, but {data} has "
                 f"{meta.get(key)!r}: run the stage train again"
             )
     score = "accuracy" if kind == "classification" else "mse"
@@ -178,7 +179,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
 def _read_tables(
     kind: str, score: str, meta: dict[str, Any], data: Path, scores: Path, history: Path
 ) -> dict[str, Any]:
-    """Read the tables of a kind of task by the name of their field of Results."""
+    """Read the tables of a kind of task, keyed by their attribute of Results."""
 
     def read_history(name: str, *columns: str) -> pd.DataFrame:
         return _read_table(history / name, "train", ["iteration", "loss", *columns])
@@ -204,8 +205,8 @@ def _read_tables(
     if kind == "classification":
         return tables | {
             "test": read_data("test.parquet", "episode", "classes", "support", "query"),
-            "table": read_data("classes.parquet", "class", "group", "split", "count"),
-            "examples": _read(data / pictures.file_name(meta), "episodes", pictures.read),
+            "dataset_classes": read_data("classes.parquet", "class", "group", "split", "count"),
+            "examples": _read(data / find_file_name(meta), "episodes", read_examples),
             "classes": read_scores(
                 "classes.parquet", "class", "group", "episodes", "queries", "correct", score, "ci95"
             ),
@@ -215,7 +216,7 @@ def _read_tables(
             "pairs": read_scores(
                 "pairs.parquet", "first", "second", "similarity", "queries", "confused", empty=True
             ),
-            "answers": read_scores(
+            "predictions": read_scores(
                 "answers.parquet", "episode", "image", "label", "before", "after"
             ),
         }
@@ -256,7 +257,7 @@ def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
         raise StageError(
             f"there is no {path}: run the stage {stage} first (dvc repro runs what is needed)"
         ) from error
-    except (ValueError, OSError, json.JSONDecodeError) as error:  # of pyarrow and pandas too
+    except (ValueError, OSError, json.JSONDecodeError) as error:  # includes pyarrow and pandas
         raise StageError(
             f"{path} cannot be read ({' '.join(str(error).split())}): run the stage {stage} again"
         ) from error

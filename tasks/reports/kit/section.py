@@ -50,7 +50,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A section of a report.
 
     Attributes:
@@ -70,21 +70,21 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def chance_level(results: Results) -> float | None:
+def compute_chance_level(results: Results) -> float | None:
     """Return the accuracy of guessing; None for regression."""
     return 1 / results.meta["ways"] if results.kind == "classification" else None
 
 
-def score_axis(score: str, title: str | None = None) -> alt.Axis:
+def build_score_axis(score: str, title: str | None = None) -> alt.Axis:
     """Return an axis for a score."""
     return alt.Axis(
-        title=title or wording.score_name(score),
+        title=title or wording.name_score(score),
         format=".0%" if score == "accuracy" else "~r",
         tickCount=5,
     )
 
 
-def score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
+def choose_score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
     """Return the limits of a line chart's vertical axis.
 
     Accuracy goes from below the chance level to 1; an error from 0 to a limit that nearly all
@@ -92,7 +92,7 @@ def score_domain(results: Results, values: pd.Series) -> tuple[float, float]:
     """
     values = values[np.isfinite(values)]
     if results.score == "accuracy":
-        low = min(float(values.min()), chance_level(results) or 1.0)
+        low = min(float(values.min()), compute_chance_level(results) or 1.0)
         return max(0.0, float(np.floor(low * 10 - 0.1) / 10)), 1.0
     return 0.0, float(min(values.max(), 3 * values.quantile(0.9))) * 1.05
 
@@ -101,10 +101,10 @@ def build_figure(
     name: str, chart: charts.Layers, description: str, sentence: str, height: int = 260
 ) -> Figure:
     """Build a figure whose text alternative is a description and the section's sentence."""
-    return Figure(name, charts.page_spec(chart, height), f"{description} {sentence}")
+    return Figure(name, charts.build_page_spec(chart, height), f"{description} {sentence}")
 
 
-def score_dot(
+def build_score_dot(
     score: str, name: str, value: float, ci95: float | None, detail: str, **look: str
 ) -> Dot:
     """Build a line of a dot chart from a score and the half-width of its interval.
@@ -121,10 +121,10 @@ def score_dot(
     low, high = value - half, value + half
     if score == "accuracy":
         low, high = max(low, 0.0), min(high, 1.0)
-    return Dot(name, value, low, high, wording.estimate(score, value, half), detail, **look)
+    return Dot(name, value, low, high, wording.format_estimate(score, value, half), detail, **look)
 
 
-def dot_figure(
+def build_dot_figure(
     score: str, name: str, dots: Sequence[Dot], alt_text: str, rule: float | None = None
 ) -> Figure:
     """Build a dot chart.
@@ -145,11 +145,11 @@ def dot_figure(
         dots = [replace(dot, low=max(dot.low, limits[0])) for dot in dots]
     else:
         limits = (0.0, float(ends.max()) * 1.05)
-    chart = charts.dots(dots, score_axis(score), limits, rule, scale)
-    return Figure(name, charts.page_spec(chart, charts.ROW_HEIGHT * len(dots)), alt_text)
+    chart = charts.draw_dots(dots, build_score_axis(score), limits, rule, scale)
+    return Figure(name, charts.build_page_spec(chart, charts.ROW_HEIGHT * len(dots)), alt_text)
 
 
-def dot_table(caption: str, score: str, dots: Sequence[Dot]) -> Table:
+def build_dot_table(caption: str, score: str, dots: Sequence[Dot]) -> Table:
     """Build the table of a dot chart."""
-    head = ["", f"{wording.score_name(score)} (95 % interval)", "source"]
+    head = ["", f"{wording.name_score(score)} (95 % interval)", "source"]
     return Table(caption, head, [[d.name, d.text, d.detail] for d in dots], frozenset({1}))

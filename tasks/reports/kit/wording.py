@@ -24,27 +24,27 @@ BASELINES = {
 """Names of the baselines in metrics.json."""
 
 
-def baseline_name(key: str) -> str:
+def name_baseline(key: str) -> str:
     """Return the name of a baseline of metrics.json."""
     return BASELINES.get(key, key)
 
 
-def score_name(score: str) -> str:
+def name_score(score: str) -> str:
     """Return the name of a score for axes and table heads."""
     return "accuracy" if score == "accuracy" else "mean squared error"
 
 
-def formatter(score: str) -> Callable[[float], str]:
-    """Return the function that formats values of a score: `percent` or `number`."""
-    return percent if score == "accuracy" else number
+def choose_formatter(score: str) -> Callable[[float], str]:
+    """Return the function that formats values of a score: `format_percent` or `format_number`."""
+    return format_percent if score == "accuracy" else format_number
 
 
-def percent(value: float, digits: int = 1) -> str:
+def format_percent(value: float, digits: int = 1) -> str:
     """Format a fraction: `98.2 %`."""
     return f"{100 * value:.{digits}f}{NBSP}%"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Format a squared error: three significant digits, no powers of ten below a million."""
     if value is None or not math.isfinite(value):
         return "not finite"
@@ -55,12 +55,12 @@ def number(value: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def decimal(value: float, digits: int = 2) -> str:
+def format_decimal(value: float, digits: int = 2) -> str:
     """Format a signed quantity, such as a correlation, with a proper minus sign: `−0.42`."""
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def estimate(score: str, value: float, ci95: float | None = None) -> str:
+def format_estimate(score: str, value: float, ci95: float | None = None) -> str:
     """Format a score with its interval: `98.2 % ± 0.3`, or `0.413 ± 0.007` for a squared error.
 
     Args:
@@ -69,15 +69,15 @@ def estimate(score: str, value: float, ci95: float | None = None) -> str:
         ci95: Half-width of the 95 % interval; None or NaN for none.
     """
     if ci95 is None or not math.isfinite(ci95) or not math.isfinite(value):
-        return formatter(score)(value)
+        return choose_formatter(score)(value)
     if score == "accuracy":
         digits = 2 if 0 < ci95 < 0.0005 else 1
-        return f"{percent(value, digits)} ± {100 * ci95:.{digits}f}"
+        return f"{format_percent(value, digits)} ± {100 * ci95:.{digits}f}"
     digits = 4 if ci95 < 0.0005 else 3 if ci95 < 0.05 else 2 if ci95 < 1 else 1 if ci95 < 10 else 0
     return f"{value:.{digits}f} ± {ci95:.{digits}f}"
 
 
-def points(difference: float) -> str:
+def format_points(difference: float) -> str:
     """Format a difference of accuracies without its sign: `3.1 points`."""
     size = 100 * abs(difference)
     if f"{size:.1f}" == "1.0":
@@ -85,29 +85,29 @@ def points(difference: float) -> str:
     return f"{size:.0f} points" if size >= 9.95 else f"{size:.1f} points"
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     """Format a p-value: `< 0.001`, `0.034` or `0.21`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration: `95 s`, `12.9 min` or `3.2 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def count(number: float, singular: str, plural: str | None = None) -> str:
+def format_count(number: float, singular: str, plural: str | None = None) -> str:
     """Format a count with its noun: `1 step`, `1,000 episodes`."""
     return f"{int(number):,}{NBSP}{singular if number == 1 else plural or singular + 's'}"
 
 
-def class_name(name: str, group: str) -> str:
+def format_class_name(name: str, group: str) -> str:
     """Return the name of a class with its group, unless it begins with the group's name."""
     return name if not group or name.startswith(group) else f"{name} ({group})"
 
 
-def join(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """Join items into an enumeration: `a, b and c`."""
     if len(items) < 2:
         return "".join(items)

@@ -46,8 +46,8 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
         "regression": regression,
         "support": support,
-        "measured": f"on {wording.count(int(results.metrics['episodes']), 'test episode')}",
-        "score": wording.score_name(results.score),
+        "measured": f"on {wording.format_count(int(results.metrics['episodes']), 'test episode')}",
+        "score": wording.name_score(results.score),
         "scores": _list_scores(results),
         "protocol": headline.protocol,
         "use": use,
@@ -69,7 +69,7 @@ def _describe_purpose(
     """Return the tasks that the model adapts to, the arguments of `adapt`, and the use."""
     shots = config["shots"]
     if kind == "ratings":
-        ratings = f"{wording.count(shots, 'rating')} or fewer"
+        ratings = f"{wording.format_count(shots, 'rating')} or fewer"
         use = (
             f"Predicting a new user's ratings from {ratings}, for users and items of the kind "
             "that the model was trained on."
@@ -78,10 +78,10 @@ def _describe_purpose(
     if regression:
         use = (
             "Fitting a curve of the family that the model was trained on to "
-            f"{wording.count(shots, 'point')} or a few more."
+            f"{wording.format_count(shots, 'point')} or a few more."
         )
-        return f"curves from {wording.count(shots, 'example')}", "points (x, y)", use
-    per_class = f"{wording.count(shots, 'example')} per class"
+        return f"curves from {wording.format_count(shots, 'example')}", "points (x, y)", use
+    per_class = f"{wording.format_count(shots, 'example')} per class"
     use = (
         f"Distinguishing a few new classes of {examples} ({config['ways']} in training) from "
         f"{per_class}, for classes similar to those of training."
@@ -99,7 +99,7 @@ def _list_scores(results: Results) -> list[tuple[str, str]]:
 
     def show(prefix: str) -> str:
         value, ci95 = metrics[f"{prefix}{score}"], metrics.get(f"{prefix}{score}_ci95")
-        return wording.estimate(score, value, ci95)
+        return wording.format_estimate(score, value, ci95)
 
     if "inductive.accuracy" in metrics:
         scores = [("inductive evaluation, as the loaded model predicts", show("inductive."))]
@@ -111,8 +111,8 @@ def _list_scores(results: Results) -> list[tuple[str, str]]:
         scores.append(("before adaptation", show("before.")))
     return scores + [
         (
-            f"baseline: {wording.baseline_name(baseline.key)}",
-            wording.estimate(score, baseline.value, baseline.ci95),
+            f"baseline: {wording.name_baseline(baseline.key)}",
+            wording.format_estimate(score, baseline.value, baseline.ci95),
         )
         for baseline in rank_baselines(results)
     ]

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tasks.reports.kit import pictures, wording
-from tasks.reports.kit.pictures import Lines, Picker, Sheet
+from tasks.reports.kit import wording
+from tasks.reports.kit.examples import ExampleCollector, SpriteSheet, TextList, build_sheet
 from tasks.reports.kit.results import Results
-from tasks.reports.kit.section import Section, Table, chance_level, dot_figure, score_dot
+from tasks.reports.kit.section import (
+    ReportSection,
+    Table,
+    build_dot_figure,
+    build_score_dot,
+    compute_chance_level,
+)
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import (
     measure_groups,
+    rank_hardest_classes,
     read_confused_pairs,
-    sort_classes,
     summarize_classes,
 )
 
@@ -51,30 +57,30 @@ class Confusion:
 class Confusions:
     """Confusions and the sheet with their examples."""
 
-    sheet: Sheet | Lines
+    sheet: SpriteSheet | TextList
     rows: list[Confusion]
 
 
-def class_name(results: Results, row: int) -> str:
+def name_class(results: Results, row: int) -> str:
     """Return the name of a class, given its row in classes.parquet."""
-    known = results.table.iloc[row]
-    return wording.class_name(known["class"], known["group"])
+    known = results.dataset_classes.iloc[row]
+    return wording.format_class_name(known["class"], known["group"])
 
 
 # --- hardest classes and groups ----------------------------------------------------------------
 
 
-def class_section(results: Results) -> Section:
+def build_class_section(results: Results) -> ReportSection:
     """Build the section with the hardest classes."""
-    classes = sort_classes(results)
-    sentence = sentences.classes(summarize_classes(results))
+    classes = rank_hardest_classes(results)
+    sentence = sentences.describe_classes(summarize_classes(results))
     dots = []
     for row in classes.head(DRAWN).to_dict("records"):
-        queries = wording.count(row["queries"], "query", "queries")
-        detail = f"{queries} in {wording.count(row['episodes'], 'episode')}"
-        name = wording.class_name(row["class"], row["group"])
+        queries = wording.format_count(row["queries"], "query", "queries")
+        detail = f"{queries} in {wording.format_count(row['episodes'], 'episode')}"
+        name = wording.format_class_name(row["class"], row["group"])
         score = row["accuracy"], row["ci95"]
-        dots.append(score_dot("accuracy", name, *score, detail, text_colour="ink"))
+        dots.append(build_score_dot("accuracy", name, *score, detail, text_colour="text"))
     listed = classes.head(LISTED).to_dict("records")
     caption = "All test classes, the hardest first"
     if len(classes) > len(listed):
@@ -84,19 +90,21 @@ def class_section(results: Results) -> Section:
             row["class"],
             row["group"],
             *(f"{row[column]:,}" for column in ("episodes", "queries", "correct")),
-            wording.estimate("accuracy", row["accuracy"], row["ci95"]),
+            wording.format_estimate("accuracy", row["accuracy"], row["ci95"]),
         ]
         for row in listed
     ]
     head = ["class", "group", "episodes", "queries", "correct", "accuracy"]
     table = Table(caption, head, rows, frozenset({2, 3, 4, 5}))
     description = f"Accuracy of the {len(dots)} hardest classes with 95 % intervals. {sentence}"
-    figure = dot_figure("accuracy", "classes", dots, description, chance_level(results))
+    figure = build_dot_figure(
+        "accuracy", "classes", dots, description, compute_chance_level(results)
+    )
     notes = [sentences.CLASS_NOTE]
-    return Section("classes", "Hardest classes", sentence, [figure], notes, [table])
+    return ReportSection("classes", "Hardest classes", sentence, [figure], notes, [table])
 
 
-def group_sections(results: Results, most: int = DRAWN) -> list[Section]:
+def build_group_sections(results: Results, most: int = DRAWN) -> list[ReportSection]:
     """Build the section with the hardest groups of classes; none if there is one group only.
 
     Args:
@@ -106,28 +114,30 @@ def group_sections(results: Results, most: int = DRAWN) -> list[Section]:
     groups = measure_groups(results)
     if len(groups) < 2:
         return []
-    sentence = sentences.groups(groups)
+    sentence = sentences.describe_groups(groups)
     dots = []
     for group in groups[:most]:
-        queries = wording.count(group.queries, "query", "queries")
-        detail = f"{queries} of {wording.count(group.classes, 'class', 'classes')}"
+        queries = wording.format_count(group.queries, "query", "queries")
+        detail = f"{queries} of {wording.format_count(group.classes, 'class', 'classes')}"
         score = group.accuracy, group.ci95
-        dots.append(score_dot("accuracy", group.name, *score, detail, text_colour="ink"))
+        dots.append(build_score_dot("accuracy", group.name, *score, detail, text_colour="text"))
     rows = [
         [
             group.name,
             f"{group.classes:,}",
             f"{group.queries:,}",
-            wording.estimate("accuracy", group.accuracy, group.ci95),
+            wording.format_estimate("accuracy", group.accuracy, group.ci95),
         ]
         for group in groups
     ]
     head = ["group", "classes", "queries", "accuracy"]
     table = Table("All groups, the hardest first", head, rows, frozenset({1, 2, 3}))
     description = f"Accuracy of the {len(dots)} hardest groups with 95 % intervals. {sentence}"
-    figure = dot_figure("accuracy", "groups", dots, description, chance_level(results))
+    figure = build_dot_figure(
+        "accuracy", "groups", dots, description, compute_chance_level(results)
+    )
     notes = [sentences.GROUP_NOTE]
-    return [Section("groups", "Hardest groups", sentence, [figure], notes, [table])]
+    return [ReportSection("groups", "Hardest groups", sentence, [figure], notes, [table])]
 
 
 def illustrate_hard_classes(results: Results) -> Confusions:
@@ -135,14 +145,14 @@ def illustrate_hard_classes(results: Results) -> Confusions:
 
     The confusions are counted over all answers after adaptation.
     """
-    table = results.table.reset_index(drop=True)
+    table = results.dataset_classes.reset_index(drop=True)
     episodes = results.test.set_index("episode")["classes"]
-    classes = np.stack(episodes.reindex(results.answers["episode"]).to_list())
+    classes = np.stack(episodes.reindex(results.predictions["episode"]).to_list())
     query = np.arange(len(classes))
     answers = pd.DataFrame(
         {
-            "truth": classes[query, results.answers["label"]],
-            "answer": classes[query, results.answers["after"]],
+            "truth": classes[query, results.predictions["label"]],
+            "answer": classes[query, results.predictions["after"]],
         }
     )
     errors = answers[answers["truth"] != answers["answer"]].groupby("truth")["answer"]
@@ -151,8 +161,8 @@ def illustrate_hard_classes(results: Results) -> Confusions:
         for row, key in enumerate(zip(table["class"], table["group"], strict=True))
         if table["split"][row] == "test"
     }
-    picker, confusions = Picker(table, EXAMPLES), list[Confusion]()
-    for hard in sort_classes(results).to_dict("records"):
+    collector, confusions = ExampleCollector(table, EXAMPLES), list[Confusion]()
+    for hard in rank_hardest_classes(results).to_dict("records"):
         row = rows.get((hard["class"], hard["group"]))
         if len(confusions) == WITH_EXAMPLES or row is None or row not in errors.groups:
             continue
@@ -160,54 +170,54 @@ def illustrate_hard_classes(results: Results) -> Confusions:
         other = int(counts[counts == counts.max()].index.min())
         confusions.append(
             Confusion(
-                first=class_name(results, row),
-                second=class_name(results, other),
-                text=f"{counts.max():,} of {wording.count(counts.sum(), 'error')}",
-                first_cells=picker.take(row),
-                second_cells=picker.take(other),
-                score=wording.estimate("accuracy", hard["accuracy"], hard["ci95"]),
+                first=name_class(results, row),
+                second=name_class(results, other),
+                text=f"{counts.max():,} of {wording.format_count(counts.sum(), 'error')}",
+                first_cells=collector.add_class(row),
+                second_cells=collector.add_class(other),
+                score=wording.format_estimate("accuracy", hard["accuracy"], hard["ci95"]),
             )
         )
-    return Confusions(pictures.build_sheet(results.examples, picker.indices), confusions)
+    return Confusions(build_sheet(results.examples, collector.indices), confusions)
 
 
 # --- confused pairs ----------------------------------------------------------------------------
 
 
-def pair_section(results: Results) -> Section:
+def build_pair_section(results: Results) -> ReportSection:
     """Build the section with the most confused pairs of classes."""
     pairs = read_confused_pairs(results)
     if not pairs:
-        return Section("pairs", "Confused pairs", sentences.NO_CONFUSION)
-    first, second = (class_name(results, row) for row in (pairs[0].first, pairs[0].second))
+        return ReportSection("pairs", "Confused pairs", sentences.NO_CONFUSION)
+    first, second = (name_class(results, row) for row in (pairs[0].first, pairs[0].second))
     rows = [
         [
-            class_name(results, pair.first),
-            class_name(results, pair.second),
+            name_class(results, pair.first),
+            name_class(results, pair.second),
             f"{pair.confused:,} of {pair.queries:,}",
             f"{pair.episodes:,}",
-            wording.decimal(pair.similarity),
+            wording.format_decimal(pair.similarity),
         ]
         for pair in pairs[:LISTED]
     ]
     head = ["class", "other class", "confused", "episodes", "similarity"]
     table = Table("The most confused pairs", head, rows, frozenset({2, 3, 4}))
-    sentence = sentences.confused_pair(pairs[0], first, second)
-    return Section("pairs", "Confused pairs", sentence, [], [sentences.PAIR_NOTE], [table])
+    sentence = sentences.describe_confused_pair(pairs[0], first, second)
+    return ReportSection("pairs", "Confused pairs", sentence, [], [sentences.PAIR_NOTE], [table])
 
 
 def illustrate_pairs(results: Results) -> Confusions:
     """Return the most confused pairs with examples of both classes."""
-    picker, confusions = Picker(results.table, EXAMPLES), []
+    collector, confusions = ExampleCollector(results.dataset_classes, EXAMPLES), []
     for pair in read_confused_pairs(results)[:PAIRS_WITH_EXAMPLES]:
-        share = f"{pair.confused:,} of {wording.count(pair.queries, 'query', 'queries')}"
+        share = f"{pair.confused:,} of {wording.format_count(pair.queries, 'query', 'queries')}"
         confusions.append(
             Confusion(
-                first=class_name(results, pair.first),
-                second=class_name(results, pair.second),
-                text=f"{share}, cosine {wording.decimal(pair.similarity)}",
-                first_cells=picker.take(pair.first),
-                second_cells=picker.take(pair.second),
+                first=name_class(results, pair.first),
+                second=name_class(results, pair.second),
+                text=f"{share}, cosine {wording.format_decimal(pair.similarity)}",
+                first_cells=collector.add_class(pair.first),
+                second_cells=collector.add_class(pair.second),
             )
         )
-    return Confusions(pictures.build_sheet(results.examples, picker.indices), confusions)
+    return Confusions(build_sheet(results.examples, collector.indices), confusions)

@@ -11,15 +11,15 @@ from tasks.reports.kit.charts import Line
 from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import (
     Figure,
-    Section,
+    ReportSection,
     Table,
+    build_dot_figure,
+    build_dot_table,
     build_figure,
-    chance_level,
-    dot_figure,
-    dot_table,
-    score_axis,
-    score_domain,
-    score_dot,
+    build_score_axis,
+    build_score_dot,
+    choose_score_domain,
+    compute_chance_level,
 )
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import compare_modes, measure_adaptation, measure_learning
@@ -34,23 +34,23 @@ LABELS_GAP = 0.075
 # --- learning curve ----------------------------------------------------------------------------
 
 
-def learning_section(results: Results) -> Section:
+def build_learning_section(results: Results) -> ReportSection:
     """Build the section with the training and validation scores over the iterations."""
     score, validation = results.score, results.validation
-    sentence = sentences.learning(measure_learning(results))
+    sentence = sentences.describe_learning(measure_learning(results))
     rows = [
         [
             f"{int(row['iteration']):,}",
-            wording.estimate(score, row[score], row[f"{score}_ci95"]),
-            wording.number(row["loss"]),
+            wording.format_estimate(score, row[score], row[f"{score}_ci95"]),
+            wording.format_number(row["loss"]),
             "yes" if row["best"] else "",
         ]
         for row in validation.to_dict("records")
     ]
-    head = ["iteration", wording.score_name(score), "loss", "best so far"]
+    head = ["iteration", wording.name_score(score), "loss", "best so far"]
     table = Table("Validation during training", head, rows, frozenset({0, 1, 2}))
     figure, notes = _draw_learning(results, sentence), [sentences.LEARNING_NOTE]
-    return Section("learning", "Learning curve", sentence, [figure], notes, [table])
+    return ReportSection("learning", "Learning curve", sentence, [figure], notes, [table])
 
 
 def _draw_learning(results: Results, sentence: str) -> Figure:
@@ -59,7 +59,7 @@ def _draw_learning(results: Results, sentence: str) -> Figure:
     raw = pd.DataFrame({"x": train["iteration"], "y": train[column]})
     window = max(3, len(raw) // 15)
     smooth = raw.assign(y=raw["y"].rolling(window, center=True, min_periods=1).mean())
-    smooth["value"] = [wording.estimate(results.score, y) for y in smooth["y"]]
+    smooth["value"] = [wording.format_estimate(results.score, y) for y in smooth["y"]]
     validation = _with_band(results, results.validation["iteration"], results.validation)
     best = float(results.config["iteration"])
     lines = [
@@ -68,17 +68,17 @@ def _draw_learning(results: Results, sentence: str) -> Figure:
         Line("validation", "model", validation),
     ]
     values = pd.concat([raw["y"], validation["low"], validation["high"]])
-    low, high = score_domain(results, values)
+    low, high = choose_score_domain(results, values)
     last = max(int(results.config["iterations"]), int(validation["x"].max()), int(raw["x"].max()))
-    name = wording.score_name(results.score)
-    chart = charts.curves(
+    name = wording.name_score(results.score)
+    chart = charts.draw_curves(
         lines,
         {
             "axis": alt.Axis(title="iteration", format=",d", tickCount=5),
             "scale": alt.Scale(domain=[0, last], nice=False),
         },
         {
-            "axis": score_axis(results.score),
+            "axis": build_score_axis(results.score),
             "scale": alt.Scale(domain=[low, high], nice=False),
         },
         labels_gap=LABELS_GAP * (high - low),
@@ -104,19 +104,21 @@ def _thin(history: pd.DataFrame) -> pd.DataFrame:
 # --- adaptation curve --------------------------------------------------------------------------
 
 
-def adaptation_section(results: Results) -> Section:
+def build_adaptation_section(results: Results) -> ReportSection:
     """Build the section with the score after each number of inner steps."""
     if not results.adapts:
-        return Section("adaptation", "Adaptation curve", sentences.NO_INNER_STEPS)
+        return ReportSection("adaptation", "Adaptation curve", sentences.NO_INNER_STEPS)
     modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
     curves = {mode: results.adaptation_curve(mode) for mode in modes}
-    sentence = sentences.adaptation(measure_adaptation(results.score, curves[results.mode]))
-    return Section(
+    sentence = sentences.describe_adaptation(
+        measure_adaptation(results.score, curves[results.mode])
+    )
+    return ReportSection(
         "adaptation",
         "Adaptation curve",
         sentence,
         [_draw_adaptation(results, curves, modes, sentence)],
-        sentences.adaptation_notes(results.metrics.get("after_10.diverged")),
+        sentences.list_adaptation_notes(results.metrics.get("after_10.diverged")),
         [_adaptation_table(results.score, curves)],
     )
 
@@ -133,20 +135,20 @@ def _draw_adaptation(
         lines.append(Line(name, colour, data, dash=(1, 0) if colour == "model" else (6, 3)))
     if "mse_median" in curve:
         median = pd.DataFrame({"x": curve["step"], "y": curve["mse_median"]})
-        median["value"] = [wording.number(y) for y in median["y"]]
+        median["value"] = [wording.format_number(y) for y in median["y"]]
         lines.append(Line("median", "model", median, dash=(6, 3)))
     for line in lines:
         line.data["episodes"] = int(results.metrics["episodes"])
-    low, high = score_domain(results, _converged_values(lines, curve, score))
+    low, high = choose_score_domain(results, _converged_values(lines, curve, score))
     first, last = int(curve["step"].min()), int(curve["step"].max())
-    name = wording.score_name(score)
-    chart = charts.curves(
+    name = wording.name_score(score)
+    chart = charts.draw_curves(
         lines,
         {
             "axis": alt.Axis(title="inner steps", format="d", values=curve["step"].tolist()),
             "scale": alt.Scale(domain=[first, last], nice=False),
         },
-        {"axis": score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)},
+        {"axis": build_score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)},
         labels_gap=LABELS_GAP * (high - low),
         marks=_step_marks(results, last),
         marks_above=score == "mse",
@@ -191,14 +193,14 @@ def _step_marks(results: Results, last: int) -> list[tuple[float, str]]:
 
 
 def _adaptation_table(score: str, curves: dict[str, pd.DataFrame]) -> Table:
-    first, name = next(iter(curves.values())), wording.score_name(score)
+    first, name = next(iter(curves.values())), wording.name_score(score)
     columns = {"inner steps": [str(int(step)) for step in first["step"]]}
     for mode, curve in curves.items():
         scores = zip(curve[score], curve[f"{score}_ci95"], strict=True)
         head = f"{name}, {mode}" if len(curves) > 1 else name
-        columns[head] = [wording.estimate(score, value, half) for value, half in scores]
+        columns[head] = [wording.format_estimate(score, value, half) for value, half in scores]
     if "mse_median" in first:
-        columns["median"] = [wording.number(value) for value in first["mse_median"]]
+        columns["median"] = [wording.format_number(value) for value in first["mse_median"]]
     if "diverged" in first:
         columns["episodes diverged"] = [f"{int(number):,}" for number in first["diverged"]]
     rows = [list(cells) for cells in zip(*columns.values(), strict=True)]
@@ -208,23 +210,23 @@ def _adaptation_table(score: str, curves: dict[str, pd.DataFrame]) -> Table:
 # --- batch-norm modes --------------------------------------------------------------------------
 
 
-def mode_sections(results: Results) -> list[Section]:
+def build_mode_sections(results: Results) -> list[ReportSection]:
     """Build the section that compares the batch-norm modes; none if one mode was measured."""
     heading = "Transductive and inductive evaluation"
     if results.curve["mode"].nunique() < 2:
         return []
     facts = compare_modes(results)
     if facts is None:
-        return [Section("statistics", heading, sentences.SAME_IN_BOTH_MODES)]
-    detail = wording.count(results.metrics["episodes"], "test episode")
+        return [ReportSection("statistics", heading, sentences.SAME_IN_BOTH_MODES)]
+    detail = wording.format_count(results.metrics["episodes"], "test episode")
     dots = [
-        score_dot(results.score, mode, value, ci95, detail, colour=colour)
+        build_score_dot(results.score, mode, value, ci95, detail, colour=colour)
         for (mode, value, ci95), colour in ((facts.headline, "model"), (facts.other, "other"))
     ]
-    sentence, notes = sentences.modes(facts), sentences.mode_notes(results.mode)
-    table = dot_table("Values of the chart", results.score, dots)
-    figure = dot_figure(results.score, "statistics", dots, sentence)
-    return [Section("statistics", heading, sentence, [figure], notes, [table])]
+    sentence, notes = sentences.describe_modes(facts), sentences.list_mode_notes(results.mode)
+    table = build_dot_table("Values of the chart", results.score, dots)
+    figure = build_dot_figure(results.score, "statistics", dots, sentence)
+    return [ReportSection("statistics", heading, sentence, [figure], notes, [table])]
 
 
 # --- shared ------------------------------------------------------------------------------------
@@ -235,11 +237,11 @@ def _with_band(results: Results, x: pd.Series, table: pd.DataFrame) -> pd.DataFr
     score = results.score
     value, half = table[score], table[f"{score}_ci95"].fillna(0)
     most = 1.0 if score == "accuracy" else np.inf
-    texts = [wording.estimate(score, v, h) for v, h in zip(value, half, strict=True)]
+    texts = [wording.format_estimate(score, v, h) for v, h in zip(value, half, strict=True)]
     high = (value + half).clip(upper=most)
     return pd.DataFrame({"x": x, "y": value, "low": value - half, "high": high, "value": texts})
 
 
 def _chance_rule(results: Results) -> tuple[float, str] | None:
-    level = chance_level(results)
+    level = compute_chance_level(results)
     return None if level is None else (level, "chance")

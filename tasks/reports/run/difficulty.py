@@ -12,39 +12,39 @@ from tasks.reports.kit import maps, wording
 from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import (
     Figure,
-    Section,
+    ReportSection,
     Table,
     build_figure,
-    score_axis,
-    score_domain,
+    build_score_axis,
+    choose_score_domain,
 )
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import measure_difficulty
 
 
-def difficulty_section(results: Results) -> Section:
+def build_difficulty_section(results: Results) -> ReportSection:
     """Build the section with the score of an episode by a property of its task."""
     facts = measure_difficulty(results)
-    name = sentences.parameter_name(facts.property)
-    sentence = sentences.difficulty(facts)
+    name = sentences.name_parameter(facts.property)
+    sentence = sentences.describe_difficulty(facts)
     rows = [
         [
             str(int(row["fifth"])),
-            f"{wording.decimal(row['low'])} to {wording.decimal(row['high'])}",
+            f"{wording.format_decimal(row['low'])} to {wording.format_decimal(row['high'])}",
             f"{int(row['episodes']):,}",
-            wording.estimate(facts.score, row[facts.score], row["ci95"]),
+            wording.format_estimate(facts.score, row[facts.score], row["ci95"]),
         ]
         for row in results.difficulty.to_dict("records")
     ]
-    head = ["quintile", "range", "episodes", wording.score_name(facts.score)]
+    head = ["quintile", "range", "episodes", wording.name_score(facts.score)]
     table = Table(f"Quintiles of the episodes by {name}", head, rows, frozenset({1, 2, 3}))
     figure = _draw_difficulty(results, facts.property, name, sentence)
-    notes = sentences.difficulty_notes(facts)
-    return Section("difficulty", "Episode difficulty", sentence, [figure], notes, [table])
+    notes = sentences.list_difficulty_notes(facts)
+    return ReportSection("difficulty", "Episode difficulty", sentence, [figure], notes, [table])
 
 
 def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Figure:
-    score, show = results.score, wording.formatter(results.score)
+    score, show = results.score, wording.choose_formatter(results.score)
     accuracy = score == "accuracy"
     column, title = "y", name
     if accuracy:
@@ -53,7 +53,7 @@ def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Fi
     points = pd.DataFrame({"x": tasks[column], "y": tasks[score], "episode": tasks["episode"]})
     points["score"] = [show(value) for value in tasks[score]]
     means = _bin_means(results)
-    low, high = score_domain(results, pd.concat([points["y"], means["low"]]))
+    low, high = choose_score_domain(results, pd.concat([points["y"], means["low"]]))
     if accuracy:  # an axis down to the chance level would leave little room for the points
         low, high = float(points["y"].min()) - 0.03, high + 0.02
     ends = float(points["x"].min()), float(points["x"].max())
@@ -62,8 +62,8 @@ def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Fi
         "axis": alt.Axis(title=title, format=".2~f", tickCount=6),
         "scale": alt.Scale(domain=[ends[0] - pad, ends[1] + pad], nice=False, zero=False),
     }
-    y_axis = {"axis": score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)}
-    score_name = wording.score_name(score)
+    y_axis = {"axis": build_score_axis(score), "scale": alt.Scale(domain=[low, high], nice=False)}
+    score_name = wording.name_score(score)
     tooltips = (
         [
             alt.Tooltip("episode:Q"),
@@ -77,8 +77,8 @@ def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Fi
             alt.Tooltip("to:Q", format=".2f"),
         ],
     )
-    chart = maps.binned_scatter(points, means, x_axis, y_axis, tooltips)
-    episodes = wording.count(len(points), "test episode")
+    chart = maps.draw_binned_scatter(points, means, x_axis, y_axis, tooltips)
+    episodes = wording.format_count(len(points), "test episode")
     description = f"{score_name.capitalize()} of {episodes} by {title}."
     return build_figure("difficulty", chart, description, sentence, 280)
 
@@ -98,7 +98,7 @@ def _bin_means(results: Results) -> pd.DataFrame:
             "to": bins["high"],
             "episodes": bins["episodes"],
             "score": [
-                wording.estimate(score, value, ci95)
+                wording.format_estimate(score, value, ci95)
                 for value, ci95 in zip(bins[score], bins["ci95"], strict=True)
             ],
         }

@@ -1,4 +1,4 @@
-"""Facts of a run report: what its sentences state, computed from the results, without wording."""
+"""Facts of a run report: the content of its sentences, computed from the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Baseline:
         key: Its key in metrics.json.
         value: Its mean score.
         ci95: Half-width of the 95 % interval; None for none.
-        episodes: Test episodes that it was measured on; None if it is exact.
+        episodes: Number of test episodes that it was measured on; None if it is exact.
     """
 
     key: str
@@ -33,8 +33,8 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The model's score compared with baselines and published figures.
+class ScoreComparison:
+    """The model's score compared with baselines and published results.
 
     Attributes:
         score: `accuracy` or `mse`.
@@ -43,10 +43,10 @@ class Standing:
         episodes: Number of test episodes.
         meta: meta.json of data/prepared.
         baselines: The baselines, the best first.
-        same_protocol: Published figures under the same protocol.
-        other_protocols: Published figures under other protocols.
+        same_protocol: Published results under the same protocol.
+        other_protocols: Published results under other protocols.
         query_statistics: Whether batch norm uses the statistics of the query set.
-        rejection: AUROC of telling out-of-scope queries apart and its half-width.
+        rejection: AUROC of out-of-scope detection and the half-width of its interval.
     """
 
     score: str
@@ -80,19 +80,19 @@ def rank_baselines(results: Results) -> list[Baseline]:
     return sorted(baselines, key=lambda baseline: (sign * baseline.value, baseline.key))
 
 
-def compare_with_baselines(results: Results, raw: dict[str, Any]) -> Standing:
-    """Compare the headline score with baselines and published figures.
+def compare_with_baselines(results: Results, settings: dict[str, Any]) -> ScoreComparison:
+    """Compare the headline score with baselines and published results.
 
     Args:
         results: The results of the run.
-        raw: Its params.yaml.
+        settings: Its params.yaml.
     """
     score, metrics = results.score, results.metrics
-    same, others = published.find_figures(published.describe_protocol(results, raw))
+    same, others = published.find_published_results(published.extract_protocol(results, settings))
     rejection = None
     if "rejection.auroc" in metrics:
         rejection = metrics["rejection.auroc"], metrics["rejection.auroc_ci95"]
-    return Standing(
+    return ScoreComparison(
         score=score,
         value=metrics[score],
         ci95=metrics[f"{score}_ci95"],
@@ -117,8 +117,8 @@ class Distribution:
         quantiles: Quantiles by name: `q05`, `q25`, `q50`, `q75` and `q95`.
         worst: The worst score.
         episodes: Number of test episodes.
-        diverged: How many of them diverged.
-        reference: Key of the best baseline that was measured by episode; '' for none.
+        diverged: Number of diverged episodes.
+        reference: Key of the best baseline with scores by episode; '' for none.
         reference_values: Its finite scores by episode.
         headline: The headline score and the half-width of its interval.
         label_sd: Standard deviation of the accuracy over label permutations; None if not measured.
@@ -171,7 +171,7 @@ def measure_distribution(results: Results) -> Distribution:
 
 
 @dataclass(frozen=True)
-class Learning:
+class LearningFacts:
     """The course of the validation score.
 
     Attributes:
@@ -193,12 +193,12 @@ class Learning:
     best_is_last: bool
 
 
-def measure_learning(results: Results) -> Learning:
+def measure_learning(results: Results) -> LearningFacts:
     """Measure the course of the validation score."""
     validation, score = results.validation, results.score
     best = int(results.config["iteration"])
     at_best = validation[validation["iteration"] == best]
-    return Learning(
+    return LearningFacts(
         score=score,
         first=float(validation[score].iloc[0]),
         best=float((at_best if len(at_best) else validation.tail(1))[score].iloc[0]),
@@ -210,14 +210,14 @@ def measure_learning(results: Results) -> Learning:
 
 
 @dataclass(frozen=True)
-class Adaptation:
-    """The score by number of inner steps, up to where the first episode diverges.
+class AdaptationFacts:
+    """The score by number of inner steps, up to the step at which the first episode diverges.
 
     Attributes:
         score: `accuracy` or `mse`.
         start: The score before adaptation.
         after_first: The score after the first step measured; None if some episode diverges there.
-        flat_after: The step from which on no later mean leaves the interval.
+        flat_after: The step after which all later means stay within the interval.
         last_step: The last step without a diverged episode.
         last: The score after it.
         diverges_after: The first step after which some episode diverges; None if none does.
@@ -232,7 +232,7 @@ class Adaptation:
     diverges_after: int | None
 
 
-def measure_adaptation(score: str, curve: pd.DataFrame) -> Adaptation:
+def measure_adaptation(score: str, curve: pd.DataFrame) -> AdaptationFacts:
     """Measure the effect of the inner steps.
 
     Args:
@@ -244,13 +244,13 @@ def measure_adaptation(score: str, curve: pd.DataFrame) -> Adaptation:
         steady = curve.iloc[: int(np.argmax(curve["diverged"].to_numpy() > 0))]
     steps = curve["step"].astype(int).tolist()
     if steady.empty:
-        return Adaptation(score, np.nan, None, 0, 0, np.nan, steps[0])
+        return AdaptationFacts(score, np.nan, None, 0, 0, np.nan, steps[0])
     values = steady[score].to_numpy(float)
     ci95 = steady[f"{score}_ci95"].fillna(0).to_numpy(float)
     flat = next(
         i for i in range(len(values)) if (np.abs(values[i + 1 :] - values[i]) <= ci95[i]).all()
     )
-    return Adaptation(
+    return AdaptationFacts(
         score=score,
         start=values[0],
         after_first=values[1] if len(values) > 1 else None,
@@ -262,14 +262,14 @@ def measure_adaptation(score: str, curve: pd.DataFrame) -> Adaptation:
 
 
 @dataclass(frozen=True)
-class Modes:
+class ModeComparison:
     """The score in both batch-norm modes: (mode, score, half-width), the headline's first."""
 
     headline: tuple[str, float, float]
     other: tuple[str, float, float]
 
 
-def compare_modes(results: Results) -> Modes | None:
+def compare_modes(results: Results) -> ModeComparison | None:
     """Compare the batch-norm modes; None if they give the same scores."""
     if results.other_mode is None:
         return None
@@ -278,7 +278,7 @@ def compare_modes(results: Results) -> Modes | None:
         curve = results.adaptation_curve(mode)
         row = curve[curve["step"] == results.steps].iloc[0]
         rows.append((mode, float(row[results.score]), float(row[f"{results.score}_ci95"])))
-    return Modes(*rows)
+    return ModeComparison(*rows)
 
 
 # --- ratings -----------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def measure_rating_errors(results: Results) -> list[RatingError]:
 # --- classes and groups ------------------------------------------------------------------------
 
 
-def sort_classes(results: Results) -> pd.DataFrame:
+def rank_hardest_classes(results: Results) -> pd.DataFrame:
     """Return the scores of the test classes, the hardest first."""
     classes = results.classes.assign(ci95=pd.to_numeric(results.classes["ci95"]))
     return classes.sort_values(
@@ -371,7 +371,7 @@ class Group:
 def measure_groups(results: Results) -> list[Group]:
     """Measure the accuracy by group, the hardest first."""
     groups = []
-    for name, classes in sort_classes(results).groupby("group", sort=True):
+    for name, classes in rank_hardest_classes(results).groupby("group", sort=True):
         accuracy, half = pool_classes(classes)
         groups.append(Group(str(name), len(classes), int(classes["queries"].sum()), accuracy, half))
     return sorted(groups, key=lambda group: (group.accuracy, group.name))
@@ -408,14 +408,14 @@ def read_correlation(results: Results, key: str) -> Correlation:
     return Correlation(value, low, high)
 
 
-def task_parameters(results: Results) -> tuple[str, str]:
-    """Return the keys of the two parameters that describe a task of a regression."""
+def name_task_parameters(results: Results) -> tuple[str, str]:
+    """Return the keys of the two parameters that describe a regression task."""
     return ("mean", "spread") if "tasks" in results.meta else ("phase", "amplitude")
 
 
 @dataclass(frozen=True)
 class Difficulty:
-    """How the score depends on the similarity of the classes or on a parameter of the task.
+    """Dependence of the score on the similarity of the classes or on a parameter of the task.
 
     Attributes:
         score: `accuracy` or `mse`.
@@ -439,8 +439,8 @@ class Difficulty:
 
 
 def measure_difficulty(results: Results) -> Difficulty:
-    """Measure what the score of an episode depends on."""
-    key = "similarity" if results.kind == "classification" else task_parameters(results)[1]
+    """Measure how the score of an episode depends on its task."""
+    key = "similarity" if results.kind == "classification" else name_task_parameters(results)[1]
     columns = results.difficulty[[results.score, "ci95"]]
     first, last = (
         (float(value), float(half)) for value, half in columns.iloc[[0, -1]].itertuples(index=False)
@@ -459,12 +459,12 @@ def measure_difficulty(results: Results) -> Difficulty:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two classes, given by their rows in classes.parquet, and how often they are confused.
+    """Two classes, by their rows in classes.parquet, and how often they are confused.
 
     Attributes:
-        first: Row of the one class.
-        second: Row of the other class.
-        confused: Queries of one that were answered by the other.
+        first: Row of the first class.
+        second: Row of the second class.
+        confused: Number of queries of one class that were predicted as the other.
         queries: Queries of both in the episodes that contain both.
         episodes: Number of these episodes.
         similarity: Cosine similarity of their means.
@@ -495,11 +495,11 @@ def read_confused_pairs(results: Results) -> list[ConfusedPair]:
 
 @dataclass(frozen=True)
 class ClassMap:
-    """What the map of the test classes shows.
+    """Summary of the map of the test classes.
 
     Attributes:
         classes: Number of test classes.
-        variance: Share of the variance of each axis.
+        variance: Fraction of the variance explained by each axis.
         closest: Rows of the two most similar classes.
         similarity: Cosine similarity of these two.
     """

@@ -22,7 +22,7 @@ LINES = {
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedCurve:
     """The curves of an episode.
 
     Attributes:
@@ -38,26 +38,26 @@ class Fit:
     figure: Figure
 
 
-def draw_fits(results: Results) -> list[Fit]:
+def draw_fits(results: Results) -> list[FittedCurve]:
     """Draw the episodes of fits.parquet, from typical to worst."""
     errors = results.headline_episodes.set_index("episode")["mse"]
     quantiles = errors.rank(pct=True)
     episodes = sorted(results.fits["episode"].unique(), key=lambda e: (errors[e], e))
-    steps = wording.count(results.steps, "step")
+    steps = wording.format_count(results.steps, "step")
     fits = []
     for number, episode in enumerate(episodes, start=1):
-        rank = f"{wording.percent(1 - quantiles[episode], 0)} are worse"
+        rank = f"{wording.format_percent(1 - quantiles[episode], 0)} are worse"
         if errors[episode] == errors.max():
             rank = "worst"
         elif quantiles[episode] <= 0.6:
             rank = "typical"
-        error = wording.number(float(errors[episode]))
+        error = wording.format_number(float(errors[episode]))
         description = (
             f"Episode {episode}: sine wave, support points and the model's curves. "
             f"Error {error} after {steps}."
         )
         figure = Figure(f"fit-{number}", _draw_fit(results, int(episode)), description)
-        fits.append(Fit(int(episode), rank, error, figure))
+        fits.append(FittedCurve(int(episode), rank, error, figure))
     return fits
 
 
@@ -76,12 +76,12 @@ def _draw_fit(results: Results, episode: int) -> dict[str, Any]:
     values = [alt.Tooltip("x:Q", format=".2f"), alt.Tooltip("y:Q", format=".3f")]
     layers = []
     for column, (name, colour, dash), width in [
-        ("truth", ("truth", "ink", [1, 0]), 1.5),
+        ("truth", ("truth", "text", [1, 0]), 1.5),
         *((column, style, 2.5) for column, style in LINES.items() if column in curve),
     ]:
         data = pd.DataFrame({"x": curve["x"].round(4), "y": curve[column].round(4), "of": name})
         line = alt.Chart(data).mark_line(
-            color=charts.var(colour), strokeDash=dash, strokeWidth=width, clip=True
+            color=charts.css_variable(colour), strokeDash=dash, strokeWidth=width, clip=True
         )
         tooltip = [alt.Tooltip("of:N", title=" "), *values]
         layers.append(line.encode(x=x, y=y, tooltip=tooltip))
@@ -89,9 +89,9 @@ def _draw_fit(results: Results, episode: int) -> dict[str, Any]:
         filled=True,
         size=60,
         opacity=1,
-        fill=charts.var("ink"),
-        stroke=charts.var("paper"),
+        fill=charts.css_variable("text"),
+        stroke=charts.css_variable("surface"),
         strokeWidth=1.5,
     )
     layers.append(points.encode(x=x, y=y, tooltip=values))
-    return charts.page_spec(alt.layer(*layers), 200)
+    return charts.build_page_spec(alt.layer(*layers), 200)

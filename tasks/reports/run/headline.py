@@ -50,7 +50,7 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
     meta, config, metrics, score = results.meta, results.config, results.metrics, results.score
     task, queries = _describe_task(results)
     value, ci95 = metrics[score], metrics[f"{score}_ci95"]
-    value_text, _, ci95_text = wording.estimate(score, value, ci95).partition(" ± ")
+    value_text, _, ci95_text = wording.format_estimate(score, value, ci95).partition(" ± ")
     facts = {"method": config["algorithm"]["name"], "model": config["model"]["name"]}
     if "parameters" in config:
         facts["parameters"] = f"{config['parameters']:,}"
@@ -60,13 +60,13 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
     if results.other_mode or results.curve["mode"].nunique() == 1:
         protocol.append(results.mode)
     if results.adapts:
-        protocol.append(wording.count(results.steps, "inner step"))
+        protocol.append(wording.format_count(results.steps, "inner step"))
     if config.get("ensemble", 1) > 1:
         protocol.append(f"ensemble of the {wording.spell_out(config['ensemble'])} best checkpoints")
-    protocol.append(wording.count(metrics["episodes"], "test episode"))
+    protocol.append(wording.format_count(metrics["episodes"], "test episode"))
     return Headline(
         title=title or f"{meta['dataset']}, {task}",
-        score=wording.score_name(score),
+        score=wording.name_score(score),
         value=value,
         ci95=ci95,
         value_text=value_text,
@@ -74,7 +74,7 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
         remarks=_list_remarks(results),
         protocol=", ".join(protocol),
         facts=facts,
-        steps=wording.count(results.steps, "inner step"),
+        steps=wording.format_count(results.steps, "inner step"),
         adapts=results.adapts,
     )
 
@@ -82,12 +82,12 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
 def _describe_task(results: Results) -> tuple[str, str]:
     """Return the task and its queries in words."""
     meta = results.meta
-    queries = wording.count(meta["queries"], "query", "queries")
+    queries = wording.format_count(meta["queries"], "query", "queries")
     if results.has_ratings:
-        task = wording.count(meta["shots"], "first rating")
+        task = wording.format_count(meta["shots"], "first rating")
         return task, f"at most {queries} from the later ratings"
     if results.kind == "regression":
-        return wording.count(meta["shots"], "support point"), queries
+        return wording.format_count(meta["shots"], "support point"), queries
     return f"{meta['ways']}-way {meta['shots']}-shot", f"{queries} per class"
 
 
@@ -95,9 +95,11 @@ def _list_remarks(results: Results) -> list[str]:
     metrics, score = results.metrics, results.score
     remarks = []
     if score == "mse" and "mse_median" in metrics:
-        diverged = wording.count(metrics.get("diverged", 0), "episode")
-        remarks.append(f"median {wording.number(metrics['mse_median'])}, {diverged} diverged")
+        diverged = wording.format_count(metrics.get("diverged", 0), "episode")
+        remarks.append(
+            f"median {wording.format_number(metrics['mse_median'])}, {diverged} diverged"
+        )
     if f"before.{score}" in metrics:
         value, ci95 = metrics[f"before.{score}"], metrics.get(f"before.{score}_ci95")
-        remarks.append(f"{wording.estimate(score, value, ci95)} before adaptation")
+        remarks.append(f"{wording.format_estimate(score, value, ci95)} before adaptation")
     return remarks

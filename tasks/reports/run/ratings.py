@@ -10,7 +10,7 @@ import pandas as pd
 from tasks.reports.kit import charts, wording
 from tasks.reports.kit.charts import Line
 from tasks.reports.kit.results import Results
-from tasks.reports.kit.section import Figure, Section, Table, build_figure
+from tasks.reports.kit.section import Figure, ReportSection, Table, build_figure
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import measure_rating_errors
 
@@ -38,10 +38,10 @@ SHORT_NAMES = {
 }
 
 
-def rating_section(results: Results) -> Section:
+def build_rating_section(results: Results) -> ReportSection:
     """Build the section with the error by number of ratings."""
-    sentence = sentences.rating_errors(measure_rating_errors(results))
-    return Section(
+    sentence = sentences.describe_rating_errors(measure_rating_errors(results))
+    return ReportSection(
         "ratings",
         "Error by number of ratings",
         sentence,
@@ -58,13 +58,13 @@ def _draw_errors(ratings: pd.DataFrame, sentence: str) -> Figure:
         mae, half = errors["mae"], errors["mae_ci95"]
         data = pd.DataFrame({"x": errors["shots"], "y": mae, "low": mae - half, "high": mae + half})
         data["value"] = [_format_error(v, h) for v, h in zip(mae, half, strict=True)]
-        name = SHORT_NAMES.get(method, wording.baseline_name(method))
+        name = SHORT_NAMES.get(method, wording.name_baseline(method))
         lines.append(Line(name, colour, data, dash=dash))
     low = min(line.data["low"].min() for line in lines)
     high = max(line.data["high"].max() for line in lines)
     pad = 0.06 * (high - low)
     shots = sorted(ratings["shots"].unique().tolist())
-    chart = charts.curves(
+    chart = charts.draw_curves(
         lines,
         {
             "axis": alt.Axis(title="ratings of the user", format="d", values=shots),
@@ -97,7 +97,7 @@ def _error_table(ratings: pd.DataFrame) -> Table:
             if (shots, method) not in by_method.index:
                 continue
             errors = by_method.loc[shots, method]
-            name = "this model" if method == "model" else wording.baseline_name(method)
+            name = "this model" if method == "model" else wording.name_baseline(method)
             cells = [_format_error(errors[key], errors[f"{key}_ci95"]) for key in MEASURES]
             rows.append([str(shots), name, *cells])
     head = ["ratings", "method", *MEASURES.values()]
@@ -137,7 +137,7 @@ def select_users(results: Results) -> list[User]:
             User(
                 episode=int(str(episode)),
                 rank=rank,
-                error=wording.number(float(errors[episode])),
+                error=wording.format_number(float(errors[episode])),
                 rated=[
                     (str(item), f"{rating:g}")
                     for item, rating in zip(support["item"], support["rating"], strict=True)

@@ -14,25 +14,25 @@ from tasks.reports.kit import charts, wording
 from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import (
     Figure,
-    Section,
+    ReportSection,
     Table,
+    build_dot_figure,
+    build_dot_table,
     build_figure,
-    chance_level,
-    dot_figure,
-    dot_table,
-    score_axis,
-    score_dot,
+    build_score_axis,
+    build_score_dot,
+    compute_chance_level,
 )
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import (
     Distribution,
-    Standing,
+    ScoreComparison,
     compare_with_baselines,
     measure_distribution,
 )
 
 
-def baseline_section(results: Results, raw: dict[str, Any]) -> Section:
+def build_baseline_section(results: Results, raw: dict[str, Any]) -> ReportSection:
     """Build the section that compares the score with baselines and published figures.
 
     Args:
@@ -40,37 +40,37 @@ def baseline_section(results: Results, raw: dict[str, Any]) -> Section:
         raw: Its params.yaml.
     """
     facts = compare_with_baselines(results, raw)
-    sentence = sentences.baselines(facts)
+    sentence = sentences.describe_baselines(facts)
     dots = _draw_baselines(results, facts)
-    others = wording.count(len(facts.same_protocol), "published or reference figure")
+    others = wording.format_count(len(facts.same_protocol), "published or reference figure")
     description = (
-        f"{wording.score_name(facts.score).capitalize()} of the model, "
-        f"{wording.count(len(facts.baselines), 'baseline')} and {others} with 95 % intervals."
+        f"{wording.name_score(facts.score).capitalize()} of the model, "
+        f"{wording.format_count(len(facts.baselines), 'baseline')} and {others} with 95 % intervals."
     )
-    figure = dot_figure(
-        facts.score, "baselines", dots, f"{description} {sentence}", chance_level(results)
+    figure = build_dot_figure(
+        facts.score, "baselines", dots, f"{description} {sentence}", compute_chance_level(results)
     )
-    tables = [dot_table("Values of the chart", facts.score, dots)]
+    tables = [build_dot_table("Values of the chart", facts.score, dots)]
     if len(facts.other_protocols):
         tables.append(_other_protocols_table(facts))
-    notes = sentences.baseline_notes(facts)
-    return Section("baselines", "Baselines", sentence, [figure], notes, tables)
+    notes = sentences.list_baseline_notes(facts)
+    return ReportSection("baselines", "Baselines", sentence, [figure], notes, tables)
 
 
-def _draw_baselines(results: Results, facts: Standing) -> list[charts.Dot]:
+def _draw_baselines(results: Results, facts: ScoreComparison) -> list[charts.Dot]:
     """Return the model, the baselines and the published figures, the best first."""
     config = results.config
     name = f"this model ({config['algorithm']['name']}, {config['model']['name']})"
-    episodes = wording.count(facts.episodes, "test episode")
-    dots = [score_dot(facts.score, name, facts.value, facts.ci95, episodes)]
+    episodes = wording.format_count(facts.episodes, "test episode")
+    dots = [build_score_dot(facts.score, name, facts.value, facts.ci95, episodes)]
     for baseline in facts.baselines:
         detail = "by definition"
         if baseline.episodes is not None:
-            detail = wording.count(baseline.episodes, "test episode")
+            detail = wording.format_count(baseline.episodes, "test episode")
         dots.append(
-            score_dot(
+            build_score_dot(
                 facts.score,
-                wording.baseline_name(baseline.key),
+                wording.name_baseline(baseline.key),
                 baseline.value,
                 baseline.ci95,
                 detail,
@@ -79,7 +79,7 @@ def _draw_baselines(results: Results, facts: Standing) -> list[charts.Dot]:
             )
         )
     for row in facts.same_protocol.to_dict("records"):
-        dot = score_dot(
+        dot = build_score_dot(
             facts.score,
             f"{row['method']}, {row['network']} ({row['source']})",
             row["value"],
@@ -93,33 +93,35 @@ def _draw_baselines(results: Results, facts: Standing) -> list[charts.Dot]:
     return sorted(dots, key=lambda dot: (sign * dot.value, dot.name))
 
 
-def _other_protocols_table(facts: Standing) -> Table:
+def _other_protocols_table(facts: ScoreComparison) -> Table:
     task = f"{facts.meta['ways']}-way {facts.meta['shots']}-shot {facts.meta['dataset']}"
     if facts.score == "mse":
         task = f"{facts.meta['dataset']}, {facts.meta['shots']} shots"
     caption = f"Figures for {task} under other protocols (not directly comparable)"
-    head = ["method", "network", wording.score_name(facts.score), "differs in", "note", "source"]
+    head = ["method", "network", wording.name_score(facts.score), "differs in", "note", "source"]
     columns = ["method", "network", "printed", "differs", "note", "source"]
     rows = facts.other_protocols[columns].to_numpy().tolist()
     return Table(caption, head, rows, frozenset({2}), facts.other_protocols["link"].tolist())
 
 
-def distribution_section(results: Results) -> Section:
+def build_distribution_section(results: Results) -> ReportSection:
     """Build the section with the distribution of the score over test episodes."""
     facts = measure_distribution(results)
-    sentence = sentences.distribution(facts)
+    sentence = sentences.describe_distribution(facts)
     figure = _draw_distribution(results, facts, sentence)
-    notes = sentences.distribution_notes(facts)
+    notes = sentences.list_distribution_notes(facts)
     names = ["mean", "5 %", "25 %", "median", "75 %", "95 %", "worst"]
     values = [facts.mean, *facts.quantiles.values(), facts.worst]
-    show = wording.formatter(facts.score)
+    show = wording.choose_formatter(facts.score)
     table = Table(
-        f"Quantiles over {wording.count(len(facts.values), 'episode')}",
-        ["", wording.score_name(facts.score)],
+        f"Quantiles over {wording.format_count(len(facts.values), 'episode')}",
+        ["", wording.name_score(facts.score)],
         [[name, show(value)] for name, value in zip(names, values, strict=True)],
         frozenset({1}),
     )
-    return Section("episodes", "Distribution over episodes", sentence, [figure], notes, [table])
+    return ReportSection(
+        "episodes", "Distribution over episodes", sentence, [figure], notes, [table]
+    )
 
 
 def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> Figure:
@@ -128,9 +130,9 @@ def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> 
         edges = _accuracy_edges(facts.values, facts.reference_values, answers)
     else:
         edges = _error_edges(np.concatenate([facts.values, facts.reference_values]))
-    name = wording.score_name(facts.score)
+    name = wording.name_score(facts.score)
     x_axis = {
-        "axis": score_axis(facts.score, f"{name} per episode"),
+        "axis": build_score_axis(facts.score, f"{name} per episode"),
         "scale": alt.Scale(
             type="linear" if facts.score == "accuracy" else "log",
             domain=[float(edges[0]), float(edges[-1])],
@@ -139,10 +141,10 @@ def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> 
     }
     bars = _histogram(facts.score, facts.values, edges, "this model")
     behind = _histogram(
-        facts.score, facts.reference_values, edges, wording.baseline_name(facts.reference)
+        facts.score, facts.reference_values, edges, wording.name_baseline(facts.reference)
     )
     summary = {"mean": facts.mean} | facts.quantiles
-    chart = charts.distribution(bars, behind, summary, x_axis, "share of episodes")
+    chart = charts.draw_distribution(bars, behind, summary, x_axis, "share of episodes")
     description = f"Histogram of the {name} per test episode."
     return build_figure("distribution", chart, description, sentence, 220)
 
@@ -167,7 +169,7 @@ def _error_edges(values: np.ndarray) -> np.ndarray:
 
 def _histogram(score: str, values: np.ndarray, edges: np.ndarray, owner: str) -> pd.DataFrame:
     counts, _ = np.histogram(np.maximum(values, edges[0]), edges)
-    show, most = wording.formatter(score), 1.0 if score == "accuracy" else np.inf
+    show, most = wording.choose_formatter(score), 1.0 if score == "accuracy" else np.inf
     frame = pd.DataFrame(
         {
             "low": edges[:-1],

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.reports.kit import wording
-from tasks.reports.kit.wording import count, decimal, estimate, formatter, percent, points
+from tasks.reports.kit.wording import (
+    choose_formatter,
+    format_count,
+    format_decimal,
+    format_estimate,
+    format_percent,
+    format_points,
+)
 from tasks.reports.run.facts import (
-    Adaptation,
+    AdaptationFacts,
     Classes,
     ClassMap,
     ConfusedPair,
@@ -16,10 +23,10 @@ from tasks.reports.run.facts import (
     Distribution,
     EpisodeMap,
     Group,
-    Learning,
-    Modes,
+    LearningFacts,
+    ModeComparison,
     RatingError,
-    Standing,
+    ScoreComparison,
 )
 
 PARAMETERS = {"mean": "mean rating", "spread": "standard deviation of the ratings"}
@@ -29,15 +36,15 @@ PARAMETERS = {"mean": "mean rating", "spread": "standard deviation of the rating
 # --- score -------------------------------------------------------------------------------------
 
 
-def baselines(facts: Standing) -> str:
+def describe_baselines(facts: ScoreComparison) -> str:
     """Compare the model with the best baseline."""
-    best, show = facts.baselines[0], formatter(facts.score)
-    name = wording.baseline_name(best.key)
+    best, show = facts.baselines[0], choose_formatter(facts.score)
+    name = wording.name_baseline(best.key)
     apart = abs(facts.value - best.value) > facts.ci95 + (best.ci95 or 0.0)
     intervals = f"The 95 % intervals {'do not overlap' if apart else 'overlap'}."
     if facts.score == "accuracy":
         side = "above" if facts.value >= best.value else "below"
-        gap = points(facts.value - best.value)
+        gap = format_points(facts.value - best.value)
         return (
             f"The model is {gap} {side} the best baseline ({name}, {show(best.value)}). {intervals}"
         )
@@ -52,17 +59,17 @@ def baselines(facts: Standing) -> str:
     )
 
 
-def baseline_notes(facts: Standing) -> list[str]:
+def list_baseline_notes(facts: ScoreComparison) -> list[str]:
     """Return the comparison with published figures and remarks on the protocol."""
-    notes = [published_figures(facts)]
+    notes = [describe_published_results(facts)]
     if facts.query_statistics:
         notes.append(
             "Transductive evaluation: batch norm uses the statistics of the query set, which "
             "raises the accuracy. The inductive score has a section of its own."
         )
     notes += [
-        f"The baseline '{wording.baseline_name(baseline.key)}' was measured on the first "
-        f"{count(baseline.episodes, 'test episode')}."
+        f"The baseline '{wording.name_baseline(baseline.key)}' was measured on the first "
+        f"{format_count(baseline.episodes, 'test episode')}."
         for baseline in facts.baselines
         if baseline.episodes is not None and baseline.episodes < facts.episodes
     ]
@@ -70,16 +77,16 @@ def baseline_notes(facts: Standing) -> list[str]:
         notes.append(
             "Out-of-scope detection: the probability of the answer separates queries of the "
             "episode's classes from queries of no class with an area under the ROC curve of "
-            f"{estimate('accuracy', *facts.rejection)} (chance: 50 %)."
+            f"{format_estimate('accuracy', *facts.rejection)} (chance: 50 %)."
         )
     return notes
 
 
-def published_figures(facts: Standing) -> str:
+def describe_published_results(facts: ScoreComparison) -> str:
     """Compare the model with published figures, or states that there are none."""
     same, others, meta = facts.same_protocol, facts.other_protocols, facts.meta
     if same.empty and len(others):
-        number = count(len(others), "figure")
+        number = format_count(len(others), "figure")
         verb = "is" if len(others) == 1 else "are"
         return (
             "We know of no published figure under exactly this protocol. "
@@ -96,7 +103,7 @@ def published_figures(facts: Standing) -> str:
     for row in same.to_dict("records"):
         gap = facts.value - row["value"]
         half = 0.0 if np.isnan(row["ci95_half"]) else row["ci95_half"]
-        size = points(gap) if facts.score == "accuracy" else wording.number(abs(gap))
+        size = format_points(gap) if facts.score == "accuracy" else wording.format_number(abs(gap))
         within = ", within the intervals" if abs(gap) <= facts.ci95 + half else ""
         sentences.append(
             f"{row['method']} ({row['network']}, {row['source']}) reports {row['printed']}; "
@@ -105,16 +112,16 @@ def published_figures(facts: Standing) -> str:
     return " ".join(sentences)
 
 
-def distribution(facts: Distribution) -> str:
+def describe_distribution(facts: Distribution) -> str:
     """Describe the spread over episodes."""
-    show, q = formatter(facts.score), facts.quantiles
+    show, q = choose_formatter(facts.score), facts.quantiles
     if facts.score == "accuracy":
         return (
             f"Half of the episodes lie between {show(q['q25'])} and {show(q['q75'])}. "
             f"One in twenty is below {show(q['q05'])}, and the worst reaches {show(facts.worst)}."
         )
     diverged = (
-        f"{count(facts.diverged, 'episode')} of {facts.episodes:,} diverged."
+        f"{format_count(facts.diverged, 'episode')} of {facts.episodes:,} diverged."
         if facts.diverged
         else "No episode diverged."
     )
@@ -124,17 +131,17 @@ def distribution(facts: Distribution) -> str:
     )
 
 
-def distribution_notes(facts: Distribution) -> list[str]:
+def list_distribution_notes(facts: Distribution) -> list[str]:
     """Explain the chart and states the effect of label permutations."""
     notes = [
         "Dot: mean. Thick line: middle half. Thin line: 5th to 95th percentile. The 95 % interval "
-        f"of the mean, {estimate(facts.score, *facts.headline)}, covers the choice of test "
+        f"of the mean, {format_estimate(facts.score, *facts.headline)}, covers the choice of test "
         "episodes, but not that of the training seed."
     ]
     if facts.label_sd is not None:
-        permutations = f"over {count(facts.permutations, 'label permutation')}"
+        permutations = f"over {format_count(facts.permutations, 'label permutation')}"
         notes.append(
-            f"The accuracy has a standard deviation of {points(facts.label_sd)} {permutations}."
+            f"The accuracy has a standard deviation of {format_points(facts.label_sd)} {permutations}."
             if facts.label_sd > 5e-4
             else f"The accuracy does not change {permutations}."
         )
@@ -144,9 +151,9 @@ def distribution_notes(facts: Distribution) -> list[str]:
 # --- training and adaptation -------------------------------------------------------------------
 
 
-def learning(facts: Learning) -> str:
+def describe_learning(facts: LearningFacts) -> str:
     """Describe the course of the validation score and whether more training may help."""
-    show = formatter(facts.score)
+    show = choose_formatter(facts.score)
     name = "Validation accuracy" if facts.score == "accuracy" else "The validation error"
     if facts.measurements == 1:
         iteration = f"iteration {facts.best_iteration:,}"
@@ -170,7 +177,7 @@ LEARNING_NOTE = (
 NO_INNER_STEPS = "The method takes no inner steps: it predicts from the support set directly."
 
 
-def adaptation(facts: Adaptation) -> str:
+def describe_adaptation(facts: AdaptationFacts) -> str:
     """Describe the effect of the inner steps.
 
     Example: 'Accuracy rises by 41 points in one step and is flat after three.'
@@ -183,9 +190,9 @@ def adaptation(facts: Adaptation) -> str:
         diverges = f"; with {steps} or more steps some episodes diverge"
     if facts.flat_after == 0:
         return f"Adaptation has no measurable effect{diverges}."
-    verb, show = _verb(facts.start, facts.after_first), formatter(facts.score)
+    verb, show = _verb(facts.start, facts.after_first), choose_formatter(facts.score)
     if facts.score == "accuracy":
-        first = f"Accuracy {verb} by {points(facts.after_first - facts.start)} in one step"
+        first = f"Accuracy {verb} by {format_points(facts.after_first - facts.start)} in one step"
     else:
         first = (
             f"The error {verb} from {show(facts.start)} to {show(facts.after_first)} in one step"
@@ -200,7 +207,7 @@ def adaptation(facts: Adaptation) -> str:
     return f"{first} and still changes up to the last step: {end}{diverges}."
 
 
-def adaptation_notes(diverged: float | None) -> list[str]:
+def list_adaptation_notes(diverged: float | None) -> list[str]:
     """Explain the adaptation curve.
 
     Args:
@@ -212,21 +219,21 @@ def adaptation_notes(diverged: float | None) -> list[str]:
     ]
     if diverged:
         notes.append(
-            f"After ten steps {count(diverged, 'episode')} diverged. The mean follows them; the "
+            f"After ten steps {format_count(diverged, 'episode')} diverged. The mean follows them; the "
             "median does not."
         )
     return notes
 
 
-def modes(facts: Modes) -> str:
+def describe_modes(facts: ModeComparison) -> str:
     """Compare the batch-norm modes."""
     (mode, value, _), (other, other_value, _) = facts.headline, facts.other
     side = "above" if value >= other_value else "below"
-    gap = points(value - other_value)
+    gap = format_points(value - other_value)
     return f"{mode.capitalize()} evaluation scores {gap} {side} {other} evaluation."
 
 
-def mode_notes(trained: str) -> list[str]:
+def list_mode_notes(trained: str) -> list[str]:
     """Explain the batch-norm modes."""
     return [
         "Both scores are of the same weights and episodes. Transductive: batch norm uses the "
@@ -242,15 +249,15 @@ SAME_IN_BOTH_MODES = "Both modes give the same scores: the network has no batch 
 # --- ratings -----------------------------------------------------------------------------------
 
 
-def rating_errors(facts: list[RatingError]) -> str:
+def describe_rating_errors(facts: list[RatingError]) -> str:
     """Compare the model with the best baseline for the fewest and for the most ratings."""
     sentences = []
     for error in facts:
-        name = wording.baseline_name(error.baseline)
+        name = wording.name_baseline(error.baseline)
         side = "less" if error.ahead >= 0 else "more"
         chance = "" if abs(error.ahead) > error.ahead_ci95 else ", which may be chance"
         sentences.append(
-            f"After {count(error.ratings, 'rating')} the mean absolute error is {error.mae:.3f}: "
+            f"After {format_count(error.ratings, 'rating')} the mean absolute error is {error.mae:.3f}: "
             f"{abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {side} than the best baseline "
             f"({name}){chance}."
         )
@@ -270,16 +277,16 @@ RATING_NOTE = (
 # --- classes and groups ------------------------------------------------------------------------
 
 
-def classes(facts: Classes) -> str:
+def describe_classes(facts: Classes) -> str:
     """Describe the accuracy by class."""
-    number = count(facts.number, "test class", "test classes")
+    number = format_count(facts.number, "test class", "test classes")
     never = ""
     if facts.perfect:
         verb = "was" if facts.perfect == 1 else "were"
-        never = f" {count(facts.perfect, 'class', 'classes')} {verb} never misclassified."
+        never = f" {format_count(facts.perfect, 'class', 'classes')} {verb} never misclassified."
     return (
-        f"The hardest of {number} has an accuracy of {percent(facts.lowest)}. "
-        f"The median class has {percent(facts.median)}.{never}"
+        f"The hardest of {number} has an accuracy of {format_percent(facts.lowest)}. "
+        f"The median class has {format_percent(facts.median)}.{never}"
     )
 
 
@@ -289,11 +296,11 @@ CLASS_NOTE = (
 )
 
 
-def groups(facts: list[Group]) -> str:
+def describe_groups(facts: list[Group]) -> str:
     """Describe the range of the accuracy over groups, the hardest first."""
     low, high = facts[0], facts[-1]
     return (
-        f"Accuracy ranges from {percent(low.accuracy)} ({low.name}) to {percent(high.accuracy)} "
+        f"Accuracy ranges from {format_percent(low.accuracy)} ({low.name}) to {format_percent(high.accuracy)} "
         f"({high.name})."
     )
 
@@ -307,18 +314,18 @@ GROUP_NOTE = (
 # --- tasks -------------------------------------------------------------------------------------
 
 
-def correlation(facts: Correlation) -> str:
+def format_correlation(facts: Correlation) -> str:
     """Format a correlation with its interval: `−0.42, 95 % CI −0.49 to −0.35`."""
     if facts.value is None or facts.low is None or facts.high is None:
         return "undefined: no variation"
-    return f"{decimal(facts.value)}, 95 % CI {decimal(facts.low)} to {decimal(facts.high)}"
+    return f"{format_decimal(facts.value)}, 95 % CI {format_decimal(facts.low)} to {format_decimal(facts.high)}"
 
 
-def bootstrap_note(score: str, episodes: int) -> str:
+def explain_bootstrap(score: str, episodes: int) -> str:
     """Explain the interval of a correlation."""
     method = (
         "Correlations are Spearman's rank correlations with a bootstrap interval over "
-        f"{count(episodes, 'episode')}."
+        f"{format_count(episodes, 'episode')}."
     )
     if score == "mse":
         return f"{method} Each episode is a task of its own."
@@ -328,21 +335,21 @@ def bootstrap_note(score: str, episodes: int) -> str:
     )
 
 
-def parameter_name(key: str) -> str:
+def name_parameter(key: str) -> str:
     """Return the name of a parameter of a task."""
     return PARAMETERS.get(key, key)
 
 
-def difficulty(facts: Difficulty) -> str:
+def describe_difficulty(facts: Difficulty) -> str:
     """Describe what the score of an episode depends on."""
-    first, last = (estimate(facts.score, *ends) for ends in (facts.first, facts.last))
+    first, last = (format_estimate(facts.score, *ends) for ends in (facts.first, facts.last))
     if facts.score == "mse":
-        name = parameter_name(facts.property)
+        name = name_parameter(facts.property)
         return (
             f"The quintile of episodes with the smallest {name} has an error of {first}; the "
             f"quintile with the largest has {last}."
         )
-    rank = f"(rank correlation {correlation(facts.correlation)})"
+    rank = f"(rank correlation {format_correlation(facts.correlation)})"
     if facts.correlation.significant and facts.correlation.value is not None:
         harder = "easier" if facts.correlation.value > 0 else "harder"
         effect = f"Episodes with more similar classes are {harder} {rank}."
@@ -354,30 +361,30 @@ def difficulty(facts: Difficulty) -> str:
     )
 
 
-def difficulty_notes(facts: Difficulty) -> list[str]:
+def list_difficulty_notes(facts: Difficulty) -> list[str]:
     """Explain the chart and states the correlations with other measures of similarity."""
     notes = [
         "Grey: episodes. Blue: mean of each quintile with its 95 % interval. "
-        + bootstrap_note(facts.score, facts.episodes)
+        + explain_bootstrap(facts.score, facts.episodes)
     ]
     if facts.score == "accuracy":
         notes.append(
             "Correlation with the similarity of the two most similar classes: "
-            f"{correlation(facts.closest)}. Correlation with the similarity of the inputs, "
-            f"which train.hard_episode_fraction uses: {correlation(facts.inputs)}."
+            f"{format_correlation(facts.closest)}. Correlation with the similarity of the inputs, "
+            f"which train.hard_episode_fraction uses: {format_correlation(facts.inputs)}."
         )
     return notes
 
 
-def confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
+def describe_confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
     """Describe the most confused pair of classes."""
-    queries = count(facts.queries, "query", "queries")
-    episodes = count(facts.episodes, "episode")
+    queries = format_count(facts.queries, "query", "queries")
+    episodes = format_count(facts.episodes, "episode")
     contain = "contains" if facts.episodes == 1 else "contain"
     return (
         f"{first} and {second} are confused most often, in {facts.confused:,} of {queries}. "
         f"These are from the {episodes} that {contain} both. "
-        f"Their cosine similarity is {decimal(facts.similarity)}."
+        f"Their cosine similarity is {format_decimal(facts.similarity)}."
     )
 
 
@@ -389,13 +396,13 @@ PAIR_NOTE = (
 )
 
 
-def class_map(facts: ClassMap, first: str, second: str) -> str:
+def describe_class_map(facts: ClassMap, first: str, second: str) -> str:
     """Describe the map of the test classes."""
-    share = percent(sum(facts.variance), 0)
-    number = count(facts.classes, "test class", "test classes")
+    share = format_percent(sum(facts.variance), 0)
+    number = format_count(facts.classes, "test class", "test classes")
     return (
         f"Two principal axes explain {share} of the variance between {number}. The most similar "
-        f"are {first} and {second} (cosine {decimal(facts.similarity)})."
+        f"are {first} and {second} (cosine {format_decimal(facts.similarity)})."
     )
 
 
@@ -406,12 +413,12 @@ CLASS_MAP_NOTE = (
 )
 
 
-def episode_map(facts: EpisodeMap) -> str:
+def describe_episode_map(facts: EpisodeMap) -> str:
     """Describe the map of the test episodes."""
     return (
-        f"Accuracy ranges from {percent(facts.low)} to {percent(facts.high)} over "
-        f"{count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, whose "
-        f"classes have a mean similarity of {decimal(facts.similarity)}."
+        f"Accuracy ranges from {format_percent(facts.low)} to {format_percent(facts.high)} over "
+        f"{format_count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, whose "
+        f"classes have a mean similarity of {format_decimal(facts.similarity)}."
     )
 
 
@@ -421,7 +428,7 @@ EPISODE_MAP_NOTE = (
 )
 
 
-def parameter_map(facts: list[tuple[str, Correlation]]) -> str:
+def describe_parameter_map(facts: list[tuple[str, Correlation]]) -> str:
     """Describe which parameters of a task the error correlates with.
 
     Args:
@@ -429,7 +436,7 @@ def parameter_map(facts: list[tuple[str, Correlation]]) -> str:
     """
 
     def describe(key: str, value: Correlation) -> str:
-        return f"the {parameter_name(key)} (rank correlation {correlation(value)})"
+        return f"the {name_parameter(key)} (rank correlation {format_correlation(value)})"
 
     found = [describe(key, value) for key, value in facts if value.significant]
     others = [describe(key, value) for key, value in facts if not value.significant]

@@ -6,17 +6,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from tasks.reports.kit import maps, pictures, wording
+from tasks.reports.kit import maps, wording
+from tasks.reports.kit.examples import encode_thumbnails, find_first_examples
 from tasks.reports.kit.results import Results
-from tasks.reports.kit.section import Section, Table, build_figure
+from tasks.reports.kit.section import ReportSection, Table, build_figure
 from tasks.reports.run import sentences
-from tasks.reports.run.classes import LISTED, class_name, group_sections, pair_section
-from tasks.reports.run.difficulty import difficulty_section
+from tasks.reports.run.classes import LISTED, build_group_sections, build_pair_section, name_class
+from tasks.reports.run.difficulty import build_difficulty_section
 from tasks.reports.run.facts import (
+    name_task_parameters,
     read_correlation,
     summarize_class_map,
     summarize_episode_map,
-    task_parameters,
 )
 
 MAP_WIDTH, MAP_HEIGHT = 720, 420
@@ -32,19 +33,19 @@ Key = list[tuple[str, str]]
 """A legend: colours of PALETTE and their meaning."""
 
 
-def build_sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
+def build_sections(results: Results) -> tuple[list[ReportSection], dict[str, Key]]:
     """Build the sections of the tasks page and the legends of its maps by section name."""
     if results.kind == "regression":
         parameters, key = map_parameters(results)
-        return [parameters, difficulty_section(results)], {parameters.name: key}
+        return [parameters, build_difficulty_section(results)], {parameters.name: key}
     classes, class_key = map_classes(results)
     episodes, episode_key = map_episodes(results)
     sections = [
         classes,
-        difficulty_section(results),
-        pair_section(results),
+        build_difficulty_section(results),
+        build_pair_section(results),
         episodes,
-        *group_sections(results, MAX_GROUPS),
+        *build_group_sections(results, MAX_GROUPS),
     ]
     return sections, {classes.name: class_key, episodes.name: episode_key}
 
@@ -52,7 +53,7 @@ def build_sections(results: Results) -> tuple[list[Section], dict[str, Key]]:
 # --- test classes ------------------------------------------------------------------------------
 
 
-def map_classes(results: Results) -> tuple[Section, Key]:
+def map_classes(results: Results) -> tuple[ReportSection, Key]:
     """Build the map of the test classes in feature space and its legend."""
     facts, space = summarize_class_map(results), results.space
     colours, key = _colour_groups(space["group"])
@@ -62,33 +63,35 @@ def map_classes(results: Results) -> tuple[Section, Key]:
         alt.Tooltip("accuracy:N"),
         alt.Tooltip("neighbour:N", title="most similar"),
     ]
-    examples = pictures.first_examples(results.table)[space["row"]]
+    examples = find_first_examples(results.dataset_classes)[space["row"]]
     if isinstance(results.examples, list):
         points["example"] = [results.examples[index] for index in examples]
         tooltip.append(alt.Tooltip("example:N"))
         places = select_apart(points, 130, 26)
         labels = points.iloc[places][["x", "y"]].assign(label=space["class"].iloc[places])
     else:
-        places = select_apart(points, maps.PICTURE + 8, maps.PICTURE + 8)
+        places = select_apart(points, maps.IMAGE_SIZE + 8, maps.IMAGE_SIZE + 8)
         embedded = sorted({*range(min(len(points), MAX_IMAGES)), *places})
-        thumbnails = pictures.encode_thumbnails(results.examples, examples[embedded].tolist())
+        thumbnails = encode_thumbnails(results.examples, examples[embedded].tolist())
         image = dict(zip(embedded, thumbnails, strict=True))
         points["image"] = [image.get(i, "") for i in range(len(points))]
         tooltip.append(alt.Tooltip("image:N"))
-        labels = points.iloc[places][["x", "y"]].assign(picture=points["image"].iloc[places])
-    first, second = (wording.percent(share, 0) for share in facts.variance)
+        labels = points.iloc[places][["x", "y"]].assign(image=points["image"].iloc[places])
+    first, second = (wording.format_percent(share, 0) for share in facts.variance)
     titles = (f"first principal axis ({first} of the variance)", f"second ({second})")
     in_front = points.iloc[np.argsort(points["colour"] != "baseline", kind="stable")]
-    chart = maps.atlas(in_front, labels, titles, tooltip, "group" if colours else "")
-    sentence = sentences.class_map(facts, *(class_name(results, row) for row in facts.closest))
+    chart = maps.draw_scatter_map(in_front, labels, titles, tooltip, "group" if colours else "")
+    sentence = sentences.describe_class_map(
+        facts, *(name_class(results, row) for row in facts.closest)
+    )
     description = (
-        f"Map of {wording.count(facts.classes, 'test class', 'test classes')} by the model's "
+        f"Map of {wording.format_count(facts.classes, 'test class', 'test classes')} by the model's "
         f"features; {len(labels)} have a label."
     )
     notes = [sentences.CLASS_MAP_NOTE]
     if results.config.get("ensemble", 1) > 1:
         notes.append("The features are those of the best checkpoint alone.")
-    section = Section(
+    section = ReportSection(
         "map",
         "Map of the test classes",
         sentence,
@@ -104,11 +107,11 @@ def _colour_groups(groups: pd.Series) -> tuple[dict[str, str], Key]:
     sizes = groups.value_counts(sort=False)
     if len(sizes) < 2:
         return {}, []
-    largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))[: len(maps.SERIES)]
-    colours = dict(zip(largest, maps.SERIES, strict=False))
+    largest = sorted(sizes.index, key=lambda name: (-sizes[name], name))[: len(maps.SERIES_COLOURS)]
+    colours = dict(zip(largest, maps.SERIES_COLOURS, strict=False))
     key = [(colour, name) for name, colour in colours.items()]
     if len(sizes) > len(largest):
-        key.append(("baseline", wording.count(len(sizes) - len(largest), "other group")))
+        key.append(("baseline", wording.format_count(len(sizes) - len(largest), "other group")))
     return colours, key
 
 
@@ -120,15 +123,15 @@ def _class_points(results: Results, colours: dict[str, str]) -> pd.DataFrame:
         {
             "x": space["x"],
             "y": space["y"],
-            "name": [class_name(results, row) for row in space["row"]],
+            "name": [name_class(results, row) for row in space["row"]],
             "group": space["group"],
             "colour": [colours.get(group, default) for group in space["group"]],
             "accuracy": [
-                "not in any episode" if np.isnan(accuracy) else wording.percent(accuracy)
+                "not in any episode" if np.isnan(accuracy) else wording.format_percent(accuracy)
                 for accuracy in space["accuracy"]
             ],
             "neighbour": [
-                f"{class_name(results, row)}, {wording.decimal(similarity)}"
+                f"{name_class(results, row)}, {wording.format_decimal(similarity)}"
                 for row, similarity in zip(space["nearest"], space["similarity"], strict=True)
             ],
         }
@@ -142,8 +145,8 @@ def _neighbour_table(results: Results, points: pd.DataFrame) -> Table:
         [
             points["name"].iloc[i],
             points["accuracy"].iloc[i],
-            class_name(results, space["nearest"].iloc[i]),
-            wording.decimal(space["similarity"].iloc[i]),
+            name_class(results, space["nearest"].iloc[i]),
+            wording.format_decimal(space["similarity"].iloc[i]),
         ]
         for i in order
     ]
@@ -174,11 +177,11 @@ def select_apart(points: pd.DataFrame, width: float, height: float) -> list[int]
 # --- test episodes -----------------------------------------------------------------------------
 
 
-def map_episodes(results: Results) -> tuple[Section, Key]:
+def map_episodes(results: Results) -> tuple[ReportSection, Key]:
     """Build the map of the test episodes on the axes of the map of the test classes."""
     tasks, facts = results.tasks, summarize_episode_map(results)
     classes = results.test.set_index("episode")["classes"][tasks["episode"]]
-    names = [", ".join(class_name(results, int(row)) for row in rows) for rows in classes]
+    names = [", ".join(name_class(results, int(row)) for row in rows) for rows in classes]
     points, key = _colour_by_score(results.score, tasks.assign(classes=names))
     tooltip = [
         alt.Tooltip("episode:Q"),
@@ -187,35 +190,35 @@ def map_episodes(results: Results) -> tuple[Section, Key]:
         alt.Tooltip("classes:N"),
     ]
     titles = "first principal axis", "second"
-    chart = maps.atlas(points, pd.DataFrame(), titles, tooltip)
-    sentence = sentences.episode_map(facts)
-    episodes = wording.count(facts.episodes, "test episode")
+    chart = maps.draw_scatter_map(points, pd.DataFrame(), titles, tooltip)
+    sentence = sentences.describe_episode_map(facts)
+    episodes = wording.format_count(facts.episodes, "test episode")
     description = f"Map of {episodes}, coloured by accuracy."
     figure = build_figure("episodes-map", chart, description, sentence, 320)
     notes = [sentences.EPISODE_MAP_NOTE]
-    return Section("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
+    return ReportSection("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
 
 
-def map_parameters(results: Results) -> tuple[Section, Key]:
+def map_parameters(results: Results) -> tuple[ReportSection, Key]:
     """Build the map of the test episodes of a regression by their two parameters."""
-    across, up = task_parameters(results)
+    across, up = name_task_parameters(results)
     tasks = results.tasks[np.isfinite(results.tasks["mse"])]
     points, key = _colour_by_score(results.score, tasks)
-    titles = sentences.parameter_name(across), sentences.parameter_name(up)
+    titles = sentences.name_parameter(across), sentences.name_parameter(up)
     tooltip = [
         alt.Tooltip("episode:Q"),
-        alt.Tooltip("label:N", title=wording.score_name(results.score)),
+        alt.Tooltip("label:N", title=wording.name_score(results.score)),
         alt.Tooltip("y:Q", format=".2f", title=up),
         alt.Tooltip("x:Q", format=".2f", title=across),
     ]
-    chart = maps.atlas(points, pd.DataFrame(), titles, tooltip, numbers=True)
+    chart = maps.draw_scatter_map(points, pd.DataFrame(), titles, tooltip, tick_labels=True)
     correlations = [(name, read_correlation(results, name)) for name in (up, across)]
-    sentence = sentences.parameter_map(correlations)
-    episodes = wording.count(len(tasks), "test episode")
+    sentence = sentences.describe_parameter_map(correlations)
+    episodes = wording.format_count(len(tasks), "test episode")
     description = f"Map of {episodes} by {up} and {across}, coloured by error."
     figure = build_figure("episodes-map", chart, description, sentence, 320)
-    notes = [sentences.bootstrap_note(results.score, len(tasks))]
-    return Section("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
+    notes = [sentences.explain_bootstrap(results.score, len(tasks))]
+    return ReportSection("episodes-map", "Map of the test episodes", sentence, [figure], notes), key
 
 
 def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key]:
@@ -223,7 +226,7 @@ def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key
 
     The worst episodes come last, so that they are drawn on top.
     """
-    values, show = tasks[score].to_numpy(float), wording.formatter(score)
+    values, show = tasks[score].to_numpy(float), wording.choose_formatter(score)
     error = -values if score == "accuracy" else values
     rank = np.where(error >= np.quantile(error, 0.9), 2, error > np.quantile(error, 0.5))
     key: Key = []

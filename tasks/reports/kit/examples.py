@@ -1,4 +1,4 @@
-"""Examples on a page: images as tiles of one PNG per figure, texts as they are."""
+"""Examples on a page: images as one sprite sheet per figure, texts unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Examples = np.ndarray | list[str]
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SpriteSheet:
     """A sprite sheet: images of equal size in one PNG.
 
     Attributes:
@@ -32,7 +32,8 @@ class Sheet:
         height: Height of an image in pixels.
         columns: Images per row.
         rows: Rows of images.
-        ink: Whether the images have one channel; they are drawn dark on light.
+        invertible: Whether the images have one channel. They are dark on light here, and
+            inverted in the dark theme.
     """
 
     uri: str
@@ -40,15 +41,15 @@ class Sheet:
     height: int
     columns: int
     rows: int
-    ink: bool
+    invertible: bool
 
     @classmethod
-    def build(cls, images: np.ndarray, indices: Sequence[int]) -> Sheet:
-        """Build the sheet of some of the images.
+    def build(cls, images: np.ndarray, indices: Sequence[int]) -> SpriteSheet:
+        """Build the sheet of the selected images.
 
         Args:
-            images: uint8 `(N, C, H, W)`; with one channel, ink is 255 on 0.
-            indices: Which images, in the order of the cells.
+            images: uint8 `(N, C, H, W)`. Images with one channel are light on dark.
+            indices: Indices of the images, in the order of the cells.
         """
         cells = np.asarray(images[np.asarray(indices, np.int64)])
         n, channels, height, width = cells.shape
@@ -61,63 +62,63 @@ class Sheet:
             .transpose(0, 3, 1, 4, 2)
             .reshape(rows * height, columns * width, channels)
         )
-        ink = channels == 1
-        png = _encode_png(255 - pixels[..., 0] if ink else pixels)
-        return cls(png, width, height, columns, rows, ink)
+        invertible = channels == 1
+        png = _encode_png(255 - pixels[..., 0] if invertible else pixels)
+        return cls(png, width, height, columns, rows, invertible)
 
-    def place(self, cell: int) -> tuple[int, int]:
+    def locate(self, cell: int) -> tuple[int, int]:
         """Return the column and the row of a cell."""
         return cell % self.columns, cell // self.columns
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Texts in the place of a sprite sheet.
+class TextList:
+    """Texts instead of a sprite sheet.
 
     Attributes:
-        lines: The texts by cell.
+        texts: The texts by cell.
     """
 
-    lines: list[str]
+    texts: list[str]
 
 
-def build_sheet(examples: Examples, indices: Sequence[int]) -> Sheet | Lines:
-    """Return some of the examples for a page, in the order of `indices`."""
+def build_sheet(examples: Examples, indices: Sequence[int]) -> SpriteSheet | TextList:
+    """Return the selected examples for a page, in the order of `indices`."""
     if isinstance(examples, list):
-        return Lines([examples[index] for index in indices])
-    return Sheet.build(examples, indices)
+        return TextList([examples[index] for index in indices])
+    return SpriteSheet.build(examples, indices)
 
 
-class Picker:
-    """Collects examples of classes for one sheet.
+class ExampleCollector:
+    """Collects the examples of several classes for one sheet.
 
     Args:
         classes: The classes with their `count`, in the order of the examples.
-        per_class: How many examples of each class to take.
+        per_class: Number of examples to take from each class.
     """
 
     def __init__(self, classes: pd.DataFrame, per_class: int):
         self.counts = classes["count"].to_numpy()
-        self.starts = first_examples(classes)
+        self.starts = find_first_examples(classes)
         self.per_class = per_class
         self.indices: list[int] = []
 
-    def take(self, row: int) -> list[int]:
-        """Adds the first examples of a class and returns their cells."""
+    def add_class(self, row: int) -> list[int]:
+        """Add the first examples of a class and return their cells."""
         first, start = len(self.indices), int(self.starts[row])
         self.indices += range(start, start + min(self.per_class, int(self.counts[row])))
         return list(range(first, len(self.indices)))
 
 
-def first_examples(classes: pd.DataFrame) -> np.ndarray:
+def find_first_examples(classes: pd.DataFrame) -> np.ndarray:
     """Return the index of the first example of each class."""
     return (classes["count"].cumsum() - classes["count"]).to_numpy()
 
 
 def encode_thumbnails(images: np.ndarray, indices: Sequence[int]) -> list[str]:
-    """Return some of the images as small PNGs, each a data URI.
+    """Return the selected images as small PNGs, each a data URI.
 
-    Images of one channel become dark ink on a transparent background.
+    Images with one channel become dark on a transparent background.
     """
     from PIL import Image
 
@@ -125,23 +126,27 @@ def encode_thumbnails(images: np.ndarray, indices: Sequence[int]) -> list[str]:
     for index in indices:
         pixels = np.asarray(images[index])
         if len(pixels) == 1:
-            ink = np.zeros((*pixels.shape[1:], 2), np.uint8)
-            ink[..., 1] = pixels[0]
-            thumbnails.append(_encode_png(ink))
+            black_alpha = np.zeros((*pixels.shape[1:], 2), np.uint8)
+            black_alpha[..., 1] = pixels[0]
+            thumbnails.append(_encode_png(black_alpha))
             continue
-        picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        thumbnails.append(_encode_png(np.asarray(picture)))
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        thumbnails.append(_encode_png(np.asarray(image)))
     return thumbnails
 
 
-def file_name(meta: dict[str, Any]) -> str:
-    """Return which file of data/prepared holds the examples, given its meta.json."""
+def find_file_name(meta: dict[str, Any]) -> str:
+    """Return the name of the file in data/prepared that contains the examples.
+
+    Args:
+        meta: meta.json of data/prepared.
+    """
     return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"
 
 
-def read(path: Path) -> Examples:
-    """Read the examples of such a file; images are mapped into memory."""
+def read_examples(path: Path) -> Examples:
+    """Read the examples of data/prepared. Images are memory-mapped."""
     if path.suffix == ".parquet":
         return pd.read_parquet(path)["text"].to_list()
     return np.load(path, mmap_mode="r", allow_pickle=False)
