@@ -121,7 +121,7 @@ def test_an_unknown_cell_is_one_sentence():
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A table of glyphs, seconds a cell."""
+    """A benchmark on glyphs that takes seconds per cell."""
     folder = tmp_path / "table"
     for name, text in {
         "base.yaml": "dataset: {glyphs: {alphabets: 6}}\n"
@@ -180,8 +180,8 @@ def test_from_data_to_table(tiny):
     assert (tiny / "results/results.svg").read_text().startswith("<svg")
 
 
-def made_up(folder, method: str, setting: str, accuracy: float, **changes) -> None:
-    """A cell of four episodes."""
+def write_cell(folder, method: str, setting: str, accuracy: float, **changes) -> None:
+    """Write a synthetic cell of four episodes; `changes` are facts, and "absent" removes one."""
     place = folder / f"{method}-{setting}"
     place.mkdir(parents=True)
     pd.DataFrame(
@@ -220,7 +220,7 @@ def test_settings_come_in_order_and_best_first(tmp_path):
     for number, (method, setting) in enumerate(
         [("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]
     ):
-        made_up(tmp_path, method, setting, 0.5 + 0.1 * number)
+        write_cell(tmp_path, method, setting, 0.5 + 0.1 * number)
     found = table.build_table(tmp_path)
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(found["setting"], found["method"], strict=True)) == order
@@ -229,8 +229,8 @@ def test_settings_come_in_order_and_best_first(tmp_path):
 
 
 def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
-    made_up(tmp_path / "cells", "maml", "5w1s", 0.9)
-    made_up(tmp_path / "cells", "anil", "5w1s", 0.8)
+    write_cell(tmp_path / "cells", "maml", "5w1s", 0.9)
+    write_cell(tmp_path / "cells", "anil", "5w1s", 0.8)
     (tmp_path / "notes.yaml").write_text("{mamal: a note}")
     with pytest.raises(
         StageError, match=r"notes\.yaml has a note on mamal, which is no method of the table"
@@ -259,7 +259,7 @@ def test_documentation_has_the_figures_of_the_table():
 
     made = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
     page = (ROOT / "docs/results/method-benchmark.md").read_text()
-    section = re.search(r"\| method \| accuracy \| inductive .*?\n\n", page, re.S)
+    section = re.search(r"\| algorithm \| accuracy \| inductive .*?\n\n", page, re.S)
     said = rows(section[0])
     assert said.keys() == made.keys()
     for method, cells in said.items():
@@ -268,8 +268,8 @@ def test_documentation_has_the_figures_of_the_table():
 
 
 def test_a_row_says_what_is_not_the_same(tmp_path):
-    made_up(tmp_path, "maml", "5w1s", 0.9)
-    made_up(
+    write_cell(tmp_path, "maml", "5w1s", 0.9)
+    write_cell(
         tmp_path,
         "reptile",
         "5w1s",
@@ -318,8 +318,8 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     ],
 )
 def test_cells_that_do_not_belong_together_are_one_sentence(changes, said, tmp_path):
-    made_up(tmp_path, "maml", "5w1s", 0.9)
-    made_up(tmp_path, "protonet", "5w1s", 0.9, **changes)
+    write_cell(tmp_path, "maml", "5w1s", 0.9)
+    write_cell(tmp_path, "protonet", "5w1s", 0.9, **changes)
     with pytest.raises(StageError, match=said):
         table.build_table(tmp_path)
 

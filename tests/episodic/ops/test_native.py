@@ -17,7 +17,7 @@ from episodic import ops
 from episodic.core.errors import UserError
 from episodic.ops import backend, conv2d, native, norm_relu
 
-TIGHT = {torch.float64: 1e-12, torch.float32: 2e-5}
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
 @pytest.fixture
@@ -31,13 +31,15 @@ def calls(monkeypatch) -> list[str]:
     return names
 
 
-def near(found: Tensor, wanted: Tensor) -> None:
+def assert_close(found: Tensor, wanted: Tensor) -> None:
     assert found.shape == wanted.shape
     scale = max(1.0, wanted.abs().max().item())
-    torch.testing.assert_close(found, wanted, rtol=0, atol=TIGHT[wanted.dtype] * scale)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCES[wanted.dtype] * scale)
 
 
-def through(function, inputs: list[Tensor], along: Tensor, second: list[Tensor]) -> list[Tensor]:
+def compute_derivatives(
+    function, inputs: list[Tensor], along: Tensor, second: list[Tensor]
+) -> list[Tensor]:
     """The value of a function and its derivatives.
 
     These are the gradients along `along`, and the gradients of those along `second` with respect to
@@ -71,7 +73,7 @@ SHAPES = [
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", TIGHT, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls):
     tasks, n, into, out, height, width, k, stride = shape
@@ -90,13 +92,13 @@ def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls)
             [F.conv2d(a, b, None, stride, k // 2) for a, b in zip(x, w, strict=True)]
         )
 
-    wanted = through(loop, [x, w], along, [x.flip(1), w.flip(1)])
+    wanted = compute_derivatives(loop, [x, w], along, [x.flip(1), w.flip(1)])
     with backend.use_compiled_kernels():
-        found = through(
+        found = compute_derivatives(
             lambda x, w: conv2d(x, w, stride=stride), [x, w], along, [x.flip(1), w.flip(1)]
         )
     for a, b in zip(found, wanted, strict=True):
-        near(a, b)
+        assert_close(a, b)
     assert ("to_images" in calls) == (into >= 4) and ({"convolve", "to_kernels"} <= set(calls)) == (
         out >= 4
     )
@@ -115,7 +117,7 @@ def test_what_is_no_contiguous_image_is_taken_as_well():
             y = conv2d(ops.channels_last(x)[1:, :, 2:6, :, 3:], v)
             answers.append([y.detach(), *torch.autograd.grad(y.sum(), [x, v])])
     for a, b in zip(*answers, strict=True):
-        near(a, b)
+        assert_close(a, b)
 
 
 @needs_compiler
@@ -156,27 +158,27 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         torch.randn(1, 16, 8, 3, 3, generator=generator).double(),
     )
     along = torch.randn(3, 2, 16, 6, 6, generator=generator).double()
-    wanted = through(
+    wanted = compute_derivatives(
         lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1).contiguous()),
         [x, w],
         along,
         [x.flip(1), w.flip(1)],
     )
     with backend.use_compiled_kernels():
-        found = through(
+        found = compute_derivatives(
             lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)),
             [x, w],
             along,
             [x.flip(1), w.flip(1)],
         )
     for a, b in zip(found, wanted, strict=True):
-        near(a, b)
+        assert_close(a, b)
     # Gradients of kernels stay one per task.
     assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images"}
 
 
-def plain(pool: bool):
-    """Batch norm, ReLU and maximum as torch has them, one task after the other."""
+def norm_relu_by_torch(pool: bool):
+    """Batch norm, ReLU and maximum of torch, in a sequential loop over tasks."""
 
     def function(x, scale, shift):
         y = torch.stack(
@@ -191,7 +193,7 @@ def plain(pool: bool):
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", TIGHT, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize(
     "shape",
@@ -210,9 +212,9 @@ def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
     second = [
         torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, scale, shift)
     ]
-    wanted = through(plain(pool), [x, scale, shift], along, second)
+    wanted = compute_derivatives(norm_relu_by_torch(pool), [x, scale, shift], along, second)
     with backend.use_compiled_kernels():
-        found = through(
+        found = compute_derivatives(
             lambda x, scale, shift: norm_relu(x, scale, shift, pool),
             *(
                 [t.to(dtype) for t in some] if isinstance(some, list) else some.to(dtype)
@@ -221,7 +223,7 @@ def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
         )
     if dtype == torch.float64:
         for a, b in zip(found, wanted, strict=True):
-            near(a, b)
+            assert_close(a, b)
     else:  # where a ReLU or a maximum can switch by rounding, only nearly all agree
         for a, b in zip(found, wanted, strict=True):
             assert ((a - b).norm() / b.norm().clamp(min=1e-3)).item() < 1e-3
@@ -235,16 +237,18 @@ def test_of_equal_values_the_first_is_the_maximum(calls):
     x[:, :, :, 1:3, 3] = 1
     scale, shift = torch.tensor([[1.0, -1.0, 2.0, -0.5]]).double(), torch.full((1, 4), 0.7).double()
     along = torch.arange(32.0).double().view(1, 2, 4, 2, 2)
-    wanted = through(plain(True), [x, scale, shift], along, [x.flip(1), scale, shift])
+    wanted = compute_derivatives(
+        norm_relu_by_torch(True), [x, scale, shift], along, [x.flip(1), scale, shift]
+    )
     with backend.use_compiled_kernels():
-        found = through(
+        found = compute_derivatives(
             lambda x, scale, shift: norm_relu(x, scale, shift, True),
             [x, scale, shift],
             along,
             [x.flip(1), scale, shift],
         )
     for a, b in zip(found, wanted, strict=True):
-        near(a, b)
+        assert_close(a, b)
     assert calls
 
 
@@ -300,7 +304,7 @@ def test_what_is_not_a_number_is_not_hidden(pool, calls):
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """Nothing is compiled, and the cache folder is empty."""
+    """An empty cache folder, with no library loaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     native.load_library.cache_clear()
@@ -346,9 +350,9 @@ def test_every_width_of_vectors_and_every_compiler_computes_the_same(command, fr
             return norm_relu(conv2d(x, w, stride=stride), scale, shift, pool).square().mean()[None]
 
         inputs = [x, w, *scale]
-        wanted = through(network, inputs, along, [t.flip(0) for t in inputs])
+        wanted = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
         with backend.use_compiled_kernels():
-            found = through(network, inputs, along, [t.flip(0) for t in inputs])
+            found = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
         for a, b in zip(found, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, b.abs().max().item()))
 
