@@ -139,8 +139,8 @@ def run(
     """
     if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise StageError(
-            f"{out} exists and is not a comparison; choose another folder, because its content would "
-            "be overwritten"
+            f"{out} exists and is not a comparison; choose another folder, because its content "
+            "would be overwritten"
         )
     protocols = group_protocols(experiments, baseline)
     contexts = [

@@ -1,6 +1,6 @@
-"""Stage `report`: results -> two self-contained pages, a Markdown summary and a model card.
+"""Stage `report`: write two self-contained pages, a Markdown summary and a model card.
 
-It loads no model and computes no new score. The same files give the same bytes.
+The stage loads no model and computes no new scores. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run(
         settings: Its settings.
         results: Its results.
         html: File to write: the report as a page.
-        tasks: File to write: the page of its tasks.
+        tasks: File to write: the tasks page.
         summary: Folder to write: summary.md and its charts.
         card: File to write: the model card.
     """
@@ -69,14 +69,14 @@ def run(
     write_text(card, page.render("model_card.md.j2", card_context))
 
 
-def build_sections(results: Results, raw: dict[str, Any]) -> list[ReportSection]:
+def build_sections(results: Results, params_yaml: dict[str, Any]) -> list[ReportSection]:
     """Build the sections of the report.
 
     Args:
         results: The results of the run.
-        raw: Its params.yaml.
+        params_yaml: Its params.yaml.
     """
-    sections = [scores.build_baseline_section(results, raw)]
+    sections = [scores.build_baseline_section(results, params_yaml)]
     if results.has_ratings:
         sections.append(ratings.build_rating_section(results))
     sections += [
@@ -91,7 +91,7 @@ def build_sections(results: Results, raw: dict[str, Any]) -> list[ReportSection]
 
 
 def render_tasks(results: Results, headline: Headline) -> str:
-    """Render the page of the tasks."""
+    """Render the tasks page."""
     sections, keys = task_maps.build_sections(results)
     figures = [figure for section in sections for figure in section.figures]
     classification = results.kind == "classification"
@@ -106,12 +106,12 @@ def render_tasks(results: Results, headline: Headline) -> str:
 
 
 def draw_svgs(figures: Sequence[Figure]) -> dict[str, str]:
-    """Draw each chart once, in a fixed order, so that the bytes are reproducible."""
+    """Render each chart once and in a fixed order, so that the bytes are reproducible."""
     return {figure.name: charts.render_svg(figure.spec) for figure in figures}
 
 
 def describe_provenance(settings: params.Settings, results: Results) -> dict[str, Any]:
-    """Return what reproduces the report: the settings as YAML, digests and the command."""
+    """Return the settings as YAML, the digests and the command that reproduce the report."""
     from ruamel.yaml import YAML
 
     stream = io.StringIO()
@@ -134,7 +134,7 @@ def main() -> None:
         metrics="file written by the stage evaluate",
         history="folder written by the stage train",
         html="file to write: the report",
-        tasks="file to write: the page of the tasks, in the folder of the report",
+        tasks="file to write: the tasks page, in the folder of the report",
         summary="folder to write: summary.md and its charts",
         card="file to write: the model card, in the folder of the model",
     )

@@ -211,7 +211,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.request.post(url, data={})
     wait_for_run(site, page, "5-way 5-shot")
     page.goto(f"{site.address}/reports/comparison/comparison.html")
-    page.locator("html[data-drawn=yes]").wait_for()
+    page.locator("html[data-rendered=yes]").wait_for()
     rows = page.locator("table.sortable tbody tr")
     order = [text.split("\n")[0] for text in rows.all_inner_texts()]
     page.locator("table.sortable thead button", has_text="training").click()

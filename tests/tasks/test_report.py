@@ -355,7 +355,7 @@ def test_a_data_set_without_published_figures(image_root):
     assert others.empty
     comparison = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
     alone = replace(comparison, same_protocol=same, other_protocols=others)
-    assert "only baselines are drawn" in sentences.describe_published_results(alone)
+    assert "only baselines are shown" in sentences.describe_published_results(alone)
 
 
 def test_the_table_of_published_figures_is_whole():
@@ -757,7 +757,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp
     console = [line for line in seen.stderr.splitlines() if ":CONSOLE" in line]
     assert not console, console
     page = Page(seen.stdout)
-    assert page.with_tag("html")[0].get("data-drawn") == "yes"
+    assert page.with_tag("html")[0].get("data-rendered") == "yes"
     charts_drawn = [attrs for attrs in page.with_tag("svg") if "marks" in attrs.get("class", "")]
     assert len(charts_drawn) == len(page.specs)
     assert not [attrs for attrs in page.with_tag("img") if not attrs["src"].startswith("data:")]

@@ -237,7 +237,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
 def _group_configurations(
     experiments: list[Experiment], resamples: Resamples
 ) -> tuple[list[Configuration], list[str]]:
-    """Return the configurations in the order of their first experiments, and the keys that differ."""
+    """Return the configurations, in order of their first experiments, and the differing keys."""
     settings = [select_effective_settings(experiment) for experiment in experiments]
     by_key: dict[str, list[int]] = {}
     for index, values in enumerate(settings):

@@ -39,8 +39,8 @@ def build_ranking_section(protocol: Protocol, suffix: str) -> ReportSection:
     chart = charts.draw_dots(dots, alt.Axis(title=name, format=form, tickCount=5), limits)
     sentence = sentences.describe_best(protocol)
     description = (
-        f"{name.capitalize()} of {wording.format_count(len(dots), 'configuration')} with 95 % intervals, "
-        f"the best first. {sentence}"
+        f"{name.capitalize()} of {wording.format_count(len(dots), 'configuration')} with 95 % "
+        f"intervals, the best first. {sentence}"
     )
     spec = charts.build_page_spec(chart, charts.ROW_HEIGHT * len(dots))
     figure = Figure(f"ranking{suffix}", spec, description)

@@ -116,8 +116,8 @@ def _build_section(series: Series) -> ReportSection:
     table = Table(f"Error by number of {name}", head, rows, frozenset({0, 1, 2, 3}))
     anchor = f"scaling-{series.key.rpartition('.')[2]}"
     description = (
-        f"Error by number of {name} on logarithmic axes, {wording.format_count(len(points), 'point')} "
-        "with 95 % intervals."
+        f"Error by number of {name} on logarithmic axes, "
+        f"{wording.format_count(len(points), 'point')} with 95 % intervals."
     )
     figure = build_figure(anchor, _draw_series(series, law), description, sentence, 280)
     notes = sentences.list_scaling_notes(law, series.key, name, series.training)

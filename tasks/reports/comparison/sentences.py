@@ -149,8 +149,8 @@ def list_ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
     ]
     if protocol.edited:
         notes.append(
-            f"{wording.join_words(protocol.edited)}: params.yaml was edited after the run; the scores "
-            "are those of the run."
+            f"{wording.join_words(protocol.edited)}: params.yaml was edited after the run; the "
+            "scores are those of the run."
         )
     return notes
 
@@ -171,8 +171,8 @@ def describe_pairs(protocol: Protocol) -> str:
     significant = sum(pair.p < SIGNIFICANCE for pair in protocol.pairs)
     verb = "differs" if len(protocol.pairs) == 1 else "differ"
     return (
-        f"{significant} of {format_count(len(protocol.pairs), 'pair')} {verb} significantly, corrected "
-        "for the number of pairs."
+        f"{significant} of {format_count(len(protocol.pairs), 'pair')} {verb} significantly, "
+        "corrected for the number of pairs."
     )
 
 
@@ -318,9 +318,9 @@ def list_scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool
     if law is not None and law.p < SIGNIFICANCE:
         notes.append(
             "The points deviate from the law by more than chance (chi-square "
-            f"{law.misfit:.1f} per degree of freedom, p {format_p_value(law.p)}). The exponent summarizes "
-            "this range; do not extrapolate it. Its interval is widened by the square root of "
-            "this chi-square, and with few points it is still too narrow."
+            f"{law.misfit:.1f} per degree of freedom, p {format_p_value(law.p)}). The exponent "
+            "summarizes this range; do not extrapolate it. Its interval is widened by the square "
+            "root of this chi-square, and with few points it is still too narrow."
         )
     if key == "train.classes":
         notes.append(
@@ -383,14 +383,14 @@ def list_transfer_notes(shared: Sequence[str]) -> list[str]:
     """
     notes = [
         "Accuracy in percent, pooled over seeds. An episode may have classes of several groups; "
-        "each class counts for its own group. Training groups also differ in their number of classes "
-        "(see the table). Cells are not tested against each other: with this many, some differ by "
-        "chance."
+        "each class counts for its own group. Training groups also differ in their number of "
+        "classes (see the table). Cells are not tested against each other: with this many, some "
+        "differ by chance."
     ]
     if shared:
         verb = "has" if len(shared) == 1 else "have"
         notes.append(
-            f"{wording.join_words(shared)} {verb} classes both in training and in test, but not the same "
-            "ones."
+            f"{wording.join_words(shared)} {verb} classes both in training and in test, but not "
+            "the same ones."
         )
     return notes

@@ -1,7 +1,7 @@
-"""Charts of the reports, each a Vega-Lite spec for the interactive page and for an SVG.
+"""Charts of the reports: Vega-Lite specs, for the interactive page and for SVG files.
 
-The colours are Okabe and Ito's, named by what they stand for. Specs refer to them as CSS variables,
-so that the page switches between light and dark without redrawing. An SVG gets the light values.
+The colours are Okabe and Ito's, named by their meaning. Specs refer to them as CSS variables, so
+the page switches between light and dark without redrawing. SVG files use the light colours.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PALETTE = {
     "line": ("#dfe3e8", "#323a44"),
     "text": ("#1b1f24", "#e7eaee"),
     "muted": ("#57606a", "#a3adb8"),
-    "model": ("#0072b2", "#56b4e9"),  # the model's headline score; validation; correct answers
+    "model": ("#0072b2", "#56b4e9"),  # the model's headline score; validation; correct predictions
     "other": ("#009e73", "#009e73"),  # the model in the other batch-norm mode
     "training": ("#cc79a7", "#cc79a7"),
-    "wrong": ("#d55e00", "#d55e00"),  # wrong answers
+    "wrong": ("#d55e00", "#d55e00"),  # wrong predictions
     "early": ("#e69f00", "#e69f00"),  # after one inner step
     "baseline": ("#7a828c", "#8d96a0"),
     "published": ("#1b1f24", "#e7eaee"),
@@ -85,7 +85,7 @@ WIDTH = 720
 """Width of an SVG in pixels. On the page a chart fills the width of its container."""
 
 ROW_HEIGHT = 42
-"""Height of one dot of `dots` in pixels."""
+"""Height of one line of `draw_dots` in pixels."""
 
 Layers = alt.LayerChart | alt.FacetChart
 """The return type of altair.layer."""
@@ -147,7 +147,7 @@ def spread_labels(values: Sequence[float], gap: float) -> list[float]:
 
 
 def draw_outlined_text(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
-    """Return text with a halo in the background colour, legible on top of lines."""
+    """Draw text with an outline in the background colour, legible on top of lines."""
     style = {"baseline": "bottom"} | style
     behind = chart.mark_text(
         **(style | {"stroke": css_variable("surface"), "strokeWidth": 5, "strokeJoin": "round"})
@@ -157,7 +157,7 @@ def draw_outlined_text(chart: alt.Chart, **style: Any) -> list[alt.Chart]:
 
 @dataclass(frozen=True)
 class Dot:
-    """A line of `dots`: a value with its interval.
+    """A line of `draw_dots`: a value with its interval.
 
     Attributes:
         name: Text above the line.
@@ -165,9 +165,9 @@ class Dot:
         low: Lower end of the interval; NaN for none.
         high: Upper end of the interval; NaN for none.
         text: The value as text, at the end of the line.
-        detail: Where the value is from, for the tooltip.
+        detail: Source of the value, for the tooltip.
         colour: Colour of the dot, a name of PALETTE.
-        text_colour: Colour of the name; empty for that of the dot.
+        text_colour: Colour of the name; empty for the colour of the dot.
         shape: `circle`, `square` or `diamond`.
     """
 
@@ -234,13 +234,13 @@ def draw_dots(
             tooltip=tooltip,
         )
     )
-    look = {
+    encoding = {
         "fill": alt.Fill("css_colour:N", scale=None),
         "shape": alt.Shape("shape:N", scale=None),
         "size": alt.Size("size:Q", scale=None),
     }
     dot = base.mark_point(opacity=1, filled=True, stroke=css_variable("surface"), strokeWidth=1.5)
-    layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tooltip, **look))
+    layers.append(dot.encode(x=alt.X("value:Q", **x), tooltip=tooltip, **encoding))
     name = base.encode(
         x=alt.value(0), text="name:N", color=alt.Color("css_text_colour:N", scale=None)
     )
@@ -257,7 +257,7 @@ def draw_dots(
 
 @dataclass(frozen=True)
 class Line:
-    """A line of `curves`.
+    """A line of `draw_curves`.
 
     Attributes:
         name: Text at its right end.
@@ -296,7 +296,7 @@ def draw_curves(
         y_axis: `axis` and `scale` of the vertical encoding.
         labels_gap: Minimum distance of two names in units of y.
         marks: Vertical dashed lines, as pairs of x and text.
-        marks_above: Whether the texts of the marks are at the top instead of the bottom.
+        marks_above: Whether the texts of the marks are at the top, not at the bottom.
         rule: A horizontal dashed line, as a pair of y and text.
         tooltip: Tooltips of the points.
     """
@@ -377,7 +377,7 @@ def draw_distribution(
     the 95th percentile (thin line).
 
     Args:
-        bars: `low`, `high`, `range` (as text), `share`, `episodes` and `of` (the owner's name).
+        bars: `low`, `high`, `range` (as text), `share`, `episodes` and `of` (the histogram's name).
         behind: The same for the second histogram; may be empty.
         summary: `mean`, `q05`, `q25`, `q75` and `q95` of the first.
         x_axis: `axis` and `scale` of the horizontal encoding.
@@ -479,12 +479,13 @@ def draw_overlay(
     y_axis: dict[str, Any],
     tooltip: Sequence[alt.Tooltip],
 ) -> Layers:
-    """Draw many lines; the one under the pointer comes to the front.
+    """Draw many lines; the line under the pointer is highlighted.
 
     Args:
         frame: `name`, `x`, `y`, `css_colour`, `faint` (thin unless under the pointer) and
             the fields of the tooltips.
-        ends: `y`, `name` and `css_colour` of the names at the right ends, already spread.
+        ends: `y`, `name` and `css_colour` of the names at the right ends, at
+            positions that do not overlap.
         x_axis: `axis` and `scale` of the horizontal encoding.
         y_axis: `axis` and `scale` of the vertical encoding.
         tooltip: Tooltips of the points.

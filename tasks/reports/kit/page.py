@@ -33,7 +33,7 @@ def render_page(
         context: Its variables.
         figures: The charts of the page.
         svgs: Each chart as an SVG, for readers without scripts.
-        scripts: Scripts of this page, in addition to report.js.
+        scripts: Scripts of this page in addition to report.js.
     """
     import vl_convert
 
@@ -54,7 +54,7 @@ def render_page(
 
 
 def read_template(name: str) -> str:
-    """Read a file of the templates."""
+    """Read a template file."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
@@ -73,7 +73,7 @@ def render(name: str, context: dict[str, Any]) -> str:
 
 
 def escape_markdown(value: Any) -> Any:
-    """Return text with the characters escaped that have a meaning in Markdown or HTML."""
+    """Return text with all characters escaped that are special in Markdown or HTML."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     line = markup.escape(re.sub(r"[ \t\r\n]+", " ", value.strip()), quote=False)
@@ -81,7 +81,7 @@ def escape_markdown(value: Any) -> Any:
 
 
 def embed_script(text: str) -> Markup:
-    """Return a script for embedding in a page; nothing in it ends the element."""
+    """Return a script for embedding in a page, with closing script tags escaped."""
     escaped = re.sub(r"</(script)", r"<\\/\1", text.replace("\r\n", "\n"), flags=re.IGNORECASE)
     return Markup(escaped.strip())  # noqa: S704 (code of the project and of Vega)
 

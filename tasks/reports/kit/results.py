@@ -1,4 +1,4 @@
-"""The results of a run: the files that the stages before `report` wrote, read and validated once."""
+"""The results of a run: the files written by the stages before `report`, validated once."""
 
 from __future__ import annotations
 

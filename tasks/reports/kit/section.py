@@ -1,4 +1,4 @@
-"""Sections of a report: a sentence, the charts that it describes, notes and tables."""
+"""Sections of a report: a sentence, the charts that support it, notes and tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Figure:
     Attributes:
         name: Its id on the page and the name of its SVG.
         spec: Vega-Lite spec.
-        alt: What the chart shows, in words.
+        alt: Text alternative.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Table:
         head: Names of the columns.
         rows: Cells by row.
         numeric: Indices of the columns that are aligned right.
-        links: One address per row ('' for none) for its last cell; may be empty.
+        links: Link of the last cell of each row ('' for none); may be empty.
     """
 
     caption: str
@@ -56,9 +56,9 @@ class ReportSection:
     Attributes:
         name: Its anchor.
         heading: Its heading.
-        sentence: The result, as the charts show it.
+        sentence: The result that the charts show.
         figures: The charts.
-        notes: How the result was measured.
+        notes: Notes on how the result was measured.
         tables: The numbers of the charts.
     """
 
@@ -114,7 +114,7 @@ def build_score_dot(
         name: Text above the line.
         value: The score.
         ci95: Half-width of its 95 % interval; None for none.
-        detail: Where the score is from.
+        detail: Source of the score.
         **look: `colour`, `text_colour` and `shape` of `Dot`.
     """
     half = np.nan if ci95 is None else ci95

@@ -1,4 +1,4 @@
-"""Numbers and names as readers see them."""
+"""Formats of numbers and names in reports."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def format_percent(value: float, digits: int = 1) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Format a squared error: three significant digits, no powers of ten below a million."""
+    """Format a squared error: three significant digits, without an exponent below a million."""
     if value is None or not math.isfinite(value):
         return "not finite"
     if value == 0:
@@ -103,7 +103,7 @@ def format_count(number: float, singular: str, plural: str | None = None) -> str
 
 
 def format_class_name(name: str, group: str) -> str:
-    """Return the name of a class with its group, unless it begins with the group's name."""
+    """Format the name of a class with its group, unless it starts with the group's name."""
     return name if not group or name.startswith(group) else f"{name} ({group})"
 
 

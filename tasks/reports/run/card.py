@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, its scores, its intended use and its limits."""
+"""The model card: description, scores, intended use and limits of a trained model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = {
     "numbers": ("row of numbers", "rows of numbers"),
     "text": ("sentence", "sentences"),
 }
-"""Names of an example and of several, by kind of input."""
+"""Words for one example and for several, by kind of input."""
 
 
 def build_context(results: Results, folder: Path, headline: Headline) -> dict[str, Any]:
@@ -30,19 +30,19 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
     """
     meta, config = results.meta, results.config
     regression = results.kind == "regression"
-    method, network = config["algorithm"]["name"], config["model"]["name"]
+    algorithm, model = config["algorithm"]["name"], config["model"]["name"]
     kind = config["inputs"]["kind"]
     example, examples = EXAMPLES.get(kind, (kind, f"{kind}s"))
     tasks, support, use = _describe_purpose(kind, regression, config, examples)
-    article = "An" if network[:1] in "aeiou" or network == "mlp" else "A"
+    article = "An" if model[:1] in "aeiou" or model == "mlp" else "A"
     data = f"{meta['dataset']} ({meta['protocol']})"
     if not regression:
         training, test = (meta["classes"].get(split, 0) for split in ("train", "test"))
         data += f", {training:,} classes for training, {test:,} for test"
     return {
-        "title": f"{method} for {headline.title}",
-        "what": f"{article} {network} network with {config.get('parameters', 0):,} parameters, "
-        f"meta-trained by {method} to adapt to new {tasks}.",
+        "title": f"{algorithm} for {headline.title}",
+        "what": f"{article} {model} model with {config.get('parameters', 0):,} parameters, "
+        f"meta-trained by {algorithm} to adapt to new {tasks}.",
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
         "regression": regression,
         "support": support,
@@ -58,7 +58,7 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
             f"Trained for {config['iterations']:,} iterations. The best checkpoint by validation "
             f"score is that of iteration {config['iteration']:,}.",
             *(f"{name}: {digest} ({what})." for name, what, digest in list_digests(results)),
-            "The end of the run's report lists all parameters, as does the commit's params.yaml.",
+            "The end of the run's report lists all settings, as does the commit's params.yaml.",
         ],
     }
 
@@ -121,18 +121,18 @@ def _list_scores(results: Results) -> list[tuple[str, str]]:
 def _list_limits(results: Results, example: str) -> list[str]:
     config = results.config
     limits = [
-        f"It was trained on {results.meta['dataset']} alone. On other kinds of data it may be no "
+        f"It was trained only on {results.meta['dataset']}. On other kinds of data it may be no "
         "better than its baselines."
     ]
     if results.kind == "classification":
         if config["inputs"]["kind"] == "image":
             shape = " x ".join(map(str, config["input"]))
             limits.append(f"Every {example} is resized to {shape}.")
-        limits.append("It always predicts one of the given classes, whatever the input.")
+        limits.append("It always predicts one of the given classes, for any input.")
         if config["inputs"].get("inverted"):
-            limits.append("It expects dark ink on light paper.")
+            limits.append("It expects dark drawings on a light background.")
         limits.append(
-            "Its probabilities are not calibrated: they rank the answers, but are not frequencies."
+            "Its probabilities are not calibrated: they rank predictions, but are not frequencies."
         )
         limits.append(
             "The folder of an adapted model contains the support examples. Do not share it if "
@@ -142,7 +142,7 @@ def _list_limits(results: Results, example: str) -> list[str]:
 
 
 def list_digests(results: Results) -> list[tuple[str, str, str]]:
-    """Return what identifies the data, the weights and the code: name, meaning and digest."""
+    """List the digests of the data, the weights and the code: name, meaning and digest."""
     digests = [
         ("data", "digest of data/prepared", results.meta.get("data_digest")),
         ("model", "SHA-256 of models/run/weights.safetensors", results.weights_digest),

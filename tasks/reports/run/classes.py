@@ -26,7 +26,7 @@ from tasks.reports.run.facts import (
 )
 
 DRAWN, LISTED = 10, 50
-"""How many classes or groups are drawn, and how many classes or pairs a table lists."""
+"""Number of classes or groups drawn, and number of classes or pairs listed in a table."""
 
 WITH_EXAMPLES, PAIRS_WITH_EXAMPLES, EXAMPLES = 6, 8, 4
 """Hard classes and confused pairs shown with examples, and the number of examples per class."""
@@ -34,12 +34,12 @@ WITH_EXAMPLES, PAIRS_WITH_EXAMPLES, EXAMPLES = 6, 8, 4
 
 @dataclass(frozen=True)
 class Confusion:
-    """Two classes of which one or both are taken for the other, with their examples.
+    """Two classes that are confused, with their examples.
 
     Attributes:
         first: Name of the first class.
         second: Name of the second class.
-        text: How often they are confused.
+        text: The number of confusions, in words.
         first_cells: Cells of the first class on the sheet.
         second_cells: Cells of the second class.
         score: Accuracy of the first class, as text; may be empty.
@@ -63,8 +63,8 @@ class Confusions:
 
 def name_class(results: Results, row: int) -> str:
     """Return the name of a class, given its row in classes.parquet."""
-    known = results.dataset_classes.iloc[row]
-    return wording.format_class_name(known["class"], known["group"])
+    entry = results.dataset_classes.iloc[row]
+    return wording.format_class_name(entry["class"], entry["group"])
 
 
 # --- hardest classes and groups ----------------------------------------------------------------
@@ -109,7 +109,7 @@ def build_group_sections(results: Results, most: int = DRAWN) -> list[ReportSect
 
     Args:
         results: The results of the run.
-        most: How many groups are drawn at most.
+        most: Maximum number of groups drawn.
     """
     groups = measure_groups(results)
     if len(groups) < 2:
@@ -143,19 +143,20 @@ def build_group_sections(results: Results, most: int = DRAWN) -> list[ReportSect
 def illustrate_hard_classes(results: Results) -> Confusions:
     """Return the hardest classes, each with the class that it is most often confused with.
 
-    The confusions are counted over all answers after adaptation.
+    Confusions are counted over all predictions after adaptation.
     """
     table = results.dataset_classes.reset_index(drop=True)
     episodes = results.test.set_index("episode")["classes"]
     classes = np.stack(episodes.reindex(results.predictions["episode"]).to_list())
     query = np.arange(len(classes))
-    answers = pd.DataFrame(
+    predictions = pd.DataFrame(
         {
             "truth": classes[query, results.predictions["label"]],
-            "answer": classes[query, results.predictions["after"]],
+            "predicted": classes[query, results.predictions["after"]],
         }
     )
-    errors = answers[answers["truth"] != answers["answer"]].groupby("truth")["answer"]
+    is_error = predictions["truth"] != predictions["predicted"]
+    errors = predictions[is_error].groupby("truth")["predicted"]
     rows = {
         key: row
         for row, key in enumerate(zip(table["class"], table["group"], strict=True))

@@ -25,7 +25,7 @@ from tasks.reports.run import sentences
 from tasks.reports.run.facts import compare_modes, measure_adaptation, measure_learning
 
 MAX_POINTS = 300
-"""Points that a training history is drawn with at most; each is a mean of neighbours."""
+"""Maximum number of points of a training curve; each is a mean of neighbouring iterations."""
 
 LABELS_GAP = 0.075
 """Minimum distance of two names at the lines' ends, relative to the height of the chart."""
@@ -164,7 +164,7 @@ def _draw_adaptation(
 
 
 def _converged_values(lines: list[Line], curve: pd.DataFrame, score: str) -> pd.Series:
-    """Return the values up to where episodes diverge: a diverged mean may leave the frame."""
+    """Return the values up to where episodes diverge; a diverged mean may leave the frame."""
     converged = np.full(len(curve), True)
     if "diverged" in curve:
         converged = curve["diverged"].to_numpy() == 0
@@ -184,10 +184,10 @@ def _step_marks(results: Results, last: int) -> list[tuple[float, str]]:
     """Return the numbers of inner steps in training and of the headline score."""
     trained, tested = results.config["algorithm"].get("inner_steps"), results.steps
     if trained == tested:
-        return [(float(tested), f"{tested} in training and at test")]
+        return [(float(tested), f"{tested} in training and at test time")]
     return [
         (float(steps), f"{steps} {name}")
-        for steps, name in ((trained, "in training"), (tested, "at test"))
+        for steps, name in ((trained, "in training"), (tested, "at test time"))
         if steps is not None and steps <= last
     ]
 

@@ -54,7 +54,7 @@ def _draw_difficulty(results: Results, key: str, name: str, sentence: str) -> Fi
     points["score"] = [show(value) for value in tasks[score]]
     means = _bin_means(results)
     low, high = choose_score_domain(results, pd.concat([points["y"], means["low"]]))
-    if accuracy:  # an axis down to the chance level would leave little room for the points
+    if accuracy:  # an axis from the chance level on would compress the points
         low, high = float(points["y"].min()) - 0.03, high + 0.02
     ends = float(points["x"].min()), float(points["x"].max())
     pad = 0.03 * max(ends[1] - ends[0], 1e-9)

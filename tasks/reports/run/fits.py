@@ -26,8 +26,8 @@ class FittedCurve:
     """The curves of an episode.
 
     Attributes:
-        episode: Its number.
-        rank: Why it is shown.
+        episode: Its index.
+        rank: Its rank among the episodes, in words.
         error: Its mean squared error in the headline score, as text.
         figure: The curves.
     """

@@ -1,4 +1,4 @@
-"""The headline of a run: the score and the protocol that it was measured under."""
+"""The headline of a run: the score and the protocol under which it was measured."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Headline:
         ci95_text: The half-width as text; may be empty.
         remarks: Further scores in words.
         protocol: The protocol in words.
-        facts: Method, model, training and device by name.
+        facts: Algorithm, model, training and device by name.
         steps: Number of inner steps in words.
-        adapts: Whether the method takes inner steps at test.
+        adapts: Whether the algorithm takes inner steps at test time.
     """
 
     title: str
@@ -51,12 +51,12 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
     task, queries = _describe_task(results)
     value, ci95 = metrics[score], metrics[f"{score}_ci95"]
     value_text, _, ci95_text = wording.format_estimate(score, value, ci95).partition(" ± ")
-    facts = {"method": config["algorithm"]["name"], "model": config["model"]["name"]}
+    facts = {"algorithm": config["algorithm"]["name"], "model": config["model"]["name"]}
     if "parameters" in config:
         facts["parameters"] = f"{config['parameters']:,}"
     facts |= {"iterations": f"{config['iterations']:,}", "device": device}
     protocol = [task, queries, f"{meta['dataset']} ({meta['protocol']})"]
-    # Without batch norm both modes were measured, but agree: the mode makes no difference.
+    # Without batch norm, both modes give the same scores, so the mode is omitted.
     if results.other_mode or results.curve["mode"].nunique() == 1:
         protocol.append(results.mode)
     if results.adapts:

@@ -28,11 +28,11 @@ STYLES = {
     "item_mean": ("baseline", (2, 3)),
     "global_mean": ("training", (2, 3)),
 }
-"""Colour and dashes of the line of each method."""
+"""Colour and dash pattern of the line of each method."""
 
 SHORT_NAMES = {
     "model": "this model",
-    "factorisation": "factorisation",
+    "factorisation": "factorization",
     "shifted_item_mean": "item mean + offset",
     "global_mean": "global mean",
 }
@@ -85,7 +85,7 @@ def _draw_errors(ratings: pd.DataFrame, sentence: str) -> Figure:
 
 
 def _format_error(value: float, ci95: float) -> str:
-    """Format with three decimals, since all ratings share one scale."""
+    """Format an error with three decimals, since all ratings share one scale."""
     return f"{value:.3f} ± {ci95:.3f}"
 
 
@@ -110,8 +110,8 @@ class User:
     """An example user, with texts for the page.
 
     Attributes:
-        episode: Number of the episode.
-        rank: Why the user is shown.
+        episode: Index of the episode.
+        rank: The user's rank among all, in words.
         error: Mean squared error.
         rated: First ratings: (item, rating).
         recommended: Later items that the model ranks first: (item, prediction, rating).
@@ -125,13 +125,13 @@ class User:
 
 
 def select_users(results: Results) -> list[User]:
-    """Return the users of lists.parquet, from typical to worst."""
+    """Return the users of lists.parquet, from a typical one to the worst."""
     users: list[User] = []
     errors = results.headline_episodes.set_index("episode")["mse"].to_dict()
-    number = results.lists["episode"].nunique()
+    user_count = results.lists["episode"].nunique()
     for episode, items in results.lists.groupby("episode", sort=False):
         support, ranked = items[items["part"] == "support"], items[items["part"] == "list"]
-        last = len(users) + 1 == number
+        last = len(users) + 1 == user_count
         rank = "worst user" if users and last else "harder user" if users else "typical user"
         users.append(
             User(
@@ -143,8 +143,8 @@ def select_users(results: Results) -> list[User]:
                     for item, rating in zip(support["item"], support["rating"], strict=True)
                 ],
                 recommended=[
-                    (str(item), f"{answer:.1f}", f"{rating:g}")
-                    for item, answer, rating in zip(
+                    (str(item), f"{prediction:.1f}", f"{rating:g}")
+                    for item, prediction, rating in zip(
                         ranked["item"], ranked["answer"], ranked["rating"], strict=True
                     )
                 ],

@@ -1,4 +1,4 @@
-"""The headline score: compared with baselines and published figures, and by episode."""
+"""The headline score: compared with baselines and published results, and by episode."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ from tasks.reports.run.facts import (
 )
 
 
-def build_baseline_section(results: Results, raw: dict[str, Any]) -> ReportSection:
-    """Build the section that compares the score with baselines and published figures.
+def build_baseline_section(results: Results, settings: dict[str, Any]) -> ReportSection:
+    """Build the section that compares the score with baselines and published results.
 
     Args:
         results: The results of the run.
-        raw: Its params.yaml.
+        settings: Its params.yaml.
     """
-    facts = compare_with_baselines(results, raw)
+    facts = compare_with_baselines(results, settings)
     sentence = sentences.describe_baselines(facts)
     dots = _draw_baselines(results, facts)
-    others = wording.format_count(len(facts.same_protocol), "published or reference figure")
+    others = wording.format_count(len(facts.same_protocol), "published or reference result")
     description = (
         f"{wording.name_score(facts.score).capitalize()} of the model, "
-        f"{wording.format_count(len(facts.baselines), 'baseline')} and {others} with 95 % intervals."
+        f"{wording.format_count(len(facts.baselines), 'baseline')} and {others} with 95 % "
+        "intervals."
     )
     figure = build_dot_figure(
         facts.score, "baselines", dots, f"{description} {sentence}", compute_chance_level(results)
@@ -58,7 +59,7 @@ def build_baseline_section(results: Results, raw: dict[str, Any]) -> ReportSecti
 
 
 def _draw_baselines(results: Results, facts: ScoreComparison) -> list[charts.Dot]:
-    """Return the model, the baselines and the published figures, the best first."""
+    """Return the dots of the model, the baselines and the published results, the best first."""
     config = results.config
     name = f"this model ({config['algorithm']['name']}, {config['model']['name']})"
     episodes = wording.format_count(facts.episodes, "test episode")
@@ -97,7 +98,7 @@ def _other_protocols_table(facts: ScoreComparison) -> Table:
     task = f"{facts.meta['ways']}-way {facts.meta['shots']}-shot {facts.meta['dataset']}"
     if facts.score == "mse":
         task = f"{facts.meta['dataset']}, {facts.meta['shots']} shots"
-    caption = f"Figures for {task} under other protocols (not directly comparable)"
+    caption = f"Results for {task} under other protocols (not directly comparable)"
     head = ["method", "network", wording.name_score(facts.score), "differs in", "note", "source"]
     columns = ["method", "network", "printed", "differs", "note", "source"]
     rows = facts.other_protocols[columns].to_numpy().tolist()
@@ -126,8 +127,8 @@ def build_distribution_section(results: Results) -> ReportSection:
 
 def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> Figure:
     if facts.score == "accuracy":
-        answers = results.meta["ways"] * results.meta["queries"]
-        edges = _accuracy_edges(facts.values, facts.reference_values, answers)
+        queries = results.meta["ways"] * results.meta["queries"]
+        edges = _accuracy_edges(facts.values, facts.reference_values, queries)
     else:
         edges = _error_edges(np.concatenate([facts.values, facts.reference_values]))
     name = wording.name_score(facts.score)
@@ -149,16 +150,16 @@ def _draw_distribution(results: Results, facts: Distribution, sentence: str) -> 
     return build_figure("distribution", chart, description, sentence, 220)
 
 
-def _accuracy_edges(values: np.ndarray, behind: np.ndarray, answers: int) -> np.ndarray:
+def _accuracy_edges(values: np.ndarray, behind: np.ndarray, queries: int) -> np.ndarray:
     """Return the edges of at most 40 bins.
 
-    Each bin holds equally many of the possible values k / answers, so that the histogram has no
+    Each bin covers the same number of possible values k / queries, so the histogram has no
     comb-like gaps.
     """
-    first = round(float(min(values.min(), behind.min() if len(behind) else 1.0)) * answers)
-    width = -(-(answers - first + 1) // 40)
-    start = answers + 1 - width * -(-(answers - first + 1) // width)
-    return (np.arange(start, answers + 2, width) - 0.5) / answers
+    first = round(float(min(values.min(), behind.min() if len(behind) else 1.0)) * queries)
+    width = -(-(queries - first + 1) // 40)
+    start = queries + 1 - width * -(-(queries - first + 1) // width)
+    return (np.arange(start, queries + 2, width) - 0.5) / queries
 
 
 def _error_edges(values: np.ndarray) -> np.ndarray:
@@ -167,7 +168,7 @@ def _error_edges(values: np.ndarray) -> np.ndarray:
     return np.geomspace(low * 0.999, max(float(values.max()), low * 1.01) * 1.001, 31)
 
 
-def _histogram(score: str, values: np.ndarray, edges: np.ndarray, owner: str) -> pd.DataFrame:
+def _histogram(score: str, values: np.ndarray, edges: np.ndarray, name: str) -> pd.DataFrame:
     counts, _ = np.histogram(np.maximum(values, edges[0]), edges)
     show, most = wording.choose_formatter(score), 1.0 if score == "accuracy" else np.inf
     frame = pd.DataFrame(
@@ -176,7 +177,7 @@ def _histogram(score: str, values: np.ndarray, edges: np.ndarray, owner: str) ->
             "high": edges[1:],
             "episodes": counts,
             "share": counts / max(len(values), 1),
-            "of": owner,
+            "of": name,
             "range": [
                 f"{show(max(low, 0.0))} and {show(min(high, most))}"
                 for low, high in pairwise(edges.tolist())

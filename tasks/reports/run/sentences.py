@@ -60,12 +60,12 @@ def describe_baselines(facts: ScoreComparison) -> str:
 
 
 def list_baseline_notes(facts: ScoreComparison) -> list[str]:
-    """Return the comparison with published figures and remarks on the protocol."""
+    """List the comparison with published results and remarks on the protocol."""
     notes = [describe_published_results(facts)]
     if facts.query_statistics:
         notes.append(
             "Transductive evaluation: batch norm uses the statistics of the query set, which "
-            "raises the accuracy. The inductive score has a section of its own."
+            "raises the accuracy. The inductive score has a separate section."
         )
     notes += [
         f"The baseline '{wording.name_baseline(baseline.key)}' was measured on the first "
@@ -75,21 +75,21 @@ def list_baseline_notes(facts: ScoreComparison) -> list[str]:
     ]
     if facts.rejection is not None:
         notes.append(
-            "Out-of-scope detection: the probability of the answer separates queries of the "
-            "episode's classes from queries of no class with an area under the ROC curve of "
+            "Out-of-scope detection: the probability of the prediction separates queries of the "
+            "episode's classes from out-of-scope queries with an area under the ROC curve of "
             f"{format_estimate('accuracy', *facts.rejection)} (chance: 50 %)."
         )
     return notes
 
 
 def describe_published_results(facts: ScoreComparison) -> str:
-    """Compare the model with published figures, or states that there are none."""
+    """Compare the model with published results, or state that none are known."""
     same, others, meta = facts.same_protocol, facts.other_protocols, facts.meta
     if same.empty and len(others):
-        number = format_count(len(others), "figure")
+        number = format_count(len(others), "result")
         verb = "is" if len(others) == 1 else "are"
         return (
-            "We know of no published figure under exactly this protocol. "
+            "No published result under exactly this protocol is known. "
             f"{number} under other protocols {verb} listed below, but not drawn."
         )
     if same.empty:
@@ -98,7 +98,7 @@ def describe_published_results(facts: ScoreComparison) -> str:
             task = f"{meta['ways']}-way {meta['shots']}-shot {task}"
         elif "tasks" in meta:
             task = "this protocol"
-        return f"We know of no published figure for {task}, so that only baselines are drawn."
+        return f"No published result for {task} is known, so only baselines are shown."
     sentences = ["Under the same protocol:"]
     for row in same.to_dict("records"):
         gap = facts.value - row["value"]
@@ -113,7 +113,7 @@ def describe_published_results(facts: ScoreComparison) -> str:
 
 
 def describe_distribution(facts: Distribution) -> str:
-    """Describe the spread over episodes."""
+    """Describe the distribution over episodes."""
     show, q = choose_formatter(facts.score), facts.quantiles
     if facts.score == "accuracy":
         return (
@@ -132,16 +132,17 @@ def describe_distribution(facts: Distribution) -> str:
 
 
 def list_distribution_notes(facts: Distribution) -> list[str]:
-    """Explain the chart and states the effect of label permutations."""
+    """Explain the chart and state the effect of label permutations."""
     notes = [
         "Dot: mean. Thick line: middle half. Thin line: 5th to 95th percentile. The 95 % interval "
-        f"of the mean, {format_estimate(facts.score, *facts.headline)}, covers the choice of test "
-        "episodes, but not that of the training seed."
+        f"of the mean, {format_estimate(facts.score, *facts.headline)}, reflects the sampling "
+        "of test episodes, but not the training seed."
     ]
     if facts.label_sd is not None:
         permutations = f"over {format_count(facts.permutations, 'label permutation')}"
         notes.append(
-            f"The accuracy has a standard deviation of {format_points(facts.label_sd)} {permutations}."
+            f"The accuracy has a standard deviation of {format_points(facts.label_sd)} "
+            f"{permutations}."
             if facts.label_sd > 5e-4
             else f"The accuracy does not change {permutations}."
         )
@@ -170,11 +171,11 @@ def describe_learning(facts: LearningFacts) -> str:
 
 LEARNING_NOTE = (
     "Training values are smoothed; single measurements are faint. Validation uses fixed episodes, "
-    "and its band is the 95 % interval over them. The report is on the checkpoint with the best "
-    "validation score."
+    "and its band is the 95 % interval over them. The reported checkpoint is the one with the "
+    "best validation score."
 )
 
-NO_INNER_STEPS = "The method takes no inner steps: it predicts from the support set directly."
+NO_INNER_STEPS = "The algorithm takes no inner steps: it predicts from the support set directly."
 
 
 def describe_adaptation(facts: AdaptationFacts) -> str:
@@ -211,7 +212,7 @@ def list_adaptation_notes(diverged: float | None) -> list[str]:
     """Explain the adaptation curve.
 
     Args:
-        diverged: Episodes that diverged after ten steps.
+        diverged: Number of episodes that diverged within ten steps.
     """
     notes = [
         "Each step is one gradient step on the support set. The curve is the score on the query "
@@ -219,8 +220,8 @@ def list_adaptation_notes(diverged: float | None) -> list[str]:
     ]
     if diverged:
         notes.append(
-            f"After ten steps {format_count(diverged, 'episode')} diverged. The mean follows them; the "
-            "median does not."
+            f"After ten steps {format_count(diverged, 'episode')} diverged. They dominate the "
+            "mean, but not the median."
         )
     return notes
 
@@ -237,13 +238,13 @@ def list_mode_notes(trained: str) -> list[str]:
     """Explain the batch-norm modes."""
     return [
         "Both scores are of the same weights and episodes. Transductive: batch norm uses the "
-        "statistics of the whole query set, so that an answer depends on the other queries. "
-        "Inductive: batch norm uses the support set alone, as if queries arrived one by one. The "
+        "statistics of the whole query set, so a prediction depends on the other queries. "
+        "Inductive: batch norm uses only the support set, as if queries arrived one by one. The "
         f"model was trained in {trained} mode."
     ]
 
 
-SAME_IN_BOTH_MODES = "Both modes give the same scores: the network has no batch norm."
+SAME_IN_BOTH_MODES = "Both modes give the same scores: the model has no batch norm."
 
 
 # --- ratings -----------------------------------------------------------------------------------
@@ -257,15 +258,15 @@ def describe_rating_errors(facts: list[RatingError]) -> str:
         side = "less" if error.ahead >= 0 else "more"
         chance = "" if abs(error.ahead) > error.ahead_ci95 else ", which may be chance"
         sentences.append(
-            f"After {format_count(error.ratings, 'rating')} the mean absolute error is {error.mae:.3f}: "
-            f"{abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {side} than the best baseline "
-            f"({name}){chance}."
+            f"After {format_count(error.ratings, 'rating')} the mean absolute error is "
+            f"{error.mae:.3f}: {abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {side} than the "
+            f"best baseline ({name}){chance}."
         )
     return " ".join(sentences)
 
 
 RATING_NOTE = (
-    "The model adapts to a user's first ratings in time. The ratings that it predicts come later "
+    "The model adapts to a user's chronologically first ratings. The predicted ratings come later "
     "and are the same for every number of ratings. Intervals are over users with equal weights. "
     "nDCG@k ranks the user's rated items by the prediction; the gain of an item is its rating "
     "minus the lowest one (1 for a user whose ratings are all equal). The regularization of the "
@@ -300,8 +301,8 @@ def describe_groups(facts: list[Group]) -> str:
     """Describe the range of the accuracy over groups, the hardest first."""
     low, high = facts[0], facts[-1]
     return (
-        f"Accuracy ranges from {format_percent(low.accuracy)} ({low.name}) to {format_percent(high.accuracy)} "
-        f"({high.name})."
+        f"Accuracy ranges from {format_percent(low.accuracy)} ({low.name}) to "
+        f"{format_percent(high.accuracy)} ({high.name})."
     )
 
 
@@ -318,7 +319,8 @@ def format_correlation(facts: Correlation) -> str:
     """Format a correlation with its interval: `−0.42, 95 % CI −0.49 to −0.35`."""
     if facts.value is None or facts.low is None or facts.high is None:
         return "undefined: no variation"
-    return f"{format_decimal(facts.value)}, 95 % CI {format_decimal(facts.low)} to {format_decimal(facts.high)}"
+    interval = f"{format_decimal(facts.low)} to {format_decimal(facts.high)}"
+    return f"{format_decimal(facts.value)}, 95 % CI {interval}"
 
 
 def explain_bootstrap(score: str, episodes: int) -> str:
@@ -328,10 +330,10 @@ def explain_bootstrap(score: str, episodes: int) -> str:
         f"{format_count(episodes, 'episode')}."
     )
     if score == "mse":
-        return f"{method} Each episode is a task of its own."
+        return f"{method} Each episode is a separate task."
     return (
-        f"{method} Episodes share classes, so that other test classes may change it by more than "
-        "the interval suggests."
+        f"{method} Episodes share classes, so other test classes may change it by more than the "
+        "interval suggests."
     )
 
 
@@ -341,7 +343,7 @@ def name_parameter(key: str) -> str:
 
 
 def describe_difficulty(facts: Difficulty) -> str:
-    """Describe what the score of an episode depends on."""
+    """Describe how the score of an episode depends on its task."""
     first, last = (format_estimate(facts.score, *ends) for ends in (facts.first, facts.last))
     if facts.score == "mse":
         name = name_parameter(facts.property)
@@ -362,7 +364,7 @@ def describe_difficulty(facts: Difficulty) -> str:
 
 
 def list_difficulty_notes(facts: Difficulty) -> list[str]:
-    """Explain the chart and states the correlations with other measures of similarity."""
+    """Explain the chart and state the correlations with other measures of similarity."""
     notes = [
         "Grey: episodes. Blue: mean of each quintile with its 95 % interval. "
         + explain_bootstrap(facts.score, facts.episodes)
@@ -391,8 +393,8 @@ def describe_confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
 NO_CONFUSION = "No class was ever confused with another."
 
 PAIR_NOTE = (
-    "Confusions count in both directions. Each pair meets in few episodes, so that the top of the "
-    "list is there partly by chance."
+    "Confusions count in both directions. Each pair occurs together in few episodes, so the top of "
+    "the list is partly due to chance."
 )
 
 
@@ -417,8 +419,8 @@ def describe_episode_map(facts: EpisodeMap) -> str:
     """Describe the map of the test episodes."""
     return (
         f"Accuracy ranges from {format_percent(facts.low)} to {format_percent(facts.high)} over "
-        f"{format_count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, whose "
-        f"classes have a mean similarity of {format_decimal(facts.similarity)}."
+        f"{format_count(facts.episodes, 'test episode')}. The worst is episode {facts.worst}, "
+        f"whose classes have a mean similarity of {format_decimal(facts.similarity)}."
     )
 
 
@@ -438,12 +440,12 @@ def describe_parameter_map(facts: list[tuple[str, Correlation]]) -> str:
     def describe(key: str, value: Correlation) -> str:
         return f"the {name_parameter(key)} (rank correlation {format_correlation(value)})"
 
-    found = [describe(key, value) for key, value in facts if value.significant]
+    correlated = [describe(key, value) for key, value in facts if value.significant]
     others = [describe(key, value) for key, value in facts if not value.significant]
-    if not found:
+    if not correlated:
         return f"No correlation of the error was found with {' or '.join(others)}."
     without = "".join(f", but not measurably with {other}" for other in others)
-    return f"The error correlates with {' and with '.join(found)}{without}."
+    return f"The error correlates with {' and with '.join(correlated)}{without}."
 
 
 def _verb(before: float, after: float) -> str:

@@ -21,13 +21,13 @@ from tasks.reports.run.facts import (
 )
 
 MAP_WIDTH, MAP_HEIGHT = 720, 420
-"""Usual size of a map in pixels, for which images are kept from overlapping."""
+"""Usual size of a map in pixels; images do not overlap at this size."""
 
 MAX_IMAGES = 600
-"""Classes whose image is embedded in the page at most."""
+"""Maximum number of classes whose image is embedded in the page."""
 
 MAX_GROUPS = 30
-"""Groups drawn at most, the hardest."""
+"""Maximum number of groups drawn: the hardest."""
 
 Key = list[tuple[str, str]]
 """A legend: colours of PALETTE and their meaning."""
@@ -85,12 +85,12 @@ def map_classes(results: Results) -> tuple[ReportSection, Key]:
         facts, *(name_class(results, row) for row in facts.closest)
     )
     description = (
-        f"Map of {wording.format_count(facts.classes, 'test class', 'test classes')} by the model's "
-        f"features; {len(labels)} have a label."
+        f"Map of {wording.format_count(facts.classes, 'test class', 'test classes')} by the "
+        f"model's features; {len(labels)} have a label."
     )
     notes = [sentences.CLASS_MAP_NOTE]
     if results.config.get("ensemble", 1) > 1:
-        notes.append("The features are those of the best checkpoint alone.")
+        notes.append("The features are only those of the best checkpoint.")
     section = ReportSection(
         "map",
         "Map of the test classes",
@@ -222,7 +222,7 @@ def map_parameters(results: Results) -> tuple[ReportSection, Key]:
 
 
 def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key]:
-    """Colours the worst tenth, the rest of the worse half, and the better half.
+    """Colour the worst tenth, the rest of the worse half, and the better half.
 
     The worst episodes come last, so that they are drawn on top.
     """
@@ -232,9 +232,9 @@ def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key
     key: Key = []
     colours = np.array(["model", "early", "wrong"])
     for i, colour in enumerate(colours.tolist()):
-        part = values[rank == i]
-        if len(part):
-            low, high = show(part.min()), show(part.max())
-            key.append((colour, f"{low} to {high}" if part.min() < part.max() else low))
+        in_rank = values[rank == i]
+        if len(in_rank):
+            low, high = show(in_rank.min()), show(in_rank.max())
+            key.append((colour, f"{low} to {high}" if in_rank.min() < in_rank.max() else low))
     points = tasks.assign(colour=colours[rank], label=[show(value) for value in values])
     return points.iloc[np.argsort(rank, kind="stable")], key

@@ -1,11 +1,11 @@
 (() => {
   "use strict";
 
-  // Tables sort by a click on a column head (a second click reverses the order) and filter by words and conditions such as accuracy>95.
+  // Sort tables by a click on a column head (a second click reverses the order). Filter them by words and by conditions such as accuracy>95.
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
     const key = (row, i) => { const text = row.cells[i].dataset.key, number = Number(text); return text === "" || Number.isNaN(number) ? text : number; };
-    const before = (a, b) => {
+    const compare = (a, b) => {
       if (a === b) return 0;
       if (a === "") return 1;
       if (b === "") return -1;
@@ -17,12 +17,12 @@
       button.textContent = head.textContent;
       head.replaceChildren(button);
       button.addEventListener("click", () => {
-        const down = head.getAttribute("aria-sort") === "ascending";
+        const descending = head.getAttribute("aria-sort") === "ascending";
         for (const other of heads) other.removeAttribute("aria-sort");
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        head.setAttribute("aria-sort", descending ? "descending" : "ascending");
         const rows = [...body.rows].sort((a, b) => {
           const x = key(a, i), y = key(b, i);
-          return x === "" || y === "" ? before(x, y) : (down ? -1 : 1) * before(x, y);  // rows without a value stay last
+          return x === "" || y === "" ? compare(x, y) : (descending ? -1 : 1) * compare(x, y);  // rows without a value stay last
         });
         body.append(...rows);
       });
@@ -32,21 +32,21 @@
     if (!field) continue;
     const count = document.querySelector(`output[data-count="${table.id}"]`), names = heads.map(head => head.textContent.toLowerCase());
     field.closest("[hidden]").hidden = false;
-    // The number as shown (percent, points, GB). Durations, whose unit varies, and texts: the sort key.
+    // Return the number as shown (percent, points, GB). For durations, whose unit varies, and for text: the sort key.
     const value = (row, i) => {
       const cell = row.cells[i], number = cell.classList.contains("n") && /^[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?=$|\sto\s|\s[%(]|\sGB)/.exec(cell.textContent);
-      const found = number ? Number(number[0].replace("−", "-")) : key(row, i);
-      return typeof found === "string" ? found.toLowerCase() : found;
+      const shown = number ? Number(number[0].replace("−", "-")) : key(row, i);
+      return typeof shown === "string" ? shown.toLowerCase() : shown;
     };
     const columns = new Map();  // by name, and by the last part of a dotted name
     names.forEach((name, i) => { for (const key of [name, name.split(".").pop()]) if (!columns.has(key)) columns.set(key, i); });
     const known = [...columns.keys()].sort((a, b) => b.length - a.length).map(name => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
     const conditions = new RegExp(`(?<=^|\\s)(${known})\\s*(>=|<=|>|<|=)\\s*(\\S+)(\\s*%)?`, "g");
     const condition = (name, sign, text) => {
-      const number = Number(text.replace(/(%|gb|s)$/, "")), wanted = Number.isNaN(number) ? text : number;
+      const number = Number(text.replace(/(%|gb|s)$/, "")), target = Number.isNaN(number) ? text : number;
       return row => {
-        const mine = value(row, columns.get(name)), order = before(mine, wanted);
-        return mine !== "" && (sign === "=" ? order === 0 : sign === ">" ? order > 0 : sign === "<" ? order < 0 : sign === ">=" ? order >= 0 : order <= 0);
+        const actual = value(row, columns.get(name)), order = compare(actual, target);
+        return actual !== "" && (sign === "=" ? order === 0 : sign === ">" ? order > 0 : sign === "<" ? order < 0 : sign === ">=" ? order >= 0 : order <= 0);
       };
     };
     field.addEventListener("input", () => {
