@@ -49,7 +49,7 @@ STDIN = "-"
 
 
 def report_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print a `UserError` of a command as one line per problem, and exit with code 1."""
+    """Print the message of a `UserError` and exit with code 1."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -59,7 +59,7 @@ def report_errors(command: Callable[P, None]) -> Callable[P, None]:
             fail(str(error))
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader has gone, as with `| head`
+        except BrokenPipeError:  # the reader has closed the pipe, as with `| head`
             sys.stderr.close()
             raise typer.Exit(0) from None
 
@@ -79,7 +79,7 @@ def print_version(
         bool, typer.Option("--version", help="print the version and exit", is_eager=True)
     ] = False,
 ) -> None:
-    """Print the version, if `--version` asks for it."""
+    """Print the version if `--version` is given."""
     if version:
         from episodic import __version__
 
@@ -94,7 +94,7 @@ def info(
         Path, typer.Argument(help="folder of a trained or an adapted model", show_default=False)
     ],
 ) -> None:
-    """Describe a model: algorithm, network, inputs, training data and validation score."""
+    """Describe a model: algorithm, inputs, training data and validation score."""
     from episodic.training import model_folder
 
     config = model_folder.read_config(model)
@@ -103,8 +103,8 @@ def info(
     if config["kind"] == "classification":
         trained_on += f": {config['ways']}-way {config.get('shots')}-shot"
     facts = {
-        "method": config["algorithm"]["name"],
-        "network": f"{config['model']['name']}, {config.get('parameters', 0):,} parameters",
+        "algorithm": config["algorithm"]["name"],
+        "model": f"{config['model']['name']}, {config.get('parameters', 0):,} parameters",
         "inputs": f"{config['inputs']['kind']}, {' x '.join(map(str, config['input']))}{inverted}",
         "trained on": trained_on,
     }
@@ -114,7 +114,7 @@ def info(
     else:
         from episodic.inference.few_shot import load
 
-        load(model)  # reports what is wrong with the weights
+        load(model)  # reports invalid weights
         facts["validation"] = (
             f"{config.get('validation'):.4g} at iteration {config.get('iteration'):,}"
             f" of {config.get('iterations'):,}"
@@ -146,7 +146,7 @@ def adapt(
     steps: Annotated[
         int | None,
         typer.Option(
-            help="number of inner steps (default: the algorithm's own)", show_default=False
+            help="number of inner steps (default: that of the algorithm)", show_default=False
         ),
     ] = None,
     device: Device = "cpu",
@@ -187,11 +187,11 @@ def predict(
     from episodic.inference.adapted import load_adapted
 
     if as_json and as_csv:
-        fail("--json and --csv exclude each other: choose one of them")
+        fail("--json and --csv are mutually exclusive: choose one")
     model = load_adapted(adapted, device)
     examples = list(list_examples(files, model.inputs))
     if not examples:
-        fail("there is nothing to predict: name files, or a folder that holds some")
+        fail("there are no examples to predict: specify files, or a folder with files")
     probabilities = model.predict_proba(encode_examples(examples, model.inputs))
     lines = format_predictions(
         examples,
@@ -280,7 +280,7 @@ def export(
 
     writers = {".onnx": export.export_onnx, ".pt2": export.export_torch}
     if out.suffix not in writers:
-        fail(f"{out} ends in neither .onnx nor .pt2: the suffix selects the format")
+        fail(f"{out} ends in neither .onnx nor .pt2: the suffix determines the format")
     if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
     writers[out.suffix](load_adapted(adapted), out, encoder)
@@ -297,7 +297,7 @@ def demo(
     host: Annotated[
         str,
         typer.Option(
-            help="address to listen on; any other than loopback admits others, without a password"
+            help="address to listen on; other than loopback, it is accessible without a password"
         ),
     ] = "127.0.0.1",
     browser: Annotated[
@@ -316,7 +316,7 @@ def demo(
 
 
 def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
-    """Return the learner, or fail if it is one of regression."""
+    """Return the learner, or fail if it is a regression model."""
     if learner.kind != "classification":
         fail(
             f"{model} is a regression model, which the command line does not support: use it from"
@@ -326,10 +326,10 @@ def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
 
 
 def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
-    """Examples and labels, from a folder with one subfolder per class or from a table.
+    """Read examples and labels from a folder with one subfolder per class or from a table.
 
     Raises:
-        InputError: All problems that were found, one per line.
+        InputError: Examples cannot be read. The message has one line per error.
     """
     from episodic.preprocessing.base import read_class_folders
 
@@ -345,7 +345,7 @@ def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any],
 
 
 def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
-    """The examples of files and folders; `-` reads file names or sentences from standard input."""
+    """List the examples of files and folders; `-` reads names or sentences from standard input."""
     for name in names:
         if name == STDIN:
             lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
@@ -363,10 +363,10 @@ def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
 
 
 def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
-    """Preprocess examples, with a progress bar if there are many images.
+    """Preprocess examples, with a progress bar for many images.
 
     Raises:
-        InputError: All problems that were found, one per line.
+        InputError: Examples cannot be read. The message has one line per error.
     """
     import torch
 
@@ -387,11 +387,11 @@ def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
 
 
 class ProgressBar:
-    """A progress bar on standard error, if that is a terminal and there is enough to do.
+    """A progress bar on standard error, shown only on a terminal and for long tasks.
 
     Args:
-        description: What is counted.
-        minimum: The smallest total for which a bar is shown.
+        description: Name of the counted items.
+        minimum: Minimum total for which the bar is shown.
     """
 
     def __init__(self, description: str, minimum: int = 50) -> None:
@@ -414,10 +414,10 @@ class ProgressBar:
 
 
 def check_replaceable(out: Path) -> None:
-    """Check that writing to a folder loses nothing but an adapted model.
+    """Check that a folder is empty or contains an adapted model, which may be replaced.
 
     Raises:
-        UserError: The folder holds something else.
+        UserError: The folder has other content.
     """
     from episodic.training import model_folder
 
@@ -429,8 +429,8 @@ def check_replaceable(out: Path) -> None:
     except UserError:
         pass
     raise UserError(
-        f"{out} exists and is not an adapted model; writing to it would lose its content: name"
-        " another folder"
+        f"{out} exists and is not an adapted model; choose another folder, because its content"
+        " would be overwritten"
     )
 
 
@@ -442,7 +442,7 @@ def format_predictions(
     form: Literal["text", "json", "csv"],
     key: str,
 ) -> Iterator[str]:
-    """One line per example, in CSV after a header.
+    """Yield one line per example, in CSV after a header.
 
     Args:
         examples: File names or sentences.
@@ -450,7 +450,7 @@ def format_predictions(
         probabilities: The class probabilities of each, `(n, classes)`.
         classes: The labels of the columns.
         form: The format.
-        key: What an example is called: `file` or `text`.
+        key: Name of the column of examples: `file` or `text`.
     """
     rows = zip(examples, labels, probabilities, strict=True)
     if form == "json":

@@ -1,11 +1,11 @@
-"""Uncertainty of a difference between sets of checkpoints, scored on the same episodes.
+"""Confidence intervals of means and differences of checkpoints scored on the same episodes.
 
-Scores have shape `(checkpoints, episodes)`. The checkpoints of one configuration differ only in
-their training seed, and column i is the same episode everywhere. Episodes are crossed with
-checkpoints, so that both are resampled. All intervals are conditional on the test classes, since
-all episodes are drawn from them.
+Scores have shape `(checkpoints, episodes)`. The checkpoints of a configuration differ only in their
+training seed, and column i is the same episode for all checkpoints. Episodes and checkpoints are
+crossed, so both are resampled. All intervals are conditional on the test classes, because all
+episodes are drawn from them.
 
-Art Owen: The pigeonhole bootstrap, Annals of Applied Statistics 2007.
+Source: Art Owen: The pigeonhole bootstrap, Annals of Applied Statistics 2007.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from episodic.core.config import require
 __all__ = ["MIN_EPISODES", "MIN_SEEDS", "Estimate", "Resamples", "holm"]
 
 MIN_SEEDS = 3
-"""Training seeds per configuration from which on an estimate holds for the configuration. With
-fewer it holds for these checkpoints."""
+"""Minimum number of training seeds per configuration for an estimate of the configuration. With
+fewer, the estimate is only valid for these checkpoints."""
 
 MIN_EPISODES = 50
-"""Episodes from which on the interval is a percentile interval of the bootstrap. With fewer that
-would be too narrow, and the interval is Student's."""
+"""Minimum number of episodes for a bootstrap percentile interval. With fewer it would be too
+narrow, and Student's t interval is used."""
 
 LEVEL = 0.95
 
@@ -42,15 +42,16 @@ class Estimate:
 
     Args:
         mean: The mean or the difference.
-        low: Lower end of its 95 % interval.
-        high: Upper end of its 95 % interval.
-        p: Two-sided p-value of the hypothesis that it is 0.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end of its 95 % confidence interval.
+        p: Two-sided p-value of the null hypothesis that it is 0.
         se: Its standard error.
-        of_methods: Whether seeds were resampled too. Otherwise it holds for these checkpoints only.
-        seeds: Checkpoints of each configuration.
+        of_methods: Whether seeds were also resampled. Otherwise it is only valid for these
+            checkpoints.
+        seeds: Number of checkpoints of each configuration.
         episodes: Number of episodes.
-        paired: Width of the interval relative to that of the same scores if they were independent.
-            1 for a mean.
+        paired: Width of the interval relative to that for independent (unpaired) scores. 1 for a
+            mean.
     """
 
     mean: float
@@ -67,7 +68,7 @@ class Estimate:
 class Resamples:
     """Bootstrap means over episodes.
 
-    All checkpoints share the same resamples, so that they stay paired. Memory grows with
+    All checkpoints share the same resamples, which keeps them paired. Memory is proportional to
     `number * checkpoints`.
 
     Args:
@@ -109,7 +110,7 @@ class Resamples:
         """Estimate the mean score of a configuration.
 
         Args:
-            rows: The rows of its checkpoints.
+            rows: Row indices of its checkpoints.
         """
         return self._estimate([rows])
 
@@ -117,8 +118,8 @@ class Resamples:
         """Estimate the difference of two configurations, the first minus the second.
 
         Args:
-            first: The rows of the checkpoints of one configuration.
-            second: The rows of the checkpoints of the other.
+            first: Row indices of the checkpoints of one configuration.
+            second: Row indices of the checkpoints of the other.
         """
         return self._estimate([first, second])
 
@@ -126,12 +127,12 @@ class Resamples:
         """Estimate one configuration, or the first minus the second.
 
         With at least MIN_SEEDS seeds on all sides, the interval is mean +- t * s. Here s is the
-        spread of the bootstrap over seeds and episodes, corrected for the interaction, which the
-        bootstrap counts three times instead of once. The quantile t has Satterthwaite's degrees of
-        freedom (1946). Percentiles of so few seeds would be far too narrow.
+        standard deviation of the bootstrap over seeds and episodes, corrected for the interaction,
+        which the bootstrap counts three times instead of once. The quantile t has Satterthwaite's
+        degrees of freedom (1946). Percentiles over so few seeds would be far too narrow.
 
-        Otherwise the interval is the percentile interval of the bootstrap over episodes (below
-        MIN_EPISODES that of the t-test), and p is that of the paired t-test.
+        Otherwise the interval is the percentile interval of the bootstrap over episodes (with fewer
+        than MIN_EPISODES, that of the t-test), and p is that of the paired t-test.
         """
         indices = [np.asarray(side, np.int64) for side in rows]
         sides = [self.scores[index] for index in indices]
@@ -147,7 +148,7 @@ class Resamples:
             else:
                 means = _contrast([self._means[:, index].mean(1) for index in indices])
                 low, high = map(float, np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-            p, paired = _p(mean, se, episodes - 1), _ratio(over_episodes, unpaired)
+            p, paired = _p_value(mean, se, episodes - 1), _width_ratio(over_episodes, unpaired)
             return Estimate(mean, low, high, p, se, False, seeds, episodes, paired)
         interactions = [_interaction(side) / (episodes * len(side)) for side in sides]
         over_seeds = [
@@ -168,52 +169,52 @@ class Resamples:
             else episodes - 1
         )
         half = float(_student().ppf((1 + LEVEL) / 2, freedom)) * se
-        paired = _ratio(total, unpaired + sum(over_seeds))
-        # Far in the tail, where corrected p-values are, Satterthwaite's degrees of freedom favor
-        # seeds that agree by chance. They are bounded by those of the seeds.
-        p = _p(mean, se, min(freedom, sum(seeds) - len(seeds)))
+        paired = _width_ratio(total, unpaired + sum(over_seeds))
+        # Far in the tail, Satterthwaite's degrees of freedom favour seeds that agree by chance, so
+        # they are bounded by those of the seeds.
+        p = _p_value(mean, se, min(freedom, sum(seeds) - len(seeds)))
         return Estimate(mean, mean - half, mean + half, p, se, True, seeds, episodes, paired)
 
     def _resample_seeds(self, rows: NDArray[np.int64], side: str) -> FloatArray:
-        """Bootstrap means of one side `(number,)`, with its seeds resampled as well.
+        """Compute bootstrap means of one side `(number,)`, also resampling its seeds.
 
-        Deviations are scaled by `sqrt(k / (k - 1))`, which a bootstrap of k seeds lacks.
+        Deviations are scaled by `sqrt(k / (k - 1))` to correct the bias of a bootstrap of k seeds.
         """
         k, means = len(rows), self._means[:, rows]
         drawn = self._generator(f"seeds of side {side}").multinomial(
             k, np.full(k, 1 / k), self.number
         )
-        middle = means.mean(1)
-        deviations: FloatArray = (drawn * means).sum(1) / k - middle
-        resampled: FloatArray = middle + math.sqrt(k / (k - 1)) * deviations
+        center = means.mean(1)
+        deviations: FloatArray = (drawn * means).sum(1) / k - center
+        resampled: FloatArray = center + math.sqrt(k / (k - 1)) * deviations
         return resampled
 
 
 def _contrast(sides: Sequence[FloatArray]) -> FloatArray:
-    """The only side, or the first minus the second."""
+    """Return the only side, or the first minus the second."""
     return sides[0] - sides[1] if len(sides) == 2 else sides[0]
 
 
-def _ratio(paired: float, apart: float) -> float:
-    """The ratio of two widths, from their variances."""
-    return math.sqrt(paired / apart) if apart > 0 else 1.0
+def _width_ratio(paired: float, unpaired: float) -> float:
+    """Compute the ratio of two interval widths from their variances."""
+    return math.sqrt(paired / unpaired) if unpaired > 0 else 1.0
 
 
 def _interaction(scores: FloatArray) -> float:
-    """The interaction variance of checkpoints and episodes in `(checkpoints, episodes)`."""
+    """Estimate the interaction variance of scores `(checkpoints, episodes)`."""
     rest = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
     k, n = scores.shape
     return float(np.square(rest).sum() / ((k - 1) * (n - 1)))
 
 
-def _p(mean: float, spread: float, freedom: float) -> float:
+def _p_value(mean: float, spread: float, freedom: float) -> float:
     if spread == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * _student().sf(abs(mean) / spread, freedom))
 
 
 def _student() -> Any:
-    """Student's t distribution."""
+    """Import Student's t distribution."""
     from scipy import stats  # an optional dependency of the library
 
     return stats.t
@@ -222,7 +223,7 @@ def _student() -> Any:
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p-values for multiple comparisons.
 
-    At a level of 5 %, a true null hypothesis is rejected in at most 5 % of all cases.
+    At a level of 5 %, the probability of rejecting any true null hypothesis is at most 5 %.
 
     Args:
         p: The p-values.
@@ -230,7 +231,7 @@ def holm(p: Sequence[float]) -> list[float]:
     Returns:
         The corrected p-values, in the same order.
 
-    Sture Holm: A simple sequentially rejective multiple test procedure, 1979.
+    Source: Sture Holm: A simple sequentially rejective multiple test procedure, 1979.
     """
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")

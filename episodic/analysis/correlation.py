@@ -1,4 +1,4 @@
-"""Rank correlation with an interval."""
+"""Rank correlation with a confidence interval."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ FloatArray = NDArray[np.float64]
 
 
 def spearman(x: FloatArray, y: FloatArray, seed: int) -> tuple[float, float, float]:
-    """Spearman's rank correlation and its 95 % interval.
+    """Compute Spearman's rank correlation and its 95 % confidence interval.
 
-    Ties share the mean of their ranks. The interval is the percentile interval of a bootstrap over
-    pairs, since closed forms do not allow for ties, which are frequent among accuracies of few
+    Ties have the mean of their ranks. The interval is a percentile interval of a bootstrap over
+    pairs, because closed forms do not account for ties, which are frequent among accuracies on few
     queries.
 
     Args:
-        x: Numbers `(n,)`.
-        y: Numbers `(n,)`.
+        x: Values `(n,)`.
+        y: Values `(n,)`.
         seed: Seed of the bootstrap.
 
     Returns:
         The correlation and the lower and upper end of its interval. NaN if `x` or `y` is constant,
         or for fewer than 3 pairs.
 
-    C. Spearman: The proof and measurement of association between two things, 1904.
+    Source: C. Spearman: The proof and measurement of association between two things, 1904.
     """
     n = len(x)
     if n < 3:
@@ -54,7 +54,7 @@ def spearman(x: FloatArray, y: FloatArray, seed: int) -> tuple[float, float, flo
 
 
 def _correlate_rows(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Rank correlations of the rows of `(m, n)` -> `(m,)`."""
+    """Compute the rank correlations of the rows of `(m, n)` -> `(m,)`."""
     from scipy import stats  # an optional dependency of the library
 
     a, b = (stats.rankdata(values, axis=1) for values in (x, y))

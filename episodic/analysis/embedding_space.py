@@ -23,32 +23,32 @@ __all__ = [
 ]
 
 EXAMPLES = 20
-"""Examples per class, the first ones, whose mean embedding represents the class."""
+"""Number of leading examples per class, whose mean embedding represents the class."""
 
 MAX_CHUNK = 128
-"""The largest number of examples that are embedded at once."""
+"""Maximum number of examples that are embedded at once."""
 
 
 def shuffle_rows(offsets: Tensor, counts: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """List the rows of examples to embed in random order.
+    """List the rows of the examples to embed, in random order.
 
-    Batch norm uses the statistics of the examples that are embedded together. Those of a single
-    class would hide how it differs from others.
+    Batch norm uses the statistics of the examples that are embedded together. Statistics of a
+    single class would remove its difference from other classes.
 
     Args:
         offsets: First row of each class, int64 `(classes,)`.
-        counts: Examples of each class, int64 `(classes,)`.
+        counts: Number of examples of each class, int64 `(classes,)`.
         seed: Seed of the order.
 
     Returns:
         The rows, and the class of each, int64 `(n,)`.
     """
-    taken = counts.clamp(max=EXAMPLES)
-    class_of = torch.arange(len(counts)).repeat_interleave(taken)
+    sizes = counts.clamp(max=EXAMPLES)
+    class_of = torch.arange(len(counts)).repeat_interleave(sizes)
     rows = torch.cat(
         [
             torch.arange(first, first + n)
-            for first, n in zip(offsets.tolist(), taken.tolist(), strict=True)
+            for first, n in zip(offsets.tolist(), sizes.tolist(), strict=True)
         ]
     )
     key = random_numbers.key(seed, "map of classes")
@@ -63,13 +63,13 @@ def split_evenly(n: int) -> list[int]:
 
 
 def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Tensor) -> Tensor:
-    """Compute the features in front of the head.
+    """Compute the features of examples.
 
     Args:
-        learner: The learner, of which only the model is used.
-        theta: Its parameters, with a task axis of length 1.
+        learner: The learner. Only its model is used.
+        theta: Parameters with a task axis of length 1.
         examples: All examples.
-        rows: The rows to embed, int64 `(n,)`.
+        rows: Rows to embed, int64 `(n,)`.
 
     Returns:
         Features `(n, width)`.
@@ -77,13 +77,13 @@ def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Te
     x = build_class_episode(
         examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1
     ).support_x
-    x = x.to(next(iter(theta.values())).device)  # an Apple GPU's examples are on the CPU
+    x = x.to(next(iter(theta.values())).device)  # with an Apple GPU the examples are on the CPU
     with torch.no_grad():
         return learner.model.features(theta, x)[0].flatten(1)
 
 
 def class_centroids(features: Tensor, class_of: Tensor, classes: int) -> Tensor:
-    """The mean features of each class.
+    """Compute the mean features of each class.
 
     Args:
         features: Features `(n, width)`.
@@ -100,7 +100,7 @@ def class_centroids(features: Tensor, class_of: Tensor, classes: int) -> Tensor:
 
 
 class PrincipalPlane(NamedTuple):
-    """Points in the plane of their first two principal components.
+    """Points projected onto their first two principal components.
 
     Args:
         coordinates: Coordinates `(n, 2)`, float64.
@@ -114,7 +114,7 @@ class PrincipalPlane(NamedTuple):
 def principal_plane(points: Tensor) -> PrincipalPlane:
     """Project points `(n, width)` onto their first two principal components.
 
-    The sign of each axis is such that its largest loading is positive.
+    The sign of each axis makes its largest loading positive.
     """
     centered = points.double() - points.double().mean(0)
     _, length, axes = torch.linalg.svd(centered, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Power laws `error = a * n^-b`, with an interval of the exponent."""
+"""Power laws `error = a * n^-b`, with a confidence interval of the exponent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["MIN_POINTS", "PowerLaw", "fit_power_law"]
 
 MIN_POINTS = 4
-"""Points that a fit needs. With fewer, almost nothing could show that the law does not hold."""
+"""Minimum number of points for a fit. With fewer, deviations from the law are hardly detectable."""
 
 Z = 1.96
 
@@ -22,10 +22,10 @@ class PowerLaw:
     Args:
         a: The factor.
         b: The exponent.
-        b_low: Lower end of the 95 % interval of the exponent.
-        b_high: Upper end of it.
-        misfit: Chi-square per degree of freedom, about 1 where the law holds.
-        p: Probability of a misfit at least as large where the law holds.
+        b_low: Lower end of the 95 % confidence interval of the exponent.
+        b_high: Upper end of the interval.
+        misfit: Reduced chi-square, about 1 if the law holds.
+        p: Probability of a misfit at least as large if the law holds.
         n: Number of points.
         _covariance: Covariance `(2, 2)` of `log(a)` and `-b`.
     """
@@ -43,8 +43,8 @@ class PowerLaw:
         """Evaluate the law at `n`, `(k,)`.
 
         Returns:
-            The law, and the lower and upper end of its 95 % band, each `(k,)`. The band is that of
-            the law, not of a new measurement.
+            The law, and the lower and upper end of its 95 % confidence band, each `(k,)`. The band
+            is for the law, not for a new measurement.
         """
         x = np.stack([np.ones(len(n)), np.log(n)])
         middle = math.log(self.a) - self.b * x[1]
@@ -55,15 +55,15 @@ class PowerLaw:
 def fit_power_law(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> PowerLaw | None:
     """PowerLaw a power law by weighted least squares in logarithms.
 
-    The standard error of a logarithm is `sd / error`. The interval is that of the delta method with
-    a normal quantile, widened by the root of the misfit if that exceeds 1. It covers the exponent
-    of an exact law in 95 to 98 of 100 cases. It is too narrow where few points scatter by much more
-    than their standard errors (with 4 points, about 80 of 100). The law has no additive constant,
-    since few points cannot tell it from the exponent.
+    The standard error of a logarithm is `sd / error`. The interval uses the delta method with a
+    normal quantile, scaled by the square root of the misfit if that exceeds 1. Its coverage is 95
+    to 98 % for an exact law. It is lower if few points scatter by much more than their standard
+    errors (about 80 % with 4 points). The law has no additive constant, because few points cannot
+    separate it from the exponent.
 
     Args:
-        n: The quantity that varies, `(k,)`.
-        error: The error at each `n`, `(k,)`. Points with an error of 0 are left out.
+        n: The independent variable, `(k,)`.
+        error: The error at each `n`, `(k,)`. Points with an error of 0 are excluded.
         sd: The standard error of each error, `(k,)`.
 
     Returns:

@@ -1,6 +1,7 @@
 """Metrics and baselines of rating prediction.
 
-A score belongs to the query set of one user. All users count alike, however many ratings they have.
+Scores are computed per user, on the query set. All users have equal weight, regardless of their
+number of ratings.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ import numpy as np
 __all__ = ["METRICS", "RatingBaselines", "Ratings", "score_ratings"]
 
 NDCG_LENGTHS = (1, 3, 10)
-"""Lengths of the lists that nDCG is computed of."""
+"""Lengths of the ranked lists for nDCG."""
 
 METRICS = ("mae", "rmse", *(f"ndcg_{length}" for length in NDCG_LENGTHS))
 
 DAMPING = 5.0
-"""Ratings at the global mean that are added to each item."""
+"""Number of ratings at the global mean that are added to each item."""
 
 RANK = 8
-"""Factors per user and item in the matrix factorization, besides the user's bias."""
+"""Number of factors in the matrix factorization, in addition to the user bias."""
 
 SWEEPS = 15
-"""Sweeps of its alternating least squares."""
+"""Iterations of alternating least squares."""
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-"""Regularization strengths that are tried on validation users."""
+"""Candidate regularization strengths, selected on validation users."""
 
 
 def score_ratings(truth: np.ndarray, prediction: np.ndarray, lowest: float) -> dict[str, float]:
     """Score the predicted ratings of one user.
 
-    The gain of nDCG is linear: how far a rating is above `lowest`. It holds for any scale, while
-    `2^rating`, as in MeLU, only counts the best item on a scale of 100. Equal predictions share
-    their ranks, as in scikit-learn. A user whose ratings are all equal scores 1.
+    The gain of nDCG is linear, the rating minus `lowest`, and suits any scale. With `2^rating`, as
+    in MeLU, only the best item would matter on a scale of 100. Ties among predictions are averaged,
+    as in scikit-learn. The nDCG of a user whose ratings are all equal is 1.
 
     Args:
         truth: The ratings `(n,)`.
@@ -43,9 +44,9 @@ def score_ratings(truth: np.ndarray, prediction: np.ndarray, lowest: float) -> d
         lowest: The lowest rating of the scale.
 
     Returns:
-        Mean absolute error, root mean squared error and nDCG, by the names of `METRICS`.
+        Mean absolute error, root mean squared error and nDCG, keyed by the names in `METRICS`.
 
-    Järvelin, Kekäläinen: Cumulated gain-based evaluation of IR techniques, 2002.
+    Source: Järvelin, Kekäläinen: Cumulated gain-based evaluation of IR techniques, 2002.
     """
     from sklearn.metrics import ndcg_score
 
@@ -64,10 +65,10 @@ def score_ratings(truth: np.ndarray, prediction: np.ndarray, lowest: float) -> d
 
 @dataclass(frozen=True)
 class Ratings:
-    """The ratings of one user, in order of time.
+    """The ratings of one user, in chronological order.
 
     Args:
-        items: Numbers of the items, int64 `(n,)`. 0 is an item that no training user rated.
+        items: Item numbers, int64 `(n,)`. 0 is an item that no training user rated.
         values: The ratings `(n,)`.
     """
 
@@ -75,7 +76,7 @@ class Ratings:
     values: np.ndarray
 
     def first(self, n: int) -> Ratings:
-        """The first `n` ratings."""
+        """Return the first `n` ratings."""
         return Ratings(self.items[:n], self.values[:n])
 
 
@@ -86,9 +87,9 @@ class RatingBaselines:
     Args:
         mean: The mean of all ratings.
         item_means: The damped mean of each item, `(items,)`.
-        factors: The factors of each item, `(items, 1 + RANK)`. The first is 1, for the user's bias.
-        shift: Damping of the user's bias, in ratings.
-        strength: Regularization of the user's factors.
+        factors: The factors of each item, `(items, 1 + RANK)`. The first is 1, for the user bias.
+        shift: Damping of the user bias, in number of ratings.
+        strength: Regularization strength of the user factors.
     """
 
     mean: float
@@ -105,12 +106,12 @@ class RatingBaselines:
         items: int,
         shots: Sequence[int],
     ) -> dict[int, RatingBaselines]:
-        """Fit the baselines, and choose `shift` and `strength` on validation users.
+        """Fit the baselines and choose `shift` and `strength` on validation users.
 
         Args:
             train: All ratings of each training user.
             validation: The support and the query set of each validation user.
-            items: The largest number of an item, plus 1.
+            items: The largest item number plus 1.
             shots: Sizes of the support set.
 
         Returns:
@@ -133,11 +134,11 @@ class RatingBaselines:
         return fitted
 
     def mean_squared_error(self, users: Sequence[tuple[Ratings, Ratings]], baseline: str) -> float:
-        """The mean squared error of one baseline.
+        """Compute the mean squared error of one baseline.
 
         Args:
             users: The support and the query set of each user.
-            baseline: Its name, a key of what `predict` returns.
+            baseline: Name of the baseline, a key of the result of `predict`.
         """
         errors = [
             ((query.values - self.predict(support, query.items)[baseline]) ** 2).mean()
@@ -153,7 +154,7 @@ class RatingBaselines:
             query: The items to rate, int64 `(n,)`.
 
         Returns:
-            Predictions `(n,)` by the name of the baseline.
+            Predictions `(n,)`, keyed by baseline.
         """
         deviation = support.values - self.item_means[support.items]
         level = deviation.sum() / (len(deviation) + self.shift)
@@ -167,10 +168,10 @@ class RatingBaselines:
 
 
 def _factorize(train: Sequence[Ratings], means: np.ndarray, strength: float) -> np.ndarray:
-    """Factors of the items by alternating least squares on the deviations from the item means.
+    """Compute item factors by alternating least squares on the deviations from the item means.
 
-    Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, 2009; with a
-    bias per user.
+    Source: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, 2009,
+    with a bias per user.
     """
     items = len(means)
     factors = np.concatenate(
@@ -194,5 +195,5 @@ def _factorize(train: Sequence[Ratings], means: np.ndarray, strength: float) -> 
 
 
 def _solve_ridge(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Ridge regression: the `w` that minimizes `|x w - y|^2 + strength |w|^2`."""
+    """Solve ridge regression: minimize `|x w - y|^2 + strength |w|^2` over `w`."""
     return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)

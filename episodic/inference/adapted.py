@@ -1,4 +1,4 @@
-"""A model that is adapted to one task: predict, save and load."""
+"""Models adapted to a task: predicting, saving and loading."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
 SUPPORT = "support.safetensors"
 
 CHUNK = 64
-"""Examples predicted at once. The number changes no prediction."""
+"""Number of examples predicted at once. It does not affect predictions."""
 
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A model of one task, as `FewShotLearner.adapt` and `load_adapted` return it.
+    """A model adapted to one task, returned by `FewShotLearner.adapt` and `load_adapted`.
 
-    A prediction does not depend on the other examples of the call: batch norm uses the statistics
-    of the support set.
+    Predictions do not depend on other examples of the same call: batch norm uses the statistics of
+    the support set.
 
     Args:
         trained: The model that was adapted.
-        inputs: The preprocessing from files, images or sentences to numbers.
-        device: Where predictions are computed.
+        inputs: The preprocessing of files, images or sentences.
+        device: Device of the computation.
         thetas: The adapted parameters of each member of the ensemble, `(1, *shape)`.
-        support: The support set. Metric methods and batch norm refer to it.
+        support: The support set, used by metric-based algorithms and batch norm.
         classes_: The labels, in the order of the columns of `predict_proba`. Empty for regression.
     """
 
@@ -85,14 +85,14 @@ class AdaptedModel:
 
         Raises:
             InputError: An example cannot be read.
-            AdaptError: The model is one of regression.
+            AdaptError: The model is a regression model.
         """
         if not self.classes_:
-            raise AdaptError("a regression model gives no probabilities: use predict")
+            raise AdaptError("a regression model has no class probabilities: use predict")
         return self._predict_outputs(self.inputs(x)).double().softmax(-1).numpy()
 
     def most_likely_labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """The most likely label of each row of probabilities `(n, classes)`."""
+        """Return the most likely label of each row of probabilities `(n, classes)`."""
         labels: np.ndarray = label_array(self.classes_)[probabilities.argmax(1)]
         return labels
 
@@ -106,11 +106,11 @@ class AdaptedModel:
         return torch.cat(chunks)
 
     def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Compute the outputs of the model, the average over its members.
+        """Compute the outputs of the model, averaged over its members.
 
         Args:
             x: Preprocessed examples `(n, *input)` on the device.
-            heads: The result of `solve_heads`, to compute it only once.
+            heads: The result of `solve_heads`, if it is already computed.
 
         Returns:
             Logits `(n, classes)`, or targets `(n, 1)`.
@@ -126,11 +126,11 @@ class AdaptedModel:
         return learner.objective.combine_outputs(outputs)[0]
 
     def features(self, x: Tensor, member: int = 0) -> Tensor:
-        """Compute the features in front of the head.
+        """Compute the features, the input of the head.
 
         Args:
             x: Preprocessed examples `(n, *input)` on the device.
-            member: Which member of the ensemble.
+            member: Index of the member of the ensemble.
 
         Returns:
             Features `(n, width)`.
@@ -143,8 +143,8 @@ class AdaptedModel:
         """Solve for the linear head of each member on the support set.
 
         Returns:
-            Weight `(1, width, classes)` and bias of each member. None if the algorithm solves for
-            no head.
+            Weight `(1, width, classes)` and bias of each member. None for algorithms without a
+            closed-form head.
         """
         learner, heads = self.trained.learner.test_variant, []
         with torch.no_grad():
@@ -162,7 +162,7 @@ class AdaptedModel:
     def save(self, folder: Path | str) -> None:
         """Write a folder that `load_adapted` reads.
 
-        It holds the preprocessed examples of the support set.
+        The folder contains the preprocessed support set.
 
         Args:
             folder: The folder to write. It is replaced if it exists.
@@ -193,15 +193,15 @@ def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
         device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
 
     Raises:
-        ModelFolderError: The folder holds no adapted model.
-        CheckpointError: Its weights do not fit its config.json.
-        ConfigError: There is no such device.
+        ModelFolderError: The folder does not contain a valid adapted model.
+        CheckpointError: The weights are incompatible with config.json.
+        ConfigError: The device is not available.
     """
     folder, chosen_device = Path(folder), choose_device(device)
     config = model_folder.read_config(folder)
     if "adapted" not in config:
         raise ModelFolderError(
-            f"{folder} is a model that is adapted to no task yet: adapt it first"
+            f"{folder} is a model that is not adapted to a task yet: adapt it first"
             f" (`episodic adapt {folder} ...`)"
         )
     learner = replace(model_folder.build_checked_learner(folder, config), batch_norm="inductive")
@@ -212,9 +212,9 @@ def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
         {name: p.to(chosen_device) for name, p in theta.items()}
         for theta in model_folder.read_members(folder, config, expected)
     ]
-    own_config = {name: value for name, value in config.items() if name != "adapted"}
+    base_config = {name: value for name, value in config.items() if name != "adapted"}
     return AdaptedModel(
-        model_folder.TrainedModel(learner, [], own_config),
+        model_folder.TrainedModel(learner, [], base_config),
         build_inputs(folder, config),
         chosen_device,
         thetas,
@@ -224,7 +224,7 @@ def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
 
 
 def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[Hashable, ...]]:
-    """The support set of an adapted model, and its classes."""
+    """Read the support set of an adapted model and its classes."""
     path = folder / SUPPORT
     tensors, _ = checkpoint.load(path)
     adapted = config["adapted"] if isinstance(config["adapted"], dict) else {}
@@ -235,7 +235,7 @@ def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[
         or not _is_support(tensors["x"], tensors["y"], len(classes), config)
     ):
         raise ModelFolderError(
-            f"{path} does not hold the support set that {folder / CONFIG} describes: adapt again"
+            f"{path} does not match the support set described in {folder / CONFIG}: adapt again"
         )
     x, y = tensors["x"][None], tensors["y"][None]
     ways = len(classes) if adapted.get("ways") else 0
@@ -243,29 +243,29 @@ def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[
 
 
 def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> bool:
-    """Whether these examples and labels can be a support set of the model."""
-    sound = (
+    """Return whether examples and labels form a valid support set of the model."""
+    is_valid = (
         x.shape[1:] == tuple(config["input"])
         and len(x) == len(y) > 0
         and bool(x.isfinite().all())
         and bool(y.isfinite().all())
     )
-    if not sound or not classes:
-        return sound and y.shape == (len(x), 1)
+    if not is_valid or not classes:
+        return is_valid and y.shape == (len(x), 1)
     is_labels = y.dim() == 1 and y.dtype == torch.int64
     return is_labels and sorted(set(y.tolist())) == list(range(classes))
 
 
 def build_inputs(folder: Path, config: dict[str, Any]) -> Preprocessor:
-    """Build the preprocessing that a model's config.json describes.
+    """Build the preprocessing described in config.json.
 
     Raises:
-        ModelFolderError: Its section `inputs` is not usable.
+        ModelFolderError: The section `inputs` is invalid.
     """
     try:
         return preprocessing.build(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFolderError(
-            f"{folder / CONFIG}: its `inputs` cannot be used ({error}): copy the model again, or"
-            " train it again"
+            f"{folder / CONFIG}: the section `inputs` is invalid ({error}): copy the model again,"
+            " or train it again"
         ) from error

@@ -1,11 +1,11 @@
-"""Export an adapted model, or its encoder, to ONNX or torch.export (the extra `export`).
+"""Export of adapted models and their encoders to ONNX or torch.export (the extra `export`).
 
     adapted = learner.adapt(support_x, support_y)
     export_onnx(adapted, "model.onnx")      # images (n, C, H, W) -> probabilities (n, classes)
     export_torch(adapted, "model.pt2")
 
-The file holds the model after adaptation, not the inner loop. Where batch norm or a metric refers
-to the support set, the support set is part of the file.
+The file contains the adapted model without the inner loop, and the support set if the algorithm or
+batch norm uses it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOT_ADAPTED = (
 
 
 class ExportError(UserError, ValueError):
-    """A model that cannot be exported."""
+    """The model cannot be exported."""
 
 
 class ExportedModule(nn.Module):
@@ -47,7 +47,7 @@ class ExportedModule(nn.Module):
 
     Args:
         adapted: The adapted model.
-        encoder: Whether it computes features.
+        encoder: Whether to compute features instead of predictions.
     """
 
     def __init__(self, adapted: AdaptedModel, encoder: bool) -> None:
@@ -66,25 +66,23 @@ class ExportedModule(nn.Module):
 
 
 def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule:
-    """Build the module that the exported file computes.
+    """Build the module to export.
 
     Raises:
-        ExportError: The model is not adapted, or its network is your own `torch.nn.Module`.
+        ExportError: The model is not adapted, or it is a custom `torch.nn.Module`.
     """
     if isinstance(adapted, FewShotLearner):
         raise ExportError(NOT_ADAPTED)
     if adapted.config["model"]["name"] == "module":
-        raise ExportError(
-            "the network is a torch.nn.Module of your own: export it with torch.onnx.export"
-        )
+        raise ExportError("the model is a custom torch.nn.Module: export it with torch.onnx.export")
     return ExportedModule(adapted, encoder).eval()
 
 
 def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
     """Write an adapted model as ONNX.
 
-    The file's input is `x`, `(n, *input)` float32. Its output is `probabilities`, `targets` or
-    `features`. Its metadata holds the classes and the preprocessing.
+    The input of the file is `x`, `(n, *input)` float32. The output is `probabilities`, `targets` or
+    `features`. The metadata contains the classes and the preprocessing.
 
     Args:
         adapted: The adapted model.
@@ -92,7 +90,7 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
         encoder: Whether to export the features instead of the predictions.
 
     Raises:
-        ExportError: The model cannot be exported, or the packages of the extra are missing.
+        ExportError: The model cannot be exported, or packages of the extra are missing.
     """
     module = build_module(adapted, encoder)
     try:
@@ -124,9 +122,9 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
 
 
 def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
-    """Write an adapted model as a program of torch.export.
+    """Write an adapted model as a torch.export program.
 
-    `torch.export.load(path).module()(x)` runs it.
+    Run it by `torch.export.load(path).module()(x)`.
 
     Args:
         adapted: The adapted model.
@@ -144,7 +142,7 @@ def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False)
         )
         buffer = io.BytesIO()
         torch.export.save(program, buffer, extra_files=_metadata(adapted))
-        # torch adds the inputs of the trace as a pickle, which it also accepts empty.
+        # torch saves the inputs of the trace as a pickle, which may be empty.
         with (
             zipfile.ZipFile(buffer) as source,
             zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive,
@@ -157,7 +155,7 @@ def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False)
 
 
 def _metadata(adapted: AdaptedModel) -> dict[str, str]:
-    """The classes in the order of the columns, and the preprocessing, as JSON."""
+    """Encode the classes, in the order of the columns, and the preprocessing as JSON."""
     classes = [
         label if isinstance(label, (str, int, float, bool)) else repr(label)
         for label in adapted.classes_
@@ -167,7 +165,7 @@ def _metadata(adapted: AdaptedModel) -> dict[str, str]:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write atomically, without the warnings of torch's exporters."""
+    """Write atomically, suppressing the warnings of torch's exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

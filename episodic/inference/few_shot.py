@@ -1,4 +1,4 @@
-"""A trained model that adapts to new classes from a few labelled examples per class.
+"""Trained models that adapt to new classes from a few labelled examples per class.
 
 learner = episodic.load("models/run")
 adapted = learner.adapt(["cat1.png", "cat2.png", "dog1.png"], ["cat", "cat", "dog"])
@@ -37,12 +37,12 @@ EPISODES_PER_CHUNK = 5
 
 @dataclass(frozen=True)
 class FewShotLearner:
-    """A trained meta-learner that adapts to new tasks, as `load` returns it.
+    """A trained meta-learner that adapts to new tasks, returned by `load`.
 
     Args:
         trained: The meta-learner and its meta-parameters.
-        inputs: The preprocessing from files, images or sentences to numbers.
-        device: Where to compute.
+        inputs: The preprocessing of files, images or sentences.
+        device: Device of the computation.
     """
 
     trained: model_folder.TrainedModel
@@ -61,26 +61,26 @@ class FewShotLearner:
 
     @property
     def any_ways(self) -> bool:
-        """Whether it adapts to any number of classes, or only to as many as in training."""
+        """Whether the model adapts to any number of classes, not only to that of training."""
         algorithm = self.trained.learner.test_variant.algorithm
         return algorithm.any_ways or algorithm.labels == "split"
 
     def adapt(self, support_x: Any, support_y: Any, steps: int | None = None) -> AdaptedModel:
-        """Adapt to a task by its support set.
+        """Adapt to a task, given its support set.
 
-        Most algorithms adapt to as many classes as they were trained with. Metric methods, and
-        those that fit a new head, adapt to any number of at least two (see `any_ways`). Classes
-        may have different numbers of examples.
+        Most algorithms adapt to exactly as many classes as in training. Algorithms that are
+        metric-based or fit a new head adapt to two or more classes (see `any_ways`). Classes may
+        have different numbers of examples.
 
         Args:
             support_x: Images as paths, Pillow images or bytes; sentences; or an array of
                 preprocessed examples `(n, *input)`.
             support_y: A hashable label per example. For regression, targets `(n,)` or `(n, 1)`.
-            steps: Number of inner steps. None: the algorithm's own number.
+            steps: Number of inner steps. None: the default of the algorithm.
 
         Raises:
             InputError: An example cannot be read.
-            AdaptError: The labels or the number of classes do not fit, or the inner loop diverged.
+            AdaptError: The labels or the number of classes are invalid, or the inner loop diverged.
         """
         x = self.inputs(support_x)
         if self.kind == "classification":
@@ -88,8 +88,8 @@ class FewShotLearner:
             classes = unique_labels(labels)
             if len(classes) < 2:
                 raise AdaptError(
-                    f"all {len(x)} examples are of the class {classes[0]!r}: give examples of at"
-                    " least two"
+                    f"all {len(x)} examples are of the class {classes[0]!r}: add examples of at"
+                    " least one other class"
                 )
             y = torch.tensor([classes.index(label) for label in labels])
             order = y.argsort(stable=True)
@@ -108,7 +108,7 @@ class FewShotLearner:
                 raise AdaptError(
                     f"the support set has {len(classes)} classes:"
                     f" {self.config['algorithm']['name']} was trained for {self.config['ways']}"
-                    " classes per task and adapts to exactly as many"
+                    " classes per task and adapts only to this number"
                 ) from error
         if steps is not None and not 0 <= steps <= MAX_INNER_STEPS:
             raise AdaptError(f"steps is {steps}; it must be between 0 and {MAX_INNER_STEPS}")
@@ -120,7 +120,7 @@ class FewShotLearner:
         ]
         if not all(bool(p.isfinite().all()) for theta in thetas for p in theta.values()):
             raise AdaptError(
-                "the inner loop diverged on this support set: give more examples, or fewer steps"
+                "the inner loop diverged on this support set: use more examples or fewer steps"
             )
         return AdaptedModel(
             replace(self.trained, learner=learner),
@@ -142,21 +142,21 @@ class FewShotLearner:
         seed: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> FewShotEvaluation:
-        """Measure how well the learner adapts to your own classes.
+        """Evaluate the learner on episodes drawn from your own examples.
 
         Args:
-            x: Labeled examples, as for `adapt`, of all classes that episodes are drawn from.
+            x: Examples, as for `adapt`, of all classes to draw episodes from.
             y: A label per example.
             ways: Classes per episode. None: as in training.
             shots: Support examples per class. None: as in training.
             queries: Query examples per class.
             episodes: Number of episodes.
             seed: Seed of the episodes.
-            progress: Called with the number of episodes done and of all episodes.
+            progress: Called with the number of completed and of all episodes.
 
         Raises:
             InputError: An example cannot be read.
-            AdaptError: There are too few classes or examples, or the model is one of regression.
+            AdaptError: There are too few classes or examples, or the model is a regression model.
         """
         if self.kind != "classification":
             raise AdaptError("a regression model has no classes to draw episodes from")
@@ -169,7 +169,7 @@ class FewShotLearner:
         ways, shots = ways or self.config["ways"], shots or self.config["shots"]
         if len(classes) < ways:
             raise AdaptError(
-                f"there are {len(classes)} classes and an episode has {ways}: give more, or take"
+                f"there are {len(classes)} classes and an episode has {ways}: add classes, or use"
                 " fewer ways"
             )
         too_small = [
@@ -180,8 +180,8 @@ class FewShotLearner:
         if too_small:
             listed = ", ".join(too_small[:10]) + (" ..." if len(too_small) > 10 else "")
             raise AdaptError(
-                f"every class needs {shots} + {queries} examples, and {listed}: give more, or take"
-                " fewer shots or queries"
+                f"every class needs {shots} + {queries} examples, and {listed}: add examples, or"
+                " use fewer shots or queries"
             )
         sampler = ClassSampler(
             x, counts.cumsum(0) - counts, counts, seed, "test", ways, shots, queries
@@ -209,7 +209,7 @@ class FewShotLearner:
 
 @dataclass(frozen=True)
 class FewShotEvaluation:
-    """How well a learner adapts to classes of your own.
+    """The result of `FewShotLearner.evaluate`.
 
     Args:
         scores: The accuracy of each episode, `(episodes,)` float64 fractions.
@@ -230,12 +230,12 @@ class FewShotEvaluation:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the 95 % interval of the accuracy over episodes."""
+        """Half-width of the 95 % confidence interval of the accuracy over episodes."""
         return mean_ci95(self.scores)[1]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The figures as plain values, for JSON."""
+        """The results as JSON-serializable values."""
         return {
             "accuracy": self.accuracy,
             "accuracy_ci95": self.ci95,
@@ -248,22 +248,22 @@ class FewShotEvaluation:
 
 
 def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
-    """Load a trained model. Its folder is all that is needed: no data, no Prefect, no DVC.
+    """Load a trained model. No data, DVC or Prefect is required.
 
     Args:
         folder: The folder of the model, such as models/run.
         device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
 
     Raises:
-        ModelFolderError: The folder holds no usable model.
-        CheckpointError: Its weights do not fit its config.json.
-        ConfigError: There is no such device.
+        ModelFolderError: The folder does not contain a valid model.
+        CheckpointError: The weights are incompatible with config.json.
+        ConfigError: The device is not available.
     """
     folder, chosen_device = Path(folder), choose_device(device)
     config = model_folder.read_config(folder)
     if "adapted" in config:
         raise ModelFolderError(
-            f"{folder} is a model that was adapted to a task already: name the model that it came"
-            " from, such as models/run"
+            f"{folder} is a model that is already adapted to a task: specify the model before"
+            " adaptation, such as models/run"
         )
     return FewShotLearner(model_folder.load(folder), build_inputs(folder, config), chosen_device)

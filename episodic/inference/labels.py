@@ -1,4 +1,4 @@
-"""Labels and targets as a user gives them, checked and converted."""
+"""Validation and conversion of labels and targets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ __all__ = ["AdaptError", "label_array", "read_labels", "read_targets", "unique_l
 
 
 class AdaptError(UserError, ValueError):
-    """A support set that the model cannot adapt to."""
+    """The model cannot adapt to the support set."""
 
 
 def read_labels(labels: Any, examples: int) -> list[Hashable]:
-    """Convert labels to a list of plain Python values.
+    """Convert labels to a list of Python values.
 
     Args:
         labels: A sequence, array or tensor of labels.
-        examples: The number of examples that they belong to.
+        examples: Number of examples.
 
     Raises:
-        AdaptError: The number of labels differs from that of the examples, or a label is not
-            hashable.
+        AdaptError: The numbers of labels and examples differ, or a label is not hashable.
     """
     values = labels.tolist() if isinstance(labels, (np.ndarray, Tensor)) else list(labels)
     if len(values) != examples:
         raise AdaptError(
-            f"there are {examples} examples and {len(values)} labels: give each example one label"
+            f"there are {examples} examples and {len(values)} labels: pass one label per example"
         )
     for label in values:
         if not isinstance(label, Hashable):
@@ -44,7 +43,7 @@ def read_labels(labels: Any, examples: int) -> list[Hashable]:
 
 
 def unique_labels(labels: Sequence[Hashable]) -> list[Hashable]:
-    """The distinct labels, sorted if they can be compared, otherwise in order of appearance."""
+    """Return the distinct labels, sorted if they are comparable, else in order of appearance."""
     classes = list(dict.fromkeys(labels))
     try:
         return sorted(classes)  # type: ignore[type-var]
@@ -56,7 +55,7 @@ def read_targets(targets: Any, examples: int) -> Tensor:
     """Convert regression targets to float32 `(n, 1)`.
 
     Raises:
-        AdaptError: They are not `examples` finite numbers.
+        AdaptError: The targets are not `examples` finite numbers.
     """
     values = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets)
     if (
@@ -64,12 +63,12 @@ def read_targets(targets: Any, examples: int) -> Tensor:
         or values.shape not in ((examples,), (examples, 1))
         or not np.isfinite(values).all()
     ):
-        raise AdaptError(f"support_y must hold {examples} finite numbers, one for each example")
+        raise AdaptError(f"support_y must contain {examples} finite numbers, one per example")
     return torch.from_numpy(values.reshape(examples, 1).astype(np.float32))
 
 
 def label_array(classes: Sequence[Hashable]) -> np.ndarray:
-    """Labels as an array: of strings or numbers if all are of one such type, else of objects."""
+    """Convert labels to an array of strings or numbers if they have one type, else of objects."""
     types = {type(label) for label in classes}
     if len(types) == 1 and types <= {str, int, float, bool}:
         return np.array(list(classes))

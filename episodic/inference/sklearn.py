@@ -1,8 +1,8 @@
 """A trained model as a scikit-learn classifier (the extra `sklearn`).
 
-It works in a Pipeline, `cross_val_score` or a grid search:
+It can be used in a Pipeline, `cross_val_score` or a grid search:
 
-    FewShotClassifier("models/run").fit(pictures, labels).predict(others)
+    FewShotClassifier("models/run").fit(images, labels).predict(query_images)
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ __all__ = ["FewShotClassifier"]
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose `fit` adapts a trained model. The model's own weights stay as they are.
+    """A classifier whose `fit` adapts a trained model without modifying its weights.
 
     Examples are a list or an array of paths, Pillow images or sentences, or preprocessed examples
-    `(n, *input)`. Rows of numbers `(n, prod(input))`, which many parts of scikit-learn produce, are
+    `(n, *input)`. Matrices `(n, prod(input))`, which many components of scikit-learn produce, are
     reshaped to `(n, *input)`.
 
     Args:
         model: The folder of a trained model, or a `FewShotLearner`.
-        steps: Number of inner steps. None: the algorithm's own number.
+        steps: Number of inner steps. None: the default of the algorithm.
         device: As for `load`.
     """
 
@@ -45,7 +45,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y: A label per example.
 
         Raises:
-            ModelFolderError: `model` names no trained model.
+            ModelFolderError: `model` is not the folder of a trained model.
             AdaptError: The model cannot adapt to these examples.
         """
         learner = (

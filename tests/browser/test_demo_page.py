@@ -87,7 +87,7 @@ def draw(page: Any, canvas: Any, points: list[tuple[float, float]]) -> None:
 
 
 def best(page: Any) -> str:
-    return page.locator(".answer.best span").first.inner_text()
+    return page.locator(".prediction.best span").first.inner_text()
 
 
 def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
@@ -95,23 +95,23 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
     page.click("#adapt")
     page.locator("#adapted", has_text="Adapted to 5 classes from 5 examples in").wait_for()
     draw(page, page.locator("#question canvas"), ZIGZAG)
-    page.locator(".answer.best").wait_for()
+    page.locator(".prediction.best").wait_for()
     assert best(page) == "zigzag"
     shares = [
         float(text.removesuffix(" %"))
-        for text in page.locator(".answer span:last-child").all_inner_texts()
+        for text in page.locator(".prediction span:last-child").all_inner_texts()
     ]
     assert (
         len(shares) == 5 and abs(sum(shares) - 100) < 0.5 and shares == sorted(shares, reverse=True)
     )
     if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / "demo.png"), full_page=True)
-    # A picture from a file in the place of the drawing.
-    picture = Image.new("L", (90, 90), 255)
-    ImageDraw.Draw(picture).ellipse((20, 20, 70, 70), outline=0, width=6)
-    picture.save(tmp_path / "ring.png")
+    # An image file instead of the drawing.
+    image = Image.new("L", (90, 90), 255)
+    ImageDraw.Draw(image).ellipse((20, 20, 70, 70), outline=0, width=6)
+    image.save(tmp_path / "ring.png")
     page.set_input_files("#question input[type=file]", str(tmp_path / "ring.png"))
-    page.locator(".answer.best", has_text="circle").wait_for()
+    page.locator(".prediction.best", has_text="circle").wait_for()
 
 
 def test_mistakes_are_said_and_mended(page):
@@ -132,7 +132,7 @@ def test_mistakes_are_said_and_mended(page):
     page.click("#adapt")
     said.filter(has_text="Adapted to 2 classes from 3 examples").wait_for()
     draw(page, page.locator("#question canvas"), [(0.2, 0.45), (0.8, 0.5)])
-    page.locator(".answer.best", has_text="<b>line</b>").wait_for()
+    page.locator(".prediction.best", has_text="<b>line</b>").wait_for()
     cards.nth(1).get_by_title("Remove").click()
     said.filter(has_text="The examples have changed. Adapt again.").wait_for()
     page.click("#clear")

@@ -158,10 +158,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
             "there is no folder nowhere: specify the folder of a trained model",
         ),
         (("adapt", "run", "support/d", "-o", "x"), "has no folders, only 3 images"),
-        (("adapt", "adapted", "support", "-o", "x"), "was adapted to a task already"),
+        (("adapt", "adapted", "support", "-o", "x"), "is already adapted to a task"),
         (
             ("adapt", "run", "support", "-o", "query"),
-            "exists and is not an adapted model; writing to it would lose its content",
+            "exists and is not an adapted model; choose another folder",
         ),
         (
             ("adapt", "run", "support", "-o", "x", "--steps", "-3"),
@@ -171,10 +171,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
             ("adapt", "run", "support", "-o", "x", "--device", "tpu"),
             "must be one of auto, cpu, cuda, mps",
         ),
-        (("predict", "run", "a.png"), "is adapted to no task yet"),
+        (("predict", "run", "a.png"), "is not adapted to a task yet"),
         (("predict", "adapted", "a.png", "run/config.json"), "a.png cannot be read: No such file"),
-        (("predict", "adapted", "run"), "there is nothing to predict"),
-        (("predict", "adapted", "query", "--json", "--csv"), "choose one of them"),
+        (("predict", "adapted", "run"), "there are no examples to predict"),
+        (("predict", "adapted", "query", "--json", "--csv"), "are mutually exclusive"),
         (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
         (("info", "query"), "contains no trained model"),
@@ -182,7 +182,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
         assert said in call(place, *words, code=1), words
     assert not (place / "x").exists() and len(list((place / "query").iterdir())) == 5
     call(place, "adapt", "run", "support", code=2)
-    call(place, "adapt", "run", "support", "-o", "adapted")  # an adapted model may be made anew
+    call(place, "adapt", "run", "support", "-o", "adapted")  # an adapted model may be replaced
 
 
 def test_all_broken_pictures_are_told_at_once(place, tmp_path):

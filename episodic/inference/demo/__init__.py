@@ -1,9 +1,9 @@
-"""The page of `episodic demo`, and the service behind it (the extra `demo`).
+"""The web page of `episodic demo` and its service (the extra `demo`).
 
-On the page a person gives a few examples of each class, adapts the model and asks about new
-examples. The service is also an example of how to serve an adapted model: its endpoints `/adapt`
-and `/predict` are described at `/docs`. It listens on loopback, writes no file and bounds the size
-of requests. Adapted models live in memory; the oldest are dropped.
+On the page, users add a few examples of each class, adapt the model and classify new examples. The
+service is also an example of how to serve an adapted model: its endpoints `/adapt` and `/predict`
+are documented at `/docs`. It listens on loopback, writes no files and limits the size of requests.
+Adapted models are kept in memory; the oldest are dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FOLDER = Path(__file__).parent
 MAX_REQUEST_BYTES = 8 << 20
 MAX_EXAMPLES, MAX_CLASSES = 200, 50
 MAX_MODELS = 20
-"""Adapted models that are kept in memory."""
+"""Maximum number of adapted models in memory."""
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -59,7 +59,7 @@ class Support(BaseModel):
     )
 
 
-class Adaptation(BaseModel):
+class AdaptedModelInfo(BaseModel):
     """An adapted model."""
 
     model: str = Field(description="the key of the adapted model, for /predict")
@@ -84,7 +84,7 @@ class Prediction(BaseModel):
 class Predictions(BaseModel):
     """The predictions, in the order of the examples."""
 
-    answers: list[Prediction]
+    predictions: list[Prediction]
 
 
 def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
@@ -93,8 +93,8 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
     Args:
         learner: The model.
         name: Its name on the page.
-        hosts: Host names that the service answers to. Requests for others are refused, so that no
-            web site can reach the service by a host name that resolves to this machine.
+        hosts: Accepted host names. Requests for others are rejected, which prevents access by web
+            sites whose host name resolves to this machine (DNS rebinding).
     """
     models: OrderedDict[str, AdaptedModel] = OrderedDict()
     lock = Lock()
@@ -112,10 +112,10 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
     async def check_request(
         request: Request, respond: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Refuse requests that are too large or come from a page of another origin."""
+        """Reject requests that are too large or come from a page of another origin."""
         origin, host = request.headers.get("origin"), request.headers.get("host", "")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            return JSONResponse({"detail": f"requests from pages of {origin} are refused"}, 403)
+            return JSONResponse({"detail": f"requests from pages of {origin} are rejected"}, 403)
         if request.method == "POST":
             length = request.headers.get("content-length", "")
             if not length.isdigit():
@@ -137,8 +137,8 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
         return HTMLResponse(html, headers=headers)
 
     @service.post("/adapt", tags=["few-shot"])
-    def adapt(support: Annotated[Support, Body()]) -> Adaptation:
-        """Adapt the model to the support set. The response holds the key of the adapted model."""
+    def adapt(support: Annotated[Support, Body()]) -> AdaptedModelInfo:
+        """Adapt the model to the support set and return the key of the adapted model."""
         labels = [label for label, examples in support.classes.items() for _ in examples]
         if len(labels) > MAX_EXAMPLES:
             raise HTTPException(
@@ -156,11 +156,11 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             while len(models) > MAX_MODELS:
                 models.popitem(last=False)
         classes = [str(label) for label in adapted.classes_]
-        return Adaptation(model=key, classes=classes, examples=len(labels))
+        return AdaptedModelInfo(model=key, classes=classes, examples=len(labels))
 
     @service.post("/predict", tags=["few-shot"])
     def predict(queries: Annotated[Queries, Body()]) -> Predictions:
-        """Classify each example. The response holds the probability of every class."""
+        """Classify each example and return the probability of every class."""
         examples = [_decode_example(learner, example) for example in queries.examples]
         with lock:
             adapted = models.get(queries.model)
@@ -173,7 +173,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             for row in probabilities
         ]
         return Predictions(
-            answers=[
+            predictions=[
                 Prediction(label=max(row, key=row.__getitem__), probabilities=row)
                 for row in by_class
             ]
@@ -190,13 +190,13 @@ def _report_user_errors(compute: Callable[[], T]) -> T:
 
 
 def _decode_example(learner: FewShotLearner, example: str) -> Any:
-    """A sentence as it is, an image as the bytes of its file."""
+    """Decode an image to the bytes of its file; return a sentence unchanged."""
     if learner.config["inputs"]["kind"] != "image":
         return example
     head, comma, body = example.partition(",")
     if comma and not head.startswith("data:image/"):
         raise HTTPException(
-            422, "an example is no image: send a data URL of an image, or its base64"
+            422, "an example is not an image: send a data URL of an image, or its base64"
         )
     try:
         return base64.b64decode(body if comma else example, validate=True)
@@ -207,9 +207,9 @@ def _decode_example(learner: FewShotLearner, example: str) -> Any:
 
 
 def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
-    """The page, and its Content-Security-Policy.
+    """Render the page and its Content-Security-Policy.
 
-    The policy allows the page's own script and style, and requests to this server.
+    The policy allows the script and style of the page, and requests to this server.
     """
     config = learner.config
     style, script = (
@@ -223,7 +223,7 @@ def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
         "ways": config["ways"],
         "anyWays": learner.any_ways,
         "shots": config["shots"],
-        "method": config["algorithm"]["name"],
+        "algorithm": config["algorithm"]["name"],
         "dataset": config.get("dataset", ""),
         "maxClasses": MAX_CLASSES,
     }
@@ -246,12 +246,12 @@ def serve(learner: FewShotLearner, name: str, host: str, port: int, browser: boo
     Args:
         learner: The model.
         name: Its name on the page.
-        host: The address to listen on. Any other than loopback admits others, without a password.
+        host: The address to listen on. Other than loopback, it is accessible without a password.
         port: The port to listen on; 0 for a free one.
         browser: Whether to open the page in the browser.
 
     Raises:
-        UserError: The port cannot be used.
+        UserError: The port is not available.
     """
     import socket
     import webbrowser

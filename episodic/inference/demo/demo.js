@@ -1,6 +1,6 @@
 "use strict";
 const TEXT = MODEL.kind !== "image", DRAWN = !TEXT && MODEL.input[0] === 1;
-const SIDE = 280, PEN = SIDE / MODEL.input[1] * 1.9;  // about as thick as the strokes that such models are trained on
+const SIDE = 280, PEN = SIDE / MODEL.input[1] * 1.9;  // similar to the stroke width of the training images
 const byId = id => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
@@ -9,7 +9,7 @@ const make = (tag, properties = {}, ...children) => {
 };
 let classes = [], model = null, requests = 0;
 
-byId("about").textContent = `Trained with ${MODEL.method} on ${MODEL.dataset}. ` +
+byId("about").textContent = `Trained with ${MODEL.algorithm} on ${MODEL.dataset}. ` +
   (MODEL.anyWays ? "It adapts to any number of classes." : `It adapts to exactly ${MODEL.ways} classes.`);
 byId("how").textContent = TEXT ? "One sentence per line, a few per class."
   : DRAWN ? "Draw an example, or drop image files on a class. One example per class is enough; more are better." : "Drop a few image files on each class, or choose files.";
@@ -38,7 +38,7 @@ function drawingPad(label, changed) {
   canvas.addEventListener("pointermove", event => drawing && line(event));
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { if (drawing) { drawing = false; changed(); } });
   canvas.wipe = wipe;
-  canvas.picture = () => canvas.toDataURL("image/png");
+  canvas.toImage = () => canvas.toDataURL("image/png");
   canvas.polyline = points => {
     wipe();
     context.beginPath();
@@ -50,7 +50,7 @@ function drawingPad(label, changed) {
   return canvas;
 }
 
-/* Calls `take` with the data URL of each image file that is dropped on `place` or chosen by the button that is returned. */
+/* Calls `take` with the data URL of each image file that is dropped on `place` or selected with the returned button. */
 function files(place, label, take) {
   const field = make("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden" });
   const read = list => [...list].filter(file => file.type.startsWith("image/")).forEach(file => {
@@ -82,23 +82,23 @@ function addClass() {
     card.append(name, box);
   } else {
     const shown = make("div", { className: "kept" });
-    const draw = () => shown.replaceChildren(...entry.kept.map((picture, i) => {
-      const button = make("button", { type: "button", title: "Remove", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: picture, alt: `example ${i + 1}` }));
+    const draw = () => shown.replaceChildren(...entry.kept.map((image, i) => {
+      const button = make("button", { type: "button", title: "Remove", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: image, alt: `example ${i + 1}` }));
       return button;
     }));
-    const keep = picture => { entry.kept.push(picture); draw(); stale(); };
+    const keep = image => { entry.kept.push(image); draw(); stale(); };
     const tools = make("div", { className: "tools" });
     card.append(name);
     if (DRAWN) {
       const canvas = entry.canvas = drawingPad(`drawing of class ${number}`, stale);
       tools.append(
-        make("button", { type: "button", className: "small", textContent: "Draw another", onclick: () => { if (canvas.inked) { keep(canvas.picture()); canvas.wipe(); } } }),
+        make("button", { type: "button", className: "small", textContent: "Draw another", onclick: () => { if (canvas.inked) { keep(canvas.toImage()); canvas.wipe(); } } }),
         make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); stale(); } }));
       card.append(canvas);
     }
     tools.append(...files(card, `image files for class ${number}`, keep));
     card.append(shown, tools);
-    entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.picture()] : [])];
+    entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.toImage()] : [])];
     entry.wipe = () => { entry.kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
   }
   classes.push(entry);
@@ -106,21 +106,21 @@ function addClass() {
   byId("more").disabled = classes.length >= MODEL.maxClasses;
 }
 
-/* Tells that the examples on the page are no longer those that the model is adapted to. */
+/* Reports that the examples have changed since the model was adapted. */
 function stale() {
   if (model) byId("adapted").textContent = "The examples have changed. Adapt again.";
 }
 
 async function post(path, content) {
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
+    response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
   } catch {
     throw new Error("The server does not respond. Is it still running?");
   }
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(typeof found.detail === "string" ? found.detail : found.detail.map(fault => fault.msg).join("; "));
-  return found;
+  const result = await response.json();
+  if (!response.ok) throw new Error(typeof result.detail === "string" ? result.detail : result.detail.map(error => error.msg).join("; "));
+  return result;
 }
 
 async function adapt() {
@@ -137,31 +137,31 @@ async function adapt() {
     }
     if (Object.keys(support).length < 2) throw new Error("Give examples of at least two classes.");
     byId("adapt").disabled = true;
-    const start = performance.now(), found = await post("/adapt", { classes: support });
-    model = found.model;
-    status.textContent = `Adapted to ${found.classes.length} classes from ${found.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
+    const start = performance.now(), adapted = await post("/adapt", { classes: support });
+    model = adapted.model;
+    status.textContent = `Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
     question.enable();
   } catch (error) {
     status.textContent = error.message;
-    status.className = "fault";
+    status.className = "error";
   }
   byId("adapt").disabled = false;
 }
 
 async function predict(example) {
   if (!model) return;
-  const number = ++requests, place = byId("answers");
+  const number = ++requests, place = byId("predictions");
   try {
-    const [answer] = (await post("/predict", { model, examples: [example] })).answers;
+    const [prediction] = (await post("/predict", { model, examples: [example] })).predictions;
     if (number !== requests) return;  // a later request is under way
-    const rows = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
+    const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
       const bar = make("i");
       bar.style.width = `${100 * p}%`;
-      return make("div", { className: name === answer.label ? "answer best" : "answer" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: `${(100 * p).toFixed(1)} %` }));
+      return make("div", { className: name === prediction.label ? "prediction best" : "prediction" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: `${(100 * p).toFixed(1)} %` }));
     });
     place.replaceChildren(...rows);
   } catch (error) {
-    place.replaceChildren(make("p", { className: "fault", textContent: error.message }));
+    place.replaceChildren(make("p", { className: "error", textContent: error.message }));
   }
 }
 
@@ -176,16 +176,16 @@ const question = (() => {
     again = () => { field.disabled = false; if (field.value.trim()) predict(field.value.trim()); };
   } else {
     const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
-    const ask = picture => { again = () => predict(picture); again(); };
+    const ask = image => { again = () => predict(image); again(); };
     if (DRAWN) {
-      const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask(canvas.picture()); });
+      const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask(canvas.toImage()); });
       tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
       place.append(canvas);
     }
-    tools.append(...files(place, "image file to classify", picture => { shown.replaceChildren(make("img", { src: picture, alt: "image to classify", width: 40 })); ask(picture); }));
+    tools.append(...files(place, "image file to classify", image => { shown.replaceChildren(make("img", { src: image, alt: "image to classify", width: 40 })); ask(image); }));
     place.append(shown, tools);
   }
-  return { enable: () => { byId("answers").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop an image file." : "Drop an image file." })); again(); } };
+  return { enable: () => { byId("predictions").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop an image file." : "Drop an image file." })); again(); } };
 })();
 
 const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {

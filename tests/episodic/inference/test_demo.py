@@ -63,7 +63,7 @@ def test_it_answers_as_the_model_does(client, model, drawings):
     assert made["classes"] == sorted(support) and made["examples"] == 8
     asked = [p for pictures in drawings.values() for p in pictures[2:]]
     found = client.post("/predict", json={"model": made["model"], "examples": asked}).json()[
-        "answers"
+        "predictions"
     ]
 
     def files(pictures: list[str]) -> list[bytes]:
@@ -81,7 +81,7 @@ def test_it_answers_as_the_model_does(client, model, drawings):
     bare = client.post(
         "/predict", json={"model": made["model"], "examples": [asked[0].split(",")[1]]}
     )
-    assert bare.json()["answers"][0]["probabilities"] == pytest.approx(
+    assert bare.json()["predictions"][0]["probabilities"] == pytest.approx(
         found[0]["probabilities"], abs=1e-5
     ), "base64 alone is taken too"
 
@@ -100,7 +100,12 @@ def test_what_it_refuses(client, drawings):
             422,
             "at most 200 are accepted",
         ),
-        ("/adapt", {"classes": good | {"a": ["data:text/html;base64,AAAA"]}}, 422, "is no image"),
+        (
+            "/adapt",
+            {"classes": good | {"a": ["data:text/html;base64,AAAA"]}},
+            422,
+            "is not an image",
+        ),
         (
             "/adapt",
             {"classes": good | {"a": ["data:image/png;base64,!!!"]}},
