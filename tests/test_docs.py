@@ -77,8 +77,8 @@ def test_commands_exist(page):
         assert (ROOT / test).exists(), test
 
 
-def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
-    """Both pages in one checkout: the method of one trains the network of the other."""
+def test_an_algorithm_a_model_and_a_dataset_are_added_as_the_pages_say(tmp_path):
+    """All pages in one checkout: the algorithm trains the model on the dataset."""
     root = copy_checkout(tmp_path / "checkout")
     params = root / "params.yaml"
     code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-an-algorithm.md")
@@ -86,6 +86,10 @@ def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
     network, settings = code_blocks("docs/guide/your-own-model.md")
     (root / "my_models.py").write_text(network)
     preset.apply_preset("tiny", params)
+    dataset, dataset_section, _, _ = code_blocks("docs/tutorials/add-a-dataset.md")
+    (root / "episodic/datasets/stripes.py").write_text(dataset)
+    replace_once(params, "\nepisodes:", f"\n{dataset_section}\nepisodes:")
+    replace_once(params, "  name: glyphs ", "  name: stripes ")
     replace_once(params, "\ntrain:\n", f"\n{section}\ntrain:\n")
     replace_once(params, "  name: maml ", "  name: sign_maml ")
     replace_once(params, "  name: conv4 ", "  name: module ")
@@ -102,6 +106,7 @@ def test_a_method_and_a_network_are_added_as_the_pages_say(tmp_path):
     run(root, "python", "-m", "tasks.params", "--quiet")
     run(root, "dvc", "repro", "--quiet")
     config = json.loads((root / "models/run/config.json").read_text())
+    assert config["dataset"] == "stripes"
     assert config["algorithm"] == {"name": "sign_maml", "inner_lr": 0.01, "inner_steps": 1}
     assert config["model"] == {
         "name": "module",
@@ -134,6 +139,25 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
     assert "| `sign_maml` |" in (benchmark / "results/results.md").read_text()
     trained_with = (benchmark / "trained/sign_maml-5w1s/params.json").read_text()
     assert json.loads(trained_with)["algorithm"]["sign_maml"]["inner_lr"] == 0.02
+
+
+def test_a_dataset_keeps_what_the_page_promises(tmp_path, monkeypatch):
+    """Equal bytes, limits that agree with the prepared data, three splits."""
+    (tmp_path / "stripes.py").write_text(code_blocks("docs/tutorials/add-a-dataset.md")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    dataset = importlib.import_module("stripes").Stripes(classes=50)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        dataset.fetch(tmp_path / name)
+    first, second = ((tmp_path / name / "images.npy").read_bytes() for name in ("a", "b"))
+    assert first == second
+    prepared = dataset.prepare(tmp_path / "a", seed=3)
+    assert dataset.limits(3).classes == {
+        split: prepared.splits.count(split) for split in ("train", "validation", "test")
+    }
+    assert sorted(dataset.limits(3).classes.values()) == [10, 10, 30]
+    assert len(prepared.images) == int(prepared.counts.sum()) == 1000
+    assert prepared.splits != dataset.prepare(tmp_path / "a", seed=4).splits
 
 
 def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkeypatch):
