@@ -1,4 +1,4 @@
-"""A toy repository per test, and one Prefect server for all tests that need none of their own."""
+"""A toy repository per test, and a Prefect server that tests share."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def api(prefect_home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_database(api: str, prefect_home: Path) -> Path:
-    """A new server's database; servers that find a copy in their home start in half the time."""
+    """The database of a new server. With a copy of it, servers start in half the time."""
     return prefect_home / "empty.db"

@@ -56,9 +56,9 @@ class Workspace:
 
     def call(self, *command: str) -> str:
         process = self.start(*command)
-        said = process.communicate(timeout=200)[0]
-        assert process.returncode == 0, said
-        return said
+        output = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, output
+        return output
 
     def dvc(self) -> list[str]:
         """The stages that `dvc repro` ran."""
@@ -158,8 +158,8 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
     os.kill(flow.pid, signal.SIGKILL)
     flow.communicate(timeout=60)
     wait_for(lambda: not running_in(workspace.root), None)
-    said = workspace.call("env", f"{PROGRESS}=json", "dvc", "repro")
-    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    output = workspace.call("env", f"{PROGRESS}=json", "dvc", "repro")
+    events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     resumed = [event["iteration"] for event in events if event["event"] == "resume"]
     assert len(resumed) == 1 and 0 < resumed[0] < 600
     assert events[-1]["stage"] == "evaluate" and any(

@@ -1,4 +1,4 @@
-"""Reports next to Prefect's pages: who may read them, what is served, what an experiment keeps."""
+"""Reports at Prefect's server: access, served files, and the reports of experiments."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from flows.server import pages
 
 
 def served(root: Path, password: str | None) -> Callable[..., httpx.Response]:
-    """`get` of a server that has an answer for every other path, as Prefect's has."""
+    """Return `get` of a server that responds to all other paths, like Prefect's."""
     app = Starlette(
         routes=[Route("/{rest:path}", lambda request: PlainTextResponse("Prefect's own"))]
     )
     pages.mount_reports(app, root, password)
 
-    def get(path: str, **said: Any) -> httpx.Response:
+    def get(path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(app), base_url="http://here"
             ) as client:
-                return await client.get(path, **said)
+                return await client.get(path, **options)
 
         return asyncio.run(ask())
 
@@ -67,8 +67,8 @@ def test_a_server_with_a_password_asks_for_it(root):
     get = served(root, "admin:secret")
     refused = get("/reports/report.html")
     assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic")
-    for said, status in (("admin:secret", 200), ("admin:wrong", 401), ("", 401)):
-        header = {"Authorization": "Basic " + base64.b64encode(said.encode()).decode()}
+    for credentials, status in (("admin:secret", 200), ("admin:wrong", 401), ("", 401)):
+        header = {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
         assert get("/reports/report.html", headers=header).status_code == status
 
 
@@ -94,5 +94,5 @@ def test_the_report_of_an_experiment_outlives_its_workspace(root, tmp_path, monk
         == "http://127.0.0.1:4200/reports/experiments/maml%20s1/report.html"
     )
     assert pages.page_url(root, workspace / "a.html").startswith("file:///"), (
-        "what is not served is a file"
+        "a page that is not served has a file URL"
     )

@@ -22,7 +22,7 @@ CACHED = dict.fromkeys(STAGES, "Cached")
 
 
 def read(api: str, kind: str, **filters: object) -> list[dict]:
-    """Returns objects of Prefect's API, such as `flow_runs`."""
+    """Return objects of Prefect's API, such as `flow_runs`."""
     answer = httpx.post(f"{api}/{kind}/filter", json={**filters, "limit": 200})
     answer.raise_for_status()
     return answer.json()
@@ -37,7 +37,7 @@ def last_run(api: str) -> dict:
     return read(api, "flow_runs", sort="START_TIME_DESC")[0]
 
 
-def test_it_runs_what_dvc_says(toy: Toy, api: str):
+def test_it_runs_the_stages_that_dvc_selects(toy: Toy, api: str):
     """Stages are Completed or Cached, in the table and in Prefect; and `dvc repro` agrees."""
     toy.dvc("repro", "download")
     first = toy.start(PREFECT_API_URL=api)
@@ -60,7 +60,7 @@ def test_it_runs_what_dvc_says(toy: Toy, api: str):
     assert "Running" not in toy.dvc("repro")
 
 
-def test_a_failure_is_one_sentence(toy: Toy, api: str):
+def test_a_failure_is_an_error_message(toy: Toy, api: str):
     """Later stages do not run. A temporary failure is retried."""
     reason = "train: iteration 3 is not finite: lower train.meta_lr"
     toy.knob("exit-download", "75")
@@ -174,9 +174,7 @@ def test_a_killed_run_at_the_user_s_server(toy: Toy, api: str):
     assert "Running" not in task_states(api, killed["id"]).values()
 
 
-def test_a_server_that_does_not_start_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     server = Server(tmp_path)
     with pytest.raises(RuntimeError, match=r"^Prefect's server did not start; see .*server\.log$"):
@@ -184,7 +182,7 @@ def test_a_server_that_does_not_start_is_one_sentence(
     server.stop()
 
 
-def test_no_repository_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_folder_without_a_repository_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 1
     message = f"error: {tmp_path} is not in a DVC repository; run this in the project's checkout"

@@ -1,4 +1,4 @@
-"""The points of a sweep file, their names, and mistakes in them."""
+"""The points of a sweep file, their names and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.runtime.stage import StageError
 
 @pytest.fixture
 def points(tmp_path):
-    """Reads the text of a sweep file."""
+    """Read the text of a sweep file."""
 
     def read(text: str, name: str = "sweep", **options):
         file = tmp_path / f"{name}.yaml"
@@ -27,18 +27,18 @@ def names(points) -> list[str]:
 
 
 def test_a_grid_is_every_combination_for_every_seed(points):
-    found = points(
+    expanded = points(
         "base: {train.iterations: 7}\n"
         "grid: {algorithm.name: [maml, protonet], episodes.shots: [1, 5]}\n"
         "seeds: [0, 3]"
     )
-    assert names(found) == [
+    assert names(expanded) == [
         f"sweep-{method}-shots{shots}-s{seed}"
         for method in ("maml", "protonet")
         for shots in (1, 5)
         for seed in (0, 3)
     ]
-    assert found[3].changes == {
+    assert expanded[3].changes == {
         "train.iterations": 7,
         "algorithm.name": "maml",
         "episodes.shots": 5,
@@ -46,21 +46,21 @@ def test_a_grid_is_every_combination_for_every_seed(points):
     }
 
 
-def test_a_list_of_grids_is_one_after_the_other(points):
-    found = points(
+def test_a_list_of_grids_is_concatenated(points):
+    expanded = points(
         "grid: [{}, {train.classes: [10, 100]},"
         " {episodes.shots: [2], train.meta_lr: [0.1, 0.2]}]\n"
         "seeds: [0]"
     )
-    assert names(found) == [
+    assert names(expanded) == [
         "sweep-s0",
         "sweep-classes10-s0",
         "sweep-classes100-s0",
         "sweep-shots2-meta_lr0.1-s0",
         "sweep-shots2-meta_lr0.2-s0",
     ]
-    assert found[0].changes == {"train.seed": 0}
-    assert found[1].changes == {"train.classes": 10, "train.seed": 0}
+    assert expanded[0].changes == {"train.seed": 0}
+    assert expanded[1].changes == {"train.classes": 10, "train.seed": 0}
     assert names(points("grid: [{train.iterations: [5]}]")) == ["sweep-iterations5"]
 
 
@@ -77,11 +77,11 @@ def test_single_points_are_combined_with_a_grid(points):
 
 
 def test_names_are_refs_and_differ(points):
-    found = points(
+    expanded = points(
         "grid: {model.mlp.hidden: [[4], [4, 5]], report.title: [a/b..c~ d, a/b..c~  d]}",
         name="my sweep!",
     )
-    assert names(found) == [
+    assert names(expanded) == [
         "my-sweep-hidden4-titlea-b.c-d-1",
         "my-sweep-hidden4-titlea-b.c-d-2",
         "my-sweep-hidden4-5-titlea-b.c-d-3",
@@ -128,7 +128,7 @@ def test_names_are_refs_and_differ(points):
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(points, text, message):
+def test_an_error_is_one_line(points, text, message):
     with pytest.raises(StageError) as caught:
         points(text)
     assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
@@ -141,12 +141,12 @@ def test_no_experiment_has_the_name_of_the_workspace(points):
         points("points: [{}, {train.iterations: 6}]", "workspace")
 
 
-def test_large_and_small_numbers_keep_their_sign_of_the_exponent(points):
-    found = points("grid: {train.meta_lr: [1e+30, 1e-30]}", check=False)
-    assert names(found) == ["sweep-meta_lr1e+30", "sweep-meta_lr1e-30"]
+def test_names_keep_the_sign_of_exponents(points):
+    expanded = points("grid: {train.meta_lr: [1e+30, 1e-30]}", check=False)
+    assert names(expanded) == ["sweep-meta_lr1e+30", "sweep-meta_lr1e-30"]
 
 
-def test_a_missing_file_is_one_sentence(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(
         StageError,
         match=r"nosuch\.yaml does not exist; give a sweep file, such as conf/sweeps/methods\.yaml$",
@@ -154,12 +154,12 @@ def test_a_missing_file_is_one_sentence(tmp_path):
         read_points(tmp_path / "nosuch.yaml", preset.default_params())
 
 
-def test_a_folder_is_no_sweep_file(tmp_path):
+def test_a_folder_is_not_a_sweep_file(tmp_path):
     with pytest.raises(StageError, match="is a folder; give a sweep file"):
         read_points(tmp_path, preset.default_params())
 
 
-def test_all_mistakes_are_listed_at_once(points):
+def test_all_errors_are_listed_at_once(points):
     with pytest.raises(StageError) as caught:
         points("grid: {train.iterations: [0, -1]}\nseeds: [0]")
     assert len(str(caught.value).splitlines()) == 2
@@ -169,7 +169,7 @@ def test_all_mistakes_are_listed_at_once(points):
             "grid: {algorithm.name: [maml, mmal], train.iterations: 0, train.meta_lr: [0, -1]}"
         )
     message = str(caught.value)
-    for part in (
+    for error in (
         "unknown key gird",
         "train is a section",
         "grid.train.iterations is 0",
@@ -177,7 +177,7 @@ def test_all_mistakes_are_listed_at_once(points):
         "is 'mmal'",
         "meta_lr is -1",
     ):
-        assert message.count(part) == 1, message
+        assert message.count(error) == 1, message
 
 
 def test_changes_are_applied_to_a_copy():
@@ -189,9 +189,9 @@ def test_changes_are_applied_to_a_copy():
     assert raw == {"a": {"b": 1, "c": {"d": 2}}}
 
 
-def test_keys_of_an_earlier_version_have_their_present_names(points, tmp_path, capsys):
-    found = points("base: {dataset.ratings.least: 7}\ngrid: {train.hard: [0, 0.5]}")
-    assert [point.changes for point in found] == [
+def test_old_keys_are_renamed(points, tmp_path, capsys):
+    expanded = points("base: {dataset.ratings.least: 7}\ngrid: {train.hard: [0, 0.5]}")
+    assert [point.changes for point in expanded] == [
         {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0},
         {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0.5},
     ]

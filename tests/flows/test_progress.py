@@ -1,4 +1,4 @@
-"""A stage's JSON lines: all of them reach the artifact in the end, few the network and the log."""
+"""Progress of a stage: throttled updates of artifacts and of the log."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SCHEDULED = {
     "description": "",
     "entrypoint": "flows.train.train",
     "parameters": {"name": "nightly"},
-    # The sixth field are seconds.
+    # The sixth field is seconds.
     "schedules": [{"cron": "* * * * * */20", "timezone": "UTC", "active": True}],
     "concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"},
 }
@@ -70,7 +70,7 @@ class Site:
         answers: list[httpx.Response] = []
 
         def created() -> bool:
-            """A server whose database is busy answers 503 and may be asked again."""
+            """Whether the run was created. A server with a busy database returns 503."""
             url = f"{self.api}/deployments/{self.deployment()}/create_flow_run"
             answers.append(httpx.post(url, json={}, timeout=60))
             return answers[-1].status_code != 503
@@ -93,7 +93,7 @@ class Site:
 
 
 def prepare(toy: Toy, database: Path) -> Toy:
-    """Commits the toy, and puts an empty database into its Prefect home."""
+    """Commit the toy, and copy an empty database into its Prefect home."""
     (toy.path / ".gitignore").write_text(".prefect/\nknobs/\nprefect.yaml\nreports/experiments/\n")
     toy.commit()
     (toy.path / ".prefect").mkdir()
@@ -103,7 +103,7 @@ def prepare(toy: Toy, database: Path) -> Toy:
 
 @pytest.fixture
 def start_site(toy: Toy, empty_database: Path) -> Iterator[Any]:
-    """Starts `make ui` in the toy; all sites end with the test."""
+    """Start `make ui` in the toy. All sites end with the test."""
     prepare(toy, empty_database)
     sites: list[Site] = []
 
@@ -203,7 +203,7 @@ def test_however_a_run_ends_the_next_one_resumes(toy: Toy, start_site):
 
 
 def test_a_schedule_fires(site: Site):
-    """The run is an experiment, its report is served, and the checkout stays as it is."""
+    """The run is an experiment, its report is served, and the checkout is not modified."""
 
     def finished() -> list[dict]:
         filters = {
@@ -226,7 +226,7 @@ def test_a_schedule_fires(site: Site):
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """The address of a web hook, and the messages that it receives."""
+    """The URL of a webhook, and the messages that it receives."""
     messages: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -264,7 +264,7 @@ for commit in commits:
 
 
 def test_notifications(site: Site, webhook: tuple[str, list[dict[str, str]]], tmp_path: Path):
-    """conf/automations.yaml reports a run that failed and a score that fell, to a web hook."""
+    """conf/automations.yaml reports a run that failed and a score that fell, to a webhook."""
     address, messages = webhook
     toy = site.toy
     environment = toy.environment | {"PREFECT_API_URL": site.api}

@@ -1,4 +1,4 @@
-"""Prefect's UI: what it refuses, what it serves, and what a run leaves on its pages."""
+"""Prefect's UI: access, deployments, the form, and the artifacts of a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, 
 
 
 @pytest.mark.parametrize("number", ["0", "99999", "-1", "x"])
-def test_a_port_is_a_number_that_there_is(number, capsys):
+def test_an_invalid_port_is_an_error(number, capsys):
     with pytest.raises(SystemExit) as ended:
         ui.main(["--port", number])
     assert (
@@ -111,12 +111,12 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
         assert form["ways"]["type"] == "integer" and form["ways"]["description"].startswith(
             "Classes per episode"
         )
-        asked = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
-        answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=asked)
+        preflight = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
+        answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=preflight)
         assert answer.headers.get("access-control-allow-origin") not in (
             "*",
             "http://elsewhere.example",
-        ), "no other site's pages may ask"
+        ), "pages of other sites are rejected"
         pages = httpx.get(f"http://127.0.0.1:{port}/", follow_redirects=True).text
         assert (
             "<html" in pages and str(port) in httpx.get(f"http://127.0.0.1:{port}/ui-settings").text
@@ -133,7 +133,7 @@ def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
     wait_until_gone(family)
 
 
-def test_what_the_form_asks_for_becomes_params(tmp_path):
+def test_fields_of_the_form_become_settings(tmp_path):
     from flows.experiments.points import apply_changes
     from flows.experiments.worktree import write_params
     from flows.train import UNCHANGED, default_name, preset_changes
@@ -143,11 +143,11 @@ def test_what_the_form_asks_for_becomes_params(tmp_path):
     write_params(ROOT / "params.yaml", tmp_path / "params.yaml", changes)
     raw = params.read_yaml(ROOT / "params.yaml")
     assert params.read_yaml(tmp_path / "params.yaml") == apply_changes(raw, changes), (
-        "what is written is what was asked for"
+        "the file has the settings of the preset"
     )
     assert (tmp_path / "params.yaml").read_text().count("\n") == (
         ROOT / "params.yaml"
-    ).read_text().count("\n"), "in the way it was written"
+    ).read_text().count("\n"), "the layout is preserved"
     assert (
         changes["dataset.name"] == "omniglot"
         and changes["train.iterations"] == 4000
@@ -182,14 +182,13 @@ def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
         read_overrides(raw, {"train": {"iterations": 3}}, warnings.append)
 
 
-def test_pictures_become_part_of_the_summary(tmp_path):
+def test_images_are_embedded_in_the_summary(tmp_path):
     (tmp_path / "a.svg").write_text("<svg/>")
-    (tmp_path / "summary.md").write_text("# T\n\n![what it shows](a.svg)\n![gone](b.svg)\n")
-    said = results.inline_images(tmp_path / "summary.md")
+    (tmp_path / "summary.md").write_text("# T\n\n![a chart](a.svg)\n![gone](b.svg)\n")
+    summary = results.inline_images(tmp_path / "summary.md")
     assert (
-        f"![what it shows](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})"
-        in said
-        and "![gone](b.svg)" in said
+        f"![a chart](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})" in summary
+        and "![gone](b.svg)" in summary
     )
 
 
@@ -204,7 +203,7 @@ def test_the_learning_curve_is_drawn_from_progress(monkeypatch):
             done == 1000,
         )
     assert published[-1] == len(curve.points) <= 401 and len(published) == 1, (
-        "once every fifteen seconds, and at the end"
+        "only at the end, since less than 15 seconds have passed"
     )
     drawn = draw_curve(curve.points)
     assert drawn.startswith("<svg") and "validation" in drawn and "training" in drawn

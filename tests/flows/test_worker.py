@@ -29,7 +29,7 @@ def ignore(line: str) -> None: ...
 
 
 def test_every_kind_of_change(toy: Toy):
-    """The worker runs exactly what a change reaches, and alternates with `dvc repro`."""
+    """The worker runs exactly the affected stages, and alternates with `dvc repro`."""
     with Worker(toy.path) as worker:
         assert outcomes(worker) == dict.fromkeys(STAGES, "ran")
         assert outcomes(worker) == expected()
@@ -95,7 +95,7 @@ def test_failures_have_a_reason(toy: Toy):
         assert "dvc.yaml" in result.message and "\n" not in result.message
 
 
-def test_a_busy_workspace_is_no_failure(toy: Toy):
+def test_a_busy_workspace_is_not_a_failure(toy: Toy):
     toy.knob("slow-train", "")
     with Worker(toy.path) as first, Worker(toy.path) as second:
         first.send(StageRequest("download"), print)

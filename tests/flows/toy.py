@@ -1,7 +1,7 @@
-"""A small repository with the five stages' names: real git, DVC and processes, but no learning.
+"""A small repository with stages of the same names: real git, DVC and processes, no learning.
 
 Files in `knobs/`, which DVC does not know, change how a stage behaves without making it stale.
-`fail-NAME` holds the error that a stage ends with, `exit-NAME` an exit code for its next run alone.
+`fail-NAME` contains the error that a stage ends with, `exit-NAME` an exit code for its next run.
 While `slow-NAME` exists, the stage does not end.
 """
 
@@ -103,7 +103,7 @@ class Toy:
         self.path = path
         self.environment = {
             **without_settings(os.environ),
-            "PYTHONPATH": str(ROOT),  # the toy has no flows/ of its own
+            "PYTHONPATH": str(ROOT),  # the toy has no flows/
             "DVC_NO_ANALYTICS": "1",
             # Prefect's defaults are 10 seconds.
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
@@ -147,7 +147,7 @@ class Toy:
         self.git("commit", "--quiet", "--message=start")
 
     def dvc(self, *arguments: str) -> str:
-        """Runs `dvc` as from a shell with the environment active; returns what it prints."""
+        """Run `dvc` as from a shell with an active environment, and return its output."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
@@ -160,7 +160,7 @@ class Toy:
         return done.stdout
 
     def locked(self) -> bool:
-        """Whether DVC's record of locks names a process, alive or not."""
+        """Whether DVC's lock file contains a process, alive or not."""
         return json.loads((self.path / ".dvc" / "tmp" / "rwlock").read_text()) != {}
 
     def start(self, *arguments: str, module: str = "flows.pipeline", **environment: str) -> Run:
