@@ -77,6 +77,16 @@ def test_commands_exist(page):
         assert (ROOT / test).exists(), test
 
 
+def test_included_files_exist():
+    # In a block of Python a formatter would read the marker as an expression.
+    included = [
+        name
+        for page in (ROOT / "docs").rglob("*.md")
+        for name in re.findall(r'^``` \{ \.python \}\n--8<-- "(.+)"$', page.read_text(), re.M)
+    ]
+    assert included and all((ROOT / "docs" / name).is_file() for name in included)
+
+
 def test_an_algorithm_a_model_and_a_dataset_are_added_as_the_pages_say(tmp_path):
     """All pages in one checkout: the algorithm trains the model on the dataset."""
     root = copy_checkout(tmp_path / "checkout")
