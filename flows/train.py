@@ -26,7 +26,7 @@ from flows.ui.results import publish_results
 from tasks import params
 from tasks import preset as presets
 from tasks.experiments import WORKSPACE
-from tasks.params import old_name_warnings, read_yaml, rename_dotted
+from tasks.params import list_rename_warnings, read_yaml, rename_dotted
 from tasks.reports.kit.trees import flatten
 from tasks.runtime.stage import StageError
 
@@ -141,7 +141,7 @@ def read_overrides(
         StageError: A value would replace a whole section, or a key is given by both of its names.
     """
     overrides, renamed = rename_dotted(overrides)
-    for warning in old_name_warnings(renamed, "overrides"):
+    for warning in list_rename_warnings(renamed, "overrides"):
         warn(warning)
     errors = [find_section_error(raw, key, value) for key, value in overrides.items()]
     if lines := [f"overrides: {error}" for error in errors if error]:

@@ -24,10 +24,10 @@ import pandas as pd
 from tasks.experiments import (
     WORKSPACE,
     Experiment,
-    History,
     MissingFilesError,
     NoResultError,
     Revision,
+    RevisionHistory,
 )
 from tasks.reports.comparison import (
     closeup,
@@ -73,7 +73,7 @@ def gather(
         StageError: A name is unknown or has no result, files are missing in DVC's cache, or there
             is nothing to compare.
     """
-    with History.open(root) as history:
+    with RevisionHistory.open(root) as history:
         revisions = history.find_named(names)
         if since is not None:
             revisions += history.list_since(since)

@@ -28,7 +28,7 @@ def run(settings: params.Settings, out: Path, mirror: Path | None = None) -> Non
     """
     chosen = settings.dataset
     with atomic_folder(out) as folder, report_progress() as progress:
-        chosen.config.fetch(folder, source=chosen.own_data, mirror=mirror, progress=progress)
+        chosen.config.fetch(folder, source=chosen.user_data, mirror=mirror, progress=progress)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def report_progress() -> Iterator[ProgressCallback]:
 
 
 def main() -> None:
-    args = stage.parser(__doc__, out="folder to write").parse_args()
+    args = stage.build_parser(__doc__, out="folder to write").parse_args()
     mirror = os.environ.get(MIRROR_VARIABLE)
     stage.run(
         lambda: run(params.load(args.params, "dataset"), args.out, Path(mirror) if mirror else None)

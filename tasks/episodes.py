@@ -17,7 +17,7 @@ from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from tasks import params
 from tasks.prepared import FORMAT, add_offsets
 from tasks.runtime import stage
-from tasks.runtime.files import atomic_folder, digest, write_json
+from tasks.runtime.files import atomic_folder, compute_digest, write_json
 
 
 def run(settings: params.Settings, raw: Path, out: Path) -> None:
@@ -48,7 +48,7 @@ def run(settings: params.Settings, raw: Path, out: Path) -> None:
         }
         for key in ("ways", "shots", "queries", "seed"):
             meta[key] = getattr(settings.episodes, key)
-        write_json(folder / "meta.json", meta | {"data_digest": digest(folder)})
+        write_json(folder / "meta.json", meta | {"data_digest": compute_digest(folder)})
 
 
 def _fixed_splits(episodes: params.Episodes) -> Iterator[tuple[str, int]]:
@@ -198,7 +198,7 @@ def _write_tasks(data: Tasks, episodes: params.Episodes, folder: Path) -> dict[s
 
 
 def main() -> None:
-    args = stage.parser(
+    args = stage.build_parser(
         __doc__, raw="folder written by the stage download", out="folder to write"
     ).parse_args()
     stage.run(lambda: run(params.load(args.params, "dataset", "episodes"), args.raw, args.out))

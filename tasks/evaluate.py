@@ -16,7 +16,7 @@ from episodic.ops import backend
 from tasks import params, prepared
 from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
 from tasks.evaluation.baselines import EpisodeBaselines
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults, measure_episodes
 from tasks.runtime import distributed, stage
 from tasks.runtime.files import atomic_folder, write_json
@@ -48,7 +48,7 @@ def run(settings: params.Settings, data: Path, model: Path, scores: Path, metric
     allocator.keep_freed_memory()
     device = distributed.prepare_device(settings.device)
     source = prepared.open_folder(data, device)
-    evaluation = Evaluation.load(settings.evaluate, source, model)
+    evaluation = EvaluationSetup.load(settings.evaluate, source, model)
     table = ratings.RatingTable(source) if source.has_recorded_tasks else None
     count = distributed.count_processes(
         settings.processes,
@@ -67,7 +67,7 @@ def run(settings: params.Settings, data: Path, model: Path, scores: Path, metric
             stage.emit(
                 "plan",
                 stage="evaluate",
-                choose_chunk_size=evaluation.chunk,
+                episodes_at_once=evaluation.chunk,
                 processes=group.size,
                 compiled=compiled,
             )
@@ -78,7 +78,7 @@ def run(settings: params.Settings, data: Path, model: Path, scores: Path, metric
 
 
 def _measure(
-    evaluation: Evaluation, table: ratings.RatingTable | None, group: ProcessGroup
+    evaluation: EvaluationSetup, table: ratings.RatingTable | None, group: ProcessGroup
 ) -> Measurements:
     row_baselines = None
     if table:
@@ -94,25 +94,27 @@ def _measure(
     return Measurements(results, labels | rejection, rated, embeddings)
 
 
-def _write(evaluation: Evaluation, measurements: Measurements, scores: Path, metrics: Path) -> None:
+def _write(
+    evaluation: EvaluationSetup, measurements: Measurements, scores: Path, metrics: Path
+) -> None:
     source, test, results = evaluation.source, evaluation.test, measurements.results
     learner = evaluation.trained.learner
     name = learner.objective.score_name
-    episodes = tables.episode_table(results, evaluation.points, name)
-    compared = tables.baseline_table(results, name)
+    episodes = tables.build_episode_table(results, evaluation.points, name)
+    compared = tables.build_baseline_table(results, name)
     headline = episodes.query(f"mode == '{learner.batch_norm}' and step == {evaluation.steps}")
     limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)
-    entries = tables.headline_metrics(evaluation, episodes, compared, limit)
+    entries = tables.compute_headline_metrics(evaluation, episodes, compared, limit)
     entries |= measurements.diagnostics
     answers = pd.DataFrame()
     with atomic_folder(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
-        tables.curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
+        tables.build_curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
-            answers = tables.answer_table(evaluation, results)
+            answers = tables.build_prediction_table(evaluation, results)
             answers.to_parquet(folder / "answers.parquet", index=False)
-            classes = tables.class_table(evaluation, answers)
+            classes = tables.build_class_table(evaluation, answers)
             classes.to_parquet(folder / "classes.parquet", index=False)
         elif measurements.ratings is not None:
             users = measurements.ratings.users
@@ -120,9 +122,9 @@ def _write(evaluation: Evaluation, measurements: Measurements, scores: Path, met
             summary = ratings.summarize_users(users)
             summary.to_csv(folder / "ratings.csv", index=False)
             measurements.ratings.lists.to_parquet(folder / "lists.parquet", index=False)
-            entries |= ratings.rating_metrics_entry(summary)
+            entries |= ratings.build_rating_entry(summary)
         else:
-            fits, support = tables.fit_tables(evaluation, headline)
+            fits, support = tables.build_fit_tables(evaluation, headline)
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
         space = task_space.describe_tasks(
@@ -141,7 +143,7 @@ def replace_infinite(value: Any) -> Any:
 
 
 def main() -> None:
-    parser = stage.parser(
+    parser = stage.build_parser(
         __doc__,
         data="folder written by the stage episodes",
         model="folder written by the stage train",

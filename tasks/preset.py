@@ -17,7 +17,14 @@ from ruamel.yaml import YAML
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
 from tasks import params
-from tasks.params import CHOICES, PLAIN, General, read_yaml, rename_keys, section_type
+from tasks.params import (
+    FIXED_SECTIONS,
+    SELECTABLE_SECTIONS,
+    General,
+    import_section_type,
+    read_yaml,
+    rename_keys,
+)
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_text
 
@@ -35,10 +42,10 @@ def list_presets() -> list[str]:
 def default_params() -> dict[str, Any]:
     """Return the default of every key, as plain values."""
     result: dict[str, Any] = asdict(General())
-    for section, choice in CHOICES.items():
+    for section, choice in SELECTABLE_SECTIONS.items():
         entries = {name: asdict(choice.registry[name]()) for name in choice.registry}
         result[section] = {"name": choice.default} | asdict(choice.keys()) | entries
-    return result | {section: asdict(section_type(section)()) for section in PLAIN}
+    return result | {section: asdict(import_section_type(section)()) for section in FIXED_SECTIONS}
 
 
 def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:

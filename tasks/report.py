@@ -126,7 +126,7 @@ def describe_provenance(settings: params.Settings, results: Results) -> dict[str
 
 
 def main() -> None:
-    parser = stage.parser(
+    parser = stage.build_parser(
         __doc__,
         data="folder written by the stage episodes",
         model="folder written by the stage train",

@@ -27,7 +27,7 @@ def schema(commented: Path) -> dict[str, Any]:
 
     text = YAML().load(commented.read_text(encoding="utf-8"))
     sections: dict[str, Any] = _section(params.General)["properties"]
-    for section, choice in params.CHOICES.items():
+    for section, choice in params.SELECTABLE_SECTIONS.items():
         known = choice.registry
         properties = {"name": {"enum": sorted(known)}} | _section(choice.keys)["properties"]
         properties |= {name: _section(known[name]) for name in sorted(known)}
@@ -37,7 +37,9 @@ def schema(commented: Path) -> dict[str, Any]:
             "required": ["name"],
             "additionalProperties": False,
         }
-    sections |= {section: _section(params.section_type(section)) for section in params.PLAIN}
+    sections |= {
+        section: _section(params.import_section_type(section)) for section in params.FIXED_SECTIONS
+    }
     defaults = preset.default_params()
     for key, value in sections.items():
         _describe(value, key, text, defaults)

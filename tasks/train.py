@@ -1,8 +1,8 @@
-"""Stage `train`: train the model and keep the best meta-parameters by validation score.
+"""Stage `train`: train the model and keep the meta-parameters with the best validation score.
 
-Interrupted runs resume from the last checkpoint and end with the same bytes. The processes of a run
-(params `processes`, or those of `torchrun -m tasks.train`) share each meta-batch; their number does
-not change the result.
+Interrupted runs resume from the last checkpoint, with bitwise-identical results. The processes of a
+run (params `processes`, or those of `torchrun -m tasks.train`) share each meta-batch. Their number
+does not affect the result.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from episodic.ops import backend
 from episodic.training import loop, model_folder
 from tasks import params, prepared
 from tasks.runtime import class_selection, distributed, resume, stage
-from tasks.runtime.files import ROOT, atomic_folder, code_digest, write_json
+from tasks.runtime.files import ROOT, atomic_folder, compute_code_digest, write_json
 from tasks.runtime.stage import StageError
 
 
 def run(settings: params.Settings, data: Path, model: Path, history: Path, run_json: Path) -> None:
-    """Write the files that docs/reference/files.md describes in models/run."""
+    """Train the model, and write models/run as described in docs/reference/files.md."""
     allocator.keep_freed_memory()
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)
@@ -48,19 +48,21 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
     plan = loop.choose_training_plan(sampler, settings.train, device)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
     shards = len(plan.shard_bounds(settings.train.meta_batch))
-    code = code_digest(_find_user_code(learner))
+    code = compute_code_digest(_find_user_code(learner))
     inputs = config | {
         "train": asdict(settings.train),
         "shots": settings.episodes.shots,
         "compiler": compiler,
     }
-    folder = resume.checkpoint_root() / resume.checkpoint_key(inputs, data, device, code)
+    folder = resume.find_checkpoint_root() / resume.compute_checkpoint_key(
+        inputs, data, device, code
+    )
     count = distributed.count_processes(
         settings.processes, shards, is_large=shards > 1, device=device
     )
     with distributed.start_processes(count, device) as group:
         if group.size > shards:
-            raise StageError(_idle_message(group.size, shards, settings.train.meta_batch))
+            raise StageError(_describe_idle(group.size, shards, settings.train.meta_batch))
         is_first = group.rank == 0
         if is_first:
             stage.emit("plan", **_describe_plan(plan, group.size))
@@ -75,8 +77,8 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
             def measure_elapsed() -> float:
                 return elapsed_before + time.perf_counter() - start
 
-            def on_progress(done: int, figures: dict[str, float]) -> None:
-                progress.update(done, figures=figures)
+            def on_progress(done: int, metrics: dict[str, float]) -> None:
+                progress.update(done, metrics=metrics)
                 if is_first and done % settings.train.checkpoint_every == 0:
                     resume.write_elapsed(folder, measure_elapsed())
 
@@ -96,7 +98,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 on_resume=on_resume,
             )
             elapsed = measure_elapsed()
-            facts = _describe_run(result, elapsed, device, group, plan, compiler)
+            run_facts = _describe_run(result, elapsed, device, group, plan, compiler)
             if not is_first:
                 return
             description = config | {
@@ -114,11 +116,11 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
             with atomic_folder(history) as draft:
                 for name, rows in tables.items():
                     pd.DataFrame(rows).to_csv(draft / f"{name}.csv", index=False)
-            write_json(run_json, facts)
+            write_json(run_json, run_facts)
 
 
 def describe_learner(settings: params.Settings, meta: dict[str, Any]) -> dict[str, Any]:
-    """The part of `models/run/config.json` that defines the learner.
+    """Return the part of `models/run/config.json` that defines the learner.
 
     Args:
         settings: The settings of the run.
@@ -140,18 +142,18 @@ def describe_learner(settings: params.Settings, meta: dict[str, Any]) -> dict[st
 
 
 def _find_user_code(learner: MetaLearner) -> list[Path]:
-    """The files of a network or a method that is not part of the project."""
-    parts = [learner.algorithm, *getattr(learner.model, "parts", [learner.model])]
+    """List the files of a user's model or algorithm that is not part of the project."""
+    components = [learner.algorithm, *getattr(learner.model, "parts", [learner.model])]
     files = {
         Path(name).resolve()
-        for part in parts
-        if (name := getattr(sys.modules.get(type(part).__module__), "__file__", None))
+        for component in components
+        if (name := getattr(sys.modules.get(type(component).__module__), "__file__", None))
     }
-    known = (ROOT / "episodic", Path(torch.__file__).parent)
-    return sorted(f for f in files if not any(f.is_relative_to(folder) for folder in known))
+    library_folders = (ROOT / "episodic", Path(torch.__file__).parent)
+    return sorted(f for f in files if not any(f.is_relative_to(d) for d in library_folders))
 
 
-def _idle_message(processes: int, shards: int, meta_batch: int) -> str:
+def _describe_idle(processes: int, shards: int, meta_batch: int) -> str:
     shard = f"set train.plan.shard to {meta_batch // processes}"
     remedy = shard if processes <= meta_batch else "raise train.meta_batch"
     return (
@@ -195,13 +197,13 @@ def _describe_run(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.system(),
-        "commit": _commit(),
+        "commit": _read_commit(),
     }
 
 
-def _commit() -> str | None:
+def _read_commit() -> str | None:
     try:
-        answer = subprocess.run(
+        process = subprocess.run(
             ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
             cwd=ROOT,
             capture_output=True,
@@ -209,11 +211,11 @@ def _commit() -> str | None:
         )
     except FileNotFoundError:  # no git on this machine
         return None
-    return answer.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def main() -> None:
-    parser = stage.parser(
+    parser = stage.build_parser(
         __doc__,
         data="folder written by the stage episodes",
         model="folder to write: weights and their description",

@@ -26,8 +26,8 @@ try:
     runpy.run_module(module, run_name="__main__")
 except SystemExit as end:
     assert not end.code, end.code
-from tasks.runtime.files import ROOT, code_files
-print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in code_files()]))
+from tasks.runtime.files import ROOT, list_code_files
+print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in list_code_files()]))
 """
 """Runs a stage and prints its code files. Charts stay empty: to draw them takes two seconds."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.server import session
 from tasks import compare as comparison
-from tasks.experiments import History
+from tasks.experiments import RevisionHistory
 
 DESCRIPTION = """\
 Compares experiments and commits like python -m tasks.compare, but as a Prefect flow that publishes
@@ -56,7 +56,7 @@ def run(root: Path, options: argparse.Namespace) -> int:
 
         names = list(options.revisions)
         if options.all:
-            with History.open(root) as history:
+            with RevisionHistory.open(root) as history:
                 names += [revision.name for revision in history.list_experiments()]
         state = compare(names, options.since, options.baseline, str(options.out), return_state=True)
     if not state.is_completed():

@@ -23,7 +23,7 @@ from typing import Any
 from episodic.core.registry import did_you_mean
 from tasks import params
 from tasks.experiments import WORKSPACE
-from tasks.params import read_yaml, rename_dotted, rename_keys, warn_of_old_names
+from tasks.params import read_yaml, rename_dotted, rename_keys, warn_about_renamed_keys
 from tasks.runtime.stage import StageError
 
 SEED = "train.seed"
@@ -127,7 +127,7 @@ def _parse_sweep(
         ],
         seeds=_parse_seeds(content.get("seeds"), errors),
     )
-    warn_of_old_names(renamed, source)
+    warn_about_renamed_keys(renamed, source)
     for changes in sweep.sections():
         for key, value in list(changes.items()):
             if error := find_section_error(raw, key, value):

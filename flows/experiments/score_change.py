@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect.events import emit_event
 
 from flows.ui.progress import Log
-from tasks.experiments import Experiment, History, Revision
+from tasks.experiments import Experiment, Revision, RevisionHistory
 from tasks.reports.comparison.score_change import measure_change
 
 SCORE_FELL = "episodic.score.fell"
@@ -24,7 +24,7 @@ its interval.
 
 def latest_revision(root: Path, name: str) -> Revision | None:
     """Return the most recent experiment of this name, regardless of the commit it started from."""
-    with History.open(root) as history:
+    with RevisionHistory.open(root) as history:
         known = history.experiments().get(name)
     return Revision(name, known[0]) if known else None
 
@@ -38,7 +38,7 @@ def describe_change(root: Path, name: str, previous: Revision | None, log: Log) 
     latest = latest_revision(root, name)
     if previous is None or latest is None:
         return ""
-    with History.open(root) as history:
+    with RevisionHistory.open(root) as history:
         results = list(history.read([previous, latest]))
     for result in results:
         if not isinstance(result, Experiment):

@@ -19,7 +19,7 @@ from episodic.training.baselines import (
     input_centroid_scores,
     random_init_scores,
 )
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 
 CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid", "encoder": "encoder_centroid"}
 """Name of the baseline that predicts the class with the nearest mean input, by kind of input.
@@ -60,7 +60,7 @@ class EpisodeBaselines:
 
     @classmethod
     def prepare(
-        cls, evaluation: Evaluation, row_baselines: RowBaselines | None, group: ProcessGroup
+        cls, evaluation: EvaluationSetup, row_baselines: RowBaselines | None, group: ProcessGroup
     ) -> EpisodeBaselines:
         """Choose the learning rate of `random_init` on validation episodes, shared by `group`."""
         source, trained = evaluation.source, evaluation.trained
@@ -108,7 +108,7 @@ class EpisodeBaselines:
         return F.pad(score, (0, episode.tasks - scored))
 
 
-def fit_sentence_baselines(evaluation: Evaluation) -> RowBaselines:
+def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
     """Fit tf-idf baselines of scikit-learn, whose word weights come from the training classes."""
     from episodic.analysis.text_baselines import TfidfClassifiers
 

@@ -11,7 +11,7 @@ from episodic.core import float64, random_numbers
 from episodic.core.statistics import mean_ci95
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve, permuted_label_scores, split_episodes
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
 LABEL_PERMUTATIONS, PERMUTED_EPISODES = 5, 50
@@ -19,7 +19,7 @@ LABEL_PERMUTATIONS, PERMUTED_EPISODES = 5, 50
 
 
 def measure_rejection(
-    evaluation: Evaluation, results: EpisodeResults, group: ProcessGroup
+    evaluation: EvaluationSetup, results: EpisodeResults, group: ProcessGroup
 ) -> dict[str, Any]:
     """Whether the confidence separates an episode's queries from examples of no class.
 
@@ -72,7 +72,7 @@ def _auroc(above: np.ndarray, below: np.ndarray) -> float:
     return float(greater + equal / 2)
 
 
-def measure_label_permutations(evaluation: Evaluation, group: ProcessGroup) -> dict[str, Any]:
+def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup) -> dict[str, Any]:
     """How far the accuracy spreads over random permutations of the class labels of some episodes.
 
     Returns:

@@ -17,7 +17,7 @@ from tasks.prepared import PreparedFolder
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationSetup:
     """A trained model and the test episodes that it is evaluated on.
 
     Attributes:
@@ -40,7 +40,9 @@ class Evaluation:
     query_numbers: int
 
     @classmethod
-    def load(cls, settings: EvaluationConfig, source: PreparedFolder, model: Path) -> Evaluation:
+    def load(
+        cls, settings: EvaluationConfig, source: PreparedFolder, model: Path
+    ) -> EvaluationSetup:
         """Read the model in the folder `model` and check that it accepts the test episodes."""
         trained = model_folder.load(model, source.device)
         test, learner = source.read_episodes("test"), trained.learner

@@ -19,7 +19,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import RowBaselines, stack_scores
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.prepared import PreparedFolder
 
 SHOTS = (1, 3, 5, 10, 20)
@@ -106,7 +106,7 @@ class RatingResults:
 
 
 def measure_ratings(
-    evaluation: Evaluation, table: RatingTable, group: ProcessGroup
+    evaluation: EvaluationSetup, table: RatingTable, group: ProcessGroup
 ) -> RatingResults | None:
     """Measure the model and the baselines for every number of first ratings.
 
@@ -149,7 +149,7 @@ def measure_ratings(
 
 
 def _ranked_lists(
-    evaluation: Evaluation, answers: np.ndarray, episodes: Iterable[int]
+    evaluation: EvaluationSetup, answers: np.ndarray, episodes: Iterable[int]
 ) -> pd.DataFrame:
     source, test = evaluation.source, evaluation.test
     texts, targets = source.read_texts(), source.load_targets().cpu().numpy()
@@ -192,7 +192,7 @@ def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rating_metrics_entry(summary: pd.DataFrame) -> dict[str, Any]:
+def build_rating_entry(summary: pd.DataFrame) -> dict[str, Any]:
     """The entry `ratings` of metrics.json: the measures of the model by the number of ratings."""
     wanted = [name for measure in METRICS for name in (measure, f"{measure}_ci95")]
     model = summary[summary["method"] == "model"]

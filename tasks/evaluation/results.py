@@ -12,7 +12,7 @@ from episodic.engine.learner import BATCH_NORM
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import EpisodeBaselines
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.runtime.stage import ProgressReporter
 
 
@@ -64,7 +64,7 @@ class EpisodeResults:
 
 
 def measure_episodes(
-    evaluation: Evaluation, baselines: EpisodeBaselines, group: ProcessGroup
+    evaluation: EvaluationSetup, baselines: EpisodeBaselines, group: ProcessGroup
 ) -> EpisodeResults:
     """Score the model after each number of inner steps, and its baselines, on all test episodes."""
     learner, members = evaluation.trained.learner, evaluation.trained.members

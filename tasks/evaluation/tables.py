@@ -11,7 +11,7 @@ import torch
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import BATCH_NORM
 from episodic.training.evaluation import CURVE_STEPS, adaptation_steps
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
 DIVERGED = 100.0
@@ -24,7 +24,7 @@ FITS = 6
 """Regression: number of episodes, from typical to worst, whose curves the report draws."""
 
 
-def episode_table(results: EpisodeResults, points: list[int], name: str) -> pd.DataFrame:
+def build_episode_table(results: EpisodeResults, points: list[int], name: str) -> pd.DataFrame:
     """One row per mode, episode and point; name: column of the score."""
     tables = []
     for mode in BATCH_NORM:
@@ -41,7 +41,7 @@ def episode_table(results: EpisodeResults, points: list[int], name: str) -> pd.D
     return pd.concat(tables, ignore_index=True)
 
 
-def baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
+def build_baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
     """One row per baseline and episode; name: column of the score."""
     tables = []
     for baseline, score in results.baselines.items():
@@ -54,7 +54,7 @@ def baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
     return pd.concat(tables)
 
 
-def curve_table(episodes: pd.DataFrame, name: str, limit: float) -> pd.DataFrame:
+def build_curve_table(episodes: pd.DataFrame, name: str, limit: float) -> pd.DataFrame:
     """The adaptation curve: one row per mode and point."""
     rows = []
     for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
@@ -82,7 +82,7 @@ def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
     return result
 
 
-def answer_table(evaluation: Evaluation, results: EpisodeResults) -> pd.DataFrame:
+def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults) -> pd.DataFrame:
     """One row per query example: its class, and its prediction before and after adaptation."""
     source, test = evaluation.source, evaluation.test
     before = results.outputs[:, 0]
@@ -100,7 +100,7 @@ def answer_table(evaluation: Evaluation, results: EpisodeResults) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
-def class_table(evaluation: Evaluation, answers: pd.DataFrame) -> pd.DataFrame:
+def build_class_table(evaluation: EvaluationSetup, answers: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each test class with its 95 % interval over episodes, empty for one episode."""
     source, test = evaluation.source, evaluation.test
     table = source.read_classes()
@@ -128,7 +128,9 @@ def class_table(evaluation: Evaluation, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def build_fit_tables(
+    evaluation: EvaluationSetup, headline: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Curves of a few episodes at quantiles of the headline error, and their support sets."""
     source, test = evaluation.source, evaluation.test
     learner, members = evaluation.trained.learner, evaluation.trained.members
@@ -162,8 +164,8 @@ def fit_tables(evaluation: Evaluation, headline: pd.DataFrame) -> tuple[pd.DataF
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
 
 
-def headline_metrics(
-    evaluation: Evaluation, episodes: pd.DataFrame, baselines: pd.DataFrame, limit: float
+def compute_headline_metrics(
+    evaluation: EvaluationSetup, episodes: pd.DataFrame, baselines: pd.DataFrame, limit: float
 ) -> dict[str, Any]:
     """Compute the entries of metrics.json that every evaluation has.
 
@@ -171,8 +173,8 @@ def headline_metrics(
 
     Args:
         evaluation: The model and the episodes.
-        episodes: As from `episode_table`.
-        baselines: As from `baseline_table`.
+        episodes: As from `build_episode_table`.
+        baselines: As from `build_baseline_table`.
         limit: Squared error from which an episode counts as diverged.
     """
     learner, config, steps = evaluation.trained.learner, evaluation.trained.config, evaluation.steps

@@ -15,7 +15,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.similarity import cosine_similarity, mean_class_inputs, rank_neighbours
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_steps
-from tasks.evaluation.evaluation import Evaluation
+from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.prepared import PreparedFolder
 
 QUINTILES = 5
@@ -39,7 +39,7 @@ class TaskSpace:
     metrics: dict[str, Any]
 
 
-def embed_classes(evaluation: Evaluation, group: ProcessGroup) -> torch.Tensor | None:
+def embed_classes(evaluation: EvaluationSetup, group: ProcessGroup) -> torch.Tensor | None:
     """The mean of each test class in the learned space, without adaptation.
 
     Returns:

@@ -11,13 +11,13 @@ from tasks.experiments.experiment import (
     NoResultError,
     Revision,
 )
-from tasks.experiments.history import History
+from tasks.experiments.history import RevisionHistory
 
 __all__ = [
     "WORKSPACE",
     "Experiment",
-    "History",
     "MissingFilesError",
     "NoResultError",
     "Revision",
+    "RevisionHistory",
 ]

@@ -35,7 +35,7 @@ HISTORY, MODEL, DATA = "reports/history", "models/run", "data/prepared"
 
 
 @dataclass(frozen=True)
-class History:
+class RevisionHistory:
     """The revisions of a repository.
 
     Attributes:
@@ -50,7 +50,7 @@ class History:
 
     @classmethod
     @contextmanager
-    def open(cls, root: Path) -> Iterator[History]:
+    def open(cls, root: Path) -> Iterator[RevisionHistory]:
         """Open the repository of a checkout.
 
         Raises:

@@ -2,14 +2,14 @@
 
 from tasks.params.reading import load, parse, read_yaml
 from tasks.params.renames import (
-    old_name_warnings,
+    list_rename_warnings,
     rename_dotted,
     rename_keys,
-    warn_of_old_names,
+    warn_about_renamed_keys,
 )
-from tasks.params.sections import CHOICES, PLAIN, SECTIONS, section_type
+from tasks.params.sections import FIXED_SECTIONS, SECTIONS, SELECTABLE_SECTIONS, import_section_type
 from tasks.params.settings import (
-    OWN_DATA,
+    USER_DATA,
     Choice,
     DatasetChoice,
     DatasetKeys,
@@ -20,10 +20,10 @@ from tasks.params.settings import (
 )
 
 __all__ = [
-    "CHOICES",
-    "OWN_DATA",
-    "PLAIN",
+    "FIXED_SECTIONS",
     "SECTIONS",
+    "SELECTABLE_SECTIONS",
+    "USER_DATA",
     "Choice",
     "DatasetChoice",
     "DatasetKeys",
@@ -31,12 +31,12 @@ __all__ = [
     "General",
     "Report",
     "Settings",
+    "import_section_type",
+    "list_rename_warnings",
     "load",
-    "old_name_warnings",
     "parse",
     "read_yaml",
     "rename_dotted",
     "rename_keys",
-    "section_type",
-    "warn_of_old_names",
+    "warn_about_renamed_keys",
 ]

@@ -10,7 +10,7 @@ from tasks.runtime import stage
 
 def main() -> None:
     """Run the command."""
-    parser = stage.parser(__doc__)
+    parser = stage.build_parser(__doc__)
     parser.add_argument("--quiet", action="store_true", help="print nothing but mistakes")
     args = parser.parse_args()
 

@@ -6,7 +6,7 @@ from episodic.core.config import ConfigError
 from episodic.core.errors import UserError
 from episodic.core.registry import ALGORITHMS, MODELS
 from episodic.datasets.base import ClassificationDataset, Limits, RegressionDataset
-from tasks.params.settings import OWN_DATA, Settings
+from tasks.params.settings import USER_DATA, Settings
 from tasks.runtime import class_selection
 
 EXAMPLES = {
@@ -23,10 +23,10 @@ def find_conflicts(settings: Settings) -> list[str]:
     """Return what sections contradict each other in, one sentence each."""
     dataset = settings.dataset
     conflicts = _check_training_ways(settings)
-    if dataset.config.source_policy == "required" and dataset.own_data is None:
+    if dataset.config.source_policy == "required" and dataset.user_data is None:
         return [
             *conflicts,
-            f"dataset.source is {OWN_DATA}, which is empty: put your data there, or name it by "
+            f"dataset.source is {USER_DATA}, which is empty: put your data there, or name it by "
             f"python -m tasks.preset {dataset.name} --source PATH",
         ]
     if isinstance(dataset.config, RegressionDataset):
@@ -90,7 +90,7 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
     if train.ways == 1:
         conflicts.append(f"train.ways is 1; it must be null or at least 2 for {name}")
     try:
-        limits = dataset.limits(settings.dataset.seed, settings.dataset.own_data)
+        limits = dataset.limits(settings.dataset.seed, settings.dataset.user_data)
     except UserError as error:
         return [*conflicts, *str(error).splitlines()]
     if model_conflicts := _check_model(settings):
@@ -206,7 +206,7 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
     if model_conflicts := _check_model(settings):
         return conflicts + model_conflicts
     try:
-        shape = dataset.shape(settings.dataset.own_data)
+        shape = dataset.shape(settings.dataset.user_data)
     except ConfigError as error:
         return [*conflicts, f"dataset.{error}"]
     except UserError as error:

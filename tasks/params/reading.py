@@ -12,8 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 
 from episodic.core.registry import did_you_mean
-from tasks.params.renames import rename_keys, warn_of_old_names
-from tasks.params.sections import CHOICES, SECTIONS, section_type
+from tasks.params.renames import rename_keys, warn_about_renamed_keys
+from tasks.params.sections import SECTIONS, SELECTABLE_SECTIONS, import_section_type
 from tasks.params.settings import General, Settings
 from tasks.params.validation import check_other_choices, read_choice, read_section
 from tasks.runtime.stage import StageError
@@ -95,7 +95,7 @@ def parse(
     except StageError as error:
         raise StageError(f"{source}: {error}") from error
     if warn:
-        warn_of_old_names(renamed, source)
+        warn_about_renamed_keys(renamed, source)
     faults: list[str] = []
     general_keys = [field.name for field in fields(General)]
     known = [*general_keys, *SECTIONS]
@@ -106,10 +106,12 @@ def parse(
     general = read_section("", General, given, faults)
     values: dict[str, Any] = {}
     for section in sections:
-        if section in CHOICES:
+        if section in SELECTABLE_SECTIONS:
             values[section] = read_choice(section, raw.get(section), faults)
         else:
-            values[section] = read_section(section, section_type(section), raw.get(section), faults)
+            values[section] = read_section(
+                section, import_section_type(section), raw.get(section), faults
+            )
     settings = Settings(raw, **(asdict(general) if general else {}), **values)
     if set(sections) == set(SECTIONS):
         check_other_choices(raw, faults)

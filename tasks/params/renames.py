@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-from tasks.params.settings import OWN_DATA
+from tasks.params.settings import USER_DATA
 from tasks.runtime.stage import StageError
 
 Value = TypeVar("Value")
@@ -82,14 +82,14 @@ def rename_dotted(changes: Mapping[str, Value]) -> tuple[dict[str, Value], dict[
     return present, renamed
 
 
-def old_name_warnings(renamed: Mapping[str, str], source: str) -> list[str]:
+def list_rename_warnings(renamed: Mapping[str, str], source: str) -> list[str]:
     """Return a sentence for every key that was renamed."""
     return [f"{source}: {old} is now called {new}: rename it" for old, new in renamed.items()]
 
 
-def warn_of_old_names(renamed: Mapping[str, str], source: str) -> None:
+def warn_about_renamed_keys(renamed: Mapping[str, str], source: str) -> None:
     """Print a line to standard error for every key that was renamed."""
-    for sentence in old_name_warnings(renamed, source):
+    for sentence in list_rename_warnings(renamed, source):
         print(f"warning: {sentence}", file=sys.stderr)
 
 
@@ -117,7 +117,7 @@ def _find_paths(params: Any) -> Iterator[tuple[MutableMapping[str, Any], str, st
     dataset = _find_section(params, ["dataset"])
     if dataset is None:
         return
-    yield dataset, "source", OWN_DATA
+    yield dataset, "source", USER_DATA
     for name in dataset:
         features = _find_section(dataset, [name, "features"])
         if features is not None:

@@ -27,13 +27,13 @@ class ChoiceSection:
     type: type[Choice] = Choice
 
 
-CHOICES = {
+SELECTABLE_SECTIONS = {
     "dataset": ChoiceSection(DATASETS, "glyphs", DatasetKeys, DatasetChoice),
     "model": ChoiceSection(MODELS, "conv4"),
     "algorithm": ChoiceSection(ALGORITHMS, "maml"),
 }
 
-PLAIN = {
+FIXED_SECTIONS = {
     "episodes": ("tasks.params.settings", "Episodes"),
     "train": ("episodic.training.config", "TrainingConfig"),
     "evaluate": ("episodic.training.config", "EvaluationConfig"),
@@ -45,11 +45,11 @@ It is imported when it is needed, so that a stage which reads the section `datas
 code of no algorithm.
 """
 
-SECTIONS = (*CHOICES, *PLAIN)
+SECTIONS = (*SELECTABLE_SECTIONS, *FIXED_SECTIONS)
 
 
-def section_type(section: str) -> type[Section]:
+def import_section_type(section: str) -> type[Section]:
     """Import the type of a section without a choice."""
-    module, name = PLAIN[section]
+    module, name = FIXED_SECTIONS[section]
     found: type[Section] = getattr(importlib.import_module(module), name)
     return found

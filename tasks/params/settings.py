@@ -14,7 +14,7 @@ from episodic.core.files import holds_data
 if TYPE_CHECKING:
     from episodic.training.config import EvaluationConfig, TrainingConfig
 
-OWN_DATA = "data/own"
+USER_DATA = "data/own"
 """The default of dataset.source. It exists in every checkout, as DVC demands of a dependency."""
 
 Count = Annotated[int, Ge(1), Le(10_000)]
@@ -79,7 +79,7 @@ class DatasetKeys(Section):
     """
 
     seed: Seed = 0
-    source: Annotated[str, MinLen(1)] = OWN_DATA
+    source: Annotated[str, MinLen(1)] = USER_DATA
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class DatasetChoice(Choice):
     """
 
     seed: int = 0
-    source: str = OWN_DATA
+    source: str = USER_DATA
 
     @property
-    def own_data(self) -> Path | None:
+    def user_data(self) -> Path | None:
         """The user's own data; None if dataset.source is its default and nothing is there."""
-        named = self.source != OWN_DATA or holds_data(Path(OWN_DATA))
+        named = self.source != USER_DATA or holds_data(Path(USER_DATA))
         return Path(self.source) if named else None
 
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
-from tasks.params.sections import CHOICES, ChoiceSection
+from tasks.params.sections import SELECTABLE_SECTIONS, ChoiceSection
 from tasks.params.settings import Choice
 
 REQUIREMENTS = {
@@ -69,7 +69,7 @@ def read_choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
 
     The arguments are those of `read_section`.
     """
-    choice = CHOICES[section]
+    choice = SELECTABLE_SECTIONS[section]
     names = sorted(choice.registry)
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         faults.append(f"{section}.name is missing; it must be one of {', '.join(names)}")
@@ -94,7 +94,7 @@ def read_choice(section: str, raw: Any, faults: list[str]) -> Choice | None:
 
 def check_other_choices(raw: dict[str, Any], faults: list[str]) -> None:
     """Check the sections of entries that are not chosen."""
-    for section, choice in CHOICES.items():
+    for section, choice in SELECTABLE_SECTIONS.items():
         present = raw.get(section)
         if not isinstance(present, dict):
             continue

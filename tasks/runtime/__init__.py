@@ -1,1 +1,1 @@
-"""What the stages share: the command-line frame, files, prepared data, processes, resuming."""
+"""Shared code of the stages: command lines, files, processes and resuming."""

@@ -1,7 +1,8 @@
-"""The processes that share a stage: forked from it (params `processes`), or started by torchrun.
+"""Processes that share a stage: forked from it (params `processes`), or started by torchrun.
 
-Forked processes share what the first one has read, and communicate through gloo on the loopback
-interface. Results do not depend on the number of processes, so no stage of dvc.yaml depends on it.
+Forked processes share the data that the first one has read, and communicate through gloo on the
+loopback interface. Results do not depend on the number of processes, so no stage of dvc.yaml
+depends on it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from episodic.engine.processes import LostProcessError, ProcessGroup
 from tasks.runtime.stage import TRY_AGAIN, StageError
 
 CORES = torch.get_num_threads()
-"""The threads that torch would use: the cores of the machine, or OMP_NUM_THREADS."""
+"""Number of threads that torch would use: the cores of the machine, or OMP_NUM_THREADS."""
 
-MEMORY_HINT = "if memory was short, set processes to a lower number"
+MEMORY_HINT = "if memory ran out, lower processes in params.yaml"
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started this process. Schedulers set RANK and WORLD_SIZE too."""
+    """Return whether torchrun started this process; schedulers too set RANK and WORLD_SIZE."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -37,14 +38,14 @@ def prepare_device(name: str) -> torch.device:
     """Choose the device of this process, and make a GPU deterministic.
 
     Args:
-        name: As for `choose_device`. Of several CUDA GPUs, each of torchrun's processes takes the
-            one of its local rank.
+        name: As for `choose_device`. With several CUDA GPUs, each process of torchrun uses the
+            GPU of its local rank.
     """
     device = choose_device(name)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
-        # Equal bytes in every run, at some cost in speed.
+        # Bitwise-reproducible results, at some cost in speed.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -56,11 +57,11 @@ def prepare_device(name: str) -> torch.device:
 def count_processes(
     requested: int | None, chunks: int, is_large: bool, device: torch.device
 ) -> int:
-    """Choose how many processes share the work of a stage.
+    """Choose the number of processes that share the work of a stage.
 
     Args:
         requested: `processes` of params. None: one per core for large work on a Linux CPU, else 1.
-        chunks: Number of chunks of work, the most that can be shared.
+        chunks: Number of chunks of work, an upper bound of the number of processes.
         is_large: Whether the work is large enough for several processes to pay off.
         device: The device of the stage.
     """
@@ -85,8 +86,8 @@ def count_processes(
 def start_processes(count: int, device: torch.device) -> Iterator[ProcessGroup]:
     """Run the block in `count` processes, or in those of torchrun if it started this one.
 
-    Forked processes end with the block. On a CPU every process computes with one thread, so that no
-    sum depends on the number of cores.
+    Forked processes end with the block. On a CPU every process uses one thread, so that no sum
+    depends on the number of cores.
     """
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -103,7 +104,7 @@ def start_processes(count: int, device: torch.device) -> Iterator[ProcessGroup]:
 
 def _fork(count: int, device: torch.device, rendezvous: str) -> Iterator[ProcessGroup]:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    read_end, write_end = os.pipe()  # closed when the first process ends, however it ends
+    read_end, write_end = os.pipe()  # closed when the first process ends for any reason
     sys.stdout.flush()
     sys.stderr.flush()
     children: list[int] = []
@@ -151,11 +152,11 @@ def _run_child(
 
 
 def _watch_children(children: list[int], joined: threading.Event) -> None:
-    """Exit if a child ends before the group is complete: the rendezvous would wait for ever."""
+    """Exit if a child exits before the group is complete; the rendezvous would wait forever."""
     while not joined.wait(0.1):
         if any(os.waitpid(child, os.WNOHANG)[0] for child in children) and not joined.is_set():
             print(
-                f"error: a process of this stage ended before it began; {MEMORY_HINT}",
+                f"error: a process of this stage exited during start-up; {MEMORY_HINT}",
                 file=sys.stderr,
             )
             sys.stderr.flush()
@@ -168,17 +169,15 @@ def _exit_at_end_of_file(pipe: int) -> NoReturn:
 
 
 def _describe_lost_child(children: list[int]) -> str:
-    for _ in range(20):  # its connections may break a little before it ends
+    for _ in range(20):  # connections may break shortly before the process exits
         for child in children:
             with suppress(ChildProcessError):
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     code = os.waitstatus_to_exitcode(status)
-                    by_signal, by_itself = (
-                        f"was killed by signal {-code}",
-                        f"exited with code {code}",
-                    )
-                    end = by_signal if code < 0 else by_itself
+                    end = f"exited with code {code}"
+                    if code < 0:
+                        end = f"was killed by signal {-code}"
                     return f"a process of this stage {end}; {MEMORY_HINT}"
         time.sleep(0.1)
     return "a process of this stage does not respond"
@@ -188,7 +187,7 @@ def _describe_lost_child(children: list[int]) -> str:
 def _join_group(
     device: torch.device, rank: int, size: int, rendezvous: str | None
 ) -> Iterator[ProcessGroup]:
-    """Join the other processes at the file `rendezvous`, or where torchrun says (None)."""
+    """Join the other processes through the file `rendezvous`, or through torchrun (None)."""
     import torch.distributed as dist
 
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -203,10 +202,10 @@ def _join_group(
 
 
 def _torchrun_store() -> Any:
-    """The store through which torchrun's processes find each other.
+    """Return the store through which torchrun's processes find each other.
 
-    On one machine each attempt has keys of its own. The store outlives a restart, and a process
-    could find the address of a killed one in it.
+    On one machine each attempt has separate keys. The store outlives a restart, so a process could
+    otherwise find the address of a killed process.
     """
     import torch.distributed as dist
 
@@ -217,7 +216,7 @@ def _torchrun_store() -> Any:
 
 
 def measure_peak_memory(group: ProcessGroup, device: torch.device) -> int:
-    """Sum of the peak memory of all processes, in bytes."""
+    """Return the sum of the peak memory of all processes, in bytes."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

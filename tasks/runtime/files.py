@@ -1,4 +1,4 @@
-"""Files known by their digests; how they are written is `episodic.core.files`."""
+"""Digests of files and of the project's code. `episodic.core.files` writes files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = [
     "ROOT",
     "atomic_folder",
     "atomic_path",
-    "code_digest",
-    "code_files",
-    "digest",
+    "compute_code_digest",
+    "compute_digest",
+    "list_code_files",
     "read_json",
     "write_json",
     "write_text",
@@ -24,8 +24,12 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def digest(*paths: Path) -> str:
-    """SHA-256 over files and folders, by name and content; 16 hexadecimal digits."""
+def compute_digest(*paths: Path) -> str:
+    """Compute a SHA-256 digest of files and folders, by name and content.
+
+    Returns:
+        The first 16 hexadecimal digits.
+    """
     total = hashlib.sha256()
     for path in paths:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
@@ -38,10 +42,10 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def code_files() -> list[Path]:
-    """The project's own modules that this process has imported, and what they compile, sorted."""
-    named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    files = {Path(name).resolve() for name in named if name}
+def list_code_files() -> list[Path]:
+    """List the modules of the project that this process has imported, and their C++ sources."""
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {Path(name).resolve() for name in names if name}
     files |= {source for file in files if (source := file.with_suffix(".cpp")).exists()}
     return sorted(
         f
@@ -50,10 +54,14 @@ def code_files() -> list[Path]:
     )
 
 
-def code_digest(others: Iterable[Path] = ()) -> str:
-    """Digest of the code in use: `code_files`, and `others` such as a user's network."""
+def compute_code_digest(others: Iterable[Path] = ()) -> str:
+    """Compute the digest of the code in use.
+
+    Args:
+        others: Files in addition to those of `list_code_files`, such as a user's model.
+    """
     total = hashlib.sha256()
-    own = [(file.relative_to(ROOT).as_posix(), file) for file in code_files()]
-    for name, file in own + [(file.name, file) for file in others]:
+    project_files = [(file.relative_to(ROOT).as_posix(), file) for file in list_code_files()]
+    for name, file in project_files + [(file.name, file) for file in others]:
         total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()[:16]

@@ -1,10 +1,11 @@
 """Checkpoints from which interrupted training resumes.
 
-They are no outputs of the stage, since DVC deletes those before a run. They are kept in `resume/`
-next to DVC's cache, where all experiment workspaces that share the cache find them. The name of a
-folder is the digest of everything that the result depends on (settings, inputs, code, torch), so
-training never resumes from a checkpoint of other settings. The folder is locked while in use and
-deleted once the outputs are written. Otherwise a forced rerun would only copy its result.
+They are not declared as outputs of the stage, because DVC deletes outputs before a run. They are
+kept in `resume/` next to DVC's cache, where all experiment workspaces that share the cache find
+them. A folder is named by the digest of everything that the result depends on (settings, inputs,
+code, torch), so training never resumes from a checkpoint of different settings. The folder is
+locked while in use. It is deleted once the outputs are written, since a forced rerun would
+otherwise only copy its result.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.runtime.files import digest, read_json, write_json
+from tasks.runtime.files import compute_digest, read_json, write_json
 from tasks.runtime.stage import StageError
 
 STATE, SECONDS = "state.safetensors", "seconds.json"
 
 
-def checkpoint_root(workspace: Path = Path()) -> Path:
-    """`.dvc/resume`, or `resume/` next to the cache where DVC's configuration moves it."""
+def find_checkpoint_root(workspace: Path = Path()) -> Path:
+    """Return `.dvc/resume`, or `resume/` next to the cache if DVC's configuration moves it."""
     dvc = workspace / ".dvc"
     for name in ("config.local", "config"):
         config = configparser.ConfigParser(interpolation=None, strict=False)
@@ -40,8 +41,17 @@ def checkpoint_root(workspace: Path = Path()) -> Path:
     return dvc / "resume"
 
 
-def checkpoint_key(settings: dict[str, Any], inputs: Path, device: torch.device, code: str) -> str:
-    """Digest of everything that a training depends on; code: digest of its code."""
+def compute_checkpoint_key(
+    settings: dict[str, Any], inputs: Path, device: torch.device, code: str
+) -> str:
+    """Compute the digest of everything that a training run depends on.
+
+    Args:
+        settings: The settings of the run.
+        inputs: Folder of the prepared data.
+        device: Device of the run.
+        code: Digest of the code.
+    """
     versions = [
         torch.__version__,
         np.__version__,
@@ -49,18 +59,21 @@ def checkpoint_key(settings: dict[str, Any], inputs: Path, device: torch.device,
         torch.backends.cpu.get_cpu_capability(),
     ]
     versions += [torch.cuda.get_device_name(device) if device.type == "cuda" else device.type]
-    text = json.dumps([settings, digest(inputs), code, versions], sort_keys=True)
+    text = json.dumps([settings, compute_digest(inputs), code, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def read_elapsed(folder: Path) -> float:
-    """Seconds of training before the checkpoint in `folder` was written, 0 without a checkpoint."""
+    """Read the training time in seconds before the checkpoint in `folder`; 0 if there is none."""
     file = folder / SECONDS
     return float(read_json(file)["seconds"]) if file.exists() and (folder / STATE).exists() else 0.0
 
 
 def write_elapsed(folder: Path, elapsed: float) -> None:
-    """Write the seconds of training, which the reproducible checkpoint must not hold."""
+    """Write the elapsed training time in seconds.
+
+    It is kept out of the checkpoint, which must be reproducible.
+    """
     write_json(folder / SECONDS, {"seconds": round(elapsed, 2)})
 
 
@@ -73,8 +86,8 @@ def lock_checkpoint(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StageError(
-                f"another process runs the same training (lock {folder / 'lock'}); "
-                "wait for it, or stop it"
+                f"another process is already running this training run (lock file "
+                f"{folder / 'lock'}); wait for it to finish, or stop it"
             ) from error
         yield folder / STATE
         shutil.rmtree(folder)

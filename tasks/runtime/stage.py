@@ -1,4 +1,4 @@
-"""What the command lines of all stages share: arguments, progress, errors, the start marker."""
+"""Shared code of the stages' command lines: arguments, progress, errors, start marker."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Any
 from episodic.core.errors import UserError
 
 MARKER = "EPISODIC_STAGE_STARTED"
-"""Environment variable that names a file to touch when a stage's body starts.
+"""Environment variable with the path of a file to touch when a stage's body starts.
 
-Whoever asked DVC for the stage can then tell a stage that ran from one that was restored.
+It distinguishes a stage that ran from a stage that DVC restored from its cache.
 """
 
 PROGRESS = "EPISODIC_PROGRESS"
-"""Environment variable that asks for events as JSON, one per line, with the value `json`.
+"""Environment variable; the value `json` selects events as JSON, one per line.
 
-Otherwise a terminal shows a progress bar, and a log gets one line per tenth of the work.
+Otherwise a terminal shows a progress bar, and a log has one line per tenth of the work.
 """
 
 TRY_AGAIN = 75
-"""Exit code of a failure that a retry may solve (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code of a failure that a retry may resolve (EX_TEMPFAIL of sysexits.h)."""
 
 
 class StageError(UserError):
-    """A mistake that the user can correct; the message is one sentence."""
+    """An error that the user can correct; the message is one sentence."""
 
 
-def parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
-    """An argument parser with `--params` and one required path per keyword.
+def build_parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
+    """Build an argument parser with `--params` and one required path per keyword.
 
     Args:
         description: Shown by `--help`.
@@ -59,8 +59,8 @@ def parser(description: str | None, **paths: str) -> argparse.ArgumentParser:
 def run(body: Callable[[], None]) -> None:
     """Run a stage's body as a program.
 
-    Mistakes of the user go to standard error as one sentence per line, and the exit code is 1, 75
-    for a failure that a retry may solve, and 130 after an interrupt.
+    User errors go to standard error, one sentence per line. The exit code is 1 for an error, 75 for
+    a failure that a retry may resolve, and 130 after an interrupt.
     """
     marker = os.environ.get(MARKER)
     if marker:
@@ -71,12 +71,12 @@ def run(body: Callable[[], None]) -> None:
         sys.exit(130)
     except UserError as error:
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
-            sys.exit(1)  # of torchrun's processes, the one of rank 0 reports
+            sys.exit(1)  # under torchrun, only rank 0 reports
         _print_errors(str(error))
         sys.exit(TRY_AGAIN if error.temporary else 1)
     except FileNotFoundError as error:
         _print_errors(
-            f"there is no {error.filename}: run the stage that makes it first (dvc repro)"
+            f"there is no {error.filename}: run the stage that writes it first (dvc repro)"
         )
         sys.exit(1)
 
@@ -87,7 +87,7 @@ def _print_errors(message: str) -> None:
 
 
 def emit(event: str, **values: Any) -> None:
-    """Print an event of the stage on standard output: words, or JSON where PROGRESS asks for it."""
+    """Print an event of the stage on standard output, as words or as JSON (see PROGRESS)."""
     if _wants_json():
         print(json.dumps({"event": event, **values}), flush=True)
         return
@@ -101,13 +101,13 @@ def _wants_json() -> bool:
 
 
 class ProgressReporter:
-    """Progress of one piece of work: a bar on a terminal, else lines in a log or events as JSON.
+    """Reports progress: a bar on a terminal, otherwise lines in a log or events as JSON.
 
     Args:
         stage: Name of the stage.
-        what: What is counted, such as `iterations`.
-        total: How many there are.
-        silent: Print nothing, as all processes of a group do but the first.
+        what: The unit that is counted, such as `iterations`.
+        total: The total number of units.
+        silent: Print nothing; for all processes of a group except the first.
     """
 
     def __init__(self, stage: str, what: str, total: int, silent: bool = False):
@@ -124,14 +124,14 @@ class ProgressReporter:
         self.close()
 
     def update(
-        self, done: int, total: int | None = None, figures: Mapping[str, float] | None = None
+        self, done: int, total: int | None = None, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Tell how much is done.
+        """Report progress.
 
         Args:
-            done: How many of the total are done.
-            total: The total, where it has changed.
-            figures: Shown alongside, such as the loss. A rate is added.
+            done: Number of units done.
+            total: The total, if it has changed.
+            metrics: Values shown alongside, such as the loss. A rate is added.
         """
         self.done, self.total = done, total or self.total
         if self.silent:
@@ -139,25 +139,25 @@ class ProgressReporter:
         now = time.monotonic()
         rate = done / max(now - self.start, 1e-9)
         if not (self.json or self.bar):
-            self._print_tenth(figures or {}, rate)
+            self._print_tenth(metrics or {}, rate)
         elif now - self.last >= (0.1 if self.bar else 1.0) or done >= self.total:
             self.last = now
             if self.bar:
-                self.bar.update(done, self.total, _in_words(figures or {}, rate))
+                self.bar.update(done, self.total, _format_metrics(metrics or {}, rate))
             else:
-                self._emit(figures or {}, rate)
+                self._emit(metrics or {}, rate)
 
-    def _print_tenth(self, figures: Mapping[str, float], rate: float) -> None:
-        """Print a line where another tenth of the work is done."""
+    def _print_tenth(self, metrics: Mapping[str, float], rate: float) -> None:
+        """Print a line when another tenth of the work is done."""
         tenths = 10 * self.done // self.total if self.total else 0
         if tenths <= self.tenths:
             return
         self.tenths = tenths
         share = 100 * self.done // self.total
         line = f"{self.stage}: {share} % ({self.done} of {self.total} {self.what})"
-        print(", ".join([line, *_in_words(figures, rate)]), flush=True)
+        print(", ".join([line, *_format_metrics(metrics, rate)]), flush=True)
 
-    def _emit(self, figures: Mapping[str, float], rate: float) -> None:
+    def _emit(self, metrics: Mapping[str, float], rate: float) -> None:
         eta = (self.total - self.done) / rate if rate > 0 else None
         emit(
             "progress",
@@ -167,17 +167,17 @@ class ProgressReporter:
             total=self.total,
             rate=round(rate, 2),
             eta=eta and round(eta, 1),
-            **{name: round(value, 6) for name, value in figures.items()},
+            **{name: round(value, 6) for name, value in metrics.items()},
         )
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the progress bar."""
         if self.bar:
             self.bar.close()
 
 
-def _in_words(figures: Mapping[str, float], rate: float) -> list[str]:
-    return [f"{name} {value:.4g}" for name, value in figures.items()] + [f"{rate:.1f} it/s"]
+def _format_metrics(metrics: Mapping[str, float], rate: float) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in metrics.items()] + [f"{rate:.1f} it/s"]
 
 
 class _Bar:
@@ -196,14 +196,14 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
         )
-        self.task = self.rich.add_task(what, total=total, figures="")
+        self.task = self.rich.add_task(what, total=total, metrics="")
         self.rich.start()
 
     def update(self, done: int, total: int, words: list[str]) -> None:
-        self.rich.update(self.task, completed=done, total=total, figures="  ".join(words))
+        self.rich.update(self.task, completed=done, total=total, metrics="  ".join(words))
 
     def close(self) -> None:
         self.rich.stop()

@@ -17,14 +17,14 @@ import pytest
 from flows.experiments import experiment
 from flows.experiments.experiment import experiment_ref, is_done, run_experiment
 from flows.experiments.worktree import FOLDER, link_user_data, prepare_worktree, read_base
-from tasks.experiments import History
+from tasks.experiments import RevisionHistory
 from tasks.runtime.stage import StageError
 from tests.flows.toy import ROOT, Toy, wait_for, wait_until_gone
 
 
 @pytest.fixture
 def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """The toy of a user who has configured no git identity: committed, nothing run yet."""
+    """The toy of a user without a git identity: committed, with no stage run yet."""
     for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -33,14 +33,14 @@ def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 def names(toy: Toy) -> set[str]:
-    return set(History(toy.path, str).experiments())
+    return set(RevisionHistory(toy.path, str).experiments())
 
 
 def ignore(line: str) -> None: ...
 
 
 def run_together(bodies: Sequence[Callable[[], object]]) -> list[Exception]:
-    """Runs each body in a thread; returns what they raised."""
+    """Run each body in a thread, and return the exceptions."""
     errors: list[Exception] = []
 
     def run(body: Callable[[], object]) -> None:
@@ -217,12 +217,12 @@ def test_a_terminated_save_is_neither_retried_nor_recorded_twice(
     assert names(committed) == {"cut", "next"} and not worktree.exists()
 
 
-def test_a_repository_without_a_commit_is_one_sentence(toy: Toy):
+def test_a_repository_without_a_commit_is_an_error(toy: Toy):
     with pytest.raises(StageError, match="has no commits; commit first"):
         read_base(toy.path)
 
 
-def test_own_data_in_a_tracked_folder_is_in_every_experiment(tmp_path):
+def test_user_data_in_a_tracked_folder_is_linked_into_every_experiment(tmp_path):
     root, worktree = tmp_path / "root", tmp_path / "worktree"
     for place in (root, worktree):
         (place / "data/own").mkdir(parents=True)

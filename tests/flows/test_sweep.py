@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tasks.experiments import History
+from tasks.experiments import RevisionHistory
 from tests.flows.test_pipeline import last_run, read
 from tests.flows.toy import AUTHOR, Run, Toy, wait_for, wait_until_gone
 
@@ -39,7 +39,7 @@ def start(toy: Toy, api: str, *arguments: str) -> Run:
 
 
 def experiments(toy: Toy) -> set[str]:
-    return set(History(toy.path, str).experiments())
+    return set(RevisionHistory(toy.path, str).experiments())
 
 
 def done_rows(run: Run) -> int:
@@ -101,7 +101,7 @@ def test_a_temporary_failure_is_retried(committed: Toy, api: str):
     assert experiments(committed) == {"tiny-train7"}
 
 
-def test_mistakes_are_reported_before_anything_runs(committed: Toy):
+def test_errors_are_reported_before_anything_runs(committed: Toy):
     (committed.path / "bad.yaml").write_text("gird: {}")
     for file, message in (
         ("bad.yaml", "error: bad.yaml: unknown key gird - did you mean grid?"),

@@ -14,7 +14,7 @@ import pytest
 
 from flows.experiments.experiment import check_sharing, run_experiment
 from flows.experiments.worktree import read_base
-from tasks.experiments import History
+from tasks.experiments import RevisionHistory
 from tasks.runtime.stage import StageError
 from tests.flows.test_pipeline import read, task_states
 from tests.flows.toy import AUTHOR, ROOT, STAGES, Run, Toy, wait_for
@@ -101,9 +101,9 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
     assert task_states(api, run) == {**dict.fromkeys(STAGES, "Completed"), **cached}
     assert "words of download" not in worker.output, "its inputs came from the remote"
 
-    assert set(History(here.path, str).experiments()) == set()
+    assert set(RevisionHistory(here.path, str).experiments()) == set()
     here.dvc("exp", "pull", "origin", "seven")
-    assert set(History(here.path, str).experiments()) == {"seven"}
+    assert set(RevisionHistory(here.path, str).experiments()) == {"seven"}
     lines: list[str] = []
     run_experiment(read_base(here.path), "mine", {"train": 7}, lines.append, pull=True)
     # Metrics are in git alone and in no DVC remote, so that their stage runs once more.

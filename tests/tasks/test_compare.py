@@ -20,7 +20,7 @@ from support import ROOT
 
 from episodic.analysis.comparison import Resamples
 from tasks import compare, preset
-from tasks.experiments import History, Revision, lock
+from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.params import read_yaml
 from tasks.reports.comparison import closeup, cost, naming, pairwise, ranking, sentences
 from tasks.reports.comparison import protocols as groups
@@ -56,7 +56,7 @@ def protocol(repository) -> groups.Protocol:
 
 
 def test_experiments_are_read_as_they_were_saved(repository):
-    with History.open(repository.path) as history:
+    with RevisionHistory.open(repository.path) as history:
         names = [
             "protonet-1",
             repository.git(
@@ -203,7 +203,7 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     for name, seed in (("one", 0), ("two", 1)):
         repository.experiment(name, 0.1, train__seed=seed)
-    with History.open(repository.path) as history:
+    with RevisionHistory.open(repository.path) as history:
         one, two = history.read(history.list_experiments())
         again = next(history.read([Revision("again", one.commit)]))
     (found,) = groups.group_protocols([one, two, again])
@@ -442,7 +442,7 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
         )
         repository.git("commit", "-q", "--allow-empty", "-m", "nothing new")
     repository.experiment("after", 0.2, algorithm__name="protonet")
-    with History.open(repository.path) as history:
+    with RevisionHistory.open(repository.path) as history:
         assert [r.commit for r in history.list_since(start)[:2]] == commits and history.list_since(
             start
         )[2].name == "after"
@@ -500,7 +500,7 @@ def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
     first, base = repository.experiment("nightly", 0.1), repository.head
     repository.git("commit", "-q", "--allow-empty", "-m", "another")
     second = repository.experiment("nightly", 0.2)
-    with History.open(repository.path) as history:
+    with RevisionHistory.open(repository.path) as history:
         assert history.list_experiments() == [
             Revision(f"nightly@{base[:7]}", first),
             Revision("nightly", second),
@@ -514,7 +514,7 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     repository.experiment("one")
     repository.experiment("two", 0.1)
-    with History.open(repository.path) as history:
+    with RevisionHistory.open(repository.path) as history:
         one, _ = history.read(history.list_experiments())
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
             one.file(path).unlink()

@@ -155,7 +155,7 @@ stage.run(body)
     )
     assert answer.returncode == 75
     assert (
-        "error: a process of this stage ended before it began" in answer.stderr
+        "error: a process of this stage exited during start-up" in answer.stderr
         and "Traceback" not in answer.stderr
     )
 
@@ -221,8 +221,8 @@ def test_a_killed_helper_is_one_sentence_and_worth_another_try(running):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
     assert (
-        error == "error: a process of this stage was killed by signal 9; if memory was short, set "
-        "processes to a lower number\n"
+        error == "error: a process of this stage was killed by signal 9; if memory ran out, "
+        "lower processes in params.yaml\n"
     )
 
 

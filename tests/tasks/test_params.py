@@ -514,7 +514,7 @@ def test_own_data_in_its_default_place_is_used(tmp_path, monkeypatch):
     with pytest.raises(StageError, match=r"dataset.source is data/own, which is empty: put your"):
         params.parse(changed(**values))
     drawn(tmp_path / "data" / "own", [f"class {i}" for i in range(25)], 12)
-    assert str(params.parse(changed(**values)).dataset.own_data) == "data/own"
+    assert str(params.parse(changed(**values)).dataset.user_data) == "data/own"
 
 
 def test_the_default_paths_of_earlier_versions_name_no_data(tmp_path, monkeypatch):
@@ -524,7 +524,7 @@ def test_the_default_paths_of_earlier_versions_name_no_data(tmp_path, monkeypatc
     for name in ("glyphs", "movielens"):
         model = {"glyphs": {}, "movielens": {"model__name": "embeddings", "episodes__ways": 1}}
         settings = params.parse(changed(**earlier, **model[name], dataset__name=name))
-        assert settings.dataset.own_data is None
+        assert settings.dataset.user_data is None
 
 
 EARLIER = {

@@ -27,7 +27,7 @@ from tasks.reports.kit import page as pages
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.trees import select_used
 from tasks.reports.run import classes, curves, facts, fits, scores, sentences
-from tasks.runtime.files import ROOT, digest, read_json
+from tasks.runtime.files import ROOT, compute_digest, read_json
 from tasks.runtime.stage import StageError
 
 
@@ -154,7 +154,7 @@ def specs_data(spec):
 def test_two_fresh_processes_write_the_same_bytes(image_root):
     first, second = (root / "reports" for root in image_root)
     assert (first / "report.html").read_bytes() == (second / "report.html").read_bytes()
-    assert digest(first / "summary") == digest(second / "summary")
+    assert compute_digest(first / "summary") == compute_digest(second / "summary")
     assert len(list((first / "summary").glob("*.svg"))) >= 7
 
 

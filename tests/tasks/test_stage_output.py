@@ -20,7 +20,7 @@ def lines(monkeypatch, capsys):
 def test_a_log_gets_one_line_per_tenth(lines):
     with ProgressReporter("train", "iterations", 450) as progress:
         for done in range(1, 451):
-            progress.update(done, figures={"loss": 0.31415926, "accuracy": 0.89})
+            progress.update(done, metrics={"loss": 0.31415926, "accuracy": 0.89})
     printed = lines()
     assert [line.split(",")[0] for line in printed] == [
         f"train: {share} % ({450 * share // 100} of 450 iterations)" for share in range(10, 101, 10)
@@ -55,7 +55,7 @@ def test_the_flow_gets_json_at_most_once_a_second(lines, monkeypatch):
     monkeypatch.setattr("time.monotonic", iter([100.0, 100.2, 100.7, 101.1, 101.3]).__next__)
     with ProgressReporter("train", "iterations", 4) as progress:
         for done in range(1, 5):
-            progress.update(done, figures={"loss": 0.12345678})
+            progress.update(done, metrics={"loss": 0.12345678})
     first, *rest = [json.loads(line) for line in lines()]
     assert first == {
         "event": "progress",

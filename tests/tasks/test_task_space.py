@@ -13,7 +13,7 @@ from stages import EVALUATE, TRAIN, prepare_folder, run_stage, set_param
 
 from tasks import prepared
 from tasks.evaluation import task_space
-from tasks.runtime.files import digest, read_json
+from tasks.runtime.files import compute_digest, read_json
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_processes_change_no_byte_of_the_map(tmp_path, method):
     for processes in ("1", "2"):
         set_param(root, "processes", processes)
         run_stage(root, "evaluate", *EVALUATE)
-        found.append(digest(root / "scores"))
+        found.append(compute_digest(root / "scores"))
     assert found[0] == found[1]
     assert (
         len(pd.read_parquet(root / "scores/space.parquet"))

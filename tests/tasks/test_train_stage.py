@@ -82,7 +82,8 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     process.communicate()
     set_param(prepared, "iterations", "60")
     assert re.match(
-        r"error: another process runs the same training \(lock .*\); wait for it, or stop it\n",
+        r"error: another process is already running this training run \(lock file .*\); wait for it to "
+        r"finish, or stop it\n",
         error,
     )
 
@@ -166,7 +167,7 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
     _, error = run_stage(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
     assert (
         error
-        == "error: there is no nowhere/meta.json: run the stage that makes it first (dvc repro)\n"
+        == "error: there is no nowhere/meta.json: run the stage that writes it first (dvc repro)\n"
     )
     _, error = run_stage(
         prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
