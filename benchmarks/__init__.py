@@ -1,1 +1,1 @@
-"""Speed, measured in one run against what others do. Nothing here is imported by the pipeline."""
+"""Benchmarks of speed and of algorithms. The pipeline does not import them."""

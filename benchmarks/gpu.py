@@ -1,9 +1,9 @@
-"""The engine on one GPU: exactness in float64, speed, and how long the papers' trainings take.
+"""The engine on one GPU: exactness in float64, speed, and duration of the papers' training runs.
 
     python benchmarks/gpu.py [--out FOLDER]
 
-Needs torch >= 2.11, numpy, annotated-types and this checkout, and less than eight minutes. Speed is
-compared with a sequential loop over tasks. Prints one table and, with --out, writes gpu.csv.
+Requires torch >= 2.11, numpy, annotated-types and this checkout, and takes less than eight minutes.
+Speed is compared with a sequential loop over tasks. Prints one table; --out also writes gpu.csv.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import torch  # noqa: E402
 
 from benchmarks.speed import peers  # noqa: E402
-from benchmarks.speed.table import existing, write  # noqa: E402
+from benchmarks.speed.table import parse_folder, write  # noqa: E402
 from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic.data.sampling import ClassSampler  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
@@ -36,21 +36,21 @@ from episodic.training.config import TrainingConfig  # noqa: E402
 from episodic.training.state import TrainingState  # noqa: E402
 
 TOLERANCE = 1e-10
-"""Largest relative difference from the sequential loop in float64."""
+"""Maximum relative difference from the sequential loop in float64."""
 
 PAPER_ITERATIONS = 60_000
-"""Iterations of the MAML paper's training, on both datasets."""
+"""Iterations of training in the MAML paper, on both datasets."""
 
 TARGET_SECONDS = {"W1q1": 60.0, "W2": 900.0}
-"""The project's targets for them."""
+"""Target durations of these training runs."""
 
 CLASSES, IMAGES = 1000, 20
-"""Classes, and images per class, of the data."""
+"""Number of classes and of images per class."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run the engine."""
+    """A configuration of the engine."""
 
     what: str
     mode: plan.Mode = "auto"
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=existing, help="folder to write gpu.csv to")
+    parser.add_argument("--out", type=parse_folder, help="folder to write gpu.csv to")
     parser.add_argument(
         "--workloads",
         nargs="+",
@@ -84,9 +84,9 @@ def main() -> None:
         "--device",
         default="cuda",
         choices=("cuda", "cpu"),
-        help="cpu tries out the program, without graphs",
+        help="cpu tests the program without CUDA graphs",
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each row (default: 4)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per row (default: 4)")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -105,15 +105,15 @@ def main() -> None:
     for name in args.workloads:
         workload = WORKLOADS[name]
         print(
-            f"{name}: {workload.what}; float64 {verified(workload, device)}; "
-            f"sampling as on the CPU: {sampling_equal(workload, device)}"
+            f"{name}: {workload.what}; float64 {verify_gradient(workload, device)}; "
+            f"sampling as on the CPU: {compare_sampling(workload, device)}"
         )
         if device.type == "cuda":
-            print(f"  20 iterations as a CUDA graph and without: {graph_equal(workload, device)}")
+            print(f"  20 iterations as a CUDA graph and without: {compare_graph(workload, device)}")
         baseline = 0.0
         for what, run in timed_functions(workload, device):
             try:
-                rate = per_second(run(), device, args.seconds)
+                rate = measure_rate(run(), device, args.seconds)
             except Exception as error:  # the other rows still run
                 print(f"  {what:44} failed: {' '.join(str(error).split())[:160]}", flush=True)
                 continue
@@ -160,10 +160,10 @@ def main() -> None:
 def timed_functions(
     workload: Workload, device: torch.device
 ) -> list[tuple[str, Callable[[], Callable[[], Any]]]]:
-    """What is timed, by name: functions that prepare it and return one iteration."""
+    """List names, and functions that prepare and return the iteration to time."""
 
     def eager() -> Callable[[], Any]:
-        precision(False)
+        set_precision(False)
         theta = {name: p.to(device) for name, p in workload.theta().items()}
         return peers.eager(workload, theta, workload.episode().to(device))
 
@@ -174,24 +174,24 @@ def timed_functions(
         if device.type == "cuda" or not variant.graph:
 
             def engine(variant: Variant = variant) -> Callable[[], Any]:
-                return training(workload, variant, device)[1]
+                return build_training(workload, variant, device)[1]
 
             result.append((variant.what, engine))
     return result
 
 
-def training(
+def build_training(
     workload: Workload, variant: Variant, device: torch.device
 ) -> tuple[TrainingState, Callable[[], Any]]:
-    """A whole training iteration: sampling on the device, meta-gradient, Adam."""
-    precision(variant.tf32)
+    """Build a training iteration: sampling on the device, meta-gradient, Adam."""
+    set_precision(variant.tf32)
     config = TrainingConfig(
         iterations=PAPER_ITERATIONS,
         meta_batch=workload.tasks,
         queries=workload.queries,
         plan=plan.PlanConfig(variant.mode, tf32=variant.tf32),
     )
-    sampler = images(workload, device)
+    sampler = build_sampler(workload, device)
     state = TrainingState.initial(workload.learner, config, device)
     chosen = loop.choose_training_plan(sampler, config, device)
     step = loop.build_iteration(
@@ -213,7 +213,7 @@ def training(
     return state, iterate
 
 
-def images(workload: Workload, device: torch.device) -> ClassSampler:
+def build_sampler(workload: Workload, device: torch.device) -> ClassSampler:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(
         0, 256, (CLASSES * IMAGES, *workload.input), generator=generator, dtype=torch.uint8
@@ -225,12 +225,12 @@ def images(workload: Workload, device: torch.device) -> ClassSampler:
     return ClassSampler(pixels, offsets, counts, 0, "train", workload.ways, shots, queries)
 
 
-def precision(tf32: bool) -> None:
+def set_precision(tf32: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
-def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Iterations per second: the median over five parts of `seconds`, after a warm-up."""
+def measure_rate(run: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """Measure iterations per second, as the median over fifths of `seconds` after a warm-up."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -247,7 +247,7 @@ def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> 
     for _ in range(5):
         begin, done = time.perf_counter(), 0
         while done == 0 or time.perf_counter() - begin < seconds / 5:
-            # Python may run ahead of the GPU, but not without a limit.
+            # Limits how far Python runs ahead of the GPU.
             for _ in range(max(1, min(100, int(0.02 / once)))):
                 run()
                 done += 1
@@ -256,7 +256,7 @@ def per_second(run: Callable[[], Any], device: torch.device, seconds: float) -> 
     return statistics.median(rates)
 
 
-def verified(workload: Workload, device: torch.device) -> str:
+def verify_gradient(workload: Workload, device: torch.device) -> str:
     """Compare the engine with the sequential loop on the same device, in float64, on two tasks."""
     theta = {name: p.to(device) for name, p in workload.theta(torch.float64).items()}
     episode = workload.episode(torch.float64, 2).to(device)
@@ -273,35 +273,38 @@ def verified(workload: Workload, device: torch.device) -> str:
     return f"difference {worst:.0e}"
 
 
-def graph_equal(workload: Workload, device: torch.device) -> str:
+def compare_graph(workload: Workload, device: torch.device) -> str:
     """Compare training by replays of a CUDA graph with training launched from Python.
 
-    They differ where a graph reads memory that is stale or freed.
+    They differ if a graph reads stale or freed memory.
     """
     ends = []
     for graph in (True, False):
-        state, run = training(workload, Variant("", graph=graph), device)
+        state, run = build_training(workload, Variant("", graph=graph), device)
         for _ in range(20):
             run()
         ends.append(torch.cat([p.flatten() for p in state.theta.values()]))
     worst = ((ends[0] - ends[1]).norm() / ends[1].norm()).item()
     if worst > 1e-3:
-        sys.exit(f"error: 20 iterations as a CUDA graph end {worst:.1e} away from the same without")
+        sys.exit(f"error: 20 iterations with and without a CUDA graph differ by {worst:.1e}")
     return f"difference {worst:.0e}"
 
 
-def sampling_equal(workload: Workload, device: torch.device) -> bool:
+def compare_sampling(workload: Workload, device: torch.device) -> bool:
     index = torch.arange(100)
-    here, there = images(workload, torch.device("cpu")), images(workload, device)
+    on_cpu, on_device = (
+        build_sampler(workload, torch.device("cpu")),
+        build_sampler(workload, device),
+    )
     return all(
         torch.equal(a, b.cpu())
-        for a, b in zip(here.draw_rows(index), there.draw_rows(index.to(device)), strict=True)
+        for a, b in zip(on_cpu.draw_rows(index), on_device.draw_rows(index.to(device)), strict=True)
     )
 
 
 def time_evaluation(workload: Workload, device: torch.device, episodes: int) -> dict[str, float]:
-    """Seconds for test episodes of 10 inner steps, one by one and in batches."""
-    precision(False)
+    """Measure the seconds for test episodes with 10 inner steps, one by one and in batches."""
+    set_precision(False)
     theta = {name: p.to(device) for name, p in workload.theta().items()}
     episode = workload.episode(tasks=episodes).to(device)
     result = {}

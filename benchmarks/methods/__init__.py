@@ -1,1 +1,1 @@
-"""The method benchmark: all methods on the same test episodes, trained with a stated budget."""
+"""The method benchmark: all algorithms on the same test episodes, with a documented budget."""

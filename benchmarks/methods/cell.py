@@ -1,4 +1,4 @@
-"""Computes the cells of the method benchmark: a method trained and tested in one setting.
+"""Compute the cells of the method benchmark: an algorithm trained and tested in one setting.
 
     make benchmark                     all cells that are missing or outdated, and the table
     python -m benchmarks.methods.cell raw --out FOLDER                        the dataset
@@ -34,11 +34,11 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
     """Return all of params.yaml for the dataset, for the episodes of a setting, or for a cell.
 
     Args:
-        setting: Name of a setting; None for the dataset alone.
-        method: Name of a method; None for the episodes alone.
+        setting: Name of a setting; None for only the dataset.
+        method: Name of a method; None for only the episodes.
 
     Raises:
-        StageError: There is no such setting or method.
+        StageError: The setting or the method does not exist.
     """
     files = [FOLDER / "base.yaml"]
     if setting is not None:
@@ -99,8 +99,8 @@ def train(method: str, setting: str, prepared: Path, out: Path) -> None:
 def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path) -> None:
     """Write `episodes.csv` and `cell.json`.
 
-    The first has the accuracy of each test episode in both batch-norm modes, the second how the
-    method was trained and tested, and its cost.
+    episodes.csv contains the accuracy of each test episode in both batch-norm modes. cell.json
+    describes training, testing and cost.
     """
     from tasks import evaluate
 

@@ -1,4 +1,4 @@
-"""Builds the table of the method benchmark from its cells: results.csv, results.md, results.svg."""
+"""Build the table of the method benchmark from its cells: results.csv, results.md, results.svg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.runtime.files import atomic_folder, read_json, write_text
 from tasks.runtime.stage import StageError
 
 BASELINE = "maml"
-"""The method that all others are compared with."""
+"""The algorithm that all others are compared with."""
 
 PUBLISHED_NAMES = {
     "anil": "ANIL",
@@ -33,7 +33,7 @@ PUBLISHED_NAMES = {
     "protonet": "ProtoNet",
     "reptile": "Reptile",
 }
-"""Names of the methods in tasks/reports/published.csv."""
+"""Names of the algorithms in tasks/reports/published.csv."""
 
 CELL_KEYS = {
     "batch_norm",
@@ -69,14 +69,14 @@ def build_table(cells: Path) -> pd.DataFrame:
         cells: Folder of the cells.
 
     Returns:
-        The accuracy with its interval, the paired difference to MAML, the published figure, and how
-        each method was trained and tested.
+        The accuracy with its interval, the paired difference to MAML, the published result, and how
+        each algorithm was trained and tested.
 
     Raises:
-        StageError: There are no cells, or they do not belong together.
+        StageError: There are no cells, or they are inconsistent.
     """
     results = read_cells(cells)
-    published_figures = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
+    published_results = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
     rows = []
     for (method, setting), (facts, episodes) in results.items():
         scores = episodes[facts["batch_norm"]].to_numpy()
@@ -97,7 +97,7 @@ def build_table(cells: Path) -> pd.DataFrame:
             "network": facts["model"]["name"],
             "filters": facts["model"].get("filters"),
         }
-        row |= _find_published(published_figures, facts)
+        row |= _find_published(published_results, facts)
         rows.append(
             row
             | {key: facts[key] for key in sorted(CELL_KEYS - {"data_digest", "dataset", "model"})}
@@ -122,8 +122,8 @@ def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
         facts = read_json(path)
         if missing := CELL_KEYS - facts.keys():
             raise StageError(
-                f"{path} has no {', '.join(sorted(missing))}, as other code wrote it: run make "
-                "benchmark"
+                f"{path} has no {', '.join(sorted(missing))}; it was written by other code: run "
+                "make benchmark"
             )
         episodes = pd.read_csv(path.parent / "episodes.csv")
         results[facts["method"], facts["setting"]] = facts, episodes
@@ -151,7 +151,7 @@ def _compare(
 
 
 def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
-    """Return the published figure of a cell, its note, and how its protocol differs."""
+    """Return the published result of a cell, its note, and how its protocol differs."""
     ways, shots = _parse_setting(facts["setting"])
     wanted = {
         "dataset": "omniglot",
@@ -199,11 +199,11 @@ HEAD = (
     "note",
 )
 EXPLANATION = (
-    "Each method was trained once, from one seed: intervals are over test episodes alone. "
+    "Each method was trained once, from one seed: intervals are only over test episodes. "
     "`vs MAML` is the paired difference in points. `label permutation` is the standard deviation "
     "in points of the accuracy of 50 episodes over five permutations of their labels. Methods with "
-    "an inner loop take at least 3 steps at test, even if trained with one. conv4 uses stride 2 "
-    "and averages over positions, where most publications pool. Publications on metric methods, "
+    "an inner loop take at least 3 steps at test time, even if trained with one. conv4 uses "
+    "stride 2 and averages over positions, where most publications pool. Publications on metric methods, "
     "closed-form heads and pre-trained classifiers use running averages in batch norm."
 )
 
@@ -213,7 +213,7 @@ def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
 
     Args:
         table: The table.
-        notes: Notes by method, such as why it falls short of the published figure.
+        notes: Notes by algorithm, such as reasons for a difference from the published result.
     """
     parts = []
     for setting, rows in table.groupby("setting", sort=False):
@@ -229,13 +229,13 @@ def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
 
 
 def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
-    difference, published_figure = "", ""
+    difference, published_result = "", ""
     if not np.isnan(row["to_maml"]):
         difference = f"{100 * row['to_maml']:+.1f} ± {100 * row['to_maml_ci95']:.1f}"
     if row["published"]:
-        published_figure = f"{row['published']} %"
+        published_result = f"{row['published']} %"
         if row["published_ci95"]:
-            published_figure += f" ± {row['published_ci95']}"
+            published_result += f" ± {row['published_ci95']}"
     remarks = [_describe_training(row), _describe_published(row), notes.get(row["method"], "")]
     return [
         f"`{row['method']}`",
@@ -245,13 +245,13 @@ def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
         f"{100 * row['label_sd']:.2f}",
         f"{row['iterations']:,} x {row['meta_batch']} tasks, {row['seconds'] / 60:.1f} min",
         f"{row['peak_memory_bytes'] / 1e9:.1f} GB",
-        published_figure,
+        published_result,
         "; ".join(filter(None, remarks)),
     ]
 
 
 def _describe_setting(rows: pd.DataFrame) -> str:
-    """Describe what the cells of a setting share, and explains the columns."""
+    """Describe what the cells of a setting share, and explain the columns."""
     ways, shots = _parse_setting(rows["setting"].iloc[0])
     queries = wording.format_count(int(rows["queries"].iloc[0]), "query", "queries")
     episodes = wording.format_count(int(rows["test_episodes"].iloc[0]), "test episode")
@@ -265,9 +265,9 @@ def _describe_setting(rows: pd.DataFrame) -> str:
     )
     if modes == ["transductive"]:
         mode = (
-            "Transductive evaluation, in training and at test: batch norm uses the statistics of "
-            "the query set, as in MAML's code. `inductive` is the same model with the statistics "
-            "of the support set alone."
+            "Transductive evaluation, in training and at test time: batch norm uses the statistics "
+            "of the query set, as in MAML's code. `inductive` is the same model with the statistics "
+            "of the support set."
         )
     machine = (
         f"Trained on {wording.join_words(machines)} with {wording.join_words(processes)} processes."
@@ -296,7 +296,7 @@ def _describe_published(row: dict[Any, Any]) -> str:
 
 
 def list_missing(table: pd.DataFrame, methods: Path) -> str:
-    """Return a sentence about the cells that have a recipe but no result; '' for none.
+    """List the cells that have a recipe but no result in a sentence; '' for none.
 
     Args:
         table: The table.
@@ -314,7 +314,7 @@ def list_missing(table: pd.DataFrame, methods: Path) -> str:
 
 
 def draw_chart(table: pd.DataFrame) -> str:
-    """Draw the accuracy with its interval and the published figures as an SVG."""
+    """Draw the accuracy with its interval and the published results as an SVG."""
     import altair as alt
 
     values = table.assign(
@@ -374,14 +374,14 @@ def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
         out: Folder to write.
 
     Raises:
-        StageError: The cells do not belong together, or a note is on no method of the table.
+        StageError: The cells are inconsistent, or a note has no method with a cell or recipe.
     """
     table = build_table(cells)
     notes = read_yaml(notes_yaml) or {}
     known = set(table["method"]) | {path.stem for path in methods.glob("*/*.yaml")}
     if unknown := sorted(set(notes) - known):
         raise StageError(
-            f"{notes_yaml} has a note on {', '.join(unknown)}, which is no method of the table"
+            f"{notes_yaml} has a note on {', '.join(unknown)}, which is not a method of the table"
         )
     parts = [render_markdown(table, notes), list_missing(table, methods)]
     with atomic_folder(out) as draft:

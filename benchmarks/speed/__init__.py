@@ -1,1 +1,1 @@
-"""Speed benchmarks: every figure next to a peer measured in the same run."""
+"""Speed benchmarks. Every result is compared with a peer measured in the same run."""

@@ -1,8 +1,7 @@
-"""The same meta-gradient as other libraries compute it.
+"""The same meta-gradient, computed with other libraries.
 
 Each function takes a workload, parameters and an episode. It returns a function without arguments
-that computes one meta-gradient by name. All peers run the network below, the usual one of the field
-in torch functions.
+that computes one meta-gradient, keyed by parameter name. All peers use the same model, Conv4.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from episodic.core.model import Params
 MetaGradient = Callable[[], Params]
 
 
-def network(workload: Workload, theta: Params, x: Tensor) -> Tensor:
-    """The model conv4 on one task with torch's own functions."""
+def apply_conv4(workload: Workload, theta: Params, x: Tensor) -> Tensor:
+    """Apply Conv4 to one task with torch's functions."""
     config = workload.model
     for i in range(config.blocks):
         x = F.conv2d(
@@ -40,8 +39,8 @@ def network(workload: Workload, theta: Params, x: Tensor) -> Tensor:
     return F.linear(x, theta["head.weight"], theta["head.bias"])
 
 
-def used(theta: Params) -> Params:
-    """The parameters without biases before a batch norm, which have no gradient."""
+def drop_unused_biases(theta: Params) -> Params:
+    """Drop biases before a batch norm, which have no gradient."""
     return {
         name: p
         for name, p in theta.items()
@@ -50,20 +49,22 @@ def used(theta: Params) -> Params:
 
 
 def eager(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
-    """MAML as the papers' code has it: a sequential loop over tasks, autograd through it."""
+    """MAML as in the code of the papers: a sequential loop over tasks with autograd."""
 
     def run() -> Params:
-        meta = {name: p.detach().requires_grad_() for name, p in used(theta).items()}
+        meta = {name: p.detach().requires_grad_() for name, p in drop_unused_biases(theta).items()}
         for support_x, support_y, query_x, query_y in zip(*episode.tensors, strict=True):
             fast = meta
             for _ in range(workload.steps):
-                loss = F.cross_entropy(network(workload, fast, support_x), support_y)
+                loss = F.cross_entropy(apply_conv4(workload, fast, support_x), support_y)
                 gradient = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
                 fast = {
                     name: p - workload.inner_lr * g
                     for (name, p), g in zip(fast.items(), gradient, strict=True)
                 }
-            (F.cross_entropy(network(workload, fast, query_x), query_y) / episode.tasks).backward()
+            (
+                F.cross_entropy(apply_conv4(workload, fast, query_x), query_y) / episode.tasks
+            ).backward()
         return {name: p.grad for name, p in meta.items() if p.grad is not None}
 
     return run
@@ -72,7 +73,7 @@ def eager(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
 def vmapped(workload: Workload, theta: Params, episode: Episode) -> MetaGradient:
     """torch.func: grad of vmap over tasks.
 
-    Batch statistics are written out, since torch's own have a wrong second derivative there.
+    Batch norm is implemented explicitly, because torch's has a wrong second derivative under vmap.
     """
     from torch.func import grad, vmap
 
@@ -104,25 +105,25 @@ def vmapped(workload: Workload, theta: Params, episode: Episode) -> MetaGradient
     whole = grad(
         lambda theta: vmap(task_loss, in_dims=(None, 0, 0, 0, 0))(theta, *episode.tensors).mean()
     )
-    return lambda: whole(used(theta))
+    return lambda: whole(drop_unused_biases(theta))
 
 
-class Network(nn.Module):
-    """The same network as a module, for libraries that take modules."""
+class Conv4Module(nn.Module):
+    """Conv4 as a module, for libraries that require modules."""
 
     def __init__(self, workload: Workload, theta: Params):
         super().__init__()
-        self.workload, self.names = workload, list(used(theta))
-        for name, p in used(theta).items():
+        self.workload, self.names = workload, list(drop_unused_biases(theta))
+        for name, p in drop_unused_biases(theta).items():
             self.register_parameter(name.replace(".", "_"), nn.Parameter(p.clone()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return network(
+        return apply_conv4(
             self.workload, {name: getattr(self, name.replace(".", "_")) for name in self.names}, x
         )
 
 
-def _module_gradient(model: Network) -> Params:
+def _module_gradient(model: Conv4Module) -> Params:
     gradient = {name: getattr(model, name.replace(".", "_")).grad for name in model.names}
     model.zero_grad()
     return gradient
@@ -132,7 +133,7 @@ def higher_library(workload: Workload, theta: Params, episode: Episode) -> MetaG
     """higher 0.2: a differentiable copy of the module and its optimizer for each task."""
     import higher
 
-    model = Network(workload, theta)
+    model = Conv4Module(workload, theta)
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.inner_lr)
 
     def run() -> Params:
@@ -153,7 +154,7 @@ def learn2learn_library(workload: Workload, theta: Params, episode: Episode) -> 
     """learn2learn: clone, adapt, backward for each task."""
     import learn2learn
 
-    model = Network(workload, theta)
+    model = Conv4Module(workload, theta)
     maml = learn2learn.algorithms.MAML(model, lr=workload.inner_lr, first_order=False)
 
     def run() -> Params:
@@ -202,8 +203,8 @@ def jax_library(workload: Workload, theta: Params, episode: Episode) -> MetaGrad
             theta = {name: theta[name] - workload.inner_lr * gradient[name] for name in theta}
         return loss(theta, query_x, query_y)
 
-    arrays = [jnp.asarray(part.numpy()) for part in episode.tensors]
-    meta = {name: jnp.asarray(p.numpy()) for name, p in used(theta).items()}
+    arrays = [jnp.asarray(tensor.numpy()) for tensor in episode.tensors]
+    meta = {name: jnp.asarray(p.numpy()) for name, p in drop_unused_biases(theta).items()}
     whole = jax.jit(
         jax.grad(
             lambda theta: jax.vmap(task_loss, in_axes=(None, 0, 0, 0, 0))(theta, *arrays).mean()
@@ -217,5 +218,5 @@ def jax_library(workload: Workload, theta: Params, episode: Episode) -> MetaGrad
     return run
 
 
-def installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None

@@ -1,9 +1,10 @@
-"""Measure plans for the run that params.yaml describes, and print the lines to commit.
+"""Measure plans for the run that params.yaml describes, and print the fastest as YAML.
 
     python -m benchmarks.speed.plan [--params FILE] [--data FOLDER] [--rounds N] [--compiled]
 
-Needs the prepared data (`dvc repro episodes`). Plans are measured in turn. The shard sizes are
-divisors of the meta-batch. The pipeline itself never measures: noise would then decide its results.
+Requires the prepared data (`dvc repro episodes`). Plans are measured alternately. The shard sizes
+are divisors of the meta-batch. The pipeline never measures plans, because timing noise would then
+affect its results.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.table import positive
+from benchmarks.speed.table import parse_positive
 from episodic.engine import allocator, outer
 from episodic.engine.plan import Plan
 from episodic.ops import backend
@@ -40,7 +41,7 @@ def main() -> None:
         metavar="FOLDER",
         help="written by the stage episodes",
     )
-    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--rounds", type=parse_positive, default=5)
     parser.add_argument(
         "--compiled",
         action="store_true",
@@ -117,10 +118,10 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def candidates(tasks: int, automatic: Plan, compiled: bool) -> list[Plan]:
-    """The plans to measure.
+    """List the plans to measure.
 
-    These are the automatic plan, the plan per_task, and shards of every divisor whose query sets
-    are differentiated one by one, in fours and all at once.
+    These are the automatic plan, the plan per_task, and shards of all divisors whose query sets are
+    differentiated one by one, in fours and all at once.
     """
     shards = [size for size in range(1, tasks + 1) if tasks % size == 0 and size <= 32]
     modes = ["batched", "compiled"] if compiled else ["batched"]

@@ -1,8 +1,8 @@
 """One row of the speed table as a process.
 
 `python -m benchmarks.speed.rows ROW WORKLOAD` computes a meta-gradient for every line that it
-reads, and prints the seconds that it took. Rows are processes, since allocator and threads are
-settings of a whole process.
+reads, and prints the elapsed seconds. Each row is a separate process, because the allocator and the
+number of threads are settings of a process.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 
 THREADS = 2
-"""Threads of the baseline and processes of the engine, as in the reference figures."""
+"""Threads of the baseline and processes of the engine."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a row computes the meta-gradient: by a peer, or by the engine with `plan`.
+    """A row of the table: a peer, or the engine with a plan.
 
     Args:
         what: Label in the table.
         peer: The peer; None for the engine.
-        needs: Package that the peer needs.
+        needs: Package that the peer requires.
         plan: Plan of the engine.
         processes: Processes of the engine.
     """
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot be timed here; None if it can."""
+        """Reason why the row cannot be measured; None if it can."""
         if self.plan.mode == "compiled":
             try:
                 backend.prepare_compiled_kernels(torch.device("cpu"))
@@ -54,7 +54,7 @@ class Row:
                 return str(error)
         return (
             None
-            if self.needs is None or peers.installed(self.needs)
+            if self.needs is None or peers.is_installed(self.needs)
             else f"{self.needs} is not installed"
         )
 
@@ -90,8 +90,10 @@ ROWS = {
 
 
 @contextmanager
-def prepared(row: Row, workload: Workload) -> Iterator[tuple[ProcessGroup, Callable[[], object]]]:
-    """The process group, and what each of its processes calls for one meta-gradient."""
+def prepare_row(
+    row: Row, workload: Workload
+) -> Iterator[tuple[ProcessGroup, Callable[[], object]]]:
+    """Prepare the process group and the function that computes one meta-gradient."""
     theta, episode = workload.theta(), workload.episode()
     if row.peer is not None:
         torch.set_num_threads(THREADS)
@@ -112,12 +114,12 @@ def prepared(row: Row, workload: Workload) -> Iterator[tuple[ProcessGroup, Calla
 
 def main() -> None:
     row, workload = ROWS[sys.argv[1]], WORKLOADS[sys.argv[2]]
-    with prepared(row, workload) as (group, run):
+    with prepare_row(row, workload) as (group, run):
         while True:
-            asked = group.broadcast_object(
+            request = group.broadcast_object(
                 sys.stdin.readline().encode() if group.rank == 0 else b"", torch.device("cpu")
             )
-            if not asked:
+            if not request:
                 return
             start = time.perf_counter()
             run()

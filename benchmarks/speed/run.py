@@ -3,7 +3,7 @@
     python benchmarks/speed/run.py [--rounds 9] [--workloads W1q1 ...] [--rows eager engine ...]
                                    [--out benchmarks/results]
 
-Rows are measured in turn, so that a machine that slows down slows them all. A ratio is the median
+Rows are measured alternately, so that variations in speed affect all of them. A ratio is the median
 over rounds of the baseline's seconds divided by the row's seconds in the same round. Rows of other
 libraries appear where they are installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2
 does not build on Python 3.11).
@@ -28,13 +28,13 @@ import torch.nn.functional as F  # noqa: E402
 
 from benchmarks.speed import peers  # noqa: E402
 from benchmarks.speed.rows import BASELINE, ROWS, THREADS  # noqa: E402
-from benchmarks.speed.table import existing, positive, write  # noqa: E402
+from benchmarks.speed.table import parse_folder, parse_positive, write  # noqa: E402
 from benchmarks.speed.workloads import WORKLOADS, Workload  # noqa: E402
 from episodic.core.files import atomic_path  # noqa: E402
 from episodic.engine import outer, plan  # noqa: E402
 
 TOLERANCE = 1e-10
-"""Largest relative difference from the baseline in float64."""
+"""Maximum relative difference from the baseline in float64."""
 
 
 def main() -> None:
@@ -43,9 +43,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--rounds",
-        type=positive,
+        type=parse_positive,
         default=9,
-        help="rounds, after one that does not count (default: 9)",
+        help="rounds, after one warm-up round (default: 9)",
     )
     parser.add_argument(
         "--workloads",
@@ -62,19 +62,21 @@ def main() -> None:
         metavar="ROW",
         help=f"of {', '.join(ROWS)} (default: all)",
     )
-    parser.add_argument("--out", type=existing, help="folder to write speed.csv and speed.png to")
+    parser.add_argument(
+        "--out", type=parse_folder, help="folder to write speed.csv and speed.png to"
+    )
     args = parser.parse_args()
     missing = {name: why for name in args.rows or ROWS if (why := ROWS[name].missing)}
     names = [name for name in args.rows or ROWS if name not in missing]
     if BASELINE not in names:
         names.insert(0, BASELINE)
-    peak = peak_flops()
+    peak = measure_peak_flops()
     modes: list[plan.Mode] = [
         "auto",
         *{ROWS[name].plan.mode for name in names} - {"auto", "per_task"},
     ]
     print(
-        f"{cpu()}, torch {torch.__version__}, {THREADS} threads; "
+        f"{processor_name()}, torch {torch.__version__}, {THREADS} threads; "
         f"measured peak {peak / 1e9:.0f} GFLOP/s"
     )
     for why in dict.fromkeys(missing.values()):
@@ -84,24 +86,24 @@ def main() -> None:
         workload = WORKLOADS[name]
         print(
             f"\n{name}: {workload.what}; {workload.floating_point_operations() / 1e9:.1f} GFLOP; "
-            f"float64 {verified(workload, modes)}"
+            f"float64 {verify_gradient(workload, modes)}"
         )
-        table += rows(name, workload, names, args.rounds, peak)
+        table += measure_rows(name, workload, names, args.rounds, peak)
     if args.out and table:
         write(args.out / "speed.csv", table)
         plot(table, args.out / "speed.png")
 
 
-def rows(
+def measure_rows(
     name: str, workload: Workload, names: list[str], rounds: int, peak: float
 ) -> list[dict[str, Any]]:
-    """Measure the rows in turn and print them."""
+    """Measure the rows alternately and print them."""
     processes = {row: start(row, name) for row in names}
     try:
         seconds: dict[str, list[float]] = {row: [] for row in names}
         for i in range(rounds + 1):
             for row, process in list(processes.items()):
-                took = ask(process)
+                took = request_gradient(process)
                 if took is None:
                     killed = " (out of memory?)" if process.wait() == -9 else ""
                     print(f"  {ROWS[row].what:44} failed: exit code {process.returncode}{killed}")
@@ -144,7 +146,7 @@ def rows(
                 "ratio_lowest": round(ratios[0], 3),
                 "ratio_highest": round(ratios[-1], 3),
                 "fraction_of_peak": round(of_peak, 4),
-                "processor": cpu(),
+                "processor": processor_name(),
                 "torch": torch.__version__,
             }
         )
@@ -158,18 +160,18 @@ def start(row: str, workload: str) -> subprocess.Popen[str]:
     )
 
 
-def ask(process: subprocess.Popen[str]) -> float | None:
-    """Seconds of one meta-gradient; None if the process has ended."""
+def request_gradient(process: subprocess.Popen[str]) -> float | None:
+    """Return the seconds of one meta-gradient; None if the process has ended."""
     assert process.stdin is not None and process.stdout is not None  # noqa: S101
     try:
         process.stdin.write("go\n")
     except BrokenPipeError:
         return None
-    answer = process.stdout.readline()
-    return float(answer) if answer else None
+    line = process.stdout.readline()
+    return float(line) if line else None
 
 
-def verified(workload: Workload, modes: list[plan.Mode]) -> str:
+def verify_gradient(workload: Workload, modes: list[plan.Mode]) -> str:
     """Compare the engine's plans with the eager loop on two tasks in float64."""
     theta, episode = workload.theta(torch.float64), workload.episode(torch.float64, 2)
     other, worst = peers.eager(workload, theta, episode)(), 0.0
@@ -187,8 +189,8 @@ def verified(workload: Workload, modes: list[plan.Mode]) -> str:
     return f"difference {worst:.0e}"
 
 
-def peak_flops() -> float:
-    """Operations per second of a large matrix product or convolution with all threads."""
+def measure_peak_flops() -> float:
+    """Measure the operations per second of large matrix products and convolutions."""
     torch.set_num_threads(THREADS)
     a, x, w = (
         torch.randn(2048, 2048),
@@ -208,8 +210,8 @@ def peak_flops() -> float:
     return best
 
 
-def cpu() -> str:
-    """The name of the processor."""
+def processor_name() -> str:
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [
@@ -224,7 +226,7 @@ def cpu() -> str:
 
 
 def plot(table: list[dict[str, Any]], path: Path) -> None:
-    """Plot ratios to the baseline, one panel per workload, with their spread as a line."""
+    """Plot the ratios to the baseline, one panel per workload, with their range as a line."""
     import altair as alt
     import pandas as pd
 

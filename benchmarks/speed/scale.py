@@ -1,9 +1,9 @@
-"""How costs grow: memory with the data, time with meta-batch, ways, shots and inner steps.
+"""Scaling of memory with the data, and of time with meta-batch, ways, shots and inner steps.
 
     python -m benchmarks.speed.scale [--out benchmarks/results]
 
-Prints three tables; the third is evaluation in chunks of several sizes. With --out also writes
-cost.csv and cost.png.
+Prints three tables, the third for evaluation with different chunk sizes. --out also writes cost.csv
+and cost.png.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.speed.table import existing, write
+from benchmarks.speed.table import parse_folder, write
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from episodic.core.files import atomic_path
 from episodic.data.sampling import ClassSampler
@@ -49,35 +49,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=existing, help="folder to write cost.csv and cost.png to")
+    parser.add_argument("--out", type=parse_folder, help="folder to write cost.csv and cost.png to")
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     allocator.keep_freed_memory()
     torch.set_num_threads(1)
     if args.memory:
-        print(json.dumps({"rss": resident(args.memory)}))
+        print(json.dumps({"rss": measure_resident_memory(args.memory)}))
         return
-    print("memory: largest resident size over 100 batches of episodes, sampled from a file")
+    print("memory: peak resident memory over 100 batches of episodes, sampled from a file")
     sizes = []
     with tempfile.TemporaryDirectory(prefix="episodic-", dir=Path.cwd()) as folder:
         for megabytes in MEGABYTES:
             path = Path(folder, "images.npy")
             write_images(path, megabytes)
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-            answer = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", "benchmarks.speed.scale", "--memory", path],
                 capture_output=True,
                 text=True,
                 check=True,
                 env=environment,
             )
-            sizes.append(json.loads(answer.stdout)["rss"])
+            sizes.append(json.loads(process.stdout)["rss"])
             print(f"  {megabytes:6} MB of images: {sizes[-1] / 1e6:6.0f} MB resident")
     print(
         f"  {MEGABYTES[1] / MEGABYTES[0]:.0f} times the data, "
         f"{sizes[1] / sizes[0]:.2f} times the memory"
     )
-    table = cost()
+    table = measure_cost()
     time_evaluation()
     if args.out:
         write(args.out / "cost.csv", table)
@@ -85,18 +85,18 @@ def main() -> None:
 
 
 def write_images(path: Path, megabytes: int) -> None:
-    """Write RGB images of 84 x 84 pixels in parts, so that they are never in memory at once."""
+    """Write RGB images of 84 x 84 pixels in chunks, to limit memory."""
     images = megabytes * 10**6 // (3 * 84 * 84) // 20 * 20
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(images, 3, 84, 84))
     generator = np.random.default_rng(0)
     for start in range(0, images, 1000):
-        part = array[start : start + 1000]
-        part[:] = generator.integers(0, 256, part.shape, dtype=np.uint8)
+        chunk = array[start : start + 1000]
+        chunk[:] = generator.integers(0, 256, chunk.shape, dtype=np.uint8)
     array.flush()
 
 
-def resident(path: Path) -> int:
-    """Largest resident size in bytes while episodes are drawn from all over the file."""
+def measure_resident_memory(path: Path) -> int:
+    """Measure the peak resident memory in bytes while episodes are drawn from the whole file."""
     images = StoredImages(path)
     classes = len(images) // 20
     sampler = ClassSampler(
@@ -111,10 +111,10 @@ def resident(path: Path) -> int:
     return int(fields["VmHWM"].split()[0]) * 1024
 
 
-def cost() -> list[dict[str, Any]]:
+def measure_cost() -> list[dict[str, Any]]:
     print(
         f"\ncost of an iteration, one process: {BASE.what.split(',')[0]}, 8 tasks, 5 ways, 1 shot, "
-        "1 inner step, apart from what is named"
+        "1 inner step, except for the varied quantity"
     )
     print(f"  {'':12} {'':>5} {'ms':>8} {'GFLOP':>7} {'GFLOP/s':>8}")
     table = []
@@ -156,24 +156,24 @@ def cost() -> list[dict[str, Any]]:
 
 
 def time_evaluation() -> None:
-    """100 test episodes at a time, one by one and in chunks, in turn."""
+    """Time 100 test episodes, alternating between chunk sizes."""
     workload = WORKLOADS["W1q1"]
     theta, episode = workload.theta(), workload.episode(tasks=100)
     seconds: dict[int, list[float]] = {1: [], 5: [], 20: []}
     for i in range(6):
-        for chunk, found in seconds.items():
+        for chunk, times in seconds.items():
             begin = time.perf_counter()
             evaluation.episode_scores(workload.learner, theta, episode, 10, chunk)
             if i:
-                found.append(time.perf_counter() - begin)
+                times.append(time.perf_counter() - begin)
     print(
         "\nevaluation of 1,000 episodes of W1q1 with 10 inner steps, one process "
         "(10 times that of 100 episodes)"
     )
-    for chunk, found in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[1], found, strict=True))
+    for chunk, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds[1], times, strict=True))
         print(
-            f"  {chunk:3} at once: {statistics.median(found) * 10:6.1f} s, "
+            f"  {chunk:3} at once: {statistics.median(times) * 10:6.1f} s, "
             f"{ratio:.2f} times as fast as one by one"
         )
 

@@ -1,8 +1,8 @@
-"""What a sweep costs in addition to its trainings, measured with stages that do next to nothing.
+"""Overhead of a sweep, measured with trivial stages.
 
     python -m benchmarks.speed.sweep [--experiments 200] [--at-once 2] [--out benchmarks/results]
 
-Prints seconds per experiment, lock errors, and the resident memory of the sweep's process. With
+Prints seconds per experiment, lock errors and the resident memory of the process of the sweep.
 --out also writes sweep.csv.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from benchmarks.speed.table import existing, positive, write
+from benchmarks.speed.table import parse_folder, parse_positive, write
 from tasks.runtime.files import ROOT
 
 STAGE = """
@@ -32,15 +32,14 @@ json.dump({"accuracy": 1 / (2 + seed % 7), "stage": name}, open(out, "w"))
 STAGES = ["download", "episodes", "train", "evaluate", "report"]
 
 
-def repository(folder: Path) -> None:
-    """Create a repository of five stages in sequence, the last three of which depend on the
-    seed."""
+def create_repository(folder: Path) -> None:
+    """Create a repository with five sequential stages. The last three depend on the seed."""
     stages: dict[str, dict[str, object]] = {}
-    for place, name in enumerate(STAGES):
+    for position, name in enumerate(STAGES):
         out = "reports/metrics.json" if name == "evaluate" else f"{name}.json"
         stages[name] = {"cmd": f"{sys.executable} stage.py {name} {out}", "deps": ["stage.py"]}
-        if place:
-            before = STAGES[place - 1]
+        if position:
+            before = STAGES[position - 1]
             stages[name]["deps"] = [
                 "stage.py",
                 "reports/metrics.json" if before == "evaluate" else f"{before}.json",
@@ -69,7 +68,7 @@ def repository(folder: Path) -> None:
 def measure(experiments: int, at_once: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        repository(folder)
+        create_repository(folder)
         (folder / "sweep.yaml").write_text(json.dumps({"seeds": list(range(experiments))}))
         environment = {
             key: value
@@ -89,14 +88,14 @@ def measure(experiments: int, at_once: int) -> dict[str, float]:
             process, memory = psutil.Process(sweep.pid), []
             while sweep.poll() is None:
                 try:
-                    memory.append((done(folder), process.memory_info().rss))
+                    memory.append((count_experiments(folder), process.memory_info().rss))
                 except psutil.NoSuchProcess:
                     break
                 time.sleep(2)
         seconds = time.monotonic() - start
-        said = (folder / "output").read_text()
+        log = (folder / "output").read_text()
         if sweep.wait():
-            raise SystemExit(f"the sweep failed:\n{said[-4000:]}")
+            raise SystemExit(f"the sweep failed:\n{log[-4000:]}")
         resident = pd.DataFrame(memory, columns=["done", "bytes"])
         tenth, end = (
             resident[resident["done"] >= share * experiments]["bytes"].iloc[0]
@@ -105,18 +104,18 @@ def measure(experiments: int, at_once: int) -> dict[str, float]:
         return {
             "experiments": experiments,
             "at_once": at_once,
-            "kept": done(folder),
+            "kept": count_experiments(folder),
             "seconds": round(seconds, 1),
             "seconds_per_experiment": round(seconds / experiments, 2),
-            "waits_for_a_lock": said.count("another DVC command"),
+            "waits_for_a_lock": log.count("another DVC command"),
             "resident_MB_at_10_percent": round(tenth / 1e6),
             "resident_MB_at_95_percent": round(end / 1e6),
             "largest_MB": round(resident["bytes"].max() / 1e6),
         }
 
 
-def done(folder: Path) -> int:
-    """Count the experiments that are kept."""
+def count_experiments(folder: Path) -> int:
+    """Count the stored experiments."""
     refs = subprocess.run(
         ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
         cwd=folder,
@@ -130,9 +129,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--experiments", type=positive, default=200, metavar="N")
-    parser.add_argument("--at-once", type=positive, default=2, metavar="N")
-    parser.add_argument("--out", type=existing, metavar="FOLDER", help="also write sweep.csv there")
+    parser.add_argument("--experiments", type=parse_positive, default=200, metavar="N")
+    parser.add_argument("--at-once", type=parse_positive, default=2, metavar="N")
+    parser.add_argument(
+        "--out", type=parse_folder, metavar="FOLDER", help="also write sweep.csv there"
+    )
     args = parser.parse_args()
     row = measure(args.experiments, args.at_once)
     for name, value in row.items():

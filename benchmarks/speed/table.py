@@ -1,7 +1,4 @@
-"""Figures as a CSV file, and arguments that every benchmark takes.
-
-Arguments are checked before anything is measured.
-"""
+"""Writing results to CSV files, and parsing of arguments shared by benchmarks."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from episodic.core.files import atomic_path
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows that have the same keys."""
+    """Write rows with the same keys to a CSV file."""
     with atomic_path(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
 
 
-def existing(text: str) -> Path:
-    """A type of argparse: a folder, which is created if need be."""
+def parse_folder(text: str) -> Path:
+    """Parse a folder, creating it if necessary (a type for argparse)."""
     try:
         Path(text).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -33,8 +30,8 @@ def existing(text: str) -> Path:
     return Path(text)
 
 
-def positive(text: str) -> int:
-    """A type of argparse: a whole number of at least 1."""
+def parse_positive(text: str) -> int:
+    """Parse a positive integer (a type for argparse)."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number of at least 1")
     return int(text)

@@ -4,10 +4,10 @@
         [--sides compiled engine eager] [--out benchmarks/results]
 
 The task is 5-way 1-shot with split `maml`, after 3 inner steps. `engine` trains by the preset,
-`compiled` does so with `train.plan.mode: compiled`. `eager` trains with the paper's hyperparameters
-(preset omniglot_5w1s) in a sequential loop over tasks, with two threads. Only training is timed:
-the evaluations on test episodes are not counted, and choose nothing. Images are found as in the
-pipeline (EPISODIC_MIRROR, or the official address).
+`compiled` likewise with `train.plan.mode: compiled`. `eager` trains with the paper's
+hyperparameters (preset omniglot_5w1s) in a sequential loop over tasks, with two threads. Only
+training is timed, not the evaluations on test episodes, which do not affect it. Images are loaded
+as in the pipeline (EPISODIC_MIRROR, or the official address).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.speed import peers
 from benchmarks.speed.rows import ROWS, THREADS
-from benchmarks.speed.table import existing, positive, write
+from benchmarks.speed.table import parse_folder, parse_positive, write
 from benchmarks.speed.workloads import WORKLOADS
 from episodic.core.statistics import mean_ci95
 from episodic.engine import allocator
@@ -63,15 +63,15 @@ def main() -> None:
         "--minutes",
         type=float,
         default=60,
-        help="training time after which a side gives up (default: 60)",
+        help="training time limit per side (default: 60)",
     )
     parser.add_argument(
         "--every",
-        type=positive,
+        type=parse_positive,
         default=250,
         help="iterations between two evaluations (default: 250)",
     )
-    parser.add_argument("--out", type=existing, help="folder to write time_to_accuracy.csv to")
+    parser.add_argument("--out", type=parse_folder, help="folder to write time_to_accuracy.csv to")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
@@ -80,7 +80,10 @@ def main() -> None:
     if why := ROWS["engine_compiled"].missing if "compiled" in args.sides else None:
         print(f"left out: compiled: {why}")
         args.sides.remove("compiled")
-    task = [protocol(params.parse(preset_values(name))) for name in (args.preset, PRESETS["eager"])]
+    task = [
+        list_shared_settings(params.parse(preset_values(name)))
+        for name in (args.preset, PRESETS["eager"])
+    ]
     if task[0] != task[1]:
         sys.exit(
             f"error: --preset {args.preset} is another task than {PRESETS['eager']}; it must be "
@@ -128,8 +131,8 @@ def main() -> None:
         write(args.out / "time_to_accuracy.csv", rows)
 
 
-def protocol(settings: params.Settings) -> tuple[Any, ...]:
-    """Settings that all sides must have in common."""
+def list_shared_settings(settings: params.Settings) -> tuple[Any, ...]:
+    """List the settings that must be equal on all sides."""
     chosen, episodes = settings.dataset, settings.episodes
     return (
         chosen,
@@ -164,7 +167,7 @@ def stage_environment() -> dict[str, str]:
 
 
 def prepare(folder: Path, name: str) -> None:
-    """Write params.yaml by the preset, and prepare the data."""
+    """Write params.yaml for the preset and prepare the data."""
     folder.mkdir()
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     preset.apply_preset(name, folder / "params.yaml")
@@ -179,7 +182,7 @@ def prepare(folder: Path, name: str) -> None:
 
 
 def train(side: str, minutes: float, every: int) -> None:
-    """Train in the current folder, and print a JSON line per evaluation."""
+    """Train in the current folder and print one JSON line per evaluation."""
     settings = params.load(Path("params.yaml"), "episodes", "model", "algorithm", "train")
     config, device = settings.train, torch.device("cpu")
     source = prepared.open_folder(Path("prepared"), device)
@@ -228,7 +231,7 @@ def train(side: str, minutes: float, every: int) -> None:
                         "ci95": round(ci95, 5),
                     }
                     print(json.dumps(row), flush=True)
-                # The clocks of processes differ; that of rank 0 decides.
+                # The clocks of processes differ; rank 0 decides.
                 late = (
                     group.broadcast_object(
                         b"late" if seconds > 60 * minutes or mean >= GOALS[-1] else b"", device
@@ -238,10 +241,10 @@ def train(side: str, minutes: float, every: int) -> None:
 
 
 def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
-    """An iteration as in the paper's code."""
+    """Build an iteration as in the code of the paper."""
     workload = replace(WORKLOADS["W1q1"], queries=config.queries)
     theta: dict[str, torch.Tensor] = {
-        name: torch.nn.Parameter(p) for name, p in peers.used(state.theta).items()
+        name: torch.nn.Parameter(p) for name, p in peers.drop_unused_biases(state.theta).items()
     }
     optimizer = torch.optim.Adam(theta.values(), lr=config.meta_lr)
 

@@ -1,4 +1,4 @@
-"""The problems that are timed, with data drawn from a seed. They need torch and numpy alone."""
+"""Workloads of the speed benchmarks, with random data. They require only torch and numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from episodic.models import conv4
 
 @dataclass(frozen=True)
 class Workload:
-    """A few-shot classification problem of the field, and a meta-batch of `tasks` tasks of it."""
+    """A standard few-shot classification problem with a meta-batch of `tasks` tasks."""
 
     what: str
     shots: int
@@ -44,7 +44,7 @@ class Workload:
         )
 
     def theta(self, dtype: torch.dtype = torch.float32) -> Params:
-        """Initial weights with noise; some scales are negative, and no two values are equal."""
+        """Initialize weights with noise: some scales are negative, and all values differ."""
         generator = random_numbers.generator(0, "benchmark weights")
         theta = self.network.init(generator)
         perturbed = {
@@ -56,24 +56,24 @@ class Workload:
         return {name: p.to(dtype) for name, p in perturbed.items()}
 
     def episode(self, dtype: torch.dtype = torch.float32, tasks: int | None = None) -> Episode:
-        """Each class is a random picture, each example that picture with noise."""
+        """Draw an episode: each class is a random image, each example that image with noise."""
         tasks = tasks or self.tasks
         generator = random_numbers.generator(1, "benchmark data")
-        pictures = torch.randn(tasks, self.ways, 1, *self.input, generator=generator)
+        class_images = torch.randn(tasks, self.ways, 1, *self.input, generator=generator)
 
         def side(n: int) -> tuple[Tensor, Tensor]:
             noise = torch.randn(tasks, self.ways, n, *self.input, generator=generator)
             labels = torch.arange(self.ways).repeat_interleave(n).expand(tasks, -1)
-            return (pictures + 0.5 * noise).flatten(1, 2).to(dtype), labels
+            return (class_images + 0.5 * noise).flatten(1, 2).to(dtype), labels
 
         return Episode(*side(self.shots), *side(self.queries), self.ways)
 
     def floating_point_operations(self) -> float:
-        """Operations in the convolutions of one second-order meta-gradient; the rest is small.
+        """Count the operations in the convolutions of one second-order meta-gradient.
 
-        Let F be those of an image's forward convolutions, and F1 those of the first layer. A query
-        image needs 3 F - F1, a support image needs 9 F - 5 F1 per inner step, since images take no
-        gradient.
+        The remaining operations are negligible. Let F be the operations of the forward convolutions
+        of an image, and F1 those of the first layer. A query image requires 3 F - F1, a support
+        image 9 F - 5 F1 per inner step, because images have no gradient.
         """
         channels, (height, width) = self.input[0], self.input[1:]
         layers = []

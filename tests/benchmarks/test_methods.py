@@ -233,7 +233,7 @@ def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
     write_cell(tmp_path / "cells", "anil", "5w1s", 0.8)
     (tmp_path / "notes.yaml").write_text("{mamal: a note}")
     with pytest.raises(
-        StageError, match=r"notes\.yaml has a note on mamal, which is no method of the table"
+        StageError, match=r"notes\.yaml has a note on mamal, which is not a method of the table"
     ):
         table.write(
             tmp_path / "cells", tmp_path / "notes.yaml", tmp_path / "methods", tmp_path / "out"
@@ -309,7 +309,7 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     [
         (
             {"ensemble": "absent"},
-            r"protonet-5w1s/cell\.json has no ensemble, as other code wrote it: run make benchmark",
+            r"protonet-5w1s/cell\.json has no ensemble; it was written by other code: run make benchmark",
         ),
         (
             {"data_digest": "b"},
