@@ -202,8 +202,8 @@ EXPLANATION = (
     "Each method was trained once, from one seed: intervals are only over test episodes. "
     "`vs MAML` is the paired difference in points. `label permutation` is the standard deviation "
     "in points of the accuracy of 50 episodes over five permutations of their labels. Methods with "
-    "an inner loop take at least 3 steps at test time, even if trained with one. conv4 uses "
-    "stride 2 and averages over positions, where most publications pool. Publications on metric methods, "
+    "an inner loop take at least 3 steps at test time, even if trained with one. conv4 uses stride "
+    "2 and averages over positions, where most publications pool. Publications on metric methods, "
     "closed-form heads and pre-trained classifiers use running averages in batch norm."
 )
 
@@ -266,8 +266,8 @@ def _describe_setting(rows: pd.DataFrame) -> str:
     if modes == ["transductive"]:
         mode = (
             "Transductive evaluation, in training and at test time: batch norm uses the statistics "
-            "of the query set, as in MAML's code. `inductive` is the same model with the statistics "
-            "of the support set."
+            "of the query set, as in MAML's code. `inductive` is the same model with the "
+            "statistics of the support set."
         )
     machine = (
         f"Trained on {wording.join_words(machines)} with {wording.join_words(processes)} processes."
