@@ -22,12 +22,12 @@ from tasks.runtime import distributed, stage
 from tasks.runtime.files import atomic_folder, write_json
 
 LARGE_WORK = 1 << 20
-"""Numbers in the query sets of all test episodes from which several processes pay off."""
+"""Number of values in all query sets above which several processes are worthwhile."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the processes of the stage compute together, and the first one writes.
+    """Results that the processes of the stage compute together and the first one writes.
 
     Attributes:
         results: Scores and outputs of every test episode.
@@ -106,15 +106,15 @@ def _write(
     limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)
     entries = tables.compute_headline_metrics(evaluation, episodes, compared, limit)
     entries |= measurements.diagnostics
-    answers = pd.DataFrame()
+    predictions = pd.DataFrame()
     with atomic_folder(scores) as folder:
         episodes.to_parquet(folder / "episodes.parquet", index=False)
         tables.build_curve_table(episodes, name, limit).to_csv(folder / "curve.csv", index=False)
         compared.to_parquet(folder / "baselines.parquet", index=False)
         if source.kind == "classification":
-            answers = tables.build_prediction_table(evaluation, results)
-            answers.to_parquet(folder / "answers.parquet", index=False)
-            classes = tables.build_class_table(evaluation, answers)
+            predictions = tables.build_prediction_table(evaluation, results)
+            predictions.to_parquet(folder / "answers.parquet", index=False)
+            classes = tables.build_class_table(evaluation, predictions)
             classes.to_parquet(folder / "classes.parquet", index=False)
         elif measurements.ratings is not None:
             users = measurements.ratings.users
@@ -128,15 +128,15 @@ def _write(
             fits.to_parquet(folder / "fits.parquet", index=False)
             support.to_parquet(folder / "support.parquet", index=False)
         space = task_space.describe_tasks(
-            source, test, headline, answers, measurements.class_embeddings
+            source, test, headline, predictions, measurements.class_embeddings
         )
-        for part, table in space.tables.items():
-            table.to_parquet(folder / f"{part}.parquet", index=False)
+        for name, table in space.tables.items():
+            table.to_parquet(folder / f"{name}.parquet", index=False)
     write_json(metrics, replace_infinite(entries | space.metrics))
 
 
 def replace_infinite(value: Any) -> Any:
-    """Numbers that JSON cannot represent, infinity and NaN, become null."""
+    """Replace numbers that JSON cannot represent, infinity and NaN, by null."""
     if isinstance(value, dict):
         return {key: replace_infinite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -148,7 +148,7 @@ def main() -> None:
         data="folder written by the stage episodes",
         model="folder written by the stage train",
         scores="folder to write: tables of scores",
-        metrics="file to write: the headline figures as JSON",
+        metrics="file to write: the headline metrics as JSON",
     )
     args = parser.parse_args()
     stage.run(

@@ -1,4 +1,4 @@
-"""Baselines: simpler predictors that answer the same test episodes."""
+"""Baselines: simpler predictors evaluated on the same test episodes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ from episodic.training.baselines import (
 from tasks.evaluation.evaluation import EvaluationSetup
 
 CENTROIDS = {"image": "pixel_centroid", "ngrams": "ngram_centroid", "encoder": "encoder_centroid"}
-"""Name of the baseline that predicts the class with the nearest mean input, by kind of input.
+"""Name of the nearest-class-mean baseline, by kind of input.
 
-Token numbers are no quantities, so there is none for them.
+Token ids are categorical, so there is no class mean for them.
 """
 
 TUNING_EPISODES = 20
-"""Validation episodes on which the learning rate of the baseline `random_init` is chosen."""
+"""Number of validation episodes on which the learning rate of `random_init` is chosen."""
 
-LARGE_NETWORK, LARGE_NETWORK_EPISODES = 1_000_000, 100
-"""The baseline `random_init` of a network with more parameters sees only so many episodes."""
+LARGE_MODEL, LARGE_MODEL_EPISODES = 1_000_000, 100
+"""For models with more than LARGE_MODEL parameters, `random_init` is scored only on the first
+LARGE_MODEL_EPISODES test episodes."""
 
 RowBaselines = Callable[[Episode, int], dict[str, torch.Tensor]]
-"""(episode, number of its first task) -> score `(tasks,)` by name, of baselines that read the rows
-of the dataset (sentences, rated items) and not only the tensors of an episode."""
+"""(episode, index of its first task) -> score `(tasks,)` by name.
+
+These baselines read the rows of the dataset (sentences, rated items), not only the tensors of an
+episode.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,16 @@ class EpisodeBaselines:
     """The baselines of one evaluation.
 
     Attributes:
-        network: The model without its method, with one output per class of a test episode.
+        fine_tuning_learner: A learner that fine-tunes the same model, with one output per class of
+            a test episode.
         seed: Seed of the random initializations.
         learning_rate: Learning rate of `random_init`.
-        random_init_episodes: How many of the first episodes `random_init` is scored on.
-        centroid: Name of the nearest-class-mean baseline, None where the input has none.
+        random_init_episodes: Number of leading episodes on which `random_init` is scored.
+        centroid: Name of the nearest-class-mean baseline; None if the input has none.
         row_baselines: Further baselines of the dataset.
     """
 
-    network: MetaLearner
+    fine_tuning_learner: MetaLearner
     seed: int
     learning_rate: float
     random_init_episodes: int
@@ -64,30 +69,34 @@ class EpisodeBaselines:
     ) -> EpisodeBaselines:
         """Choose the learning rate of `random_init` on validation episodes, shared by `group`."""
         source, trained = evaluation.source, evaluation.trained
-        network, seed = model_folder.build_baseline_learner(trained.config), source.meta["seed"]
+        learner = model_folder.build_baseline_learner(trained.config)
+        seed = source.meta["seed"]
         validation = source.read_episodes("validation")[:TUNING_EPISODES]
         episodes = source.build_episodes(validation, evaluation.examples)
         parameters = sum(p.numel() for p in trained.members[0].values())
         count, inputs = len(evaluation.test), source.meta["inputs"]
-        is_large = parameters > LARGE_NETWORK
+        is_large = parameters > LARGE_MODEL
         return cls(
-            network,
+            learner,
             seed,
-            choose_fine_tuning_rate(network, seed, episodes, group),
-            min(count, LARGE_NETWORK_EPISODES) if is_large else count,
+            choose_fine_tuning_rate(learner, seed, episodes, group),
+            min(count, LARGE_MODEL_EPISODES) if is_large else count,
             CENTROIDS.get(inputs.get("features", inputs["kind"])),
             row_baselines,
         )
 
     def score(self, episode: Episode, first: int) -> dict[str, torch.Tensor]:
-        """Score `(tasks,)` of each baseline, by name.
+        """Score each baseline on a batch of test episodes.
 
         Args:
-            episode: Some of the test episodes.
-            first: The number of the first one.
+            episode: The test episodes.
+            first: Index of the first episode.
+
+        Returns:
+            Scores `(tasks,)`, keyed by baseline name.
         """
         result = {"random_init": self._score_random_init(episode, first)}
-        if self.network.objective.kind == "classification":
+        if self.fine_tuning_learner.objective.kind == "classification":
             if self.centroid:
                 result[self.centroid] = input_centroid_scores(episode)
         else:
@@ -99,17 +108,19 @@ class EpisodeBaselines:
         return result | (self.row_baselines(episode, first) if self.row_baselines else {})
 
     def _score_random_init(self, episode: Episode, first: int) -> torch.Tensor:
-        """Zero for the episodes beyond `random_init_episodes`."""
+        """Score `random_init`; 0 for the episodes beyond `random_init_episodes`."""
         scored = min(episode.tasks, max(0, self.random_init_episodes - first))
         if not scored:
             return torch.zeros(episode.tasks, device=episode.query_y.device)
-        part = episode.slice_tasks(0, scored) if scored < episode.tasks else episode
-        score = random_init_scores(self.network, self.seed, part, self.learning_rate, first)
+        leading = episode.slice_tasks(0, scored) if scored < episode.tasks else episode
+        score = random_init_scores(
+            self.fine_tuning_learner, self.seed, leading, self.learning_rate, first
+        )
         return F.pad(score, (0, episode.tasks - scored))
 
 
 def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
-    """Fit tf-idf baselines of scikit-learn, whose word weights come from the training classes."""
+    """Fit the TF-IDF baselines; IDF weights are estimated on the training classes."""
     from episodic.analysis.text_baselines import TfidfClassifiers
 
     texts, classes = evaluation.source.read_texts(), evaluation.source.read_classes()
@@ -127,12 +138,12 @@ def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
         for line, support_y, query_y in zip(
             lines.to_dict("records"), episode.support_y.cpu(), episode.query_y.cpu(), strict=True
         ):
-            support, query = ([texts[row] for row in line[part]] for part in ("support", "query"))
-            answers = baselines.predict(support, support_y.numpy(), query)
+            support, query = ([texts[row] for row in line[key]] for key in ("support", "query"))
+            predictions = baselines.predict(support, support_y.numpy(), query)
             scores.append(
                 {
-                    name: float((answer == query_y.numpy()).mean())
-                    for name, answer in answers.items()
+                    name: float((labels == query_y.numpy()).mean())
+                    for name, labels in predictions.items()
                 }
             )
         return stack_scores(scores, episode)
@@ -141,7 +152,7 @@ def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
 
 
 def stack_scores(scores: list[dict[str, float]], episode: Episode) -> dict[str, torch.Tensor]:
-    """The scores of single tasks as tensors `(tasks,)` on the device of `episode`, by name."""
+    """Stack scores of single tasks to tensors `(tasks,)` on the device of `episode`, by name."""
     device = episode.query_y.device
     return {
         name: torch.tensor([score[name] for score in scores], device=device) for name in scores[0]

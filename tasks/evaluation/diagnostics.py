@@ -1,4 +1,4 @@
-"""Diagnostics: rejection of unknown examples, and sensitivity to the labels of classes."""
+"""Diagnostics: out-of-scope detection, and sensitivity to the permutation of labels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
 LABEL_PERMUTATIONS, PERMUTED_EPISODES = 5, 50
-"""How often the class labels of how many episodes are permuted."""
+"""Number of label permutations, and number of episodes whose labels are permuted."""
 
 
 def measure_rejection(
     evaluation: EvaluationSetup, results: EpisodeResults, group: ProcessGroup
 ) -> dict[str, Any]:
-    """Whether the confidence separates an episode's queries from examples of no class.
+    """Measure how well confidence separates an episode's queries from out-of-scope examples.
 
     The confidence is the largest class probability. The measure is the area under the ROC curve.
 
@@ -63,7 +63,7 @@ def measure_rejection(
 
 
 def _auroc(above: np.ndarray, below: np.ndarray) -> float:
-    """Probability that one of `above` exceeds one of `below`, ties counted half.
+    """Return the probability that one of `above` exceeds one of `below`; ties count half.
 
     Source: Mann and Whitney (1947), On a test of whether one of two random variables is
     stochastically larger than the other.
@@ -73,7 +73,7 @@ def _auroc(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup) -> dict[str, Any]:
-    """How far the accuracy spreads over random permutations of the class labels of some episodes.
+    """Measure how the accuracy varies over random permutations of class labels.
 
     Returns:
         The entry `labels` of metrics.json; empty for regression.
@@ -98,7 +98,7 @@ def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup)
         return float64.to_float64(score).sum().view(1, 1)
 
     totals = group.gather_rows(compute, [1] * (LABEL_PERMUTATIONS * len(chunks)))
-    episodes = sum(part.tasks for part in chunks)
+    episodes = sum(episode.tasks for episode in chunks)
     accuracy = totals.view(LABEL_PERMUTATIONS, -1).sum(1) / episodes
     labels = {
         "accuracy_sd": float(accuracy.std()),

@@ -1,4 +1,4 @@
-"""What one run of the stage `evaluate` evaluates: a trained model on the fixed test episodes."""
+"""Setup of the stage `evaluate`: a trained model and the fixed test episodes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class EvaluationSetup:
     Attributes:
         source: The prepared data.
         test: The fixed test episodes, one per row.
-        trained: The trained model. `ways` of its config is the number of ways of the test episodes,
-            which some methods need not be trained at.
+        trained: The trained model. `ways` of its config is the number of ways of the test episodes;
+            some algorithms may be trained with a different number.
         steps: Inner steps of the headline score.
         points: Numbers of inner steps after which episodes are scored, in ascending order.
-        chunk: Episodes computed at once.
-        query_numbers: Numbers in the query sets of all test episodes, a measure of the work.
+        chunk: Number of episodes computed at once.
+        query_numbers: Number of values in all query sets of the test episodes: a measure of work.
     """
 
     source: PreparedFolder
@@ -58,7 +58,7 @@ class EvaluationSetup:
 
     @cached_property
     def examples(self) -> Examples | None:
-        """The examples of the dataset, row by row; None for tasks made by a formula."""
+        """The examples of the dataset by row; None for tasks defined by a formula."""
         has_rows = self.source.kind == "classification" or self.source.has_recorded_tasks
         return self.source.load_examples() if has_rows else None
 
@@ -76,5 +76,5 @@ class EvaluationSetup:
         return [rows.stop - rows.start for rows in self.chunks]
 
     def load_episodes(self, rows: slice) -> Episode:
-        """The test episodes of some rows of `test`, on the device."""
+        """Load the test episodes of some rows of `test` to the device."""
         return self.source.build_episodes(self.test[rows], self.examples)

@@ -23,13 +23,13 @@ from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.prepared import PreparedFolder
 
 SHOTS = (1, 3, 5, 10, 20)
-"""Numbers of a user's first ratings that a model adapts to, up to episodes.shots.
+"""Numbers of first ratings of a user that a model adapts to, up to episodes.shots.
 
-The ratings to predict are the same for all.
+The predicted ratings are the same for all of them.
 """
 
 LISTS, LIST_LENGTH = 4, 8
-"""How many users, from typical to worst, have a ranked list in the report, and its length."""
+"""Number of users, from typical to worst, with a ranked list in the report, and its length."""
 
 Users = list[tuple[Ratings, Ratings]]
 """Support and query set of each user."""
@@ -39,7 +39,7 @@ class RatingTable:
     """All ratings, row by row.
 
     Attributes:
-        item: The item rated, the number of the first feature.
+        item: Index of the rated item: the first feature.
         value: The rating.
         shots: The numbers of first ratings that are evaluated.
     """
@@ -52,16 +52,16 @@ class RatingTable:
         self.value = source.load_targets().cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:
-        """Consecutive ratings."""
+        """Return consecutive ratings."""
         return Ratings(self.item[first : first + size], self.value[first : first + size])
 
     def users(self, episodes: pd.DataFrame) -> Users:
-        """Support and query set of fixed episodes."""
+        """Return the support and query set of each fixed episode."""
         lines = episodes[["offset", "support", "skipped", "query"]].itertuples(index=False)
         return [(self.slice(o, s), self.slice(o + s + skipped, q)) for o, s, skipped, q in lines]
 
     def training_users(self) -> list[Ratings]:
-        """All ratings of each training user."""
+        """Return all ratings of each training user."""
         lines = self.source.read_tasks("train")[["offset", "count"]].itertuples(index=False)
         return [self.slice(offset, count) for offset, count in lines]
 
@@ -74,14 +74,14 @@ class RatingTable:
 
 
 def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines:
-    """Squared error of the baselines that know which item was rated."""
+    """Fit the baselines that know which item was rated; their score is the squared error."""
     fitted, users = table.baselines[table.shots[-1]], table.users(test)
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
         scores = [
             {
-                name: float(((answer - query.values) ** 2).mean())
-                for name, answer in fitted.predict(support, query.items).items()
+                name: float(((prediction - query.values) ** 2).mean())
+                for name, prediction in fitted.predict(support, query.items).items()
             }
             for support, query in users[first : first + episode.tasks]
         ]
@@ -97,8 +97,8 @@ class RatingResults:
     Attributes:
         users: METRICS of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
             and one per measure.
-        lists: Of a few users, from typical to worst, what was rated (part `support`) and what the
-            model ranks first (part `list`).
+        lists: For a few users, from typical to worst, the ratings of the support set (part
+            `support`) and the items that the model ranks first (part `list`).
     """
 
     users: pd.DataFrame
@@ -131,9 +131,9 @@ def measure_ratings(
         if fitted is None:
             continue
         for episode, ((support, query), output) in enumerate(zip(users, outputs, strict=True)):
-            answers = {"model": output[: len(query.values)]}
-            answers |= fitted[shots].predict(support.first(shots), query.items)
-            for method, values in answers.items():
+            predictions = {"model": output[: len(query.values)]}
+            predictions |= fitted[shots].predict(support.first(shots), query.items)
+            for method, values in predictions.items():
                 rows.append(
                     {"method": method, "shots": shots, "episode": episode}
                     | rating_metrics.score_ratings(query.values, values, lowest)
@@ -149,7 +149,7 @@ def measure_ratings(
 
 
 def _ranked_lists(
-    evaluation: EvaluationSetup, answers: np.ndarray, episodes: Iterable[int]
+    evaluation: EvaluationSetup, predictions: np.ndarray, episodes: Iterable[int]
 ) -> pd.DataFrame:
     source, test = evaluation.source, evaluation.test
     texts, targets = source.read_texts(), source.load_targets().cpu().numpy()
@@ -159,46 +159,46 @@ def _ranked_lists(
             int(test[column].iloc[episode]) for column in ("offset", "support", "skipped", "query")
         )
         first = offset + support + skipped
-        order = np.argsort(-answers[episode, :query], kind="stable")[:LIST_LENGTH]
+        order = np.argsort(-predictions[episode, :query], kind="stable")[:LIST_LENGTH]
         lines = [("support", row, np.nan) for row in range(offset, offset + support)]
-        lines += [("list", first + place, answers[episode, place]) for place in order.tolist()]
+        lines += [("list", first + place, predictions[episode, place]) for place in order.tolist()]
         rows += [
             {
                 "episode": episode,
                 "part": part,
                 "item": texts[row],
                 "rating": float(targets[row]),
-                "answer": answer,
+                "answer": prediction,
             }
-            for part, row, answer in lines
+            for part, row, prediction in lines
         ]
     return pd.DataFrame(rows)
 
 
 def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
-    """One row per method and number of ratings: each measure with its 95 % interval over users.
+    """Summarize the measures by method and number of ratings, with 95 % intervals over users.
 
-    `ahead` is by how much the absolute error of the model is smaller for the same users.
+    `ahead` is the absolute error of the method minus that of the model, for the same users.
     """
     rows = []
     model = users[users["method"] == "model"].set_index(["shots", "episode"])["mae"]
-    for (method, shots), part in users.groupby(["method", "shots"], sort=True):
+    for (method, shots), errors in users.groupby(["method", "shots"], sort=True):
         line: dict[str, Any] = {"method": method, "shots": shots}
         for measure in METRICS:
-            line[measure], line[f"{measure}_ci95"] = mean_ci95(part[measure].to_numpy())
-        gain = part.set_index("episode")["mae"] - model.xs(shots, level="shots")
+            line[measure], line[f"{measure}_ci95"] = mean_ci95(errors[measure].to_numpy())
+        gain = errors.set_index("episode")["mae"] - model.xs(shots, level="shots")
         line["ahead"], line["ahead_ci95"] = mean_ci95(gain.to_numpy())
         rows.append(line)
     return pd.DataFrame(rows)
 
 
 def build_rating_entry(summary: pd.DataFrame) -> dict[str, Any]:
-    """The entry `ratings` of metrics.json: the measures of the model by the number of ratings."""
-    wanted = [name for measure in METRICS for name in (measure, f"{measure}_ci95")]
+    """Build the entry `ratings` of metrics.json: measures of the model by number of ratings."""
+    names = [name for measure in METRICS for name in (measure, f"{measure}_ci95")]
     model = summary[summary["method"] == "model"]
     return {
         "ratings": {
-            str(line["shots"]): {name: line[name] for name in wanted}
+            str(line["shots"]): {name: line[name] for name in names}
             for line in model.to_dict("records")
         }
     }

@@ -18,15 +18,15 @@ from tasks.runtime.stage import ProgressReporter
 
 @dataclass(frozen=True)
 class EpisodeResults:
-    """What is measured on each of some episodes. A point is a number of inner steps.
+    """Results by episode. A point is a number of inner steps.
 
     Attributes:
         score: Accuracy or mean squared error `(episodes, points)` by mode of batch normalization.
         loss: Loss `(episodes, points)` by mode of batch normalization.
         outputs: Outputs on the query sets in the learner's own mode,
             `(episodes, points, queries, outputs)`.
-        baselines: Score `(episodes,)` by name of the baseline; `random_init` may have seen only the
-            first episodes.
+        baselines: Score `(episodes,)` by name of the baseline; `random_init` may be scored only on
+            the first episodes.
     """
 
     score: dict[str, Tensor]
@@ -41,7 +41,7 @@ class EpisodeResults:
         """Compute chunks of episodes in several processes; every process gets all results.
 
         Args:
-            compute: Number of a chunk -> results of its episodes.
+            compute: Index of a chunk -> results of its episodes.
             sizes: The number of episodes in each chunk.
             group: The processes that share the chunks.
         """

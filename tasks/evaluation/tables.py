@@ -15,9 +15,9 @@ from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
 DIVERGED = 100.0
-"""Regression: squared error above which an episode counts as diverged, as without a finite error.
+"""Regression: squared error above which an episode counts as diverged, like a non-finite error.
 
-For the user's own tasks it is this many variances of their targets.
+For predefined tasks, the limit is this many variances of their targets.
 """
 
 FITS = 6
@@ -25,10 +25,18 @@ FITS = 6
 
 
 def build_episode_table(results: EpisodeResults, points: list[int], name: str) -> pd.DataFrame:
-    """One row per mode, episode and point; name: column of the score."""
+    """Build a table with one row per mode, episode and point.
+
+    Args:
+        results: Results by episode.
+        points: Numbers of inner steps.
+        name: Column of the score.
+    """
     tables = []
     for mode in BATCH_NORM:
-        score, loss = (part[mode].cpu().double().numpy() for part in (results.score, results.loss))
+        score, loss = (
+            values[mode].cpu().double().numpy() for values in (results.score, results.loss)
+        )
         episode, point = np.indices(score.shape)
         columns = {
             "mode": mode,
@@ -42,7 +50,7 @@ def build_episode_table(results: EpisodeResults, points: list[int], name: str) -
 
 
 def build_baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
-    """One row per baseline and episode; name: column of the score."""
+    """Build a table with one row per baseline and episode; `name` is the column of the score."""
     tables = []
     for baseline, score in results.baselines.items():
         columns = {
@@ -55,18 +63,18 @@ def build_baseline_table(results: EpisodeResults, name: str) -> pd.DataFrame:
 
 
 def build_curve_table(episodes: pd.DataFrame, name: str, limit: float) -> pd.DataFrame:
-    """The adaptation curve: one row per mode and point."""
+    """Build the adaptation curve: one row per mode and point."""
     rows = []
-    for (mode, step), part in episodes.groupby(["mode", "step"], sort=True):
+    for (mode, step), scores in episodes.groupby(["mode", "step"], sort=True):
         rows.append(
-            {"mode": mode, "step": step, "loss": part["loss"].mean()}
-            | summarize(part[name].to_numpy(), name, limit)
+            {"mode": mode, "step": step, "loss": scores["loss"].mean()}
+            | summarize(scores[name].to_numpy(), name, limit)
         )
     return pd.DataFrame(rows)
 
 
 def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
-    """Mean and half-width of the 95 % confidence interval.
+    """Return the mean and the half-width of the 95 % confidence interval.
 
     Regression adds the median and the number of diverged episodes, for which the mean may be
     infinite. `limit` is the squared error from which an episode counts as diverged.
@@ -83,7 +91,7 @@ def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
 
 
 def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults) -> pd.DataFrame:
-    """One row per query example: its class, and its prediction before and after adaptation."""
+    """Build a table with one row per query: its label, its predictions before and after steps."""
     source, test = evaluation.source, evaluation.test
     before = results.outputs[:, 0]
     after = results.outputs[:, evaluation.points.index(evaluation.steps)].softmax(-1)
@@ -100,28 +108,31 @@ def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults)
     return pd.DataFrame(columns)
 
 
-def build_class_table(evaluation: EvaluationSetup, answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each test class with its 95 % interval over episodes, empty for one episode."""
+def build_class_table(evaluation: EvaluationSetup, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Compute the accuracy of each test class.
+
+    The 95 % interval is over episodes; it is empty for a single episode.
+    """
     source, test = evaluation.source, evaluation.test
     table = source.read_classes()
     class_of = np.stack(test["classes"].to_list())
-    right = answers.assign(
-        row=class_of[answers["episode"], answers["label"]],
-        right=answers["label"] == answers["after"],
+    predictions = predictions.assign(
+        row=class_of[predictions["episode"], predictions["label"]],
+        is_correct=predictions["label"] == predictions["after"],
     )
     rows = []
-    for row, part in right.groupby("row"):
-        _, ci95 = mean_ci95(part.groupby("episode")["right"].mean().to_numpy())
+    for row, of_class in predictions.groupby("row"):
+        _, ci95 = mean_ci95(of_class.groupby("episode")["is_correct"].mean().to_numpy())
         rows.append(
             {
                 "class": table["class"][row],
                 "group": table["group"][row],
-                "episodes": part["episode"].nunique(),
-                "queries": len(part),
+                "episodes": of_class["episode"].nunique(),
+                "queries": len(of_class),
             }
             | {
-                "correct": int(part["right"].sum()),
-                "accuracy": float(part["right"].mean()),
+                "correct": int(of_class["is_correct"].sum()),
+                "accuracy": float(of_class["is_correct"].mean()),
                 "ci95": ci95,
             }
         )
@@ -131,7 +142,7 @@ def build_class_table(evaluation: EvaluationSetup, answers: pd.DataFrame) -> pd.
 def build_fit_tables(
     evaluation: EvaluationSetup, headline: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Curves of a few episodes at quantiles of the headline error, and their support sets."""
+    """Return the curves of a few episodes at quantiles of the error, and their support sets."""
     source, test = evaluation.source, evaluation.test
     learner, members = evaluation.trained.learner, evaluation.trained.members
     order = headline.sort_values(["mse", "episode"])["episode"].to_numpy()
@@ -159,7 +170,7 @@ def build_fit_tables(
             table[f"step_{step}"] = ensemble.cpu().double().numpy().ravel()
     shots = episode.support_x.shape[1]
     points = [
-        part.cpu().double().numpy().ravel() for part in (episode.support_x, episode.support_y)
+        values.cpu().double().numpy().ravel() for values in (episode.support_x, episode.support_y)
     ]
     return table, pd.DataFrame({"episode": picked.repeat(shots), "x": points[0], "y": points[1]})
 
@@ -186,8 +197,8 @@ def compute_headline_metrics(
 
     loss = episodes.query(f"mode == '{headline}' and step == {steps}")["loss"].mean()
     summaries = {
-        method: summarize(part[name].to_numpy(), name, limit)
-        for method, part in baselines.groupby("method")
+        method: summarize(scores[name].to_numpy(), name, limit)
+        for method, scores in baselines.groupby("method")
     }
     if name == "accuracy":
         summaries["chance"] = {"accuracy": 1 / config["ways"]}

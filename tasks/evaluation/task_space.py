@@ -20,10 +20,10 @@ from tasks.prepared import PreparedFolder
 
 QUINTILES = 5
 MAX_PAIRS = 100
-"""Number of the most confused pairs of classes that are listed."""
+"""Maximum number of confused pairs of classes that are listed."""
 
 CORRELATED_COLUMNS = ("similarity", "closest", "inputs")
-"""Columns of tasks.parquet whose rank correlation with accuracy metrics.json holds."""
+"""Columns of tasks.parquet whose rank correlation with accuracy is in metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TaskSpace:
     """The distribution of the test tasks.
 
     Attributes:
-        tables: What goes into reports/scores, by file name without suffix.
+        tables: Tables of reports/scores, by file name without suffix.
         metrics: The entry `tasks` of metrics.json.
     """
 
@@ -40,7 +40,7 @@ class TaskSpace:
 
 
 def embed_classes(evaluation: EvaluationSetup, group: ProcessGroup) -> torch.Tensor | None:
-    """The mean of each test class in the learned space, without adaptation.
+    """Compute the mean of each test class in the learned space, without adaptation.
 
     Returns:
         A tensor `(classes, width)`; None for regression.
@@ -69,16 +69,16 @@ def describe_tasks(
     source: PreparedFolder,
     test: pd.DataFrame,
     headline: pd.DataFrame,
-    answers: pd.DataFrame,
+    predictions: pd.DataFrame,
     class_embeddings: torch.Tensor | None,
 ) -> TaskSpace:
-    """Describe the test tasks by what they hold, and relate it to their scores.
+    """Describe the test tasks, and relate their properties to their scores.
 
     Args:
         source: The prepared data.
         test: The fixed test episodes.
         headline: Columns `episode` and the score.
-        answers: As in answers.parquet; empty for regression.
+        predictions: As in answers.parquet; empty for regression.
         class_embeddings: As from `embed_classes`.
     """
     if class_embeddings is None:
@@ -121,7 +121,7 @@ def describe_tasks(
         "space": table,
         "tasks": tasks,
         "difficulty": quintiles,
-        "pairs": _count_confusions(similarity, place_of, answers, classes),
+        "pairs": _count_confusions(similarity, place_of, predictions, classes),
     }
     return TaskSpace(
         tables,
@@ -148,13 +148,13 @@ def _correlate(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
 
 
 def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
-    """Mean score by quintile of the column `by`; `low` and `high` are its range there."""
+    """Compute the mean score by quintile of `by`; `low` and `high` are the range of `by`."""
     order = tasks.sort_values([by, "episode"], ignore_index=True)
     rows = []
-    for i, part in enumerate(
+    for i, members in enumerate(
         np.array_split(np.arange(len(order)), max(1, min(QUINTILES, len(order) // 2)))
     ):
-        lines = order.iloc[part]
+        lines = order.iloc[members]
         mean, ci95 = mean_ci95(lines[score].to_numpy())
         ends = {"low": float(lines[by].iloc[0]), "high": float(lines[by].iloc[-1])}
         rows.append(
@@ -166,7 +166,10 @@ def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
 
 
 def _count_confusions(
-    similarity: torch.Tensor, place_of: torch.Tensor, answers: pd.DataFrame, classes: pd.DataFrame
+    similarity: torch.Tensor,
+    place_of: torch.Tensor,
+    predictions: pd.DataFrame,
+    classes: pd.DataFrame,
 ) -> pd.DataFrame:
     """Count how often classes of a pair are confused.
 
@@ -175,16 +178,16 @@ def _count_confusions(
 
     Args:
         similarity: Cosine similarity of the classes.
-        place_of: Number of each episode's classes among the test classes `(episodes, ways)`.
-        answers: As in answers.parquet.
+        place_of: Index of each episode's classes among the test classes `(episodes, ways)`.
+        predictions: As in answers.parquet.
         classes: The test classes.
     """
     episodes, ways = place_of.shape
-    n, queries = len(classes), len(answers) // (episodes * ways)
+    n, queries = len(classes), len(predictions) // (episodes * ways)
     pairs = torch.combinations(torch.arange(ways))
     a, b = place_of[:, pairs[:, 0]].flatten(), place_of[:, pairs[:, 1]].flatten()
     together = torch.bincount(torch.minimum(a, b) * n + torch.maximum(a, b), minlength=1)
-    wrong = answers[answers["label"] != answers["after"]]
+    wrong = predictions[predictions["label"] != predictions["after"]]
     episode = torch.tensor(wrong["episode"].to_numpy())
     true, predicted = (
         place_of[episode, torch.tensor(wrong[column].to_numpy())] for column in ("label", "after")
@@ -194,14 +197,14 @@ def _count_confusions(
     )
     codes = confused.nonzero()[:, 0]
     first, second = codes // n, codes % n
-    rows, seen = classes.index.to_numpy(), together[codes]
+    rows, episodes_with_both = classes.index.to_numpy(), together[codes]
     table = pd.DataFrame(
         {
             "first": rows[first],
             "second": rows[second],
             "similarity": similarity[first, second],
-            "episodes": seen,
-            "queries": 2 * queries * seen,
+            "episodes": episodes_with_both,
+            "queries": 2 * queries * episodes_with_both,
             "confused": confused[codes],
         }
     )
@@ -234,8 +237,8 @@ def _describe_parameters(
             )
         ]
         x, y, names = (
-            [part.mean() for part in rated],
-            [part.std() for part in rated],
+            [values.mean() for values in rated],
+            [values.std() for values in rated],
             ("mean", "spread"),
         )
     else:
