@@ -374,15 +374,15 @@ def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
 
     if inputs.example_name != "image":
         return inputs(examples)
-    bar, tensors, problems = ProgressBar("images"), [], []
+    bar, tensors, errors = ProgressBar("images"), [], []
     for done, path in enumerate(examples, 1):
         try:
             tensors.append(inputs([path]))
         except base.InputError as error:
-            problems.append(str(error))
+            errors.append(str(error))
         bar(done, len(examples))
-    if problems:
-        raise base.InputError("\n".join(base.shorten_problems(problems)))
+    if errors:
+        raise base.InputError("\n".join(base.shorten_errors(errors)))
     return torch.cat(tensors)
 
 

@@ -1,1 +1,1 @@
-"""Datasets, one module each (`episodic.datasets.base` says what a module defines)."""
+"""Datasets, one module each (`episodic.datasets.base` documents what a module defines)."""

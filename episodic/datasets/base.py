@@ -50,7 +50,7 @@ class FetchError(UserError):
 
 
 class UnansweredError(FetchError):
-    """A server did not answer, or not completely. A retry may succeed."""
+    """A server did not respond, or the response was incomplete. A retry may succeed."""
 
     temporary = True
 
@@ -267,7 +267,7 @@ class Texts:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """The section `inputs` of a model's config.json, fitted to the training classes alone."""
+        """The section `inputs` of a model's config.json, fitted only to the training classes."""
         splits = np.repeat(self.splits, self.counts)
         return self.features.fit(
             [text for text, split in zip(self.texts, splits, strict=True) if split == "train"]

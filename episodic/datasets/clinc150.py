@@ -1,4 +1,4 @@
-"""CLINC150: what people say to an assistant, 150 intents of 10 domains."""
+"""CLINC150: requests to an assistant, 150 intents of 10 domains."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DOMAINS_PER_SPLIT = {"train": 5, "validation": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Clinc150(SentenceDataset):
-    """What people say to an assistant: 150 intents with 150 sentences each, 15 per domain.
+    """Requests to an assistant: 150 intents with 150 sentences each, 15 per domain.
 
     There are also sentences that belong to no intent. Whole domains are split at random: 5 for
     training, 2 for validation and 3 for test. The official split is of the sentences of each

@@ -3,7 +3,7 @@
 The model follows the generative account of Lake, Salakhutdinov, Tenenbaum (2015). An alphabet has a
 stock of strokes. A character is an arrangement of one to four strokes, each attached to an earlier
 one. A writer has a hand (slant, proportions, pen, care), and every drawing warps and bends the
-strokes anew while the joints hold.
+strokes again with fixed joints.
 
 Each alphabet is a function of its number, so that more alphabets leave the earlier ones as they
 are. Lengths are in units of a character's height until `_place_drawings`, and in pixels from there.
@@ -104,7 +104,7 @@ class Glyphs(ImageDataset):
         (raw / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
 
     def prepare(self, raw: Path, seed: int) -> Images:
-        """Split whole alphabets, so that test and training characters share no stock of strokes."""
+        """Split whole alphabets, so that test and training characters do not share strokes."""
         classes = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
         splits = assign_alphabets(self.alphabets, seed)
         groups = [c["group"] for c in classes]
@@ -270,19 +270,19 @@ Character = list[Part]
 def _draw_characters(alphabet: int, stock: list[Array], complexity: Array) -> list[Character]:
     """Draw characters that differ from each other, or the most different of the attempts."""
     result: list[Character] = []
-    pictures = np.full((1, len(LATTICE)), np.inf)
+    images = np.full((1, len(LATTICE)), np.inf)
     for i in range(count_characters(alphabet)):
         random = _generator(alphabet, CHARACTER, i)
         attempts = []
         for _ in range(ATTEMPTS):
             character = _draw_character(random, stock, 1 + random.choice(4, p=complexity))
-            picture = _blur_character(character)
-            attempts.append((np.abs(pictures - picture).mean(1).min(), picture, character))
+            image = _blur_character(character)
+            attempts.append((np.abs(images - image).mean(1).min(), image, character))
             if attempts[-1][0] > MIN_DIFFERENCE:
                 break
-        _, picture, character = max(attempts, key=lambda attempt: attempt[0])
+        _, image, character = max(attempts, key=lambda attempt: attempt[0])
         result.append(character)
-        pictures = np.concatenate([pictures, picture[None]])
+        images = np.concatenate([images, image[None]])
     return result
 
 
@@ -325,12 +325,12 @@ def _clutter_penalty(parts: Character, part: Part) -> float:
 
 
 def _blur_character(character: Character) -> Array:
-    """Return a blurred picture of 8x8 pixels, `(64,)`."""
+    """Return a blurred image of 8x8 pixels, `(64,)`."""
     points = np.concatenate([part.ink for part in character])[::3]
     low, high = points.min(0), points.max(0)
     points = (points - (low + high) / 2) / (high - low).max()
-    picture: Array = np.exp(-((points[:, None] - LATTICE) ** 2).sum(-1).min(0) / 0.1**2)
-    return picture
+    image: Array = np.exp(-((points[:, None] - LATTICE) ** 2).sum(-1).min(0) / 0.1**2)
+    return image
 
 
 def _draw_by_all_writers(

@@ -20,7 +20,7 @@ from episodic.datasets.sources.folder import (
     read_folders,
     require_fractions,
 )
-from episodic.preprocessing.base import InputError, shorten_problems
+from episodic.preprocessing.base import InputError, shorten_errors
 from episodic.preprocessing.image import ImagePreprocessor, decode_image
 
 __all__ = ["ImageFolder"]
@@ -42,7 +42,7 @@ class ImageFolder(ImageDataset):
         colour: Whether images have three channels instead of one.
         inverted: Whether dark ink on light paper is stored as light on dark, as suits drawings.
         split_fractions: Fractions of the classes for training, validation and test, where the
-            folders do not say it.
+            folder structure does not define it.
     """
 
     size: Annotated[int, Ge(4), Le(1024)] = 28
@@ -91,19 +91,19 @@ class ImageFolder(ImageDataset):
                 f"{source} has {len(paths):,} images, more than {MAX_BYTES >> 30} GB at this size: "
                 "choose a smaller dataset.image_folder.size"
             )
-        problems: list[str] = []
+        errors: list[str] = []
         with atomic_path(raw / "images.npy") as draft:
             images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
             for row, path in enumerate(paths):
                 try:
                     images[row] = decode_image(path, self.input, self.inverted)
                 except InputError as error:
-                    problems.append(str(error))
+                    errors.append(str(error))
                 if (row + 1) % 100 == 0 or row + 1 == len(paths):
                     progress("images", row + 1, len(paths))
             images.flush()
-            if problems:
-                raise FetchError("\n".join(shorten_problems(problems)))
+            if errors:
+                raise FetchError("\n".join(shorten_errors(errors)))
         rows = [{"class": c.name, "count": len(c.examples), "split": c.split} for c in classes]
         folder = Path(source or "").resolve().name
         write_json(raw / "classes.json", {"folder": folder, "classes": rows})

@@ -27,7 +27,7 @@ from episodic.datasets.sources.ratings import (
     RatingTable,
     make_tasks,
 )
-from episodic.preprocessing.base import shorten_problems
+from episodic.preprocessing.base import shorten_errors
 
 __all__ = ["MovieLens"]
 
@@ -100,7 +100,7 @@ class MovieLens(RatingDataset):
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
             items are left out. `new`: items are split as users are, and each user is seen with the
-            items of its own split alone.
+            items of its own split only.
         min_ratings: Ratings that a user must have.
         split_fractions: Fractions of the users, and of new items, for training, validation and
             test.
@@ -159,7 +159,7 @@ class MovieLens(RatingDataset):
             raise FetchError(
                 f"{name} has no {' and no '.join(missing)}, which {self.version} consists of"
             )
-        _parse_files(by_name, version, name)  # mistakes are reported before anything is written
+        _parse_files(by_name, version, name)  # errors are reported before anything is written
         for file, content in by_name.items():
             with atomic_path(raw / file) as draft:
                 draft.write_bytes(content)
@@ -208,7 +208,7 @@ def _parse_files(files: dict[str, bytes], version: Version, name: str) -> Rating
         FetchError: Some lines are not as they should be; each is named.
     """
     ratings_file, films_file, users_file = version.files
-    problems: list[str] = []
+    errors: list[str] = []
 
     def lines(file: str, separator: str, min_columns: int) -> list[list[str]]:
         rows = []
@@ -217,7 +217,7 @@ def _parse_files(files: dict[str, bytes], version: Version, name: str) -> Rating
             if len(parts) >= min_columns:
                 rows.append(parts)
             elif line.strip():
-                problems.append(
+                errors.append(
                     f"{name}/{file}, line {number}: {len(parts)} columns instead of {min_columns}"
                 )
         return rows
@@ -232,13 +232,13 @@ def _parse_files(files: dict[str, bytes], version: Version, name: str) -> Rating
         try:
             ratings.append(Rating(user, titles.get(number, number), float(value), float(time)))
         except ValueError:
-            problems.append(
+            errors.append(
                 f"{name}/{ratings_file}: the rating {value!r} at {time!r} of film {number} by user "
                 f"{user} is not a number"
             )
-    if problems or not ratings:
+    if errors or not ratings:
         raise FetchError(
-            "\n".join(shorten_problems(problems)) or f"{name}/{ratings_file} has no ratings"
+            "\n".join(shorten_errors(errors)) or f"{name}/{ratings_file} has no ratings"
         )
     film_features: Features = {}
     for film in films:

@@ -21,7 +21,7 @@ from episodic.datasets.sources.ratings import (
     RatingTable,
     make_tasks,
 )
-from episodic.preprocessing.base import shorten_problems
+from episodic.preprocessing.base import shorten_errors
 
 __all__ = ["Ratings"]
 
@@ -42,7 +42,7 @@ class Ratings(RatingDataset):
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
             items are left out. `new`: items are split as users are, and each user is seen with the
-            items of its own split alone.
+            items of its own split only.
         min_ratings: Ratings that a user must have.
         split_fractions: Fractions of the users, and of new items, for training, validation and
             test.
@@ -105,13 +105,11 @@ def _find_files(source: Path | None) -> dict[str, Path]:
 
 
 def _read_ratings(files: dict[str, Path]) -> RatingTable:
-    problems: list[str] = []
+    errors: list[str] = []
     path = files[FILES[0]]
     ratings, rated = [], set()
     kinds: dict[str, int] = {}  # the first line of each kind of timestamp
-    for place, (number, row) in enumerate(
-        _iterate_rows(path, ("user", "item", "rating"), problems)
-    ):
+    for place, (number, row) in enumerate(_iterate_rows(path, ("user", "item", "rating"), errors)):
         try:
             value = float(row["rating"])
         except ValueError:
@@ -119,28 +117,28 @@ def _read_ratings(files: dict[str, Path]) -> RatingTable:
         time, kind = _parse_time(row["timestamp"]) if "timestamp" in row else (float(place), "")
         kinds.setdefault(kind, number)
         if not math.isfinite(value):
-            problems.append(f"{path}, line {number}: the rating {row['rating']!r} is not a number")
+            errors.append(f"{path}, line {number}: the rating {row['rating']!r} is not a number")
         elif not math.isfinite(time):
-            problems.append(
+            errors.append(
                 f"{path}, line {number}: the timestamp {row['timestamp']!r} is neither a number "
                 "nor a date"
             )
         elif (row["user"], row["item"]) in rated:
-            problems.append(
+            errors.append(
                 f"{path}, line {number}: user {row['user']} rates item {row['item']} a second time"
             )
         rated.add((row["user"], row["item"]))
         ratings.append(Rating(row["user"], row["item"], value, time))
     if {"number", "date"} <= kinds.keys():
-        problems.append(
+        errors.append(
             f"{path} has a number as timestamp in line {kinds['number']} and a date in line "
             f"{kinds['date']}: use one of them"
         )
     items, users = (
-        _read_features(files.get(f"{what}s.csv"), what, problems) for what in ("item", "user")
+        _read_features(files.get(f"{what}s.csv"), what, errors) for what in ("item", "user")
     )
-    if problems or not ratings:
-        raise FetchError("\n".join(shorten_problems(problems)) or f"{path} has no rows")
+    if errors or not ratings:
+        raise FetchError("\n".join(shorten_errors(errors)) or f"{path} has no rows")
     for what, features, rated_names in (
         ("item", items, {r.item for r in ratings}),
         ("user", users, {r.user for r in ratings}),
@@ -153,14 +151,14 @@ def _read_ratings(files: dict[str, Path]) -> RatingTable:
     return RatingTable(ratings, items, users)
 
 
-def _read_features(path: Path | None, what: str, problems: list[str]) -> Features:
+def _read_features(path: Path | None, what: str, errors: list[str]) -> Features:
     if path is None:
         return {}
     features: Features = {}
-    for number, row in _iterate_rows(path, (what,), problems):
+    for number, row in _iterate_rows(path, (what,), errors):
         name = row.pop(what)
         if name in features:
-            problems.append(f"{path}, line {number}: {what} {name} is repeated")
+            errors.append(f"{path}, line {number}: {what} {name} is repeated")
         features[name] = tuple(
             f"{column}={value.strip()}"
             for column, cell in row.items()
@@ -171,7 +169,7 @@ def _read_features(path: Path | None, what: str, problems: list[str]) -> Feature
 
 
 def _iterate_rows(
-    path: Path, required: tuple[str, ...], problems: list[str]
+    path: Path, required: tuple[str, ...], errors: list[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number and the cells of each line of a CSV that has all `required` columns."""
     try:
@@ -180,14 +178,14 @@ def _iterate_rows(
             if missing := [
                 column for column in required if column not in (reader.fieldnames or [])
             ]:
-                problems.append(
+                errors.append(
                     f"{path} has no column {' and '.join(missing)}: its first line must name the "
                     f"columns {', '.join(required)}"
                 )
                 return
             for row in reader:
                 if None in row:
-                    problems.append(
+                    errors.append(
                         f"{path}, line {reader.line_num}: more cells than the first line has "
                         "columns (a comma in a number?)"
                     )
@@ -198,13 +196,11 @@ def _iterate_rows(
                     if isinstance(key, str) and not isinstance(value, list)
                 }
                 if empty := [column for column in required if not cells[column]]:
-                    problems.append(
-                        f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty"
-                    )
+                    errors.append(f"{path}, line {reader.line_num}: {' and '.join(empty)} is empty")
                 else:
                     yield reader.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        problems.append(f"{path} cannot be read: {' '.join(str(error).split())}")
+        errors.append(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
 def _parse_time(text: str) -> tuple[float, str]:

@@ -30,7 +30,7 @@ class Sinusoid(RegressionDataset):
         phase: Bounds of the phase, in radians.
         x: Bounds of x, in radians.
 
-    Training, validation and test tasks are of the same family. There is no data, and no license.
+    Training, validation and test tasks come from the same family. There is no data and no license.
 
     Chelsea Finn, Pieter Abbeel, Sergey Levine: Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks, 2017, section 5.1. https://arxiv.org/abs/1703.03400

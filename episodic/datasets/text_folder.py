@@ -19,7 +19,7 @@ from episodic.datasets.sources.folder import (
     require_fractions,
 )
 from episodic.datasets.sources.sentences import SentenceDataset
-from episodic.preprocessing.base import InputError, shorten_problems
+from episodic.preprocessing.base import InputError, shorten_errors
 from episodic.preprocessing.sentences.base import SentencePreprocessor, check_sentences
 from episodic.preprocessing.sentences.files import read_table
 
@@ -37,7 +37,7 @@ class TextFolder(SentenceDataset):
     Args:
         features: How sentences become numbers.
         split_fractions: Fractions of the labels for training, validation and test, where the data
-            does not say it.
+            does not define it.
     """
 
     split_fractions: SplitFractions = (0.6, 0.2, 0.2)
@@ -124,12 +124,12 @@ def _read_csv(source: Path) -> list[OwnClass[str]]:
         texts.setdefault(row["label"], []).append(row["text"])
         splits.setdefault(row["label"], set()).add("validation" if split == "val" else split)
     given = any(values != {""} for values in splits.values())
-    problems = [
+    errors = [
         f"{source}: label {label} has the split {' and '.join(sorted(map(repr, values)))}; it must "
         f"be one of {', '.join(SPLITS)}"
         for label, values in sorted(splits.items())
         if given and (len(values) > 1 or not values <= set(SPLITS))
     ]
-    if problems:
-        raise FetchError("\n".join(shorten_problems(problems)))
+    if errors:
+        raise FetchError("\n".join(shorten_errors(errors)))
     return [OwnClass(label, next(iter(splits[label])), texts[label]) for label in sorted(texts)]

@@ -22,12 +22,12 @@ __all__ = [
     "build",
     "read_class_folders",
     "require_sequence",
-    "shorten_problems",
+    "shorten_errors",
 ]
 
 
 class InputError(UserError, ValueError):
-    """Data that cannot become an example. The message has one sentence per problem."""
+    """Data that cannot become an example. The message has one sentence per error."""
 
 
 class Preprocessor(Protocol):
@@ -95,7 +95,7 @@ def read_class_folders(
     name = preprocessor.example_name
     if not folder.is_dir():
         raise InputError(
-            f"there is no folder {folder}: name one with a folder of {name}s per class"
+            f"there is no folder {folder}: specify one with a folder of {name}s per class"
         )
     classes = {
         path.name: preprocessor.examples_in_folder(path)
@@ -115,25 +115,25 @@ def read_class_folders(
         if len(examples) < min_examples
     ]
     if small:
-        raise InputError("\n".join(shorten_problems(small)))
+        raise InputError("\n".join(shorten_errors(small)))
     return classes
 
 
-MAX_PROBLEMS = 20
+MAX_ERRORS = 20
 """Problems of one kind that a message lists."""
 
 
-def shorten_problems(problems: Sequence[str]) -> list[str]:
-    """Shorten a list of problems to MAX_PROBLEMS, with the number of those left out."""
-    rest = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], *([f"and {rest} more"] if rest > 0 else [])]
+def shorten_errors(errors: Sequence[str]) -> list[str]:
+    """Shorten a list of errors to MAX_ERRORS, adding the number of omitted ones."""
+    rest = len(errors) - MAX_ERRORS
+    return [*errors[:MAX_ERRORS], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 def require_sequence(x: Any, example_name: str) -> Sequence[Any]:
     """Return `x` if it is a sequence of examples.
 
     Raises:
-        InputError: `x` is a single example, which is the usual mistake, or no sequence.
+        InputError: `x` is a single example or not a sequence.
     """
     if (
         isinstance(x, (str, bytes, Path, dict))

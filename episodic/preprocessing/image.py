@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
+from episodic.preprocessing.base import InputError, require_sequence, shorten_errors
 from episodic.preprocessing.numbers import to_array
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ImagePreprocessor:
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype != object):
             return torch.from_numpy(_scale(x, self.input))
-        images, problems = [], []
+        images, errors = [], []
         for i, image in enumerate(require_sequence(x, self.example_name)):
             if isinstance(image, (np.ndarray, Tensor)):
                 images.append(_scale(image[None], self.input)[0])
@@ -67,9 +67,9 @@ class ImagePreprocessor:
                 images.append(pixels.astype(np.float32) / 255)
             except InputError as error:
                 named = isinstance(image, (str, Path))
-                problems.append(str(error) if named else f"image {i}: {error}")
-        if problems:
-            raise InputError("\n".join(shorten_problems(problems)))
+                errors.append(str(error) if named else f"image {i}: {error}")
+        if errors:
+            raise InputError("\n".join(shorten_errors(errors)))
         if not images:
             raise InputError("x is empty: give at least one image")
         return torch.from_numpy(np.stack(images))

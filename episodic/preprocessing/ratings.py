@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
+from episodic.preprocessing.base import InputError, require_sequence, shorten_errors
 from episodic.preprocessing.numbers import to_array
 
 __all__ = [
@@ -55,34 +55,34 @@ class RatingPreprocessor:
             if array.dtype.kind not in "ui" or not in_range:
                 raise InputError("x has numbers that are not features: give names of items")
             return torch.from_numpy(array.astype(np.int64))
-        problems: list[str] = []
+        errors: list[str] = []
         rows = [
-            self._number_features(rating, problems)
+            self._number_features(rating, errors)
             for rating in require_sequence(x, self.example_name)
         ]
-        if problems:
-            raise InputError("\n".join(shorten_problems(problems)))
+        if errors:
+            raise InputError("\n".join(shorten_errors(errors)))
         if not rows:
             raise InputError("x is empty: give at least one item")
         return torch.tensor(rows, dtype=torch.int64)
 
-    def _number_features(self, rating: Any, problems: list[str]) -> list[list[int]]:
+    def _number_features(self, rating: Any, errors: list[str]) -> list[list[int]]:
         item, user = rating if isinstance(rating, tuple) and len(rating) == 2 else (rating, {})
         if str(item) not in self.items or not isinstance(user, Mapping):
             close = difflib.get_close_matches(str(item), self.items, n=1, cutoff=0.6)
             hint = f" - did you mean {close[0]!r}?" if close else ""
-            problems.append(f"the model knows no item {rating!r}{hint}")
+            errors.append(f"the model knows no item {rating!r}{hint}")
             return []
         sides = [self.items[str(item)]]
         if self.input[0] == 2:
-            sides.append(self._number_user(user, problems))
+            sides.append(self._number_user(user, errors))
         elif user:
-            problems.append(
+            errors.append(
                 f"{rating!r} has features of the user, but the model was trained without any"
             )
         return sides
 
-    def _number_user(self, user: Mapping[str, Any], problems: list[str]) -> list[int]:
+    def _number_user(self, user: Mapping[str, Any], errors: list[str]) -> list[int]:
         size = self.input[1]
         features = [f"{name}={value}" for name, value in user.items()]
         known = [feature.partition("=") for feature in self.users]
@@ -95,9 +95,9 @@ class RatingPreprocessor:
                     if values
                     else f"it knows {', '.join(names)}"
                 )
-                problems.append(f"the model knows no feature {feature} of users: {choices}")
+                errors.append(f"the model knows no feature {feature} of users: {choices}")
         if len(features) > size:
-            problems.append(f"a user has {len(features)} features: the model takes at most {size}")
+            errors.append(f"a user has {len(features)} features: the model takes at most {size}")
         numbers = [self.users.get(feature, 0) for feature in features][:size]
         return numbers + [0] * (size - len(numbers))
 

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 MIRROR_VARIABLE = "EPISODIC_MIRROR"
-"""The environment variable that names the mirror, a folder with one subfolder per dataset.
+"""The environment variable with the path of the mirror, a folder with one subfolder per dataset.
 
 Files in the mirror take precedence over the official address.
 """
@@ -87,7 +87,7 @@ def download(
         progress: Called with bytes. The total is `max_bytes` if the server announces none.
         attempts: Number of attempts.
         wait: Seconds before the first retry. It doubles with every further one.
-        timeout: Seconds without an answer after which an attempt fails.
+        timeout: Seconds without a response after which an attempt fails.
 
     Raises:
         FetchError: The download failed. The message has no full stop, so that a caller can append
@@ -190,8 +190,8 @@ def read_zip(
             matching = sorted(
                 (m for m in members if re.fullmatch(pattern, m.filename)), key=lambda m: m.filename
             )
-            if fault := _find_fault(members, matching, max_bytes, max_members):
-                raise FetchError(f"{name} is rejected: {fault}")
+            if error := _find_error(members, matching, max_bytes, max_members):
+                raise FetchError(f"{name} is rejected: {error}")
             return {member.filename: archive.read(member) for member in matching}
     except ARCHIVE_ERRORS as error:
         raise FetchError(f"{name} is not a valid zip archive: {error}") from error
@@ -202,7 +202,7 @@ def _require_size(path: Path, max_bytes: int, name: str) -> None:
         raise FetchError(f"{name} is rejected: it is larger than {max_bytes} bytes")
 
 
-def _find_fault(
+def _find_error(
     members: list[zipfile.ZipInfo],
     matching: list[zipfile.ZipInfo],
     max_bytes: int,
@@ -330,7 +330,7 @@ def content_digest(files: dict[str, bytes]) -> str:
 
 
 def write_zip(target: Path, files: dict[str, bytes]) -> None:
-    """Write a zip archive whose bytes depend on the names and contents of its files alone.
+    """Write a zip archive whose bytes depend only on the names and contents of its files.
 
     Args:
         target: Path to write.

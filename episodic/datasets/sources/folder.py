@@ -39,7 +39,7 @@ class OwnClass(Generic[T]):
 
     Attributes:
         name: Its name.
-        split: Its split; '' if the data does not say.
+        split: Its split; '' if the data does not define it.
         examples: Its examples.
     """
 
@@ -52,7 +52,7 @@ def read_folders(source: Path, preprocessor: Preprocessor) -> list[OwnClass[Any]
     """List the classes of a folder by name.
 
     Raises:
-        FetchError: There are no classes, or they are not split as they should be.
+        FetchError: There are no classes, or their splits are invalid.
     """
     inner = {
         path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")

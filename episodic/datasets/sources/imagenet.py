@@ -36,7 +36,7 @@ __all__ = [
 
 SIZE = 84
 IMAGE_PATH = re.compile(r"(?:.*/)?(?:(n\d{8})[^/]*|(n\d{8})/[^/]*)\.(?:jpe?g|png)", re.IGNORECASE)
-"""The path of an image. Its class begins its name, or else names its folder."""
+"""The path of an image. Its class is the prefix of its name, or else the name of its folder."""
 SPLIT_TABLES = Path(__file__).parent.parent / "splits"
 MAX_IMAGE_BYTES = 64 << 20
 """Bound on one image. ImageNet's largest has 15 MB."""

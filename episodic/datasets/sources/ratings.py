@@ -41,7 +41,7 @@ class RatingDataset(RegressionDataset):
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
             items are left out. `new`: items are split as users are, and each user is seen with the
-            items of its own split alone.
+            items of its own split only.
         min_ratings: Ratings that a user must have.
         split_fractions: Fractions of the users, and of new items, for training, validation and
             test.

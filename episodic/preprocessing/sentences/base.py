@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.preprocessing.base import InputError, require_sequence, shorten_problems
+from episodic.preprocessing.base import InputError, require_sequence, shorten_errors
 from episodic.preprocessing.numbers import to_array
 from episodic.preprocessing.sentences.files import read_lines
 
@@ -84,19 +84,19 @@ def check_sentences(x: Sequence[Any]) -> list[str]:
     Raises:
         InputError: `x` is empty, or some of it are not text, empty or too long; each is named.
     """
-    problems = []
+    errors = []
     for i, sentence in enumerate(x):
         if not isinstance(sentence, str):
-            problems.append(f"example {i} is of type {type(sentence).__name__}, not text")
+            errors.append(f"example {i} is of type {type(sentence).__name__}, not text")
         elif not sentence.strip():
-            problems.append(f"example {i} is empty")
+            errors.append(f"example {i} is empty")
         elif len(sentence) > MAX_CHARACTERS:
-            problems.append(
+            errors.append(
                 f"example {i} has {len(sentence):,} characters: a sentence may have at most "
                 f"{MAX_CHARACTERS:,}"
             )
-    if problems:
-        raise InputError("\n".join(shorten_problems(problems)))
+    if errors:
+        raise InputError("\n".join(shorten_errors(errors)))
     if not len(x):
         raise InputError("x is empty: give at least one sentence")
     return list(x)

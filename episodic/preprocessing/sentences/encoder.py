@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ENCODER_VARIABLE = "EPISODIC_ENCODER"
-"""The environment variable that names the encoder's folder, or the folder which contains it."""
+"""The environment variable with the path of the encoder's folder or of its parent."""
 
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 SIZE_KEYS = ("hidden_size", "d_model", "dim", "n_embd")
@@ -57,7 +57,7 @@ def embedding_size(folder: Path) -> int:
             config = _read_json(place / "config.json")
             if "auto_map" in config or (place / "adapter_config.json").exists():
                 raise InputError(
-                    f"{place} needs code of its own or a second model: choose another encoder"
+                    f"{place} needs custom code or a second model: choose another encoder"
                 )
             size = next((config[key] for key in SIZE_KEYS if key in config), 0)
         elif kind == "Pooling":
@@ -124,7 +124,7 @@ def _affects_embeddings(path: Path) -> bool:
 def _list_modules(folder: Path) -> list[tuple[str, Path]]:
     """Return the kind and the folder of each module, in their order."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: name the folder of a sentence encoder")
+        raise InputError(f"there is no folder {folder}: specify the folder of a sentence encoder")
     if not holds_data(folder):
         raise InputError(
             f"{folder} is empty: put the files of a sentence encoder there, or set features.path "
@@ -138,12 +138,12 @@ def _list_modules(folder: Path) -> list[tuple[str, Path]]:
         place = folder / str(module.get("path", ""))
         if library.split(".")[0] != "sentence_transformers" or kind not in MODULES:
             raise InputError(
-                f"{folder / 'modules.json'} names {module.get('type')}: the modules of an encoder "
+                f"{folder / 'modules.json'} lists {module.get('type')}: the modules of an encoder "
                 f"must be of {', '.join(MODULES)}"
             )
         if not place.resolve().is_relative_to(folder.resolve()):
             raise InputError(
-                f"{folder / 'modules.json'} names {place}, which lies outside: put all of the "
+                f"{folder / 'modules.json'} refers to {place}, which lies outside: put all of the "
                 "encoder into its folder"
             )
         modules.append((kind, place))
@@ -250,7 +250,7 @@ def _load_encoder(folder: Path) -> Any:
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         ).eval()
-    except Exception as error:  # the errors of the library have no type of their own
+    except Exception as error:  # the library has no dedicated exception type
         raise InputError(
             f"{folder} cannot be read as a sentence encoder ({' '.join(str(error).split())[:300]})"
         ) from error

@@ -7,7 +7,7 @@ import io
 import sys
 from pathlib import Path
 
-from episodic.preprocessing.base import InputError, shorten_problems
+from episodic.preprocessing.base import InputError, shorten_errors
 
 __all__ = [
     "parse_table",
@@ -59,12 +59,12 @@ def parse_table(content: str, name: str) -> list[dict[str, str]]:
             f"{name} has no column {' and '.join(missing)}: its first line must name the columns "
             "text and label"
         )
-    rows, problems = [], []
+    rows, errors = [], []
     try:
         for row in reader:
             empty = [column for column in COLUMNS if not (row[column] or "").strip()]
             if empty:
-                problems.append(f"{name}, line {reader.line_num}: {' and '.join(empty)} is empty")
+                errors.append(f"{name}, line {reader.line_num}: {' and '.join(empty)} is empty")
             rows.append(
                 {
                     column: (cell or "").strip()
@@ -73,9 +73,9 @@ def parse_table(content: str, name: str) -> list[dict[str, str]]:
                 }
             )
     except csv.Error as error:
-        problems.append(f"{name}, line {reader.line_num}: {error}")
-    if problems:
-        raise InputError("\n".join(shorten_problems(problems)))
+        errors.append(f"{name}, line {reader.line_num}: {error}")
+    if errors:
+        raise InputError("\n".join(shorten_errors(errors)))
     if not rows:
         raise InputError(f"{name} has no rows: give at least one sentence with its label")
     return rows

@@ -82,5 +82,5 @@ def load_tokenizer(content: dict[str, Any]) -> Any:
 
     try:
         return Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the errors of the library have no type of their own
+    except Exception as error:  # the library has no dedicated exception type
         raise ValueError(f"tokenizer cannot be read: {error}") from error

@@ -101,9 +101,9 @@ def broken(folder: Path, how: str) -> None:
     ("how", "message"),
     [
         ("pickle", "its weights are a pickle (pytorch_model.bin), which is not read"),
-        ("code", "names mine.Transformer: the modules of an encoder must be"),
+        ("code", "lists mine.Transformer: the modules of an encoder must be"),
         ("outside", "which lies outside"),
-        ("auto_map", "needs code of its own"),
+        ("auto_map", "needs custom code"),
         ("empty", "since it has no config.json"),
     ],
 )

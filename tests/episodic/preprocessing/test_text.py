@@ -492,7 +492,7 @@ def test_a_text_model_in_the_demo(place):
     key = client.post("/adapt", json={"classes": support}).json()["model"]
     answers = client.post(
         "/predict", json={"model": key, "examples": ["play music by bach", "set my alarm"]}
-    ).json()["answers"]
+    ).json()["predictions"]
     assert [answer["label"] for answer in answers] == ["music", "alarm"]
     refused = client.post("/predict", json={"model": key, "examples": [" "]})
     assert refused.status_code == 422 and "example 0 is empty" in refused.json()["detail"]
