@@ -83,11 +83,11 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
     )
     if not path.exists():
         raise stage.StageError(
-            f"there is no {path}; run in the repository's root, or name the file with --params"
+            f"there is no {path}; run in the root of the repository, or pass the file with --params"
         )
     if not isinstance(read_yaml(path), dict):
         raise stage.StageError(
-            f"{path} must hold sections such as dataset and train; restore it with git checkout "
+            f"{path} must contain sections such as dataset and train; restore it with git checkout "
             f"{path}"
         )
     document = round_trip.load(path.read_text(encoding="utf-8"))

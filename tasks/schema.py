@@ -1,6 +1,6 @@
-"""conf/params.schema.json, by which editors complete and check params.yaml.
+"""Generate conf/params.schema.json, with which editors complete and validate params.yaml.
 
-`python -m tasks.schema` writes it from the types of the code and the comments of params.yaml.
+`python -m tasks.schema` builds it from the types in the code and the comments of params.yaml.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tasks.runtime.files import ROOT, write_json
 FILE = "conf/params.schema.json"
 
 
-def schema(commented: Path) -> dict[str, Any]:
-    """Return the JSON schema of params.yaml.
+def build_schema(commented: Path) -> dict[str, Any]:
+    """Build the JSON schema of params.yaml.
 
     Args:
         commented: A params.yaml whose comments describe its keys.
@@ -28,9 +28,9 @@ def schema(commented: Path) -> dict[str, Any]:
     text = YAML().load(commented.read_text(encoding="utf-8"))
     sections: dict[str, Any] = _section(params.General)["properties"]
     for section, choice in params.SELECTABLE_SECTIONS.items():
-        known = choice.registry
-        properties = {"name": {"enum": sorted(known)}} | _section(choice.keys)["properties"]
-        properties |= {name: _section(known[name]) for name in sorted(known)}
+        entries = choice.registry
+        properties = {"name": {"enum": sorted(entries)}} | _section(choice.keys)["properties"]
+        properties |= {name: _section(entries[name]) for name in sorted(entries)}
         sections[section] = {
             "type": "object",
             "properties": properties,
@@ -53,45 +53,45 @@ def schema(commented: Path) -> dict[str, Any]:
 
 
 def _section(type_: Any) -> dict[str, Any]:
-    """Return the schema of a section, which may be empty, with the sections in it inlined."""
-    found = TypeAdapter(type_).json_schema()
-    schema: dict[str, Any] = _inline(found, found.get("$defs", {}))
+    """Return the schema of a section, which may be empty, with nested sections inlined."""
+    raw = TypeAdapter(type_).json_schema()
+    schema: dict[str, Any] = _inline(raw, raw.get("$defs", {}))
     return schema
 
 
-def _inline(part: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(part, list):
-        return [_inline(value, definitions) for value in part]
-    if not isinstance(part, dict):
-        return part
-    if "$ref" in part:
-        return _inline(definitions[part["$ref"].rsplit("/", 1)[1]], definitions)
-    kept = {
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_inline(value, definitions) for value in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inline(definitions[node["$ref"].rsplit("/", 1)[1]], definitions)
+    result = {
         key: {name: _inline(value, definitions) for name, value in inner.items()}
         if key == "properties"
         else _inline(inner, definitions)
-        for key, inner in part.items()
+        for key, inner in node.items()
         if key not in ("title", "description", "default", "$defs", "required")
     }
-    if kept.get("type") == "object":
-        kept["type"] = ["object", "null"]
-    return kept
+    if result.get("type") == "object":
+        result["type"] = ["object", "null"]
+    return result
 
 
-def _describe(part: dict[str, Any], key: str, parent: Any, defaults: dict[str, Any]) -> None:
-    """Add descriptions, which are comments, and the defaults of the code."""
+def _describe(node: dict[str, Any], key: str, parent: Any, defaults: dict[str, Any]) -> None:
+    """Add descriptions, taken from comments, and the defaults of the code."""
     comment = parent.ca.items.get(key) if hasattr(parent, "ca") else None
     if comment and comment[2]:
-        part["description"] = comment[2].value.split("\n")[0].lstrip("# ").strip()
+        node["description"] = comment[2].value.split("\n")[0].lstrip("# ").strip()
     if not isinstance(defaults.get(key), dict):
-        part["default"] = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
+        node["default"] = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
         return
-    for name, inner in part.get("properties", {}).items():
+    for name, inner in node.get("properties", {}).items():
         _describe(inner, name, parent[key], defaults[key])
 
 
 def main() -> None:
-    stage.run(lambda: write_json(ROOT / FILE, schema(ROOT / "params.yaml")))
+    stage.run(lambda: write_json(ROOT / FILE, build_schema(ROOT / "params.yaml")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Experiments and commits as DVC keeps them, read without checking anything out.
+"""Experiments and commits, read without checking anything out.
 
-Small files come from git, the others from DVC's cache, where the revision's dvc.lock locates them.
+Small files come from git, others from DVC's cache, located by the revision's dvc.lock.
 No stage imports this package.
 """
 

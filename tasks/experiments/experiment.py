@@ -13,15 +13,15 @@ import pandas as pd
 from tasks.runtime.stage import StageError
 
 WORKSPACE = "workspace"
-"""Name of the revision that stands for the files of the checkout."""
+"""Name of the revision that denotes the files of the checkout."""
 
 
 class Revision(NamedTuple):
     """A revision of the repository.
 
     Attributes:
-        name: The name that it was asked for by.
-        commit: Its hash; '' for the workspace.
+        name: The name under which it was requested.
+        commit: Hash of its commit; '' for the workspace.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Experiment:
     Attributes:
         name: Its name.
         commit: Hash of its commit; '' for the workspace.
-        params: The params that its stages ran with, by dvc.lock, as nested as in params.yaml.
-        stated: params.yaml, which differs from `params` if it was edited after the run.
+        params: The params of its stages according to dvc.lock, nested as in params.yaml.
+        params_file: Content of params.yaml; differs from `params` if edited after the run.
         meta: meta.json of data/prepared (docs/reference/files.md describes these files).
         config: config.json of models/run.
         run: run.json.
@@ -52,7 +52,7 @@ class Experiment:
     name: str
     commit: str
     params: dict[str, Any]
-    stated: dict[str, Any]
+    params_file: dict[str, Any]
     meta: dict[str, Any]
     config: dict[str, Any]
     run: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The revisions of a repository and the experiments that they hold."""
+"""The revisions of a repository and their experiments."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ class RevisionHistory:
             repo = Repo(str(root))
         except NotDvcRepoError as error:
             raise StageError(
-                f"{root} is not a DVC repository: run in a checkout of the project"
+                f"{root} is not a DVC repository; run in a checkout of the project"
             ) from error
         with repo:
             yield cls(root, repo.cache.local.oid_to_path, bool(repo.config["remote"]))
 
     def experiments(self) -> dict[str, tuple[str, str]]:
-        """Return the experiments that DVC knows, the oldest first.
+        """List the experiments of DVC, the oldest first.
 
-        Of several experiments of one name, which started from different commits, the latest has
-        the name. The name of the others ends in @ and the start of the commit they started from.
+        If several experiments with different base commits share a name, the latest one keeps it.
+        The abbreviated base commit is appended to the others: NAME@BASE.
 
         Returns:
-            Name -> (commit, the commit that it started from).
+            Name -> (commit, base commit).
         """
         lines = self._git(
             "for-each-ref", "--sort=creatordate", "--format=%(objectname) %(refname)", "refs/exps"
@@ -119,7 +119,7 @@ class RevisionHistory:
         return self._git(*words, check=False).strip()
 
     def list_experiments(self) -> list[Revision]:
-        """Return all experiments, whatever commit they started from."""
+        """Return all experiments, for any base commit."""
         return [Revision(name, commit) for name, (commit, _) in self.experiments().items()]
 
     def list_since(self, name: str) -> list[Revision]:
@@ -184,21 +184,21 @@ def read_experiment(revision: Revision, files: RevisionFiles) -> Experiment:
     score = "accuracy" if meta["kind"] == "classification" else "mse"
     if score not in metrics or "steps" not in metrics:
         raise NoResultError(
-            f"{name}: reports/metrics.json is of another kind of task than data/prepared; run dvc "
-            "repro there again"
+            f"{name}: reports/metrics.json and data/prepared are of different kinds of task; run "
+            "dvc repro there again"
         )
     episodes, curve = f"{SCORES}/episodes.parquet", f"{SCORES}/curve.csv"
     validation, classes = f"{HISTORY}/validation.csv", f"{SCORES}/classes.parquet"
     files.require(episodes, curve, validation)
     headline = [("mode", "==", config["batch_norm"]), ("step", "==", int(metrics["steps"]))]
     scores = pd.read_parquet(files.locate(episodes), columns=["episode", score], filters=headline)
-    stated = files.read_yaml("params.yaml")
-    rename_keys(stated)
+    params_file = files.read_yaml("params.yaml")
+    rename_keys(params_file)
     return Experiment(
         name=name,
         commit=revision.commit,
-        params=read_params(files.read_stages()) or stated,
-        stated=stated,
+        params=read_params(files.read_stages()) or params_file,
+        params_file=params_file,
         meta=meta,
         config=config,
         run=run,

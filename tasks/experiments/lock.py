@@ -1,4 +1,4 @@
-"""The file dvc.lock of a revision: its stages, their outputs, and the params that they ran with."""
+"""The file dvc.lock of a revision: its stages, their outputs and their params."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.preset import merge_into
 
 
 class _Scalar(str):
-    """A scalar of dvc.lock without quotes, whose type follows from YAML's rules."""
+    """An unquoted scalar of dvc.lock, whose type follows from YAML's rules."""
 
 
 def parse_yaml(content: bytes) -> Any:
@@ -23,8 +23,7 @@ def parse_yaml(content: bytes) -> Any:
 def parse_lock(content: bytes | None) -> dict[str, Any]:
     """Return the stages of a dvc.lock with all scalars as text.
 
-    Reading text keeps the digests as they are, whatever a version of YAML makes of them. It is
-    also much faster than `parse_yaml`.
+    As text, digests are not misread as numbers. This is also much faster than `parse_yaml`.
     """
     import yaml
 
@@ -39,19 +38,19 @@ def parse_lock(content: bytes | None) -> dict[str, Any]:
 
 
 def read_params(stages: dict[str, Any]) -> dict[str, Any]:
-    """Return the params that stages ran with, as nested as in params.yaml, by their present names.
+    """Return the params of the stages, nested as in params.yaml, by their current names.
 
     Args:
         stages: The stages of a dvc.lock, which may record no params.
     """
     params: dict[str, Any] = {}
-    # The stage report only repeats the params of the others, and may not have run since.
+    # The stage report only repeats the params of other stages, and may be out of date.
     for name in sorted(stages, key=lambda name: name != "report"):
         recorded = stages[name].get("params", {}).get("params.yaml") or {}
         of_stage: dict[str, Any] = {}
         for key, value in recorded.items():
-            for part in reversed(key.split(".")):
-                value = {str(part): value}
+            for name in reversed(key.split(".")):
+                value = {str(name): value}
             merge_into(of_stage, _convert_scalars(value))
         rename_keys(of_stage)
         merge_into(params, of_stage)

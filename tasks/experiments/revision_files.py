@@ -54,11 +54,11 @@ class RevisionFiles(ABC):
 
     @abstractmethod
     def locate(self, path: str) -> Path:
-        """Return where an output of a stage lies on disk."""
+        """Return the location of an output of a stage on disk."""
 
     @abstractmethod
     def has(self, path: str) -> bool:
-        """Return whether there is such an output."""
+        """Return whether the output exists."""
 
     @abstractmethod
     def read_stages(self) -> dict[str, Any]:

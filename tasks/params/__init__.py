@@ -1,4 +1,4 @@
-"""params.yaml as types: everything is checked before anything runs."""
+"""Typed settings of params.yaml, validated before any stage runs."""
 
 from tasks.params.reading import load, parse, read_yaml
 from tasks.params.renames import (

@@ -1,4 +1,4 @@
-"""`python -m tasks.params` checks params.yaml and prints what it means."""
+"""`python -m tasks.params` validates params.yaml and prints the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.runtime import stage
 def main() -> None:
     """Run the command."""
     parser = stage.build_parser(__doc__)
-    parser.add_argument("--quiet", action="store_true", help="print nothing but mistakes")
+    parser.add_argument("--quiet", action="store_true", help="print only errors")
     args = parser.parse_args()
 
     def body() -> None:

@@ -1,4 +1,4 @@
-"""What several sections of params.yaml have to agree on."""
+"""Checks of params.yaml across sections."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ EXAMPLES = {
     "tokens": "tokens of sentences",
     "categorical": "categorical features",
 }
-"""Kinds of examples in words."""
+"""Names of the kinds of examples."""
 
 
-def find_conflicts(settings: Settings) -> list[str]:
-    """Return what sections contradict each other in, one sentence each."""
+def find_section_errors(settings: Settings) -> list[str]:
+    """Find the contradictions between sections; one sentence per error."""
     dataset = settings.dataset
-    conflicts = _check_training_ways(settings)
+    errors = _check_training_ways(settings)
     if dataset.config.source_policy == "required" and dataset.user_data is None:
         return [
-            *conflicts,
-            f"dataset.source is {USER_DATA}, which is empty: put your data there, or name it by "
+            *errors,
+            f"dataset.source is {USER_DATA}, which is empty: put your data there, or set it with "
             f"python -m tasks.preset {dataset.name} --source PATH",
         ]
     if isinstance(dataset.config, RegressionDataset):
-        return conflicts + _check_regression(settings, dataset.config)
-    return conflicts + _check_classification(settings, dataset.config)
+        return errors + _check_regression(settings, dataset.config)
+    return errors + _check_classification(settings, dataset.config)
 
 
 def _check_training_ways(settings: Settings) -> list[str]:
@@ -49,7 +49,7 @@ def _check_training_ways(settings: Settings) -> list[str]:
 
 
 def _check_model(settings: Settings) -> list[str]:
-    """Check that the model takes the examples of the dataset."""
+    """Check that the model accepts the examples of the dataset."""
     dataset, model = settings.dataset, settings.model
     kind = dataset.config.produces
     if kind not in model.config.accepts:
@@ -82,31 +82,31 @@ def _check_build(settings: Settings, input: tuple[int, ...], outputs: int) -> li
 
 def _check_classification(settings: Settings, dataset: ClassificationDataset) -> list[str]:
     name, episodes, train = settings.dataset.name, settings.episodes, settings.train
-    conflicts = []
+    errors = []
     if train.vary_shots:
-        conflicts.append(_vary_shots_conflict(name))
+        errors.append(_describe_vary_shots(name))
     if episodes.ways < 2:
-        conflicts.append(f"episodes.ways is {episodes.ways}; it must be at least 2 for {name}")
+        errors.append(f"episodes.ways is {episodes.ways}; it must be at least 2 for {name}")
     if train.ways == 1:
-        conflicts.append(f"train.ways is 1; it must be null or at least 2 for {name}")
+        errors.append(f"train.ways is 1; it must be null or at least 2 for {name}")
     try:
         limits = dataset.limits(settings.dataset.seed, settings.dataset.user_data)
     except UserError as error:
-        return [*conflicts, *str(error).splitlines()]
-    if model_conflicts := _check_model(settings):
-        return conflicts + model_conflicts
+        return [*errors, *str(error).splitlines()]
+    if model_errors := _check_model(settings):
+        return errors + model_errors
     return [
-        *conflicts,
+        *errors,
         *_check_build(settings, limits.input, episodes.ways),
         *_check_examples(settings, limits),
         *_check_groups(settings, limits),
-        *class_selection.find_conflicts(train, name, train.ways or episodes.ways, limits),
+        *class_selection.find_errors(train, name, train.ways or episodes.ways, limits),
         *_check_classes(settings, limits),
     ]
 
 
 def _check_examples(settings: Settings, limits: Limits) -> list[str]:
-    """Check that classes have as many examples as an episode takes."""
+    """Check that each class has enough examples for an episode."""
     name, episodes, train = settings.dataset.name, settings.episodes, settings.train
     smallest = f" ({limits.smallest})" if limits.smallest else ""
     return [
@@ -128,7 +128,7 @@ def _check_examples(settings: Settings, limits: Limits) -> list[str]:
 def _check_groups(settings: Settings, limits: Limits) -> list[str]:
     """Check that the groups are large enough for episodes within one group."""
     name, episodes, train = settings.dataset.name, settings.episodes, settings.train
-    conflicts = []
+    errors = []
     for split, section, within_group in (
         ("validation", "episodes", episodes.within_group),
         ("test", "episodes", episodes.within_group),
@@ -138,7 +138,7 @@ def _check_groups(settings: Settings, limits: Limits) -> list[str]:
             continue
         groups = limits.groups.get(split, {})
         if not groups:
-            conflicts.append(
+            errors.append(
                 f"{section}.within_group is true; it must be false for {name}, whose classes have "
                 "no groups"
             )
@@ -150,39 +150,39 @@ def _check_groups(settings: Settings, limits: Limits) -> list[str]:
         if largest < ways:
             key = "train" if in_training and train.ways else "episodes"
             of = "of train.groups" if in_training and train.groups else f"group of {name}"
-            conflicts.append(
+            errors.append(
                 f"{key}.ways is {ways}; it must be at most {largest}, the {split} classes of the "
                 f"largest {of}, with {section}.within_group"
             )
-    return conflicts
+    return errors
 
 
 def _check_classes(settings: Settings, limits: Limits) -> list[str]:
-    """Check that splits have as many classes as an episode takes."""
-    conflicts = []
+    """Check that each split has enough classes for an episode."""
+    errors = []
     for split, classes in limits.classes.items():
         section = "train" if split == "train" and settings.train.ways else "episodes"
         ways = (settings.train.ways if section == "train" else None) or settings.episodes.ways
         if ways > classes:
-            conflicts.append(
+            errors.append(
                 f"{section}.ways is {ways}; it must be at most {classes}, the number of {split} "
                 f"classes of {settings.dataset.name}"
             )
-    return conflicts
+    return errors
 
 
 def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[str]:
     name, algorithm = settings.dataset.name, settings.algorithm
     episodes, train = settings.episodes, settings.train
-    conflicts = []
+    errors = []
     if not algorithm.config.regression:
         names = _join([name for name in ALGORITHMS if ALGORITHMS[name].regression])
-        conflicts.append(
+        errors.append(
             f"algorithm.name is {algorithm.name!r}; it must be {names} for {name}, a regression "
             "problem"
         )
     if episodes.ways != 1:
-        conflicts.append(
+        errors.append(
             f"episodes.ways is {episodes.ways}; it must be 1 for {name}, which has no classes"
         )
     for section, within_group in (
@@ -190,31 +190,31 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
         ("train", train.within_group),
     ):
         if within_group:
-            conflicts.append(
+            errors.append(
                 f"{section}.within_group is true; it must be false for {name}, which has no classes"
             )
-    conflicts += class_selection.find_conflicts(train, name, 1, None)
+    errors += class_selection.find_errors(train, name, 1, None)
     size = dataset.min_task_size
     if size is None and train.vary_shots:
-        conflicts.append(_vary_shots_conflict(name))
+        errors.append(_describe_vary_shots(name))
     for section, shots in (("episodes", episodes.shots), ("train", train.shots or 0)):
         if size is not None and shots >= size.value:
-            conflicts.append(
+            errors.append(
                 f"{section}.shots is {shots}; it must be below dataset.{name}.{size.key} "
                 f"({size.value})"
             )
-    if model_conflicts := _check_model(settings):
-        return conflicts + model_conflicts
+    if model_errors := _check_model(settings):
+        return errors + model_errors
     try:
         shape = dataset.shape(settings.dataset.user_data)
     except ConfigError as error:
-        return [*conflicts, f"dataset.{error}"]
+        return [*errors, f"dataset.{error}"]
     except UserError as error:
-        return [*conflicts, *str(error).splitlines()]
-    return conflicts + _check_build(settings, shape, 1)
+        return [*errors, *str(error).splitlines()]
+    return errors + _check_build(settings, shape, 1)
 
 
-def _vary_shots_conflict(name: str) -> str:
+def _describe_vary_shots(name: str) -> str:
     return (
-        f"train.vary_shots is true; it must be false for {name}, whose tasks are drawn at one size"
+        f"train.vary_shots is true; it must be false for {name}, whose tasks all have the same size"
     )

@@ -1,4 +1,4 @@
-"""params.yaml -> `Settings`."""
+"""Reading of params.yaml into `Settings`."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def read_yaml(path: Path) -> Any:
     """Read YAML 1.2 as plain values. (PyYAML would read 1e-3 as text.)
 
     Raises:
-        StageError: There is no such file, or it is not YAML.
+        StageError: There is no such file, or it is not valid YAML.
     """
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StageError(
-            f"there is no {path}; run in the repository's root, or name the file with --params"
+            f"there is no {path}; run in the root of the repository, or pass the file with --params"
         ) from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise StageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise StageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def load(path: Path, *sections: str) -> Settings:
     """Check the whole file, and return some of its sections.
 
-    A child process checks the whole, so that this one imports only what its sections need.
+    A child process checks the whole file, so that this process imports only code of its sections.
 
     Raises:
-        StageError: There are mistakes. All of them are listed, one per line.
+        StageError: The file has errors. All of them are listed, one per line.
     """
     raw = read_yaml(path)
     context = multiprocessing.get_context("fork")
@@ -50,12 +50,12 @@ def load(path: Path, *sections: str) -> Settings:
     child.start()
     sender.close()
     try:
-        faults = receiver.recv()
+        errors = receiver.recv()
     except EOFError:
-        faults = f"{path} could not be checked"
+        errors = f"{path} could not be checked"
     child.join()
-    if faults:
-        raise StageError(faults)
+    if errors:
+        raise StageError(errors)
     return parse(raw, str(path), sections)
 
 
@@ -73,21 +73,21 @@ def parse(
     sections: Collection[str] = SECTIONS,
     warn: bool = False,
 ) -> Settings:
-    """Make settings of plain values.
+    """Build settings from plain values.
 
     Args:
         raw: The content of params.yaml.
         source: Name of the file, for messages.
-        sections: The sections to return. What several sections have to agree on is checked if all
-            of them are asked for.
-        warn: Warn of keys that have a new name.
+        sections: The sections to return. Consistency across sections is checked if all are
+            requested.
+        warn: Whether to warn about renamed keys.
 
     Raises:
-        StageError: There are mistakes. All of them are listed, one per line.
+        StageError: The values have errors. All of them are listed, one per line.
     """
     if not isinstance(raw, dict):
         raise StageError(
-            f"{source} must hold sections such as dataset and train, not {type(raw).__name__}"
+            f"{source} must contain sections such as dataset and train, not {type(raw).__name__}"
         )
     raw = copy.deepcopy(raw)
     try:
@@ -96,30 +96,30 @@ def parse(
         raise StageError(f"{source}: {error}") from error
     if warn:
         warn_about_renamed_keys(renamed, source)
-    faults: list[str] = []
+    errors: list[str] = []
     general_keys = [field.name for field in fields(General)]
     known = [*general_keys, *SECTIONS]
-    faults += [
+    errors += [
         f"unknown key {key}{did_you_mean(str(key), known)}" for key in raw if key not in known
     ]
-    given = {key: raw[key] for key in general_keys if key in raw}
-    general = read_section("", General, given, faults)
+    general_values = {key: raw[key] for key in general_keys if key in raw}
+    general = read_section("", General, general_values, errors)
     values: dict[str, Any] = {}
     for section in sections:
         if section in SELECTABLE_SECTIONS:
-            values[section] = read_choice(section, raw.get(section), faults)
+            values[section] = read_choice(section, raw.get(section), errors)
         else:
             values[section] = read_section(
-                section, import_section_type(section), raw.get(section), faults
+                section, import_section_type(section), raw.get(section), errors
             )
     settings = Settings(raw, **(asdict(general) if general else {}), **values)
     if set(sections) == set(SECTIONS):
-        check_other_choices(raw, faults)
-        if not faults:
-            # Here, since the checks import code that a stage with some sections does not depend on.
-            from tasks.params.checks import find_conflicts
+        check_other_choices(raw, errors)
+        if not errors:
+            # Imported here, because the checks import code that most stages do not depend on.
+            from tasks.params.checks import find_section_errors
 
-            faults += find_conflicts(settings)
-    if faults:
-        raise StageError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
+            errors += find_section_errors(settings)
+    if errors:
+        raise StageError("\n".join(f"{source}: {error}" for error in dict.fromkeys(errors)))
     return settings

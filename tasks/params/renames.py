@@ -1,4 +1,4 @@
-"""Keys of params.yaml that have a new name: the old one works for one version, with a warning."""
+"""Renamed keys of params.yaml. Old names are accepted for one version, with a warning."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ That module is imported only by stages that prepare sentences.
 """
 
 UNUSED_PATH = "data/README.md"
-"""What dataset.source and encoder paths were where none is used."""
+"""Default of dataset.source and of encoder paths in earlier versions; it means no data."""
 
 
 def rename_keys(params: MutableMapping[str, Any]) -> dict[str, str]:
-    """Give every key of params.yaml its present name, in place; other keys and comments stay.
+    """Rename the keys of params.yaml to their current names, in place.
 
-    Experiments of earlier versions are comparable with new ones after it.
+    Other keys and comments are preserved. This makes experiments of earlier versions comparable
+    with new ones.
 
     Returns:
-        The present name of each key that was renamed.
+        The current name of each renamed key.
 
     Raises:
-        StageError: A key is given by both names.
+        StageError: Both names of a key are present.
     """
     renamed = {}
     for path, new in RENAMED.items():
@@ -49,11 +50,11 @@ def rename_keys(params: MutableMapping[str, Any]) -> dict[str, str]:
         section = _find_section(params, sections)
         if section is None or old not in section:
             continue
-        now = ".".join([*sections, new])
+        current = ".".join([*sections, new])
         if new in section:
-            raise StageError(_both_given(path, now))
+            raise StageError(_describe_duplicate(path, current))
         _rename_key(section, old, new)
-        renamed[path] = now
+        renamed[path] = current
     for section, key, default in _find_paths(params):
         if section.get(key) == UNUSED_PATH:
             section[key] = default
@@ -61,40 +62,43 @@ def rename_keys(params: MutableMapping[str, Any]) -> dict[str, str]:
 
 
 def rename_dotted(changes: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, str]]:
-    """Give params by dotted key their present names.
+    """Rename params, given by dotted key, to their current names.
 
     Returns:
-        The params, and the present name of each key that was renamed.
+        The params, and the current name of each renamed key.
 
     Raises:
-        StageError: A key is given by both names.
+        StageError: Both names of a key are present.
     """
-    present: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     renamed = {}
     for key, value in changes.items():
-        now = key
+        current = key
         if key in RENAMED:
-            now = ".".join([*key.split(".")[:-1], RENAMED[key]])
-            renamed[key] = now
-            if now in changes:
-                raise StageError(_both_given(key, now))
-        present[now] = value
-    return present, renamed
+            current = ".".join([*key.split(".")[:-1], RENAMED[key]])
+            renamed[key] = current
+            if current in changes:
+                raise StageError(_describe_duplicate(key, current))
+        result[current] = value
+    return result, renamed
 
 
 def list_rename_warnings(renamed: Mapping[str, str], source: str) -> list[str]:
-    """Return a sentence for every key that was renamed."""
-    return [f"{source}: {old} is now called {new}: rename it" for old, new in renamed.items()]
+    """List a warning for each renamed key."""
+    return [
+        f"{source}: {old} has been renamed to {new}; use the new name"
+        for old, new in renamed.items()
+    ]
 
 
 def warn_about_renamed_keys(renamed: Mapping[str, str], source: str) -> None:
-    """Print a line to standard error for every key that was renamed."""
+    """Print a warning to standard error for each renamed key."""
     for sentence in list_rename_warnings(renamed, source):
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def _both_given(old: str, new: str) -> str:
-    return f"{old} is now called {new}, and both are given: remove {old}"
+def _describe_duplicate(old: str, new: str) -> str:
+    return f"{old} has been renamed to {new}, and both are present; remove {old}"
 
 
 def _find_section(params: Any, path: list[str]) -> MutableMapping[str, Any] | None:
@@ -104,7 +108,7 @@ def _find_section(params: Any, path: list[str]) -> MutableMapping[str, Any] | No
 
 
 def _rename_key(section: MutableMapping[str, Any], old: str, new: str) -> None:
-    for key in list(section):  # all are inserted anew, to keep their order
+    for key in list(section):  # all are reinserted, to keep their order
         value = section.pop(key)
         section[new if key == old else key] = value
     comments = getattr(section, "ca", None)

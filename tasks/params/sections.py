@@ -1,4 +1,4 @@
-"""The sections of params.yaml and where their types are."""
+"""The sections of params.yaml and the dataclasses that define them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tasks.params.settings import Choice, DatasetChoice, DatasetKeys
 
 @dataclass(frozen=True)
 class ChoiceSection:
-    """A section that names an entry of a registry.
+    """A section that selects a registry entry by name.
 
     Attributes:
         registry: The registry.
-        default: The name that params.yaml is committed with.
-        keys: Type of the keys that do not belong to an entry.
+        default: The name in the committed params.yaml.
+        keys: Type of the keys shared by all entries.
         type: Type of the section.
     """
 
@@ -41,15 +41,15 @@ FIXED_SECTIONS = {
 }
 """Module and name of the type of each other section.
 
-It is imported when it is needed, so that a stage which reads the section `dataset` depends on the
-code of no algorithm.
+Imported lazily, so that a stage that reads only `dataset` does not depend on the code of any
+algorithm.
 """
 
 SECTIONS = (*SELECTABLE_SECTIONS, *FIXED_SECTIONS)
 
 
 def import_section_type(section: str) -> type[Section]:
-    """Import the type of a section without a choice."""
+    """Import the type of a fixed section."""
     module, name = FIXED_SECTIONS[section]
-    found: type[Section] = getattr(importlib.import_module(module), name)
-    return found
+    type_: type[Section] = getattr(importlib.import_module(module), name)
+    return type_

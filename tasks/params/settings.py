@@ -1,4 +1,4 @@
-"""The types of params.yaml."""
+"""Dataclasses of the sections of params.yaml."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from episodic.training.config import EvaluationConfig, TrainingConfig
 
 USER_DATA = "data/own"
-"""The default of dataset.source. It exists in every checkout, as DVC demands of a dependency."""
+"""The default of dataset.source. The folder exists in every checkout, since DVC requires it."""
 
 Count = Annotated[int, Ge(1), Le(10_000)]
 EpisodeCount = Annotated[int, Ge(2), Le(1_000_000)]
-"""At least two, since a confidence interval needs a spread."""
+"""At least two, since a confidence interval needs a variance."""
 
 
 @dataclass(frozen=True)
 class General(Section):
-    """The keys outside of all sections.
+    """The top-level keys outside sections.
 
     Attributes:
-        device: Where training and evaluation run.
-        processes: How many processes share them; None: chosen from the workload.
+        device: Device of training and evaluation.
+        processes: Number of processes that share the work; None to choose from the workload.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -46,7 +46,7 @@ class Episodes(Section):
         queries: Query examples per class.
         validation: Number of validation episodes.
         test: Number of test episodes.
-        within_group: Whether all classes of an episode are of one group.
+        within_group: Whether all classes of an episode are from the same group.
     """
 
     seed: Seed = 0
@@ -63,7 +63,7 @@ class Report(Section):
     """The report, the section `report`.
 
     Attributes:
-        title: Its title; None: made of dataset, ways and shots.
+        title: Title of the report; None for one built from dataset, ways and shots.
     """
 
     title: str | None = None
@@ -75,7 +75,7 @@ class DatasetKeys(Section):
 
     Attributes:
         seed: Seed of the split.
-        source: Path of the user's own data.
+        source: Path of the user's data.
     """
 
     seed: Seed = 0
@@ -84,11 +84,11 @@ class DatasetKeys(Section):
 
 @dataclass(frozen=True)
 class Choice:
-    """A section that names an entry of a registry and holds one section per entry.
+    """A section that selects a registry entry by name and has one subsection per entry.
 
     Attributes:
         name: The name of the entry.
-        config: The entry, made from its section.
+        config: The entry, built from its subsection.
     """
 
     name: str
@@ -101,7 +101,7 @@ class DatasetChoice(Choice):
 
     Attributes:
         seed: Seed of the split.
-        source: Path of the user's own data.
+        source: Path of the user's data.
     """
 
     seed: int = 0
@@ -109,20 +109,20 @@ class DatasetChoice(Choice):
 
     @property
     def user_data(self) -> Path | None:
-        """The user's own data; None if dataset.source is its default and nothing is there."""
-        named = self.source != USER_DATA or holds_data(Path(USER_DATA))
-        return Path(self.source) if named else None
+        """The user's data; None if dataset.source has its default and the folder is empty."""
+        is_set = self.source != USER_DATA or holds_data(Path(USER_DATA))
+        return Path(self.source) if is_set else None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is configured by.
+    """The configuration of a run.
 
     Attributes:
         raw: params.yaml as plain values.
         device: See `General`.
         processes: See `General`.
-        dataset: The dataset; None, as every section, if it was not asked for.
+        dataset: The dataset; None, like every section, if it was not requested.
         episodes: The fixed episodes.
         model: The model.
         algorithm: The algorithm.

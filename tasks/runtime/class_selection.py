@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from episodic.training.config import TrainingConfig
 
 
-def find_conflicts(
+def find_errors(
     config: TrainingConfig, dataset: str, ways: int, limits: Limits | None
 ) -> list[str]:
-    """Compare the keys with what a dataset has.
+    """Find settings of the section `train` that do not fit the dataset.
 
     Args:
         config: The section `train`.
         dataset: Name of the dataset.
         ways: Classes per training episode.
-        limits: What the dataset has; None for data without classes.
+        limits: Numbers of classes and examples of the dataset; None for data without classes.
 
     Returns:
-        One sentence per problem.
+        One sentence per error.
     """
     if limits is None:
         values = {
@@ -45,7 +45,7 @@ def find_conflicts(
             for key, value in values.items()
             if value is not None
         ]
-    available, where = limits.classes["train"], f"the number of training classes of {dataset}"
+    available, description = limits.classes["train"], f"the number of training classes of {dataset}"
     if config.groups is not None:
         groups = limits.groups.get("train", {})
         if not groups:
@@ -55,12 +55,12 @@ def find_conflicts(
             ]
         if unknown := [group for group in config.groups if group not in groups]:
             return [
-                f"train.groups names {group!r}, which has no training classes; it must be some of "
+                f"train.groups contains {group!r}, which has no training classes; choose from "
                 f"{', '.join(sorted(groups))}{did_you_mean(group, sorted(groups))}"
                 for group in unknown
             ]
         available = sum(groups[group] for group in set(config.groups))
-        where = "the number of classes of train.groups"
+        description = "the number of classes of train.groups"
         if available < ways:
             return [
                 f"train.groups is {list(config.groups)}, which has {available} classes; it must "
@@ -69,7 +69,7 @@ def find_conflicts(
     if config.classes is not None and not ways <= config.classes <= available:
         return [
             f"train.classes is {config.classes}; it must be null or between {ways} and "
-            f"{available}, {where}"
+            f"{available}, {description}"
         ]
     selected, neighbours = config.classes or available, NEIGHBOURS_PER_WAY * ways
     if config.hard_episode_fraction and neighbours >= selected:
@@ -83,8 +83,8 @@ def find_conflicts(
 def select_classes(table: pd.DataFrame, config: TrainingConfig) -> pd.DataFrame:
     """Select the rows of the class table that training draws from.
 
-    The first `train.classes` depend on train.seed and the row of each class alone, so that a
-    smaller selection is part of a larger one.
+    The order depends only on `train.seed` and the row of each class, so a smaller selection is a
+    subset of a larger one.
 
     Args:
         table: The class table of all splits.

@@ -116,7 +116,7 @@ def test_names_are_refs_and_differ(points):
             "grid: {train.iterations: [10, 0]}",
             "sweep-iterations0: train.iterations is 0; it must be at least 1",
         ),
-        ("seeds: [0", "is not YAML"),
+        ("seeds: [0", "is not valid YAML"),
         ("grid: {}", "there is nothing to vary; add a grid, points or seeds"),
         ("points: [{}]", "there is nothing to vary"),
         ("grid: {train.iterations: [5, 5]}", "two points are equal, sweep-iterations5"),
@@ -195,11 +195,11 @@ def test_old_keys_are_renamed(points, tmp_path, capsys):
         {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0},
         {"dataset.ratings.min_ratings": 7, "train.hard_episode_fraction": 0.5},
     ]
-    assert "sweep.yaml: train.hard is now called train.hard_episode_fraction" in (
+    assert "sweep.yaml: train.hard has been renamed to train.hard_episode_fraction" in (
         capsys.readouterr().err
     )
     both = "grid: [{train.hard: [0], train.hard_episode_fraction: [0, 1]}, {}]"
-    with pytest.raises(StageError, match=r"grid: train\.hard is now called .* both are given"):
+    with pytest.raises(StageError, match=r"grid: train\.hard has been renamed to .* both are present"):
         points(both)
 
     earlier = {"train": {"hard": 0.5, "seed": 0}}

@@ -173,7 +173,7 @@ def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
         "train.hard_episode_fraction": 0.5
     }
     assert warnings == [
-        "overrides: train.hard is now called train.hard_episode_fraction: rename it"
+        "overrides: train.hard has been renamed to train.hard_episode_fraction; use the new name"
     ]
     with pytest.raises(
         StageError,

@@ -80,10 +80,10 @@ LIMITS = Limits(
         ({"groups": ("Latin", "Runes")}, ""),
         (
             {"groups": ("Latni",)},
-            "names 'Latni', which has no training classes; it must be some of Greek, Latin, Runes "
+            "contains 'Latni', which has no training classes; choose from Greek, Latin, Runes "
             "- did you mean Latin?",
         ),
-        ({"groups": ("Greek", "Braille")}, "names 'Braille', which has no training classes"),
+        ({"groups": ("Greek", "Braille")}, "contains 'Braille', which has no training classes"),
         (
             {"groups": ("Runes",)},
             "is ['Runes'], which has 4 classes; it must have at least 5, the ways",
@@ -115,7 +115,7 @@ LIMITS = Limits(
     ],
 )
 def test_conflicts_are_found_before_data_is_downloaded(keys, message):
-    found = class_selection.find_conflicts(TrainingConfig(**keys), "made", 5, LIMITS)
+    found = class_selection.find_errors(TrainingConfig(**keys), "made", 5, LIMITS)
     assert len(found) == bool(message) and message in "".join(found)
 
 

@@ -287,11 +287,11 @@ def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
     for key in ("meta_lr", "patience"):
         older["train"].pop(key, None)
     other = replace(
-        experiment, name="older", params=older, stated=older, scores=experiment.scores * 0.9
+        experiment, name="older", params=older, params_file=older, scores=experiment.scores * 0.9
     )
     newer = deepcopy(experiment.params)
     newer["train"] |= {"meta_lr": 10 * usual, "patience": None}
-    (found,) = groups.group_protocols([other, replace(experiment, params=newer, stated=newer)])
+    (found,) = groups.group_protocols([other, replace(experiment, params=newer, params_file=newer)])
     assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {
         f"meta_lr={v:g}" for v in (usual, 10 * usual)
     }

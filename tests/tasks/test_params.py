@@ -63,7 +63,7 @@ FAULTS = [
     ({"train__groups": "Latin"}, "train.groups is 'Latin'; it must be a list"),
     (
         {"dataset__name": "cifar_fs", "train__groups": ["fish", "treees"]},
-        "train.groups names 'treees', which has no training classes; it must be some of "
+        "train.groups contains 'treees', which has no training classes; choose from "
         f"{', '.join(sorted(CifarFS().limits(0).groups['train']))} - did you mean trees?",
     ),
     (
@@ -340,10 +340,10 @@ def test_numbers_are_read_as_yaml_1_2(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("train: [", "is not YAML"),
-        ("a: 1\na: 2", "is not YAML.*duplicate key"),
-        ("- 1", "must hold sections"),
-        ("", "must hold sections"),
+        ("train: [", "is not valid YAML"),
+        ("a: 1\na: 2", "is not valid YAML.*duplicate key"),
+        ("- 1", "must contain sections"),
+        ("", "must contain sections"),
     ],
 )
 def test_a_file_that_is_not_params(tmp_path, text, said):
@@ -451,7 +451,7 @@ def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
     file.write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(
         StageError,
-        match=r"put your data there, or name it by python -m tasks.preset image_folder --source "
+        match=r"put your data there, or set it with python -m tasks.preset image_folder --source "
         r"PATH",
     ):
         preset.apply_preset("image_folder", file)
@@ -484,7 +484,7 @@ def test_presets_hold_only_what_differs():
 def test_a_preset_on_a_broken_file_is_one_sentence(tmp_path, text):
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(StageError, match=r"must hold sections|is not YAML"):
+    with pytest.raises(StageError, match=r"must contain sections|is not valid YAML"):
         preset.apply_preset("tiny", file)
     assert file.read_text() == text
 
@@ -569,7 +569,7 @@ def test_keys_of_an_earlier_version_work_with_a_warning(tmp_path, capfd):
     assert settings.train.hard_episode_fraction == 0.5 and settings.raw == present
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(renames.RENAMED)
-    warning = "train.hard is now called train.hard_episode_fraction: rename it"
+    warning = "train.hard has been renamed to train.hard_episode_fraction; use the new name"
     assert lines[0] == f"warning: {file}: {warning}"
     file.write_text(json.dumps(present))
     params.load(file, "train")
@@ -580,8 +580,8 @@ def test_a_key_by_both_names_is_one_sentence():
     with pytest.raises(StageError) as caught:
         params.parse(changed(train__hard=0.5))
     assert str(caught.value) == (
-        "params.yaml: train.hard is now called train.hard_episode_fraction, and both are given: "
-        "remove train.hard"
+        "params.yaml: train.hard has been renamed to train.hard_episode_fraction, and both are "
+        "present; remove train.hard"
     )
 
 

@@ -82,8 +82,8 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     process.communicate()
     set_param(prepared, "iterations", "60")
     assert re.match(
-        r"error: another process is already running this training run \(lock file .*\); wait for it to "
-        r"finish, or stop it\n",
+        r"error: another process is already running this training run \(lock file .*\); wait for it "
+        r"to finish, or stop it\n",
         error,
     )
 
@@ -180,8 +180,8 @@ def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
     _, error = run_stage(tmp_path, "train", *TRAIN, code=1)
     assert (
         error
-        == "error: there is no params.yaml; run in the repository's root, or name the file with "
-        "--params\n"
+        == "error: there is no params.yaml; run in the root of the repository, or pass the file "
+        "with --params\n"
     )
 
 

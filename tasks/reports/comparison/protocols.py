@@ -230,7 +230,9 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
         keys=keys,
         pairs=_compare_pairs(measured[:MAX_IN_MATRIX], resamples),
         repetitions=repetitions,
-        edited=[e.name for e in members if complete_params(e.stated) != complete_params(e.params)],
+        edited=[
+            e.name for e in members if complete_params(e.params_file) != complete_params(e.params)
+        ],
     )
 
 
