@@ -86,7 +86,7 @@ def lock_checkpoint(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StageError(
-                f"another process is already running this training run (lock file "
+                f"another process is already executing this training run (lock file "
                 f"{folder / 'lock'}); wait for it to finish, or stop it"
             ) from error
         yield folder / STATE

@@ -94,7 +94,7 @@ def test_nothing_is_checked_out(repository):
     assert repository.git("status", "--porcelain") == ""
 
 
-def test_seeds_are_grouped_and_only_what_differs_is_named(protocol):
+def test_seeds_are_grouped_and_names_list_differing_settings(protocol):
     assert protocol.keys == ["algorithm.name", "train.meta_lr"]
     assert {c.name: len(c.experiments) for c in protocol.configurations} == {
         "protonet, meta_lr=0.001": 3,
@@ -166,7 +166,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     )
 
 
-def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
+def test_sentences_on_checkpoints_and_equal_scores(protocol):
     """The number of checkpoints is given for both sides; equal scores rank neither side first."""
     protonet, maml, fast = (
         next(c for c in protocol.configurations if c.name == name)
@@ -199,7 +199,7 @@ def test_what_is_said_of_checkpoints_and_of_equal_scores(protocol):
     )
 
 
-def test_the_same_seed_over_again_counts_once(tmp_path):
+def test_repeated_experiment_counts_once(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     for name, seed in (("one", 0), ("two", 1)):
         repository.experiment(name, 0.1, train__seed=seed)
@@ -214,7 +214,7 @@ def test_the_same_seed_over_again_counts_once(tmp_path):
     assert groups.group_protocols([one, two, again], "again")[0].baseline.first.name == "one"
 
 
-def test_what_ran_counts_and_not_what_params_yaml_says_since(tmp_path):
+def test_params_are_those_of_the_run(tmp_path):
     """An edit that was not run renames no result, neither of a commit nor of the workspace."""
     repository = Repository(tmp_path / "repo", test=40)
     made = repository.commit(repository.result(tmp_path / "r", 0.1, {"algorithm.name": "maml"}))
@@ -280,7 +280,7 @@ stages:
     }
 
 
-def test_a_key_that_an_older_file_lacks_has_the_codes_value(protocol):
+def test_missing_keys_of_older_files_have_default_values(protocol):
     """A missing `train.patience` or `train.meta_lr` has its default; any other value differs."""
     experiment, usual = protocol.best.first, preset.default_params()["train"]["meta_lr"]
     older = deepcopy(experiment.params)
@@ -317,7 +317,7 @@ def test_other_code_is_another_configuration(protocol):
     )
 
 
-def test_that_methods_have_their_own_code_is_not_told(protocol):
+def test_code_does_not_distinguish_algorithms(protocol):
     """The digest is of the modules that a training imports, which differ from method to method."""
     from dataclasses import replace
 
@@ -332,7 +332,7 @@ def test_that_methods_have_their_own_code_is_not_told(protocol):
 
 
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])
-def test_what_is_not_comparable_is_never_paired(protocol, change, tmp_path):
+def test_incomparable_experiments_are_never_paired(protocol, change, tmp_path):
     from dataclasses import replace
 
     experiment = protocol.best.first
@@ -455,7 +455,7 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
     assert [e.name for e in compare.gather(repository.path)[0]] == ["workspace", "after"]
 
 
-def test_mistakes_are_one_sentence(repository, tmp_path):
+def test_errors_are_one_sentence(repository, tmp_path):
     for words, said in (
         (
             ["mamal-0"],
@@ -480,7 +480,7 @@ def test_mistakes_are_one_sentence(repository, tmp_path):
         compare.gather(empty.path)
 
 
-def test_a_folder_with_something_else_is_left_alone(protocol, tmp_path):
+def test_other_folders_are_not_overwritten(protocol, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.txt").write_text("gold")
     with pytest.raises(
@@ -510,7 +510,7 @@ def test_experiments_of_one_name_from_two_commits_are_two(tmp_path):
         ]
 
 
-def test_files_that_the_cache_lacks_are_named(tmp_path):
+def test_missing_cache_files_are_listed(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     repository.experiment("one")
     repository.experiment("two", 0.1)
@@ -538,7 +538,7 @@ def test_files_that_the_cache_lacks_are_named(tmp_path):
         compare.gather(repository.path, everything=True)
 
 
-def test_scores_that_are_not_finite_are_left_out_aloud(tmp_path):
+def test_non_finite_scores_are_left_out_with_a_warning(tmp_path):
     repository = Repository(tmp_path / "repo", "regression")
     repository.experiment("good")
     repository.experiment("bad", float("nan"))
@@ -601,7 +601,7 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
     assert json.loads(json.dumps(pairwise.build_matrix(found)))["left_out"] == 40
 
 
-def test_what_became_of_a_score_since_the_last_run(protocol, tmp_path):
+def test_change_of_a_score(protocol, tmp_path):
     """Better or worse only outside the interval of the paired difference, on equal episodes."""
     from tasks.reports.comparison.score_change import ScoreChange, measure_change
 

@@ -51,7 +51,7 @@ def settings(folder, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path, case):
+def test_stages_agree_with_the_cpu_without_float64(tmp_path, case):
     mirror = os.environ.get("EPISODIC_MIRROR", "")
     if case == "clinc150" and not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
@@ -75,7 +75,7 @@ def test_without_64_bits_on_the_device_the_stages_answer_as_on_the_cpu(tmp_path,
     np.testing.assert_allclose(*answers, atol=1e-3)
 
 
-def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
+def test_apple_gpu_must_be_requested_and_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto").type == "cpu" and choose_device("mps").type == "mps"
@@ -88,7 +88,7 @@ def test_an_apple_gpu_must_be_asked_for_and_be_there(monkeypatch):
         choose_device("mps")
 
 
-def test_processes_share_no_apple_gpu(monkeypatch):
+def test_processes_cannot_share_an_apple_gpu(monkeypatch):
     assert distributed.count_processes(None, 8, is_large=True, device=torch.device("mps")) == 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     with pytest.raises(StageError, match="torchrun's processes cannot share an Apple GPU"):

@@ -69,7 +69,7 @@ def scores(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_processes_change_no_byte(prepared, alone, processes):
+def test_results_do_not_depend_on_the_number_of_processes(prepared, alone, processes):
     expected = scores(prepared)
     set_param(prepared, "processes", str(processes))
     said, _ = run_stage(prepared, "train", *TRAIN)
@@ -113,7 +113,7 @@ def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
     assert said.count('"event": "plan"') == 1, "the first process alone speaks"
 
 
-def test_more_processes_than_shards_are_a_sentence(prepared):
+def test_more_processes_than_shards_is_an_error(prepared):
     set_param(prepared, "plan.shard", "4")
     process = torchrun(prepared, 3, "--max-restarts=0")
     _, error = process.communicate(timeout=120)
@@ -125,7 +125,7 @@ def test_more_processes_than_shards_are_a_sentence(prepared):
     )
 
 
-def test_torchruns_processes_speak_with_one_voice(prepared):
+def test_only_one_torchrun_process_reports_errors(prepared):
     set_param(prepared, "meta_lr", "-1")
     process = torchrun(prepared, 2, "--max-restarts=0")
     _, error = process.communicate(timeout=120)
@@ -133,14 +133,14 @@ def test_torchruns_processes_speak_with_one_voice(prepared):
     assert process.returncode != 0 and error.count("error: params.yaml: train.meta_lr is -1") == 1
 
 
-def test_what_a_scheduler_sets_is_not_taken_for_torchrun(prepared, alone, monkeypatch):
+def test_scheduler_variables_are_not_mistaken_for_torchrun(prepared, alone, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "RANK", "0")
     monkeypatch.setitem(ENVIRONMENT, "WORLD_SIZE", "1")
     run_stage(prepared, "train", *TRAIN)
     assert read_outputs(prepared) == alone
 
 
-def test_a_process_that_ends_before_all_have_met_is_not_waited_for(tmp_path):
+def test_early_exit_of_a_process_is_an_error(tmp_path):
     program = """
 import os, torch
 from tasks.runtime import distributed, stage
@@ -215,7 +215,7 @@ def running(prepared):
     set_param(prepared, "iterations", "20")
 
 
-def test_a_killed_helper_is_one_sentence_and_worth_another_try(running):
+def test_killed_process_is_a_temporary_error(running):
     process, forked = running
     forked.kill()
     _, error = process.communicate(timeout=60)

@@ -27,7 +27,7 @@ def page(roots, request):
     return Page((roots[request.param] / "reports/tasks.html").read_text())
 
 
-def test_two_pages_name_each_other(roots):
+def test_pages_link_to_each_other(roots):
     for root in roots.values():
         report, tasks = (
             Page((root / f"reports/{name}.html").read_text()) for name in ("report", "tasks")
@@ -37,7 +37,7 @@ def test_two_pages_name_each_other(roots):
         ]
 
 
-def test_nothing_is_loaded_from_anywhere(page):
+def test_page_loads_no_external_resources(page):
     loads = [attrs["src"] for _, attrs in page.tags if "src" in attrs] + [
         attrs["href"] for attrs in page.with_tag("link")
     ]
@@ -62,7 +62,7 @@ def test_nothing_is_loaded_from_anywhere(page):
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
 
 
-def test_every_picture_is_told_in_words(page):
+def test_every_chart_has_a_text_alternative(page):
     drawn = [attrs for _, attrs in page.tags if "data-chart" in attrs]
     assert len(drawn) == len(page.specs) >= 2
     assert all(len(attrs["aria-label"]) > 40 for attrs in drawn)
@@ -72,14 +72,14 @@ def test_every_picture_is_told_in_words(page):
     } <= anchors
 
 
-def test_hostile_names_are_text(roots):
+def test_hostile_names_are_escaped(roots):
     page = Page((roots["classification"] / "reports/tasks.html").read_text())
     assert all(" ".join(name.split()) in page.text for name in synthetic.HOSTILE)
     assert len([a for a in page.with_tag("script") if a.get("type") != "application/json"]) == 2
     assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
 
 
-def test_figures_are_those_of_metrics_json(roots):
+def test_tasks_page_values_equal_metrics_json(roots):
     page, metrics = (
         (roots["classification"] / "reports/tasks.html").read_text(),
         read_json(roots["classification"] / "reports/metrics.json"),
@@ -101,7 +101,7 @@ def test_figures_are_those_of_metrics_json(roots):
     )
 
 
-def test_the_sentence_claims_no_more_than_the_interval(roots):
+def test_sentence_claims_no_more_than_the_interval(roots):
     data = found(roots["classification"])
     for low, high, said in (
         (-0.5, -0.1, "are harder (rank"),
@@ -149,7 +149,7 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
         assert not any("classes" in note for note in notes)
 
 
-def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
+def test_only_axes_of_quantities_have_tick_labels(roots):
     for kind, numbers in (("regression", True), ("classification", False)):
         spec = Page((roots[kind] / "reports/tasks.html").read_text()).specs["spec-episodes-map"]
         axes = (
@@ -158,7 +158,7 @@ def test_quantities_have_numbers_and_places_in_a_space_have_none(roots):
         assert [axis["labels"] for axis in axes] == [numbers] * 2
 
 
-def test_a_pair_says_how_few_episodes_it_is_from(roots):
+def test_pair_states_its_number_of_episodes(roots):
     data = found(roots["classification"])
     for episodes, said in (
         (1, "from the 1\xa0episode that contains both"),
@@ -185,7 +185,7 @@ def test_every_class_and_episode_is_on_its_map(roots):
     )
 
 
-def test_pictures_on_the_map_do_not_cover_each_other(roots):
+def test_images_on_the_map_do_not_overlap(roots):
     data = found(roots["classification"])
     places = task_maps.select_apart(data.space, 34, 34)
     x, y = (

@@ -295,7 +295,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("values", "said"), FAULTS, ids=[said.split(";")[0][:50] for _, said in FAULTS]
 )
-def test_a_mistake_is_one_sentence(values, said):
+def test_error_is_one_sentence(values, said):
     with pytest.raises(StageError) as caught:
         params.parse(changed(**values))
     assert str(caught.value) == f"params.yaml: {said}"
@@ -306,7 +306,7 @@ def test_an_empty_section_has_its_defaults():
         assert params.parse(changed(**values)).train.plan.mode == "auto"
 
 
-def test_every_mistake_is_listed():
+def test_every_error_is_listed():
     with pytest.raises(StageError) as caught:
         params.parse(changed(train__iterations=0, episodes__wais=5, device="tpu"))
     assert len(str(caught.value).splitlines()) == 3
@@ -446,7 +446,7 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
     assert file.read_text() == original, "the way back is exact"
 
 
-def test_what_own_data_cannot_give_is_told_once_the_file_is_set(tmp_path):
+def test_unsuitable_user_data_is_an_error(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
     with pytest.raises(
@@ -576,7 +576,7 @@ def test_keys_of_an_earlier_version_work_with_a_warning(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_key_by_both_names_is_one_sentence():
+def test_key_with_both_names_is_an_error():
     with pytest.raises(StageError) as caught:
         params.parse(changed(train__hard=0.5))
     assert str(caught.value) == (
@@ -585,7 +585,7 @@ def test_a_key_by_both_names_is_one_sentence():
     )
 
 
-def test_every_renamed_key_has_a_key_of_today():
+def test_every_renamed_key_exists():
     for old, new in renames.RENAMED.items():
         *sections, _ = old.split(".")
         place = GOOD

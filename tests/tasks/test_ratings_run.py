@@ -69,7 +69,7 @@ def test_planted_groups_are_found(run):
     )
 
 
-def test_what_is_written_is_what_is_documented(run):
+def test_metrics_are_as_documented(run):
     metrics, users = (
         read_json(run / "metrics.json"),
         pd.read_parquet(run / "scores/ratings.parquet"),
@@ -147,7 +147,7 @@ def plain(path: Path) -> str:
     return path.read_text().replace("\xa0", " ")
 
 
-def test_the_report_says_it(run):
+def test_report_contains_the_errors(run):
     written = [
         "--html",
         "report.html",

@@ -158,7 +158,7 @@ def test_two_fresh_processes_write_the_same_bytes(image_root):
     assert len(list((first / "summary").glob("*.svg"))) >= 7
 
 
-def test_no_place_leaks_and_the_page_is_of_a_size_to_send(image_root):
+def test_page_contains_no_paths_and_has_a_moderate_size(image_root):
     for file in [
         image_root[0] / "reports/report.html",
         *(image_root[0] / "reports/summary").iterdir(),
@@ -171,7 +171,7 @@ def test_no_place_leaks_and_the_page_is_of_a_size_to_send(image_root):
 # --- names ----------------------------------------------------------------------------------------
 
 
-def test_hostile_names_are_text(page, image_root):
+def test_hostile_names_are_escaped(page, image_root):
     shown = page.text
     names = [name for name in synthetic.HOSTILE if " ".join(name.split()) in shown]
     assert names == synthetic.HOSTILE, "every hostile name is hard enough to be shown"
@@ -187,7 +187,7 @@ def test_hostile_names_are_text(page, image_root):
     ) == len(synthetic.HOSTILE)
 
 
-def test_hostile_names_in_markdown_and_svg(image_root):
+def test_hostile_names_are_escaped_in_markdown_and_svg(image_root):
     summary = image_root[0] / "reports/summary"
     markdown, svg = (summary / "summary.md").read_text(), (summary / "classes.svg").read_text()
     assert "<script" not in markdown + svg
@@ -195,20 +195,20 @@ def test_hostile_names_in_markdown_and_svg(image_root):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in svg
 
 
-def test_markdown_escapes_what_markdown_reads():
+def test_markdown_characters_are_escaped():
     assert (
         pages.escape_markdown("a|b *c* [d](e) `f`\n<g>") == r"a\|b \*c\* \[d\](e) \`f\` &lt;g&gt;"
     )
 
 
-def test_nothing_ends_a_script_early():
+def test_embedded_scripts_cannot_be_closed_early():
     assert "</script" not in pages.embed_script("x = '</script><script>alert(1)</SCRIPT>'").lower()
 
 
 # --- page -----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_loaded_from_anywhere(page):
+def test_page_loads_no_external_resources(page):
     loads = [
         attrs[key]
         for tag, attrs in page.tags
@@ -235,7 +235,7 @@ def test_nothing_is_loaded_from_anywhere(page):
 
 
 @pytest.mark.parametrize("kind", ["image_root", "wave_root"])
-def test_every_picture_is_told_in_words(kind, request):
+def test_every_chart_has_a_text_alternative(kind, request):
     root = request.getfixturevalue(kind)
     page = Page(((root[0] if kind == "image_root" else root) / "reports/report.html").read_text())
     drawn = [attrs for _, attrs in page.tags if "data-chart" in attrs]
@@ -254,7 +254,7 @@ def test_every_picture_is_told_in_words(kind, request):
     } <= anchors
 
 
-def test_the_numbers_are_those_of_metrics_json(page, image_root):
+def test_values_equal_metrics_json(page, image_root):
     metrics = read_json(image_root[0] / "reports/metrics.json")
     values = {attrs["id"]: float(attrs["value"]) for attrs in page.with_tag("data")}
     assert values == {"headline": metrics["accuracy"], "headline-ci95": metrics["accuracy_ci95"]}
@@ -280,7 +280,7 @@ def test_the_numbers_are_those_of_metrics_json(page, image_root):
     assert drawn["chance"] == 0.2
 
 
-def test_markdown_summary_says_the_same(image_root):
+def test_markdown_summary_has_the_same_values(image_root):
     summary = image_root[0] / "reports/summary"
     text = (summary / "summary.md").read_text()
     metrics = read_json(image_root[0] / "reports/metrics.json")
@@ -301,7 +301,7 @@ def test_provenance(page, image_root):
     assert "fomaml" not in page.text  # not in use
 
 
-def test_params_in_use_leave_out_what_was_not_picked():
+def test_unused_settings_are_omitted():
     assert select_used(
         {
             "device": "cpu",
@@ -315,7 +315,7 @@ def test_params_in_use_leave_out_what_was_not_picked():
     }
 
 
-# --- published figures ----------------------------------------------------------------------------
+# --- published results ----------------------------------------------------------------------------
 
 
 def compared(root):
@@ -323,7 +323,7 @@ def compared(root):
     return section, {row["name"] for row in specs_data(section.figures[0].spec) if "name" in row}
 
 
-def test_published_figures_stand_beside_ours_under_the_same_protocol_alone(tmp_path, image_root):
+def test_published_results_are_drawn_only_under_the_same_protocol(tmp_path, image_root):
     section, drawn = compared(synthetic.write(tmp_path / "one query", queries=1))
     assert {"MAML, conv4 (Finn et al. 2017)", "MAML, fully connected (Finn et al. 2017)"} <= drawn
     assert not [name for name in drawn if "Reptile" in name]  # another split
@@ -347,7 +347,7 @@ def test_another_protocol_is_not_drawn(tmp_path, key, value):
     assert len(published.find_published_results(protocol)[0]) == 0
 
 
-def test_a_data_set_without_published_figures(image_root):
+def test_dataset_without_published_results(image_root):
     same, others = published.find_published_results(
         published.extract_protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
     )
@@ -358,7 +358,7 @@ def test_a_data_set_without_published_figures(image_root):
     assert "only baselines are shown" in sentences.describe_published_results(alone)
 
 
-def test_the_table_of_published_figures_is_whole():
+def test_table_of_published_results_is_complete():
     table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
     columns = (
         "dataset split rotations method network ways shots accuracy ci95 mse steps queries "
@@ -383,7 +383,7 @@ def test_the_table_of_published_figures_is_whole():
 # --- gallery, classes, curves ---------------------------------------------------------------------
 
 
-def test_gallery_shows_the_answers_that_were_given(image_root):
+def test_gallery_shows_the_predictions(image_root):
     data = found(image_root[0])
     cards = gallery.select_cards(data)
     accuracy = data.headline_episodes.set_index("episode")["accuracy"]
@@ -415,7 +415,7 @@ def test_gallery_cells_are_the_pixels_of_the_data(image_root):
             assert np.array_equal(cell(query.cell), data.examples[line["query"][15 * way + i], 0])
 
 
-def test_wrong_answers_are_marked_with_the_letter_not_by_colour_alone(image_root):
+def test_wrong_predictions_are_marked_by_letter_and_colour(image_root):
     text = (image_root[0] / "reports/report.html").read_text()
     wrong = re.findall(r'<i class="tile no" style="--x: \d+; --y: \d+">(.*?)</i>', text)
     assert len(wrong) > 50
@@ -423,7 +423,7 @@ def test_wrong_answers_are_marked_with_the_letter_not_by_colour_alone(image_root
     assert not re.findall(r'<i class="tile ok"[^>]*><b>', text)
 
 
-def test_many_ways_are_cut_to_what_a_page_can_hold(tmp_path):
+def test_number_of_queries_is_limited_for_many_ways(tmp_path):
     root = synthetic.write(tmp_path / "run", ways=20, shots=2, queries=15, test=3)
     card = gallery.select_cards(found(root))[0]
     assert (card.shown, card.queries) == (5, 15)
@@ -451,7 +451,7 @@ def test_the_interval_of_a_group_is_over_its_classes():
     assert pool_classes(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
 
 
-def test_mistaken_for_is_counted_from_the_answers(image_root):
+def test_confusions_are_counted_from_the_predictions(image_root):
     data = found(image_root[0])
     hard = classes.illustrate_hard_classes(data).rows[0]
     truth = np.stack(data.test["classes"].to_list())
@@ -476,7 +476,7 @@ def course(steps=None, **columns) -> pd.DataFrame:
     return table.assign(step=range(len(table)) if steps is None else steps)
 
 
-def test_curve_says_what_the_numbers_say():
+def test_sentence_describes_the_adaptation_curve():
     rise = course(accuracy=[0.2, 0.61, 0.80, 0.85, 0.851, 0.852], accuracy_ci95=[0.01] * 6)
     assert (
         adaptation("accuracy", rise)
@@ -498,7 +498,7 @@ def test_curve_says_what_the_numbers_say():
     )
 
 
-def test_a_curve_with_gaps_is_told_by_its_steps():
+def test_curve_with_gaps_is_described_by_its_steps():
     far = course(
         [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.701], accuracy_ci95=[0.01] * 6
     )
@@ -526,11 +526,11 @@ def test_a_curve_with_gaps_is_told_by_its_steps():
         ("mse", 0.01234, None, "0.0123"),
     ],
 )
-def test_figures_in_words(score, value, ci95, text):
+def test_formatted_estimates(score, value, ci95, text):
     assert wording.format_estimate(score, value, ci95).replace("\xa0", " ") == text
 
 
-def test_a_group_is_said_once():
+def test_group_name_is_not_repeated():
     assert wording.format_class_name("Greek/character01/90", "Greek") == "Greek/character01/90"
     assert wording.format_class_name("character01", "Greek") == "character01 (Greek)"
     assert wording.format_class_name("character01", "") == "character01"
@@ -612,7 +612,7 @@ def test_fits_go_from_typical_to_worst(wave_root):
     assert shown[-1] == errors.max()
 
 
-def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
+def test_diverged_mean_switches_to_a_logarithmic_axis(wave_root):
     data = found(wave_root)
     data.metrics["baselines.random_init.mse"], data.metrics["baselines.random_init.mse_ci95"] = (
         4e5,
@@ -622,7 +622,7 @@ def test_a_diverged_mean_leaves_the_other_figures_legible(wave_root):
     assert '"type": "log"' in json.dumps(spec)
 
 
-# --- faults ---------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 NEEDED = {
     "data/prepared/meta.json": "episodes",
@@ -648,7 +648,7 @@ def spare(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("file", "stage"), NEEDED.items())
-def test_a_missing_or_broken_file_is_one_sentence(spare, file, stage):
+def test_missing_or_broken_file_raises_one_sentence(spare, file, stage):
     path, kept = spare / file, spare / "kept"
     path.rename(kept)
     try:
@@ -670,7 +670,7 @@ def test_a_missing_or_broken_file_is_one_sentence(spare, file, stage):
     ("file", "stage"),
     [("data/prepared/meta.json", "episodes"), ("models/run/config.json", "train")],
 )
-def test_another_format_is_one_sentence(spare, file, stage):
+def test_other_format_raises_one_sentence(spare, file, stage):
     path = spare / file
     kept = path.read_text()
     try:
@@ -688,7 +688,7 @@ def test_formats_are_those_of_the_stages():
     assert results.FORMAT == prepared.FORMAT == model_folder.FORMAT
 
 
-def test_a_missing_column_and_a_foreign_model_are_one_sentence(spare):
+def test_missing_column_and_other_model_raise_one_sentence(spare):
     path = spare / "reports/scores/curve.csv"
     kept = path.read_text()
     try:
@@ -707,7 +707,7 @@ def test_a_missing_column_and_a_foreign_model_are_one_sentence(spare):
         path.write_text(kept)
 
 
-def test_columns_that_a_kind_can_do_without(spare):
+def test_optional_columns_may_be_missing(spare):
     path = spare / "reports/history/train.csv"
     kept = path.read_text()
     try:
@@ -721,7 +721,7 @@ def test_columns_that_a_kind_can_do_without(spare):
 
 
 @pytest.mark.parametrize("kind", ["image_root", "wave_root"])
-def test_a_browser_draws_every_chart_and_complains_of_nothing(kind, request, tmp_path):
+def test_browser_draws_every_chart_without_errors(kind, request, tmp_path):
     """The page's policy forbids requests and foreign scripts; the console would show an attempt."""
     chromium = next(
         (

@@ -34,7 +34,7 @@ def protocols(repository):
     return groups.group_protocols(compare.gather(repository.path, everything=True)[0])
 
 
-def test_the_exponent_is_found(protocols):
+def test_exponent_is_estimated(protocols):
     found = scaling.find_series(protocols, "train.classes")
     assert (
         found.points["n"].tolist() == [10, 40, 160, 640]
@@ -58,7 +58,7 @@ def test_the_exponent_is_found(protocols):
     )
 
 
-def test_points_that_differ_in_something_else_are_not_on_the_curve(repository, protocols):
+def test_points_with_other_differences_are_excluded(repository, protocols):
     made = compare.gather(repository.path, everything=True)[0]
     changed = [
         replace(e, params={**e.params, "train": {**e.params["train"], "meta_lr": 0.5}})
@@ -75,7 +75,7 @@ def test_points_that_differ_in_something_else_are_not_on_the_curve(repository, p
     )
 
 
-def test_shots_are_followed_across_protocols(repository):
+def test_scaling_with_shots_spans_protocols(repository):
     made = compare.gather(repository.path, everything=True)[0]
     one = next(e for e in made if e.name == "c10-0")
     several = [
@@ -108,7 +108,7 @@ def test_shots_are_followed_across_protocols(repository):
     assert trained not in section.notes
 
 
-def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repository):
+def test_significant_deviations_from_the_law_are_reported(repository):
     made = compare.gather(repository.path, everything=True)[0]
     one = next(e for e in made if e.name == "c10-0")
     bent = [
@@ -129,7 +129,7 @@ def test_points_that_miss_the_law_are_said_to_where_chance_would_not_do_it(repos
     )
 
 
-def test_no_trend_is_said_to_be_none(repository):
+def test_missing_trend_is_reported(repository):
     made = compare.gather(repository.path, everything=True)[0]
     one = next(e for e in made if e.name == "c10-0")
     flat = [
@@ -169,7 +169,7 @@ def test_transfer_is_by_the_classes_own_group(protocols):
         assert cell.startswith(f"{100 * part['correct'].sum() / part['queries'].sum():.1f} % ± ")
 
 
-def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
+def test_insignificant_group_differences_are_reported_as_such(protocols):
     (protocol,) = protocols
     level = replace(protocol, pairs=[replace(pair, p=0.2) for pair in protocol.pairs])
     section = transfer.build_transfer_section(level, "")
@@ -182,13 +182,13 @@ def test_no_group_is_said_to_teach_more_where_chance_would_do_it(protocols):
     )
 
 
-def test_every_column_of_the_table_in_colour_is_named(protocols):
+def test_every_column_of_the_heatmap_is_labelled(protocols):
     chart = next(iter(transfer.build_transfer_section(protocols[0], "").figures)).spec
     axes = [axis for layer in chart["layer"] for axis in [layer["encoding"]["x"]["axis"]]]
     assert axes and all(axis["labelOverlap"] is False for axis in axes)
 
 
-def test_without_groups_there_is_no_table(protocols):
+def test_no_transfer_table_without_groups(protocols):
     (protocol,) = protocols
     few = replace(
         protocol,
@@ -199,7 +199,7 @@ def test_without_groups_there_is_no_table(protocols):
     assert transfer.build_transfer_section(few, "") is None
 
 
-def test_both_are_on_the_page(repository, tmp_path):
+def test_scaling_and_transfer_are_on_the_page(repository, tmp_path):
     compare.run(*compare.gather(repository.path, everything=True), tmp_path / "out")
     page, text = (
         Page((tmp_path / "out/comparison.html").read_text()),

@@ -53,7 +53,7 @@ def test_presets_are_valid(tmp_path, name):
     jsonschema.validate(read_yaml(file), KNOWN, jsonschema.Draft202012Validator)
 
 
-def test_mistakes_are_found():
+def test_schema_rejects_errors():
     good = read_yaml(ROOT / "params.yaml")
     jsonschema.validate(good | {"report": None}, KNOWN)
     for path, value in (

@@ -65,7 +65,7 @@ def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
     assert all(isinstance(figure, str) for _, figure in summary.summarize(metrics))
 
 
-def test_a_training_whose_validation_is_never_finite_says_so(tmp_path, monkeypatch):
+def test_training_without_finite_validation_raises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = sinusoid(tmp_path, **{"maml.inner_lr": "1e6"})
     with pytest.raises(DivergedError, match=r"lower inner_lr or train\.meta_lr"):

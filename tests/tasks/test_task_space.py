@@ -43,14 +43,14 @@ def line(source):
     ] * torch.tensor([[1.0, 0.5]])
 
 
-def test_a_map_of_a_line_is_a_line(made):
+def test_map_of_points_on_a_line_is_a_line(made):
     table = described(made, line(made[0])).tables["space"]
     assert table["y"].abs().max() < 1e-6
     steps = table.sort_values("x")["x"].diff().dropna()
     assert np.allclose(steps, math.hypot(1, 0.5)), "all as far apart as they were"
 
 
-def test_episodes_that_are_made_hard_by_likeness_are_found_to_be(made):
+def test_correlation_with_class_similarity_is_found(made):
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(20, 6, generator=generator, dtype=torch.float64)
     first = described(made, means)
@@ -80,7 +80,7 @@ def test_episodes_that_are_made_hard_by_likeness_are_found_to_be(made):
     assert math.isnan(constant.metrics["tasks"]["similarity"]["spearman"])
 
 
-def test_an_episode_is_known_by_its_classes(made):
+def test_episode_properties_follow_from_its_classes(made):
     source, test = made[0], made[0].read_episodes("test")
     means = torch.randn(20, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tables = described(made, means).tables
@@ -120,7 +120,7 @@ def test_waves_are_described_by_their_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["maml_plus_plus", "finetune"])
-def test_processes_change_no_byte_of_the_map(tmp_path, method):
+def test_map_does_not_depend_on_the_number_of_processes(tmp_path, method):
     root = prepare_folder(tmp_path)
     set_param(root, "algorithm.name", method)
     run_stage(root, "train", *TRAIN)

@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
     return prepare_folder(tmp_path_factory.mktemp("stages"), iterations="60")
 
 
-def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
+def test_run_after_sigkill_gives_the_same_bytes(prepared):
     process = start_stage(prepared, "train", *TRAIN)
     states = (prepared / ".dvc" / "resume").glob
     while not list(states("*/seconds.json")):  # written after the first checkpoint
@@ -73,7 +73,7 @@ def test_sigkill_and_again_gives_the_bytes_of_an_uninterrupted_run(prepared):
         )
 
 
-def test_the_same_training_twice_at_once_is_refused(prepared):
+def test_concurrent_training_run_is_an_error(prepared):
     set_param(prepared, "iterations", "100000")
     process = start_stage(prepared, "train", *TRAIN)
     process.stdout.readline()
@@ -82,8 +82,8 @@ def test_the_same_training_twice_at_once_is_refused(prepared):
     process.communicate()
     set_param(prepared, "iterations", "60")
     assert re.match(
-        r"error: another process is already running this training run \(lock file .*\); wait for it "
-        r"to finish, or stop it\n",
+        r"error: another process is already executing this training run \(lock file .*\); wait "
+        r"for it to finish, or stop it\n",
         error,
     )
 
@@ -163,7 +163,7 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
         )
 
 
-def test_missing_or_foreign_files_are_one_sentence(prepared, tmp_path):
+def test_missing_or_unsuitable_files_are_one_sentence(prepared, tmp_path):
     _, error = run_stage(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
     assert (
         error
