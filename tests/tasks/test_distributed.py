@@ -72,10 +72,10 @@ def scores(folder: Path) -> dict[str, bytes]:
 def test_results_do_not_depend_on_the_number_of_processes(prepared, alone, processes):
     expected = scores(prepared)
     set_param(prepared, "processes", str(processes))
-    said, _ = run_stage(prepared, "train", *TRAIN)
+    output, _ = run_stage(prepared, "train", *TRAIN)
     run_stage(prepared, "evaluate", *EVALUATE)
     set_param(prepared, "processes", "1")
-    (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
+    (plan,) = [event for event in map(json.loads, output.splitlines()) if event["event"] == "plan"]
     assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, (
         "they really were so many"
     )
@@ -106,11 +106,11 @@ def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
     process = torchrun(prepared, processes)
-    said, error = process.communicate(timeout=120)
+    output, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert read_json(prepared / "run.json")["processes"] == processes
     assert read_outputs(prepared) == alone
-    assert said.count('"event": "plan"') == 1, "the first process alone speaks"
+    assert output.count('"event": "plan"') == 1, "only the first process prints"
 
 
 def test_more_processes_than_shards_is_an_error(prepared):
@@ -168,9 +168,7 @@ def test_an_idle_process_computes_nothing():
         return torch.zeros(1, 3)
 
     idle = torch.zeros(0, 3)
-    with pytest.raises(
-        (ValueError, RuntimeError)
-    ):  # there is no group to gather from: it has come so far
+    with pytest.raises((ValueError, RuntimeError)):  # there is no group to gather from
         ProcessGroup(1, 2).gather_rows(part, [1], idle)
     assert asked == []
 
@@ -185,12 +183,12 @@ def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
         time.sleep(0.005)
     started = sorted(child.pid for child in psutil.Process(process.pid).children())
     os.kill(started[-1], signal.SIGKILL)
-    said, error = process.communicate(timeout=120)
+    output, error = process.communicate(timeout=120)
     set_param(prepared, "iterations", "20")
     assert process.returncode == 0, error
     (resumed,) = [
         event["iteration"]
-        for event in map(json.loads, said.splitlines())
+        for event in map(json.loads, output.splitlines())
         if event["event"] == "resume"
     ]
     assert 5 <= resumed < 100

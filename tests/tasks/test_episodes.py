@@ -1,4 +1,4 @@
-"""The stage `episodes`: its output depends on params alone, and episodes keep to groups."""
+"""The stage `episodes`: its output depends only on params, and episodes stay within groups."""
 
 from __future__ import annotations
 

@@ -86,10 +86,10 @@ def test_tasks_page_values_equal_metrics_json(roots):
     )
     text = Page(page).text.replace("\xa0", " ")
     tasks = metrics["tasks"]
-    said = [
+    expected = [
         f"{tasks['similarity'][part]:.2f}".replace("-", "−") for part in ("spearman", "low", "high")
     ]
-    assert f"rank correlation {said[0]}, 95 % CI {said[1]} to {said[2]}" in text
+    assert f"rank correlation {expected[0]}, 95 % CI {expected[1]} to {expected[2]}" in text
     for end in ("least_alike", "most_alike"):
         assert (
             f"{100 * tasks[end]['accuracy']:.1f} % ± {100 * tasks[end]['accuracy_ci95']:.1f}"
@@ -103,7 +103,7 @@ def test_tasks_page_values_equal_metrics_json(roots):
 
 def test_sentence_claims_no_more_than_the_interval(roots):
     data = found(roots["classification"])
-    for low, high, said in (
+    for low, high, expected in (
         (-0.5, -0.1, "are harder (rank"),
         (0.1, 0.5, "are easier (rank"),
         (-0.3, 0.1, "does not measurably affect"),
@@ -115,14 +115,14 @@ def test_sentence_claims_no_more_than_the_interval(roots):
                 "tasks.similarity.high": high,
             }
         )
-        assert said in sentences.describe_difficulty(facts.measure_difficulty(data))
+        assert expected in sentences.describe_difficulty(facts.measure_difficulty(data))
     data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
     assert "undefined" in sentences.describe_difficulty(facts.measure_difficulty(data))
 
 
 def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
     data = found(roots["regression"])
-    for ends, said in (
+    for ends, expected in (
         (
             ((-0.2, 0.1), (-0.1, 0.2)),
             "No correlation of the error was found with the amplitude (rank correlation ",
@@ -144,7 +144,7 @@ def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
                 }
             )
         section, _ = task_maps.map_parameters(data)
-        assert said in section.sentence
+        assert expected in section.sentence
         notes = section.notes + difficulty.build_difficulty_section(data).notes
         assert not any("classes" in note for note in notes)
 
@@ -160,12 +160,12 @@ def test_only_axes_of_quantities_have_tick_labels(roots):
 
 def test_pair_states_its_number_of_episodes(roots):
     data = found(roots["classification"])
-    for episodes, said in (
+    for episodes, expected in (
         (1, "from the 1\xa0episode that contains both"),
         (7, "from the 7\xa0episodes that contain both"),
     ):
         data.pairs.loc[0, "episodes"] = episodes
-        assert said in classes.build_pair_section(data).sentence
+        assert expected in classes.build_pair_section(data).sentence
 
 
 def test_every_class_and_episode_is_on_its_map(roots):

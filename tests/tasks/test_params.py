@@ -1,4 +1,4 @@
-"""Every mistake in params.yaml is one sentence: where, what is there, what would do."""
+"""Each error in params.yaml is one sentence: the key, its value, and what is valid."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_planted_groups_are_found(run):
     found = pd.read_csv(run / "scores/ratings.csv").set_index(["method", "shots"])
     mae = found["mae"]
     assert sorted(found.loc["model"].index) == [1, 3, 5, 10, 20]
-    # The noise of a rating (0.4, and rounding) alone makes an error of about 0.4.
+    # The noise of a rating (0.4, and rounding) results in an error of about 0.4.
     assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
     assert mae["shifted_item_mean", 20] < mae["item_mean", 20] < mae["global_mean", 20]

@@ -285,8 +285,8 @@ def test_markdown_summary_has_the_same_values(image_root):
     text = (summary / "summary.md").read_text()
     metrics = read_json(image_root[0] / "reports/metrics.json")
     assert f"{100 * metrics['accuracy']:.1f}\xa0% ± {100 * metrics['accuracy_ci95']:.1f}**" in text
-    pictures = re.findall(r"\]\((\w+\.svg)\)", text)
-    assert sorted(pictures) == sorted(file.name for file in summary.glob("*.svg"))
+    charts_in_text = re.findall(r"\]\((\w+\.svg)\)", text)
+    assert sorted(charts_in_text) == sorted(file.name for file in summary.glob("*.svg"))
 
 
 def test_provenance(page, image_root):
@@ -354,8 +354,8 @@ def test_dataset_without_published_results(image_root):
     assert same.empty
     assert others.empty
     comparison = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
-    alone = replace(comparison, same_protocol=same, other_protocols=others)
-    assert "only baselines are shown" in sentences.describe_published_results(alone)
+    without_results = replace(comparison, same_protocol=same, other_protocols=others)
+    assert "only baselines are shown" in sentences.describe_published_results(without_results)
 
 
 def test_table_of_published_results_is_complete():

@@ -1,4 +1,4 @@
-"""conf/params.schema.json says what the code says."""
+"""conf/params.schema.json agrees with the code."""
 
 from __future__ import annotations
 

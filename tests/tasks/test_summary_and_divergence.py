@@ -1,4 +1,4 @@
-"""What diverges is counted and written as null, never as a crash; the table of a run says so."""
+"""Diverged episodes are counted and written as null; the summary of a run reports them."""
 
 from __future__ import annotations
 

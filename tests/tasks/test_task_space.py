@@ -100,12 +100,17 @@ def test_confusions_are_counted_in_both_directions(made):
     source, answers, _ = made
     pairs = described(made, line(source)).tables["pairs"]
     class_of = np.stack(source.read_episodes("test")["classes"].to_list())
-    true, said = (class_of[answers["episode"], answers[column]] for column in ("label", "after"))
+    true, predicted = (
+        class_of[answers["episode"], answers[column]] for column in ("label", "after")
+    )
     top = pairs.iloc[0]
     a, b = int(top["first"]), int(top["second"])
     together = [(a in row) and (b in row) for row in class_of.tolist()]
     assert top["episodes"] == sum(together) and top["queries"] == 2 * 15 * sum(together)
-    assert top["confused"] == (((true == a) & (said == b)) | ((true == b) & (said == a))).sum()
+    assert (
+        top["confused"]
+        == (((true == a) & (predicted == b)) | ((true == b) & (predicted == a))).sum()
+    )
     assert pairs["confused"].is_monotonic_decreasing and (pairs["first"] < pairs["second"]).all()
 
 

@@ -45,15 +45,15 @@ def test_run_after_sigkill_gives_the_same_bytes(prepared):
     (state,) = states("*/state.safetensors")
 
     set_param(prepared, "meta_lr", "0.003")  # another training: must not take the checkpoint up
-    said, _ = run_stage(prepared, "train", *TRAIN)
-    assert '"resume"' not in said
+    output, _ = run_stage(prepared, "train", *TRAIN)
+    assert '"resume"' not in output
     set_param(prepared, "meta_lr", "0.002")
     assert state.exists()
 
     resume.write_elapsed(state.parent, 1000.0)
     kept = 1000.0
-    said, _ = run_stage(prepared, "train", *TRAIN)
-    events = [json.loads(line) for line in said.splitlines()]
+    output, _ = run_stage(prepared, "train", *TRAIN)
+    events = [json.loads(line) for line in output.splitlines()]
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
     assert 5 <= resumed < 60 and done[-1] == 60 and min(done) > resumed, (
@@ -64,8 +64,8 @@ def test_run_after_sigkill_gives_the_same_bytes(prepared):
     interrupted = read_outputs(prepared)
     assert not list((prepared / ".dvc" / "resume").iterdir()), "a finished checkpoint is deleted"
 
-    said, _ = run_stage(prepared, "train", *TRAIN)
-    assert '"resume"' not in said and read_json(prepared / "run.json")["resumed_at"] == 0
+    output, _ = run_stage(prepared, "train", *TRAIN)
+    assert '"resume"' not in output and read_json(prepared / "run.json")["resumed_at"] == 0
     assert read_outputs(prepared) == interrupted
     for name in interrupted:
         assert not re.search(rb"/(home|tmp|root|work)/|20\d\d-\d\d-\d\d", interrupted[name]), (
@@ -142,8 +142,8 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
     tmp_path, monkeypatch
 ):
     folder = prepare_folder(tmp_path, iterations="20", mode="compiled")
-    said, _ = run_stage(folder, "train", *TRAIN)
-    (plan,) = [event for event in map(json.loads, said.splitlines()) if event["event"] == "plan"]
+    output, _ = run_stage(folder, "train", *TRAIN)
+    (plan,) = [event for event in map(json.loads, output.splitlines()) if event["event"] == "plan"]
     assert plan["mode"] == "compiled" and "++" in read_json(folder / "run.json")["compiler"]
     found = []
     for compiled in ("false", "true"):
@@ -215,7 +215,7 @@ def test_cuda_without_a_device_is_one_sentence(prepared):
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device, so that asking for one is no mistake")
+        pytest.skip("this machine has a CUDA device, so requesting one is not an error")
     set_param(prepared, "device", "cuda")
     _, error = run_stage(prepared, "train", *TRAIN, code=1)
     set_param(prepared, "device", "auto")
