@@ -41,7 +41,7 @@ def page_text(name: str) -> str:
 
 
 def code_blocks(name: str) -> list[str]:
-    return re.findall(r"```\w*\n(.*?)```", page_text(name), re.S)
+    return re.findall(r"```[^\n`]*\n(.*?)```", page_text(name), re.S)
 
 
 def run(folder: Path, *command: str) -> None:
