@@ -309,7 +309,8 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
     [
         (
             {"ensemble": "absent"},
-            r"protonet-5w1s/cell\.json has no ensemble; it was written by other code: run make benchmark",
+            r"protonet-5w1s/cell\.json has no ensemble; it was written by other code: run "
+            "make benchmark",
         ),
         (
             {"data_digest": "b"},
