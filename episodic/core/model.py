@@ -1,4 +1,4 @@
-"""The interface of base learners: functions of parameters and examples with a leading task axis."""
+"""The interface of models: functions of parameters and examples with a leading task axis."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ NAMES = ["-dash", "two words", "ärger", "d", "e"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A trained model, and pictures of five classes: 3 to adapt to, 10 to ask about."""
+    """A trained model, and images of five classes: 3 to adapt to and 10 to classify."""
     folder = tmp_path_factory.mktemp("place")
     folder_of("protonet", folder / "run", theta=trained("protonet").theta)
     images = sampler("test").examples[-100:]
@@ -150,7 +150,7 @@ def test_export_by_the_ending(place):
     assert "adapt the model to a task first" in call(place, "export", "run", "model.onnx", code=1)
 
 
-def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
+def test_errors_are_one_sentence_and_leave_nothing(place, tmp_path):
     for words, said in (
         (("adapt", "run", "nowhere", "-o", "x"), "there is no folder nowhere"),
         (
@@ -185,7 +185,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(place, tmp_path):
     call(place, "adapt", "run", "support", "-o", "adapted")  # an adapted model may be replaced
 
 
-def test_all_broken_pictures_are_told_at_once(place, tmp_path):
+def test_all_broken_images_are_reported_at_once(place, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "empty.png").touch()

@@ -250,7 +250,7 @@ def test_maml_plus_plus_is_first_order_until_its_time():
 
 
 def test_maml_plus_plus_norms_of_each_step_are_used_and_learned():
-    """Finite differences: scales and shifts of theta_0 ... theta_K have gradients of their own."""
+    """Finite differences: scales and shifts of theta_0 ... theta_K have separate gradients."""
     _, theta, episode = problem("conv_strided")
     method = maml_plus_plus.MAMLPlusPlus(0.1, STEPS, first_order=0, multi_step_loss=1.0)
     learner = classifier("conv_strided", method)

@@ -70,7 +70,7 @@ def test_intervals_cover_what_is_true(seeds, gap):
 
 
 def test_checkpoints_taken_for_methods_would_be_wrong():
-    """Where seeds differ, intervals over episodes alone miss the difference of the methods."""
+    """If seeds differ, intervals only over episodes miss the difference of the configurations."""
     first, second, truth = simulate(np.random.default_rng(0), 0.0, 1, WORLDS, spread=0.25)
     covered = np.mean([d.low <= truth <= d.high for d in differences(first, second)])
     assert covered < 0.85
@@ -147,7 +147,7 @@ def test_equal_scores_have_no_difference_and_a_constant_one_is_certain():
     assert apart.p < 1e-12
 
 
-def test_the_same_scores_give_the_same_figures_whoever_is_beside_them():
+def test_results_do_not_depend_on_the_other_scores():
     scores = np.random.default_rng(0).uniform(size=(5, 60))
     few, many = Resamples(scores[:2], number=1200), Resamples(scores, number=1200)
     a, b = few.difference([0], [1]), many.difference([0], [1])

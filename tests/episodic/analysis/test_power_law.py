@@ -38,7 +38,7 @@ def test_too_few_points_have_no_law():
 
 
 def held(points: int, scatter: float = 0.0, trials: int = 2000) -> float:
-    """How often the interval holds the exponent; scatter: beyond what the standard errors say"""
+    """Estimate the coverage of the interval; scatter: in excess of the standard errors."""
     rng, truth, n = np.random.default_rng(0), 0.4, np.geomspace(10, 1000, points)
     law = 0.6 * n**-truth
     sd = 0.06 * law

@@ -84,7 +84,7 @@ def test_the_splits_are_the_published_ones():
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 @pytest.mark.parametrize("name", DATASETS)
-def test_pictures_to_images(name, packed, raw, tmp_path):
+def test_files_to_images(name, packed, raw, tmp_path):
     dataset, content = DATASETS[name], files(name, 2)
     content |= {
         "train.csv": b"filename,label\n",
@@ -110,7 +110,7 @@ def test_pictures_to_images(name, packed, raw, tmp_path):
     )
 
 
-def test_pictures_of_any_size_and_kind_are_brought_to_84_pixels(raw, tmp_path):
+def test_images_of_any_size_and_kind_are_resized_to_84_pixels(raw, tmp_path):
     content = files("mini_imagenet", 2)
     first = imagenet.read_class_table("mini_imagenet")[0]["class"]
     del content[f"{first}/{first}_0.png"], content[f"{first}/{first}_1.png"]
@@ -174,7 +174,7 @@ def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
         MiniImageNet().fetch(raw, mirror=tmp_path)
 
 
-def test_a_broken_picture_is_named_and_nothing_is_left(raw, tmp_path):
+def test_a_broken_image_is_reported_and_nothing_is_left(raw, tmp_path):
     content = files("mini_imagenet", 2)
     name = list(content)[5]
     content[name] = content[name][:60]

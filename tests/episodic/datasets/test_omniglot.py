@@ -1,4 +1,4 @@
-"""Omniglot: where it comes from does not show, images are what they say, and turns are turns."""
+"""Omniglot: results do not depend on the source; images and rotations are correct."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_maml_draws_characters_by_seed_for_good():
     assert (
         members(Omniglot("maml"), 1) == members(Omniglot("maml"), 1) != members(Omniglot("maml"), 2)
     )
-    # By chance alone two seeds share 423 * 423 / 1623 = 110 test characters (standard deviation 8).
+    # By chance two seeds share 423 * 423 / 1623 = 110 test characters (standard deviation 8).
     assert (
         80 < len(members(Omniglot("maml"), 1)["test"] & members(Omniglot("maml"), 2)["test"]) < 140
     )

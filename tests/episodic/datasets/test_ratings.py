@@ -168,7 +168,7 @@ def test_files_that_are_not_movielens_are_reported(tmp_path, file, content, mess
     assert list((tmp_path / "raw").iterdir()) == [], "nothing is written"
 
 
-def test_other_mistakes_are_reported(tmp_path):
+def test_other_errors_are_reported(tmp_path):
     source = films.write_ml_100k(tmp_path / "source")
     with pytest.raises(
         FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"
@@ -298,7 +298,7 @@ def test_without_timestamps_lines_are_in_temporal_order(tmp_path):
         ),
     ],
 )
-def test_mistakes_in_user_provided_ratings_name_the_line(tmp_path, content, message):
+def test_errors_in_user_provided_ratings_include_the_line(tmp_path, content, message):
     source = own(tmp_path / "own", ratings=content)
     with pytest.raises(FetchError, match=message):
         rated(source, tmp_path / "raw")
@@ -306,7 +306,7 @@ def test_mistakes_in_user_provided_ratings_name_the_line(tmp_path, content, mess
         Ratings().shape(source)
 
 
-def test_mistakes_in_features_of_items(tmp_path):
+def test_errors_in_features_of_items(tmp_path):
     good = "\n".join(LINES)
     with pytest.raises(FetchError, match=r"items\.csv, line 3: item a is repeated"):
         rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")

@@ -227,9 +227,7 @@ def test_mutant_with_torch_batch_norm_under_vmap_fails():
         grad(loss)(theta, *(part[t] for part in episode.tensors)) for t in range(episode.tasks)
     ]
     right = {name: torch.stack([g[name] for g in looped]).mean(0) for name in theta}
-    assert (
-        error(right, golden, "maml_order2_steps3") < TOLERANCE
-    )  # the fault is vmap's, not this test's
+    assert error(right, golden, "maml_order2_steps3") < TOLERANCE  # the error is in vmap
     mutant = grad(lambda t: vmap(loss, in_dims=(None, 0, 0, 0, 0))(t, *episode.tensors).mean())(
         theta
     )

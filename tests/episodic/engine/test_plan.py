@@ -1,4 +1,4 @@
-"""Plans follow from the workload and from params alone."""
+"""Plans depend only on the workload and the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks of unequal size: with padding each gives the results that it gives alone."""
+"""Tasks of unequal size: padding does not change the results of a task."""
 
 from __future__ import annotations
 

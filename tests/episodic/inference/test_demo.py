@@ -49,7 +49,7 @@ def client(model):
 
 @pytest.fixture(scope="module")
 def drawings() -> dict[str, list[str]]:
-    """Six pictures of each of four classes."""
+    """Six images per class of four classes."""
     images = sampler("test").examples[-80:, 0].numpy()
     return {
         name: [picture(images[20 * c + i]) for i in range(6)]
@@ -57,7 +57,7 @@ def drawings() -> dict[str, list[str]]:
     }
 
 
-def test_it_answers_as_the_model_does(client, model, drawings):
+def test_it_predicts_as_the_model_does(client, model, drawings):
     support = {name: pictures[:2] for name, pictures in drawings.items()}
     made = client.post("/adapt", json={"classes": support}).json()
     assert made["classes"] == sorted(support) and made["examples"] == 8
@@ -128,8 +128,8 @@ def test_what_it_refuses(client, drawings):
             "at most 8 MB are accepted",
         ),
     ):
-        answer = client.post(path, json=content)
-        assert answer.status_code == status and said in answer.text, (path, answer.text[:300])
+        response = client.post(path, json=content)
+        assert response.status_code == status and said in response.text, (path, response.text[:300])
     assert client.post("/adapt", content=iter([b"{}"])).status_code == 411, (
         "a request without a length"
     )
@@ -153,12 +153,12 @@ def test_a_method_of_fixed_ways_says_so(tmp_path, drawings):
     client = TestClient(
         demo.build_app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
     )
-    answer = client.post(
+    response = client.post(
         "/adapt", json={"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
     )
     assert (
-        answer.status_code == 422
-        and "maml was trained for 5 classes per task" in answer.json()["detail"]
+        response.status_code == 422
+        and "maml was trained for 5 classes per task" in response.json()["detail"]
     )
     facts = json.loads(re.search(r"const MODEL = (.*);", client.get("/").text)[1])
     assert facts["anyWays"] is False and facts["ways"] == 5
@@ -211,8 +211,8 @@ def test_as_a_program(model, tmp_path):
     try:
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310
-            assert "Few-shot demo" in answer.read().decode()
+        with urllib.request.urlopen(address, timeout=20) as response:  # noqa: S310
+            assert "Few-shot demo" in response.read().decode()
         taken = subprocess.run(
             [*command, address.rsplit(":", 1)[1]],
             cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Every adapted model as a file for other runtimes answers there what it answers here."""
+"""Exported models give the same predictions in other runtimes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def same(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", WHICH)
-def test_onnxruntime_answers_the_same(name, tmp_path):
+def test_onnxruntime_predicts_the_same(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
     adapted, x = adapted_of(name, tmp_path / "run", members=2 if name == "anil" else 1)
     export.export_onnx(adapted, tmp_path / "model.onnx")
@@ -70,7 +70,7 @@ def test_the_encoder_is_what_the_head_sees(tmp_path):
         ["features"], {"x": x.numpy()}
     )
     same(found, adapted.features(x).detach().numpy())
-    # The nearest class mean of these features is the method's answer.
+    # The algorithm predicts the nearest class mean of these features.
     support = adapted.features(adapted.support.support_x[0]).detach().numpy()
     means = np.stack([support[adapted.support.support_y[0].numpy() == c].mean(0) for c in range(5)])
     nearest = ((found[:, None] - means) ** 2).sum(-1).argmin(1)
@@ -78,7 +78,7 @@ def test_the_encoder_is_what_the_head_sees(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["maml", "ridge"])
-def test_torch_export_answers_the_same(name, tmp_path):
+def test_torch_export_predicts_the_same(name, tmp_path):
     adapted, x = adapted_of(name, tmp_path / "run")
     export.export_torch(adapted, tmp_path / "model.pt2")
     extra = {"classes": ""}
@@ -135,5 +135,5 @@ def test_every_kind_of_head_is_here():
         if any(part in vars(ALGORITHMS[name]) for part in ("query_outputs", "solve_head"))
     }
     assert {CASES[name].method or name for name in WHICH} >= defined - {"finetune"}, (
-        "a method that answers in its own way"
+        "an algorithm with its own predictions"
     )

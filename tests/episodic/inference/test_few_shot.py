@@ -62,7 +62,7 @@ def protonet(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_answers_as_the_evaluation_does(name, tmp_path):
+def test_it_predicts_as_the_evaluation_does(name, tmp_path):
     """The same episode by both ways gives the same outputs; what is written comes back."""
     model = episodic.load(folder_of(name, tmp_path / "run"))
     episode = sampler("test", shots=2)(torch.arange(1))
@@ -150,7 +150,7 @@ def test_labels_of_any_hashable_kind(protonet, tmp_path):
             model.adapt(x, labels)
 
 
-def test_pictures_as_paths_images_and_bytes_are_what_training_sees(protonet, tmp_path):
+def test_paths_pillow_images_and_bytes_are_what_training_sees(protonet, tmp_path):
     episode = sampler("test")(torch.arange(1))
     pixels = (episode.support_x[0, :, 0] * 255).round().to(torch.uint8).numpy()
     paths = []
@@ -168,7 +168,7 @@ def test_pictures_as_paths_images_and_bytes_are_what_training_sees(protonet, tmp
         assert (inputs(given) == episode.support_x[0]).all()
 
 
-def test_an_ensemble_answers_together(tmp_path):
+def test_the_predictions_of_an_ensemble_are_averaged(tmp_path):
     model = episodic.load(folder_of("maml", tmp_path / "run", members=3))
     episode = sampler("test")(torch.arange(1))
     adapted = model.adapt(episode.support_x[0], episode.support_y[0])
@@ -210,7 +210,7 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
 
 
 def test_a_curve_is_fitted(tmp_path):
-    """Regression: the model of the sinusoid's shape, adapted to points, answers numbers."""
+    """Regression: the model of the sinusoid's shape, adapted to points, predicts numbers."""
     config = {
         "algorithm": {"name": "maml", "inner_lr": 0.01, "inner_steps": 1},
         "model": {"name": "mlp", "hidden": [40, 40]},

@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data():
-    """Five classes of twenty pictures, float `(100, 1, 28, 28)`, and labels of text."""
+    """Five classes of twenty images each, float `(100, 1, 28, 28)`, and labels of text."""
     x = sampler("test").examples[-100:].float().numpy() / 255
     return x, np.repeat(list("abcde"), 20)
 
@@ -69,7 +69,7 @@ def test_in_a_pipeline_under_cross_validation_and_in_a_search(model, data):
     assert search.best_score_ > 0.5
 
 
-def test_paths_and_pictures_in_lists_arrays_and_tables(model, data, tmp_path):
+def test_paths_and_images_in_lists_arrays_and_tables(model, data, tmp_path):
     x, y = data
     some = np.arange(0, 100, 10)
     paths = []

@@ -1,4 +1,4 @@
-"""Base learners; a torch.nn.Module as base learner gives the same results."""
+"""Models; a torch.nn.Module as the model gives the same results."""
 
 from __future__ import annotations
 

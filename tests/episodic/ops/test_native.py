@@ -450,7 +450,7 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
     shutil.which("gcc") is None, reason="gcc, which links no C++, is not installed here"
 )
 def test_a_compiler_of_another_language_is_named_and_leaves_nothing(tmp_path):
-    # In a process of its own: here another test may have loaded the C++ library globally.
+    # In a separate process, because another test may have loaded the C++ library globally.
     program = "from episodic.ops import native; native.load_library()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CXX": "gcc"}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")

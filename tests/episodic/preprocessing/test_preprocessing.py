@@ -21,7 +21,7 @@ def saved(picture: Image.Image, form: str, **options) -> bytes:
     return stream.getvalue()
 
 
-def test_every_mode_of_a_picture():
+def test_every_mode_of_an_image():
     grey = Image.fromarray(RAMP)
     for mode in ("L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"):
         found = decode_image(grey.convert(mode), GREY, False)

@@ -1,4 +1,4 @@
-"""Sentences: features, datasets, base learners, and a trained text model in use."""
+"""Sentences: features, datasets, models, and a trained text model in use."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_baselines_by_hand():
         "tfidf_centroid": [0, 1],
         "tfidf_logistic": [0, 1],
     }
-    # scikit-learn's own on all words answers the same.
+    # scikit-learn's classifier on all words gives the same predictions.
     texts, labels = zip(
         *((text, i) for i, texts in enumerate(corpus().values()) for text in texts[:6]), strict=True
     )
@@ -157,11 +157,11 @@ def test_baselines_by_hand():
     direct = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=1000).fit(
         baselines.vectorizer.transform(texts), labels
     )
-    answers = baselines.predict(texts, np.array(labels), query)["tfidf_logistic"]
-    assert (answers == direct.predict(baselines.vectorizer.transform(query))).mean() > 0.99
+    predictions = baselines.predict(texts, np.array(labels), query)["tfidf_logistic"]
+    assert (predictions == direct.predict(baselines.vectorizer.transform(query))).mean() > 0.99
 
 
-# --- base learners --------------------------------------------------------------------------------
+# --- Models ---
 
 MODELS = {
     "bag": (bag.BagOfFeatures(8, (6,)), NGRAMS),
@@ -490,9 +490,9 @@ def test_a_text_model_in_the_demo(place):
     assert '"kind": "text"' in client.get("/").text
     support = {label: corpus()[label][:2] for label in ("music", "alarm")}
     key = client.post("/adapt", json={"classes": support}).json()["model"]
-    answers = client.post(
+    predictions = client.post(
         "/predict", json={"model": key, "examples": ["play music by bach", "set my alarm"]}
     ).json()["predictions"]
-    assert [answer["label"] for answer in answers] == ["music", "alarm"]
+    assert [prediction["label"] for prediction in predictions] == ["music", "alarm"]
     refused = client.post("/predict", json={"model": key, "examples": [" "]})
     assert refused.status_code == 422 and "example 0 is empty" in refused.json()["detail"]

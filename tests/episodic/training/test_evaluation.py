@@ -59,7 +59,7 @@ def test_curve_is_adaptation_step_by_step():
     assert not torch.equal(curve.score["transductive"], curve.score["inductive"])
 
 
-def test_poisoned_query_labels_change_no_answer():
+def test_poisoned_query_labels_do_not_change_predictions():
     episode = episodes()
     poisoned = episode._replace(query_y=(episode.query_y + 1) % 3)
     a, b = (
