@@ -182,7 +182,7 @@ print(float(meta_gradient(learner, learner.init(0), episode).loss))
 """
 
 
-def test_the_library_and_its_engine_need_torch_and_numpy_alone():
+def test_the_library_and_its_engine_need_only_torch_and_numpy():
     blocked = [
         "prefect",
         "dvc",

@@ -13,7 +13,7 @@ from tasks.runtime.files import read_json
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_short():
+def test_readme_is_at_most_150_lines():
     lines = README.splitlines()
     assert len(lines) <= 150 and max(map(len, lines)) <= 100
 

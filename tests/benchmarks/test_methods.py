@@ -41,7 +41,7 @@ def test_every_method_is_a_cell_and_every_cell_a_method():
     ("part", "stage"),
     [("raw", "download"), ("data", "episodes"), ("train", "train"), ("cell", "evaluate")],
 )
-def test_a_part_depends_on_all_the_code_that_its_stage_does(part, stage):
+def test_benchmark_stages_have_the_code_deps_of_the_pipeline(part, stage):
     known = params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
     names = {
         "${dataset.name}": "omniglot",
@@ -104,7 +104,7 @@ def test_cells_share_their_episodes():
     assert {parts(method) for method in METHODS} == {parts(None)}
 
 
-def test_an_unknown_cell_is_one_sentence():
+def test_an_unknown_cell_is_rejected():
     with pytest.raises(
         StageError,
         match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml; the name must be one of "
@@ -228,7 +228,7 @@ def test_settings_come_in_order_and_best_first(tmp_path):
     assert table.render_markdown(found, {}).count("**Omniglot") == 3
 
 
-def test_cells_that_do_not_fit_are_one_sentence(tmp_path):
+def test_notes_on_unknown_methods_and_missing_cells_are_rejected(tmp_path):
     write_cell(tmp_path / "cells", "maml", "5w1s", 0.9)
     write_cell(tmp_path / "cells", "anil", "5w1s", 0.8)
     (tmp_path / "notes.yaml").write_text("{mamal: a note}")
@@ -267,7 +267,7 @@ def test_documentation_has_the_figures_of_the_table():
         assert cells == [accuracy, inductive, to_maml, training, memory, published], method
 
 
-def test_a_row_says_what_is_not_the_same(tmp_path):
+def test_rows_report_differing_settings(tmp_path):
     write_cell(tmp_path, "maml", "5w1s", 0.9)
     write_cell(
         tmp_path,
@@ -318,13 +318,13 @@ def test_a_row_says_what_is_not_the_same(tmp_path):
         ),
     ],
 )
-def test_cells_that_do_not_belong_together_are_one_sentence(changes, said, tmp_path):
+def test_inconsistent_cells_are_rejected(changes, said, tmp_path):
     write_cell(tmp_path, "maml", "5w1s", 0.9)
     write_cell(tmp_path, "protonet", "5w1s", 0.9, **changes)
     with pytest.raises(StageError, match=said):
         table.build_table(tmp_path)
 
 
-def test_no_cells_are_one_sentence(tmp_path):
+def test_missing_cells_raise_stage_error(tmp_path):
     with pytest.raises(StageError, match="there are no cells"):
         table.build_table(tmp_path)

@@ -114,10 +114,10 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
     page.locator(".prediction.best", has_text="circle").wait_for()
 
 
-def test_mistakes_are_said_and_mended(page):
+def test_input_errors_are_shown_and_recoverable(page):
     said = page.locator("#adapted")
     page.click("#adapt")
-    said.filter(has_text="Give examples of at least two classes.").wait_for()
+    said.filter(has_text="Add examples of at least two classes.").wait_for()
     cards = page.locator(".class")
     draw(page, cards.nth(0).locator("canvas"), ZIGZAG)
     draw(page, cards.nth(1).locator("canvas"), ZIGZAG[:2])

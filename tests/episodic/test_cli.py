@@ -101,7 +101,7 @@ def test_json_csv_folders_and_standard_input(place):
     assert "-dash" in dash
 
 
-def test_info_says_what_it_is(place):
+def test_info_describes_the_model(place):
     said = call(place, "info", "run")
     for words in (
         "protonet",
@@ -150,7 +150,7 @@ def test_export_by_the_ending(place):
     assert "adapt the model to a task first" in call(place, "export", "run", "model.onnx", code=1)
 
 
-def test_errors_are_one_sentence_and_leave_nothing(place, tmp_path):
+def test_errors_are_one_line_and_leave_no_output(place, tmp_path):
     for words, said in (
         (("adapt", "run", "nowhere", "-o", "x"), "there is no folder nowhere"),
         (

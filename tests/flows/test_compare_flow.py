@@ -12,7 +12,7 @@ from history import Repository
 from tests.flows.toy import ROOT
 
 
-def test_it_writes_to_the_folder_asked_for_and_over_nothing_else(tmp_path: Path, api: str):
+def test_compare_flow_writes_only_to_the_requested_folder(tmp_path: Path, api: str):
     repository = Repository(tmp_path / "a repo", test=40)
     for name, skill in (("one", 0.0), ("two", 0.2)):
         repository.experiment(name, skill, algorithm__name="maml" if name == "one" else "protonet")

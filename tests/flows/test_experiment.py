@@ -57,7 +57,7 @@ def run_together(bodies: Sequence[Callable[[], object]]) -> list[Exception]:
     return errors
 
 
-def test_it_leaves_the_checkout_alone_and_is_saved(committed: Toy):
+def test_an_experiment_is_saved_and_leaves_the_checkout_unchanged(committed: Toy):
     lines: list[str] = []
     base = read_base(committed.path)
     before = committed.git("status", "--porcelain")
@@ -78,7 +78,7 @@ def test_it_leaves_the_checkout_alone_and_is_saved(committed: Toy):
     assert "Running" not in committed.dvc("repro", "train")
 
 
-def test_uncommitted_changes_are_part_of_it(committed: Toy):
+def test_uncommitted_changes_are_included(committed: Toy):
     stage = committed.path / "stage.py"
     stage.write_text(stage.read_text() + "\n# another line\n")
     committed.params(report=3)
@@ -150,7 +150,7 @@ def test_several_at_the_same_time_lose_nothing(committed: Toy):
     assert names(committed) == {f"e{number}" for number in range(4)}
 
 
-def test_a_killed_one_leaves_no_process_and_resumes(committed: Toy):
+def test_a_killed_run_leaves_no_process_and_resumes(committed: Toy):
     base = read_base(committed.path)
     workspace = committed.path / FOLDER / "slow"
     prepare_worktree(base, workspace)

@@ -37,7 +37,7 @@ def last_run(api: str) -> dict:
     return read(api, "flow_runs", sort="START_TIME_DESC")[0]
 
 
-def test_it_runs_the_stages_that_dvc_selects(toy: Toy, api: str):
+def test_flow_runs_the_stages_that_dvc_selects(toy: Toy, api: str):
     """Stages are Completed or Cached, in the table and in Prefect; and `dvc repro` agrees."""
     toy.dvc("repro", "download")
     first = toy.start(PREFECT_API_URL=api)

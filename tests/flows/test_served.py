@@ -127,7 +127,7 @@ def site(
     site.stop()
 
 
-def test_however_a_run_ends_the_next_one_resumes(toy: Toy, start_site):
+def test_runs_resume_after_any_kind_of_termination(toy: Toy, start_site):
     """The ended run's state is right, and no process and no lock is left."""
     site: Site = start_site()
     toy.knob("slow-train", "")

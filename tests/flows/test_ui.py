@@ -69,7 +69,7 @@ def port() -> int:
         return listener.getsockname()[1]
 
 
-def test_it_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
+def test_ui_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
     """The port can be chosen; the form has choices and descriptions; no process is left behind."""
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")

@@ -199,7 +199,7 @@ def test_sentences_on_checkpoints_and_equal_scores(protocol):
     )
 
 
-def test_repeated_experiment_counts_once(tmp_path):
+def test_repeated_experiment_is_counted_once(tmp_path):
     repository = Repository(tmp_path / "repo", test=40)
     for name, seed in (("one", 0), ("two", 1)):
         repository.experiment(name, 0.1, train__seed=seed)
@@ -376,7 +376,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Differences by group",
     ):
         assert f">{heading}</h2>" in page
-    assert "one may exclude 0 although the corrected p-value is not small" in page
+    assert "an interval may exclude 0 even though the corrected p-value is not significant" in page
     assert "conditional on the test classes" in page and "Largest disagreements" in page
     table = pd.read_csv(tmp_path / "out/comparison.csv")
     assert (
@@ -455,7 +455,7 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
     assert [e.name for e in compare.gather(repository.path)[0]] == ["workspace", "after"]
 
 
-def test_errors_are_one_sentence(repository, tmp_path):
+def test_invalid_arguments_are_rejected(repository, tmp_path):
     for words, said in (
         (
             ["mamal-0"],

@@ -258,7 +258,7 @@ with distributed.start_processes(3, torch.device("cpu")) as group:
 """
 
 
-def test_every_process_gets_all_parts_in_order():
+def test_every_process_gathers_all_shards_in_order():
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
@@ -266,7 +266,7 @@ def test_every_process_gets_all_parts_in_order():
     assert answer.stdout == "all three agree\n"
 
 
-def test_how_many_processes():
+def test_number_of_processes_follows_work_and_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert distributed.count_processes(None, 8, False, cpu) == 1, "small work"
     assert (

@@ -92,7 +92,7 @@ def test_progress_is_reported_per_piece_of_work(source, settings, tmp_path, caps
     assert finished == [("first", 100, 100), ("second", 100, 100)]
 
 
-def test_the_program_ends_in_one_sentence(tmp_path):
+def test_the_program_ends_with_a_one_line_error(tmp_path):
     chosen = (
         (ROOT / "params.yaml")
         .read_text(encoding="utf-8")

@@ -295,7 +295,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("values", "said"), FAULTS, ids=[said.split(";")[0][:50] for _, said in FAULTS]
 )
-def test_error_is_one_sentence(values, said):
+def test_invalid_values_raise_the_expected_error(values, said):
     with pytest.raises(StageError) as caught:
         params.parse(changed(**values))
     assert str(caught.value) == f"params.yaml: {said}"
@@ -481,7 +481,7 @@ def test_presets_hold_only_what_differs():
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "train: ["])
-def test_a_preset_on_a_broken_file_is_one_sentence(tmp_path, text):
+def test_a_broken_params_file_is_rejected_and_unchanged(tmp_path, text):
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(StageError, match=r"must contain sections|is not valid YAML"):

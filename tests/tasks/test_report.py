@@ -648,7 +648,7 @@ def spare(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("file", "stage"), NEEDED.items())
-def test_missing_or_broken_file_raises_one_sentence(spare, file, stage):
+def test_missing_or_broken_file_raises_stage_error(spare, file, stage):
     path, kept = spare / file, spare / "kept"
     path.rename(kept)
     try:
@@ -670,7 +670,7 @@ def test_missing_or_broken_file_raises_one_sentence(spare, file, stage):
     ("file", "stage"),
     [("data/prepared/meta.json", "episodes"), ("models/run/config.json", "train")],
 )
-def test_other_format_raises_one_sentence(spare, file, stage):
+def test_different_format_raises_stage_error(spare, file, stage):
     path = spare / file
     kept = path.read_text()
     try:
@@ -688,7 +688,7 @@ def test_formats_are_those_of_the_stages():
     assert results.FORMAT == prepared.FORMAT == model_folder.FORMAT
 
 
-def test_missing_column_and_other_model_raise_one_sentence(spare):
+def test_missing_column_and_different_model_raise_stage_error(spare):
     path = spare / "reports/scores/curve.csv"
     kept = path.read_text()
     try:

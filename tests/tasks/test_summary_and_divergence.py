@@ -57,7 +57,7 @@ def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
     assert summary.summarize(metrics)[0][0] == "after 1 inner step"
 
 
-def test_episodes_that_explode_are_counted(tmp_path, monkeypatch):
+def test_diverged_episodes_are_counted(tmp_path, monkeypatch):
     """At a rate at which three steps, as validation takes, are still finite and ten are not."""
     monkeypatch.chdir(tmp_path)
     metrics = stages(sinusoid(tmp_path, **{"maml.inner_lr": "0.3"}), tmp_path)

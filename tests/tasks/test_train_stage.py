@@ -163,7 +163,7 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
         )
 
 
-def test_missing_or_unsuitable_files_are_one_sentence(prepared, tmp_path):
+def test_missing_or_unsuitable_files_are_errors(prepared, tmp_path):
     _, error = run_stage(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
     assert (
         error
@@ -185,7 +185,7 @@ def test_missing_or_unsuitable_files_are_one_sentence(prepared, tmp_path):
     )
 
 
-def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path):
+def test_ways_that_differ_from_training_are_scored_or_rejected(tmp_path):
     """A metric method is scored at any ways; a method whose head has five outputs is refused.
 
     Baselines and chance are those of the test episodes.
@@ -211,7 +211,7 @@ def test_other_ways_than_trained_are_scored_or_refused_in_one_sentence(tmp_path)
     )
 
 
-def test_cuda_without_a_device_is_one_sentence(prepared):
+def test_cuda_without_a_device_is_an_error(prepared):
     import torch
 
     if torch.cuda.is_available():

@@ -224,14 +224,14 @@ def test_at_its_start_it_is_maml(algorithm, network, batch_norm):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_maml_plus_plus_with_every_part_off_is_maml(network):
+def test_maml_plus_plus_with_all_extensions_off_is_maml(network):
     config = maml_plus_plus.MAMLPlusPlus(
         0.1, STEPS, multi_step_loss=0, first_order=0, per_step_norm=False, learned_rates=False
     )
     same_gradient(network, config, started)
 
 
-def test_maml_plus_plus_weights_go_from_equal_to_the_last_alone():
+def test_maml_plus_plus_loss_weights_shift_to_the_last_step():
     method = maml_plus_plus.MAMLPlusPlus(0.1, 5, multi_step_loss=0.2)
     assert method.query_loss_weights(0.0) == pytest.approx((0, 0.2, 0.2, 0.2, 0.2, 0.2))
     assert method.query_loss_weights(0.1) == pytest.approx((0, 0.1, 0.1, 0.1, 0.1, 0.6))
@@ -478,7 +478,7 @@ def test_matching_net_is_its_formula():
     torch.testing.assert_close(p.sum(-1), torch.ones_like(p[..., 0]))
 
 
-def test_nil_answers_by_cosine_and_does_not_adapt():
+def test_nil_predicts_by_cosine_and_does_not_adapt():
     _, theta, episode = problem("mlp")
     learner = classifier("mlp", anil.ANIL(0.1, 1, "nil"))
     assert evaluation.curve_steps(learner, 10) == [0]
@@ -721,7 +721,7 @@ def test_conjugate_gradient_solves_each_task_and_stops_where_a_system_is_not_pos
 
 
 @pytest.mark.parametrize("algorithm", [reptile.Reptile, meta_lstm.MetaLSTM])
-def test_mini_batches_of_a_regression_are_plain(algorithm):
+def test_mini_batches_of_a_regression_are_not_stratified(algorithm):
     """Targets tell no classes: examples come as they are, whatever the targets' size."""
     episode = SinusoidSampler((0.1, 5.0), (0.0, 3.0), (-5.0, 5.0), 0, "train", 10, 5)(
         torch.arange(4)
@@ -749,7 +749,7 @@ def test_nil_is_for_classes():
     ],
     ids=["maml, 1 step", "maml, 5 steps", "reptile", "finetune", "protonet"],
 )
-def test_steps_at_test_are_the_methods_own_unless_params_say(method, own, wanted):
+def test_test_steps_default_to_those_of_the_algorithm(method, own, wanted):
     learner = classifier("mlp", method)
     assert (
         evaluation.count_inner_steps(learner, None),

@@ -120,12 +120,12 @@ def trained(name: str, **changes: Any) -> loop.TrainingResult:
     return loop.train(learner(name), episodes, validation, replace(config, **changes), **options)
 
 
-def test_every_registered_method_is_here():
+def test_every_registered_algorithm_is_covered():
     assert {case.method or name for name, case in CASES.items()} == set(ALGORITHMS.keys())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_learns(name):
+def test_training_improves_accuracy(name):
     """Beats its own untrained self, which already beats chance, by more than both intervals."""
     test, method = sampler("test")(torch.arange(TEST_EPISODES)), learner(name)
     steps = evaluation.count_inner_steps(method, CASES[name].steps)
@@ -138,7 +138,7 @@ def test_it_learns(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_deterministic_and_resumes_to_the_same_bytes(name, tmp_path):
+def test_training_is_deterministic_and_resumes_to_the_same_bytes(name, tmp_path):
     def stop(iteration: int, figures: dict[str, float]) -> None:
         if iteration == 7:
             raise KeyboardInterrupt
@@ -202,14 +202,14 @@ def answers(name: str, episode: Episode) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_never_looks_at_query_labels(name):
+def test_query_labels_do_not_affect_predictions(name):
     episode = doubled(four_episodes())
     poisoned = episode._replace(query_y=torch.full_like(episode.query_y, 10**6))
     assert torch.equal(answers(name, episode), answers(name, poisoned))
 
 
 @pytest.mark.parametrize("name", sorted(EQUIVARIANT))
-def test_which_number_a_class_has_does_not_count(name):
+def test_predictions_are_equivariant_to_label_permutation(name):
     episode = doubled(four_episodes())
     order = torch.tensor([3, 0, 4, 2, 1])
     renamed = episode._replace(support_y=order[episode.support_y])
@@ -220,7 +220,7 @@ def test_which_number_a_class_has_does_not_count(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_how_much_the_numbers_of_classes_count_is_measured(name):
+def test_label_permutation_effect_is_measured(name):
     """0 for algorithms that treat classes alike; not 0 for MAML, whose head differs per class."""
     method, episode = learner(name), sampler("test")(torch.arange(20))
     steps = evaluation.count_inner_steps(method, 3)

@@ -123,7 +123,7 @@ def test_pairing_narrows_the_interval_where_episodes_correlate():
     assert width / apart == pytest.approx(paired.paired, abs=0.08)
 
 
-def test_one_seed_a_side_is_the_paired_t_test():
+def test_one_seed_per_configuration_is_the_paired_t_test():
     first, second, _ = simulate(np.random.default_rng(4), 0.2, 1, 1)
     found = differences(first, second)[0]
     expected = stats.ttest_rel(first[0, 0], second[0, 0])

@@ -19,7 +19,7 @@ def test_known_values():
     assert math.isclose(spearman(ties, y, 0)[0], stats.spearmanr(ties, y).statistic)
 
 
-def test_what_does_not_vary_has_no_correlation():
+def test_constant_values_have_no_correlation():
     assert all(math.isnan(value) for value in spearman(np.ones(9), np.arange(9.0), 0))
     assert all(math.isnan(value) for value in spearman(np.arange(2.0), np.arange(2.0), 0))
 

@@ -58,7 +58,7 @@ def test_every_class_is_looked_at_in_a_mixed_order():
     )
 
 
-def test_parts_are_nearly_equal():
+def test_chunk_sizes_are_nearly_equal():
     assert (
         embedding_space.split_evenly(50) == [50] and sum(embedding_space.split_evenly(1000)) == 1000
     )
@@ -68,7 +68,7 @@ def test_parts_are_nearly_equal():
     )
 
 
-def test_centroids_tell_classes_apart_that_look_apart():
+def test_centroids_separate_distinct_classes():
     generator = torch.Generator().manual_seed(0)
     patterns = (torch.rand(6, 1, 28, 28, generator=generator) > 0.6).float() * 200
     images = (

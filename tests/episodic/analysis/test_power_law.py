@@ -22,7 +22,7 @@ def test_a_law_without_noise_is_found_exactly():
     assert (high / low)[1] > (high / low)[0], "beyond what was measured less is known"
 
 
-def test_what_grows_has_a_negative_exponent():
+def test_a_growing_curve_has_a_negative_exponent():
     assert fit_power_law(N, 0.01 * N**0.5, np.full(5, 0.001)).b == pytest.approx(-0.5)
 
 
@@ -55,7 +55,7 @@ def test_the_interval_holds_the_exponent_in_about_95_of_100(points):
     assert 0.945 <= held(points) <= 0.98
 
 
-def test_an_interval_from_scatter_alone_is_too_narrow_as_the_docstring_says():
+def test_an_interval_from_residuals_only_is_too_narrow_as_documented():
     assert 0.76 <= held(4, 0.25) <= 0.88 and held(8, 0.25) > held(4, 0.25)
 
 
@@ -75,7 +75,7 @@ def test_the_interval_grows_without_a_jump():
     assert (np.diff(widths) / widths[:-1] < 0.01).all() and widths[-1] > 1.5 * widths[0]
 
 
-def test_how_likely_so_large_a_misfit_is_is_said():
+def test_misfit_p_value_is_uniform():
     rng, law = np.random.default_rng(0), 0.6 * N**-0.4
     p = np.array(
         [fit_power_law(N, law + 0.02 * law * rng.normal(size=5), 0.02 * law).p for _ in range(1000)]

@@ -25,19 +25,19 @@ def test_measures_by_hand():
     )
 
 
-def test_equal_answers_share_their_places():
+def test_tied_predictions_share_their_ranks():
     found = rating_metrics.score_ratings(np.array([1.0, 5.0]), np.array([3.0, 3.0]), 1.0)
     assert found["ndcg_1"] == pytest.approx((0 + 4) / 2 / 4)
 
 
-def test_a_list_that_cannot_be_wrong_is_right():
+def test_ndcg_is_1_where_every_order_is_ideal():
     assert rating_metrics.score_ratings(np.array([4.0]), np.array([1.0]), 1.0)["ndcg_1"] == 1
     assert (
         rating_metrics.score_ratings(np.array([4.0, 4.0]), np.array([1.0, 2.0]), 1.0)["ndcg_1"] == 1
     )
 
 
-def test_the_scale_does_not_count():
+def test_scale_does_not_affect_ndcg():
     rng = np.random.default_rng(0)
     truth, answer = rng.integers(1, 6, 30).astype(float), rng.normal(3, 1, 30)
     stars, percent = (
@@ -84,7 +84,7 @@ def errors(level: float, taste: float) -> dict[str, float]:
     }
 
 
-def test_each_baseline_finds_what_it_is_for():
+def test_each_baseline_solves_its_intended_problem():
     noise = 0.1**2
     levels = errors(level=1.0, taste=0.0)
     assert levels["shifted_item_mean"] < 3 * noise < 0.3 < levels["item_mean"]

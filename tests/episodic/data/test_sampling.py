@@ -282,7 +282,7 @@ def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
         assert chi_square(classes[:, position].bincount(minlength=20)) < bound(19), "nor its place"
 
 
-def test_a_hard_episode_depends_on_its_index_alone():
+def test_a_hard_episode_depends_only_on_its_index():
     made = replace(
         sampler(classes=20, ways=4), hard_episodes=HardEpisodes.from_neighbours(0.5, RING)
     )

@@ -172,7 +172,9 @@ def test_a_missing_file_is_reported(raw, tmp_path):
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(b"")
     assert "does not hold train.bin and test.bin" in refused(raw, tmp_path / "other")
-    with pytest.raises(FetchError, match=r"train\.bin is missing: run the stage download first"):
+    with pytest.raises(
+        FetchError, match=r"train\.bin does not exist: run the stage download first"
+    ):
         CifarFS().prepare(raw, 0)
 
 

@@ -94,7 +94,7 @@ def test_files_above_max_bytes_are_rejected_and_the_earlier_file_stays(
     assert (tmp_path / "a.zip").read_bytes() == b"earlier" and names(tmp_path) == ["a.zip"]
 
 
-def test_an_unreachable_server_is_one_sentence(server, tmp_path, waits):
+def test_an_unreachable_server_raises_fetch_error(server, tmp_path, waits):
     url = f"{server.url}/a.zip"
     server.shutdown()
     server.server_close()
@@ -264,7 +264,7 @@ def test_archives_above_max_bytes_are_not_opened(tmp_path):
 SOUND = {"set/a.txt": b"one " * 20, "set/b.txt": b"two"}
 
 
-def test_a_damaged_archive_is_one_sentence_or_its_true_content(tmp_path):
+def test_a_damaged_archive_is_rejected_or_read_correctly(tmp_path):
     path = packed(
         tmp_path / "a.zip", ("set/a.txt", b"one " * 20), ("é", b""), how=zipfile.ZIP_DEFLATED
     )
@@ -309,7 +309,7 @@ def test_content_digest_covers_names_and_contents_in_order():
     ) != fetch.content_digest(SOUND)
 
 
-def test_bytes_of_write_zip_depend_on_names_and_contents_alone(tmp_path):
+def test_write_zip_bytes_depend_only_on_names_and_contents(tmp_path):
     fetch.write_zip(tmp_path / "a.zip", SOUND)
     fetch.write_zip(tmp_path / "b.zip", dict(reversed(SOUND.items())))
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()

@@ -131,7 +131,7 @@ def test_limits_are_known_before_fetch(data: Images):
 
 
 @pytest.mark.parametrize("alphabets", [4, 0, 1001])
-def test_alphabets_out_of_range_are_one_sentence(alphabets: int):
+def test_alphabets_out_of_range_are_rejected(alphabets: int):
     bound = "at most 1000" if alphabets > 1000 else "at least 5"
     with pytest.raises(ConfigError, match=rf"^alphabets is {alphabets}; it must be {bound}$"):
         Glyphs(alphabets=alphabets)

@@ -124,7 +124,7 @@ def test_images_of_any_size_and_kind_are_resized_to_84_pixels(raw, tmp_path):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_what_is_lacking_is_one_sentence(name, raw, tmp_path):
+def test_unavailable_or_incomplete_archives_are_rejected(name, raw, tmp_path):
     dataset, content = DATASETS[name], files(name, 2)
     with pytest.raises(
         FetchError,
@@ -156,7 +156,7 @@ def test_a_folder_may_name_the_class(raw, tmp_path):
     assert len(MiniImageNet().prepare(raw, 0).images) == 200
 
 
-def test_an_encrypted_archive_is_one_sentence(raw, tmp_path):
+def test_an_encrypted_archive_is_rejected(raw, tmp_path):
     path = tmp_path / "mini_imagenet.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for inner, data in files("mini_imagenet", 2).items():

@@ -107,7 +107,7 @@ def test_raw_bytes_do_not_depend_on_their_source(small, server, tmp_path, monkey
     assert len(server.paths) == 2, "a mirror needs no network"
 
 
-def test_what_the_mirror_lacks_is_downloaded(small, server, tmp_path, monkeypatch):
+def test_files_missing_from_the_mirror_are_downloaded(small, server, tmp_path, monkeypatch):
     mirror = zipped_mirror(tmp_path / "mirror", small)
     whole = fetched(tmp_path / "a", mirror)
     (mirror / "omniglot" / "images_evaluation.zip").unlink()
@@ -161,9 +161,7 @@ def test_other_content_is_rejected_from_every_source(small, server, tmp_path, mo
         fetched(tmp_path / "official", None)
 
 
-def test_no_network_and_no_mirror_is_a_sentence_that_says_what_to_do(
-    small, server, tmp_path, monkeypatch
-):
+def test_error_without_network_and_mirror_suggests_a_remedy(small, server, tmp_path, monkeypatch):
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
     server.shutdown()
     server.server_close()
@@ -262,7 +260,7 @@ def test_raw_files_that_fetch_did_not_write(raw, small):
         Omniglot("vinyals").prepare(raw, 0)
     (raw / "images_background.zip").unlink()
     with pytest.raises(
-        FetchError, match=r"images_background\.zip is missing: run the stage download first"
+        FetchError, match=r"images_background\.zip does not exist: run the stage download first"
     ):
         Omniglot("vinyals").prepare(raw, 0)
 

@@ -35,7 +35,7 @@ def test_the_table_is_omniglot():
 
 
 @pytest.mark.parametrize("split", ["maml", "vinyals", "lake"])
-def test_every_character_is_in_one_split_and_the_limits_say_how_many(split):
+def test_every_character_is_in_one_split_and_limits_report_their_number(split):
     plain = Omniglot(split, rotations=False)
     assert list(omniglot.assign_characters(split, 3)) == [
         c.name for c in omniglot.list_characters()

@@ -116,7 +116,7 @@ def test_users_are_split(tmp_path):
     assert (found.examples[:, 0, 0] > 0).all()
 
 
-def test_new_items_are_seen_by_test_users_alone(tmp_path):
+def test_new_items_occur_only_at_test_users(tmp_path):
     found = prepared(
         films.write_ml_100k(
             tmp_path / "source", users=200, films=120, min_ratings=60, max_ratings=90

@@ -165,7 +165,7 @@ def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkey
 
 @needs_compiler
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
-def test_what_a_gpu_compiles_gives_the_golden_gradient(network, monkeypatch):
+def test_the_gpu_compiled_function_gives_the_golden_gradient(network, monkeypatch):
     """By torch's compiler, here for a CPU."""
     monkeypatch.setattr(backend, "uses_native_kernels", lambda x, compiled: False)
     golden, theta, episode = problem(network)
@@ -246,7 +246,7 @@ def test_mutant_operators_fail(module, broken, monkeypatch):
     assert error(result.gradient, golden, "maml_order2_steps1") > 1e-6
 
 
-def test_mlp_is_the_network_it_says():
+def test_mlp_matches_a_manual_computation():
     model = mlp.MLP((5, 4)).build((1, 2, 2), 3)
     theta = model.init(torch.Generator().manual_seed(0))
     x = torch.randn(2, 7, 1, 2, 2)
@@ -293,7 +293,7 @@ def test_norm_relu_has_two_right_derivatives():
 
 
 @pytest.mark.parametrize("scatters", [True, False])
-def test_norm_relu_with_maximum_is_its_parts_and_has_two_right_derivatives(scatters, monkeypatch):
+def test_norm_relu_with_max_pooling_and_its_two_derivatives_are_correct(scatters, monkeypatch):
     monkeypatch.setattr(normalization, "_can_scatter", lambda x: scatters)
     generator = torch.Generator().manual_seed(3)
     x, scale, shift = (

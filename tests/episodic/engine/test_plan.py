@@ -21,7 +21,7 @@ def chosen(name: str, config: plan.PlanConfig | None = None, device: str = "cpu"
 @pytest.mark.parametrize(
     ("name", "shard", "query"), [("W1q1", 8, 8), ("W1q15", 8, 8), ("W2", 1, 1)]
 )
-def test_what_fits_the_cache_is_computed_at_once(name, shard, query):
+def test_work_that_fits_the_cache_is_batched(name, shard, query):
     found = chosen(name)
     assert (found.mode, found.shard, found.query_tasks) == ("batched", shard, query)
     assert found == outer.choose_plan(WORKLOADS[name].episode(), WORKLOADS[name].tasks)
@@ -52,6 +52,6 @@ def test_shards_cover_the_batch():
     ("values", "said"),
     [({"shard": 0}, "shard is 0"), ({"mode": "per_task", "shard": 4}, "requires shard: 1")],
 )
-def test_what_makes_no_sense_is_one_sentence(values, said):
+def test_invalid_plan_is_rejected(values, said):
     with pytest.raises(ConfigError, match=said):
         plan.PlanConfig(**values)

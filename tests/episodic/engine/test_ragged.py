@@ -93,7 +93,7 @@ def double():
 @pytest.mark.parametrize("plan", PLANS.values(), ids=list(PLANS))
 @pytest.mark.parametrize("model", ["mlp", "embeddings"])
 @pytest.mark.parametrize("name", REGRESSION)
-def test_filled_up_tasks_give_what_each_gives_alone(name, model, plan):
+def test_padded_tasks_match_single_task_gradients(name, model, plan):
     one, parts = learner(name, model), tasks(model)
     meta = {key: p.double() for key, p in one.init(0).items()}
     alone = [meta_gradient(one, meta, part, Plan("per_task", 1, 1, "")) for part in parts]
@@ -113,7 +113,7 @@ def test_filled_up_tasks_give_what_each_gives_alone(name, model, plan):
 
 
 @pytest.mark.parametrize("name", REGRESSION)
-def test_filled_up_tasks_are_scored_as_each_alone(name):
+def test_padded_tasks_are_scored_like_single_tasks(name):
     one, parts = learner(name, "embeddings"), tasks("embeddings")
     meta = {key: p.double() for key, p in one.init(0).items()}
     score, loss = evaluation.episode_scores(one, meta, together(parts), 2, chunk=3)
@@ -125,7 +125,7 @@ def test_filled_up_tasks_are_scored_as_each_alone(name):
     assert curve.score["transductive"][:, 1].numpy() == pytest.approx(score, abs=TOLERANCE)
 
 
-def test_what_fills_up_would_count_without_sizes():
+def test_padding_changes_results_if_sizes_are_omitted():
     """So that the tests above can fail."""
     one, parts = learner("maml", "mlp"), tasks("mlp")
     meta = {key: p.double() for key, p in one.init(0).items()}
@@ -166,7 +166,7 @@ def test_fewer_shots_are_the_first_ones():
     ] and classes.with_shots(2).support_y.tolist() == [[0, 0, 1, 1, 2, 2]]
 
 
-def test_melu_moves_decision_layers_alone():
+def test_melu_adapts_only_the_decision_layers():
     one, episode = learner("melu", "embeddings"), together(tasks("embeddings"))
     meta = {key: p.double() for key, p in one.init(0).items()}
     *_, theta = evaluation.adaptation_steps(one, meta, episode, 2)
@@ -234,7 +234,7 @@ def test_an_episode_does_not_depend_on_its_batch():
     )
 
 
-def test_too_many_shots_are_a_sentence():
+def test_too_many_shots_are_an_error():
     with pytest.raises(
         ConfigError,
         match="shots is 5; it must be at most 4, one fewer than the smallest train task has",

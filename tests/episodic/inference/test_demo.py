@@ -57,7 +57,7 @@ def drawings() -> dict[str, list[str]]:
     }
 
 
-def test_it_predicts_as_the_model_does(client, model, drawings):
+def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
     support = {name: pictures[:2] for name, pictures in drawings.items()}
     made = client.post("/adapt", json={"classes": support}).json()
     assert made["classes"] == sorted(support) and made["examples"] == 8
@@ -86,7 +86,7 @@ def test_it_predicts_as_the_model_does(client, model, drawings):
     ), "base64 alone is taken too"
 
 
-def test_what_it_refuses(client, drawings):
+def test_invalid_requests_are_rejected(client, drawings):
     good = {name: pictures[:1] for name, pictures in drawings.items()}
     key = client.post("/adapt", json={"classes": good}).json()["model"]
     one = drawings["a"][0]
@@ -149,7 +149,7 @@ def test_what_it_refuses(client, drawings):
     )
 
 
-def test_a_method_of_fixed_ways_says_so(tmp_path, drawings):
+def test_fixed_ways_are_enforced(tmp_path, drawings):
     client = TestClient(
         demo.build_app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
     )
@@ -174,7 +174,7 @@ def test_the_oldest_models_are_forgotten(client, drawings):
     assert status == [404, 200, 200] and len(set(keys)) == len(keys)
 
 
-def test_the_page_runs_its_own_script_alone(client):
+def test_the_page_runs_only_its_own_script(client):
     page = client.get("/")
     policy = page.headers["Content-Security-Policy"]
     script = re.search(r"<script>(.*)</script>", page.text, re.S)[1]

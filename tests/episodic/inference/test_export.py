@@ -117,7 +117,7 @@ def test_a_curve_is_exported(tmp_path):
     same(found[:, 0], adapted.predict(x))
 
 
-def test_what_is_not_exported_is_said(tmp_path):
+def test_unadapted_model_is_not_exported(tmp_path):
     model = episodic.load(folder_of("maml", tmp_path / "run"))
     with pytest.raises(
         ExportError,
@@ -127,7 +127,7 @@ def test_what_is_not_exported_is_said(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_every_kind_of_head_is_here():
+def test_every_kind_of_head_is_covered():
 
     defined = {
         name

@@ -62,7 +62,7 @@ def protonet(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_predicts_as_the_evaluation_does(name, tmp_path):
+def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
     """The same episode by both ways gives the same outputs; what is written comes back."""
     model = episodic.load(folder_of(name, tmp_path / "run"))
     episode = sampler("test", shots=2)(torch.arange(1))
@@ -99,7 +99,7 @@ def test_it_predicts_as_the_evaluation_does(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_unequal_shots_and_other_ways_or_one_sentence(name, tmp_path):
+def test_unequal_shots_and_different_ways_work_or_raise(name, tmp_path):
     model = episodic.load(folder_of(name, tmp_path / "run"))
     episode = sampler("test", shots=3)(torch.arange(1))
     x, y = episode.support_x[0], episode.support_y[0]
@@ -266,7 +266,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("said", CONFIGS)
-def test_a_config_that_cannot_be_trusted_is_one_sentence(said, tmp_path):
+def test_untrusted_configs_are_rejected(said, tmp_path):
     folder = folder_of("protonet", tmp_path / "run")
     tampered(folder, CONFIGS[said])
     with pytest.raises(UserError) as caught:
@@ -274,7 +274,7 @@ def test_a_config_that_cannot_be_trusted_is_one_sentence(said, tmp_path):
     assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
+def test_untrusted_weights_are_rejected(tmp_path):
     folder = folder_of("protonet", tmp_path / "run")
     path = folder / "weights.safetensors"
     tensors, _ = checkpoint.load(path)
@@ -303,7 +303,7 @@ def test_weights_that_cannot_be_trusted_are_one_sentence(tmp_path):
             episodic.load(tmp_path / name)
 
 
-def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_path):
+def test_untrusted_adapted_models_are_rejected(protonet, tmp_path):
     x = sampler("test")(torch.arange(1)).support_x[0]
     folder = tmp_path / "adapted"
     adapted = episodic.load(protonet).adapt(x, NAMES)
@@ -330,7 +330,7 @@ def test_an_adapted_model_that_cannot_be_trusted_is_one_sentence(protonet, tmp_p
         episodic.load_adapted(folder)
 
 
-def test_it_loads_without_the_pipeline(protonet, tmp_path):
+def test_a_model_loads_without_the_pipeline(protonet, tmp_path):
     """It loads without Prefect, DVC, pandas, torchvision or the tasks."""
     Image.fromarray(np.full((40, 30), 255, np.uint8)).save(tmp_path / "white.png")
     program = f"""

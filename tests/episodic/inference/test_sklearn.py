@@ -33,7 +33,7 @@ def data():
     return x, np.repeat(list("abcde"), 20)
 
 
-def test_it_is_the_adapted_model(model, data):
+def test_classifier_equals_the_adapted_model(model, data):
     x, y = data
     support = np.arange(0, 100, 4)
     found = FewShotClassifier(str(model)).fit(x[support], y[support])

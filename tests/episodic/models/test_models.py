@@ -115,7 +115,7 @@ def episode(tasks: int = 2, size: int = 8) -> Episode:
 
 
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
-def test_a_module_of_ones_own_has_the_gradient_of_the_same_model_here(batch_norm):
+def test_custom_module_matches_builtin_gradient(batch_norm):
     theirs = config().build((1, 8, 8), WAYS)
     ours = conv4.Conv4(4, 2).build((1, 8, 8), WAYS)
     theta = {
@@ -170,7 +170,7 @@ def test_methods_take_a_module(name):
     assert learner.test_variant.query_outputs(last, episode()).shape == (2, 9, WAYS)
 
 
-def test_a_modules_weights_follow_from_the_seed_and_leave_torch_alone():
+def test_module_init_is_seeded_and_leaves_the_global_rng_unchanged():
     before = torch.get_rng_state()
     a, b, c = (
         config().build((1, 8, 8), WAYS).init(torch.Generator().manual_seed(seed))
@@ -256,7 +256,7 @@ def test_dropout_of_a_module_is_off():
         ),
     ],
 )
-def test_a_module_that_will_not_do_is_one_sentence(wrong, said):
+def test_unsuitable_modules_are_rejected(wrong, said):
     with pytest.raises(ConfigError) as error:
         wrong.build((1, 8, 8), WAYS)
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -323,7 +323,7 @@ def test_resnet12_has_the_fields_width_and_size():
         resnet12.ResNet12().build((1, 8, 8), 5)
 
 
-def test_dropblock_drops_squares_at_its_rate_while_training_alone():
+def test_dropblock_drops_squares_at_its_rate_only_in_training():
     model = resnet12.ResNet12((2, 2), drop=0.2, block=3).build((1, 64, 64), WAYS)
     noise = torch.arange(4)
     x = torch.ones(4, 8, 2, 20, 20)
@@ -360,7 +360,7 @@ def test_one_by_one_convolutions_are_matrix_products():
     torch.testing.assert_close(ops.conv2d(x, w), torch.einsum("tnihw,toi->tnohw", x, w[..., 0, 0]))
 
 
-def test_every_model_says_what_it_is():
+def test_every_model_describes_itself():
     for name in MODELS:
         if name != "module":
             input = {"bag": (12,), "textcnn": (12,), "embeddings": (2, 12)}.get(name, (1, 32, 32))

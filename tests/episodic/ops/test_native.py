@@ -105,7 +105,7 @@ def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls)
 
 
 @needs_compiler
-def test_what_is_no_contiguous_image_is_taken_as_well():
+def test_non_contiguous_inputs_are_accepted():
     """A part of a larger tensor, and the gradient of a sum, whose strides are 0."""
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(3, 4, 9, 6, 10, generator=generator, dtype=torch.float64)
@@ -121,7 +121,7 @@ def test_what_is_no_contiguous_image_is_taken_as_well():
 
 
 @needs_compiler
-def test_what_does_not_fit_is_an_error_and_no_read_beyond_the_end():
+def test_mismatched_shapes_are_rejected_without_out_of_bounds_reads():
     x, w = torch.ones(2, 3, 8, 5, 5), torch.ones(2, 4, 8, 3, 3)
     with backend.use_compiled_kernels():
         for a, b, error in (
@@ -280,7 +280,7 @@ def test_a_third_derivative_is_right_or_an_error(compiled):
 
 @needs_compiler
 @pytest.mark.parametrize("pool", [False, True])
-def test_what_is_not_a_number_is_not_hidden(pool, calls):
+def test_nan_is_propagated(pool, calls):
     x = torch.ones(1, 2, 16, 4, 4)
     x[0, 1, 3, 2, 2] = float("nan")
     with backend.use_compiled_kernels():
@@ -357,7 +357,7 @@ def test_every_width_of_vectors_and_every_compiler_computes_the_same(command, fr
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, b.abs().max().item()))
 
 
-def test_without_a_compiler_there_is_one_sentence(fresh, monkeypatch):
+def test_a_missing_compiler_is_an_error(fresh, monkeypatch):
     monkeypatch.setenv("PATH", str(fresh))
     with pytest.raises(
         UserError,
@@ -389,7 +389,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(fresh, monkeypatch):
     assert [path.name for path in (fresh / "cache").rglob("*") if path.is_file()] == ["lock"]
 
 
-def test_a_cache_folder_that_is_none_is_named(fresh, monkeypatch):
+def test_an_invalid_cache_folder_is_reported(fresh, monkeypatch):
     (fresh / "cache").write_text("a file")
     monkeypatch.setenv("CXX", COMPILER or "true")
     with pytest.raises(
@@ -413,7 +413,7 @@ def log(fresh, monkeypatch):
 
 
 @needs_compiler
-def test_it_is_compiled_once_for_all_programs(log):
+def test_kernels_are_compiled_once_for_all_programs(log):
     for _ in range(2):
         native.load_library.cache_clear()  # as a new program begins
         backend.prepare_compiled_kernels(torch.device("cpu"))
@@ -469,7 +469,7 @@ def test_without_fcntl_the_library_is_still_there():
     assert answer.returncode == 0, answer.stderr
 
 
-def test_a_command_that_is_none_is_one_sentence(fresh, monkeypatch):
+def test_an_invalid_compiler_command_is_an_error(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "g++ '")
     with pytest.raises(UserError, match=r"CXX is .*; it must be a command"):
         backend.prepare_compiled_kernels(torch.device("cpu"))

@@ -107,7 +107,7 @@ def broken(folder: Path, how: str) -> None:
         ("empty", "since it has no config.json"),
     ],
 )
-def test_untrusted_encoders_are_one_sentence(tmp_path, how, message):
+def test_untrusted_encoders_are_rejected(tmp_path, how, message):
     folder = encoders.write_encoder_files(tmp_path / "a")
     broken(folder, how)
     with pytest.raises(InputError) as caught:
@@ -281,7 +281,7 @@ def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
         episodic.load_adapted(place / "adapted").predict(texts)
 
 
-def test_an_encoder_that_cannot_be_read_is_one_sentence(place, tmp_path):
+def test_an_unreadable_encoder_is_an_error(place, tmp_path):
     folder = encoders.write_encoder_files(tmp_path / "a", model_type="bert")
     with pytest.raises(InputError, match="cannot be read as a sentence encoder") as caught:
         preprocessing.build(section(folder, path=folder))(["play a song"])

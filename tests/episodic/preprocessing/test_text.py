@@ -344,7 +344,7 @@ def test_an_unusable_csv_is_reported(content, message):
     ], "a mark of byte order is taken"
 
 
-def test_unusable_sentences_are_one_sentence(tmp_path):
+def test_unusable_sentences_are_rejected(tmp_path):
     (tmp_path / "latin.csv").write_bytes("text,label\nä,x\n".encode("latin-1"))
     for source, message in (
         (tmp_path / "none.csv", "must be a CSV with the columns"),

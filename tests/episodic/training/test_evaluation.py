@@ -69,7 +69,7 @@ def test_poisoned_query_labels_do_not_change_predictions():
     assert not torch.equal(a.score["transductive"], b.score["transductive"])
 
 
-def test_members_answer_together_by_the_mean_of_their_probabilities():
+def test_ensemble_predictions_are_mean_probabilities():
     episode, a = episodes(), meta()
     b = {
         name: p + 0.3 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view(p.shape)
@@ -87,7 +87,7 @@ def test_members_answer_together_by_the_mean_of_their_probabilities():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])
-def test_grouping_does_not_count(chunk):
+def test_chunk_size_does_not_affect_scores(chunk):
     episode = episodes()
     whole, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, 100)
     parts, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, chunk)

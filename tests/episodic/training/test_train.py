@@ -82,7 +82,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, kill_at):
     assert equal(result, run())
 
 
-def test_training_is_deterministic_and_the_seed_counts():
+def test_training_is_deterministic_and_seed_changes_result():
     assert equal(run(), run())
     assert not equal(run(), run(replace(CONFIG, seed=1)))
 
@@ -94,7 +94,7 @@ def test_checkpoint_bytes_are_the_same_every_time(tmp_path):
 
 
 @pytest.mark.parametrize("method", [maml.MAML, fomaml.FOMAML])
-def test_it_learns_to_adapt(method):
+def test_meta_training_reduces_the_error_after_one_step(method):
     """After 300 iterations the error after one step is well below that of two baselines.
 
     The baselines are the untrained network and the prediction 0.
@@ -377,7 +377,7 @@ def test_resuming_gives_the_same_bytes_in_each_plan(mode, tmp_path):
     assert equal(resumed, loop.train(learner, glyph_like("train"), validation, config))
 
 
-def test_what_a_cuda_graph_reads_lives_as_long_as_its_replay(monkeypatch):
+def test_cuda_graph_inputs_live_as_long_as_the_graph(monkeypatch):
     """A CUDA graph does not hold its inputs, so the replay must. A stub replaces CUDA."""
 
     class Stub:
