@@ -36,7 +36,7 @@ def main() -> None:
                 page = open_page(browser, options.folder / f"{name}.html", 1280, height)
                 save(page.screenshot(), f"{name}.png")
         elif options.page == "comparison":
-            page = open_page(browser, options.folder / "comparison.html", 960, 1065)
+            page = open_page(browser, options.folder / "comparison.html", 1280, 830)
             save(page.screenshot(), "comparison.png")
         else:
             page = open_page(browser, options.folder / "comparison.html", 1280, 1000)
