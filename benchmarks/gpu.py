@@ -90,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("error: there is no CUDA device that torch can use")
+        sys.exit("error: PyTorch finds no usable CUDA device")
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

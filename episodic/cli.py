@@ -219,12 +219,14 @@ def evaluate(
     ],
     ways: Annotated[
         int | None,
-        typer.Option(min=2, help="classes per episode (default: as trained)", show_default=False),
+        typer.Option(
+            min=2, help="classes per episode (default: as in training)", show_default=False
+        ),
     ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
-            min=1, help="support examples per class (default: as trained)", show_default=False
+            min=1, help="support examples per class (default: as in training)", show_default=False
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="query examples per class")] = 5,
@@ -297,7 +299,8 @@ def demo(
     host: Annotated[
         str,
         typer.Option(
-            help="address to listen on; other than loopback, it is accessible without a password"
+            help="address to listen on. Any other address exposes the page to the network without"
+            " a password."
         ),
     ] = "127.0.0.1",
     browser: Annotated[

@@ -201,7 +201,7 @@ def open_folder(folder: Path, device: torch.device) -> PreparedFolder:
         device: Device of the episodes.
 
     Raises:
-        StageError: The folder has another format.
+        StageError: The folder has a different format.
     """
     meta = read_json(folder / "meta.json")
     if meta.get("format") != FORMAT:

@@ -83,7 +83,8 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
     )
     if not path.exists():
         raise stage.StageError(
-            f"there is no {path}; run in the root of the repository, or pass the file with --params"
+            f"{path} does not exist; run in the root of the repository, or pass the file with "
+            "--params"
         )
     if not isinstance(read_yaml(path), dict):
         raise stage.StageError(

@@ -1,6 +1,6 @@
 """Stage `report`: write two self-contained pages, a Markdown summary and a model card.
 
-The stage loads no model and computes no new scores. The same files give the same bytes.
+The stage loads no model and computes no new scores. Identical files produce identical bytes.
 """
 
 from __future__ import annotations

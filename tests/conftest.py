@@ -38,7 +38,7 @@ def mirror() -> Path:
     folder = os.environ.get("EPISODIC_MIRROR")
     if not folder or not (Path(folder) / "omniglot").is_dir():
         pytest.skip(
-            "needs the real Omniglot: set EPISODIC_MIRROR to a folder that holds "
+            "needs the real Omniglot: set EPISODIC_MIRROR to a folder that contains "
             "omniglot/images_background.zip"
         )
     return Path(folder)

@@ -30,15 +30,15 @@ from tasks.runtime.stage import StageError
 FOLDER = ROOT / "benchmarks" / "methods"
 
 
-def parameters(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
+def read_settings(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
     """Return all of params.yaml for the dataset, for the episodes of a setting, or for a cell.
 
     Args:
         setting: Name of a setting; None for only the dataset.
-        method: Name of a method; None for only the episodes.
+        method: Name of an algorithm; None for only the episodes.
 
     Raises:
-        StageError: The setting or the method does not exist.
+        StageError: The setting or the algorithm does not exist.
     """
     files = [FOLDER / "base.yaml"]
     if setting is not None:
@@ -51,7 +51,7 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
                 ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml"))) or "none yet"
             )
             raise StageError(
-                f"there is no {file.relative_to(ROOT)}; the name must be one of {known}"
+                f"{file.relative_to(ROOT)} does not exist; the name must be one of {known}"
             )
     values = preset.default_params()
     for file in files:
@@ -63,7 +63,7 @@ def parameters(setting: str | None = None, method: str | None = None) -> dict[st
 
 def load_settings(setting: str | None = None, method: str | None = None) -> params.Settings:
     return params.parse(
-        parameters(setting, method),
+        read_settings(setting, method),
         f"method benchmark, {method} {setting}"
         if method
         else f"method benchmark, {setting or 'dataset'}",
@@ -174,8 +174,8 @@ def main() -> None:
     commands: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("raw", "download the dataset", (), ()),
         ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
-        ("train", "train a method in a setting", ("method", "setting"), ("data",)),
-        ("evaluate", "test a method in a setting", ("method", "setting"), ("data", "trained")),
+        ("train", "train an algorithm in a setting", ("method", "setting"), ("data",)),
+        ("evaluate", "test an algorithm in a setting", ("method", "setting"), ("data", "trained")),
     )
     for name, text, positional, folders in commands:
         command = subparsers.add_parser(name, help=text, description=text)

@@ -112,7 +112,7 @@ def build_table(cells: Path) -> pd.DataFrame:
 
 
 def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
-    """Read the cells by method and setting.
+    """Read the cells by algorithm and setting.
 
     Raises:
         StageError: There are none, or a cell lacks a key.
@@ -122,8 +122,8 @@ def read_cells(cells: Path) -> dict[tuple[str, str], Cell]:
         facts = read_json(path)
         if missing := CELL_KEYS - facts.keys():
             raise StageError(
-                f"{path} has no {', '.join(sorted(missing))}; it was written by other code: run "
-                "make benchmark"
+                f"{path} has no {', '.join(sorted(missing))}; it was written by a different "
+                "version of the code: run make benchmark"
             )
         episodes = pd.read_csv(path.parent / "episodes.csv")
         results[facts["method"], facts["setting"]] = facts, episodes
@@ -199,23 +199,24 @@ HEAD = (
     "note",
 )
 EXPLANATION = (
-    "Each method was trained once, from one seed: intervals are only over test episodes. "
-    "`vs MAML` is the paired difference in points. `label permutation` is the standard deviation "
-    "in points of the accuracy of 50 episodes over five permutations of their labels. Methods with "
-    "an inner loop take at least 3 steps at test time, even if trained with one. conv4 uses stride "
-    "2 and averages over positions, where most publications pool. Publications on metric methods, "
-    "closed-form heads and pre-trained classifiers use running averages in batch norm."
+    "Each algorithm was trained once, from one seed: intervals are only over test episodes. "
+    "`vs MAML` is the paired difference in percentage points. `label permutation` is the standard "
+    "deviation, in percentage points, of the accuracy of 50 episodes over five permutations of "
+    "their labels. Algorithms with an inner loop take at least 3 steps at test time, even if "
+    "trained with one. conv4 uses stride 2 and averages over positions, where most publications "
+    "pool. Publications on metric-based algorithms, closed-form heads and pre-trained classifiers "
+    "use running averages in batch norm."
 )
 
 
 def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
-    """Render the table, one part per setting.
+    """Render the table, one section per setting.
 
     Args:
         table: The table.
         notes: Notes by algorithm, such as reasons for a difference from the published result.
     """
-    parts = []
+    sections = []
     for setting, rows in table.groupby("setting", sort=False):
         lines = [
             f"**Omniglot, {setting}**\n",
@@ -224,8 +225,8 @@ def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
             "|---" * len(HEAD) + "|",
             *(f"| {' | '.join(_render_row(row, notes))} |" for row in rows.to_dict("records")),
         ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections) + "\n"
 
 
 def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
@@ -259,9 +260,10 @@ def _describe_setting(rows: pd.DataFrame) -> str:
     machines = sorted(set(rows["gpu"].fillna(rows["processor"])))
     processes = [str(number) for number in sorted(set(rows["processes"].astype(int)))]
     task = f"{ways}-way {shots}-shot, {queries} per class, {rows['protocol'].iloc[0]}."
-    interval = f"All methods use the same {episodes}; ± is the 95 % interval over them."
+    interval = f"All algorithms use the same {episodes}; ± is the 95 % interval over them."
     mode = (
-        f"Each method uses the batch-norm mode that it was trained in: {wording.join_words(modes)}."
+        "Each algorithm uses the batch-norm mode that it was trained in: "
+        f"{wording.join_words(modes)}."
     )
     if modes == ["transductive"]:
         mode = (
@@ -369,24 +371,25 @@ def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
 
     Args:
         cells: Folder of the cells.
-        notes_yaml: Notes by method.
+        notes_yaml: Notes by algorithm.
         methods: Folder of the recipes.
         out: Folder to write.
 
     Raises:
-        StageError: The cells are inconsistent, or a note has no method with a cell or recipe.
+        StageError: The cells are inconsistent, or a note has no algorithm with a cell or recipe.
     """
     table = build_table(cells)
     notes = read_yaml(notes_yaml) or {}
     known = set(table["method"]) | {path.stem for path in methods.glob("*/*.yaml")}
     if unknown := sorted(set(notes) - known):
         raise StageError(
-            f"{notes_yaml} has a note on {', '.join(unknown)}, which is not a method of the table"
+            f"{notes_yaml} has a note on {', '.join(unknown)}, which is not an algorithm of the "
+            "table"
         )
-    parts = [render_markdown(table, notes), list_missing(table, methods)]
+    sections = [render_markdown(table, notes), list_missing(table, methods)]
     with atomic_folder(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
-        write_text(draft / "results.md", "\n".join(filter(None, parts)))
+        write_text(draft / "results.md", "\n".join(filter(None, sections)))
         write_text(draft / "results.svg", draw_chart(table))
 
 
@@ -394,7 +397,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     helps = {
         "cells": "folder of cells: METHOD-SETTING/cell.json and METHOD-SETTING/episodes.csv",
-        "notes": "YAML file with notes by method",
+        "notes": "YAML file with notes by algorithm",
         "methods": "folder of the recipes: SETTING/METHOD.yaml",
         "out": "folder to write",
     }

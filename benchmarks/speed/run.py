@@ -172,7 +172,7 @@ def request_gradient(process: subprocess.Popen[str]) -> float | None:
 
 
 def verify_gradient(workload: Workload, modes: list[plan.Mode]) -> str:
-    """Compare the engine's plans with the eager loop on two tasks in float64."""
+    """Compare the engine's plans with the sequential loop on two tasks in float64."""
     theta, episode = workload.theta(torch.float64), workload.episode(torch.float64, 2)
     other, worst = peers.eager(workload, theta, episode)(), 0.0
     for mode in modes:
@@ -184,7 +184,8 @@ def verify_gradient(workload: Workload, modes: list[plan.Mode]) -> str:
         )
     if worst > TOLERANCE:
         sys.exit(
-            f"error: the engine's gradient differs from the eager loop's by {worst:.1e} in float64"
+            f"error: the engine's gradient differs from that of the sequential loop by "
+            f"{worst:.1e} in float64"
         )
     return f"difference {worst:.0e}"
 

@@ -55,14 +55,14 @@ def create_repository(folder: Path) -> None:
     (folder / "params.yaml").write_text("train:\n  seed: 0\n")
     (folder / ".gitignore").write_text(".prefect/\n/sweep.yaml\n/output\n")
     (folder / "reports" / "keep").touch()
-    who = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
-    for words in (
+    author_options = ["-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
+    for args in (
         ["git", "init", "-q"],
         [sys.executable, "-m", "dvc", "init", "-q"],
         ["git", "add", "-A"],
-        ["git", *who, "commit", "-qm", "a"],
+        ["git", *author_options, "commit", "-qm", "a"],
     ):
-        subprocess.run(words, cwd=folder, check=True)
+        subprocess.run(args, cwd=folder, check=True)
 
 
 def measure(experiments: int, at_once: int) -> dict[str, float]:

@@ -4,10 +4,10 @@
         [--sides compiled engine eager] [--out benchmarks/results]
 
 The task is 5-way 1-shot with split `maml`, after 3 inner steps. `engine` trains by the preset,
-`compiled` likewise with `train.plan.mode: compiled`. `eager` trains with the paper's
-hyperparameters (preset omniglot_5w1s) in a sequential loop over tasks, with two threads. Only
-training is timed, not the evaluations on test episodes, which do not affect it. Images are loaded
-as in the pipeline (EPISODIC_MIRROR, or the official address).
+`compiled` likewise with `train.plan.mode: compiled`. `eager`, a sequential loop over tasks, trains
+with the paper's hyperparameters (preset omniglot_5w1s) and two threads. Only training is timed, not
+the evaluations on test episodes, which do not affect it. Images are loaded as in the pipeline
+(EPISODIC_MIRROR, or the official address).
 """
 
 from __future__ import annotations
@@ -57,13 +57,17 @@ def main() -> None:
         help="preset of the engine",
     )
     parser.add_argument(
-        "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all"
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        default=list(SIDES),
+        help="variants to measure (default: all)",
     )
     parser.add_argument(
         "--minutes",
         type=float,
         default=60,
-        help="training time limit per side (default: 60)",
+        help="training time limit per variant (default: 60)",
     )
     parser.add_argument(
         "--every",
@@ -78,7 +82,7 @@ def main() -> None:
         train(args.side, args.minutes, args.every)
         return
     if why := ROWS["engine_compiled"].missing if "compiled" in args.sides else None:
-        print(f"left out: compiled: {why}")
+        print(f"excluded: compiled: {why}")
         args.sides.remove("compiled")
     task = [
         list_shared_settings(params.parse(preset_values(name)))
@@ -86,8 +90,8 @@ def main() -> None:
     ]
     if task[0] != task[1]:
         sys.exit(
-            f"error: --preset {args.preset} is another task than {PRESETS['eager']}; it must be "
-            "maml on Omniglot, 5-way 1-shot, with the same split"
+            f"error: --preset {args.preset} defines a different task from {PRESETS['eager']}; "
+            "it must be maml on Omniglot, 5-way 1-shot, with the same split"
         )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
@@ -123,7 +127,7 @@ def main() -> None:
                     flush=True,
                 )
             if child.wait():
-                sys.exit(f"error: the side {side} ended with exit code {child.returncode}")
+                sys.exit(f"error: the variant {side} ended with exit code {child.returncode}")
     for goal in GOALS:
         times = [f"{side} {time_to_goal(rows, side, goal)}" for side in args.sides]
         print(f"{goal:.1%}: {', '.join(times)}")
@@ -132,7 +136,7 @@ def main() -> None:
 
 
 def list_shared_settings(settings: params.Settings) -> tuple[Any, ...]:
-    """List the settings that must be equal on all sides."""
+    """List the settings that must be equal in all variants."""
     chosen, episodes = settings.dataset, settings.episodes
     return (
         chosen,
@@ -241,7 +245,7 @@ def train(side: str, minutes: float, every: int) -> None:
 
 
 def eager(sampler: Any, state: TrainingState, config: TrainingConfig) -> Any:
-    """Build an iteration as in the code of the paper."""
+    """Build an iteration of the sequential loop over tasks, as in the code of the paper."""
     workload = replace(WORKLOADS["W1q1"], queries=config.queries)
     theta: dict[str, torch.Tensor] = {
         name: torch.nn.Parameter(p) for name, p in peers.drop_unused_biases(state.theta).items()

@@ -126,20 +126,26 @@ class Resamples:
     def _estimate(self, rows: Sequence[Sequence[int]]) -> Estimate:
         """Estimate one configuration, or the first minus the second.
 
-        With at least MIN_SEEDS seeds on all sides, the interval is mean +- t * s. Here s is the
-        standard deviation of the bootstrap over seeds and episodes, corrected for the interaction,
-        which the bootstrap counts three times instead of once. The quantile t has Satterthwaite's
-        degrees of freedom (1946). Percentiles over so few seeds would be far too narrow.
+        With at least MIN_SEEDS seeds per configuration, the interval is mean +- t * s. Here s is
+        the standard deviation of the bootstrap over seeds and episodes, corrected for the
+        interaction, which the bootstrap counts three times instead of once. The quantile t has
+        Satterthwaite's degrees of freedom (1946). Percentiles over so few seeds would be far too
+        narrow.
 
         Otherwise the interval is the percentile interval of the bootstrap over episodes (with fewer
         than MIN_EPISODES, that of the t-test), and p is that of the paired t-test.
         """
-        indices = [np.asarray(side, np.int64) for side in rows]
-        sides = [self.scores[index] for index in indices]
-        seeds, episodes = tuple(len(side) for side in sides), self.scores.shape[1]
-        per_episode = _contrast([side.mean(0) for side in sides])
+        indices = [np.asarray(configuration, np.int64) for configuration in rows]
+        configurations = [self.scores[index] for index in indices]
+        seeds, episodes = (
+            tuple(len(configuration) for configuration in configurations),
+            self.scores.shape[1],
+        )
+        per_episode = _contrast([configuration.mean(0) for configuration in configurations])
         mean, over_episodes = float(per_episode.mean()), float(per_episode.var(ddof=1)) / episodes
-        unpaired = sum(float(side.mean(0).var(ddof=1)) / episodes for side in sides)
+        unpaired = sum(
+            float(configuration.mean(0).var(ddof=1)) / episodes for configuration in configurations
+        )
         if min(seeds) < MIN_SEEDS:
             se = math.sqrt(over_episodes)
             if episodes < MIN_EPISODES:
@@ -150,12 +156,17 @@ class Resamples:
                 low, high = map(float, np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
             p, paired = _p_value(mean, se, episodes - 1), _width_ratio(over_episodes, unpaired)
             return Estimate(mean, low, high, p, se, False, seeds, episodes, paired)
-        interactions = [_interaction(side) / (episodes * len(side)) for side in sides]
-        over_seeds = [
-            max(float(side.mean(1).var(ddof=1)) / len(side) - interaction, 0.0)
-            for side, interaction in zip(sides, interactions, strict=True)
+        interactions = [
+            _interaction(configuration) / (episodes * len(configuration))
+            for configuration in configurations
         ]
-        means = _contrast([self._resample_seeds(side, str(i)) for i, side in enumerate(indices)])
+        over_seeds = [
+            max(float(configuration.mean(1).var(ddof=1)) / len(configuration) - interaction, 0.0)
+            for configuration, interaction in zip(configurations, interactions, strict=True)
+        ]
+        means = _contrast(
+            [self._resample_seeds(configuration, str(i)) for i, configuration in enumerate(indices)]
+        )
         variance = float(means.var(ddof=1)) - 2 * sum(interactions)
         se = math.sqrt(max(variance, over_episodes))
         components = [
@@ -175,13 +186,13 @@ class Resamples:
         p = _p_value(mean, se, min(freedom, sum(seeds) - len(seeds)))
         return Estimate(mean, mean - half, mean + half, p, se, True, seeds, episodes, paired)
 
-    def _resample_seeds(self, rows: NDArray[np.int64], side: str) -> FloatArray:
-        """Compute bootstrap means of one side `(number,)`, also resampling its seeds.
+    def _resample_seeds(self, rows: NDArray[np.int64], configuration: str) -> FloatArray:
+        """Compute bootstrap means of one configuration `(number,)`, also resampling its seeds.
 
         Deviations are scaled by `sqrt(k / (k - 1))` to correct the bias of a bootstrap of k seeds.
         """
         k, means = len(rows), self._means[:, rows]
-        drawn = self._generator(f"seeds of side {side}").multinomial(
+        drawn = self._generator(f"seeds of side {configuration}").multinomial(
             k, np.full(k, 1 / k), self.number
         )
         center = means.mean(1)
@@ -190,9 +201,9 @@ class Resamples:
         return resampled
 
 
-def _contrast(sides: Sequence[FloatArray]) -> FloatArray:
-    """Return the only side, or the first minus the second."""
-    return sides[0] - sides[1] if len(sides) == 2 else sides[0]
+def _contrast(configurations: Sequence[FloatArray]) -> FloatArray:
+    """Return the only configuration, or the first minus the second."""
+    return configurations[0] - configurations[1] if len(configurations) == 2 else configurations[0]
 
 
 def _width_ratio(paired: float, unpaired: float) -> float:

@@ -53,7 +53,7 @@ class PowerLaw:
 
 
 def fit_power_law(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> PowerLaw | None:
-    """PowerLaw a power law by weighted least squares in logarithms.
+    """Fit a power law by weighted least squares on the logarithms.
 
     The standard error of a logarithm is `sd / error`. The interval uses the delta method with a
     normal quantile, scaled by the square root of the misfit if that exceeds 1. Its coverage is 95

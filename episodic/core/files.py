@@ -86,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with sorted keys: equal values give equal bytes.
+    """Write JSON atomically, with sorted keys: identical values produce identical bytes.
 
     Raises:
         ValueError: The value contains NaN or an infinity.

@@ -22,7 +22,7 @@ parameters form the body."""
 ExampleKind = Literal["image", "vector", "text_features", "tokens", "categorical"]
 """Kinds of examples: images `(C, H, W)`; vectors of measurements; n-gram or encoder features of a
 text `(size,)`; int64 token sequences `(length,)`; int64 categorical features
-`(sides, features)`."""
+`(fields, features)`."""
 
 
 class Model(Protocol):

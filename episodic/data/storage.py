@@ -17,15 +17,14 @@ __all__ = ["Examples", "SparseRows", "StoredImages", "load_examples", "save_exam
 class StoredImages:
     """Images in an npy file of uint8 `(N, C, H, W)`, indexed as `stored[rows]` with int64 rows.
 
-    Rows are read one by one, so that the file does not count as memory of this process. All pages
-    of a memory-mapped file that were ever touched would. Rows that are read often stay in the
-    operating system's cache.
+    Rows are read individually rather than memory-mapped, because touched pages of a memory map
+    count towards resident memory. Rows that are read often stay in the operating system's cache.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: The file does not hold uint8 in C order.
+        ValueError: The file does not contain uint8 in C order.
     """
 
     device = torch.device("cpu")
@@ -41,7 +40,7 @@ class StoredImages:
             self.shape, fortran_order, dtype = read_header(file)
             self._start = file.tell()
         if fortran_order or dtype != np.uint8:
-            raise ValueError(f"{path} must hold uint8 in C order; write it with numpy.save")
+            raise ValueError(f"{path} must contain uint8 in C order; write it with numpy.save")
         self._file = os.open(path, os.O_RDONLY)
         self._row_bytes = int(np.prod(self.shape[1:]))
 

@@ -1,7 +1,7 @@
-"""What a dataset is, and what it prepares for the stage that draws episodes.
+"""Base classes and data types of datasets.
 
 A dataset is a frozen dataclass: its fields are its section in params.yaml, with their bounds in
-their types. A module of this package holds one dataset, the only name in its `__all__`.
+their types. A module of this package defines one dataset, the only name in its `__all__`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class FetchError(UserError):
-    """The data is not available, or is not what it should be."""
+    """The data is unavailable or fails verification."""
 
 
 class UnansweredError(FetchError):
@@ -60,10 +60,10 @@ class Dataset(Section):
     """Base class of datasets: subclass `ClassificationDataset` or `RegressionDataset`."""
 
     license: ClassVar[str]
-    """Where the data comes from and on what terms, in one line."""
+    """Source and licence of the data, in one line."""
 
     source_policy: ClassVar[Literal["unused", "optional", "required"]] = "unused"
-    """Whether data is user-provided: then methods receive its path as `source`."""
+    """Whether data is user-provided. If so, methods receive its path as `source`."""
 
     @property
     def produces(self) -> ExampleKind:
@@ -92,7 +92,7 @@ class Dataset(Section):
             progress: Called with the progress.
 
         Raises:
-            FetchError: The data is not available, or is not what it should be.
+            FetchError: The data is unavailable or fails verification.
         """
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class Dataset(Section):
             seed: Seed of the split.
 
         Raises:
-            FetchError: The folder is not what `fetch` writes.
+            FetchError: The folder is incomplete or malformed.
         """
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ class ClassificationDataset(Dataset):
     """Base class of datasets with classes."""
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
-        """Return what episodes can ask for, before any data is downloaded.
+        """Return the limits on episodes, before any data is downloaded.
 
         Args:
             seed: Seed of the split.
@@ -158,7 +158,7 @@ class RegressionDataset(Dataset):
 
 @dataclass(frozen=True)
 class Limits:
-    """What episodes of a dataset can ask for.
+    """Limits on the episodes that a dataset supports.
 
     Attributes:
         examples: Examples of the smallest class.
@@ -209,7 +209,7 @@ class Images:
         groups: Group of each class; '' for none.
         splits: Split of each class.
         counts: Images per class, int64 `(classes,)`.
-        protocol: The split in words, for captions.
+        protocol: Description of the split, for captions.
         inverted: Whether dark ink on light paper is stored as light on dark.
     """
 
@@ -249,8 +249,8 @@ class Texts:
         groups: Group of each class; '' for none.
         splits: Split of each class.
         counts: Sentences per class, int64 `(classes,)`.
-        protocol: The split in words, for captions.
-        features: How sentences become numbers.
+        protocol: Description of the split, for captions.
+        features: How sentences are encoded.
         outside: Sentences that belong to no class.
     """
 
@@ -303,11 +303,11 @@ class Tasks:
     Attributes:
         examples: `(N, *input)`. The examples of a task are in consecutive rows.
         targets: float32 `(N,)`.
-        texts: What people call each example.
+        texts: Display name of each example.
         names: Name of each task, in the order of the rows.
         splits: Split of each task.
         counts: Examples per task, int64 `(tasks,)`.
-        protocol: The split in words, for captions.
+        protocol: Description of the split, for captions.
         inputs: The section `inputs` of a model's config.json: see `episodic.preprocessing`.
     """
 
@@ -336,7 +336,7 @@ class Sinusoids:
         amplitude: Bounds of the amplitude.
         phase: Bounds of the phase, in radians.
         x: Bounds of x, in radians.
-        protocol: The family in words, for captions.
+        protocol: Description of the family, for captions.
     """
 
     amplitude: tuple[float, float]

@@ -13,7 +13,7 @@ __all__ = ["CifarFS"]
 class CifarFS(Cifar100):
     """CIFAR-100's classes, 64 / 16 / 20 for training, validation and test, split at random.
 
-    The split is the published one. No license of the images is stated.
+    The split is the published one. No licence of the images is stated.
 
     Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with differentiable
     closed-form solvers, ICLR 2019. https://arxiv.org/abs/1805.08136

@@ -50,10 +50,10 @@ class Clinc150(SentenceDataset):
     training, 2 for validation and 3 for test. The official split is of the sentences of each
     intent. Few-shot learning does not need it, so these parts are merged.
 
-    License: Creative Commons Attribution 3.0.
+    Licence: Creative Commons Attribution 3.0.
 
     Args:
-        features: How sentences become numbers.
+        features: How sentences are encoded.
 
     Stefan Larson et al.: An Evaluation Dataset for Intent Classification and Out-of-Scope
     Prediction, EMNLP 2019. https://www.aclweb.org/anthology/D19-1131
@@ -82,14 +82,14 @@ class Clinc150(SentenceDataset):
         They come from the folder `clinc150` of the mirror or from the official address.
         """
         for name, digest in FILES.items():
-            place = find_in_mirror(mirror, f"clinc150/{name}")
+            path = find_in_mirror(mirror, f"clinc150/{name}")
             remedy = f"put the real file there, or unset {MIRROR_VARIABLE} to download it"
-            if place is not None:
-                content = place.read_bytes()
+            if path is not None:
+                content = path.read_bytes()
             else:
                 remedy = (
                     f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
-                    f"folder that holds clinc150/{name}"
+                    f"folder that contains clinc150/{name}"
                 )
                 try:
                     download(
@@ -100,7 +100,7 @@ class Clinc150(SentenceDataset):
                 content = (raw / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise FetchError(
-                    f"{place or ADDRESS + '/' + name} is not CLINC150's {name} (its SHA-256 is not "
+                    f"{path or ADDRESS + '/' + name} is not CLINC150's {name} (its SHA-256 is not "
                     f"{digest[:12]}...); {remedy}"
                 )
             with atomic_path(raw / name) as draft:
@@ -110,16 +110,16 @@ class Clinc150(SentenceDataset):
         """Return the sentences of each intent, sorted by domain and name of the intent."""
         for name in FILES:
             if not (raw / name).is_file():
-                raise FetchError(f"{raw / name} is missing: run the stage download first")
+                raise FetchError(f"{raw / name} does not exist: run the stage download first")
         content, domains = (json.loads((raw / name).read_text(encoding="utf-8")) for name in FILES)
         sentences: dict[str, list[str]] = {}
-        for part in ("train", "val", "test"):
-            for sentence, intent in content[part]:
+        for section in ("train", "val", "test"):
+            for sentence, intent in content[section]:
                 sentences.setdefault(intent, []).append(sentence)
         outside = [
             sentence
-            for part in ("oos_train", "oos_val", "oos_test")
-            for sentence, _ in content[part]
+            for section in ("oos_train", "oos_val", "oos_test")
+            for sentence, _ in content[section]
         ]
         splits = assign_domains(sorted(domains), seed)
         classes = [

@@ -13,7 +13,7 @@ __all__ = ["FC100"]
 class FC100(Cifar100):
     """CIFAR-100's classes, 60 / 20 / 20 for training, validation and test, split by group.
 
-    The split is the published one: 12 / 4 / 4 groups. No license of the images is stated.
+    The split is the published one: 12 / 4 / 4 groups. No licence of the images is stated.
 
     Boris Oreshkin, Pau Rodriguez, Alexandre Lacoste: TADAM: Task dependent adaptive metric for
     improved few-shot learning, NeurIPS 2018. https://arxiv.org/abs/1805.10123

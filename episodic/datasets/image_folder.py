@@ -50,7 +50,7 @@ class ImageFolder(ImageDataset):
     inverted: bool = False
     split_fractions: SplitFractions = (0.6, 0.2, 0.2)
 
-    license = "Images of the user's own, on the user's own terms."
+    license = "User-provided images; the user's licence terms apply."
     source_policy = "required"
 
     def __post_init__(self) -> None:
@@ -80,8 +80,8 @@ class ImageFolder(ImageDataset):
         """Write `images.npy`, uint8 `(N, C, size, size)`, class after class, and `classes.json`.
 
         Raises:
-            FetchError: The folder is not as described, or some images cannot be read; each is
-                named.
+            FetchError: The folder is malformed, or some images cannot be read. All of them are
+                listed.
         """
         classes = self._read_classes(source)
         paths = [path for c in classes for path in c.examples]
@@ -112,7 +112,7 @@ class ImageFolder(ImageDataset):
         """Return the images as `fetch` wrote them, memory-mapped."""
         for file in ("images.npy", "classes.json"):
             if not (raw / file).is_file():
-                raise FetchError(f"{raw / file} is missing: run the stage download first")
+                raise FetchError(f"{raw / file} does not exist: run the stage download first")
         content = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
         rows = content["classes"]
         names = [row["class"] for row in rows]

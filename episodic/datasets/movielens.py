@@ -95,7 +95,7 @@ class MovieLens(RatingDataset):
     those of a user are gender, age and occupation. User-provided data is a folder with the
     unpacked files. Users are split at random.
 
-    License: free for research; the ratings may not be redistributed or sold.
+    Licence: free for research; the ratings may not be redistributed or sold.
 
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
@@ -127,7 +127,7 @@ class MovieLens(RatingDataset):
     def _require_folder(self, source: Path) -> None:
         if not source.is_dir():
             raise FetchError(
-                f"dataset.source is {source}; it must be a folder that holds "
+                f"dataset.source is {source}; it must be a folder that contains "
                 f"{', '.join(VERSIONS[self.version].files)} of {self.version}"
             )
 
@@ -168,7 +168,7 @@ class MovieLens(RatingDataset):
         version = VERSIONS[self.version]
         for file in version.files:
             if not (raw / file).is_file():
-                raise FetchError(f"{raw / file} is missing: run the stage download first")
+                raise FetchError(f"{raw / file} does not exist: run the stage download first")
         files = {file: (raw / file).read_bytes() for file in version.files}
         return make_tasks(_parse_files(files, version, str(raw)), self, seed, INPUT)
 
@@ -194,7 +194,7 @@ def _read_official(
     except FetchError as error:
         remedy = (
             f"set dataset.source to a folder with the files of {version}, or {MIRROR_VARIABLE} to "
-            f"one that holds movielens/{version}.zip"
+            f"one that contains movielens/{version}.zip"
         )
         raise type(error)(f"{error}; {remedy}") from error
     target.unlink(missing_ok=True)
@@ -205,7 +205,7 @@ def _parse_files(files: dict[str, bytes], version: Version, name: str) -> Rating
     """Parse the files.
 
     Raises:
-        FetchError: Some lines are not as they should be; each is named.
+        FetchError: Some lines are malformed. All of them are listed.
     """
     ratings_file, films_file, users_file = version.files
     errors: list[str] = []
@@ -213,12 +213,12 @@ def _parse_files(files: dict[str, bytes], version: Version, name: str) -> Rating
     def lines(file: str, separator: str, min_columns: int) -> list[list[str]]:
         rows = []
         for number, line in enumerate(files[file].decode("latin-1").splitlines(), 1):
-            parts = line.split(separator)
-            if len(parts) >= min_columns:
-                rows.append(parts)
+            columns = line.split(separator)
+            if len(columns) >= min_columns:
+                rows.append(columns)
             elif line.strip():
                 errors.append(
-                    f"{name}/{file}, line {number}: {len(parts)} columns instead of {min_columns}"
+                    f"{name}/{file}, line {number}: {len(columns)} columns instead of {min_columns}"
                 )
         return rows
 

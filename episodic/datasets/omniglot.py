@@ -69,7 +69,7 @@ class Omniglot(ImageDataset):
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
 
-    License: MIT.
+    Licence: MIT.
 
     Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum: Human-level concept learning through
     probabilistic program induction, Science 350 (2015). https://doi.org/10.1126/science.aab3050
@@ -91,7 +91,7 @@ class Omniglot(ImageDataset):
 
     @property
     def protocol(self) -> str:
-        """The split and the rotations in words, for captions."""
+        """Description of the split and the rotations, for captions."""
         if not self.rotations:
             return f"{self.split} split, no rotations"
         where = "test too" if self.rotate_test else "training only"
@@ -121,10 +121,10 @@ class Omniglot(ImageDataset):
         """
         for archive in CONTENT:
             target = raw / f"{archive}.zip"
-            place = find_in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
+            path = find_in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
             try:
-                if place:
-                    files = _read_official(place, str(place), archive)
+                if path:
+                    files = _read_official(path, str(path), archive)
                 else:
                     url = f"{_torchvision_omniglot().download_url_prefix}/{archive}.zip"
                     download(url, target, max_bytes=MAX_BYTES, progress=progress)
@@ -132,9 +132,9 @@ class Omniglot(ImageDataset):
             except FetchError as error:
                 remedy = (
                     f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
-                    f"folder that holds omniglot/{archive}.zip"
+                    f"folder that contains omniglot/{archive}.zip"
                 )
-                if place:
+                if path:
                     remedy = (
                         f"put the real archive there, or unset {MIRROR_VARIABLE} to download it"
                     )
@@ -180,7 +180,7 @@ class Character(NamedTuple):
     Attributes:
         name: Its name, such as `Greek/character07`.
         alphabet: Name of its alphabet.
-        archive: Name of the archive that holds its drawings.
+        archive: Name of the archive that contains its drawings.
         vinyals: Its split in `vinyals`.
     """
 
@@ -281,7 +281,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     for archive in CONTENT:
         path = raw / f"{archive}.zip"
         if not path.is_file():
-            raise FetchError(f"{path} is missing: run the stage download first")
+            raise FetchError(f"{path} does not exist: run the stage download first")
         files = read_zip(
             path, pattern=_file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
         )
@@ -291,7 +291,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
         c.name: DRAWINGS_PER_CHARACTER for c in list_characters()
     }:
         raise FetchError(
-            f"{raw} does not hold all of Omniglot: remove it and run the stage download again"
+            f"{raw} does not contain all of Omniglot: remove it and run the stage download again"
         )
     return drawings
 

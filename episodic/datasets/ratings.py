@@ -32,12 +32,12 @@ FILES = ("ratings.csv", "items.csv", "users.csv")
 class Ratings(RatingDataset):
     """User-provided ratings. A task is a user, and users are split at random.
 
-    They are a CSV with the columns `user`, `item`, `rating` and perhaps `timestamp`, a number or a
-    date (ISO 8601). Without timestamps the order of the lines is the order of time. A folder holds
-    this file as `ratings.csv`, and perhaps features in `items.csv` and `users.csv`, one line per
+    They are a CSV with the columns `user`, `item`, `rating` and optionally `timestamp`, a number or
+    a date (ISO 8601). Without timestamps, lines must be in chronological order. A folder contains
+    this file as `ratings.csv`, and optionally features in `items.csv` and `users.csv`, one line per
     item or user. The first column of these is `item` or `user`. Every other column is a feature,
-    with several values separated by `|`. Numbers count as names, so numbers such as ages have to
-    be grouped before.
+    with several values separated by `|`. Numeric values are treated as categories; bin values such
+    as ages first.
 
     Args:
         items: `known`: validation and test users are scored on items of training users, and other
@@ -49,7 +49,7 @@ class Ratings(RatingDataset):
         tokens: Number of distinct features.
     """
 
-    license = "Ratings of the user's own, on the user's own terms."
+    license = "User-provided ratings; the user's licence terms apply."
     source_policy = "required"
 
     def shape(self, source: Path | None = None) -> tuple[int, int]:
@@ -73,7 +73,7 @@ class Ratings(RatingDataset):
         """Copy the files.
 
         Raises:
-            FetchError: Some lines are not as described; each is named.
+            FetchError: Some lines are malformed. All of them are listed.
         """
         files = _find_files(source)
         _read_ratings(files)
@@ -83,7 +83,7 @@ class Ratings(RatingDataset):
 
     def prepare(self, raw: Path, seed: int) -> Tasks:
         if not (raw / FILES[0]).is_file():
-            raise FetchError(f"{raw / FILES[0]} is missing: run the stage download first")
+            raise FetchError(f"{raw / FILES[0]} does not exist: run the stage download first")
         table = _read_ratings(_find_files(raw))
         return make_tasks(table, self, seed, table.input)
 
@@ -92,14 +92,14 @@ def _find_files(source: Path | None) -> dict[str, Path]:
     if source is not None and source.is_file():
         if others := [name for name in FILES[1:] if (source.parent / name).is_file()]:
             raise FetchError(
-                f"{' and '.join(others)} is in the folder of {source}: name the folder, with "
+                f"{' and '.join(others)} is in the folder of {source}: specify the folder, with "
                 f"{source.name} as {FILES[0]}, or move the file"
             )
         return {FILES[0]: source}
     if source is None or not (source / FILES[0]).is_file():
         raise FetchError(
             f"dataset.source is {source}; it must be a CSV with the columns user, item and rating, "
-            f"or a folder that holds it as {FILES[0]}"
+            f"or a folder that contains it as {FILES[0]}"
         )
     return {name: source / name for name in FILES if (source / name).is_file()}
 
@@ -109,12 +109,12 @@ def _read_ratings(files: dict[str, Path]) -> RatingTable:
     path = files[FILES[0]]
     ratings, rated = [], set()
     kinds: dict[str, int] = {}  # the first line of each kind of timestamp
-    for place, (number, row) in enumerate(_iterate_rows(path, ("user", "item", "rating"), errors)):
+    for index, (number, row) in enumerate(_iterate_rows(path, ("user", "item", "rating"), errors)):
         try:
             value = float(row["rating"])
         except ValueError:
             value = math.nan
-        time, kind = _parse_time(row["timestamp"]) if "timestamp" in row else (float(place), "")
+        time, kind = _parse_time(row["timestamp"]) if "timestamp" in row else (float(index), "")
         kinds.setdefault(kind, number)
         if not math.isfinite(value):
             errors.append(f"{path}, line {number}: the rating {row['rating']!r} is not a number")
@@ -135,30 +135,30 @@ def _read_ratings(files: dict[str, Path]) -> RatingTable:
             f"{kinds['date']}: use one of them"
         )
     items, users = (
-        _read_features(files.get(f"{what}s.csv"), what, errors) for what in ("item", "user")
+        _read_features(files.get(f"{entity}s.csv"), entity, errors) for entity in ("item", "user")
     )
     if errors or not ratings:
         raise FetchError("\n".join(shorten_errors(errors)) or f"{path} has no rows")
-    for what, features, rated_names in (
+    for entity, features, rated_names in (
         ("item", items, {r.item for r in ratings}),
         ("user", users, {r.user for r in ratings}),
     ):
         if features and not features.keys() & rated_names:
             raise FetchError(
-                f"{files[f'{what}s.csv']} has no {what} of {path.name}: write the names in the "
+                f"{files[f'{entity}s.csv']} has no {entity} of {path.name}: write the names in the "
                 "same way"
             )
     return RatingTable(ratings, items, users)
 
 
-def _read_features(path: Path | None, what: str, errors: list[str]) -> Features:
+def _read_features(path: Path | None, entity: str, errors: list[str]) -> Features:
     if path is None:
         return {}
     features: Features = {}
-    for number, row in _iterate_rows(path, (what,), errors):
-        name = row.pop(what)
+    for number, row in _iterate_rows(path, (entity,), errors):
+        name = row.pop(entity)
         if name in features:
-            errors.append(f"{path}, line {number}: {what} {name} is repeated")
+            errors.append(f"{path}, line {number}: {entity} {name} is repeated")
         features[name] = tuple(
             f"{column}={value.strip()}"
             for column, cell in row.items()
@@ -179,7 +179,7 @@ def _iterate_rows(
                 column for column in required if column not in (reader.fieldnames or [])
             ]:
                 errors.append(
-                    f"{path} has no column {' and '.join(missing)}: its first line must name the "
+                    f"{path} has no column {' and '.join(missing)}: its first line must list the "
                     f"columns {', '.join(required)}"
                 )
                 return

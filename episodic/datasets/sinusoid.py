@@ -30,7 +30,7 @@ class Sinusoid(RegressionDataset):
         phase: Bounds of the phase, in radians.
         x: Bounds of x, in radians.
 
-    Training, validation and test tasks come from the same family. There is no data and no license.
+    Training, validation and test tasks come from the same family. There is no data and no licence.
 
     Chelsea Finn, Pieter Abbeel, Sergey Levine: Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks, 2017, section 5.1. https://arxiv.org/abs/1703.03400
@@ -40,7 +40,7 @@ class Sinusoid(RegressionDataset):
     phase: tuple[Bound, Bound] = (0.0, 3.141592653589793)
     x: tuple[Bound, Bound] = (-5.0, 5.0)
 
-    license = "A formula (Finn et al. 2017); nothing to license."
+    license = "Synthetic functions (Finn et al. 2017); no licence applies."
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,19 +30,19 @@ __all__ = ["TextFolder"]
 class TextFolder(SentenceDataset):
     """User-provided sentences, in a CSV or in one folder per label.
 
-    A CSV has the columns `text` and `label`, and perhaps `split` (train, validation, test), the
+    A CSV has the columns `text` and `label`, and optionally `split` (train, validation, test), the
     same for all sentences of a label. Without it the labels are split at random. In a folder every
     line of a `.txt` file is a sentence: `LABEL/*.txt`, or `train/LABEL/*.txt` and so on.
 
     Args:
-        features: How sentences become numbers.
+        features: How sentences are encoded.
         split_fractions: Fractions of the labels for training, validation and test, where the data
             does not define it.
     """
 
     split_fractions: SplitFractions = (0.6, 0.2, 0.2)
 
-    license = "Sentences of the user's own, on the user's own terms."
+    license = "User-provided sentences; the user's licence terms apply."
     source_policy = "required"
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class TextFolder(SentenceDataset):
 
     def prepare(self, raw: Path, seed: int) -> Texts:
         if not (raw / "texts.json").is_file():
-            raise FetchError(f"{raw / 'texts.json'} is missing: run the stage download first")
+            raise FetchError(f"{raw / 'texts.json'} does not exist: run the stage download first")
         content = json.loads((raw / "texts.json").read_text(encoding="utf-8"))
         rows = content["classes"]
         names = [row["class"] for row in rows]
@@ -97,7 +97,7 @@ def read_classes(source: Path | None) -> list[OwnClass[str]]:
     """List the labels by name.
 
     Raises:
-        FetchError: The data is not as described.
+        FetchError: The data is malformed.
     """
     try:
         if source is not None and source.is_file():

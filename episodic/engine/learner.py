@@ -244,6 +244,7 @@ class MetaLearner:
     def init(self, seed: int) -> Params:
         """Initialize the meta-parameters from a seed, on the CPU, without a task axis."""
         theta = self.model.init(random_numbers.generator(seed, "initial weights"))
+        # The purpose is part of the key: renaming it changes all results.
         return self.algorithm.init(
             theta, self.model, random_numbers.generator(seed, "initial method")
         )

@@ -20,11 +20,11 @@ __all__ = ["Embeddings"]
 
 @dataclass(frozen=True)
 class Embeddings(ModelSpec):
-    """Embeddings of categorical features, summed per side, followed by decision layers.
+    """Embeddings of categorical features, summed per field, followed by decision layers.
 
-        h = [sum of the embeddings of a side's features, for each side],     output = MLP(h)
+        h = [sum of the embeddings of a field's features, for each field],     output = MLP(h)
 
-    Features are categorical, such as an item, its genres and the age of a user. Sides are the
+    Features are categorical, such as an item, its genres and the age of a user. Fields are the
     entities of a rating, such as item and user. Items that did not occur in training still have
     features that did. The MLP forms the decision layers of MeLU (algorithm `melu`).
 
@@ -54,7 +54,7 @@ class Embeddings(ModelSpec):
             len(input) == 2,
             "input",
             list(input),
-            "must be (sides, features) for embeddings, such as those of item and user",
+            "must be (fields, features) for embeddings, such as those of item and user",
         )
         return EmbeddingsModel(self, input[0], outputs)
 
@@ -68,12 +68,12 @@ class EmbeddingsModel:
 
     Args:
         spec: The settings.
-        sides: Number of sides.
+        fields: Number of fields.
         outputs: Number of outputs; 0 for no head.
     """
 
     spec: Embeddings
-    sides: int
+    fields: int
     outputs: int
 
     tables = ("embedding.weight",)
@@ -85,13 +85,13 @@ class EmbeddingsModel:
 
     @property
     def width(self) -> int:
-        return self.spec.hidden[-1] if self.spec.hidden else self.sides * self.spec.embedding
+        return self.spec.hidden[-1] if self.spec.hidden else self.fields * self.spec.embedding
 
     def init(self, generator: torch.Generator) -> Params:
         spec = self.spec
         weight = torch.empty(spec.tokens, spec.embedding).normal_(generator=generator) * 0.1
         theta: Params = {"embedding.weight": weight}
-        for i, (inputs, size) in enumerate(pairwise((self.sides * spec.embedding, *spec.hidden))):
+        for i, (inputs, size) in enumerate(pairwise((self.fields * spec.embedding, *spec.hidden))):
             theta |= {
                 f"hidden{i}.weight": glorot_uniform(generator, size, inputs),
                 f"hidden{i}.bias": torch.zeros(size),
@@ -102,7 +102,7 @@ class EmbeddingsModel:
         return theta
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
-        # x is int64 (tasks, n, sides, features), 0 where there is no feature.
+        # x is int64 (tasks, n, fields, features), 0 where there is no feature.
         table = theta["embedding.weight"]
         h = (ops.embedding(x, table) * (x != 0).to(table.dtype)[..., None]).sum(3).flatten(2)
         for i in range(len(self.spec.hidden)):

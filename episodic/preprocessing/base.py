@@ -27,14 +27,14 @@ __all__ = [
 
 
 class InputError(UserError, ValueError):
-    """Data that cannot become an example. The message has one sentence per error."""
+    """Invalid input data. The message has one sentence per error."""
 
 
 class Preprocessor(Protocol):
     """Turns the data of a user into examples."""
 
     example_name: str
-    """What one example is called in messages, such as `image`."""
+    """Name of one example in messages, such as `image`."""
 
     def __call__(self, x: Any) -> Tensor:
         """Return examples `(n, *input)`.
@@ -43,7 +43,7 @@ class Preprocessor(Protocol):
             x: A list of the user's data, or an array of examples that are preprocessed already.
 
         Raises:
-            InputError: Some of `x` cannot become an example.
+            InputError: Some of `x` is invalid.
         """
 
     def examples_in_folder(self, folder: Path) -> list[Any]:
@@ -95,7 +95,7 @@ def read_class_folders(
     name = preprocessor.example_name
     if not folder.is_dir():
         raise InputError(
-            f"there is no folder {folder}: specify one with a folder of {name}s per class"
+            f"{folder} does not exist: specify a folder with a folder of {name}s per class"
         )
     classes = {
         path.name: preprocessor.examples_in_folder(path)

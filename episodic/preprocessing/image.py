@@ -53,7 +53,7 @@ class ImagePreprocessor:
                 uint8 from 0 to 255 or of float from 0 to 1. Arrays are not inverted.
 
         Raises:
-            InputError: Some images cannot be read; each is named.
+            InputError: Some images cannot be read. All of them are listed.
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype != object):
             return torch.from_numpy(_scale(x, self.input))
@@ -71,7 +71,7 @@ class ImagePreprocessor:
         if errors:
             raise InputError("\n".join(shorten_errors(errors)))
         if not images:
-            raise InputError("x is empty: give at least one image")
+            raise InputError("x is empty: pass at least one image")
         return torch.from_numpy(np.stack(images))
 
     def examples_in_folder(self, folder: Path) -> list[Path]:
@@ -118,7 +118,7 @@ def decode_image(
         image = source
     else:
         raise InputError(
-            f"{type(source).__name__} is not an image: give a path, a Pillow image, the content of "
+            f"{type(source).__name__} is not an image: pass a path, a Pillow image, the content of "
             "a file, or an array"
         )
     channels, height, width = input

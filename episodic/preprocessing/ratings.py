@@ -26,7 +26,7 @@ class RatingPreprocessor:
     """Preprocessor of items, or of pairs of an item and the user who rates it.
 
     Args:
-        input: Shape of one example, `(sides, features)`. The sides are the item and, where the
+        input: Shape of one example, `(fields, features)`. The fields are the item and, where the
             model uses features of users, the user.
         items: The numbers of the features of each item, by the name of the item.
         users: The number of each feature of users, by the feature as `NAME=VALUE`.
@@ -39,21 +39,22 @@ class RatingPreprocessor:
     example_name = "item"
 
     def __call__(self, x: Any) -> Tensor:
-        """Return numbers of features, int64 `(n, sides, features)`, with 0 for "no feature".
+        """Return numbers of features, int64 `(n, fields, features)`, with 0 for "no feature".
 
         Args:
             x: A list of names of items, or of pairs of a name and the features of the user, as in
                 `("Fargo", {"age": 25})`; or an array of numbers of features.
 
         Raises:
-            InputError: Some items or features are unknown to the model; each is named.
+            InputError: Some items or features are unknown to the model. All of them
+                are listed.
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype.kind in "buif"):
             array = to_array(x, self.input)
             largest = max([0, *self.users.values(), *map(max, self.items.values())])
             in_range = not array.size or 0 <= array.min() <= array.max() <= largest
             if array.dtype.kind not in "ui" or not in_range:
-                raise InputError("x has numbers that are not features: give names of items")
+                raise InputError("x has numbers that are not features: pass names of items")
             return torch.from_numpy(array.astype(np.int64))
         errors: list[str] = []
         rows = [
@@ -63,7 +64,7 @@ class RatingPreprocessor:
         if errors:
             raise InputError("\n".join(shorten_errors(errors)))
         if not rows:
-            raise InputError("x is empty: give at least one item")
+            raise InputError("x is empty: pass at least one item")
         return torch.tensor(rows, dtype=torch.int64)
 
     def _number_features(self, rating: Any, errors: list[str]) -> list[list[int]]:
@@ -73,14 +74,14 @@ class RatingPreprocessor:
             hint = f" - did you mean {close[0]!r}?" if close else ""
             errors.append(f"the model knows no item {rating!r}{hint}")
             return []
-        sides = [self.items[str(item)]]
+        fields = [self.items[str(item)]]
         if self.input[0] == 2:
-            sides.append(self._number_user(user, errors))
+            fields.append(self._number_user(user, errors))
         elif user:
             errors.append(
                 f"{rating!r} has features of the user, but the model was trained without any"
             )
-        return sides
+        return fields
 
     def _number_user(self, user: Mapping[str, Any], errors: list[str]) -> list[int]:
         size = self.input[1]
@@ -121,7 +122,7 @@ def build(
         users: The number of each feature of users.
 
     Raises:
-        ValueError: An item has more features than an example holds.
+        ValueError: An item has more features than an example can have.
     """
     numbers = {name: [int(n) for n in features.split()] for name, features in items.items()}
     if any(len(features) > input[1] for features in numbers.values()):

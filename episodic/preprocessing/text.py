@@ -35,7 +35,7 @@ ENCODER_FOLDER = "data/encoder"
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """How sentences become numbers.
+    """How sentences are encoded.
 
     Args:
         kind: `ngrams`, `tokens` or `encoder`.
@@ -100,12 +100,12 @@ def build(
         path: Folder of the encoder; None to look it up in EPISODIC_ENCODER.
 
     Raises:
-        ValueError: The options do not belong together.
+        ValueError: The options are inconsistent.
     """
     if features == "ngrams" and idf is not None:
         weights = np.asarray(idf, np.float64)
         if weights.shape != input or not np.isfinite(weights).all():
-            raise ValueError(f"idf must hold {input[0]} finite numbers")
+            raise ValueError(f"idf must contain {input[0]} finite numbers")
         return NgramPreprocessor(input, weights)
     if features == "tokens" and tokenizer is not None:
         return TokenPreprocessor(input, load_tokenizer(tokenizer))

@@ -25,8 +25,8 @@ class CheckpointError(UserError):
 def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
-    Equal tensors and descriptions give equal bytes. The description is a single metadata entry,
-    because safetensors does not write several entries in a fixed order.
+    Identical tensors and descriptions produce identical bytes. The description is a single metadata
+    entry, because safetensors does not write several entries in a fixed order.
 
     Args:
         path: The file to write.
@@ -51,7 +51,7 @@ def load(
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint at {path}")
+        raise CheckpointError(f"the checkpoint {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118

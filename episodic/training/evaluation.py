@@ -103,10 +103,10 @@ def count_inner_steps(learner: MetaLearner, steps: int | None) -> int:
 
 
 def curve_steps(learner: MetaLearner, steps: int) -> list[int]:
-    """List the points of an adaptation curve, as numbers of inner steps.
+    """List the numbers of inner steps of an adaptation curve.
 
     Args:
-        learner: The learner. Without an inner loop, the only point is 0.
+        learner: The learner. Without an inner loop, the only number is 0.
         steps: Number of inner steps of the headline score, which is included.
     """
     if learner.test_variant.algorithm.inner_steps == 0:
@@ -160,12 +160,12 @@ def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """Results of a batch of episodes after different numbers of inner steps (points).
+    """Results of a batch of episodes after different numbers of inner steps.
 
     Args:
-        score: Scores `(tasks, points)` by batch-norm mode.
-        loss: Query losses `(tasks, points)` by batch-norm mode.
-        outputs: The query outputs in the mode of the learner, `(points, tasks, n, outputs)`.
+        score: Scores `(tasks, step_counts)` by batch-norm mode.
+        loss: Query losses `(tasks, step_counts)` by batch-norm mode.
+        outputs: The query outputs in the mode of the learner, `(step_counts, tasks, n, outputs)`.
     """
 
     score: dict[str, Tensor]

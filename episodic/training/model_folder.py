@@ -182,12 +182,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json from the folder of a model.
 
     Raises:
-        ModelFolderError: The file is missing or invalid, or has another format.
+        ModelFolderError: The file is missing or invalid, or has a different format.
     """
     path = folder / CONFIG
     if not folder.is_dir():
         raise ModelFolderError(
-            f"there is no folder {folder}: specify the folder of a trained model, such as"
+            f"{folder} does not exist: specify the folder of a trained model, such as"
             " models/run, which `dvc repro` creates"
         )
     try:

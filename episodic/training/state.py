@@ -105,7 +105,7 @@ class TrainingState:
         return state
 
     def save(self, path: Path) -> None:
-        """Write the state atomically. Equal states give equal bytes."""
+        """Write the state atomically. Identical states produce identical bytes."""
         tensors = {
             f"{kind}/{name}": tensor
             for kind in TENSORS

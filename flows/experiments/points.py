@@ -59,10 +59,12 @@ def read_points(file: Path, raw: Mapping[str, Any], check: bool = True) -> list[
             one per line.
     """
     if file.is_dir():
-        raise StageError(f"{file} is a folder; give a sweep file, such as conf/sweeps/methods.yaml")
+        raise StageError(
+            f"{file} is a folder; specify a sweep file, such as conf/sweeps/methods.yaml"
+        )
     if not file.exists():
         raise StageError(
-            f"{file} does not exist; give a sweep file, such as conf/sweeps/methods.yaml"
+            f"{file} does not exist; specify a sweep file, such as conf/sweeps/methods.yaml"
         )
     content = read_yaml(file)
     if not isinstance(content, dict) or not content:

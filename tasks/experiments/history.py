@@ -115,8 +115,8 @@ class RevisionHistory:
         return revisions
 
     def _find_commit(self, name: str) -> str:
-        words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
-        return self._git(*words, check=False).strip()
+        args = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
+        return self._git(*args, check=False).strip()
 
     def list_experiments(self) -> list[Revision]:
         """Return all experiments, for any base commit."""
@@ -162,10 +162,10 @@ class RevisionHistory:
                 except (NoResultError, MissingFilesError) as error:
                     yield error
 
-    def _git(self, *words: str, check: bool = True) -> str:
-        process = subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True)
+    def _git(self, *args: str, check: bool = True) -> str:
+        process = subprocess.run(["git", *args], cwd=self.root, capture_output=True, text=True)
         if check and process.returncode:
-            raise StageError(f"git {words[0]}: {process.stderr.strip() or 'failed'}")
+            raise StageError(f"git {args[0]}: {process.stderr.strip() or 'failed'}")
         return process.stdout if not process.returncode else ""
 
 

@@ -97,7 +97,7 @@ class WorkspaceFiles(RevisionFiles):
 
     def locate(self, path: str) -> Path:
         if not self.has(path):
-            raise NoResultError(f"{WORKSPACE}: there is no {path}; run dvc repro, or dvc pull")
+            raise NoResultError(f"{WORKSPACE}: {path} does not exist; run dvc repro, or dvc pull")
         return self.root / path
 
 

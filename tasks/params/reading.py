@@ -29,7 +29,8 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StageError(
-            f"there is no {path}; run in the root of the repository, or pass the file with --params"
+            f"{path} does not exist; run in the root of the repository, or pass the file with "
+            "--params"
         ) from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise StageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -50,7 +50,7 @@ def read_section(path: str, type_: Any, raw: Any, errors: list[str]) -> Any:
     if not isinstance(raw, dict):
         errors.append(f"{path} is {raw!r}; it must be a section of keys")
         return None
-    # An empty nested section has its deerrors, too.
+    # An empty nested section also gets its defaults.
     raw = {
         key: value for key, value in raw.items() if value is not None or not _is_section(type_, key)
     }

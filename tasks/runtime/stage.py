@@ -76,7 +76,7 @@ def run(body: Callable[[], None]) -> None:
         sys.exit(TRY_AGAIN if error.temporary else 1)
     except FileNotFoundError as error:
         _print_errors(
-            f"there is no {error.filename}: run the stage that writes it first (dvc repro)"
+            f"{error.filename} does not exist: run the stage that writes it first (dvc repro)"
         )
         sys.exit(1)
 
@@ -87,7 +87,7 @@ def _print_errors(message: str) -> None:
 
 
 def emit(event: str, **values: Any) -> None:
-    """Print an event of the stage on standard output, as words or as JSON (see PROGRESS)."""
+    """Print an event of the stage on standard output, as text or as JSON (see PROGRESS)."""
     if _wants_json():
         print(json.dumps({"event": event, **values}), flush=True)
         return

@@ -33,12 +33,12 @@ SMALL = {
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def call(*words: str) -> str:
-    answer = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+def call(*args: str) -> str:
+    result = subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -65,7 +65,7 @@ def test_work_is_counted_as_the_reference_counts_it():
 
 
 def test_the_table_is_printed_and_written(tmp_path):
-    said = call(
+    stdout = call(
         "benchmarks/speed/run.py",
         "--rounds",
         "1",
@@ -77,7 +77,7 @@ def test_the_table_is_printed_and_written(tmp_path):
         "--out",
         str(tmp_path),
     )
-    assert "engine, 2 processes" in said and "float64 difference" in said
+    assert "engine, 2 processes" in stdout and "float64 difference" in stdout
     assert (tmp_path / "speed.csv").read_text().count("\n") == 3 and (
         tmp_path / "speed.png"
     ).stat().st_size > 5000
@@ -115,15 +115,15 @@ def test_the_gpu_program_needs_only_torch_and_numpy(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    answer = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 0, answer.stderr
-    assert "sampling as on the CPU: True" in answer.stdout and "failed" not in answer.stdout
+    assert result.returncode == 0, result.stderr
+    assert "sampling as on the CPU: True" in result.stdout and "failed" not in result.stdout
     assert (tmp_path / "gpu.csv").exists()
 
 
@@ -146,17 +146,17 @@ def test_ten_times_the_data_take_no_more_memory(tmp_path):
 
 @pytest.mark.parametrize("name", ["sinusoid", "tiny", "omniglot_20w1s"])
 def test_time_to_accuracy_compares_only_one_task(name):
-    answer = warm.run(
+    result = warm.run(
         ["-m", "benchmarks.speed.time_to_accuracy", "--preset", name], ROOT, ENVIRONMENT
     )
     assert (
-        answer.returncode == 1
-        and f"error: --preset {name} is another task than omniglot_5w1s" in answer.stderr
+        result.returncode == 1
+        and f"error: --preset {name} defines a different task from omniglot_5w1s" in result.stderr
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (["benchmarks.speed.run", "--out", "{file}"], "is not a folder and cannot be created"),
         (["benchmarks.speed.run", "--rounds", "0"], "0 must be a whole number of at least 1"),
@@ -167,20 +167,20 @@ def test_time_to_accuracy_compares_only_one_task(name):
         ),
     ],
 )
-def test_arguments_are_checked_before_anything_is_measured(words, said, tmp_path):
+def test_arguments_are_checked_before_anything_is_measured(args, message, tmp_path):
     (tmp_path / "file").touch()
-    command = [word.format(file=tmp_path / "file") for word in words]
-    answer = warm.run(["-m", *command], ROOT, ENVIRONMENT)
-    assert answer.returncode == 2 and said in answer.stderr and answer.stdout == ""
+    command = [word.format(file=tmp_path / "file") for word in args]
+    result = warm.run(["-m", *command], ROOT, ENVIRONMENT)
+    assert result.returncode == 2 and message in result.stderr and result.stdout == ""
 
 
 def test_plans_are_measured_and_printed(tmp_path):
     from stages import prepare_folder
 
     folder = prepare_folder(tmp_path)
-    answer = warm.run(
+    result = warm.run(
         ["-m", "benchmarks.speed.plan", "--data", "prepared", "--rounds", "1"], folder, ENVIRONMENT
     )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.count("*") == 2 and "  plan:\n    mode: " in answer.stdout
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("*") == 2 and "  plan:\n    mode: " in result.stdout
     shutil.rmtree(folder / "prepared")

@@ -38,26 +38,26 @@ def test_every_method_is_a_cell_and_every_cell_a_method():
 
 
 @pytest.mark.parametrize(
-    ("part", "stage"),
+    ("benchmark_stage", "stage"),
     [("raw", "download"), ("data", "episodes"), ("train", "train"), ("cell", "evaluate")],
 )
-def test_benchmark_stages_have_the_code_deps_of_the_pipeline(part, stage):
+def test_benchmark_stages_have_the_code_deps_of_the_pipeline(benchmark_stage, stage):
     known = params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
     names = {
         "${dataset.name}": "omniglot",
         "${algorithm.name}": "${item.method}",
         "${model.name}": "conv4",
     }
-    wanted = {
+    expected = {
         "tasks/preset.py",
         *(dep for dep in known if dep.startswith(("episodic/", "tasks/"))),
     }
-    for name, here in names.items():
-        wanted = {dep.replace(name, here) for dep in wanted}
-    said = PIPELINE[part].get("do", PIPELINE[part])["deps"]
-    assert {f"../../{dep}" for dep in wanted} | {"cell.py"} <= set(said)
-    if part in ("train", "cell"):
-        assert "methods/${item.setting}/${item.method}.yaml" in said
+    for name, replacement in names.items():
+        expected = {dep.replace(name, replacement) for dep in expected}
+    deps = PIPELINE[benchmark_stage].get("do", PIPELINE[benchmark_stage])["deps"]
+    assert {f"../../{dep}" for dep in expected} | {"cell.py"} <= set(deps)
+    if benchmark_stage in ("train", "cell"):
+        assert "methods/${item.setting}/${item.method}.yaml" in deps
 
 
 def test_dvc_reads_the_pipeline():
@@ -66,7 +66,7 @@ def test_dvc_reads_the_pipeline():
         "DVC_SITE_CACHE_DIR": str(ROOT / ".dvc/tmp/site-cache"),
         "DVC_NO_ANALYTICS": "1",
     }
-    said = subprocess.run(
+    stdout = subprocess.run(
         [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
         cwd=ROOT / "benchmarks" / "methods",
         env=environment,
@@ -75,15 +75,15 @@ def test_dvc_reads_the_pipeline():
         check=True,
     ).stdout.split()
     assert {f"{stage}@5w1s-{method}" for stage in ("train", "cell") for method in METHODS} < set(
-        said
+        stdout
     )
-    assert {"raw", "data@5w1s", "table"} < set(said)
+    assert {"raw", "data@5w1s", "table"} < set(stdout)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_cells_parameters_are_sound(method, setting):
-    settings = params.parse(cell.parameters(setting, method))
+    settings = params.parse(cell.read_settings(setting, method))
     ways, shots = map(int, setting[:-1].split("w"))
     assert (settings.algorithm.name, settings.episodes.ways, settings.episodes.shots) == (
         method,
@@ -98,7 +98,7 @@ def test_cells_share_their_episodes():
 
     def parts(method: str | None) -> str:
         return json.dumps(
-            [cell.parameters("5w1s", method)[part] for part in ("dataset", "episodes")]
+            [cell.read_settings("5w1s", method)[section] for section in ("dataset", "episodes")]
         )
 
     assert {parts(method) for method in METHODS} == {parts(None)}
@@ -107,16 +107,17 @@ def test_cells_share_their_episodes():
 def test_an_unknown_cell_is_rejected():
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/methods/5w1s/mamal\.yaml; the name must be one of "
+        match=r"benchmarks/methods/methods/5w1s/mamal\.yaml does not exist; the name must be "
+        "one of "
         r"anil, ",
     ):
-        cell.parameters("5w1s", "mamal")
+        cell.read_settings("5w1s", "mamal")
     with pytest.raises(
         StageError,
-        match=r"there is no benchmarks/methods/settings/7w7s\.yaml; the name must be one of "
+        match=r"benchmarks/methods/settings/7w7s\.yaml does not exist; the name must be one of "
         r"20w1s, ",
     ):
-        cell.parameters("7w7s", "maml")
+        cell.read_settings("7w7s", "maml")
 
 
 @pytest.fixture
@@ -169,24 +170,24 @@ def test_from_data_to_table(tiny):
     )
     np.testing.assert_allclose(rows.loc["maml", "accuracy"], episodes["transductive"].mean())
     assert np.isnan(rows.loc["maml", "to_maml"])
-    said = (tiny / "results/results.md").read_text()
+    markdown = (tiny / "results/results.md").read_text()
     assert (
-        "**Omniglot, 5w1s**" in said
-        and "98.7 % ± 0.4" in said
-        and "98.8 %" in said
-        and "; a note |" in said
+        "**Omniglot, 5w1s**" in markdown
+        and "98.7 % ± 0.4" in markdown
+        and "98.8 %" in markdown
+        and "; a note |" in markdown
     )
-    assert said.endswith("\n\nNot computed yet: `anil` 5w1s.\n")
+    assert markdown.endswith("\n\nNot computed yet: `anil` 5w1s.\n")
     assert (tiny / "results/results.svg").read_text().startswith("<svg")
 
 
 def write_cell(folder, method: str, setting: str, accuracy: float, **changes) -> None:
     """Write a synthetic cell of four episodes; `changes` are facts, and "absent" removes one."""
-    place = folder / f"{method}-{setting}"
-    place.mkdir(parents=True)
+    cell_folder = folder / f"{method}-{setting}"
+    cell_folder.mkdir(parents=True)
     pd.DataFrame(
         {"episode": range(4), "inductive": accuracy - 0.1, "transductive": accuracy}
-    ).to_csv(place / "episodes.csv", index=False)
+    ).to_csv(cell_folder / "episodes.csv", index=False)
     facts = {
         "method": method,
         "setting": setting,
@@ -211,7 +212,7 @@ def write_cell(folder, method: str, setting: str, accuracy: float, **changes) ->
         "dataset": {"split": "maml", "rotations": True, "rotate_test": True},
     }
     write_json(
-        place / "cell.json",
+        cell_folder / "cell.json",
         {key: value for key, value in (facts | changes).items() if value != "absent"},
     )
 
@@ -221,11 +222,11 @@ def test_settings_come_in_order_and_best_first(tmp_path):
         [("maml", "20w1s"), ("maml", "5w5s"), ("protonet", "5w1s"), ("maml", "5w1s")]
     ):
         write_cell(tmp_path, method, setting, 0.5 + 0.1 * number)
-    found = table.build_table(tmp_path)
+    result = table.build_table(tmp_path)
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
-    assert list(zip(found["setting"], found["method"], strict=True)) == order
-    np.testing.assert_allclose(found["inductive"], found["accuracy"] - 0.1)
-    assert table.render_markdown(found, {}).count("**Omniglot") == 3
+    assert list(zip(result["setting"], result["method"], strict=True)) == order
+    np.testing.assert_allclose(result["inductive"], result["accuracy"] - 0.1)
+    assert table.render_markdown(result, {}).count("**Omniglot") == 3
 
 
 def test_notes_on_unknown_methods_and_missing_cells_are_rejected(tmp_path):
@@ -233,7 +234,7 @@ def test_notes_on_unknown_methods_and_missing_cells_are_rejected(tmp_path):
     write_cell(tmp_path / "cells", "anil", "5w1s", 0.8)
     (tmp_path / "notes.yaml").write_text("{mamal: a note}")
     with pytest.raises(
-        StageError, match=r"notes\.yaml has a note on mamal, which is not a method of the table"
+        StageError, match=r"notes\.yaml has a note on mamal, which is not an algorithm of the table"
     ):
         table.write(
             tmp_path / "cells", tmp_path / "notes.yaml", tmp_path / "methods", tmp_path / "out"
@@ -257,13 +258,13 @@ def test_documentation_has_the_figures_of_the_table():
         ]
         return {line[0]: line[1:] for line in lines}
 
-    made = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
+    generated = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
     page = (ROOT / "docs/results/method-benchmark.md").read_text()
     section = re.search(r"\| algorithm \| accuracy \| inductive .*?\n\n", page, re.S)
-    said = rows(section[0])
-    assert said.keys() == made.keys()
-    for method, cells in said.items():
-        accuracy, inductive, to_maml, _, training, memory, published, _ = made[method]
+    documented = rows(section[0])
+    assert documented.keys() == generated.keys()
+    for method, cells in documented.items():
+        accuracy, inductive, to_maml, _, training, memory, published, _ = generated[method]
         assert cells == [accuracy, inductive, to_maml, training, memory, published], method
 
 
@@ -305,12 +306,12 @@ def test_rows_report_differing_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"ensemble": "absent"},
-            r"protonet-5w1s/cell\.json has no ensemble; it was written by other code: run "
-            "make benchmark",
+            r"protonet-5w1s/cell\.json has no ensemble; it was written by a different version "
+            "of the code: run make benchmark",
         ),
         (
             {"data_digest": "b"},
@@ -318,10 +319,10 @@ def test_rows_report_differing_settings(tmp_path):
         ),
     ],
 )
-def test_inconsistent_cells_are_rejected(changes, said, tmp_path):
+def test_inconsistent_cells_are_rejected(changes, message, tmp_path):
     write_cell(tmp_path, "maml", "5w1s", 0.9)
     write_cell(tmp_path, "protonet", "5w1s", 0.9, **changes)
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(StageError, match=message):
         table.build_table(tmp_path)
 
 

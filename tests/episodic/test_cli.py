@@ -25,28 +25,28 @@ NAMES = ["-dash", "two words", "ärger", "d", "e"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     """A trained model, and images of five classes: 3 to adapt to and 10 to classify."""
     folder = tmp_path_factory.mktemp("place")
     folder_of("protonet", folder / "run", theta=trained("protonet").theta)
     images = sampler("test").examples[-100:]
     for c, name in enumerate(NAMES):
-        for part, numbers in (("support", range(3)), ("query", range(3, 13))):
-            (folder / part / name).mkdir(parents=True)
+        for subset, numbers in (("support", range(3)), ("query", range(3, 13))):
+            (folder / subset / name).mkdir(parents=True)
             for i in numbers:
                 Image.fromarray(255 - images[20 * c + i, 0].numpy()).save(
-                    folder / part / name / f"{i}.png"
+                    folder / subset / name / f"{i}.png"
                 )
     call(folder, "adapt", "run", "support", "-o", "adapted")
     return folder
 
 
-def call(folder: Path, *words: str, code: int = 0, stdin: str = "") -> str:
+def call(folder: Path, *args: str, code: int = 0, stdin: str = "") -> str:
     """Standard output of a command; of one that fails, its standard error."""
     before = Path.cwd()
     os.chdir(folder)
     try:
-        ended = CliRunner().invoke(app, list(words), input=stdin)
+        ended = CliRunner().invoke(app, list(args), input=stdin)
     finally:
         os.chdir(before)
     assert ended.exit_code == code, ended.output
@@ -58,22 +58,22 @@ def call(folder: Path, *words: str, code: int = 0, stdin: str = "") -> str:
     return ended.stderr if code else ended.stdout
 
 
-def test_adapt_and_predict(place):
-    files = sorted(str(p.relative_to(place)) for p in (place / "query").rglob("*.png"))
-    said = call(place, "predict", "adapted", *files)
-    assert [line.split("  ")[0] for line in said.splitlines()] == files
-    wanted = episodic.load_adapted(place / "adapted").predict([place / f for f in files])
+def test_adapt_and_predict(workspace):
+    files = sorted(str(p.relative_to(workspace)) for p in (workspace / "query").rglob("*.png"))
+    stdout = call(workspace, "predict", "adapted", *files)
+    assert [line.split("  ")[0] for line in stdout.splitlines()] == files
+    expected = episodic.load_adapted(workspace / "adapted").predict([workspace / f for f in files])
     right = 0
-    for line, file, label in zip(said.splitlines(), files, wanted, strict=True):
+    for line, file, label in zip(stdout.splitlines(), files, expected, strict=True):
         assert f"  {label} " in line and line.endswith(" %")
         right += Path(file).parent.name == label
     assert right >= 25, "of 50, where chance gives 10"
 
 
-def test_json_csv_folders_and_standard_input(place):
+def test_json_csv_folders_and_standard_input(workspace):
     rows = [
         json.loads(line)
-        for line in call(place, "predict", "adapted", "query", "--json").splitlines()
+        for line in call(workspace, "predict", "adapted", "query", "--json").splitlines()
     ]
     assert len(rows) == 50 and all(
         sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows
@@ -82,11 +82,11 @@ def test_json_csv_folders_and_standard_input(place):
         max(row["probabilities"], key=row["probabilities"].get) == row["label"] for row in rows
     )
     table = list(
-        csv.DictReader(io.StringIO(call(place, "predict", "adapted", "query/ärger", "--csv")))
+        csv.DictReader(io.StringIO(call(workspace, "predict", "adapted", "query/ärger", "--csv")))
     )
     assert len(table) == 10 and list(table[0]) == ["file", "label", *sorted(NAMES)]
     named = call(
-        place,
+        workspace,
         "predict",
         "adapted",
         "-",
@@ -97,27 +97,27 @@ def test_json_csv_folders_and_standard_input(place):
         "query/ärger/3.png",
         "query/two words/4.png",
     ]
-    dash = call(place, "predict", "adapted", "--", "query/-dash/3.png")
+    dash = call(workspace, "predict", "adapted", "--", "query/-dash/3.png")
     assert "-dash" in dash
 
 
-def test_info_describes_the_model(place):
-    said = call(place, "info", "run")
-    for words in (
+def test_info_describes_the_model(workspace):
+    stdout = call(workspace, "info", "run")
+    for texts in (
         "protonet",
         "conv4",
         "image, 1 x 28 x 28, dark ink on light paper",
         "glyphs: 5-way 1-shot",
     ):
-        assert words in said
-    assert "adapted to  -dash, d, e, two words, ärger" in call(place, "info", "adapted")
-    assert call(place, "--version").strip() == episodic.__version__
+        assert texts in stdout
+    assert "adapted to  -dash, d, e, two words, ärger" in call(workspace, "info", "adapted")
+    assert call(workspace, "--version").strip() == episodic.__version__
 
 
-def test_evaluate_is_that_of_the_library(place):
-    found = json.loads(
+def test_evaluate_is_that_of_the_library(workspace):
+    result = json.loads(
         call(
-            place,
+            workspace,
             "evaluate",
             "run",
             "query",
@@ -132,30 +132,34 @@ def test_evaluate_is_that_of_the_library(place):
             "--json",
         )
     )
-    model = episodic.load(place / "run")
-    files = sorted((place / "query").rglob("*.png"))
-    wanted = model.evaluate(
+    model = episodic.load(workspace / "run")
+    files = sorted((workspace / "query").rglob("*.png"))
+    expected = model.evaluate(
         files, [p.parent.name for p in files], shots=2, queries=3, episodes=20, seed=3
     )
-    assert found == wanted.summary and wanted.scores.shape == (20,)
+    assert result == expected.summary and expected.scores.shape == (20,)
     assert "on 20 5-way 2-shot episodes, 3 queries per class (chance: 20.0 %)" in call(
-        place, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
+        workspace, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
     )
 
 
-def test_export_by_the_ending(place):
-    assert call(place, "export", "adapted", "model.pt2").startswith("model.pt2: ")
-    assert (place / "model.pt2").stat().st_size > 10_000
-    assert "ends in neither .onnx nor .pt2" in call(place, "export", "adapted", "model.bin", code=1)
-    assert "adapt the model to a task first" in call(place, "export", "run", "model.onnx", code=1)
+def test_export_by_the_ending(workspace):
+    assert call(workspace, "export", "adapted", "model.pt2").startswith("model.pt2: ")
+    assert (workspace / "model.pt2").stat().st_size > 10_000
+    assert "ends in neither .onnx nor .pt2" in call(
+        workspace, "export", "adapted", "model.bin", code=1
+    )
+    assert "adapt the model to a task first" in call(
+        workspace, "export", "run", "model.onnx", code=1
+    )
 
 
-def test_errors_are_one_line_and_leave_no_output(place, tmp_path):
-    for words, said in (
-        (("adapt", "run", "nowhere", "-o", "x"), "there is no folder nowhere"),
+def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
+    for args, message in (
+        (("adapt", "run", "nowhere", "-o", "x"), "nowhere does not exist"),
         (
             ("adapt", "nowhere", "support", "-o", "x"),
-            "there is no folder nowhere: specify the folder of a trained model",
+            "nowhere does not exist: specify the folder of a trained model",
         ),
         (("adapt", "run", "support/d", "-o", "x"), "has no folders, only 3 images"),
         (("adapt", "adapted", "support", "-o", "x"), "is already adapted to a task"),
@@ -179,30 +183,32 @@ def test_errors_are_one_line_and_leave_no_output(place, tmp_path):
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
         (("info", "query"), "contains no trained model"),
     ):
-        assert said in call(place, *words, code=1), words
-    assert not (place / "x").exists() and len(list((place / "query").iterdir())) == 5
-    call(place, "adapt", "run", "support", code=2)
-    call(place, "adapt", "run", "support", "-o", "adapted")  # an adapted model may be replaced
+        assert message in call(workspace, *args, code=1), args
+    assert not (workspace / "x").exists() and len(list((workspace / "query").iterdir())) == 5
+    call(workspace, "adapt", "run", "support", code=2)
+    call(workspace, "adapt", "run", "support", "-o", "adapted")  # an adapted model may be replaced
 
 
-def test_all_broken_images_are_reported_at_once(place, tmp_path):
+def test_all_broken_images_are_reported_at_once(workspace, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "empty.png").touch()
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / name / "good.png")
     assert (
-        call(place, "adapt", "run", str(tmp_path), "-o", "x", code=1).count("is empty (0 bytes)")
+        call(workspace, "adapt", "run", str(tmp_path), "-o", "x", code=1).count(
+            "is empty (0 bytes)"
+        )
         == 2
     )
 
 
-def test_as_a_program(place):
+def test_as_a_program(workspace):
     """A real process: exit codes, a closed pipe, and help without loading torch."""
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
         return subprocess.run(
-            [sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True
+            [sys.executable, *args], cwd=workspace, env=environment, capture_output=True, text=True
         )
 
     assert run("-m", "episodic").returncode == 2
@@ -216,7 +222,7 @@ def test_as_a_program(place):
     )
     piped = subprocess.run(
         ["sh", "-c", f"'{sys.executable}' -m episodic predict adapted query | head -1; echo done"],
-        cwd=place,
+        cwd=workspace,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

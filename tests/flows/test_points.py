@@ -149,13 +149,14 @@ def test_names_keep_the_sign_of_exponents(points):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(
         StageError,
-        match=r"nosuch\.yaml does not exist; give a sweep file, such as conf/sweeps/methods\.yaml$",
+        match=r"nosuch\.yaml does not exist; specify a sweep file, such as "
+        r"conf/sweeps/methods\.yaml$",
     ):
         read_points(tmp_path / "nosuch.yaml", preset.default_params())
 
 
 def test_a_folder_is_not_a_sweep_file(tmp_path):
-    with pytest.raises(StageError, match="is a folder; give a sweep file"):
+    with pytest.raises(StageError, match="is a folder; specify a sweep file"):
         read_points(tmp_path, preset.default_params())
 
 

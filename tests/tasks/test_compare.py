@@ -33,26 +33,26 @@ METHODS = {"maml": 0.0, "protonet": 0.25, "reptile": -0.2}
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
     """Three methods with three seeds each, and MAML with another learning rate."""
-    made = Repository(tmp_path_factory.mktemp("history") / "a repo", test=120)
-    for place, (method, skill) in enumerate(METHODS.items()):
+    built = Repository(tmp_path_factory.mktemp("history") / "a repo", test=120)
+    for index, (method, skill) in enumerate(METHODS.items()):
         for seed in range(3):
-            made.experiment(
+            built.experiment(
                 f"{method}-{seed}",
                 skill,
-                60.0 * (place + 1) + seed,
+                60.0 * (index + 1) + seed,
                 algorithm__name=method,
                 train__seed=seed,
             )
-    made.experiment("maml-fast", 0.0, 30.0, 0.3, algorithm__name="maml", train__meta_lr=0.01)
-    return made
+    built.experiment("maml-fast", 0.0, 30.0, 0.3, algorithm__name="maml", train__meta_lr=0.01)
+    return built
 
 
 @pytest.fixture(scope="module")
 def protocol(repository) -> groups.Protocol:
     experiments, left = compare.gather(repository.path, everything=True)
     assert left == []
-    (found,) = groups.group_protocols(experiments, "maml-0")
-    return found
+    (result,) = groups.group_protocols(experiments, "maml-0")
+    return result
 
 
 def test_experiments_are_read_as_they_were_saved(repository):
@@ -117,8 +117,8 @@ def test_differences_are_those_of_the_statistics(protocol):
         (expected.low, expected.high)
     )
     assert best.to_baseline.of_methods and best.to_baseline.seeds == (3, 3)
-    one = next(c for c in protocol.configurations if "0.01" in c.name)
-    assert not one.to_baseline.of_methods, "one seed against three speaks of checkpoints"
+    rate_001 = next(c for c in protocol.configurations if "0.01" in c.name)
+    assert not rate_001.to_baseline.of_methods, "one seed against three speaks of checkpoints"
     assert all(p.p >= p.difference.p for p in protocol.pairs), "corrected for their number"
 
 
@@ -128,7 +128,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         for c in protocol.configurations
     }
 
-    def said(a: str, b: str) -> str:
+    def describe(a: str, b: str) -> str:
         pair = protocol.find_pair(by_name[a], by_name[b]) or protocol.find_pair(
             by_name[b], by_name[a]
         )
@@ -137,17 +137,17 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
     assert re.fullmatch(
         r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, "
         r"paired over 120.episodes\.",
-        said("protonet", "maml"),
+        describe("protonet", "maml"),
     )
-    assert re.match(r"maml, .* beats reptile", said("reptile", "maml"))
+    assert re.match(r"maml, .* beats reptile", describe("reptile", "maml"))
     assert re.match(
         r"The mean of the 3 checkpoints of protonet, \S+ beats the checkpoint of maml, \S+ by .* "
-        r"not methods\.$",
-        said("protonet", "maml-fast"),
+        r"not algorithms\.$",
+        describe("protonet", "maml-fast"),
     )
-    assert said("maml", "maml-fast").startswith(
+    assert describe("maml", "maml-fast").startswith(
         "No significant difference"
-    ) and "corrected p = " in said("maml", "maml-fast")
+    ) and "corrected p = " in describe("maml", "maml-fast")
     # Where the first two are level, the headline goes on to the first that the best one beats.
     level = replace(
         protocol, configurations=[by_name[name] for name in ("maml", "maml-fast", "reptile")]
@@ -161,7 +161,7 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         r"(No significant difference: .*\(corrected p = .*\)\.) (.*)",
         sentences.describe_best(level),
     ).groups()
-    assert first == said("maml", "maml-fast") and second == sentences.compare_pair(
+    assert first == describe("maml", "maml-fast") and second == sentences.compare_pair(
         level, level.find_pair(level.configurations[0], by_name["reptile"])
     )
 
@@ -172,23 +172,23 @@ def test_sentences_on_checkpoints_and_equal_scores(protocol):
         next(c for c in protocol.configurations if c.name == name)
         for name in ("protonet, meta_lr=0.001", "maml, meta_lr=0.001", "maml, meta_lr=0.01")
     )
-    one, other = (
+    first, other = (
         replace(e, name=name) for e, name in ((protonet.first, "one"), (maml.first, "other"))
     )
 
     def headline(*experiments) -> str:
-        (found,) = groups.group_protocols(experiments)
-        return sentences.describe_best(found)
+        (result,) = groups.group_protocols(experiments)
+        return sentences.describe_best(result)
 
-    assert headline(one, other).startswith("The checkpoint of protonet beats that of maml by ")
-    assert headline(one, *maml.experiments).startswith(
+    assert headline(first, other).startswith("The checkpoint of protonet beats that of maml by ")
+    assert headline(first, *maml.experiments).startswith(
         "The checkpoint of protonet beats the mean of the 3 checkpoints of maml by "
     )
     assert headline(*protonet.experiments, other).startswith(
         "The mean of the 3 checkpoints of protonet beats the checkpoint of maml by "
     )
-    two = headline(*protonet.experiments[:2], *maml.experiments)
-    assert two.startswith(
+    second = headline(*protonet.experiments[:2], *maml.experiments)
+    assert second.startswith(
         "The mean of the 2 checkpoints of protonet beats the mean of the 3 checkpoints of maml by "
     )
     assert headline(fast.first, replace(other, scores=fast.first.scores)).endswith(
@@ -204,41 +204,41 @@ def test_repeated_experiment_is_counted_once(tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         repository.experiment(name, 0.1, train__seed=seed)
     with RevisionHistory.open(repository.path) as history:
-        one, two = history.read(history.list_experiments())
-        again = next(history.read([Revision("again", one.commit)]))
-    (found,) = groups.group_protocols([one, two, again])
-    assert found.repetitions == [("again", "one")] and [
-        len(c.experiments) for c in found.configurations
+        first, second = history.read(history.list_experiments())
+        again = next(history.read([Revision("again", first.commit)]))
+    (result,) = groups.group_protocols([first, second, again])
+    assert result.repetitions == [("again", "one")] and [
+        len(c.experiments) for c in result.configurations
     ] == [2]
-    assert "again repeats one" in " ".join(ranking.build_ranking_section(found, "").notes)
-    assert groups.group_protocols([one, two, again], "again")[0].baseline.first.name == "one"
+    assert "again repeats one" in " ".join(ranking.build_ranking_section(result, "").notes)
+    assert groups.group_protocols([first, second, again], "again")[0].baseline.first.name == "one"
 
 
 def test_params_are_those_of_the_run(tmp_path):
     """An edit that was not run renames no result, neither of a commit nor of the workspace."""
     repository = Repository(tmp_path / "repo", test=40)
-    made = repository.commit(repository.result(tmp_path / "r", 0.1, {"algorithm.name": "maml"}))
+    commit = repository.commit(repository.result(tmp_path / "r", 0.1, {"algorithm.name": "maml"}))
     repository.experiment("other", 0.2, algorithm__name="reptile")
     shutil.copytree(tmp_path / "r", repository.path, dirs_exist_ok=True)
     file = repository.path / "params.yaml"
     file.write_text(file.read_text().replace("name: maml", "name: protonet"))
     repository.git("commit", "-qm", "edited, not run", "params.yaml")
-    experiments, _ = compare.gather(repository.path, [made, "main", "workspace", "other"])
+    experiments, _ = compare.gather(repository.path, [commit, "main", "workspace", "other"])
     assert [e.params["algorithm"]["name"] for e in experiments] == ["maml"] * 3 + ["reptile"]
     assert experiments[0].params["train"] == read_yaml(tmp_path / "r/params.yaml")["train"], (
         "with their types"
     )
-    (found,) = compare.run(experiments, [], tmp_path / "out")
-    assert {c.name for c in found.configurations} == {"maml", "reptile"} and found.edited == [
+    (result,) = compare.run(experiments, [], tmp_path / "out")
+    assert {c.name for c in result.configurations} == {"maml", "reptile"} and result.edited == [
         "main",
         "workspace",
     ]
-    said = (
+    text = (
         "main and workspace: params.yaml was edited after the run; the scores are those of the run"
     )
     assert (
-        said in (tmp_path / "out/comparison.html").read_text()
-        and said in (tmp_path / "out/comparison.md").read_text()
+        text in (tmp_path / "out/comparison.html").read_text()
+        and text in (tmp_path / "out/comparison.md").read_text()
     )
 
 
@@ -274,9 +274,9 @@ stages:
         "report": {"title": "5"},
     }
     ran = lock.read_params(lock.parse_lock((ROOT / "dvc.lock").read_bytes()))
-    wanted = select_used(read_yaml(ROOT / "params.yaml"))
+    expected = select_used(read_yaml(ROOT / "params.yaml"))
     assert {key: ran[key].keys() for key in ("dataset", "train", "episodes")} == {
-        key: wanted[key].keys() for key in ("dataset", "train", "episodes")
+        key: expected[key].keys() for key in ("dataset", "train", "episodes")
     }
 
 
@@ -291,11 +291,13 @@ def test_missing_keys_of_older_files_have_default_values(protocol):
     )
     newer = deepcopy(experiment.params)
     newer["train"] |= {"meta_lr": 10 * usual, "patience": None}
-    (found,) = groups.group_protocols([other, replace(experiment, params=newer, params_file=newer)])
-    assert found.keys == ["train.meta_lr"] and {c.name for c in found.configurations} == {
+    (result,) = groups.group_protocols(
+        [other, replace(experiment, params=newer, params_file=newer)]
+    )
+    assert result.keys == ["train.meta_lr"] and {c.name for c in result.configurations} == {
         f"meta_lr={v:g}" for v in (usual, 10 * usual)
     }
-    assert found.edited == []
+    assert result.edited == []
 
 
 def test_other_code_is_another_configuration(protocol):
@@ -308,11 +310,11 @@ def test_other_code_is_another_configuration(protocol):
         config=experiment.config | {"code_digest": "0" * 16},
         scores=experiment.scores * 0.9,
     )
-    (found,) = groups.group_protocols([experiment, other])
-    assert found.keys == [naming.CODE] and len(found.configurations) == 2
-    assert {c.name for c in found.configurations} == {"protonet-0", "later"}
-    (found,) = groups.group_protocols([experiment, other, protocol.baseline.first])
-    assert sum(", code " in c.name for c in found.configurations) == 2, (
+    (result,) = groups.group_protocols([experiment, other])
+    assert result.keys == [naming.CODE] and len(result.configurations) == 2
+    assert {c.name for c in result.configurations} == {"protonet-0", "later"}
+    (result,) = groups.group_protocols([experiment, other, protocol.baseline.first])
+    assert sum(", code " in c.name for c in result.configurations) == 2, (
         "where nothing else sets them apart"
     )
 
@@ -321,11 +323,11 @@ def test_code_does_not_distinguish_algorithms(protocol):
     """The digest is of the modules that a training imports, which differ from method to method."""
     from dataclasses import replace
 
-    one, two = protocol.best.first, protocol.baseline.first
-    (found,) = groups.group_protocols(
-        [one, replace(two, config=two.config | {"code_digest": "1" * 16})]
+    first, second = protocol.best.first, protocol.baseline.first
+    (result,) = groups.group_protocols(
+        [first, replace(second, config=second.config | {"code_digest": "1" * 16})]
     )
-    assert naming.CODE not in found.keys and {c.name for c in found.configurations} == {
+    assert naming.CODE not in result.keys and {c.name for c in result.configurations} == {
         "protonet",
         "maml",
     }
@@ -345,12 +347,12 @@ def test_incomparable_experiments_are_never_paired(protocol, change, tmp_path):
         ),
         "episodes": replace(experiment, name="other", scores=experiment.scores[:-1]),
     }[change]
-    found = compare.run([experiment, other], [], tmp_path / "out", "other")
-    assert [[e.name for e in p.experiments] for p in found] == [["other"], ["protonet-0"]], (
+    comparisons = compare.run([experiment, other], [], tmp_path / "out", "other")
+    assert [[e.name for e in p.experiments] for p in comparisons] == [["other"], ["protonet-0"]], (
         "that of the baseline first"
     )
-    assert all(c.to_baseline is None for p in found for c in p.configurations) and all(
-        p.pairs == [] for p in found
+    assert all(c.to_baseline is None for p in comparisons for c in p.configurations) and all(
+        p.pairs == [] for p in comparisons
     )
     page = (tmp_path / "out/comparison.html").read_text()
     assert "follow two protocols" in page and "There is nothing to compare it with" in page
@@ -403,11 +405,11 @@ def test_groups_and_disagreements_by_hand(protocol):
     both = closeup.compare_predictions(first, second)
     expected = (first.first.scores - second.first.scores)[both["episode"].unique()]
     np.testing.assert_allclose(both.groupby("episode")["gain"].mean(), expected, atol=1e-12)
-    found = closeup.find_disagreements(protocol)
+    disagreements = closeup.find_disagreements(protocol)
     gains = first.first.scores - second.first.scores
     shown = [
         gains[card.episode]
-        for card in found.cards
+        for card in disagreements.cards
         if card.rank.startswith("protonet") and card.rank.endswith(" is better")
     ]
     assert sorted(shown, reverse=True) == sorted(gains, reverse=True)[:2], (
@@ -423,11 +425,11 @@ def test_a_regression_is_compared_by_its_error(tmp_path):
         for seed in range(3):
             repository.experiment(f"{name}-{seed}", skill, algorithm__name=name, train__seed=seed)
     experiments, _ = compare.gather(repository.path, everything=True)
-    (found,) = compare.run(experiments, [], tmp_path / "out", "maml-0")
-    assert found.best.name == "fomaml" and found.best.to_baseline.mean < 0
+    (result,) = compare.run(experiments, [], tmp_path / "out", "maml-0")
+    assert result.best.name == "fomaml" and result.best.to_baseline.mean < 0
     assert re.match(
         r"fomaml beats maml by 0\.\d+ \(95 % CI 0\.\d+ to 0\.\d+\), 3 seeds",
-        sentences.describe_best(found),
+        sentences.describe_best(result),
     )
     assert "mean squared error" in (tmp_path / "out/comparison.html").read_text()
 
@@ -456,17 +458,17 @@ def test_commits_and_the_workspace_are_revisions_too(tmp_path):
 
 
 def test_invalid_arguments_are_rejected(repository, tmp_path):
-    for words, said in (
+    for args, message in (
         (
             ["mamal-0"],
             r"there is no experiment or commit 'mamal-0', did you mean maml-0|there is no "
             r"experiment or commit 'mamal-0'",
         ),
         (["main"], r"main: the stage evaluate has not run there"),
-        (["workspace"], r"workspace: there is no reports/metrics\.json; run dvc repro"),
+        (["workspace"], r"workspace: reports/metrics\.json does not exist; run dvc repro"),
     ):
-        with pytest.raises(StageError, match=said):
-            compare.gather(repository.path, words)
+        with pytest.raises(StageError, match=message):
+            compare.gather(repository.path, args)
     experiments, _ = compare.gather(repository.path, ["maml-0", "maml-1"])
     with pytest.raises(
         StageError, match="the baseline protonet-0 is not among the compared experiments"
@@ -515,9 +517,9 @@ def test_missing_cache_files_are_listed(tmp_path):
     repository.experiment("one")
     repository.experiment("two", 0.1)
     with RevisionHistory.open(repository.path) as history:
-        one, _ = history.read(history.list_experiments())
+        first, _ = history.read(history.list_experiments())
         for path in ("reports/scores/episodes.parquet", "reports/scores/curve.csv"):
-            one.file(path).unlink()
+            first.file(path).unlink()
     lacking = (
         r"one lacks reports/scores/episodes\.parquet and reports/scores/curve\.csv; "
         r"two lacks .*curve\.csv\. "
@@ -596,9 +598,9 @@ def test_many_experiments_take_no_more_memory_each(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, (
         "kB more for reading them all a second time"
     )
-    (found,) = groups.group_protocols(experiments)
-    assert len(found.configurations) == 60 and len(found.pairs) == 190
-    assert json.loads(json.dumps(pairwise.build_matrix(found)))["left_out"] == 40
+    (result,) = groups.group_protocols(experiments)
+    assert len(result.configurations) == 60 and len(result.pairs) == 190
+    assert json.loads(json.dumps(pairwise.build_matrix(result)))["left_out"] == 40
 
 
 def test_change_of_a_score(protocol, tmp_path):

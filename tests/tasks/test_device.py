@@ -55,24 +55,24 @@ def test_stages_agree_with_the_cpu_without_float64(tmp_path, case):
     mirror = os.environ.get("EPISODIC_MIRROR", "")
     if case == "clinc150" and not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
-            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that holds "
+            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that contains "
             "clinc150/data_full.json"
         )
     settings(tmp_path, case)
-    answer = warm.run(["-m", "apple", str(tmp_path)], ROOT / "tests", ENVIRONMENT)
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    result = warm.run(["-m", "apple", str(tmp_path)], ROOT / "tests", ENVIRONMENT)
+    assert result.returncode == 0, result.stderr[-3000:]
     assert read_json(tmp_path / "apple/run.json")["device"] == "apple"
     loss = [
-        pd.read_csv(tmp_path / place / "history/train.csv")["loss"] for place in ("cpu", "apple")
+        pd.read_csv(tmp_path / folder / "history/train.csv")["loss"] for folder in ("cpu", "apple")
     ]
     np.testing.assert_allclose(*loss, rtol=1e-4)
-    cpu, apple = (read_json(tmp_path / place / "metrics.json") for place in ("cpu", "apple"))
+    cpu, apple = (read_json(tmp_path / folder / "metrics.json") for folder in ("cpu", "apple"))
     assert (
         apple["loss"] == pytest.approx(cpu["loss"], rel=1e-3)
         and apple["baselines"].keys() == cpu["baselines"].keys()
     )
-    answers = [np.load(tmp_path / place / "answers.npy") for place in ("cpu", "apple")]
-    np.testing.assert_allclose(*answers, atol=1e-3)
+    predictions = [np.load(tmp_path / folder / "answers.npy") for folder in ("cpu", "apple")]
+    np.testing.assert_allclose(*predictions, atol=1e-3)
 
 
 def test_apple_gpu_must_be_requested_and_available(monkeypatch):

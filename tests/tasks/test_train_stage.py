@@ -119,13 +119,13 @@ def test_evaluation_writes_what_is_documented(prepared):
         "transductive",
         "inductive",
     }
-    answers = pd.read_parquet(prepared / "scores/answers.parquet")
-    right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
+    predictions = pd.read_parquet(prepared / "scores/answers.parquet")
+    right = (predictions["after"] == predictions["label"]).groupby(predictions["episode"]).mean()
     np.testing.assert_allclose(right, headline, atol=1e-6)
     classes = pd.read_parquet(prepared / "scores/classes.parquet")
     assert (
-        classes["queries"].sum() == len(answers)
-        and classes["correct"].sum() == (answers["after"] == answers["label"]).sum()
+        classes["queries"].sum() == len(predictions)
+        and classes["correct"].sum() == (predictions["after"] == predictions["label"]).sum()
     )
     table = pd.read_parquet(prepared / "prepared/classes.parquet").set_index("class")
     assert set(table.loc[classes["class"], "split"]) == {"test"}
@@ -145,17 +145,17 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
     output, _ = run_stage(folder, "train", *TRAIN)
     (plan,) = [event for event in map(json.loads, output.splitlines()) if event["event"] == "plan"]
     assert plan["mode"] == "compiled" and "++" in read_json(folder / "run.json")["compiler"]
-    found = []
+    losses = []
     for compiled in ("false", "true"):
         set_param(folder, "evaluate.compiled", compiled)
         run_stage(folder, "evaluate", *EVALUATE)
-        found.append(pd.read_parquet(folder / "scores/episodes.parquet")["loss"].to_numpy())
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
-    assert (found[0] != found[1]).any(), "other kernels round differently"
+        losses.append(pd.read_parquet(folder / "scores/episodes.parquet")["loss"].to_numpy())
+    np.testing.assert_allclose(*losses, rtol=1e-3, atol=1e-5)
+    assert (losses[0] != losses[1]).any(), "other kernels round differently"
 
     monkeypatch.setitem(ENVIRONMENT, "CXX", "no-such-compiler")
-    for stage, words in (("train", TRAIN), ("evaluate", EVALUATE)):
-        _, error = run_stage(folder, stage, *words, code=1)
+    for stage, args in (("train", TRAIN), ("evaluate", EVALUATE)):
+        _, error = run_stage(folder, stage, *args, code=1)
         assert error == (
             "error: compiled kernels (train.plan.mode, evaluate.compiled) need a C++ compiler, and "
             "no-such-compiler (set by CXX) is not installed; install one, or set "
@@ -166,8 +166,8 @@ def test_compiled_kernels_give_the_same_figures_and_are_refused_without_a_compil
 def test_missing_or_unsuitable_files_are_errors(prepared, tmp_path):
     _, error = run_stage(prepared, "train", "--data", "nowhere", *TRAIN[2:], code=1)
     assert (
-        error
-        == "error: there is no nowhere/meta.json: run the stage that writes it first (dvc repro)\n"
+        error == "error: nowhere/meta.json does not exist: run the stage that writes it first "
+        "(dvc repro)\n"
     )
     _, error = run_stage(
         prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
@@ -180,7 +180,7 @@ def test_missing_or_unsuitable_files_are_errors(prepared, tmp_path):
     _, error = run_stage(tmp_path, "train", *TRAIN, code=1)
     assert (
         error
-        == "error: there is no params.yaml; run in the root of the repository, or pass the file "
+        == "error: params.yaml does not exist; run in the root of the repository, or pass the file "
         "with --params\n"
     )
 
@@ -230,15 +230,15 @@ def test_without_the_environment_a_stage_says_what_to_do(tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
     for path in (f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"):
-        answer = subprocess.run(
+        result = subprocess.run(
             ["sh", "run-stage", "train"],
             cwd=ROOT,
             env={"PATH": path},
             capture_output=True,
             text=True,
         )
-        assert answer.returncode == 1
-        assert answer.stderr == (
+        assert result.returncode == 1
+        assert result.stderr == (
             "error: the project's environment is not on PATH: run 'make setup', then '. "
             ".venv/bin/activate', and try again\n"
         )

@@ -1,1 +1,1 @@
-"""What several datasets share: their sources, downloads and archives."""
+"""Shared code of datasets: sources, downloads and archives."""

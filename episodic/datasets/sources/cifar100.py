@@ -54,7 +54,7 @@ class Cifar100(ImageDataset):
         "is stated."
     )
     column: ClassVar[str]
-    """The column of the class table that holds the split."""
+    """The column of the class table that contains the split."""
     protocol: ClassVar[str]
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
@@ -74,24 +74,24 @@ class Cifar100(ImageDataset):
         They come from the folder `cifar100` of the mirror, as the archive or unpacked, or from the
         official address.
         """
-        place = find_in_mirror(mirror, f"cifar100/{FOLDER}.tar.gz", f"cifar100/{FOLDER}")
+        mirrored = find_in_mirror(mirror, f"cifar100/{FOLDER}.tar.gz", f"cifar100/{FOLDER}")
         target = raw / f"{FOLDER}.tar.gz"
         try:
-            if place is None:
+            if mirrored is None:
                 download(URL, target, max_bytes=MAX_BYTES, progress=progress)
-            path = place or target
+            path = mirrored or target
             files = (
                 read_folder(path, pattern=FILE_PATTERN, max_bytes=MAX_BYTES, max_members=2)
                 if path.is_dir()
-                else _read_archive(path, str(place or URL))
+                else _read_archive(path, str(mirrored or URL))
             )
-            _check_labels(files, str(place or URL))
+            _check_labels(files, str(mirrored or URL))
         except FetchError as error:
             remedy = (
                 f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
-                f"folder that holds cifar100/{FOLDER}.tar.gz"
+                f"folder that contains cifar100/{FOLDER}.tar.gz"
             )
-            if place:
+            if mirrored:
                 remedy = (
                     f"put the official archive there, or unset {MIRROR_VARIABLE} to download it"
                 )
@@ -105,7 +105,7 @@ class Cifar100(ImageDataset):
         """Return the images `(60000, 3, 32, 32)`, class after class."""
         missing = [file for file in FILES if not (raw / file).is_file()]
         if missing:
-            raise FetchError(f"{raw / missing[0]} is missing: run the stage download first")
+            raise FetchError(f"{raw / missing[0]} does not exist: run the stage download first")
         records = _split_records([(raw / file).read_bytes() for file in FILES])
         classes = read_class_table()
         order = records[:, 1].argsort(kind="stable")
@@ -141,7 +141,7 @@ def _read_archive(path: Path, name: str) -> dict[str, bytes]:
 def _check_labels(files: dict[str, bytes], name: str) -> None:
     """Check that every class has its number of images, each in its group."""
     if {Path(file).name for file in files} != set(FILES):
-        raise FetchError(f"{name} does not hold {' and '.join(FILES)}")
+        raise FetchError(f"{name} does not contain {' and '.join(FILES)}")
     if any(len(content) % RECORD for content in files.values()):
         raise FetchError(
             f"{name} is not the binary version of CIFAR-100: its files do not consist of records "

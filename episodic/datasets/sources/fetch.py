@@ -137,15 +137,15 @@ def _transfer(
         raise _IncompleteError(f"the connection ended after {done} of {announced} bytes")
 
 
-def find_in_mirror(mirror: Path | None, *places: str) -> Path | None:
-    """Find the first of several places that exists in the mirror.
+def find_in_mirror(mirror: Path | None, *candidates: str) -> Path | None:
+    """Find the first of several paths that exists in the mirror.
 
     Args:
         mirror: The mirror's folder, if there is one.
-        places: Paths relative to the mirror.
+        candidates: Paths relative to the mirror.
 
     Returns:
-        The path; None if there is no such place or no mirror.
+        The path; None if none exists or there is no mirror.
 
     Raises:
         FetchError: The mirror is not a folder.
@@ -157,7 +157,7 @@ def find_in_mirror(mirror: Path | None, *places: str) -> Path | None:
             f"{MIRROR_VARIABLE} is {mirror}, which is not a folder: correct it, or unset it to "
             "download from the official address"
         )
-    return next((mirror / place for place in places if (mirror / place).exists()), None)
+    return next((mirror / path for path in candidates if (mirror / path).exists()), None)
 
 
 def read_zip(
@@ -174,7 +174,7 @@ def read_zip(
         pattern: Regular expression that matches the full names of the files to read.
         max_bytes: Bound on the size of the archive, and on that of the files to read.
         max_members: Bound on the number of members.
-        name: What messages call the archive; None: its path.
+        name: Name of the archive in error messages; None: its path.
 
     Returns:
         Contents by name, sorted by name.
@@ -244,7 +244,7 @@ def read_tar(
         pattern: Regular expression that matches the full names of the files to read.
         max_bytes: Bound on the size of the archive, and on that of the files to read.
         max_members: Bound on the number of members.
-        name: What messages call the archive; None: its path.
+        name: Name of the archive in error messages; None: its path.
 
     Returns:
         Contents by name, sorted by name.
@@ -291,7 +291,7 @@ def read_folder(
             with the name of the folder.
         max_bytes: Bound on the size of the files to read.
         max_members: Bound on the number of the files to read.
-        name: What messages call the folder; None: its path.
+        name: Name of the folder in error messages; None: its path.
 
     Returns:
         Contents by name, sorted by name.
@@ -307,7 +307,7 @@ def read_folder(
             total += file.stat().st_size
             if total > max_bytes or len(files) >= max_members:
                 raise FetchError(
-                    f"{name or path} is rejected: it holds more than {max_members} files or "
+                    f"{name or path} is rejected: it contains more than {max_members} files or "
                     f"{max_bytes} bytes"
                 )
             files[relative_name] = file.read_bytes()

@@ -72,21 +72,21 @@ class ImageNetSubset(ImageDataset):
         The images come from the folder or the zip archive of the mirror with the dataset's name.
         """
         name = self.name
-        place = find_in_mirror(mirror, name, f"{name}.zip")
+        source_path = find_in_mirror(mirror, name, f"{name}.zip")
         classes = [row["class"] for row in read_class_table(name)]
-        if place is None:
+        if source_path is None:
             raise FetchError(
                 f"{name} cannot be downloaded, since ImageNet may not be redistributed: set "
-                f"{MIRROR_VARIABLE} to a folder that holds {name} (or {name}.zip), with images of "
-                f"its {len(classes)} classes named as n01532829_5.JPEG"
+                f"{MIRROR_VARIABLE} to a folder that contains {name} (or {name}.zip), with images "
+                f"of its {len(classes)} classes named as n01532829_5.JPEG"
             )
-        images = _find_images(place)
+        images = _find_images(source_path)
         wrong = [c for c in classes if not self._accepts_count(len(images[c]))]
         if wrong:
             least = "" if self.max_images == self.min_images else "at least "
             raise FetchError(
-                f"{place} is not {name}: {len(wrong)} of its {len(classes)} classes do not have "
-                f"{least}{self.min_images} images; {wrong[0]} has {len(images[wrong[0]])}"
+                f"{source_path} is not {name}: {len(wrong)} of its {len(classes)} classes do not "
+                f"have {least}{self.min_images} images; {wrong[0]} has {len(images[wrong[0]])}"
             )
         total = sum(len(images[c]) for c in classes)
         with atomic_path(raw / "images.npy") as draft:
@@ -97,7 +97,7 @@ class ImageNetSubset(ImageDataset):
             row = 0
             for name_of_class in classes:
                 for path, read in images[name_of_class]:
-                    pixels[row] = _decode(read, f"{place}/{path}")
+                    pixels[row] = _decode(read, f"{source_path}/{path}")
                     row += 1
                     if row % 100 == 0 or row == total:
                         progress("images", row, total)
@@ -113,7 +113,7 @@ class ImageNetSubset(ImageDataset):
         """Return the images as `fetch` wrote them, memory-mapped."""
         for file in ("images.npy", "classes.json"):
             if not (raw / file).is_file():
-                raise FetchError(f"{raw / file} is missing: run the stage download first")
+                raise FetchError(f"{raw / file} does not exist: run the stage download first")
         counts = {
             row["class"]: row["count"]
             for row in json.loads((raw / "classes.json").read_text(encoding="utf-8"))
@@ -135,20 +135,20 @@ def read_class_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _find_images(place: Path) -> dict[str, list[tuple[str, Callable[[], bytes]]]]:
+def _find_images(source_path: Path) -> dict[str, list[tuple[str, Callable[[], bytes]]]]:
     """Return the path of each image and a function that reads it, by class and sorted by path."""
     images: dict[str, list[tuple[str, Callable[[], bytes]]]] = defaultdict(list)
-    if place.is_dir():
+    if source_path.is_dir():
         files = [
-            (path.relative_to(place).as_posix(), path.read_bytes)
-            for path in place.rglob("*")
+            (path.relative_to(source_path).as_posix(), path.read_bytes)
+            for path in source_path.rglob("*")
             if path.is_file()
         ]
     else:
         try:
-            archive = zipfile.ZipFile(place)
+            archive = zipfile.ZipFile(source_path)
         except ARCHIVE_ERRORS as error:
-            raise FetchError(f"{place} is not a valid zip archive: {error}") from error
+            raise FetchError(f"{source_path} is not a valid zip archive: {error}") from error
         files = [
             (member.filename, _member_reader(archive, member))
             for member in archive.infolist()

@@ -1,4 +1,4 @@
-"""Ratings as tasks: one per user, with the ratings in the order of time."""
+"""Ratings as tasks: one per user, with the ratings in chronological order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MAX_FEATURES = 64
-"""Features that one side of a rating may have."""
+"""Maximum number of features of an item or of a user."""
 
 USER = "user "
 """Prefix of a user's features, whose names may be those of an item's."""
@@ -99,10 +99,10 @@ class RatingTable:
 
     @property
     def input(self) -> tuple[int, int]:
-        """Shape of one example, `(sides, features)`.
+        """Shape of one example, `(fields, features)`.
 
-        The sides are the item and, if users have features, the user. `features` is the largest
-        number of features of a side.
+        The fields are the item and, if users have features, the user. `features` is the largest
+        number of features of a field.
         """
         item = 1 + _max_length(self.items.values())
         user = _max_length(self.users.values())
@@ -130,7 +130,7 @@ def make_tasks(
     Raises:
         FetchError: A split has no users left, or there are too many features.
     """
-    sides, width = input
+    fields, width = input
     splits = assign_splits(sorted({r.user for r in table.ratings}), dataset.split_fractions, seed)
     counts = Counter(r.user for r in table.ratings)
     kept = [r for r in table.ratings if counts[r.user] >= dataset.min_ratings]
@@ -185,8 +185,8 @@ def make_tasks(
     items = {item: numbers(item_features(item)) for item in sorted({r.item for r in kept})}
     rows = []
     for user, rated in zip(users, ordered, strict=True):
-        user_side = [numbers(user_features(user))] if sides == 2 else []
-        rows += [[items[r.item], *user_side] for r in rated]
+        user_field = [numbers(user_features(user))] if fields == 2 else []
+        rows += [[items[r.item], *user_field] for r in rated]
     sizes = " / ".join(str(split_sizes[split]) for split in SPLITS)
     user_numbers = {
         feature.removeprefix(USER): n for feature, n in number.items() if feature.startswith(USER)

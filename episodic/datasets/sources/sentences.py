@@ -1,4 +1,4 @@
-"""What datasets of sentences have in common."""
+"""Base class of sentence datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SentenceDataset(ClassificationDataset):
     """Base class of datasets of sentences.
 
     Args:
-        features: How sentences become numbers.
+        features: How sentences are encoded.
     """
 
     features: TextFeatures = field(default_factory=TextFeatures)

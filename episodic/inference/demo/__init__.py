@@ -246,7 +246,8 @@ def serve(learner: FewShotLearner, name: str, host: str, port: int, browser: boo
     Args:
         learner: The model.
         name: Its name on the page.
-        host: The address to listen on. Other than loopback, it is accessible without a password.
+        host: The address to listen on. Any but a loopback address exposes the page to the network
+            without a password.
         port: The port to listen on; 0 for a free one.
         browser: Whether to open the page in the browser.
 

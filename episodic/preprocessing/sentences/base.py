@@ -1,4 +1,4 @@
-"""What the preprocessors of sentences have in common."""
+"""Base class of sentence preprocessors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SentencePreprocessor:
             x: A list of sentences, or an array of examples.
 
         Raises:
-            InputError: Some of `x` are not sentences; each is named.
+            InputError: Some of `x` are not sentences. All of them are listed.
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype.kind in "buif"):
             return self._convert_array(to_array(x, self.input))
@@ -98,5 +98,5 @@ def check_sentences(x: Sequence[Any]) -> list[str]:
     if errors:
         raise InputError("\n".join(shorten_errors(errors)))
     if not len(x):
-        raise InputError("x is empty: give at least one sentence")
+        raise InputError("x is empty: pass at least one sentence")
     return list(x)

@@ -52,27 +52,28 @@ def embedding_size(folder: Path) -> int:
         InputError: The folder has no usable encoder.
     """
     size = 0
-    for kind, place in _list_modules(folder):
+    for kind, module_folder in _list_modules(folder):
         if kind == "Transformer":
-            config = _read_json(place / "config.json")
-            if "auto_map" in config or (place / "adapter_config.json").exists():
+            config = _read_json(module_folder / "config.json")
+            if "auto_map" in config or (module_folder / "adapter_config.json").exists():
                 raise InputError(
-                    f"{place} needs custom code or a second model: choose another encoder"
+                    f"{module_folder} needs custom code or a second model: choose another encoder"
                 )
             size = next((config[key] for key in SIZE_KEYS if key in config), 0)
         elif kind == "Pooling":
-            size *= _count_pooling_modes(_read_json(place / "config.json"))
+            size *= _count_pooling_modes(_read_json(module_folder / "config.json"))
         elif kind == "Dense":
-            size = _read_json(place / "config.json").get("out_features", 0)
-        if kind in ("Transformer", "Dense") and not any(place.glob("*.safetensors")):
-            pickles = sorted(path.name for path in place.glob("*.bin"))
+            size = _read_json(module_folder / "config.json").get("out_features", 0)
+        if kind in ("Transformer", "Dense") and not any(module_folder.glob("*.safetensors")):
+            pickles = sorted(path.name for path in module_folder.glob("*.bin"))
             reason = (
                 f"its weights are a pickle ({pickles[0]}), which is not read"
                 if pickles
                 else "it has no weights (model.safetensors)"
             )
             raise InputError(
-                f"{place}: {reason}: save the encoder by sentence-transformers as safetensors"
+                f"{module_folder}: {reason}: save the encoder by sentence-transformers as "
+                "safetensors"
             )
     if type(size) is not int or size < 1:
         raise InputError(
@@ -95,12 +96,14 @@ def describe_encoder(folder: Path) -> dict[str, Any]:
         InputError: The folder has no usable encoder.
     """
     embedding_size(folder)
-    places = dict.fromkeys([folder, *(place for _, place in _list_modules(folder))])
+    folders = dict.fromkeys(
+        [folder, *(module_folder for _, module_folder in _list_modules(folder))]
+    )
     files = {
         path
-        for place in places
-        if place.is_dir()
-        for path in place.iterdir()
+        for module_folder in folders
+        if module_folder.is_dir()
+        for path in module_folder.iterdir()
         if path.is_file() and _affects_embeddings(path)
     }
     digests = []
@@ -124,7 +127,7 @@ def _affects_embeddings(path: Path) -> bool:
 def _list_modules(folder: Path) -> list[tuple[str, Path]]:
     """Return the kind and the folder of each module, in their order."""
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: specify the folder of a sentence encoder")
+        raise InputError(f"{folder} does not exist: specify the folder of a sentence encoder")
     if not holds_data(folder):
         raise InputError(
             f"{folder} is empty: put the files of a sentence encoder there, or set features.path "
@@ -135,18 +138,18 @@ def _list_modules(folder: Path) -> list[tuple[str, Path]]:
     modules = []
     for module in _read_json(folder / "modules.json", list):
         library, _, kind = str(module.get("type")).rpartition(".")
-        place = folder / str(module.get("path", ""))
+        module_folder = folder / str(module.get("path", ""))
         if library.split(".")[0] != "sentence_transformers" or kind not in MODULES:
             raise InputError(
                 f"{folder / 'modules.json'} lists {module.get('type')}: the modules of an encoder "
                 f"must be of {', '.join(MODULES)}"
             )
-        if not place.resolve().is_relative_to(folder.resolve()):
+        if not module_folder.resolve().is_relative_to(folder.resolve()):
             raise InputError(
-                f"{folder / 'modules.json'} refers to {place}, which lies outside: put all of the "
-                "encoder into its folder"
+                f"{folder / 'modules.json'} refers to {module_folder}, which lies outside: put all "
+                "of the encoder into its folder"
             )
-        modules.append((kind, place))
+        modules.append((kind, module_folder))
     return modules
 
 
@@ -155,15 +158,15 @@ def _read_json(path: Path, kind: type = dict) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{path.parent} is not a sentence encoder, since it has no {path.name}: name "
-            "another folder"
+            f"{path.parent} is not a sentence encoder, since it has no {path.name}: "
+            "specify a different folder"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({' '.join(str(error).split())}): copy the encoder again"
         ) from error
     if not isinstance(content, kind):
-        raise InputError(f"{path} must hold a JSON {kind.__name__}: copy the encoder again")
+        raise InputError(f"{path} must contain a JSON {kind.__name__}: copy the encoder again")
     return content
 
 

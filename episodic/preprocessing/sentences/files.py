@@ -56,7 +56,7 @@ def parse_table(content: str, name: str) -> list[dict[str, str]]:
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
     if missing:
         raise InputError(
-            f"{name} has no column {' and '.join(missing)}: its first line must name the columns "
+            f"{name} has no column {' and '.join(missing)}: its first line must list the columns "
             "text and label"
         )
     rows, errors = [], []
@@ -77,7 +77,7 @@ def parse_table(content: str, name: str) -> list[dict[str, str]]:
     if errors:
         raise InputError("\n".join(shorten_errors(errors)))
     if not rows:
-        raise InputError(f"{name} has no rows: give at least one sentence with its label")
+        raise InputError(f"{name} has no rows: specify at least one sentence with its label")
     return rows
 
 

@@ -51,7 +51,7 @@ class TokenPreprocessor(SentencePreprocessor):
         vocabulary = self.tokenizer.get_vocab_size()
         in_range = not x.size or 0 <= x.min() <= x.max() < vocabulary
         if x.dtype.kind not in "ui" or not in_range:
-            raise InputError("x has numbers that are not tokens: give sentences")
+            raise InputError("x has numbers that are not tokens: pass sentences")
         return torch.from_numpy(x.astype(np.int64))
 
 

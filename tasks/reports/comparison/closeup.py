@@ -15,7 +15,7 @@ from tasks.reports.kit import charts, gallery, wording
 from tasks.reports.kit.examples import find_file_name, read_examples
 from tasks.reports.kit.section import Figure, ReportSection
 
-PER_SIDE = 2
+PER_CONFIGURATION = 2
 """Number of episodes shown per configuration: those in which it is furthest ahead."""
 
 
@@ -148,11 +148,11 @@ def find_disagreements(protocol: Protocol) -> Disagreements | None:
     predictions = compare_predictions(first, second)
     gains = predictions.groupby("episode")["gain"].mean()
     order = gains.sort_values(kind="stable")
-    sides = [
-        (order[order > 0].index[::-1][:PER_SIDE], first.name),
-        (order[order < 0].index[:PER_SIDE], second.name),
+    selections = [
+        (order[order > 0].index[::-1][:PER_CONFIGURATION], first.name),
+        (order[order < 0].index[:PER_CONFIGURATION], second.name),
     ]
-    selected = [(int(e), f"{name} is better") for episodes, name in sides for e in episodes]
+    selected = [(int(e), f"{name} is better") for episodes, name in selections for e in episodes]
     sentence = sentences.describe_disagreements(first.name, second.name, gains.to_numpy())
     cards = _build_cards(first, predictions, selected) if selected else []
     return Disagreements(first.name, second.name, sentence, cards)

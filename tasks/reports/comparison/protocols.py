@@ -94,7 +94,7 @@ class Protocol:
     """Comparable experiments.
 
     Attributes:
-        description: The protocol in words.
+        description: Description of the protocol.
         score: `accuracy` or `mse`.
         configurations: The configurations, the best first.
         baseline: The configuration that all others are compared with.
@@ -186,7 +186,7 @@ def build_protocol_key(experiment: Experiment) -> tuple:
 
 
 def describe_protocol(experiment: Experiment) -> str:
-    """Describe the protocol of an experiment in words."""
+    """Describe the protocol of an experiment."""
     meta = experiment.meta
     queries = wording.format_count(meta["queries"], "query", "queries")
     if experiment.score == "mse":

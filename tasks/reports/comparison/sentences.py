@@ -26,7 +26,7 @@ from tasks.reports.kit.wording import (
     format_points,
 )
 
-FEW_SEEDS = "With fewer than three seeds per side, this compares checkpoints, not {}."
+FEW_SEEDS = "With fewer than three seeds per configuration, this compares checkpoints, not {}."
 
 
 # --- differences -------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def compare_pair(protocol: Protocol, pair: Pair) -> str:
     if difference.of_methods:
         return f"{winner.name} beats {loser.name} by {size}."
     subject, object_ = _checkpoints(winner, loser)
-    return f"{subject} beats {object_} by {size}. {FEW_SEEDS.format('methods')}"
+    return f"{subject} beats {object_} by {size}. {FEW_SEEDS.format('algorithms')}"
 
 
 def _checkpoints(winner: Configuration, loser: Configuration) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""What the run report and the comparison share: results, sections, charts, wording and pages."""
+"""Shared code of the run report and the comparison: results, sections, charts, wording, pages."""

@@ -68,7 +68,7 @@ class EpisodeCard:
 
     Attributes:
         episode: Its index.
-        rank: Its rank among the episodes, in words.
+        rank: Its rank among the episodes, as text.
         before: Accuracy before adaptation, as text.
         after: Accuracy after adaptation, as text.
         alt_before: Text alternative of the predictions before adaptation.
@@ -143,7 +143,7 @@ def build_card(
         predictions: `image`, `label`, `before` and `after` of its queries.
         dataset_classes: classes.parquet of data/prepared.
         examples: The examples of data/prepared.
-        rank: The episode's rank, in words.
+        rank: The episode's rank, as text.
     """
     ways, shots, queries = (meta[key] for key in ("ways", "shots", "queries"))
     shown = min(queries, max(1, MAX_QUERIES // ways))

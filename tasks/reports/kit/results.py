@@ -135,7 +135,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
         history: The folder reports/history.
 
     Raises:
-        StageError: A file is missing, unreadable or of another format, or lacks a column.
+        StageError: A file is missing, unreadable or of a different format, or lacks a column.
     """
     meta = _read_description(data / "meta.json", "episodes")
     config = _read_description(model / "config.json", "train")
@@ -255,7 +255,7 @@ def _read(path: Path, stage: str, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except FileNotFoundError as error:
         raise StageError(
-            f"there is no {path}: run the stage {stage} first (dvc repro runs what is needed)"
+            f"{path} does not exist: run the stage {stage} first (dvc repro runs what is needed)"
         ) from error
     except (ValueError, OSError, json.JSONDecodeError) as error:  # includes pyarrow and pandas
         raise StageError(

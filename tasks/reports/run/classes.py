@@ -39,7 +39,7 @@ class Confusion:
     Attributes:
         first: Name of the first class.
         second: Name of the second class.
-        text: The number of confusions, in words.
+        text: The number of confusions, as text.
         first_cells: Cells of the first class on the sheet.
         second_cells: Cells of the second class.
         score: Accuracy of the first class, as text; may be empty.

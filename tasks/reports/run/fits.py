@@ -27,7 +27,7 @@ class FittedCurve:
 
     Attributes:
         episode: Its index.
-        rank: Its rank among the episodes, in words.
+        rank: Its rank among the episodes, as text.
         error: Its mean squared error in the headline score, as text.
         figure: The curves.
     """

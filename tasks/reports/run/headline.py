@@ -19,10 +19,10 @@ class Headline:
         ci95: Half-width of its 95 % interval.
         value_text: The score as text.
         ci95_text: The half-width as text; may be empty.
-        remarks: Further scores in words.
-        protocol: The protocol in words.
+        remarks: Further scores, as text.
+        protocol: Description of the protocol.
         facts: Algorithm, model, training and device by name.
-        steps: Number of inner steps in words.
+        steps: Number of inner steps, as text.
         adapts: Whether the algorithm takes inner steps at test time.
     """
 
@@ -80,7 +80,7 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
 
 
 def _describe_task(results: Results) -> tuple[str, str]:
-    """Return the task and its queries in words."""
+    """Describe the task and its queries."""
     meta = results.meta
     queries = wording.format_count(meta["queries"], "query", "queries")
     if results.has_ratings:

@@ -111,7 +111,7 @@ class User:
 
     Attributes:
         episode: Index of the episode.
-        rank: The user's rank among all, in words.
+        rank: The user's rank among all, as text.
         error: Mean squared error.
         rated: First ratings: (item, rating).
         recommended: Later items that the model ranks first: (item, prediction, rating).

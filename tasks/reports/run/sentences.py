@@ -75,8 +75,7 @@ def list_baseline_notes(facts: ScoreComparison) -> list[str]:
     ]
     if facts.rejection is not None:
         notes.append(
-            "Out-of-scope detection: the probability of the prediction separates queries of the "
-            "episode's classes from out-of-scope queries with an area under the ROC curve of "
+            "Out-of-scope detection by maximum class probability: AUROC "
             f"{format_estimate('accuracy', *facts.rejection)} (chance: 50 %)."
         )
     return notes
@@ -159,13 +158,15 @@ def describe_learning(facts: LearningFacts) -> str:
     if facts.measurements == 1:
         iteration = f"iteration {facts.best_iteration:,}"
         return f"{name} is {show(facts.best)} at its only measurement, {iteration}."
-    verb = _verb(facts.first, facts.best)
     end = (
         "The best checkpoint is the last one: longer training may help."
         if facts.best_is_last
         else f"The best checkpoint is that of iteration {facts.best_iteration:,} "
         f"of {facts.iterations:,}."
     )
+    if show(facts.best) == show(facts.first):
+        return f"{name} stays at {show(facts.best)}. {end}"
+    verb = _verb(facts.first, facts.best)
     return f"{name} {verb} from {show(facts.first)} to {show(facts.best)}. {end}"
 
 
@@ -192,7 +193,10 @@ def describe_adaptation(facts: AdaptationFacts) -> str:
     if facts.flat_after == 0:
         return f"Adaptation has no measurable effect{diverges}."
     verb, show = _verb(facts.start, facts.after_first), choose_formatter(facts.score)
-    if facts.score == "accuracy":
+    if facts.after_first == facts.start:
+        subject = "Accuracy" if facts.score == "accuracy" else "The error"
+        first = f"{subject} does not change in the first step"
+    elif facts.score == "accuracy":
         first = f"Accuracy {verb} by {format_points(facts.after_first - facts.start)} in one step"
     else:
         first = (
@@ -255,12 +259,14 @@ def describe_rating_errors(facts: list[RatingError]) -> str:
     sentences = []
     for error in facts:
         name = wording.name_baseline(error.baseline)
-        side = "less" if error.ahead >= 0 else "more"
-        chance = "" if abs(error.ahead) > error.ahead_ci95 else ", which may be chance"
+        comparison = "lower" if error.ahead >= 0 else "higher"
+        significance = (
+            "" if abs(error.ahead) > error.ahead_ci95 else "; the difference is not significant"
+        )
         sentences.append(
             f"After {format_count(error.ratings, 'rating')} the mean absolute error is "
-            f"{error.mae:.3f}: {abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {side} than the "
-            f"best baseline ({name}){chance}."
+            f"{error.mae:.3f}: {abs(error.ahead):.3f} ± {error.ahead_ci95:.3f} {comparison} "
+            f"than that of the best baseline ({name}){significance}."
         )
     return " ".join(sentences)
 
@@ -332,8 +338,8 @@ def explain_bootstrap(score: str, episodes: int) -> str:
     if score == "mse":
         return f"{method} Each episode is a separate task."
     return (
-        f"{method} Episodes share classes, so other test classes may change it by more than the "
-        "interval suggests."
+        f"{method} Episodes share classes, so the correlation on other test classes may differ by "
+        "more than the interval suggests."
     )
 
 
@@ -449,4 +455,4 @@ def describe_parameter_map(facts: list[tuple[str, Correlation]]) -> str:
 
 
 def _verb(before: float, after: float) -> str:
-    return "rises" if after > before else "falls" if after < before else "stays level"
+    return "rises" if after > before else "falls"

@@ -25,11 +25,11 @@ def test_rows_of_the_file_are_rows_of_the_array(tmp_path):
         "split": "train",
         "ways": 2,
     }
-    here, there = (
+    in_memory, on_disk = (
         ClassSampler(images, **sizes, shots=1, queries=2)(torch.arange(3))
         for images in (torch.from_numpy(array), stored)
     )
-    assert all(torch.equal(a, b) for a, b in zip(here.tensors, there.tensors, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(in_memory.tensors, on_disk.tensors, strict=True))
 
 
 def test_forked_processes_read_independently(tmp_path):
@@ -46,5 +46,5 @@ def test_forked_processes_read_independently(tmp_path):
 
 def test_files_without_images_are_rejected(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="must hold uint8 in C order"):
+    with pytest.raises(ValueError, match="must contain uint8 in C order"):
         StoredImages(tmp_path / "images.npy")

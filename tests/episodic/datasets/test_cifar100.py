@@ -171,7 +171,7 @@ def test_a_missing_file_is_reported(raw, tmp_path):
     folder = tmp_path / "other/cifar100/cifar-100-binary"
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(b"")
-    assert "does not hold train.bin and test.bin" in refused(raw, tmp_path / "other")
+    assert "does not contain train.bin and test.bin" in refused(raw, tmp_path / "other")
     with pytest.raises(
         FetchError, match=r"train\.bin does not exist: run the stage download first"
     ):

@@ -95,9 +95,11 @@ def fetched(folder: Path, mirror: Path | None, **options) -> dict[str, bytes]:
 
 def test_raw_bytes_do_not_depend_on_their_source(small, server, tmp_path, monkeypatch):
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
-    server.answers, seen = [server.sends(container(files)) for files in small.values()], []
+    server.responses, seen = [server.sends(container(files)) for files in small.values()], []
     official = fetched(
-        tmp_path / "a", None, progress=lambda what, done, total: seen.append((what, done == total))
+        tmp_path / "a",
+        None,
+        progress=lambda description, done, total: seen.append((description, done == total)),
     )
     assert server.paths == ["/images_background.zip", "/images_evaluation.zip"]
     assert ("images_evaluation.zip, bytes", True) in seen
@@ -112,7 +114,7 @@ def test_files_missing_from_the_mirror_are_downloaded(small, server, tmp_path, m
     whole = fetched(tmp_path / "a", mirror)
     (mirror / "omniglot" / "images_evaluation.zip").unlink()
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
-    server.answers = [server.sends(container(small["images_evaluation"]))]
+    server.responses = [server.sends(container(small["images_evaluation"]))]
     assert fetched(tmp_path / "b", mirror) == whole
     assert server.paths == ["/images_evaluation.zip"]
 
@@ -153,7 +155,7 @@ def test_other_content_is_rejected_from_every_source(small, server, tmp_path, mo
         ):
             fetched(tmp_path / f"from_{make.__name__}", mirror)
     monkeypatch.setattr(Official, "download_url_prefix", server.url)
-    server.answers = [server.sends(container(other["images_background"]))]
+    server.responses = [server.sends(container(other["images_background"]))]
     with pytest.raises(
         FetchError,
         match=rf"^{server.url}/images_background\.zip {expected}connect .* or set EPISODIC_MIRROR",
@@ -166,7 +168,7 @@ def test_error_without_network_and_mirror_suggests_a_remedy(small, server, tmp_p
     server.shutdown()
     server.server_close()
     advice = (
-        "; connect to the network and run again, or set EPISODIC_MIRROR to a folder that holds "
+        "; connect to the network and run again, or set EPISODIC_MIRROR to a folder that contains "
         "omniglot/images_background.zip"
     )
     for mirror, more in ((None, ""), (tmp_path, f" ({tmp_path} does not)")):
@@ -255,7 +257,7 @@ def test_raw_files_that_fetch_did_not_write(raw, small):
     fetch.write_zip(raw / "images_background.zip", without_one(small["images_background"]))
     with pytest.raises(
         FetchError,
-        match="does not hold all of Omniglot: remove it and run the stage download again",
+        match="does not contain all of Omniglot: remove it and run the stage download again",
     ):
         Omniglot("vinyals").prepare(raw, 0)
     (raw / "images_background.zip").unlink()

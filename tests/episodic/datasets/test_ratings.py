@@ -29,44 +29,44 @@ def prepared(source: Path, raw: Path, seed: int = 0, **config) -> Tasks:
     return settings.prepare(raw, seed)
 
 
-def own(folder: Path, **files: str) -> Path:
+def write_csvs(folder: Path, **files: str) -> Path:
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / f"{name}.csv").write_text(content, encoding="utf-8")
     return folder
 
 
-def of(found: Tasks, name: str) -> tuple[list[str], list[float]]:
+def of(tasks: Tasks, name: str) -> tuple[list[str], list[float]]:
     """What a user rated, in the order of the rows, and how."""
-    place = found.names.index(name)
-    first = int(found.counts[:place].sum())
-    rows = slice(first, first + int(found.counts[place]))
-    return found.texts[rows], found.targets[rows].tolist()
+    index = tasks.names.index(name)
+    first = int(tasks.counts[:index].sum())
+    rows = slice(first, first + int(tasks.counts[index]))
+    return tasks.texts[rows], tasks.targets[rows].tolist()
 
 
 @pytest.mark.parametrize("version", FORMATS)
 def test_both_formats_hold_the_same_ratings(version, tmp_path):
-    found = prepared(FORMATS[version](tmp_path / "source"), tmp_path / "raw", version=version)
+    tasks = prepared(FORMATS[version](tmp_path / "source"), tmp_path / "raw", version=version)
     rows, genres = films.draw_ratings(60, 70)
-    assert found.kind == "regression" and found.input == movielens.INPUT == found.examples.shape[1:]
-    assert sum(found.counts) == len(found.examples) == len(found.targets) == len(found.texts)
+    assert tasks.kind == "regression" and tasks.input == movielens.INPUT == tasks.examples.shape[1:]
+    assert sum(tasks.counts) == len(tasks.examples) == len(tasks.targets) == len(tasks.texts)
     by_user = {}
     for user, film, value, time in rows:
         by_user.setdefault(str(user + 1), []).append((time, film, value))
-    assert found.names == sorted(user for user, of_user in by_user.items() if len(of_user) >= 20)
-    name = found.names[7]
-    items, values = of(found, name)
+    assert tasks.names == sorted(user for user, of_user in by_user.items() if len(of_user) >= 20)
+    name = tasks.names[7]
+    items, values = of(tasks, name)
     assert Counter(zip(items, values, strict=True)) == Counter(
         (f"Fäden {f} ({1980 + f % 20})", float(v)) for _, f, v in by_user[name]
     )
     times = {f"Fäden {f} ({1980 + f % 20})": t for t, f, _ in by_user[name]}
     assert [times[item] for item in items] == sorted(times.values()), "in the order of time"
-    assert {feature.split("=")[0] for feature in found.inputs["users"]} == {
+    assert {feature.split("=")[0] for feature in tasks.inputs["users"]} == {
         "gender",
         "age",
         "occupation",
     }
-    numbers = found.inputs["items"]["Fäden 3 (1983)"].split()
+    numbers = tasks.inputs["items"]["Fäden 3 (1983)"].split()
     assert len(numbers) == 2 + len(genres[3]), "the film, its year and its genres"
 
 
@@ -97,27 +97,27 @@ def test_the_archive_is_checked_and_read(tmp_path, monkeypatch):
 
 def test_users_are_split(tmp_path):
     source = films.write_ml_100k(tmp_path / "source", users=200, films=70)
-    found = prepared(source, tmp_path / "raw")
-    counts = Counter(found.splits)
-    assert set(counts) == set(SPLITS) and abs(counts["train"] / len(found.names) - 0.7) < 0.05
+    tasks = prepared(source, tmp_path / "raw")
+    counts = Counter(tasks.splits)
+    assert set(counts) == set(SPLITS) and abs(counts["train"] / len(tasks.names) - 0.7) < 0.05
     again, other = prepared(source, tmp_path / "raw"), prepared(source, tmp_path / "raw", seed=1)
-    assert again.splits == found.splits and (again.examples == found.examples).all()
-    assert other.splits != found.splits
+    assert again.splits == tasks.splits and (again.examples == tasks.examples).all()
+    assert other.splits != tasks.splits
     assert (
-        found.protocol == "new users, known items, "
+        tasks.protocol == "new users, known items, "
         f"{counts['train']} / {counts['validation']} / {counts['test']} users"
     )
     seen = {
         text
-        for text, split in zip(found.texts, np.repeat(found.splits, found.counts), strict=True)
+        for text, split in zip(tasks.texts, np.repeat(tasks.splits, tasks.counts), strict=True)
         if split == "train"
     }
-    assert set(found.texts) == seen, "every item is known from training"
-    assert (found.examples[:, 0, 0] > 0).all()
+    assert set(tasks.texts) == seen, "every item is known from training"
+    assert (tasks.examples[:, 0, 0] > 0).all()
 
 
 def test_new_items_occur_only_at_test_users(tmp_path):
-    found = prepared(
+    tasks = prepared(
         films.write_ml_100k(
             tmp_path / "source", users=200, films=120, min_ratings=60, max_ratings=90
         ),
@@ -125,16 +125,16 @@ def test_new_items_occur_only_at_test_users(tmp_path):
         items="new",
         min_ratings=5,
     )
-    split = np.repeat(found.splits, found.counts)
+    split = np.repeat(tasks.splits, tasks.counts)
     items = {
-        name: {t for t, s in zip(found.texts, split, strict=True) if s == name} for name in SPLITS
+        name: {t for t, s in zip(tasks.texts, split, strict=True) if s == name} for name in SPLITS
     }
     assert (
         all(items.values())
         and not items["train"] & items["test"]
         and not items["validation"] & items["test"]
     )
-    test = found.examples[split == "test"]
+    test = tasks.examples[split == "test"]
     assert (test[:, 0, 0] == 0).all(), "the item itself is not known"
     assert (test[:, 0, 1:] > 0).any(), "its genres are"
 
@@ -143,8 +143,8 @@ def test_repeated_titles_are_distinguished(tmp_path):
     source = films.write_ml_1m(tmp_path / "source")
     text = (source / "movies.dat").read_text("latin-1").replace("Fäden 1 (1981)", "Fäden 0 (1980)")
     (source / "movies.dat").write_text(text, "latin-1")
-    found = prepared(source, tmp_path / "raw", version="ml-1m")
-    assert {"Fäden 0 (1980) [1]", "Fäden 0 (1980) [2]"} <= set(found.texts)
+    tasks = prepared(source, tmp_path / "raw", version="ml-1m")
+    assert {"Fäden 0 (1980) [1]", "Fäden 0 (1980) [2]"} <= set(tasks.texts)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_files_that_are_not_movielens_are_reported(tmp_path, file, content, mess
 def test_other_errors_are_reported(tmp_path):
     source = films.write_ml_100k(tmp_path / "source")
     with pytest.raises(
-        FetchError, match=r"must be a folder that holds u\.data, u\.item, u\.user of ml-100k"
+        FetchError, match=r"must be a folder that contains u\.data, u\.item, u\.user of ml-100k"
     ):
         prepared(tmp_path / "nowhere", tmp_path / "raw")
     with pytest.raises(
@@ -198,9 +198,9 @@ def test_other_errors_are_reported(tmp_path):
 
 
 LINES = ["user,item,rating,timestamp"] + [
-    f"{user},thing {(user + place) % 7},{(user + place) % 5 + 0.5},2024-01-{place + 1:02d}"
+    f"{user},thing {(user + index) % 7},{(user + index) % 5 + 0.5},2024-01-{index + 1:02d}"
     for user in range(12)
-    for place in (3, 0, 2, 1)
+    for index in (3, 0, 2, 1)
 ]
 ITEMS = "item,kind,maker\n" + "".join(
     f"thing {i},{'large|red' if i % 2 else 'small'},m{i % 3}\n" for i in range(7)
@@ -211,25 +211,27 @@ def rated(source: Path, raw: Path, **config) -> Tasks:
     raw.mkdir(exist_ok=True)
     settings = Ratings(**{"min_ratings": 4} | config)
     settings.fetch(raw, source=source)
-    found = settings.prepare(raw, 0)
-    assert settings.shape(source) == found.input
-    return found
+    tasks = settings.prepare(raw, 0)
+    assert settings.shape(source) == tasks.input
+    return tasks
 
 
 def test_user_provided_ratings(tmp_path):
-    source = own(
+    source = write_csvs(
         tmp_path / "own", ratings="\n".join(LINES), items=ITEMS, users="user,age\n3,25\n4,25\n"
     )
-    found = rated(source, tmp_path / "raw")
-    assert found.input == (2, 4) and len(found.names) == 12
-    assert of(found, "3") == (
-        [f"thing {(3 + place) % 7}" for place in range(4)],
-        [(3 + place) % 5 + 0.5 for place in range(4)],
+    tasks = rated(source, tmp_path / "raw")
+    assert tasks.input == (2, 4) and len(tasks.names) == 12
+    assert of(tasks, "3") == (
+        [f"thing {(3 + index) % 7}" for index in range(4)],
+        [(3 + index) % 5 + 0.5 for index in range(4)],
     )
-    alone = rated(own(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone")
-    assert alone.input == (1, 1)
+    ratings_only = rated(
+        write_csvs(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone"
+    )
+    assert ratings_only.input == (1, 1)
     file = rated(tmp_path / "alone" / "ratings.csv", tmp_path / "raw file")
-    assert (file.examples == alone.examples).all() and file.names == alone.names
+    assert (file.examples == ratings_only.examples).all() and file.names == ratings_only.names
 
 
 def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
@@ -250,16 +252,16 @@ def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
         for line in lines
         if not (",rare," in line and line.split(",")[0] not in {"few", *map(str, names)})
     ]
-    found = rated(own(tmp_path / "own", ratings="\n".join(kept)), tmp_path / "raw")
-    assert "rare" not in found.texts and "rare" not in found.inputs["items"]
-    everywhere = rated(own(tmp_path / "all", ratings="\n".join(lines)), tmp_path / "raw all")
+    tasks = rated(write_csvs(tmp_path / "own", ratings="\n".join(kept)), tmp_path / "raw")
+    assert "rare" not in tasks.texts and "rare" not in tasks.inputs["items"]
+    everywhere = rated(write_csvs(tmp_path / "all", ratings="\n".join(lines)), tmp_path / "raw all")
     assert "rare" in everywhere.texts
 
 
 def test_without_timestamps_lines_are_in_temporal_order(tmp_path):
     lines = [line.rsplit(",", 1)[0] for line in LINES]
-    found = rated(own(tmp_path / "own", ratings="\n".join(lines)), tmp_path / "raw")
-    assert of(found, "3")[0] == [f"thing {(3 + place) % 7}" for place in (3, 0, 2, 1)]
+    tasks = rated(write_csvs(tmp_path / "own", ratings="\n".join(lines)), tmp_path / "raw")
+    assert of(tasks, "3")[0] == [f"thing {(3 + index) % 7}" for index in (3, 0, 2, 1)]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_without_timestamps_lines_are_in_temporal_order(tmp_path):
     [
         (
             "user,item\n1,2\n",
-            "has no column rating: its first line must name the columns user, item, rating",
+            "has no column rating: its first line must list the columns user, item, rating",
         ),
         (
             "user,item,rating\n1,2,good\n",
@@ -299,7 +301,7 @@ def test_without_timestamps_lines_are_in_temporal_order(tmp_path):
     ],
 )
 def test_errors_in_user_provided_ratings_include_the_line(tmp_path, content, message):
-    source = own(tmp_path / "own", ratings=content)
+    source = write_csvs(tmp_path / "own", ratings=content)
     with pytest.raises(FetchError, match=message):
         rated(source, tmp_path / "raw")
     with pytest.raises(FetchError, match=message):
@@ -309,47 +311,57 @@ def test_errors_in_user_provided_ratings_include_the_line(tmp_path, content, mes
 def test_errors_in_features_of_items(tmp_path):
     good = "\n".join(LINES)
     with pytest.raises(FetchError, match=r"items\.csv, line 3: item a is repeated"):
-        rated(own(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"), tmp_path / "raw")
+        rated(
+            write_csvs(tmp_path / "a", ratings=good, items="item,kind\na,b\na,c\n"),
+            tmp_path / "raw",
+        )
     with pytest.raises(FetchError, match=r"users\.csv has no column user"):
-        rated(own(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
+        rated(write_csvs(tmp_path / "b", ratings=good, users="name\nx\n"), tmp_path / "raw")
     with pytest.raises(
         FetchError, match="must be a CSV with the columns user, item and rating, or a folder"
     ):
         rated(tmp_path / "nowhere", tmp_path / "raw")
     with pytest.raises(FetchError, match=r"items\.csv has no item of ratings\.csv"):
-        rated(own(tmp_path / "d", ratings=good, items="item,kind\nThing 1,b\n"), tmp_path / "raw")
+        rated(
+            write_csvs(tmp_path / "d", ratings=good, items="item,kind\nThing 1,b\n"),
+            tmp_path / "raw",
+        )
     with pytest.raises(
-        FetchError, match=r"items\.csv is in the folder of \S*ratings\.csv: name the folder"
+        FetchError, match=r"items\.csv is in the folder of \S*ratings\.csv: specify the folder"
     ):
-        rated(own(tmp_path / "e", ratings=good, items=ITEMS) / "ratings.csv", tmp_path / "raw")
+        rated(
+            write_csvs(tmp_path / "e", ratings=good, items=ITEMS) / "ratings.csv", tmp_path / "raw"
+        )
     with pytest.raises(
         FetchError, match="items is 'new', and the items of test users share no feature"
     ):
-        alone = (
+        items_csv = (
             films.write_csv(tmp_path / "f", users=80, films=120, min_ratings=60, max_ratings=80)
             / "items.csv"
         )
-        alone.unlink()
-        rated(alone.parent, tmp_path / "raw", items="new", min_ratings=3)
+        items_csv.unlink()
+        rated(items_csv.parent, tmp_path / "raw", items="new", min_ratings=3)
     many = "|".join(f"v{i}" for i in range(80))
     with pytest.raises(
         ConfigError, match="has 81 features of one item or user; it must be at most 64"
     ):
-        Ratings().shape(own(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n"))
+        Ratings().shape(
+            write_csvs(tmp_path / "c", ratings=good, items=f"item,kind\nthing 1,{many}\n")
+        )
 
 
 def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
-    source = own(
+    source = write_csvs(
         tmp_path / "own",
         ratings="\n".join(LINES),
         items=ITEMS,
         users="user,age\n" + "".join(f"{u},{20 + u % 2}\n" for u in range(12)),
     )
-    found = rated(source, tmp_path / "raw")
-    inputs = build({"input": list(found.input), "inputs": found.inputs})
-    place = found.names.index("3")
-    first = int(found.counts[:place].sum())
-    assert inputs([(found.texts[first], {"age": 21})])[0].tolist() == found.examples[first].tolist()
+    tasks = rated(source, tmp_path / "raw")
+    inputs = build({"input": list(tasks.input), "inputs": tasks.inputs})
+    index = tasks.names.index("3")
+    first = int(tasks.counts[:index].sum())
+    assert inputs([(tasks.texts[first], {"age": 21})])[0].tolist() == tasks.examples[first].tolist()
     with pytest.raises(
         InputError, match="the model knows no feature age=27 of users: age may be 20, 21"
     ):
@@ -359,7 +371,7 @@ def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
     ):
         inputs([("thing 2", {"agee": 20})])
     assert inputs(["thing 2"])[0, 1].tolist() == [0] * 4, "nothing is known of the user"
-    assert inputs(found.examples.long())[5].tolist() == found.examples[5].tolist()
+    assert inputs(tasks.examples.long())[5].tolist() == tasks.examples[5].tolist()
     with pytest.raises(
         InputError, match=r"the model knows no item 'thing 22' - did you mean 'thing 2'"
     ):
@@ -368,6 +380,10 @@ def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
         inputs(np.full((1, 2, 4), 99))
     with pytest.raises(InputError, match="not a list"):
         inputs("thing 2")
-    alone = rated(own(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone")
+    ratings_only = rated(
+        write_csvs(tmp_path / "alone", ratings="\n".join(LINES)), tmp_path / "raw alone"
+    )
     with pytest.raises(InputError, match="trained without any"):
-        build({"input": list(alone.input), "inputs": alone.inputs})([("thing 2", {"age": 21})])
+        build({"input": list(ratings_only.input), "inputs": ratings_only.inputs})(
+            [("thing 2", {"age": 21})]
+        )

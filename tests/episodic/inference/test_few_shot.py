@@ -35,10 +35,10 @@ NAMES = ["pear", "fig", "apple", "date", "lime"]
 
 def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = None) -> Path:
     """A model as the stage train writes it: untrained, or with the parameters `theta`."""
-    case, made = CASES[name], learner(name)
+    case, meta_learner = CASES[name], learner(name)
     method = case.method or name
     config = {
-        "algorithm": {"name": method} | asdict(made.algorithm),
+        "algorithm": {"name": method} | asdict(meta_learner.algorithm),
         "model": {"name": "conv4", "filters": 12},
         "batch_norm": "transductive",
         "input": [1, 28, 28],
@@ -52,7 +52,7 @@ def folder_of(name: str, path: Path, members: int = 1, theta: Params | None = No
         "iterations": 1,
         "validation": 0.5,
     }
-    model_folder.save(path, [theta or made.init(seed) for seed in range(members)], config)
+    model_folder.save(path, [theta or meta_learner.init(seed) for seed in range(members)], config)
     return path
 
 
@@ -68,7 +68,7 @@ def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
     episode = sampler("test", shots=2)(torch.arange(1))
     inductive = replace(learner(name), batch_norm="inductive")
     steps = evaluation.count_inner_steps(inductive, None)
-    wanted = (
+    expected = (
         evaluation.adaptation_curve(
             inductive, [model.trained.members[0]], episode, [steps], ["inductive"]
         )
@@ -77,17 +77,24 @@ def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
     )
     labels = [sorted(NAMES)[i] for i in episode.support_y[0].tolist()]
     adapted = model.adapt(episode.support_x[0], labels)
-    found = adapted.predict_proba(episode.query_x[0])
-    assert adapted.classes_ == tuple(sorted(NAMES)) and found.shape == (WAYS * QUERIES, WAYS)
-    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
-    assert (adapted.predict(episode.query_x[0]) == np.array(sorted(NAMES))[found.argmax(1)]).all()
-    alone = np.concatenate([adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)])
+    probabilities = adapted.predict_proba(episode.query_x[0])
+    assert adapted.classes_ == tuple(sorted(NAMES)) and probabilities.shape == (
+        WAYS * QUERIES,
+        WAYS,
+    )
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=2e-5)
+    assert (
+        adapted.predict(episode.query_x[0]) == np.array(sorted(NAMES))[probabilities.argmax(1)]
+    ).all()
+    single = np.concatenate(
+        [adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)]
+    )
     np.testing.assert_allclose(
-        alone, found[:5], atol=2e-5, err_msg="an answer depends on what else is asked"
+        single, probabilities[:5], atol=2e-5, err_msg="an answer depends on what else is asked"
     )
     adapted.save(tmp_path / "adapted")
     again = episodic.load_adapted(tmp_path / "adapted")
-    np.testing.assert_allclose(again.predict_proba(episode.query_x[0]), found, atol=1e-6)
+    np.testing.assert_allclose(again.predict_proba(episode.query_x[0]), probabilities, atol=1e-6)
     assert again.classes_ == adapted.classes_ and all(
         (again.thetas[0][n] == p).all() for n, p in adapted.thetas[0].items()
     )
@@ -141,12 +148,12 @@ def test_labels_of_any_hashable_kind(protonet, tmp_path):
     ):
         model.adapt(x, [("a", 1), 2, 3, 4, 5]).save(tmp_path / "adapted")
     assert not (tmp_path / "adapted").exists()
-    for labels, said in (
+    for labels, message in (
         ([1, 2], "there are 5 examples and 2 labels"),
         ([1] * 5, "are of the class 1: add examples of at least one other class"),
         ([[1], 2, 3, 4, 5], "is a list: a label must be hashable"),
     ):
-        with pytest.raises(AdaptError, match=said):
+        with pytest.raises(AdaptError, match=message):
             model.adapt(x, labels)
 
 
@@ -189,23 +196,23 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
     images, _, counts = (sampler("test").examples, sampler("test").offsets, sampler("test").counts)
     x = images[-20 * 8 :]
     y = [f"c{i // 20}" for i in range(len(x))]
-    found = model.evaluate(x, y, ways=4, shots=2, queries=3, episodes=7, seed=5)
+    result = model.evaluate(x, y, ways=4, shots=2, queries=3, episodes=7, seed=5)
     from episodic.data.sampling import ClassSampler
 
     drawn = ClassSampler(x, torch.arange(8) * 20, counts[:8], 5, "test", 4, 2, 3)(torch.arange(7))
-    wanted, _ = evaluation.episode_scores(
+    expected, _ = evaluation.episode_scores(
         replace(model.trained.learner, batch_norm="inductive"), model.trained.members[0], drawn, 0
     )
-    np.testing.assert_allclose(found.scores, wanted)
+    np.testing.assert_allclose(result.scores, expected)
     assert (
-        found.summary["accuracy"] == pytest.approx(wanted.mean())
-        and found.summary["chance"] == 0.25
+        result.summary["accuracy"] == pytest.approx(expected.mean())
+        and result.summary["chance"] == 0.25
     )
-    for options, said in (
+    for options, message in (
         ({"ways": 9}, "there are 8 classes and an episode has 9"),
         ({"shots": 18}, r"needs 18 \+ 5 examples, and 'c0' has 20"),
     ):
-        with pytest.raises(AdaptError, match=said):
+        with pytest.raises(AdaptError, match=message):
             model.evaluate(x, y, **options)
 
 
@@ -265,13 +272,13 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("said", CONFIGS)
-def test_untrusted_configs_are_rejected(said, tmp_path):
+@pytest.mark.parametrize("message", CONFIGS)
+def test_untrusted_configs_are_rejected(message, tmp_path):
     folder = folder_of("protonet", tmp_path / "run")
-    tampered(folder, CONFIGS[said])
+    tampered(folder, CONFIGS[message])
     with pytest.raises(UserError) as caught:
         episodic.load(folder)
-    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_untrusted_weights_are_rejected(tmp_path):
@@ -279,7 +286,7 @@ def test_untrusted_weights_are_rejected(tmp_path):
     path = folder / "weights.safetensors"
     tensors, _ = checkpoint.load(path)
     first = next(iter(tensors))
-    for changed, said in (
+    for changed, message in (
         ({name: t for name, t in tensors.items() if name != first}, f"lacks {first}"),
         (tensors | {"more": torch.ones(1)}, "contains more, which the model does not have"),
         (
@@ -289,17 +296,20 @@ def test_untrusted_weights_are_rejected(tmp_path):
         (tensors | {first: torch.ones(3)}, r"has shape \[3\]"),
     ):
         checkpoint.save(path, changed, {})
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             episodic.load(folder)
         assert len(str(caught.value).splitlines()) == 1
     path.write_bytes(b"not weights")
     with pytest.raises(UserError, match="is not a valid checkpoint"):
         episodic.load(folder)
     path.unlink()
-    with pytest.raises(UserError, match="there is no checkpoint"):
+    with pytest.raises(UserError, match=r"the checkpoint \S+ does not exist"):
         episodic.load(folder)
-    for name, said in (("nowhere", "there is no folder"), (".", "contains no trained model")):
-        with pytest.raises(ModelFolderError, match=said):
+    for name, message in (
+        ("nowhere", "does not exist: specify"),
+        (".", "contains no trained model"),
+    ):
+        with pytest.raises(ModelFolderError, match=message):
             episodic.load(tmp_path / name)
 
 

@@ -139,7 +139,7 @@ def test_params_report_an_unusable_encoder(tmp_path):
             "textcnn",
             "must be bag, mlp or module for clinc150, whose examples are features of sentences",
         ),
-        ("bag", "there is no folder"),
+        ("bag", "does not exist: specify the folder of a sentence encoder"),
     ):
         raw["model"]["name"] = model
         if model == "textcnn":
@@ -175,8 +175,8 @@ def test_the_environment_variable_names_the_encoder(tmp_path, monkeypatch):
         return str(caught.value)
 
     assert message() == "the model needs the sentence encoder a: set EPISODIC_ENCODER to its folder"
-    for place in (folder, tmp_path):
-        monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
+    for path in (folder, tmp_path):
+        monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(path))
         assert "episodic-learning[encoder]" in message(), "found"
     other = encoders.write_encoder_files(tmp_path / "other", vocabulary=3)
     monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(other))
@@ -191,7 +191,7 @@ def test_the_environment_variable_names_the_encoder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     """A tiny encoder, and a text model that was trained on its embeddings by the stages."""
     pytest.importorskip(
         "sentence_transformers",
@@ -224,64 +224,65 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_stages_use_the_encoder_and_record_it(place):
-    examples = np.load(place / "prepared/examples.npy")
+def test_the_stages_use_the_encoder_and_record_it(workspace):
+    examples = np.load(workspace / "prepared/examples.npy")
     assert examples.dtype == np.float32 and examples.shape == (len(TEXTS), 32)
     np.testing.assert_allclose(np.linalg.norm(examples, axis=1), 1, atol=1e-5)
-    metrics = read_json(place / "metrics.json")
+    metrics = read_json(workspace / "metrics.json")
     assert metrics["baselines"]["encoder_centroid"]["accuracy"] > 0.5, "chance"
-    found = read_json(place / "model/config.json")["inputs"]
-    assert found == {
+    inputs = read_json(workspace / "model/config.json")["inputs"]
+    assert inputs == {
         "kind": "text",
         "features": "encoder",
-        "encoder": encoder.describe_encoder(place / "tiny"),
+        "encoder": encoder.describe_encoder(workspace / "tiny"),
     }
     assert (
-        str(place)
-        not in (place / "model/config.json").read_text()
-        + (place / "prepared/meta.json").read_text()
+        str(workspace)
+        not in (workspace / "model/config.json").read_text()
+        + (workspace / "prepared/meta.json").read_text()
     )
 
 
-def test_the_same_sentences_give_the_same_bytes_with_no_network(place, monkeypatch):
+def test_the_same_sentences_give_the_same_bytes_with_no_network(workspace, monkeypatch):
     def refused(*args, **kwargs):
         raise AssertionError("the network is not for encoders")
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
-    first = np.load(place / "prepared/examples.npy")
-    run_stage(place, "episodes", "--raw", "raw", "--out", "again")
-    assert (place / "again/examples.npy").read_bytes() == (
-        place / "prepared/examples.npy"
+    first = np.load(workspace / "prepared/examples.npy")
+    run_stage(workspace, "episodes", "--raw", "raw", "--out", "again")
+    assert (workspace / "again/examples.npy").read_bytes() == (
+        workspace / "prepared/examples.npy"
     ).read_bytes()
-    alone = preprocessing.build(section(place / "tiny", path=place / "tiny"))
+    preprocessor = preprocessing.build(section(workspace / "tiny", path=workspace / "tiny"))
     texts = [text for label in sorted(corpus()) for text in corpus()[label]]
-    np.testing.assert_allclose(alone(texts[:5]).numpy(), first[:5], atol=1e-5)
+    np.testing.assert_allclose(preprocessor(texts[:5]).numpy(), first[:5], atol=1e-5)
     assert (
-        alone(["order a pizza", "play a song"]) - alone(["play a song", "order a pizza"]).flip(0)
+        preprocessor(["order a pizza", "play a song"])
+        - preprocessor(["play a song", "order a pizza"]).flip(0)
     ).abs().max() == 0
 
 
-def test_a_model_in_use_reads_sentences_by_it(place, monkeypatch):
+def test_a_model_in_use_reads_sentences_by_it(workspace, monkeypatch):
     texts, labels = (
         [text for label in ("mail", "bank") for text in corpus()[label][:6]],
         ["mail"] * 6 + ["bank"] * 6,
     )
-    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place))
-    learner = episodic.load(place / "model")
+    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(workspace))
+    learner = episodic.load(workspace / "model")
     adapted = learner.adapt(texts, labels)
-    answers = adapted.predict(texts)
-    assert (answers == labels).mean() > 0.6
-    adapted.save(place / "adapted")
-    again = episodic.load_adapted(place / "adapted")
+    predictions = adapted.predict(texts)
+    assert (predictions == labels).mean() > 0.6
+    adapted.save(workspace / "adapted")
+    again = episodic.load_adapted(workspace / "adapted")
     np.testing.assert_allclose(again.predict_proba(texts), adapted.predict_proba(texts), atol=1e-6)
-    encoders.write_tiny_encoder(place / "elsewhere" / "tiny", TEXTS, seed=1)
-    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(place / "elsewhere"))
+    encoders.write_tiny_encoder(workspace / "elsewhere" / "tiny", TEXTS, seed=1)
+    monkeypatch.setenv(encoder.ENCODER_VARIABLE, str(workspace / "elsewhere"))
     with pytest.raises(InputError, match="is not the encoder tiny that the model was trained with"):
-        episodic.load_adapted(place / "adapted").predict(texts)
+        episodic.load_adapted(workspace / "adapted").predict(texts)
 
 
-def test_an_unreadable_encoder_is_an_error(place, tmp_path):
+def test_an_unreadable_encoder_is_an_error(workspace, tmp_path):
     folder = encoders.write_encoder_files(tmp_path / "a", model_type="bert")
     with pytest.raises(InputError, match="cannot be read as a sentence encoder") as caught:
         preprocessing.build(section(folder, path=folder))(["play a song"])

@@ -15,17 +15,17 @@ GREY, RGB = (1, 6, 8), (3, 6, 8)
 RAMP = np.linspace(0, 255, 48).round().astype(np.uint8).reshape(6, 8)
 
 
-def saved(picture: Image.Image, form: str, **options) -> bytes:
+def saved(image: Image.Image, form: str, **options) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, form, **options)
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def test_every_mode_of_an_image():
     grey = Image.fromarray(RAMP)
     for mode in ("L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"):
-        found = decode_image(grey.convert(mode), GREY, False)
-        assert found.shape == GREY and np.abs(found[0].astype(int) - RAMP).max() <= 2, mode
+        result = decode_image(grey.convert(mode), GREY, False)
+        assert result.shape == GREY and np.abs(result[0].astype(int) - RAMP).max() <= 2, mode
     palette = decode_image(saved(grey.convert("P"), "PNG"), GREY, False)
     assert np.abs(palette[0].astype(int) - RAMP).max() <= 26, "a palette of web colours is coarse"
     deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
@@ -60,13 +60,13 @@ def test_the_orientation_of_the_camera_is_applied():
     wide[:, :4] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    found = decode_image(saved(Image.fromarray(wide), "PNG", exif=exif), GREY, False)
-    assert (found[0, :, 4:] == 255).all() and (found[0, :, :4] == 0).all()
+    result = decode_image(saved(Image.fromarray(wide), "PNG", exif=exif), GREY, False)
+    assert (result[0, :, 4:] == 255).all() and (result[0, :, :4] == 0).all()
 
 
 def test_another_size_is_resized_as_a_whole():
-    found = decode_image(Image.fromarray(np.repeat(np.repeat(RAMP, 5, 0), 3, 1)), GREY, False)
-    assert found.shape == GREY and np.abs(found[0].astype(int) - RAMP)[1:-1].max() <= 3
+    result = decode_image(Image.fromarray(np.repeat(np.repeat(RAMP, 5, 0), 3, 1)), GREY, False)
+    assert result.shape == GREY and np.abs(result[0].astype(int) - RAMP)[1:-1].max() <= 3
 
 
 def test_all_unreadable_images_are_named(tmp_path):
@@ -109,7 +109,7 @@ def test_arrays_are_used_as_they_are():
     for wrong, message in (
         (np.zeros((2, 8, 6)), "the model takes numbers of shape"),
         (np.full((1, *GREY), np.nan), "not finite"),
-        ([], "x is empty: give at least one image"),
+        ([], "x is empty: pass at least one image"),
         ([3], "image 0: int is not an image"),
     ):
         with pytest.raises(InputError, match=message):
@@ -118,7 +118,7 @@ def test_arrays_are_used_as_they_are():
 
 def test_a_folder_for_each_class(tmp_path):
     inputs = build({"input": list(GREY), "inputs": {"kind": "image"}})
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="does not exist: specify a folder"):
         read_class_folders(tmp_path / "none", inputs)
     with pytest.raises(InputError, match="has no folders"):
         read_class_folders(tmp_path, inputs)

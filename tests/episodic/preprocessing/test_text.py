@@ -87,13 +87,13 @@ def test_ngrams_are_scikit_learns_tf_idf():
     """With a column per n-gram there are no collisions: the same vectors up to their order."""
     texts = [text for texts in corpus().values() for text in texts]
     wide = TextFeatures(size=1 << 20)
-    found = preprocessing.build({"input": list(wide.input), "inputs": wide.fit(texts)})(texts[:40])
-    wanted = (
+    result = preprocessing.build({"input": list(wide.input), "inputs": wide.fit(texts)})(texts[:40])
+    expected = (
         TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
         .fit(texts)
         .transform(texts[:40])
     )
-    np.testing.assert_allclose(found @ found.T, (wanted @ wanted.T).toarray(), atol=1e-4)
+    np.testing.assert_allclose(result @ result.T, (expected @ expected.T).toarray(), atol=1e-4)
 
 
 def test_stored_rows_are_the_encoded_ones(tmp_path):
@@ -127,7 +127,7 @@ def test_tokens_are_pieces_of_the_training_words():
     ("given", "message"),
     [
         ("one", "put a single sentence in a list"),
-        ([], "x is empty: give at least one sentence"),
+        ([], "x is empty: pass at least one sentence"),
         (["x" * 100_001], "has 100,001 characters"),
         ([3, " "], "example 0 is of type int, not text\nexample 1 is empty"),
     ],
@@ -142,10 +142,10 @@ def test_inputs_that_are_not_sentences_are_reported(given, message):
 def test_baselines_by_hand():
     baselines = TfidfClassifiers.fit([text for texts in corpus().values() for text in texts])
     support = ["play a song", "wake me at six", "play some music", "set an alarm for six"]
-    found = baselines.predict(
+    by_baseline = baselines.predict(
         support, np.array([0, 1, 0, 1]), ["play music by bach", "set my alarm"]
     )
-    assert {name: answer.tolist() for name, answer in found.items()} == {
+    assert {name: values.tolist() for name, values in by_baseline.items()} == {
         "tfidf_centroid": [0, 1],
         "tfidf_logistic": [0, 1],
     }
@@ -175,12 +175,14 @@ def learner_of(
     spec, features = MODELS[name]
     examples, _, counts = prepared(features)
     algorithm = ALGORITHMS[method](**options)
-    made = MetaLearner(
+    meta_learner = MetaLearner(
         spec.build(features.input, algorithm.count_model_outputs(ways, 8)),
         algorithm,
         Objective("classification"),
     )
-    return made, ClassSampler(examples, counts.cumsum(0) - counts, counts, 0, "train", ways, 1, 3)
+    return meta_learner, ClassSampler(
+        examples, counts.cumsum(0) - counts, counts, 0, "train", ways, 1, 3
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -194,11 +196,11 @@ def test_batches_equal_single_tasks_and_gradients_are_right(name):
         )
     theta = {key: p.double() for key, p in learner.init(0).items()}
     whole = meta_gradient(learner, theta, episode)
-    alone = [meta_gradient(learner, theta, episode.slice_tasks(i, i + 1)) for i in range(3)]
+    singles = [meta_gradient(learner, theta, episode.slice_tasks(i, i + 1)) for i in range(3)]
     for key, gradient in whole.gradient.items():
         torch.testing.assert_close(
             gradient,
-            torch.stack([one.gradient[key] for one in alone]).mean(0),
+            torch.stack([single.gradient[key] for single in singles]).mean(0),
             atol=1e-12,
             rtol=1e-9,
         )
@@ -227,12 +229,13 @@ def test_effect_of_padding_and_order(name):
     if name == "textcnn":
         x = torch.tensor([[[3, 4, 5, 0, 0, 0, 0, 0], [5, 4, 3, 0, 0, 0, 0, 0], [0] * 8]])
         longer = spec.build((12,), 2)
-        found = model.features(theta, x)
+        result = model.features(theta, x)
         torch.testing.assert_close(
-            longer.features(theta, torch.cat([x, torch.zeros(1, 3, 4, dtype=torch.long)], 2)), found
+            longer.features(theta, torch.cat([x, torch.zeros(1, 3, 4, dtype=torch.long)], 2)),
+            result,
         )
-        assert not torch.allclose(found[0, 0], found[0, 1]), "windows see order"
-        assert (found[0, 2] == 0).all()
+        assert not torch.allclose(result[0, 0], result[0, 1]), "windows see order"
+        assert (result[0, 2] == 0).all()
     else:
         x = torch.rand(1, 3, 256)
         assert model.features(theta, x).shape == (1, 3, 6 + 256)
@@ -280,37 +283,37 @@ def test_user_provided_sentences_from_a_csv_and_from_folders(tmp_path):
         (tmp_path / "folders" / label).mkdir(parents=True)
         (tmp_path / "folders" / label / "a.txt").write_text("\n".join(texts[:10]) + "\n\n")
         (tmp_path / "folders" / label / "b.txt").write_text("\n".join(texts[10:]))
-    found = []
+    result = []
     for source in (table_of, tmp_path / "folders"):
         raw = tmp_path / f"raw {source.name}"
         raw.mkdir()
         config = TextFolder(NGRAMS)
         assert config.limits(0, source).examples == 24
         config.fetch(raw, source=source)
-        found.append(config.prepare(raw, 0))
+        result.append(config.prepare(raw, 0))
     assert (
-        found[0].texts == found[1].texts
-        and found[0].classes == sorted(THINGS)
-        and found[0].splits == found[1].splits
+        result[0].texts == result[1].texts
+        and result[0].classes == sorted(THINGS)
+        and result[0].splits == result[1].splits
     )
     assert (
-        found[0].protocol == "intents.csv, classes split at random"
-        and found[0].inputs == found[1].inputs
+        result[0].protocol == "intents.csv, classes split at random"
+        and result[0].inputs == result[1].inputs
     )
     seen = [
         t
-        for t, s in zip(found[0].texts, np.repeat(found[0].splits, found[0].counts), strict=True)
+        for t, s in zip(result[0].texts, np.repeat(result[0].splits, result[0].counts), strict=True)
         if s == "train"
     ]
-    assert found[0].inputs == NGRAMS.fit(seen), (
+    assert result[0].inputs == NGRAMS.fit(seen), (
         "nothing is learned from validation and test classes"
     )
 
 
 def test_a_csv_may_define_the_split(tmp_path):
-    part = dict(zip(sorted(THINGS), ["train"] * 4 + ["val"] * 2 + ["test"] * 2, strict=True))
+    split_of = dict(zip(sorted(THINGS), ["train"] * 4 + ["val"] * 2 + ["test"] * 2, strict=True))
     rows = "\n".join(
-        f"{text},{label},{part[label]}" for label, texts in corpus().items() for text in texts
+        f"{text},{label},{split_of[label]}" for label, texts in corpus().items() for text in texts
     )
     (tmp_path / "a.csv").write_text(f"text,label,split\n{rows}\n")
     assert TextFolder(NGRAMS).limits(0, tmp_path / "a.csv").classes == {
@@ -360,33 +363,33 @@ def test_clinc150_of_the_mirror(tmp_path):
     mirror = os.environ.get("EPISODIC_MIRROR")
     if not mirror or not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
-            "CLINC150 is not available: set EPISODIC_MIRROR to a folder that holds "
+            "CLINC150 is not available: set EPISODIC_MIRROR to a folder that contains "
             "clinc150/data_full.json"
         )
     config = Clinc150(TextFeatures(size=1024))
     config.fetch(tmp_path, mirror=Path(mirror))
-    found = config.prepare(tmp_path, 0)
+    result = config.prepare(tmp_path, 0)
     assert (
-        len(found.texts) == 22_500
-        and len(found.outside) == 1_200
-        and set(found.counts.tolist()) == {150}
-        and len(found.classes) == 150
+        len(result.texts) == 22_500
+        and len(result.outside) == 1_200
+        and set(result.counts.tolist()) == {150}
+        and len(result.classes) == 150
     )
     by_domain = {}
-    for group, split in zip(found.groups, found.splits, strict=True):
+    for group, split in zip(result.groups, result.splits, strict=True):
         by_domain.setdefault(group, set()).add(split)
     assert len(by_domain) == 10 and all(len(parts) == 1 for parts in by_domain.values())
     limits = config.limits(0)
     assert (
-        {s: found.splits.count(s) for s in limits.classes}
+        {s: result.splits.count(s) for s in limits.classes}
         == limits.classes
         == {"train": 75, "validation": 30, "test": 45}
     )
     assert (
         limits.groups
-        == Limits.from_members(150, zip(found.splits, found.groups, strict=True)).groups
+        == Limits.from_members(150, zip(result.splits, result.groups, strict=True)).groups
     )
-    assert found.splits != config.prepare(tmp_path, 1).splits
+    assert result.splits != config.prepare(tmp_path, 1).splits
     (tmp_path / "other/clinc150").mkdir(parents=True)
     for name in clinc150.FILES:
         (tmp_path / "other/clinc150" / name).write_text("{}")
@@ -398,7 +401,7 @@ def test_clinc150_of_the_mirror(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def workspace(tmp_path_factory) -> Path:
     """A trained text model, and a CSV of three labels to adapt to."""
     folder = tmp_path_factory.mktemp("text")
     learner, sampler = learner_of("bag", "protonet")
@@ -435,34 +438,49 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_text_model_by_two_commands(place):
+def test_a_text_model_by_two_commands(workspace):
     assert "adapted to 3 classes from 12 examples" in call(
-        place, "adapt", "run", "intents.csv", "-o", "adapted"
+        workspace, "adapt", "run", "intents.csv", "-o", "adapted"
     )
-    message = call(place, "predict", "adapted", "new.txt").splitlines()
+    message = call(workspace, "predict", "adapted", "new.txt").splitlines()
     assert [line.split("  ")[0] for line in message] == [
         "could you play music by bach",
         "set my alarm",
         "order food for dinner",
     ]
     assert [line.split()[-3] for line in message] == ["music", "alarm", "food"]
-    found = call(place, "predict", "adapted", "-", "--json", stdin="play a song\n\n")
-    assert json.loads(found)["text"] == "play a song" and json.loads(found)["label"] == "music"
+    result = call(workspace, "predict", "adapted", "-", "--json", stdin="play a song\n\n")
+    assert json.loads(result)["text"] == "play a song" and json.loads(result)["label"] == "music"
     assert "adapted to 3 classes" in call(
-        place, "adapt", "run", "-", "-o", "adapted", stdin=(place / "intents.csv").read_text()
+        workspace,
+        "adapt",
+        "run",
+        "-",
+        "-o",
+        "adapted",
+        stdin=(workspace / "intents.csv").read_text(),
     )
-    assert "text, 256" in call(place, "info", "run")
+    assert "text, 256" in call(workspace, "info", "run")
     assert "on 10 3-way 1-shot episodes" in call(
-        place, "evaluate", "run", "intents.csv", "--ways", "3", "--queries", "3", "--episodes", "10"
+        workspace,
+        "evaluate",
+        "run",
+        "intents.csv",
+        "--ways",
+        "3",
+        "--queries",
+        "3",
+        "--episodes",
+        "10",
     )
     assert "has no column text and label" in call(
-        place, "adapt", "run", "new.txt", "-o", "x", code=1
+        workspace, "adapt", "run", "new.txt", "-o", "x", code=1
     )
-    assert "none.txt cannot be read" in call(place, "predict", "adapted", "none.txt", code=1)
+    assert "none.txt cannot be read" in call(workspace, "predict", "adapted", "none.txt", code=1)
 
 
-def test_a_text_model_from_python_and_onnx(place, tmp_path):
-    model = episodic.load(place / "run")
+def test_a_text_model_from_python_and_onnx(workspace, tmp_path):
+    model = episodic.load(workspace / "run")
     texts = [text for label in ("mail", "bank") for text in corpus()[label][:3]]
     adapted = model.adapt(texts, ["mail"] * 3 + ["bank"] * 3)
     assert adapted.predict(["kindly read my mail", "now check my account balance"]).tolist() == [
@@ -473,19 +491,19 @@ def test_a_text_model_from_python_and_onnx(place, tmp_path):
     from episodic.inference import export
 
     export.export_onnx(adapted, tmp_path / "model.onnx")
-    (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(
+    (probabilities,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(
         None, {"x": model.inputs(texts).numpy()}
     )
-    np.testing.assert_allclose(found, adapted.predict_proba(texts), atol=1e-5)
+    np.testing.assert_allclose(probabilities, adapted.predict_proba(texts), atol=1e-5)
 
 
-def test_a_text_model_in_the_demo(place):
+def test_a_text_model_in_the_demo(workspace):
     from fastapi.testclient import TestClient
 
     from episodic.inference import demo
 
     client = TestClient(
-        demo.build_app(episodic.load(place / "run"), "run"), base_url="http://127.0.0.1:1"
+        demo.build_app(episodic.load(workspace / "run"), "run"), base_url="http://127.0.0.1:1"
     )
     assert '"kind": "text"' in client.get("/").text
     support = {label: corpus()[label][:2] for label in ("music", "alarm")}

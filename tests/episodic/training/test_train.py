@@ -170,11 +170,11 @@ def test_of_equal_checkpoints_the_later_is_kept_yet_patience_runs_out(monkeypatc
     assert [row["best"] for row in result.history.validation] == [1, 1, 1, 1]
     assert result.iteration == result.iterations == 36
     state = TrainingState.initial(meta_learner(), replace(CONFIG, ensemble=2), torch.device("cpu"))
-    places = [
+    positions = [
         state.insert_checkpoint(score, Objective("classification"))
         for score in (0.5, 0.7, 0.7, 0.6, 0.1)
     ]
-    assert places == [0, 0, 0, 2, 2] and state.best_scores == [0.7, 0.7]
+    assert positions == [0, 0, 0, 2, 2] and state.best_scores == [0.7, 0.7]
 
 
 def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
@@ -272,19 +272,19 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     path = tmp_path / "x.safetensors"
-    with pytest.raises(checkpoint.CheckpointError, match="there is no checkpoint"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"the checkpoint \S+ does not exist"):
         checkpoint.load(path)
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(checkpoint.CheckpointError, match="is not a valid checkpoint"):
         checkpoint.load(path)
     expected = {"a": torch.zeros(2)}
-    for tensors, said in (
+    for tensors, message in (
         ({}, "lacks a"),
         ({"a": torch.zeros(2), "b": torch.zeros(1)}, "contains b, which the model does not have"),
         ({"a": torch.zeros(3)}, r"a has shape \[3\]"),
         ({"a": torch.tensor([0.0, torch.nan])}, "not finite"),
     ):
-        with pytest.raises(checkpoint.CheckpointError, match=said):
+        with pytest.raises(checkpoint.CheckpointError, match=message):
             checkpoint.match_tensors(tensors, expected, path)
 
 
@@ -294,14 +294,14 @@ def test_the_body_of_a_cuda_graph_is_the_iteration(monkeypatch):
     seen = []
 
     def from_tensors(learner, sampler, state, config, device, plan, group):
-        plain = original(learner, sampler, state, config, device, plan, group)
+        run_eager = original(learner, sampler, state, config, device, plan, group)
         number = torch.full((), state.iteration, dtype=torch.int64)
 
         def update(tasks, rate):
             assert torch.equal(tasks, torch.arange(state.iteration * 4, state.iteration * 4 + 4))
             assert float(rate) == config.rate(state.iteration)
             seen.append(state.iteration)
-            return plain()
+            return run_eager()
 
         return lambda: cuda_graph.run_iteration(update, number, rates, config.meta_batch)
 
@@ -327,8 +327,8 @@ def test_training_by_cuda_graph_is_training_without(monkeypatch):
         "iteration",
         lambda update, state, first, rates, meta_batch: eagerly(update, first, rates, meta_batch),
     )
-    plain = on_gpu()
-    for name, p in plain.theta.items():
+    uncaptured = on_gpu()
+    for name, p in uncaptured.theta.items():
         torch.testing.assert_close(captured.theta[name], p, rtol=1e-5, atol=1e-6)
 
 
@@ -404,13 +404,15 @@ def test_cuda_graph_inputs_live_as_long_as_the_graph(monkeypatch):
     reads = [weakref.ref(rates), weakref.ref(update)]
     full = torch.full
     monkeypatch.setattr(
-        torch, "full", lambda *a, **k: (made := full(*a, **k), reads.append(weakref.ref(made)))[0]
+        torch,
+        "full",
+        lambda *a, **k: (tensor := full(*a, **k), reads.append(weakref.ref(tensor)))[0],
     )  # the number
-    one = cuda_graph.capture_iteration(update, [], 0, rates, 4)
+    captured = cuda_graph.capture_iteration(update, [], 0, rates, 4)
     del rates, update
     gc.collect()
     assert len(reads) == 3 and all(read() is not None for read in reads), "held by the replay"
-    assert len(seen) == cuda_graph.WARM_UP_CALLS + 1 and torch.equal(one(), torch.ones(()))
-    del one
+    assert len(seen) == cuda_graph.WARM_UP_CALLS + 1 and torch.equal(captured(), torch.ones(()))
+    del captured
     gc.collect()
     assert all(read() is None for read in reads), "and by nothing else"
