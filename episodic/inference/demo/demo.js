@@ -130,12 +130,12 @@ async function adapt() {
     for (const entry of classes) {
       const name = entry.name.value.trim(), examples = entry.examples();
       if (!examples.length && MODEL.anyWays) continue;
-      if (!name) throw new Error("Give every class a name.");
+      if (!name) throw new Error("Name every class.");
       if (!examples.length) throw new Error(`${name} has no examples yet.`);
       if (name in support) throw new Error(`Two classes are named ${name}.`);
       support[name] = examples;
     }
-    if (Object.keys(support).length < 2) throw new Error("Give examples of at least two classes.");
+    if (Object.keys(support).length < 2) throw new Error("Add examples of at least two classes.");
     byId("adapt").disabled = true;
     const start = performance.now(), adapted = await post("/adapt", { classes: support });
     model = adapted.model;
