@@ -85,8 +85,8 @@ def run_operator(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrap(x: Any) -> Any:
         if not (on and isinstance(x, torch.Tensor)):
             return x
-        for given, own in zip(tensors, cpu_tensors, strict=True):
-            if own is x:
+        for given, cpu_tensor in zip(tensors, cpu_tensors, strict=True):
+            if cpu_tensor is x:
                 return given  # an operator in place
         if x.dtype == torch.float64:
             raise TypeError(f"{name} makes float64 on an Apple GPU")
@@ -134,7 +134,7 @@ def main(folder: Path) -> None:
             train.run(settings, data, out / "model", out / "history", out / "run.json")
             evaluate.run(settings, data, out / "model", out / "scores", out / "metrics.json")
             few_shot.choose_device = adapted_module.choose_device = torch.device
-            support_x, support_y, query_x, _ = (part[0].numpy() for part in first.tensors)
+            support_x, support_y, query_x, _ = (tensor[0].numpy() for tensor in first.tensors)
             few_shot.load(out / "model", device).adapt(support_x, support_y).save(out / "adapted")
             adapted = adapted_module.load_adapted(out / "adapted", device)
             np.save(

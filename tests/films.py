@@ -32,7 +32,7 @@ def draw_ratings(
             replace=False,
             p=popular / popular.sum(),
         )
-        for place, film in enumerate(seen):
+        for index, film in enumerate(seen):
             value = (
                 3.5
                 + quality[film]
@@ -45,7 +45,7 @@ def draw_ratings(
                     user,
                     film,
                     int(np.clip(np.rint(value), 1, 5)),
-                    880000000 + 1000 * user + 7 * (place // 3),
+                    880000000 + 1000 * user + 7 * (index // 3),
                 )
             )
     rng.shuffle(rows)  # the official file is in no order
@@ -57,11 +57,11 @@ def write_ml_100k(folder: Path, users: int = 60, films: int = 70, **options) -> 
     rows, genres = draw_ratings(users, films, **options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "u.data").write_text("".join(f"{u + 1}\t{f + 1}\t{v}\t{t}\n" for u, f, v, t in rows))
-    flags = [[str(int(g in own)) for g in range(len(GENRES))] for own in genres]
+    flags = [[str(int(g in film_genres)) for g in range(len(GENRES))] for film_genres in genres]
     lines = [
         f"{f + 1}|Fäden {f} ({1980 + f % 20})|01-Jan-{1980 + f % 20}||"
-        f"http://example.com/{f}|{'|'.join(own)}\n"
-        for f, own in enumerate(flags)
+        f"http://example.com/{f}|{'|'.join(film_genres)}\n"
+        for f, film_genres in enumerate(flags)
     ]
     (folder / "u.item").write_text("".join(lines), encoding="latin-1")
     people = [
@@ -81,8 +81,8 @@ def write_ml_1m(folder: Path, users: int = 60, films: int = 70, **options) -> Pa
         "".join(f"{u + 1}::{f + 1}::{v}::{t}\n" for u, f, v, t in rows)
     )
     lines = [
-        f"{f + 1}::Fäden {f} ({1980 + f % 20})::{'|'.join(GENRES[g] for g in own)}\n"
-        for f, own in enumerate(genres)
+        f"{f + 1}::Fäden {f} ({1980 + f % 20})::{'|'.join(GENRES[g] for g in film_genres)}\n"
+        for f, film_genres in enumerate(genres)
     ]
     (folder / "movies.dat").write_text("".join(lines), encoding="latin-1")
     people = [
@@ -99,6 +99,9 @@ def write_csv(folder: Path, users: int = 60, films: int = 70, **options) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{user},film {film},{value},{time}" for user, film, value, time in rows]
     (folder / "ratings.csv").write_text("\n".join(["user,item,rating,timestamp", *lines]))
-    known = [f"film {film},{'|'.join(GENRES[g] for g in own)}" for film, own in enumerate(genres)]
+    known = [
+        f"film {film},{'|'.join(GENRES[g] for g in film_genres)}"
+        for film, film_genres in enumerate(genres)
+    ]
     (folder / "items.csv").write_text("\n".join(["item,genre", *known]))
     return folder

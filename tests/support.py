@@ -37,9 +37,9 @@ def copy_checkout(folder: Path) -> Path:
     return folder
 
 
-def git(folder: Path, *words: str) -> str:
+def git(folder: Path, *args: str) -> str:
     """Run Git in `folder` as a test author, and return what it prints."""
-    who = [
+    author_options = [
         "-c",
         "user.name=tester",
         "-c",
@@ -48,5 +48,5 @@ def git(folder: Path, *words: str) -> str:
         "commit.gpgsign=false",
     ]
     return subprocess.run(
-        ["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True
+        ["git", *author_options, *args], cwd=folder, check=True, capture_output=True, text=True
     ).stdout

@@ -106,7 +106,7 @@ def test_an_algorithm_a_model_and_a_dataset_are_added_as_the_pages_say(tmp_path)
     for key, value in yaml.safe_load(settings)["model"]["module"].items():
         text, count = re.subn(
             rf"(\n  module:.*?\n    {key}: )[^#\n]*",
-            lambda found, value=value: f"{found[1]}{json.dumps(value)} ",
+            lambda match, value=value: f"{match[1]}{json.dumps(value)} ",
             params.read_text(),
             count=1,
             flags=re.S,
@@ -151,7 +151,7 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
     assert json.loads(trained_with)["algorithm"]["sign_maml"]["inner_lr"] == 0.02
 
 
-def test_a_dataset_keeps_what_the_page_promises(tmp_path, monkeypatch):
+def test_the_dataset_of_the_page_is_valid(tmp_path, monkeypatch):
     """Equal bytes, limits that agree with the prepared data, three splits."""
     (tmp_path / "stripes.py").write_text(code_blocks("docs/tutorials/add-a-dataset.md")[0])
     monkeypatch.syspath_prepend(tmp_path)
@@ -199,7 +199,7 @@ def test_a_method_of_another_package_is_registered_from_outside(tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def toy_model(tmp_path_factory) -> Path:
-    """A folder with a trained model, and pictures of five classes as support and query sets."""
+    """A folder with a trained model, and images of five classes as support and query sets."""
     folder = tmp_path_factory.mktemp("model")
     folder_of("protonet", folder / "models/run", theta=trained("protonet").theta)
     images = sampler("test").examples[-100:, 0].numpy()
@@ -222,7 +222,7 @@ queries = images[::3]
 
 
 def test_a_model_is_used_as_the_pages_say(toy_model, monkeypatch):
-    """The commands and programs of README and of the guide, on a model and pictures."""
+    """The commands and programs of README and of the guide, on a model and images."""
     monkeypatch.chdir(toy_model)
     guide = page_text("docs/guide/using-a-model.md")
     commands, python, sklearn, _ = code_blocks("docs/guide/using-a-model.md")
@@ -248,20 +248,20 @@ def test_a_model_is_used_as_the_pages_say(toy_model, monkeypatch):
 
 
 def test_own_data_is_named_as_the_pages_say(tmp_path, monkeypatch):
-    """`tasks.preset ... --source` as typed, on pictures and on the CSV file of the page."""
+    """`tasks.preset ... --source` as typed, on images and on the CSV file of the page."""
     monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "data/own/.gitignore", "data/encoder/.gitignore"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    pictures = drawn(tmp_path / "own pictures", [f"class {i}" for i in range(25)], 10)
+    images = drawn(tmp_path / "own images", [f"class {i}" for i in range(25)], 10)
     sentences = code_blocks("docs/tutorials/your-own-sentences.md")[0]
     assert next(csv.reader(io.StringIO(sentences))) == ["text", "label"]
     (tmp_path / "intents.csv").write_text(
         "text,label\n" + "".join(f"{i} {j},label {i}\n" for i in range(25) for j in range(10))
     )
     commands = {
-        "docs/guide/using-a-model.md": pictures,
-        "docs/tutorials/your-own-images.md": pictures,
+        "docs/guide/using-a-model.md": images,
+        "docs/tutorials/your-own-images.md": images,
         "docs/tutorials/your-own-sentences.md": tmp_path / "intents.csv",
     }
     for page, source in commands.items():
@@ -269,8 +269,8 @@ def test_own_data_is_named_as_the_pages_say(tmp_path, monkeypatch):
             r"^(python -m tasks\.preset .*--source .*)\n(.*)$", page_text(page), re.M
         )[0]
         assert then == "make run"
-        *words, _ = command.split()[3:]
-        arguments = [*words, str(source), "--params", str(tmp_path / "params.yaml")]
+        *args, _ = command.split()[3:]
+        arguments = [*args, str(source), "--params", str(tmp_path / "params.yaml")]
         monkeypatch.setattr(sys, "argv", ["tasks.preset", *arguments])
         preset.main()
         assert f"source: {source}" in (tmp_path / "params.yaml").read_text()

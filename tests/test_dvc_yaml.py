@@ -14,7 +14,7 @@ from stages import ENVIRONMENT, set_param
 from support import ROOT
 
 from tasks import params, preset
-from tests.tasks.test_params import own
+from tests.tasks.test_params import write_source
 
 PROGRAM = """
 import json, runpy, sys
@@ -98,7 +98,7 @@ def configure(folder, changes) -> None:
     shutil.copy(ROOT / "params.yaml", file)
     preset.apply_preset("tiny", file)
     if "preset" in changes:
-        preset.apply_preset(changes["preset"], file, own(changes["preset"], folder))
+        preset.apply_preset(changes["preset"], file, write_source(changes["preset"], folder))
         for key, value in SHORT.items():
             set_param(folder, key, value)
     for section in ("model", "algorithm"):
@@ -111,14 +111,14 @@ def test_code_deps_are_what_a_stage_imports(tmp_path, name, request):
     if name == "clinc150":
         request.getfixturevalue("mirror")  # or it is skipped, and says so
     configure(tmp_path, CONFIGURATIONS[name])
-    for place in ("own", "encoder"):
-        (tmp_path / "data" / place).mkdir(parents=True)
+    for folder in ("own", "encoder"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
     stages = dvc_yaml(params.read_yaml(tmp_path / "params.yaml"))["stages"]
     assert tuple(stages) == STAGES
     for stage, body in stages.items():
-        words = shlex.split(body["cmd"])
-        assert words[:3] == ["sh", "run-stage", f"tasks.{stage}"]
-        result = warm.run(["-c", PROGRAM, f"tasks.{stage}", *words[3:]], tmp_path, ENVIRONMENT)
+        args = shlex.split(body["cmd"])
+        assert args[:3] == ["sh", "run-stage", f"tasks.{stage}"]
+        result = warm.run(["-c", PROGRAM, f"tasks.{stage}", *args[3:]], tmp_path, ENVIRONMENT)
         assert result.returncode == 0, result.stderr
         files = json.loads(re.search("^FILES(.*)$", result.stdout, re.M)[1])
         imported = {*files, f"tasks/{stage}.py"}
@@ -142,19 +142,19 @@ def test_code_deps_are_what_a_stage_imports(tmp_path, name, request):
 def test_deps_and_params_exist():
     settings = params.read_yaml(ROOT / "params.yaml")
     stages = dvc_yaml(settings)["stages"]
-    made = {
+    outputs = {
         out if isinstance(out, str) else next(iter(out))
         for s in stages.values()
         for out in s["outs"] + s.get("metrics", [])
     }
     for stage in stages.values():
         for dep in stage["deps"]:
-            assert dep in made or (ROOT / dep).exists(), dep
+            assert dep in outputs or (ROOT / dep).exists(), dep
         for key in stage["params"]:
-            place = settings
-            for part in key.split("."):
-                assert part in place, key
-                place = place[part]
+            node = settings
+            for name in key.split("."):
+                assert name in node, key
+                node = node[name]
 
 
 @pytest.mark.parametrize("name", ["clinc150", "text_folder"])

@@ -71,12 +71,12 @@ EXCEPTIONS = {
 
 def modules() -> dict[str, Path]:
     """Every module of the three layers by its dotted name."""
-    found = {}
+    paths = {}
     for layer in LAYERS:
         for path in sorted((ROOT / layer).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 MODULES = modules()
@@ -118,11 +118,11 @@ def test_no_forbidden_import(module):
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] != name])
 def test_packages_import_downward_only(module):
-    place = PACKAGES.index(package(module))
+    level = PACKAGES.index(package(module))
     upward = [
         name
         for name in IMPORTS[module] & MODULES.keys() - {*LAYERS}
-        if PACKAGES.index(package(name)) > place
+        if PACKAGES.index(package(name)) > level
     ]
     assert upward == [], f"{module} imports a package above its own (see PACKAGES in this file)"
 
@@ -140,12 +140,12 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
         return seen
 
     reach = {name: reachable(name) for name in graph}
-    found = {
+    groups = {
         frozenset({name} | {other for other in reach[name] if name in reach[other]})
         for name in graph
         if name in reach[name]
     }
-    return sorted(sorted(circle) for circle in found)
+    return sorted(sorted(circle) for circle in groups)
 
 
 def test_circles_are_found():
@@ -203,8 +203,8 @@ def test_the_library_and_its_engine_need_only_torch_and_numpy():
         "onnx",
     ]
     program = BLOCKED.replace("{allowed_not}", repr(set(blocked)))
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stderr
-    assert float(answer.stdout) > 0
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) > 0

@@ -1,4 +1,4 @@
-"""What a user imports: every public name is there, lazily, with a docstring; the example runs."""
+"""The public API: names are complete, lazily imported and documented; the example runs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def public_objects(module: Any) -> Iterator[tuple[str, Any]]:
 
 
 def lacking(module: Any) -> Iterator[str]:
-    """What a module lacks of a documented public interface."""
+    """Missing items of a complete, documented public interface."""
     if not hasattr(module, "__all__") and not hasattr(module, "__path__"):
         yield "__all__"
     if not module.__doc__:

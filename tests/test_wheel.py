@@ -59,8 +59,8 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA")))
     assert {name for name in tracked if (ROOT / name).exists()} <= names
-    for part in ("ops/native.cpp", "datasets/splits/omniglot.csv", "inference/demo/demo.html"):
-        assert f"episodic/{part}" in names
+    for path in ("ops/native.cpp", "datasets/splits/omniglot.csv", "inference/demo/demo.html"):
+        assert f"episodic/{path}" in names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"episodic"}
     extras = re.findall(r"^Provides-Extra: (.+)$", metadata.decode(), re.M)
     assert {"use", "demo", "sklearn", "export"} <= set(extras)

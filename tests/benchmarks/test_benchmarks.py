@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare computes the same thing. No test looks at a time."""
+"""The benchmarks run, and the compared programs compute the same result. Timings are not tested."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_peers_compute_the_same_gradient(row, name):
         assert (ours[name] - g).norm() < near * g.norm(), name
 
 
-def test_work_is_counted_as_the_reference_counts_it():
+def test_operation_counts_match_the_reference():
     counted = {
         name: round(workload.floating_point_operations() / 1e9, 1)
         for name, workload in WORKLOADS.items()
@@ -84,7 +84,7 @@ def test_the_table_is_printed_and_written(tmp_path):
 
 
 def test_the_gpu_program_needs_only_torch_and_numpy(tmp_path):
-    """Tried out on the CPU, with everything else made impossible to import."""
+    """Runs on the CPU with all other packages blocked."""
     blocked = [
         "prefect",
         "dvc",

@@ -94,7 +94,7 @@ def test_a_cells_parameters_are_sound(method, setting):
 
 
 def test_cells_share_their_episodes():
-    """What the episodes follow from is the same in all cells of a setting."""
+    """The settings that determine the episodes are the same in all cells of a setting."""
 
     def parts(method: str | None) -> str:
         return json.dumps(

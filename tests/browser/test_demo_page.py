@@ -54,7 +54,7 @@ def address(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def page(address) -> Iterator[Any]:
-    """The page, which at the end has complained of nothing and asked no other host."""
+    """The demo page; checks on teardown for console errors and external requests."""
     from playwright.sync_api import sync_playwright
 
     complaints: list[str] = []
@@ -78,11 +78,11 @@ def page(address) -> Iterator[Any]:
 def draw(page: Any, canvas: Any, points: list[tuple[float, float]]) -> None:
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-    page.mouse.move(*places[0])
+    positions = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*positions[0])
     page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place, steps=8)
+    for position in positions[1:]:
+        page.mouse.move(*position, steps=8)
     page.mouse.up()
 
 
@@ -115,26 +115,26 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
 
 
 def test_input_errors_are_shown_and_recoverable(page):
-    said = page.locator("#adapted")
+    status = page.locator("#adapted")
     page.click("#adapt")
-    said.filter(has_text="Add examples of at least two classes.").wait_for()
+    status.filter(has_text="Add examples of at least two classes.").wait_for()
     cards = page.locator(".class")
     draw(page, cards.nth(0).locator("canvas"), ZIGZAG)
     draw(page, cards.nth(1).locator("canvas"), ZIGZAG[:2])
     cards.nth(1).locator("input").first.fill("class 1")
     page.click("#adapt")
-    said.filter(has_text="Two classes are named class 1.").wait_for()
+    status.filter(has_text="Two classes are named class 1.").wait_for()
     cards.nth(1).locator("input").first.fill("<b>line</b>")
     cards.nth(1).get_by_text("Draw another").click()
     draw(page, cards.nth(1).locator("canvas"), [(0.2, 0.5), (0.8, 0.52)])
     page.click("#more")
     assert cards.count() == 6
     page.click("#adapt")
-    said.filter(has_text="Adapted to 2 classes from 3 examples").wait_for()
+    status.filter(has_text="Adapted to 2 classes from 3 examples").wait_for()
     draw(page, page.locator("#question canvas"), [(0.2, 0.45), (0.8, 0.5)])
     page.locator(".prediction.best", has_text="<b>line</b>").wait_for()
     cards.nth(1).get_by_title("Remove").click()
-    said.filter(has_text="The examples have changed. Adapt again.").wait_for()
+    status.filter(has_text="The examples have changed. Adapt again.").wait_for()
     page.click("#clear")
     assert page.locator(".kept img").count() == 0
 

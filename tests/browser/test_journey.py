@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 
 
 PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
-"""Pictures that Prefect's pages ask its server for and that it does not have."""
+"""Images that Prefect's pages ask its server for and that it does not have."""
 
 
 class Site:
@@ -234,7 +234,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.get_by_role("button", name="Light theme").click()
     save_screenshot(page, "comparison")
     assert site.foreign == []
-    assert [said for said in site.complaints if not said.endswith(PREFECTS_OWN)] == []
+    assert [message for message in site.complaints if not message.endswith(PREFECTS_OWN)] == []
 
 
 def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path):
@@ -245,20 +245,20 @@ def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path
         ("reptile", -0.2, 90.0),
     ):
         repository.experiment(name, skill, seconds, algorithm__name=name)
-    (found,) = compare.run(
+    (protocol,) = compare.run(
         compare.gather(repository.path, everything=True)[0], [], tmp_path / "out", "maml"
     )
-    best, middle, last = (100 * c.score.mean for c in found.configurations)
-    assert [c.name for c in found.configurations] == ["protonet", "maml", "reptile"]
+    best, middle, last = (100 * c.score.mean for c in protocol.configurations)
+    assert [c.name for c in protocol.configurations] == ["protonet", "maml", "reptile"]
     page = browser.new_page()
     page.goto((tmp_path / "out" / compare.PAGE).as_uri())
 
-    def shown(said: str) -> str:
-        page.locator("input[type=search]").fill(said)
+    def shown(query: str) -> str:
+        page.locator("input[type=search]").fill(query)
         rows = page.locator("table.sortable tbody tr:visible th").all_inner_texts()
         return " ".join(row.split("\n")[0] for row in rows)
 
-    for said, names in {
+    for query, names in {
         f"accuracy>{(best + middle) / 2:.1f}": "protonet",
         f"accuracy > {(middle + last) / 2:.1f} %": "protonet maml",
         f"accuracy={middle:.1f}%": "maml",
@@ -275,16 +275,16 @@ def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path
         "nosuch>1": "",
         "": "protonet maml reptile",
     }.items():
-        assert shown(said) == names, said
+        assert shown(query) == names, query
     page.close()
 
 
 def test_dvc_sees_the_same(site: Site):
     """Figures and curves of the experiments, by DVC's own commands, which editors use too."""
 
-    def dvc(*words: str) -> Any:
+    def dvc(*args: str) -> Any:
         ended = subprocess.run(
-            [sys.executable, "-m", "dvc", *words, "--json"],
+            [sys.executable, "-m", "dvc", *args, "--json"],
             cwd=site.root,
             capture_output=True,
             text=True,

@@ -149,7 +149,7 @@ def test_every_kind_of_change(workspace):
     workspace.settled(flow)
 
 
-def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(workspace):
+def test_dvc_resumes_a_killed_flow_with_the_same_bytes(workspace):
     """`dvc repro` resumes a flow that was killed during training; continues the test above."""
     workspace.edit("params.yaml", "iterations: 20 ", "iterations: 600 ")
     flow = workspace.start(sys.executable, "-m", "flows.pipeline")
@@ -212,10 +212,10 @@ def running_in(root: Path) -> list[int]:
     ]
 
 
-def wait_for(what, process: subprocess.Popen[str] | None, seconds: float = 90) -> None:
+def wait_for(condition, process: subprocess.Popen[str] | None, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
+    while not condition():
+        assert time.monotonic() < end, "timed out"
         assert process is None or process.poll() is None, (
             process.communicate()[0] if process else ""
         )

@@ -224,9 +224,9 @@ def test_a_repository_without_a_commit_is_an_error(toy: Toy):
 
 def test_user_data_in_a_tracked_folder_is_linked_into_every_experiment(tmp_path):
     root, worktree = tmp_path / "root", tmp_path / "worktree"
-    for place in (root, worktree):
-        (place / "data/own").mkdir(parents=True)
-        (place / "data/own/.gitignore").write_text("*")
+    for checkout in (root, worktree):
+        (checkout / "data/own").mkdir(parents=True)
+        (checkout / "data/own/.gitignore").write_text("*")
     (root / "data/own/cats").mkdir()
     (root / "data/own/cats/1.png").write_text("a cat")
     (worktree / "data/own/stale").mkdir()

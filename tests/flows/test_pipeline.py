@@ -23,9 +23,9 @@ CACHED = dict.fromkeys(STAGES, "Cached")
 
 def read(api: str, kind: str, **filters: object) -> list[dict]:
     """Return objects of Prefect's API, such as `flow_runs`."""
-    answer = httpx.post(f"{api}/{kind}/filter", json={**filters, "limit": 200})
-    answer.raise_for_status()
-    return answer.json()
+    response = httpx.post(f"{api}/{kind}/filter", json={**filters, "limit": 200})
+    response.raise_for_status()
+    return response.json()
 
 
 def task_states(api: str, run: str) -> dict[str, str]:

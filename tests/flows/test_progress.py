@@ -67,7 +67,7 @@ def test_throttled_values_are_written_at_the_end(watched):
     assert written[1:] == [pytest.approx(100 * 599 / 600)]
 
 
-def test_two_kinds_of_work_are_two_artifacts(watched):
+def test_each_kind_of_work_has_its_artifact(watched):
     progress, _, written = watched
     progress.write(event(1))
     progress.write(event(1, what="Test episodes (5-way)"))
@@ -102,8 +102,8 @@ def test_other_lines_are_logged_unchanged(watched, caplog):
 
 
 def test_events_in_words():
-    words = describe_event(parse_event(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
-    assert words == (
+    text = describe_event(parse_event(event(350, rate=12.345, eta=20.4, loss=1.25, accuracy=0.5)))
+    assert text == (
         "iterations: 350 of 600 (58 %), 12.35 per second, 20 s left, loss 1.25, accuracy 0.5"
     )
     assert describe_event({"done": 0, "total": 0}) == "work: 0 of 0 (0 %)"

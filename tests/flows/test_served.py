@@ -67,17 +67,17 @@ class Site:
         return ready[0] if ready else None
 
     def start(self) -> str:
-        answers: list[httpx.Response] = []
+        responses: list[httpx.Response] = []
 
         def created() -> bool:
             """Whether the run was created. A server with a busy database returns 503."""
             url = f"{self.api}/deployments/{self.deployment()}/create_flow_run"
-            answers.append(httpx.post(url, json={}, timeout=60))
-            return answers[-1].status_code != 503
+            responses.append(httpx.post(url, json={}, timeout=60))
+            return responses[-1].status_code != 503
 
         wait_for(created, "the server to create a run")
-        answers[-1].raise_for_status()
-        return answers[-1].json()["id"]
+        responses[-1].raise_for_status()
+        return responses[-1].json()["id"]
 
     def state(self, run: str) -> dict[str, Any]:
         return httpx.get(f"{self.api}/flow_runs/{run}").json()["state"]

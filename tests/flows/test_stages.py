@@ -1,4 +1,4 @@
-"""How a stage is brought up to date: failures, retries, waiting for another DVC command."""
+"""Execution of a stage: failures, retries, waiting for another DVC command."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 @pytest.fixture
-def here(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+def first(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     """The first checkout, pushed to both remotes after a run."""
     for name, value in AUTHOR.items():
         monkeypatch.setenv(name, value)
@@ -50,32 +50,32 @@ def here(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-def there(here: Toy, tmp_path: Path) -> Toy:
+def second(first: Toy, tmp_path: Path) -> Toy:
     """The second checkout, with an empty cache."""
     path = tmp_path / "another machine"
-    here.git("clone", "-q", str(tmp_path / "origin"), str(path))
+    first.git("clone", "-q", str(tmp_path / "origin"), str(path))
     (path / "knobs").mkdir()
     return Toy(path)
 
 
-def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
+def test_a_worker_in_another_checkout(first: Toy, second: Toy, api: str):
     """The worker fetches what others have computed, runs the rest, and pushes its results."""
-    environment = here.environment | {
+    environment = first.environment | {
         "PREFECT_API_URL": api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    (here.path / "prefect.yaml").write_text(json.dumps(DEPLOYMENTS))
-    for toy in (here, there):
+    (first.path / "prefect.yaml").write_text(json.dumps(DEPLOYMENTS))
+    for toy in (first, second):
         (toy.path / "flows").symlink_to(ROOT / "flows")
     for command in (["work-pool", "create", "team", "--type", "process"], ["deploy", "--all"]):
         done = subprocess.run(
-            [*PREFECT, *command], cwd=here.path, env=environment, capture_output=True, text=True
+            [*PREFECT, *command], cwd=first.path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
     worker = Run(
-        there,
+        second,
         [*PREFECT, "worker", "start", "--pool", "team"],
-        environment | {"EPISODIC_CHECKOUT": str(there.path)},
+        environment | {"EPISODIC_CHECKOUT": str(second.path)},
     )
     try:
         (deployment,) = [
@@ -101,23 +101,23 @@ def test_a_worker_in_another_checkout(here: Toy, there: Toy, api: str):
     assert task_states(api, run) == {**dict.fromkeys(STAGES, "Completed"), **cached}
     assert "words of download" not in worker.output, "its inputs came from the remote"
 
-    assert set(RevisionHistory(here.path, str).experiments()) == set()
-    here.dvc("exp", "pull", "origin", "seven")
-    assert set(RevisionHistory(here.path, str).experiments()) == {"seven"}
+    assert set(RevisionHistory(first.path, str).experiments()) == set()
+    first.dvc("exp", "pull", "origin", "seven")
+    assert set(RevisionHistory(first.path, str).experiments()) == {"seven"}
     lines: list[str] = []
-    run_experiment(read_base(here.path), "mine", {"train": 7}, lines.append, pull=True)
+    run_experiment(read_base(first.path), "mine", {"train": 7}, lines.append, pull=True)
     # Metrics are in git alone and in no DVC remote, so that their stage runs once more.
     assert [line for line in lines if line.startswith("words of")] == ["words of evaluate"], lines
 
 
-def test_sharing_needs_both_remotes(here: Toy):
+def test_sharing_needs_both_remotes(first: Toy):
     with pytest.raises(
         StageError, match="the git remote upstream does not exist; run git remote add upstream URL"
     ):
-        check_sharing(here.path, "upstream")
-    here.dvc("remote", "remove", "store")
+        check_sharing(first.path, "upstream")
+    first.dvc("remote", "remove", "store")
     with pytest.raises(
         StageError,
         match="DVC has no default remote for sharing files; run dvc remote add --default",
     ):
-        check_sharing(here.path, "origin")
+        check_sharing(first.path, "origin")

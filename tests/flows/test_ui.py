@@ -30,7 +30,7 @@ def test_loopback_needs_no_password(host, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.7", "::"])  # noqa: S104
-def test_beyond_loopback_it_does_not_start_without_a_password_and_origins(host, monkeypatch):
+def test_non_loopback_addresses_require_a_password_and_origins(host, monkeypatch):
     for name in (ui.CREDENTIALS, ui.ORIGINS):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(
@@ -112,8 +112,10 @@ def test_ui_serves_the_deployments_and_ends_with_ctrl_c(port, tmp_path):
             "Classes per episode"
         )
         preflight = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
-        answer = httpx.options(f"http://127.0.0.1:{port}/api/deployments/filter", headers=preflight)
-        assert answer.headers.get("access-control-allow-origin") not in (
+        response = httpx.options(
+            f"http://127.0.0.1:{port}/api/deployments/filter", headers=preflight
+        )
+        assert response.headers.get("access-control-allow-origin") not in (
             "*",
             "http://elsewhere.example",
         ), "pages of other sites are rejected"

@@ -212,10 +212,10 @@ class Run:
         return {row[0]: " ".join(row[1:-1]) for row in rows if len(row) > 2 and row[0] in STAGES}
 
 
-def wait_for(holds: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def wait_for(holds: Callable[[], object], description: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds:.0f} s: {description}"
         time.sleep(0.05)
 
 

@@ -43,16 +43,16 @@ class Repository:
     def head(self) -> str:
         return self.git("rev-parse", "HEAD").strip()
 
-    def git(self, *words: str, **environment: str) -> str:
-        who = {
-            f"GIT_{role}_{what}": f"{role.lower()}@example.org"
+    def git(self, *args: str, **environment: str) -> str:
+        author = {
+            f"GIT_{role}_{field}": f"{role.lower()}@example.org"
             for role in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
+            for field in ("NAME", "EMAIL")
         }
         return subprocess.run(
-            ["git", *words],
+            ["git", *args],
             cwd=self.path,
-            env={**os.environ, **who, **environment},
+            env={**os.environ, **author, **environment},
             check=True,
             capture_output=True,
             text=True,
@@ -101,25 +101,31 @@ class Repository:
         config["classes"] = params["train"].get("classes") or 1000
         at = (episodes["mode"] == mode) & (episodes["step"] == metrics["steps"])
         if self.kind == "classification":
-            answers = pd.read_parquet(scores / "answers.parquet")
+            predictions = pd.read_parquet(scores / "answers.parquet")
             other = (
-                answers["label"]
+                predictions["label"]
                 if skill > 0
-                else rng.integers(0, int(answers["label"].max()) + 1, len(answers))
+                else rng.integers(0, int(predictions["label"].max()) + 1, len(predictions))
             )
-            answers["after"] = np.where(
-                rng.random(len(answers)) < abs(skill), other, answers["after"]
+            predictions["after"] = np.where(
+                rng.random(len(predictions)) < abs(skill), other, predictions["after"]
             )
-            wrong = answers["after"] != answers["label"]
-            turned = rng.random(len(answers)) < np.where(
+            wrong = predictions["after"] != predictions["label"]
+            turned = rng.random(len(predictions)) < np.where(
                 wrong, noise, noise * wrong.mean() / (1 - wrong.mean())
             )
             instead = np.where(
-                wrong, answers["label"], (answers["label"] + 1) % (int(answers["label"].max()) + 1)
+                wrong,
+                predictions["label"],
+                (predictions["label"] + 1) % (int(predictions["label"].max()) + 1),
             )
-            answers["after"] = np.where(turned, instead, answers["after"])
-            answers.to_parquet(scores / "answers.parquet", index=False)
-            right = (answers["after"] == answers["label"]).groupby(answers["episode"]).mean()
+            predictions["after"] = np.where(turned, instead, predictions["after"])
+            predictions.to_parquet(scores / "answers.parquet", index=False)
+            right = (
+                (predictions["after"] == predictions["label"])
+                .groupby(predictions["episode"])
+                .mean()
+            )
             episodes.loc[at, "accuracy"] = right.loc[episodes.loc[at, "episode"]].to_numpy()
             metrics["accuracy"] = float(right.mean())
         else:
@@ -205,11 +211,11 @@ class Repository:
 
         A section that selects by name gives its keys in use one by one, other sections one value.
         """
-        found: dict[str, Any] = {}
+        recorded: dict[str, Any] = {}
         for key, value in select_used(read_yaml(folder / "params.yaml")).items():
             picks = isinstance(value, dict) and "name" in value
-            found |= {f"{key}.{name}": v for name, v in value.items()} if picks else {key: value}
-        return found
+            recorded |= {f"{key}.{name}": v for name, v in value.items()} if picks else {key: value}
+        return recorded
 
     def _store_output(self, folder: Path, out: str) -> dict[str, Any]:
         if (folder / out).is_file():

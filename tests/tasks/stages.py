@@ -26,14 +26,14 @@ EVALUATE = [
 ]
 
 
-def start_stage(folder: Path, name: str, *words: str) -> warm.Process:
+def start_stage(folder: Path, name: str, *args: str) -> warm.Process:
     """Start a stage with these arguments."""
-    return warm.Process(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
+    return warm.Process(["-m", f"tasks.{name}", *args], folder, ENVIRONMENT)
 
 
-def run_stage(folder: Path, name: str, *words: str, code: int = 0) -> tuple[str, str]:
+def run_stage(folder: Path, name: str, *args: str, code: int = 0) -> tuple[str, str]:
     """Run a stage, which must end with `code`, and return what it prints to stdout and stderr."""
-    result = warm.run(["-m", f"tasks.{name}", *words], folder, ENVIRONMENT)
+    result = warm.run(["-m", f"tasks.{name}", *args], folder, ENVIRONMENT)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr

@@ -97,7 +97,7 @@ def write(root: Path, kind: str = "classification", **episodes: Any) -> Path:
 
 def arguments(root: Path) -> list[str]:
     """The stage's command line for a folder made by `write`."""
-    places = {
+    paths = {
         "params": "params.yaml",
         "data": "data/prepared",
         "model": "models/run",
@@ -109,7 +109,9 @@ def arguments(root: Path) -> list[str]:
         "summary": "reports/summary",
         "card": "models/run/README.md",
     }
-    return [part for name, place in places.items() for part in (f"--{name}", str(root / place))]
+    return [
+        argument for name, path in paths.items() for argument in (f"--{name}", str(root / path))
+    ]
 
 
 def draw_glyphs(rng: np.random.Generator, classes: int, drawings: int) -> np.ndarray:
@@ -240,7 +242,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         data / "meta.json",
         meta | {key: raw["episodes"][key] for key in ("ways", "shots", "queries", "seed")},
     )
-    rows, answers = [], []
+    rows, tables = [], []
     of_test = np.flatnonzero(table["split"] == "test")
     easy = np.where(
         table["class"].isin(HOSTILE), 0.6, np.clip(rng.beta(9, 1.2, len(table)), 0.7, 1)
@@ -262,7 +264,7 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
             rng.random(len(label)) < skill[label], label, rng.integers(0, ways, len(label))
         )
         before = rng.choice(ways, len(label), p=rng.dirichlet(np.full(ways, 0.6)))
-        answers.append(
+        tables.append(
             pd.DataFrame(
                 {
                     "episode": e,
@@ -274,12 +276,15 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
             )
         )
     pd.DataFrame(rows).to_parquet(data / "test.parquet", index=False)
-    said = pd.concat(answers, ignore_index=True).assign(
+    predictions = pd.concat(tables, ignore_index=True).assign(
         confidence=lambda a: rng.uniform(0.5, 1, len(a))
     )
-    said.to_parquet(scores / "answers.parquet", index=False)
+    predictions.to_parquet(scores / "answers.parquet", index=False)
     right = (
-        said.assign(ok=said["label"] == said["after"], was=said["label"] == said["before"])
+        predictions.assign(
+            ok=predictions["label"] == predictions["after"],
+            was=predictions["label"] == predictions["before"],
+        )
         .groupby("episode")[["ok", "was"]]
         .mean()
     )
@@ -312,23 +317,24 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
     }
     episodes = _scores(scores, pd.concat(parts, ignore_index=True), baselines, "accuracy")
     class_of = np.stack([r["classes"] for r in rows])
-    named = said.assign(
-        row=class_of[said["episode"], said["label"]], ok=said["label"] == said["after"]
+    named = predictions.assign(
+        row=class_of[predictions["episode"], predictions["label"]],
+        ok=predictions["label"] == predictions["after"],
     )
     per_class = []
-    for row, part in named.groupby("row"):
-        each = part.groupby("episode")["ok"].mean()
+    for class_row, of_class in named.groupby("row"):
+        each = of_class.groupby("episode")["ok"].mean()
         line = {
-            "class": table["class"].iloc[row],
-            "group": table["group"].iloc[row],
+            "class": table["class"].iloc[class_row],
+            "group": table["group"].iloc[class_row],
             "episodes": len(each),
-            "queries": len(part),
+            "queries": len(of_class),
         }
         per_class.append(
             line
             | {
-                "correct": int(part["ok"].sum()),
-                "accuracy": float(part["ok"].mean()),
+                "correct": int(of_class["ok"].sum()),
+                "accuracy": float(of_class["ok"].mean()),
                 "ci95": _ci95(each.to_numpy()) if len(each) > 1 else np.nan,
             }
         )
@@ -337,8 +343,10 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         m: _at(episodes, m, steps, "accuracy") for m in MODES
     }
     metrics["baselines"]["chance"] = {"accuracy": 1 / ways}
-    places = easy[of_test, None] * 4 + rng.normal(0, 1, (len(of_test), 8))  # hard classes are alike
-    metrics |= _space(root, episodes, said, torch.tensor(places), steps)
+    centres = easy[of_test, None] * 4 + rng.normal(
+        0, 1, (len(of_test), 8)
+    )  # hard classes are alike
+    metrics |= _space(root, episodes, predictions, torch.tensor(centres), steps)
     write_json(root / "reports/metrics.json", metrics)
 
 
@@ -425,18 +433,18 @@ def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> No
 def _space(
     root: Path,
     episodes: pd.DataFrame,
-    answers: pd.DataFrame,
+    predictions: pd.DataFrame,
     means: torch.Tensor | None,
     steps: int,
 ) -> dict[str, Any]:
     source = prepared.open_folder(root / "data/prepared", torch.device("cpu"))
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == steps)]
-    found = task_space.describe_tasks(
-        source, source.read_episodes("test"), headline, answers, means
+    result = task_space.describe_tasks(
+        source, source.read_episodes("test"), headline, predictions, means
     )
-    for name, table in found.tables.items():
+    for name, table in result.tables.items():
         table.to_parquet(root / f"reports/scores/{name}.parquet", index=False)
-    return replace_infinite(found.metrics)
+    return replace_infinite(result.metrics)
 
 
 def _scores(

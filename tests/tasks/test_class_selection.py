@@ -19,12 +19,12 @@ from tasks.runtime.stage import StageError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root, wanted = tmp_path_factory.mktemp("pool"), preset.default_params()
+    root, raw = tmp_path_factory.mktemp("pool"), preset.default_params()
     preset.merge_into(
-        wanted,
+        raw,
         {"dataset": {"glyphs": {"alphabets": 8}}, "episodes": {"validation": 20, "test": 200}},
     )
-    settings = params.parse(wanted)
+    settings = params.parse(raw)
     download.run(settings, root / "raw")
     episodes.run(settings, root / "raw", root / "prepared")
     return prepared.open_folder(root / "prepared", torch.device("cpu")), settings
@@ -61,10 +61,12 @@ def test_smaller_selections_are_nested_and_depend_on_the_seed(folder):
 def test_groups_by_name(folder):
     table = folder[0].read_classes()
     names = sorted(table[table["split"] == "train"]["group"].unique())[:2]
-    found = class_selection.select_classes(table, TrainingConfig(groups=tuple(names)))
-    assert set(found["group"]) == set(names) and len(found) == int(table["group"].isin(names).sum())
+    selected = class_selection.select_classes(table, TrainingConfig(groups=tuple(names)))
+    assert set(selected["group"]) == set(names) and len(selected) == int(
+        table["group"].isin(names).sum()
+    )
     few = class_selection.select_classes(table, TrainingConfig(groups=tuple(names), classes=6))
-    assert len(few) == 6 and set(few.index) < set(found.index)
+    assert len(few) == 6 and set(few.index) < set(selected.index)
 
 
 LIMITS = Limits(
@@ -115,8 +117,8 @@ LIMITS = Limits(
     ],
 )
 def test_conflicts_are_found_before_data_is_downloaded(keys, message):
-    found = class_selection.find_errors(TrainingConfig(**keys), "made", 5, LIMITS)
-    assert len(found) == bool(message) and message in "".join(found)
+    errors = class_selection.find_errors(TrainingConfig(**keys), "made", 5, LIMITS)
+    assert len(errors) == bool(message) and message in "".join(errors)
 
 
 def test_neighbourhoods_are_smaller_than_the_training_set(folder):
@@ -137,12 +139,17 @@ def test_neighbourhoods_are_smaller_than_the_training_set(folder):
 
 def test_the_central_class_is_in_half_of_its_hard_episodes(folder):
     source, settings = folder
-    made = source._sampler(trained_with(settings, hard_episode_fraction=1.0), "episode")
+    hard_sampler = source._sampler(trained_with(settings, hard_episode_fraction=1.0), "episode")
     index = torch.arange(2000)
-    bits = random_bits(made.key, index, 5 * (1 + made.shots + made.queries) + 2)
-    around = integers_below(bits[:, -2], len(made.counts))
+    bits = random_bits(
+        hard_sampler.key, index, 5 * (1 + hard_sampler.shots + hard_sampler.queries) + 2
+    )
+    around = integers_below(bits[:, -2], len(hard_sampler.counts))
     assert (
-        abs(float((made.draw_rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5) < 0.04
+        abs(
+            float((hard_sampler.draw_rows(index)[0] == around[:, None]).any(1).float().mean()) - 0.5
+        )
+        < 0.04
     )
 
 
@@ -165,21 +172,21 @@ def test_classes_of_hard_episodes_are_more_similar(folder):
         pairs = torch.combinations(torch.arange(classes.shape[1]))
         return float(similarities[classes[:, pairs[:, 0]], classes[:, pairs[:, 1]]].mean())
 
-    plain, half, all_of_them = similarity(0.0), similarity(0.5), similarity(1.0)
-    assert abs(plain) < 0.03, "ordinary episodes are not similar"
-    assert all_of_them > 0.2 and abs(half - (plain + all_of_them) / 2) < 0.04
+    ordinary, half, all_of_them = similarity(0.0), similarity(0.5), similarity(1.0)
+    assert abs(ordinary) < 0.03, "ordinary episodes are not similar"
+    assert all_of_them > 0.2 and abs(half - (ordinary + all_of_them) / 2) < 0.04
 
 
 def test_a_fraction_of_0_changes_no_episode(folder):
     source, settings = folder
     index = torch.arange(50)
-    plain, none = (
+    ordinary, none = (
         source.training_sampler(s)(index)
         for s in (settings, trained_with(settings, hard_episode_fraction=0.0))
     )
-    assert all(torch.equal(a, b) for a, b in zip(plain[:4], none[:4], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ordinary[:4], none[:4], strict=True))
     assert not torch.equal(
-        plain.support_x,
+        ordinary.support_x,
         source.training_sampler(trained_with(settings, hard_episode_fraction=1.0))(index).support_x,
     )
 

@@ -135,8 +135,8 @@ def test_sentences_claim_no_more_than_seeds_allow(protocol):
         return sentences.compare_pair(protocol, pair)
 
     assert re.fullmatch(
-        r"protonet, .* beats maml, .* by \d+\.\d points \(95 % CI \d+\.\d to \d+\.\d\), 3 seeds, "
-        r"paired over 120.episodes\.",
+        r"protonet, .* beats maml, .* by \d+\.\d percentage points \(95 % CI \d+\.\d to "
+        r"\d+\.\d\), 3 seeds, paired over 120.episodes\.",
         describe("protonet", "maml"),
     )
     assert re.match(r"maml, .* beats reptile", describe("reptile", "maml"))
@@ -611,14 +611,15 @@ def test_change_of_a_score(protocol, tmp_path):
     fell = measure_change(by_name["maml-0"], by_name["reptile-0"])
     assert fell is not None and fell.worse and not fell.better
     exact = 100 * (by_name["maml-0"].scores.mean() - by_name["reptile-0"].scores.mean())
-    assert str(fell).startswith(f"accuracy fell by {exact:.2f} points (95 % CI ")
+    assert str(fell).startswith(f"accuracy fell by {exact:.2f} percentage points (95 % CI ")
     rose = measure_change(by_name["reptile-0"], by_name["maml-0"])
     assert rose is not None and rose.better and str(rose) == str(fell).replace("fell", "rose")
     same = measure_change(by_name["maml-0"], by_name["maml-0"])
     assert (
         same is not None
         and not same.worse
-        and str(same) == "accuracy did not change significantly (95 % CI +0.00 to +0.00 points)"
+        and str(same)
+        == "accuracy did not change significantly (95 % CI +0.00 to +0.00 percentage points)"
     )
     other = replace(by_name["maml-0"], meta=by_name["maml-0"].meta | {"data_digest": "another"})
     assert measure_change(by_name["maml-0"], other) is None

@@ -55,7 +55,7 @@ def test_stages_agree_with_the_cpu_without_float64(tmp_path, case):
     mirror = os.environ.get("EPISODIC_MIRROR", "")
     if case == "clinc150" and not (Path(mirror) / "clinc150").is_dir():
         pytest.skip(
-            "the real CLINC150 is not at hand: set EPISODIC_MIRROR to a folder that contains "
+            "the real CLINC150 is not available: set EPISODIC_MIRROR to a folder that contains "
             "clinc150/data_full.json"
         )
     settings(tmp_path, case)

@@ -42,8 +42,8 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(prepared):
-    """What one process makes of it."""
+def single_process(prepared):
+    """The outputs of a single process."""
     run_stage(prepared, "train", *TRAIN)
     run_stage(prepared, "evaluate", *EVALUATE)
     return read_outputs(prepared)
@@ -69,7 +69,7 @@ def scores(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_results_do_not_depend_on_the_number_of_processes(prepared, alone, processes):
+def test_results_do_not_depend_on_the_number_of_processes(prepared, single_process, processes):
     expected = scores(prepared)
     set_param(prepared, "processes", str(processes))
     output, _ = run_stage(prepared, "train", *TRAIN)
@@ -79,12 +79,12 @@ def test_results_do_not_depend_on_the_number_of_processes(prepared, alone, proce
     assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, (
         "they really were so many"
     )
-    assert read_outputs(prepared) == alone
+    assert read_outputs(prepared) == single_process
     assert scores(prepared) == expected
 
 
 @needs_compiler
-def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
+def test_processes_change_no_byte_of_the_compiled_plan(prepared, single_process):
     set_param(prepared, "plan.mode", "compiled")
     set_param(prepared, "evaluate.compiled", "true")
     ends = []
@@ -98,18 +98,18 @@ def test_processes_change_no_byte_of_the_compiled_plan(prepared, alone):
     set_param(prepared, "evaluate.compiled", "false")
     set_param(prepared, "plan.mode", "auto")
     assert ends[0] == ends[1]
-    assert ends[0]["model/weights.safetensors"] != alone["model/weights.safetensors"], (
+    assert ends[0]["model/weights.safetensors"] != single_process["model/weights.safetensors"], (
         "other kernels round differently"
     )
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_torchrun_gives_the_same_bytes(prepared, alone, processes):
+def test_torchrun_gives_the_same_bytes(prepared, single_process, processes):
     process = torchrun(prepared, processes)
     output, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert read_json(prepared / "run.json")["processes"] == processes
-    assert read_outputs(prepared) == alone
+    assert read_outputs(prepared) == single_process
     assert output.count('"event": "plan"') == 1, "only the first process prints"
 
 
@@ -133,11 +133,11 @@ def test_only_one_torchrun_process_reports_errors(prepared):
     assert process.returncode != 0 and error.count("error: params.yaml: train.meta_lr is -1") == 1
 
 
-def test_scheduler_variables_are_not_mistaken_for_torchrun(prepared, alone, monkeypatch):
+def test_scheduler_variables_are_not_mistaken_for_torchrun(prepared, single_process, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "RANK", "0")
     monkeypatch.setitem(ENVIRONMENT, "WORLD_SIZE", "1")
     run_stage(prepared, "train", *TRAIN)
-    assert read_outputs(prepared) == alone
+    assert read_outputs(prepared) == single_process
 
 
 def test_early_exit_of_a_process_is_an_error(tmp_path):
@@ -150,30 +150,30 @@ def body():
         pass
 stage.run(body)
 """
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
-    assert answer.returncode == 75
+    assert result.returncode == 75
     assert (
-        "error: a process of this stage exited during start-up" in answer.stderr
-        and "Traceback" not in answer.stderr
+        "error: a process of this stage exited during start-up" in result.stderr
+        and "Traceback" not in result.stderr
     )
 
 
 def test_an_idle_process_computes_nothing():
     asked = []
 
-    def part(i: int) -> torch.Tensor:
+    def shard(i: int) -> torch.Tensor:
         asked.append(i)
         return torch.zeros(1, 3)
 
     idle = torch.zeros(0, 3)
     with pytest.raises((ValueError, RuntimeError)):  # there is no group to gather from
-        ProcessGroup(1, 2).gather_rows(part, [1], idle)
+        ProcessGroup(1, 2).gather_rows(shard, [1], idle)
     assert asked == []
 
 
-def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, alone):
+def test_a_killed_rank_is_restarted_and_the_end_is_the_same(prepared, single_process):
     set_param(prepared, "iterations", "100")
     run_stage(prepared, "train", *TRAIN)
     expected = read_outputs(prepared)
@@ -243,27 +243,27 @@ with distributed.start_processes(3, torch.device("cpu")) as group:
     sizes = [i % 3 + 1 for i in range(5)]
     rows = group.gather_rows(lambda i: torch.full((i % 3 + 1, 2), float(i)), sizes)
     few = group.gather_rows(lambda i: torch.full((2, 1), float(i)), [2])
-    said = [
+    received = [
         group.broadcast_object(text if group.rank == 0 else b"another", torch.device("cpu"))
         for text in (b"", b"first")
     ]
     expected = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 4.0, 4.0]
     assert rows.tolist() == [[value, value] for value in expected], rows
     assert few.tolist() == [[0.0], [0.0]], few
-    assert said == [b"", b"first"], said
+    assert received == [b"", b"first"], received
     owners = group.gather_rows(lambda i: torch.tensor([[group.rank]]), [1] * 4)
-    assert owners[:, 0].tolist() == [0, 1, 2, 0], "each took its parts"
+    assert owners[:, 0].tolist() == [0, 1, 2, 0], "each process computed its shards"
     if group.rank == 0:
         print("all three agree")
 """
 
 
 def test_every_process_gathers_all_shards_in_order():
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
-    assert answer.returncode == 0 and answer.stderr == "", answer.stderr
-    assert answer.stdout == "all three agree\n"
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert result.stdout == "all three agree\n"
 
 
 def test_number_of_processes_follows_work_and_device():
@@ -272,7 +272,7 @@ def test_number_of_processes_follows_work_and_device():
     assert (
         distributed.count_processes(3, 8, False, cpu) == 3
         and distributed.count_processes(9, 4, True, cpu) == 4
-    ), "no more than there are parts"
+    ), "no more than there are shards"
     assert (
         distributed.count_processes(None, 8, True, cuda)
         == distributed.count_processes(1, 8, True, cuda)

@@ -35,9 +35,9 @@ class Source:
         progress: ProgressCallback = no_progress,
     ) -> None:
         self.mirror = mirror
-        for what in ("first", "second"):
-            progress(what, 50, 100)
-            progress(what, 100, 100)
+        for content in ("first", "second"):
+            progress(content, 50, 100)
+            progress(content, 100, 100)
         (raw / "file").write_text("new")
         if self.fault:
             raise self.fault

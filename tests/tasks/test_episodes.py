@@ -16,9 +16,9 @@ WAYS = 8
 def folder(tmp_path_factory):
     """Glyphs of ten alphabets, episodes within one of them."""
     root = tmp_path_factory.mktemp("episodes")
-    wanted = preset.default_params()
+    raw = preset.default_params()
     preset.merge_into(
-        wanted,
+        raw,
         {
             "dataset": {"name": "glyphs", "glyphs": {"alphabets": 10}},
             "episodes": {"ways": WAYS, "within_group": True, "validation": 20, "test": 60},
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
             "algorithm": {"name": "protonet"},
         },
     )
-    settings = params.parse(wanted)
+    settings = params.parse(raw)
     download.run(settings, root / "raw")
     episodes.run(settings, root / "raw", root / "prepared")
     return root / "prepared", settings

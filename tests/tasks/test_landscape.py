@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import synthetic
-from test_report import Page, found, make, specs_data
+from test_report import Page, make, read_run, specs_data
 
 from tasks.reports.run import classes, difficulty, facts, sentences, task_maps
 from tasks.runtime.files import read_json
@@ -13,13 +13,13 @@ from tasks.runtime.files import read_json
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
-    made = {
+    folders = {
         kind: synthetic.write(tmp_path_factory.mktemp(kind) / "run", kind)
         for kind in ("classification", "regression")
     }
-    for root in made.values():
+    for root in folders.values():
         make(root)
-    return made
+    return folders
 
 
 @pytest.fixture(scope="module", params=["classification", "regression"])
@@ -87,7 +87,7 @@ def test_tasks_page_values_equal_metrics_json(roots):
     text = Page(page).text.replace("\xa0", " ")
     tasks = metrics["tasks"]
     expected = [
-        f"{tasks['similarity'][part]:.2f}".replace("-", "−") for part in ("spearman", "low", "high")
+        f"{tasks['similarity'][key]:.2f}".replace("-", "−") for key in ("spearman", "low", "high")
     ]
     assert f"rank correlation {expected[0]}, 95 % CI {expected[1]} to {expected[2]}" in text
     for end in ("least_alike", "most_alike"):
@@ -102,7 +102,7 @@ def test_tasks_page_values_equal_metrics_json(roots):
 
 
 def test_sentence_claims_no_more_than_the_interval(roots):
-    data = found(roots["classification"])
+    data = read_run(roots["classification"])
     for low, high, expected in (
         (-0.5, -0.1, "are harder (rank"),
         (0.1, 0.5, "are easier (rank"),
@@ -116,12 +116,12 @@ def test_sentence_claims_no_more_than_the_interval(roots):
             }
         )
         assert expected in sentences.describe_difficulty(facts.measure_difficulty(data))
-    data.metrics.update({f"tasks.similarity.{part}": None for part in ("spearman", "low", "high")})
+    data.metrics.update({f"tasks.similarity.{key}": None for key in ("spearman", "low", "high")})
     assert "undefined" in sentences.describe_difficulty(facts.measure_difficulty(data))
 
 
 def test_the_map_of_parameters_claims_no_more_than_the_intervals(roots):
-    data = found(roots["regression"])
+    data = read_run(roots["regression"])
     for ends, expected in (
         (
             ((-0.2, 0.1), (-0.1, 0.2)),
@@ -153,13 +153,15 @@ def test_only_axes_of_quantities_have_tick_labels(roots):
     for kind, numbers in (("regression", True), ("classification", False)):
         spec = Page((roots[kind] / "reports/tasks.html").read_text()).specs["spec-episodes-map"]
         axes = (
-            [spec["layer"][0]["encoding"][side]["axis"] for side in "xy"] if "layer" in spec else []
+            [spec["layer"][0]["encoding"][channel]["axis"] for channel in "xy"]
+            if "layer" in spec
+            else []
         )
         assert [axis["labels"] for axis in axes] == [numbers] * 2
 
 
 def test_pair_states_its_number_of_episodes(roots):
-    data = found(roots["classification"])
+    data = read_run(roots["classification"])
     for episodes, expected in (
         (1, "from the 1\xa0episode that contains both"),
         (7, "from the 7\xa0episodes that contain both"),
@@ -170,7 +172,7 @@ def test_pair_states_its_number_of_episodes(roots):
 
 def test_every_class_and_episode_is_on_its_map(roots):
     data, page = (
-        found(roots["classification"]),
+        read_run(roots["classification"]),
         Page((roots["classification"] / "reports/tasks.html").read_text()),
     )
     dots = [row for row in specs_data(page.specs["spec-map"]) if "neighbour" in row]
@@ -186,13 +188,13 @@ def test_every_class_and_episode_is_on_its_map(roots):
 
 
 def test_images_on_the_map_do_not_overlap(roots):
-    data = found(roots["classification"])
-    places = task_maps.select_apart(data.space, 34, 34)
+    data = read_run(roots["classification"])
+    positions = task_maps.select_apart(data.space, 34, 34)
     x, y = (
         (data.space[c] - data.space[c].min()) / (data.space[c].max() - data.space[c].min())
         for c in ("x", "y")
     )
-    at = np.stack([x * task_maps.MAP_WIDTH, y * task_maps.MAP_HEIGHT], 1)[places]
+    at = np.stack([x * task_maps.MAP_WIDTH, y * task_maps.MAP_HEIGHT], 1)[positions]
     gaps = np.abs(at[:, None] - at[None]).max(-1)[np.triu_indices(len(at), 1)]
-    assert len(places) > 5 and (gaps >= 34 - 1e-9).all()
+    assert len(positions) > 5 and (gaps >= 34 - 1e-9).all()
     assert len(task_maps.select_apart(data.space, 10_000, 10_000)) == 1

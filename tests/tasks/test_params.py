@@ -29,10 +29,10 @@ def changed(**values):
     raw = copy.deepcopy(GOOD)
     for path, value in values.items():
         *sections, key = path.split("__")
-        place = raw
+        node = raw
         for section in sections:
-            place = place[section]
-        place[key] = value
+            node = node[section]
+        node[key] = value
     return raw
 
 
@@ -293,12 +293,12 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), FAULTS, ids=[said.split(";")[0][:50] for _, said in FAULTS]
+    ("values", "message"), FAULTS, ids=[message.split(";")[0][:50] for _, message in FAULTS]
 )
-def test_invalid_values_raise_the_expected_error(values, said):
+def test_invalid_values_raise_the_expected_error(values, message):
     with pytest.raises(StageError) as caught:
         params.parse(changed(**values))
-    assert str(caught.value) == f"params.yaml: {said}"
+    assert str(caught.value) == f"params.yaml: {message}"
 
 
 def test_an_empty_section_has_its_defaults():
@@ -338,7 +338,7 @@ def test_numbers_are_read_as_yaml_1_2(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("train: [", "is not valid YAML"),
         ("a: 1\na: 2", "is not valid YAML.*duplicate key"),
@@ -346,10 +346,10 @@ def test_numbers_are_read_as_yaml_1_2(tmp_path):
         ("", "must contain sections"),
     ],
 )
-def test_a_file_that_is_not_params(tmp_path, text, said):
+def test_invalid_params_files_are_rejected(tmp_path, text, message):
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(StageError, match=said):
+    with pytest.raises(StageError, match=message):
         params.load(file, "train")
 
 
@@ -361,28 +361,28 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
         "print(sorted(m for m in sys.modules if m.startswith('episodic.')))"
     )
     file.write_text((ROOT / "params.yaml").read_text())
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
     )
     assert (
-        "episodic.datasets.glyphs" in answer.stdout
-        and "episodic.training.config" not in answer.stdout
-    ), answer.stderr
+        "episodic.datasets.glyphs" in result.stdout
+        and "episodic.training.config" not in result.stdout
+    ), result.stderr
     file.write_text(re.sub("iterations: .*", "iterations: -1", (ROOT / "params.yaml").read_text()))
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, file], cwd=ROOT, capture_output=True, text=True
     )
     assert (
-        answer.returncode == 1 and "train.iterations is -1; it must be at least 1" in answer.stderr
+        result.returncode == 1 and "train.iterations is -1; it must be at least 1" in result.stderr
     )
 
 
 def test_params_yaml_is_the_defaults():
     """So that a preset, which starts from the defaults, starts from the committed file."""
-    wanted = preset.default_params()
+    defaults = preset.default_params()
 
-    def plain(value):
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+    def without_tuples(value):
+        return [without_tuples(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     def flat(tree, path=""):
         result = {}
@@ -390,11 +390,11 @@ def test_params_yaml_is_the_defaults():
             result |= (
                 flat(value, f"{path}{key}.")
                 if isinstance(value, dict)
-                else {f"{path}{key}": plain(value)}
+                else {f"{path}{key}": without_tuples(value)}
             )
         return result
 
-    assert flat(GOOD) == flat(wanted)
+    assert flat(GOOD) == flat(defaults)
 
 
 def test_every_key_of_params_yaml_is_commented():
@@ -407,22 +407,22 @@ def test_every_key_of_params_yaml_is_commented():
     assert [line for line in values if "#" not in line] == []
 
 
-def said(folder):
+def write_sentences_csv(folder):
     """A CSV of 25 labels with ten sentences each."""
     lines = [f"sentence {i} about {label},label {label}" for label in range(25) for i in range(10)]
     (folder / "said.csv").write_text("\n".join(["text,label", *lines]))
     return folder / "said.csv"
 
 
-def own(name, folder):
+def write_source(name, folder):
     """Where a preset's data of one's own is; None: it needs none."""
-    made = {
+    sources = {
         "image_folder": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
         "movielens": lambda: films.write_ml_100k(folder / "own", min_ratings=31),
         "ratings": lambda: films.write_csv(folder / "own", min_ratings=31),
-        "text_folder": lambda: said(folder),
+        "text_folder": lambda: write_sentences_csv(folder),
     }
-    return str(made[name]()) if name in made else None
+    return str(sources[name]()) if name in sources else None
 
 
 @pytest.mark.parametrize("name", preset.list_presets())
@@ -430,7 +430,7 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
     file = tmp_path / "params.yaml"
     original = (ROOT / "params.yaml").read_text()
     file.write_text(original)
-    changes = preset.apply_preset(name, file, own(name, tmp_path))
+    changes = preset.apply_preset(name, file, write_source(name, tmp_path))
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
@@ -461,15 +461,15 @@ def test_unsuitable_user_data_is_an_error(tmp_path):
         more.unlink()
     with pytest.raises(StageError) as caught:
         preset.apply_preset("image_folder", file, str(source))
-    said = str(caught.value)
-    assert "must be at most 2, the number of validation classes of image_folder" in said
-    assert "the examples per class of image_folder (class 3)" in said
+    message = str(caught.value)
+    assert "must be at most 2, the number of validation classes of image_folder" in message
+    assert "the examples per class of image_folder (class 3)" in message
     assert f"source: {source}" in file.read_text() and "name: image_folder" in file.read_text()
 
 
 def test_presets_hold_only_what_differs():
-    def check(said, base, path):
-        for key, value in said.items():
+    def check(values, base, path):
+        for key, value in values.items():
             if isinstance(value, dict):
                 check(value, base[key], f"{path}.{key}")
             else:
@@ -492,16 +492,16 @@ def test_a_broken_params_file_is_rejected_and_unchanged(tmp_path, text):
 def test_an_unknown_preset_changes_nothing(tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "tasks.preset", "omniglot_quik", "--params", file],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert (
-        answer.returncode == 1
-        and "did you mean omniglot_quick?" in answer.stderr
-        and "Traceback" not in answer.stderr
+        result.returncode == 1
+        and "did you mean omniglot_quick?" in result.stderr
+        and "Traceback" not in result.stderr
     )
     assert file.read_text() == (ROOT / "params.yaml").read_text()
 
@@ -552,10 +552,10 @@ def with_earlier_names():
     raw = copy.deepcopy(GOOD)
     for old, new in renames.RENAMED.items():
         *sections, key = old.split(".")
-        place = raw
+        node = raw
         for section in sections:
-            place = place[section]
-        place[key] = place.pop(new)
+            node = node[section]
+        node[key] = node.pop(new)
     preset.merge_into(raw, copy.deepcopy(EARLIER))
     return raw
 
@@ -588,10 +588,10 @@ def test_key_with_both_names_is_an_error():
 def test_every_renamed_key_exists():
     for old, new in renames.RENAMED.items():
         *sections, _ = old.split(".")
-        place = GOOD
+        node = GOOD
         for section in sections:
-            place = place[section]
-        assert new in place
+            node = node[section]
+        assert new in node
 
 
 def test_a_preset_renames_the_keys_of_an_earlier_version(tmp_path):

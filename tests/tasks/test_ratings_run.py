@@ -45,9 +45,9 @@ def run(tmp_path_factory):
 
 
 def test_planted_groups_are_found(run):
-    found = pd.read_csv(run / "scores/ratings.csv").set_index(["method", "shots"])
-    mae = found["mae"]
-    assert sorted(found.loc["model"].index) == [1, 3, 5, 10, 20]
+    ratings = pd.read_csv(run / "scores/ratings.csv").set_index(["method", "shots"])
+    mae = ratings["mae"]
+    assert sorted(ratings.loc["model"].index) == [1, 3, 5, 10, 20]
     # The noise of a rating (0.4, and rounding) results in an error of about 0.4.
     assert 0.3 < mae["model", 20] < mae["shifted_item_mean", 20] - 0.1
     assert mae["model", 20] < mae["model", 5] < mae["model", 1] - 0.1, "more ratings help"
@@ -58,14 +58,14 @@ def test_planted_groups_are_found(run):
         mae["factorisation", 20] < mae["shifted_item_mean", 20] - 0.1
         and mae["model", 20] < mae["factorisation", 20] + 0.05
     )
-    gain = found.loc[("shifted_item_mean", 20)]
+    gain = ratings.loc[("shifted_item_mean", 20)]
     assert gain["ahead"] > 2 * gain["ahead_ci95"] and gain["ahead"] == pytest.approx(
         gain["mae"] - mae["model", 20]
     )
     assert (
-        found.loc[("model", 20), "ndcg_10"]
-        > found.loc[("item_mean", 20), "ndcg_10"]
-        > found.loc[("global_mean", 20), "ndcg_10"]
+        ratings.loc[("model", 20), "ndcg_10"]
+        > ratings.loc[("item_mean", 20), "ndcg_10"]
+        > ratings.loc[("global_mean", 20), "ndcg_10"]
     )
 
 
@@ -89,9 +89,9 @@ def test_metrics_are_as_documented(run):
         "support_mean",
         "random_init",
     }
-    own = users.query("method == 'model' and shots == 20")
-    assert metrics["ratings"]["20"]["mae"] == pytest.approx(own["mae"].mean())
-    assert metrics["mse"] == pytest.approx((own["rmse"] ** 2).mean(), rel=1e-5), (
+    of_model = users.query("method == 'model' and shots == 20")
+    assert metrics["ratings"]["20"]["mae"] == pytest.approx(of_model["mae"].mean())
+    assert metrics["mse"] == pytest.approx((of_model["rmse"] ** 2).mean(), rel=1e-5), (
         "one model, measured twice"
     )
     test, targets = (
@@ -103,8 +103,8 @@ def test_metrics_are_as_documented(run):
     mine, line = lists[lists["episode"] == episode], test.iloc[episode]
     first = targets[line["offset"] : line["offset"] + 20]
     assert mine[mine["part"] == "support"]["rating"].tolist() == first.tolist()
-    answers = mine[mine["part"] == "list"]["answer"]
-    assert len(answers) == 8 and answers.is_monotonic_decreasing
+    predictions = mine[mine["part"] == "list"]["answer"]
+    assert len(predictions) == 8 and predictions.is_monotonic_decreasing
 
 
 def test_training_starts_at_the_mean_rating(run):
@@ -143,7 +143,7 @@ def test_more_processes_change_no_byte(run):
     assert (run / "again.json").read_bytes() == (run / "metrics.json").read_bytes()
 
 
-def plain(path: Path) -> str:
+def read_plain_text(path: Path) -> str:
     return path.read_text().replace("\xa0", " ")
 
 
@@ -159,7 +159,7 @@ def test_report_contains_the_errors(run):
         "card.md",
     ]
     run_stage(run, "report", *EVALUATE, "--history", "history", *written)
-    page, metrics = plain(run / "report.html"), read_json(run / "metrics.json")
+    page, metrics = read_plain_text(run / "report.html"), read_json(run / "metrics.json")
     assert (
         f"After 20 ratings the mean absolute error is {metrics['ratings']['20']['mae']:.3f}" in page
     )
@@ -169,8 +169,8 @@ def test_report_contains_the_errors(run):
         and "Typical user" in page
     )
     assert len(re.findall("First ratings", page)) == 4
-    assert "standard deviation of the ratings" in plain(run / "tasks.html")
-    card = plain(run / "card.md")
+    assert "standard deviation of the ratings" in read_plain_text(run / "tasks.html")
+    card = read_plain_text(run / "card.md")
     assert "to adapt to new users from 20 ratings or fewer" in card and "episodic adapt" not in card
     assert "Error by number of ratings" in (run / "summary/summary.md").read_text()
 
@@ -197,12 +197,12 @@ def test_a_new_user_in_python(run, tmp_path):
         ["evaluate", "MODEL", "x"],
         ["demo", "MODEL"],
     ):
-        words = [str(run / "model") if word == "MODEL" else word for word in command]
-        answer = CliRunner().invoke(app, words)
+        args = [str(run / "model") if word == "MODEL" else word for word in command]
+        result = CliRunner().invoke(app, args)
         assert (
-            answer.exit_code == 1
+            result.exit_code == 1
             and "is a regression model, which the command line does not support: use it from Python"
-            in answer.output
+            in result.output
         )
     with pytest.raises(UserError, match="the model knows no item"):
         adapted.predict(["no such film"])

@@ -72,7 +72,7 @@ class Page(HTMLParser):
         }
 
 
-def found(root: Path) -> results.Results:
+def read_run(root: Path) -> results.Results:
     return results.read_results(
         root / "data/prepared",
         root / "models/run",
@@ -90,7 +90,7 @@ def make(root: Path | str) -> None:
     root = Path(root)
     report.run(
         parse(raw(root), sections=["report"]),
-        found(root),
+        read_run(root),
         root / "reports/report.html",
         root / "reports/tasks.html",
         root / "reports/summary",
@@ -113,7 +113,7 @@ def image_root(tmp_path_factory):
     ]
     runs = [
         subprocess.Popen(
-            [sys.executable, *what],
+            [sys.executable, *args],
             cwd=ROOT,
             env=os.environ
             | {
@@ -124,10 +124,10 @@ def image_root(tmp_path_factory):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i, what in enumerate([stage, call])
+        for i, args in enumerate([stage, call])
     ]
-    said = [run.communicate(timeout=120)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
+    outputs = [run.communicate(timeout=120)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
     return roots
 
 
@@ -319,7 +319,7 @@ def test_unused_settings_are_omitted():
 
 
 def compared(root):
-    section = scores.build_baseline_section(found(root), raw(root))
+    section = scores.build_baseline_section(read_run(root), raw(root))
     return section, {row["name"] for row in specs_data(section.figures[0].spec) if "name" in row}
 
 
@@ -339,21 +339,22 @@ def test_published_results_are_drawn_only_under_the_same_protocol(tmp_path, imag
 )
 def test_another_protocol_is_not_drawn(tmp_path, key, value):
     root = synthetic.write(tmp_path / "run", queries=1)
-    mine = published.extract_protocol(found(root), raw(root))
+    mine = published.extract_protocol(read_run(root), raw(root))
     assert len(published.find_published_results(mine)[0]) == 2
     params = raw(root)
     params["dataset"]["omniglot"][key] = value
-    protocol = published.extract_protocol(found(root), params)
+    protocol = published.extract_protocol(read_run(root), params)
     assert len(published.find_published_results(protocol)[0]) == 0
 
 
 def test_dataset_without_published_results(image_root):
     same, others = published.find_published_results(
-        published.extract_protocol(found(image_root[0]), raw(image_root[0])) | {"dataset": "glyphs"}
+        published.extract_protocol(read_run(image_root[0]), raw(image_root[0]))
+        | {"dataset": "glyphs"}
     )
     assert same.empty
     assert others.empty
-    comparison = facts.compare_with_baselines(found(image_root[0]), raw(image_root[0]))
+    comparison = facts.compare_with_baselines(read_run(image_root[0]), raw(image_root[0]))
     without_results = replace(comparison, same_protocol=same, other_protocols=others)
     assert "only baselines are shown" in sentences.describe_published_results(without_results)
 
@@ -384,7 +385,7 @@ def test_table_of_published_results_is_complete():
 
 
 def test_gallery_shows_the_predictions(image_root):
-    data = found(image_root[0])
+    data = read_run(image_root[0])
     cards = gallery.select_cards(data)
     accuracy = data.headline_episodes.set_index("episode")["accuracy"]
     shown = [accuracy[card.episode] for card in cards]
@@ -400,7 +401,7 @@ def test_gallery_shows_the_predictions(image_root):
 
 
 def test_gallery_cells_are_the_pixels_of_the_data(image_root):
-    data = found(image_root[0])
+    data = read_run(image_root[0])
     card = gallery.select_cards(data)[0]
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(card.sheet.uri.split(",")[1]))))
     line = data.test[data.test["episode"] == card.episode].iloc[0]
@@ -425,13 +426,13 @@ def test_wrong_predictions_are_marked_by_letter_and_colour(image_root):
 
 def test_number_of_queries_is_limited_for_many_ways(tmp_path):
     root = synthetic.write(tmp_path / "run", ways=20, shots=2, queries=15, test=3)
-    card = gallery.select_cards(found(root))[0]
+    card = gallery.select_cards(read_run(root))[0]
     assert (card.shown, card.queries) == (5, 15)
     assert all(len(c.after) == 5 and len(c.support) == 2 for c in card.classes)
 
 
 def test_hardest_classes_and_groups(image_root):
-    data = found(image_root[0])
+    data = read_run(image_root[0])
     hardest = data.classes.sort_values("accuracy").iloc[0]
     section = classes.build_class_section(data)
     assert section.tables[0].rows[0][0] == hardest["class"]
@@ -452,18 +453,18 @@ def test_the_interval_of_a_group_is_over_its_classes():
 
 
 def test_confusions_are_counted_from_the_predictions(image_root):
-    data = found(image_root[0])
+    data = read_run(image_root[0])
     hard = classes.illustrate_hard_classes(data).rows[0]
     truth = np.stack(data.test["classes"].to_list())
     names = data.dataset_classes["class"].to_numpy()
     wrong = data.predictions[data.predictions["label"] != data.predictions["after"]]
-    own = (
+    of_class = (
         pd.Series(names[truth[wrong["episode"], wrong["label"]]])
         .map(lambda name: hard.first.startswith(f"{name} ("))
         .to_numpy()
     )
-    taken = pd.Series(names[truth[wrong["episode"], wrong["after"]]][own]).value_counts()
-    assert hard.text.replace("\xa0", " ") == f"{taken.max()} of {own.sum()} errors"
+    taken = pd.Series(names[truth[wrong["episode"], wrong["after"]]][of_class]).value_counts()
+    assert hard.text.replace("\xa0", " ") == f"{taken.max()} of {of_class.sum()} errors"
     assert hard.second.startswith(tuple(taken[taken == taken.max()].index))
 
 
@@ -480,11 +481,12 @@ def test_sentence_describes_the_adaptation_curve():
     rise = course(accuracy=[0.2, 0.61, 0.80, 0.85, 0.851, 0.852], accuracy_ci95=[0.01] * 6)
     assert (
         adaptation("accuracy", rise)
-        == "Accuracy rises by 41 points in one step and is flat after three."
+        == "Accuracy rises by 41 percentage points in one step and is flat after three."
     )
     still = course(accuracy=[0.2, 0.3, 0.4, 0.5], accuracy_ci95=[0.01] * 4)
     assert adaptation("accuracy", still).startswith(
-        "Accuracy rises by 10 points in one step and still changes up to the last step: 50"
+        "Accuracy rises by 10 percentage points in one step and still changes up to the last "
+        "step: 50"
     )
     nothing = course(accuracy=[0.2, 0.201, 0.199], accuracy_ci95=[0.01] * 3)
     assert "no measurable effect" in adaptation("accuracy", nothing)
@@ -504,7 +506,7 @@ def test_curve_with_gaps_is_described_by_its_steps():
     )
     assert (
         adaptation("accuracy", far)
-        == "Accuracy rises by 10 points in one step and is flat after 20."
+        == "Accuracy rises by 10 percentage points in one step and is flat after 20."
     )
     moving = course(
         [0, 1, 2, 10, 20, 50], accuracy=[0.2, 0.3, 0.4, 0.6, 0.7, 0.8], accuracy_ci95=[0.01] * 6
@@ -538,9 +540,9 @@ def test_group_name_is_not_repeated():
 
 def test_labels_are_spread_without_changing_their_order():
     assert charts.spread_labels([0.1, 0.9], 0.2) == [0.1, 0.9]
-    places = charts.spread_labels([0.95, 0.94, 0.5], 0.1)
-    assert places[0] - places[1] >= 0.1 - 1e-6
-    assert places[2] == 0.5
+    positions = charts.spread_labels([0.95, 0.94, 0.5], 0.1)
+    assert positions[0] - positions[1] >= 0.1 - 1e-6
+    assert positions[2] == 0.5
 
 
 def _luminance(colour):
@@ -568,7 +570,7 @@ def test_contrast_is_aa_in_both_themes(theme):
 
 
 def test_both_statistics_are_compared_unless_they_agree(image_root):
-    data = found(image_root[0])
+    data = read_run(image_root[0])
     (section,) = curves.build_mode_sections(data)
     metrics = read_json(image_root[0] / "reports/metrics.json")
     difference = metrics["transductive"]["accuracy"] - metrics["inductive"]["accuracy"]
@@ -603,7 +605,7 @@ def test_regression_report(wave_root):
 
 
 def test_fits_go_from_typical_to_worst(wave_root):
-    data = found(wave_root)
+    data = read_run(wave_root)
     drawn = fits.draw_fits(data)
     errors = data.headline_episodes.set_index("episode")["mse"]
     shown = [errors[fit.episode] for fit in drawn]
@@ -613,7 +615,7 @@ def test_fits_go_from_typical_to_worst(wave_root):
 
 
 def test_diverged_mean_switches_to_a_logarithmic_axis(wave_root):
-    data = found(wave_root)
+    data = read_run(wave_root)
     data.metrics["baselines.random_init.mse"], data.metrics["baselines.random_init.mse_ci95"] = (
         4e5,
         3e5,
@@ -653,14 +655,14 @@ def test_missing_or_broken_file_raises_stage_error(spare, file, stage):
     path.rename(kept)
     try:
         with pytest.raises(StageError, match=f"{path.name}: run the stage {stage} first") as caught:
-            found(spare)
+            read_run(spare)
         assert "\n" not in str(caught.value)
         if not file.endswith("weights.safetensors"):
             path.write_bytes(b"\x00\xff not a table")
             with pytest.raises(
                 StageError, match=f"{path.name} .*run the stage {stage} again"
             ) as caught:
-                found(spare)
+                read_run(spare)
             assert "\n" not in str(caught.value)
     finally:
         kept.rename(path)
@@ -676,7 +678,7 @@ def test_different_format_raises_stage_error(spare, file, stage):
     try:
         path.write_text(kept.replace('"format": 2', '"format": 3'))
         with pytest.raises(StageError, match=f"format 3, not 2: run the stage {stage} again"):
-            found(spare)
+            read_run(spare)
     finally:
         path.write_text(kept)
 
@@ -694,7 +696,7 @@ def test_missing_column_and_different_model_raise_stage_error(spare):
     try:
         path.write_text(kept.replace("accuracy_ci95", "spread"))
         with pytest.raises(StageError, match=r"curve\.csv has no column accuracy_ci95"):
-            found(spare)
+            read_run(spare)
     finally:
         path.write_text(kept)
     path = spare / "models/run/config.json"
@@ -702,7 +704,7 @@ def test_missing_column_and_different_model_raise_stage_error(spare):
     try:
         path.write_text(kept.replace('"ways": 5', '"ways": 20'))
         with pytest.raises(StageError, match="was trained for ways 20"):
-            found(spare)
+            read_run(spare)
     finally:
         path.write_text(kept)
 
@@ -712,7 +714,7 @@ def test_optional_columns_may_be_missing(spare):
     kept = path.read_text()
     try:
         pd.read_csv(path).drop(columns=["gradient_norm", "meta_lr"]).to_csv(path, index=False)
-        assert curves.build_learning_section(found(spare)).figures
+        assert curves.build_learning_section(read_run(spare)).figures
     finally:
         path.write_text(kept)
 

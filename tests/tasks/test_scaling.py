@@ -18,15 +18,15 @@ from tests.tasks.test_report import Page
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory) -> Repository:
     """An error that falls with the root of the number of classes, and models of one group each."""
-    made = Repository(tmp_path_factory.mktemp("growth") / "repo", test=120)
+    built = Repository(tmp_path_factory.mktemp("growth") / "repo", test=120)
     for n in (10, 40, 160, 640):
         for seed in range(2):
-            made.experiment(
+            built.experiment(
                 f"c{n}-{seed}", 1 - (n / 10) ** -0.5, train__classes=n, train__seed=seed
             )
-    made.experiment("of-a", 0.5, train__groups=["a"])
-    made.experiment("of-b", 0.1, train__groups=["b", "c"])
-    return made
+    built.experiment("of-a", 0.5, train__groups=["a"])
+    built.experiment("of-b", 0.1, train__groups=["b", "c"])
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def protocols(repository):
 
 
 def test_exponent_is_estimated(protocols):
-    found = scaling.find_series(protocols, "train.classes")
+    result = scaling.find_series(protocols, "train.classes")
     assert (
-        found.points["n"].tolist() == [10, 40, 160, 640]
-        and found.points["seeds"].tolist() == [2] * 4
+        result.points["n"].tolist() == [10, 40, 160, 640]
+        and result.points["seeds"].tolist() == [2] * 4
     )
     scores = {c.first.name: c.score for c in protocols[0].configurations}
-    assert found.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
+    assert result.points["se"].tolist() == [scores[f"c{n}-0"].se for n in (10, 40, 160, 640)]
     (section,) = scaling.build_scaling_sections(protocols)
     assert section.name == "scaling-classes"
     b, low, high = (
@@ -51,7 +51,7 @@ def test_exponent_is_estimated(protocols):
         ).groups()
     )
     assert low < -0.5 < high < 0 and abs(b + 0.5) < 0.1
-    first, last = found.points["error"].iloc[[0, -1]]
+    first, last = result.points["error"].iloc[[0, -1]]
     assert (
         f"With 10 training classes the error is {100 * first:.1f}\xa0%; "
         f"with 640 it is {100 * last:.1f}\xa0%." in section.sentence
@@ -59,12 +59,12 @@ def test_exponent_is_estimated(protocols):
 
 
 def test_points_with_other_differences_are_excluded(repository, protocols):
-    made = compare.gather(repository.path, everything=True)[0]
+    experiments = compare.gather(repository.path, everything=True)[0]
     changed = [
         replace(e, params={**e.params, "train": {**e.params["train"], "meta_lr": 0.5}})
         if e.name.startswith("c640")
         else e
-        for e in made
+        for e in experiments
     ]
     assert scaling.find_series(groups.group_protocols(changed), "train.classes") is None, (
         "three points are left"
@@ -76,21 +76,21 @@ def test_points_with_other_differences_are_excluded(repository, protocols):
 
 
 def test_scaling_with_shots_spans_protocols(repository):
-    made = compare.gather(repository.path, everything=True)[0]
-    one = next(e for e in made if e.name == "c10-0")
+    experiments = compare.gather(repository.path, everything=True)[0]
+    first = next(e for e in experiments if e.name == "c10-0")
     several = [
         replace(
-            one,
+            first,
             name=f"s{s}",
-            meta={**one.meta, "shots": s, "data_digest": f"d{s}"},
-            scores=1 - (1 - one.scores) / s,
-            params={**one.params, "episodes": {**one.params["episodes"], "shots": s}},
+            meta={**first.meta, "shots": s, "data_digest": f"d{s}"},
+            scores=1 - (1 - first.scores) / s,
+            params={**first.params, "episodes": {**first.params["episodes"], "shots": s}},
         )
         for s in (1, 2, 4, 8)
     ]
-    found = groups.group_protocols(several)
-    assert len(found) == 4, "the test episodes differ"
-    (section,) = scaling.build_scaling_sections(found)
+    result = groups.group_protocols(several)
+    assert len(result) == 4, "the test episodes differ"
+    (section,) = scaling.build_scaling_sections(result)
     assert "falls as n to the power of −1.00" in section.sentence
     assert section.heading == "Scaling: shots per class"
     assert any("not paired" in note for note in section.notes) and not any(
@@ -101,23 +101,23 @@ def test_scaling_with_shots_spans_protocols(repository):
         "(train.shots is null)."
     )
     assert trained in section.notes
-    own = [
+    with_shots = [
         replace(e, params={**e.params, "train": {**e.params["train"], "shots": 3}}) for e in several
     ]
-    (section,) = scaling.build_scaling_sections(groups.group_protocols(own))
+    (section,) = scaling.build_scaling_sections(groups.group_protocols(with_shots))
     assert trained not in section.notes
 
 
 def test_significant_deviations_from_the_law_are_reported(repository):
-    made = compare.gather(repository.path, everything=True)[0]
-    one = next(e for e in made if e.name == "c10-0")
+    experiments = compare.gather(repository.path, everything=True)[0]
+    first = next(e for e in experiments if e.name == "c10-0")
     bent = [
         replace(
-            one,
+            first,
             name=f"b{n}",
-            config={**one.config, "classes": n},
-            scores=1 - (1 - one.scores) * factor,
-            params={**one.params, "train": {**one.params["train"], "classes": n}},
+            config={**first.config, "classes": n},
+            scores=1 - (1 - first.scores) * factor,
+            params={**first.params, "train": {**first.params["train"], "classes": n}},
         )
         for n, factor in ((10, 1.0), (20, 0.25), (40, 0.25), (80, 0.25))
     ]
@@ -130,15 +130,15 @@ def test_significant_deviations_from_the_law_are_reported(repository):
 
 
 def test_missing_trend_is_reported(repository):
-    made = compare.gather(repository.path, everything=True)[0]
-    one = next(e for e in made if e.name == "c10-0")
+    experiments = compare.gather(repository.path, everything=True)[0]
+    first = next(e for e in experiments if e.name == "c10-0")
     flat = [
         replace(
-            one,
+            first,
             name=f"f{n}",
-            config={**one.config, "classes": n},
-            scores=np.roll(one.scores, n),
-            params={**one.params, "train": {**one.params["train"], "classes": n}},
+            config={**first.config, "classes": n},
+            scores=np.roll(first.scores, n),
+            params={**first.params, "train": {**first.params["train"], "classes": n}},
         )
         for n in (10, 20, 40, 80)
     ]
@@ -164,9 +164,11 @@ def test_transfer_is_by_the_classes_own_group(protocols):
         row[0] for row in table.rows
     ] == ["a", "b + c"]
     classes = next(e for e in protocol.experiments if e.name == "of-a").classes
-    for name, part in classes.groupby("group"):
+    for name, of_group in classes.groupby("group"):
         cell = table.rows[0][table.head.index(name)].replace("\xa0", " ")
-        assert cell.startswith(f"{100 * part['correct'].sum() / part['queries'].sum():.1f} % ± ")
+        assert cell.startswith(
+            f"{100 * of_group['correct'].sum() / of_group['queries'].sum():.1f} % ± "
+        )
 
 
 def test_insignificant_group_differences_are_reported_as_such(protocols):

@@ -15,7 +15,7 @@ from tasks.params import read_yaml
 KNOWN = json.loads((ROOT / schema.FILE).read_text())
 
 
-def test_the_file_is_what_the_code_gives():
+def test_the_schema_file_matches_the_code():
     assert json.loads(json.dumps(schema.build_schema(ROOT / "params.yaml"))) == KNOWN, (
         "run python -m tasks.schema"
     )
@@ -27,13 +27,13 @@ def test_the_file_is_what_the_code_gives():
 
 
 def test_every_key_is_described_and_has_the_default_of_the_code():
-    def check(part, value, path):
+    def check(node, value, path):
         if isinstance(value, dict):
-            assert part.get("properties", {}).keys() == value.keys(), path
+            assert node.get("properties", {}).keys() == value.keys(), path
             for name, inner in value.items():
-                check(part["properties"][name], inner, f"{path}.{name}")
+                check(node["properties"][name], inner, f"{path}.{name}")
         else:
-            assert part["description"] and part["default"] == value, path
+            assert node["description"] and node["default"] == value, path
 
     check(KNOWN, json.loads(json.dumps(preset.default_params())), "params")
 

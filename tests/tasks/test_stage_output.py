@@ -1,4 +1,4 @@
-"""What a stage prints about its progress: lines for a log, JSON for the flow, words for events."""
+"""Progress output of a stage: lines for a log, JSON for the flow, text for events."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_events_are_words_in_a_log_and_json_for_the_flow(lines, monkeypatch):
     stage.emit("plan", stage="train", mode="batched", tasks_at_once=4)
     monkeypatch.setenv(PROGRESS, "json")
     stage.emit("plan", stage="train", mode="batched", tasks_at_once=4)
-    words, event = lines()
-    assert words == "train: plan: mode batched, tasks at once 4"
+    text, event = lines()
+    assert text == "train: plan: mode batched, tasks at once 4"
     assert json.loads(event) == {
         "event": "plan",
         "stage": "train",

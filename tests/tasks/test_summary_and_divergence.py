@@ -36,7 +36,7 @@ def stages(settings: params.Settings, folder) -> dict:
     return read_json(folder / "metrics.json")
 
 
-def test_regression_metrics_are_what_is_documented(tmp_path, monkeypatch):
+def test_regression_metrics_are_as_documented(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     metrics = stages(sinusoid(tmp_path), tmp_path)
     figures = {"mse", "mse_ci95", "mse_median", "diverged"}

@@ -17,7 +17,7 @@ from tasks.runtime.files import compute_digest, read_json
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def evaluated(tmp_path_factory):
     root = synthetic.write(tmp_path_factory.mktemp("space") / "run")
     source = prepared.open_folder(root / "data/prepared", torch.device("cpu"))
     return (
@@ -27,13 +27,13 @@ def made(tmp_path_factory):
     )
 
 
-def described(made, means, accuracy=None):
-    source, answers, episodes = made
+def described(evaluated, means, accuracy=None):
+    source, predictions, episodes = evaluated
     test = source.read_episodes("test")
     headline = episodes[(episodes["mode"] == "transductive") & (episodes["step"] == 3)]
     if accuracy is not None:
         headline = headline.assign(accuracy=accuracy(test))
-    return task_space.describe_tasks(source, test, headline, answers, means)
+    return task_space.describe_tasks(source, test, headline, predictions, means)
 
 
 def line(source):
@@ -43,21 +43,21 @@ def line(source):
     ] * torch.tensor([[1.0, 0.5]])
 
 
-def test_map_of_points_on_a_line_is_a_line(made):
-    table = described(made, line(made[0])).tables["space"]
+def test_map_of_points_on_a_line_is_a_line(evaluated):
+    table = described(evaluated, line(evaluated[0])).tables["space"]
     assert table["y"].abs().max() < 1e-6
     steps = table.sort_values("x")["x"].diff().dropna()
     assert np.allclose(steps, math.hypot(1, 0.5)), "all as far apart as they were"
 
 
-def test_correlation_with_class_similarity_is_found(made):
+def test_correlation_with_class_similarity_is_found(evaluated):
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(20, 6, generator=generator, dtype=torch.float64)
-    first = described(made, means)
+    first = described(evaluated, means)
     alike = first.tables["tasks"].set_index("episode")["similarity"]
 
-    found = described(made, means, lambda test: 0.8 - 0.5 * alike[test["episode"]].to_numpy())
-    figures = found.metrics["tasks"]
+    result = described(evaluated, means, lambda test: 0.8 - 0.5 * alike[test["episode"]].to_numpy())
+    figures = result.metrics["tasks"]
     assert (
         figures["similarity"]["spearman"] == pytest.approx(-1)
         and figures["similarity"]["high"] < -0.99
@@ -65,7 +65,7 @@ def test_correlation_with_class_similarity_is_found(made):
     assert abs(first.metrics["tasks"]["similarity"]["spearman"]) < 0.5, (
         "means of chance have nothing to do with the scores"
     )
-    fifths = found.tables["difficulty"]
+    fifths = result.tables["difficulty"]
     assert (
         fifths["accuracy"].is_monotonic_decreasing
         and fifths["episodes"].sum() == 60
@@ -76,15 +76,15 @@ def test_correlation_with_class_similarity_is_found(made):
         == fifths["accuracy"].iloc[-1]
         < figures["least_alike"]["accuracy"]
     )
-    constant = described(made, means, lambda test: np.ones(len(test)))
+    constant = described(evaluated, means, lambda test: np.ones(len(test)))
     assert math.isnan(constant.metrics["tasks"]["similarity"]["spearman"])
 
 
-def test_episode_properties_follow_from_its_classes(made):
-    source, test = made[0], made[0].read_episodes("test")
+def test_episode_properties_follow_from_its_classes(evaluated):
+    source, test = evaluated[0], evaluated[0].read_episodes("test")
     means = torch.randn(20, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    tables = described(made, means).tables
-    places = tables["space"].set_index("row")
+    tables = described(evaluated, means).tables
+    positions = tables["space"].set_index("row")
     apart = means - means.mean(0)
     rows = source.read_classes().query("split == 'test'").index.get_indexer(test["classes"].iloc[7])
     unit = torch.nn.functional.normalize(apart[rows], dim=1)
@@ -93,15 +93,15 @@ def test_episode_properties_follow_from_its_classes(made):
     assert episode["similarity"] == pytest.approx(float(cosines.mean())) and episode[
         "closest"
     ] == pytest.approx(float(cosines.max()))
-    assert episode["x"] == pytest.approx(places.loc[test["classes"].iloc[7], "x"].mean())
+    assert episode["x"] == pytest.approx(positions.loc[test["classes"].iloc[7], "x"].mean())
 
 
-def test_confusions_are_counted_in_both_directions(made):
-    source, answers, _ = made
-    pairs = described(made, line(source)).tables["pairs"]
+def test_confusions_are_counted_in_both_directions(evaluated):
+    source, predictions, _ = evaluated
+    pairs = described(evaluated, line(source)).tables["pairs"]
     class_of = np.stack(source.read_episodes("test")["classes"].to_list())
     true, predicted = (
-        class_of[answers["episode"], answers[column]] for column in ("label", "after")
+        class_of[predictions["episode"], predictions[column]] for column in ("label", "after")
     )
     top = pairs.iloc[0]
     a, b = int(top["first"]), int(top["second"])
@@ -129,12 +129,12 @@ def test_map_does_not_depend_on_the_number_of_processes(tmp_path, method):
     root = prepare_folder(tmp_path)
     set_param(root, "algorithm.name", method)
     run_stage(root, "train", *TRAIN)
-    found = []
+    result = []
     for processes in ("1", "2"):
         set_param(root, "processes", processes)
         run_stage(root, "evaluate", *EVALUATE)
-        found.append(compute_digest(root / "scores"))
-    assert found[0] == found[1]
+        result.append(compute_digest(root / "scores"))
+    assert result[0] == result[1]
     assert (
         len(pd.read_parquet(root / "scores/space.parquet"))
         == read_json(root / "prepared/meta.json")["classes"]["test"]

@@ -60,7 +60,9 @@ def test_run_after_sigkill_gives_the_same_bytes(prepared):
         "the iterations after it really ran"
     )
     facts = read_json(prepared / "run.json")
-    assert facts["resumed_at"] == resumed and facts["seconds"] > kept, "time before the kill counts"
+    assert facts["resumed_at"] == resumed and facts["seconds"] > kept, (
+        "the time before the kill is included"
+    )
     interrupted = read_outputs(prepared)
     assert not list((prepared / ".dvc" / "resume").iterdir()), "a finished checkpoint is deleted"
 
@@ -226,7 +228,7 @@ def test_cuda_without_a_device_is_an_error(prepared):
     )
 
 
-def test_without_the_environment_a_stage_says_what_to_do(tmp_path):
+def test_missing_environment_error_suggests_a_remedy(tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
     for path in (f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"):

@@ -159,13 +159,13 @@ def test_reptile_with_an_outer_rate_of_0_is_the_identity_and_with_1_the_mean_of_
 def test_reptile_adam_is_torch_adam():
     """One task, mini-batches, against torch.optim.Adam with beta1 = 0."""
     _, theta, episode = problem("mlp")
-    one = episode.slice_tasks(0, 1)
+    single = episode.slice_tasks(0, 1)
     learner = classifier("mlp", reptile.Reptile(0.01, 5, batch=4))
-    *_, last = trajectory(learner.algorithm.inner_loop(learner, theta, one, 1.0), 5)
+    *_, last = trajectory(learner.algorithm.inner_loop(learner, theta, single, 1.0), 5)
     fast = {name: p.clone()[None].requires_grad_() for name, p in theta.items()}
     optimizer = torch.optim.Adam(fast.values(), lr=0.01, betas=(0.0, 0.999))
     for step in range(5):
-        x, y, _ = one.support_batch(step, 4)
+        x, y, _ = single.support_batch(step, 4)
         optimizer.zero_grad()
         learner.objective.loss(learner.model(fast, x), y).sum().backward()
         optimizer.step()
@@ -181,7 +181,8 @@ def test_mini_batches_take_the_classes_in_turn_and_every_example_equally_often()
         assert x.shape[1] == y.shape[1] == 4
         assert len(set(y[0].tolist())) == 3
         seen += [
-            next(i for i in range(6) if torch.equal(episode.support_x[0, i], one)) for one in x[0]
+            next(i for i in range(6) if torch.equal(episode.support_x[0, i], example))
+            for example in x[0]
         ]
     assert sorted(seen) == sorted([*range(6)] * 2)
 
@@ -205,7 +206,7 @@ def same_gradient(
 
 
 def started(learner: MetaLearner, theta: Params) -> Params:
-    """What the method starts with around these model parameters."""
+    """The initial meta-parameters with these model parameters."""
     return {
         name: p.double()
         for name, p in learner.algorithm.init(theta, learner.model, torch.Generator()).items()
@@ -269,7 +270,7 @@ def check_gradient(learner: MetaLearner, meta: Params, episode: Episode) -> None
 
 
 def perturbed(learner: MetaLearner, theta: Params, size: float) -> Params:
-    """What the method starts with, its own LSTM's weights moved at random."""
+    """The initial meta-parameters, with the weights of the LSTM perturbed at random."""
     generator = torch.Generator().manual_seed(5)
     meta = started(learner, theta)
     return {
@@ -320,7 +321,7 @@ def test_meta_curvature_multiplies_along_each_axis():
 
 
 class Quadratic:
-    """Answers theta x; with the mean squared error a quadratic in theta, whose minimum is known."""
+    """Predicts theta x, so the mean squared error is quadratic in theta with a known minimum."""
 
     width = outputs = 1
 
@@ -384,7 +385,7 @@ def test_few_steps_of_the_conjugate_gradient_are_not_enough():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_ridge_is_the_regularised_least_squares_of_numpy(network):
+def test_ridge_is_the_regularized_least_squares_of_numpy(network):
     _, theta, episode = problem(network)
     learner = classifier(network, ridge.RidgeRegression(0.7))
     meta = started(learner, theta) | {
@@ -392,7 +393,7 @@ def test_ridge_is_the_regularised_least_squares_of_numpy(network):
         "ridge.shift": torch.tensor([0.2], dtype=torch.float64),
     }
     wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
-    found = learner.query_outputs(wide, episode)
+    result = learner.query_outputs(wide, episode)
     for t in range(3):
         features = [
             learner.model.features(wide, x)[t].numpy() for x in (episode.support_x, episode.query_x)
@@ -403,7 +404,7 @@ def test_ridge_is_the_regularised_least_squares_of_numpy(network):
             support.T @ support + float(meta["ridge.log_lambda"].exp()) * np.eye(support.shape[1]),
             support.T @ y,
         )
-        np.testing.assert_allclose(found[t].numpy(), 1.7 * query @ w + 0.2, atol=TOLERANCE)
+        np.testing.assert_allclose(result[t].numpy(), 1.7 * query @ w + 0.2, atol=TOLERANCE)
 
 
 GRADIENT_FREE = {
@@ -496,7 +497,7 @@ def test_nil_predicts_by_cosine_and_does_not_adapt():
     torch.testing.assert_close(learner.test_variant.query_outputs(wide, episode), expected)
 
 
-def test_only_what_a_method_moves_moves():
+def test_only_adapted_parameters_change():
     _, theta, episode = problem("conv_strided")
     for algorithm, stays in (
         (anil.ANIL, lambda name: name not in HEAD),
@@ -524,7 +525,7 @@ def scalar_preprocessed(x: float) -> list[float]:
 def test_meta_lstm_is_a_loop_over_coordinates_written_out():
     """Two updates of one task, coordinate by coordinate, in scalars."""
     _, theta, episode = problem("mlp")
-    one, hidden = episode.slice_tasks(0, 1), 3
+    single, hidden = episode.slice_tasks(0, 1), 3
     method = meta_lstm.MetaLSTM(0.1, 2, hidden=hidden)
     learner = classifier("mlp", method)
     meta = perturbed(learner, theta, 0.3)
@@ -540,7 +541,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
     }
     for _ in range(2):
         leaves = {name: torch.from_numpy(p)[None].requires_grad_() for name, p in cells.items()}
-        total = learner.support_loss(leaves, one).sum()
+        total = learner.support_loss(leaves, single).sum()
         gradients, loss = (
             dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True)),
             total.item(),
@@ -569,7 +570,7 @@ def test_meta_lstm_is_a_loop_over_coordinates_written_out():
                 flat[k] = f * flat[k] - i * g[k]
                 states[name][k] = (h, c, f, i)
             cells[name] = flat.reshape(cell.shape)
-    *_, last = evaluation.adaptation_steps(learner, meta, one, 2)
+    *_, last = evaluation.adaptation_steps(learner, meta, single, 2)
     for name, cell in cells.items():
         np.testing.assert_allclose(last[name][0].detach().numpy(), cell, atol=TOLERANCE)
 
@@ -604,9 +605,9 @@ def test_meta_lstm_gradient_by_finite_differences():
 
 def test_preprocessing_keeps_sign_and_size_apart():
     x = torch.tensor([1.0, -1e-3, 1e-6, 0.0]).double()
-    found = meta_lstm.preprocess(x)
+    result = meta_lstm.preprocess(x)
     np.testing.assert_allclose(
-        found.numpy(), [scalar_preprocessed(float(v)) for v in x], atol=1e-12
+        result.numpy(), [scalar_preprocessed(float(v)) for v in x], atol=1e-12
     )
 
 
@@ -636,9 +637,9 @@ def test_baseline_plus_plus_starts_at_the_class_means():
     wide = {name: p.expand(3, *p.shape) for name, p in theta.items()}
     means = ops.class_means(learner.model.features(wide, episode.support_x), episode.support_y, 3)
     torch.testing.assert_close(first[HEAD[0]], means)
-    answer = learner.test_variant.query_outputs(first, episode)
+    outputs = learner.test_variant.query_outputs(first, episode)
     torch.testing.assert_close(
-        answer,
+        outputs,
         3
         * F.cosine_similarity(
             learner.model.features(wide, episode.query_x)[:, :, None], means[:, None], dim=-1
@@ -657,7 +658,7 @@ def test_full_context_is_a_bidirectional_lstm():
     }
     wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
     g = learner.model.features(wide, episode.support_x)
-    found = matching_net._embed_support(wide, g)
+    result = matching_net._embed_support(wide, g)
     for t in range(3):
         support = g[t].numpy()
         expected = support.copy()
@@ -665,14 +666,14 @@ def test_full_context_is_a_bidirectional_lstm():
             ("forward", range(len(support))),
             ("backward", range(len(support) - 1, -1, -1)),
         ):
-            weight, bias = (meta[f"fce.{name}.{part}"].numpy() for part in ("weight", "bias"))
+            weight, bias = (meta[f"fce.{name}.{kind}"].numpy() for kind in ("weight", "bias"))
             h = c = np.zeros(support.shape[1])
             for i in order:
                 gates = np.split(weight @ np.concatenate([support[i], h]) + bias, 4)
                 c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * np.tanh(gates[2])
                 h = sigmoid(gates[3]) * np.tanh(c)
                 expected[i] += h
-        np.testing.assert_allclose(found[t].numpy(), expected, atol=TOLERANCE)
+        np.testing.assert_allclose(result[t].numpy(), expected, atol=TOLERANCE)
 
 
 def test_full_context_reads_before_each_step():
@@ -686,8 +687,8 @@ def test_full_context_reads_before_each_step():
     }
     wide = {name: p.expand(3, *p.shape) for name, p in meta.items()}
     g, f = (learner.model.features(wide, x) for x in (episode.support_x, episode.query_x))
-    found = matching_net._embed_query(wide, f, g, 2)
-    weight, bias = (meta[f"fce.read.{part}"].numpy() for part in ("weight", "bias"))
+    result = matching_net._embed_query(wide, f, g, 2)
+    weight, bias = (meta[f"fce.read.{kind}"].numpy() for kind in ("weight", "bias"))
     for t in range(3):
         support = g[t].numpy()
         for i, query in enumerate(f[t].numpy()):
@@ -698,7 +699,7 @@ def test_full_context_reads_before_each_step():
                 gates = np.split(weight @ np.concatenate([query, h, read]) + bias, 4)
                 c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * np.tanh(gates[2])
                 h = sigmoid(gates[3]) * np.tanh(c) + query
-            np.testing.assert_allclose(found[t, i].numpy(), h, atol=TOLERANCE)
+            np.testing.assert_allclose(result[t, i].numpy(), h, atol=TOLERANCE)
     assert not torch.equal(
         matching_net._embed_query(wide, f, g, 1), matching_net._embed_query(wide, f, 2 * g, 1)
     )
@@ -722,7 +723,7 @@ def test_conjugate_gradient_solves_each_task_and_stops_where_a_system_is_not_pos
 
 @pytest.mark.parametrize("algorithm", [reptile.Reptile, meta_lstm.MetaLSTM])
 def test_mini_batches_of_a_regression_are_not_stratified(algorithm):
-    """Targets tell no classes: examples come as they are, whatever the targets' size."""
+    """Mini-batches of a regression keep the order of the examples, whatever the targets."""
     episode = SinusoidSampler((0.1, 5.0), (0.0, 3.0), (-5.0, 5.0), 0, "train", 10, 5)(
         torch.arange(4)
     )
@@ -739,7 +740,7 @@ def test_nil_is_for_classes():
 
 
 @pytest.mark.parametrize(
-    ("method", "own", "wanted"),
+    ("method", "default", "explicit"),
     [
         (maml.MAML(0.1, 1), 3, 7),
         (maml.MAML(0.1, 5), 5, 7),
@@ -749,12 +750,12 @@ def test_nil_is_for_classes():
     ],
     ids=["maml, 1 step", "maml, 5 steps", "reptile", "finetune", "protonet"],
 )
-def test_test_steps_default_to_those_of_the_algorithm(method, own, wanted):
+def test_test_steps_default_to_those_of_the_algorithm(method, default, explicit):
     learner = classifier("mlp", method)
     assert (
         evaluation.count_inner_steps(learner, None),
         evaluation.count_inner_steps(learner, 7),
-    ) == (own, wanted)
-    assert evaluation.curve_steps(learner, own)[-1] == (
-        max(own, evaluation.CURVE_STEPS) if own else 0
+    ) == (default, explicit)
+    assert evaluation.curve_steps(learner, default)[-1] == (
+        max(default, evaluation.CURVE_STEPS) if default else 0
     )

@@ -1,4 +1,4 @@
-"""What every registered algorithm must do."""
+"""Requirements on every registered algorithm."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ CASES = {
     "ridge": Case(),
 }
 EQUIVARIANT = {"protonet", "matching_net", "ridge", "metaoptnet", "finetune", "baseline_plus_plus"}
-"""Methods that do not care which class has which number."""
+"""Algorithms that are equivariant to label permutations."""
 
 BASE = TrainingConfig(
     iterations=80,
@@ -78,7 +78,7 @@ BASE = TrainingConfig(
 
 
 @cache
-def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def glyph_images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Glyphs of a few alphabets; first rows and counts of their classes."""
     drawn = [torch.from_numpy(glyphs.draw_alphabet(alphabet)) for alphabet in range(6)]
     images = torch.cat([alphabet.reshape(-1, 1, glyphs.SIZE, glyphs.SIZE) for alphabet in drawn])
@@ -93,10 +93,10 @@ def sampler(
     labels: Any = "episode",
     queries: int = QUERIES,
 ) -> ClassSampler:
-    images, offsets, counts = pictures()
+    images, offsets, counts = glyph_images()
     half = len(counts) // 2
-    part = slice(0, half) if split == "train" else slice(half, None)
-    return ClassSampler(images, offsets[part], counts[part], 0, split, ways, shots, queries, labels)
+    rows = slice(0, half) if split == "train" else slice(half, None)
+    return ClassSampler(images, offsets[rows], counts[rows], 0, split, ways, shots, queries, labels)
 
 
 def learner(name: str) -> MetaLearner:
@@ -126,7 +126,7 @@ def test_every_registered_algorithm_is_covered():
 
 @pytest.mark.parametrize("name", CASES)
 def test_training_improves_accuracy(name):
-    """Beats its own untrained self, which already beats chance, by more than both intervals."""
+    """The trained model beats the untrained one by more than both intervals."""
     test, method = sampler("test")(torch.arange(TEST_EPISODES)), learner(name)
     steps = evaluation.count_inner_steps(method, CASES[name].steps)
     after, before = (
@@ -177,16 +177,16 @@ def test_a_batch_of_tasks_is_one_task_after_the_other(name):
     whole = meta_gradient(method, meta(name), episode)
     parts = [meta_gradient(method, meta(name), episode.slice_tasks(t, t + 1)) for t in range(3)]
     for key in whole.gradient:
-        mean = torch.stack([part.gradient[key] for part in parts]).mean(0)
+        mean = torch.stack([task.gradient[key] for task in parts]).mean(0)
         torch.testing.assert_close(whole.gradient[key], mean, rtol=1e-8, atol=1e-10)
     one_by_one = torch.cat(
         [
-            answers(name, part)
-            for part in (doubled(four_episodes()).slice_tasks(t, t + 1) for t in range(4))
+            query_outputs(name, task)
+            for task in (doubled(four_episodes()).slice_tasks(t, t + 1) for t in range(4))
         ]
     )
     torch.testing.assert_close(
-        answers(name, doubled(four_episodes())), one_by_one, rtol=1e-8, atol=1e-10
+        query_outputs(name, doubled(four_episodes())), one_by_one, rtol=1e-8, atol=1e-10
     )
 
 
@@ -194,7 +194,7 @@ def four_episodes() -> Episode:
     return sampler("test")(torch.arange(4))
 
 
-def answers(name: str, episode: Episode) -> torch.Tensor:
+def query_outputs(name: str, episode: Episode) -> torch.Tensor:
     method = learner(name)
     steps = evaluation.count_inner_steps(method, 2)
     *_, theta = evaluation.adaptation_steps(method, meta(name), episode, steps)
@@ -205,7 +205,7 @@ def answers(name: str, episode: Episode) -> torch.Tensor:
 def test_query_labels_do_not_affect_predictions(name):
     episode = doubled(four_episodes())
     poisoned = episode._replace(query_y=torch.full_like(episode.query_y, 10**6))
-    assert torch.equal(answers(name, episode), answers(name, poisoned))
+    assert torch.equal(query_outputs(name, episode), query_outputs(name, poisoned))
 
 
 @pytest.mark.parametrize("name", sorted(EQUIVARIANT))
@@ -215,16 +215,16 @@ def test_predictions_are_equivariant_to_label_permutation(name):
     renamed = episode._replace(support_y=order[episode.support_y])
     # A class that was k is order[k] now.
     torch.testing.assert_close(
-        answers(name, renamed)[..., order], answers(name, episode), rtol=1e-7, atol=1e-9
+        query_outputs(name, renamed)[..., order], query_outputs(name, episode), rtol=1e-7, atol=1e-9
     )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_label_permutation_effect_is_measured(name):
-    """0 for algorithms that treat classes alike; not 0 for MAML, whose head differs per class."""
+    """It is 0 for equivariant algorithms, but not for MAML, whose head differs per class."""
     method, episode = learner(name), sampler("test")(torch.arange(20))
     steps = evaluation.count_inner_steps(method, 3)
-    own, _ = evaluation.episode_scores(method, method.init(1), episode, steps, 20)
+    original, _ = evaluation.episode_scores(method, method.init(1), episode, steps, 20)
     others = [
         evaluation.permuted_label_scores(
             method, [method.init(1)], episode, steps, 0, number
@@ -233,44 +233,44 @@ def test_label_permutation_effect_is_measured(name):
     ]
     assert all(((other >= 0) & (other <= 1)).all() for other in others)
     if name in EQUIVARIANT:
-        assert max(float(abs(other - own).max()) for other in others) < 1e-6
+        assert max(float(abs(other - original).max()) for other in others) < 1e-6
     if name == "maml":
-        assert min(float(abs(other - own).max()) for other in others) > 0
-    part = evaluation.permuted_label_scores(
+        assert min(float(abs(other - original).max()) for other in others) > 0
+    subset = evaluation.permuted_label_scores(
         method, [method.init(1)], episode.slice_tasks(5, 20), steps, 0, 1, first=5
     ).numpy()
-    assert (part == others[1][5:]).mean() > 0.9, "grouping changes no more than rounding"
+    assert (subset == others[1][5:]).mean() > 0.9, "grouping changes no more than rounding"
 
 
-def test_another_numbering_is_another_order_of_the_support_set_too(monkeypatch):
-    """What reads it in order, as a bidirectional LSTM does, must not seem blind to it."""
+def test_permuting_labels_also_reorders_the_support_set(monkeypatch):
+    """Order-sensitive models, such as an LSTM, must show a label-permutation effect."""
     episode, seen = doubled(sampler("test", shots=2)(torch.arange(4))), []
 
     class Looked(Exception):
         pass
 
-    def look(learner, members, part, *_):
-        seen.append(part)
+    def look(learner, members, permuted, *_):
+        seen.append(permuted)
         raise Looked
 
     monkeypatch.setattr(evaluation, "adaptation_curve", look)
     with pytest.raises(Looked):
         evaluation.permuted_label_scores(learner("protonet"), [meta("protonet")], episode, 0, 0, 1)
-    (part,) = seen
-    assert torch.equal(part.support_y, torch.arange(WAYS).repeat_interleave(2).expand(4, -1)), (
+    (permuted,) = seen
+    assert torch.equal(permuted.support_y, torch.arange(WAYS).repeat_interleave(2).expand(4, -1)), (
         "class after class again"
     )
     for t in range(4):
         rows = [
             (episode.support_x[t] == x).flatten(1).all(1).nonzero()[0, 0].item()
-            for x in part.support_x[t]
+            for x in permuted.support_x[t]
         ]
         assert sorted(rows) == list(range(2 * WAYS)) and rows != sorted(rows)
         names = {
             int(episode.support_y[t, row]): int(label)
-            for row, label in zip(rows, part.support_y[t], strict=True)
+            for row, label in zip(rows, permuted.support_y[t], strict=True)
         }
-        assert [names[int(y)] for y in episode.query_y[t]] == part.query_y[t].tolist(), (
+        assert [names[int(y)] for y in episode.query_y[t]] == permuted.query_y[t].tolist(), (
             "queries are renamed as their class is"
         )
 
@@ -278,12 +278,12 @@ def test_another_numbering_is_another_order_of_the_support_set_too(monkeypatch):
 @pytest.mark.parametrize("name", CASES)
 def test_other_shots_and_ways_than_trained(name):
     more_shots = doubled(sampler("test", shots=3)(torch.arange(2)))
-    assert answers(name, more_shots).shape == (2, WAYS * QUERIES, WAYS)
+    assert query_outputs(name, more_shots).shape == (2, WAYS * QUERIES, WAYS)
     more_ways = doubled(sampler("test", ways=7)(torch.arange(2)))
     if learner(name).test_variant.algorithm.any_ways:
-        assert answers(name, more_ways).shape == (2, 7 * QUERIES, 7)
+        assert query_outputs(name, more_ways).shape == (2, 7 * QUERIES, 7)
     else:
         with pytest.raises(
             ConfigError, match="ways is 7; it must be 5, since the head has one output per class"
         ):
-            answers(name, more_ways)
+            query_outputs(name, more_ways)

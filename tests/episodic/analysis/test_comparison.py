@@ -24,7 +24,7 @@ def simulate(
     Episodes differ in difficulty and seeds in quality (by `spread`, in logits), and they interact.
     """
 
-    def side(ability: float, hard: np.ndarray) -> np.ndarray:
+    def simulate_scores(ability: float, hard: np.ndarray) -> np.ndarray:
         came_out = rng.normal(0, spread, (len(hard), seeds, 1))
         logit = (
             ability
@@ -42,7 +42,7 @@ def simulate(
         )
 
     hard = rng.normal(0, 1, (worlds, EPISODES))
-    return side(2 + gap, hard), side(2, hard), mean(2 + gap) - mean(2)
+    return simulate_scores(2 + gap, hard), simulate_scores(2, hard), mean(2 + gap) - mean(2)
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> list:
@@ -57,15 +57,15 @@ def differences(first: np.ndarray, second: np.ndarray) -> list:
 
 @pytest.mark.parametrize("gap", [0.0, 0.4])
 @pytest.mark.parametrize("seeds", [1, MIN_SEEDS, 6])
-def test_intervals_cover_what_is_true(seeds, gap):
+def test_intervals_cover_the_true_value(seeds, gap):
     """With one seed per method the seeds do not differ: the interval is of these checkpoints."""
     rng = np.random.default_rng(seeds)
     first, second, truth = simulate(rng, gap, seeds, WORLDS, spread=0.0 if seeds == 1 else 0.25)
-    found = differences(first, second)
-    assert all(d.of_methods == (seeds >= MIN_SEEDS) for d in found)
-    covered = np.mean([d.low <= truth <= d.high for d in found])
+    result = differences(first, second)
+    assert all(d.of_methods == (seeds >= MIN_SEEDS) for d in result)
+    covered = np.mean([d.low <= truth <= d.high for d in result])
     assert 0.93 <= covered <= 0.97, covered
-    rejected = np.mean([d.p < 0.05 for d in found])
+    rejected = np.mean([d.p < 0.05 for d in result])
     assert (0.02 <= rejected <= 0.065) if gap == 0 else rejected > (0.9 if seeds == 1 else 0.2)
 
 
@@ -95,22 +95,23 @@ def test_false_alarms_among_all_pairs_of_methods_whose_seeds_differ():
     resamples = Resamples(np.concatenate(scores), number=500)
     alarms = 0
     for world in range(worlds):
-        sides = [
+        configurations = [
             range(first, first + seeds)
             for first in range(world * methods * seeds, (world + 1) * methods * seeds, seeds)
         ]
         alarms += (
-            min(holm([resamples.difference(a, b).p for a, b in combinations(sides, 2)])) < 0.05
+            min(holm([resamples.difference(a, b).p for a, b in combinations(configurations, 2)]))
+            < 0.05
         )
     assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), alarms
 
 
 def test_few_episodes_have_students_interval():
     scores = np.random.default_rng(0).normal(size=(2, 8))
-    found, expected = Resamples(scores, number=100).difference([0], [1]), stats.ttest_rel(*scores)
+    result, expected = Resamples(scores, number=100).difference([0], [1]), stats.ttest_rel(*scores)
     interval = expected.confidence_interval()
     np.testing.assert_allclose(
-        [found.low, found.high, found.p], [interval.low, interval.high, expected.pvalue]
+        [result.low, result.high, result.p], [interval.low, interval.high, expected.pvalue]
     )
 
 
@@ -125,14 +126,14 @@ def test_pairing_narrows_the_interval_where_episodes_correlate():
 
 def test_one_seed_per_configuration_is_the_paired_t_test():
     first, second, _ = simulate(np.random.default_rng(4), 0.2, 1, 1)
-    found = differences(first, second)[0]
+    result = differences(first, second)[0]
     expected = stats.ttest_rel(first[0, 0], second[0, 0])
-    assert found.p == pytest.approx(expected.pvalue) and found.mean == pytest.approx(
+    assert result.p == pytest.approx(expected.pvalue) and result.mean == pytest.approx(
         (first - second).mean()
     )
     interval = expected.confidence_interval()
     np.testing.assert_allclose(
-        [found.low, found.high],
+        [result.low, result.high],
         [interval.low, interval.high],
         atol=0.1 * (interval.high - interval.low),
     )
@@ -157,12 +158,12 @@ def test_results_do_not_depend_on_the_other_scores():
 def test_the_interval_of_a_mean():
     scores = np.random.default_rng(0).uniform(size=(3, 60))
     resamples = Resamples(scores)
-    one = resamples.mean([0])
+    single = resamples.mean([0])
     half = 1.96 * scores[0].std(ddof=1) / np.sqrt(60)
-    assert one.low < one.mean == scores[
+    assert single.low < single.mean == scores[
         0
-    ].mean() < one.high and one.high - one.low == pytest.approx(2 * half, rel=0.1)
-    assert not one.of_methods and one.seeds == (1,)
+    ].mean() < single.high and single.high - single.low == pytest.approx(2 * half, rel=0.1)
+    assert not single.of_methods and single.seeds == (1,)
     three = resamples.mean([0, 1, 2])
     assert three.of_methods and three.low < scores.mean() < three.high
 

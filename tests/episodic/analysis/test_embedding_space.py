@@ -15,26 +15,26 @@ def test_principal_axes_are_those_of_the_data_with_a_sign_of_their_own():
     points = torch.zeros(50, 5, dtype=torch.float64)
     points[:, 3] = torch.linspace(-4, 4, 50)
     points[:, 1] = torch.linspace(0, 1, 50).square() - 7
-    found = embedding_space.principal_plane(points)
+    result = embedding_space.principal_plane(points)
     assert (
-        torch.allclose(found.coordinates[:, 0], points[:, 3], atol=0.5)
-        and found.variance_fractions[0] > 0.9
+        torch.allclose(result.coordinates[:, 0], points[:, 3], atol=0.5)
+        and result.variance_fractions[0] > 0.9
     )
     assert (
-        abs(sum(found.variance_fractions) - 1) < 1e-9
-        and found.coordinates.mean(0).abs().max() < 1e-6
+        abs(sum(result.variance_fractions) - 1) < 1e-9
+        and result.coordinates.mean(0).abs().max() < 1e-6
     )
     turned = torch.linalg.qr(
         torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     )[0]
     assert torch.allclose(
-        torch.cdist(found.coordinates, found.coordinates), torch.cdist(points, points)
+        torch.cdist(result.coordinates, result.coordinates), torch.cdist(points, points)
     ), "two dimensions hold it all"
     assert torch.allclose(
         torch.cdist(*[embedding_space.principal_plane(points @ turned).coordinates] * 2),
         torch.cdist(points, points),
     )
-    assert torch.equal(embedding_space.principal_plane(points).coordinates, found.coordinates)
+    assert torch.equal(embedding_space.principal_plane(points).coordinates, result.coordinates)
 
 
 def test_few_points_and_equal_points_have_a_map_too():
@@ -79,11 +79,11 @@ def test_centroids_separate_distinct_classes():
     learner = MetaLearner(network, ALGORITHMS["protonet"](), Objective("classification"))
     theta = {name: p[None] for name, p in network.init(generator).items()}
     rows, of = embedding_space.shuffle_rows(torch.arange(6) * 10, torch.full((6,), 10), 0)
-    found = embedding_space.class_centroids(
+    result = embedding_space.class_centroids(
         embedding_space.embed_rows(learner, theta, images, rows), of, 6
     )
-    apart = torch.cdist(found, found)
-    assert found.shape == (6, network.width)
+    apart = torch.cdist(result, result)
+    assert result.shape == (6, network.width)
     assert (
         apart[4, 5] < 0.2 * apart[0, 1] and apart[:5, :5].fill_diagonal_(9).min() > 5 * apart[4, 5]
     )

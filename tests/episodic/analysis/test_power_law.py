@@ -10,10 +10,10 @@ from episodic.analysis.power_law import fit_power_law
 N = np.array([10.0, 30, 100, 300, 1000])
 
 
-def test_a_law_without_noise_is_found_exactly():
-    found = fit_power_law(N, 0.8 * N**-0.35, np.full(5, 0.001))
-    assert (found.a, found.b) == pytest.approx((0.8, 0.35)) and found.misfit < 1e-9
-    middle, low, high = found.at(np.array([50.0, 5000.0]))
+def test_a_law_without_noise_is_recovered_exactly():
+    fit = fit_power_law(N, 0.8 * N**-0.35, np.full(5, 0.001))
+    assert (fit.a, fit.b) == pytest.approx((0.8, 0.35)) and fit.misfit < 1e-9
+    middle, low, high = fit.at(np.array([50.0, 5000.0]))
     assert (
         np.allclose(middle, 0.8 * np.array([50.0, 5000.0]) ** -0.35)
         and (low < middle).all()
@@ -45,8 +45,8 @@ def held(points: int, scatter: float = 0.0, trials: int = 2000) -> float:
     count = 0
     for _ in range(trials):
         measured = law * np.exp(scatter * rng.normal(size=points)) + sd * rng.normal(size=points)
-        found = fit_power_law(n, measured, sd)
-        count += found.b_low <= truth <= found.b_high
+        fit = fit_power_law(n, measured, sd)
+        count += fit.b_low <= truth <= fit.b_high
     return count / trials
 
 
@@ -92,5 +92,5 @@ def test_an_interval_that_is_too_narrow_would_be_noticed():
 
 def test_curvature_shows_as_misfit():
     bent = 0.5 * N**-0.5 + 0.1
-    found = fit_power_law(N, bent, 0.02 * bent)
-    assert found.misfit > 5 and found.p < 0.001
+    fit = fit_power_law(N, bent, 0.02 * bent)
+    assert fit.misfit > 5 and fit.p < 0.001

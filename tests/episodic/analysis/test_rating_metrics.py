@@ -13,12 +13,12 @@ from episodic.analysis.rating_metrics import RatingBaselines, Ratings
 
 
 def test_measures_by_hand():
-    truth, answer = np.array([1.0, 5.0, 3.0]), np.array([2.0, 3.0, 4.0])
-    found = rating_metrics.score_ratings(truth, answer, 0.0)
-    assert found["mae"] == pytest.approx(4 / 3) and found["rmse"] == pytest.approx(math.sqrt(2))
+    truth, predicted = np.array([1.0, 5.0, 3.0]), np.array([2.0, 3.0, 4.0])
+    scores = rating_metrics.score_ratings(truth, predicted, 0.0)
+    assert scores["mae"] == pytest.approx(4 / 3) and scores["rmse"] == pytest.approx(math.sqrt(2))
     ideal = 5 + 3 / math.log2(3) + 1 / 2
-    assert found["ndcg_1"] == pytest.approx(3 / 5), "3 comes first, then 5, then 1"
-    assert found["ndcg_3"] == pytest.approx((3 + 5 / math.log2(3) + 1 / 2) / ideal)
+    assert scores["ndcg_1"] == pytest.approx(3 / 5), "3 comes first, then 5, then 1"
+    assert scores["ndcg_3"] == pytest.approx((3 + 5 / math.log2(3) + 1 / 2) / ideal)
     assert (
         rating_metrics.score_ratings(truth, truth, 0.0)["ndcg_3"] == pytest.approx(1)
         and rating_metrics.score_ratings(truth, truth, 0.0)["mae"] == 0
@@ -26,8 +26,8 @@ def test_measures_by_hand():
 
 
 def test_tied_predictions_share_their_ranks():
-    found = rating_metrics.score_ratings(np.array([1.0, 5.0]), np.array([3.0, 3.0]), 1.0)
-    assert found["ndcg_1"] == pytest.approx((0 + 4) / 2 / 4)
+    scores = rating_metrics.score_ratings(np.array([1.0, 5.0]), np.array([3.0, 3.0]), 1.0)
+    assert scores["ndcg_1"] == pytest.approx((0 + 4) / 2 / 4)
 
 
 def test_ndcg_is_1_where_every_order_is_ideal():
@@ -39,15 +39,15 @@ def test_ndcg_is_1_where_every_order_is_ideal():
 
 def test_scale_does_not_affect_ndcg():
     rng = np.random.default_rng(0)
-    truth, answer = rng.integers(1, 6, 30).astype(float), rng.normal(3, 1, 30)
+    truth, predicted = rng.integers(1, 6, 30).astype(float), rng.normal(3, 1, 30)
     stars, percent = (
-        rating_metrics.score_ratings(k * truth + m, k * answer + m, k + m)
+        rating_metrics.score_ratings(k * truth + m, k * predicted + m, k + m)
         for k, m in ((1, 0), (25, -200))
     )
     for top in rating_metrics.NDCG_LENGTHS:
         assert stars[f"ndcg_{top}"] == pytest.approx(percent[f"ndcg_{top}"])
     assert percent["mae"] == pytest.approx(25 * stars["mae"])
-    assert rating_metrics.score_ratings(truth - 5, answer, 3.0)["ndcg_1"] == 1, (
+    assert rating_metrics.score_ratings(truth - 5, predicted, 3.0)["ndcg_1"] == 1, (
         "all below the lowest that is known"
     )
 
@@ -56,7 +56,7 @@ def world(users: int, level: float, taste: float, seed: int = 0) -> list[Ratings
     """Ratings of the items 1 to 12: 3 + level of the user + taste * direction + noise."""
     rng = np.random.default_rng(seed)
     direction = np.random.default_rng(99).normal(size=13)
-    found = []
+    results = []
     for _ in range(users):
         items = rng.permutation(np.arange(1, 13))
         values = (
@@ -65,8 +65,8 @@ def world(users: int, level: float, taste: float, seed: int = 0) -> list[Ratings
             + taste * rng.normal() * direction[items]
             + 0.1 * rng.normal(size=12)
         )
-        found.append(Ratings(items, values))
-    return found
+        results.append(Ratings(items, values))
+    return results
 
 
 def split(users: list[Ratings], n: int = 6) -> list[tuple[Ratings, Ratings]]:
@@ -105,10 +105,10 @@ def test_item_means_are_damped():
     assert fitted.item_means.tolist() == pytest.approx(
         [3, 3 + 2 / (1 + rating_metrics.DAMPING), 3 - 2 / (2 + rating_metrics.DAMPING), 3]
     )
-    answers = fitted.predict(users[0].first(1), np.array([3, 0]))
-    assert answers["item_mean"].tolist() == [3, 3] and answers["factorisation"][0] == pytest.approx(
-        answers["factorisation"][1], abs=1e-6
-    )
+    predictions = fitted.predict(users[0].first(1), np.array([3, 0]))
+    assert predictions["item_mean"].tolist() == [3, 3] and predictions["factorisation"][
+        0
+    ] == pytest.approx(predictions["factorisation"][1], abs=1e-6)
 
 
 def test_the_fold_in_is_ridge_regression():

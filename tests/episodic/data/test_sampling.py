@@ -57,19 +57,22 @@ sizes = st.fixed_dictionaries(
     index=st.integers(0, 2**40),
 )
 def test_an_episode_is_well_formed(size, counts, index):
-    made = sampler(counts=counts, **size)
-    classes, support, query = made.draw_rows(torch.tensor([index]))
+    episode_sampler = sampler(counts=counts, **size)
+    classes, support, query = episode_sampler.draw_rows(torch.tensor([index]))
     assert len(set(classes[0].tolist())) == size["ways"], "classes are distinct"
     rows = support[0].tolist() + query[0].tolist()
     assert len(set(rows)) == len(rows), "support and query are disjoint and without repetition"
     for position, name in enumerate(classes[0].tolist()):
-        low, high = int(made.offsets[name]), int(made.offsets[name] + made.counts[name])
+        low, high = (
+            int(episode_sampler.offsets[name]),
+            int(episode_sampler.offsets[name] + episode_sampler.counts[name]),
+        )
         of_class = (
             support[0].view(size["ways"], -1)[position].tolist()
             + query[0].view(size["ways"], -1)[position].tolist()
         )
         assert all(low <= row < high for row in of_class), "every image is one of its class"
-    episode = made(torch.tensor([index]))
+    episode = episode_sampler(torch.tensor([index]))
     for y, n in ((episode.support_y, size["shots"]), (episode.query_y, size["queries"])):
         assert y[0].tolist() == [label for label in range(size["ways"]) for _ in range(n)]
     assert episode.support_x.dtype == torch.float32 and float(episode.support_x.max()) <= 1
@@ -77,10 +80,10 @@ def test_an_episode_is_well_formed(size, counts, index):
 
 @given(size=sizes, index=st.lists(st.integers(0, 2**40), min_size=1, max_size=8))
 def test_a_batch_equals_single_episodes(size, index):
-    made = sampler(classes=9, counts=[9] * 9, **size)
-    batch = made.draw_rows(torch.tensor(index))
+    episode_sampler = sampler(classes=9, counts=[9] * 9, **size)
+    batch = episode_sampler.draw_rows(torch.tensor(index))
     for position, i in enumerate(index):
-        for whole, single in zip(batch, made.draw_rows(torch.tensor([i])), strict=True):
+        for whole, single in zip(batch, episode_sampler.draw_rows(torch.tensor([i])), strict=True):
             assert torch.equal(whole[position], single[0])
 
 
@@ -109,8 +112,8 @@ def test_classes_images_and_orders_are_uniform():
     )
     for position in range(3):
         assert chi_square(classes[:, position].bincount(minlength=12)) < bound(11)
-    for place in range(4):
-        assert chi_square(examples[:, :, place].flatten().bincount(minlength=6)) < bound(5)
+    for slot in range(4):
+        assert chi_square(examples[:, :, slot].flatten().bincount(minlength=6)) < bound(5)
     # Every ordered selection of two of the six images is equally likely, in all pairs of places.
     for a, b in ((0, 1), (2, 3), (0, 3)):
         pairs = (examples[:, 0, a] * 6 + examples[:, 0, b]).bincount(minlength=36)
@@ -160,18 +163,20 @@ def splitmix(state: int) -> int:
     return z ^ (z >> 31)
 
 
-@given(key=st.integers(-(2**63), 2**63 - 1), index=st.integers(0, 2**50), place=st.integers(0, 5))
-def test_draws_are_splitmix64(key, index, place):
+@given(
+    key=st.integers(-(2**63), 2**63 - 1), index=st.integers(0, 2**50), position=st.integers(0, 5)
+)
+def test_draws_are_splitmix64(key, index, position):
     gamma = 0x9E3779B97F4A7C15
-    expected = splitmix(splitmix(key + gamma * (index + 1)) + gamma * (place + 1))
+    expected = splitmix(splitmix(key + gamma * (index + 1)) + gamma * (position + 1))
     assert (
-        random_numbers.random_bits(key, torch.tensor([index]), 6)[0, place].item() % (1 << 64)
+        random_numbers.random_bits(key, torch.tensor([index]), 6)[0, position].item() % (1 << 64)
         == expected
     )
 
 
 def _rows(index: range) -> list:
-    return [part.tolist() for part in sampler(classes=50).draw_rows(torch.tensor(list(index)))]
+    return [tensor.tolist() for tensor in sampler(classes=50).draw_rows(torch.tensor(list(index)))]
 
 
 def test_processes_share_the_work():
@@ -196,13 +201,13 @@ ALPHABETS = ["b"] * 4 + ["a"] * 3 + ["c"] * 5 + ["a"] * 3 + ["d"] * 2
 
 
 def within(ways: int) -> ClassSampler:
-    made = sampler(classes=len(ALPHABETS), ways=ways)
-    return replace(made, groups=ClassGroups.from_names(ALPHABETS, ways))
+    episode_sampler = sampler(classes=len(ALPHABETS), ways=ways)
+    return replace(episode_sampler, groups=ClassGroups.from_names(ALPHABETS, ways))
 
 
 def test_episodes_within_a_group_use_one_group_and_groups_are_equally_likely():
-    made = within(3)
-    classes, support, _ = made.draw_rows(torch.arange(6000))
+    episode_sampler = within(3)
+    classes, support, _ = episode_sampler.draw_rows(torch.arange(6000))
     groups = [{ALPHABETS[name] for name in row} for row in classes.tolist()]
     assert all(len(group) == 1 for group in groups)
     assert all(len(set(row)) == 3 for row in classes.tolist())
@@ -248,18 +253,18 @@ RING = (torch.arange(20)[:, None] + torch.tensor([0, 1, -1, 2, -2, 3, -3, 4])) %
 
 
 def test_episodes_are_those_of_the_first_release():
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for groups in (None, ClassGroups.from_names([f"g{i % 3}" for i in range(20)], 4)):
-        for part in draw_classes_and_examples(
+        for tensor in draw_classes_and_examples(
             random_numbers.key(3, "train"), torch.arange(200), torch.arange(7, 27), 4, 6, groups
         ):
-            found.update(part.numpy().tobytes())
-    assert found.hexdigest() == "0d93fcba2b063a70399b4abaeed800ca023a75eab133e1614e56ab733f3f52b2"
+            digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest() == "0d93fcba2b063a70399b4abaeed800ca023a75eab133e1614e56ab733f3f52b2"
 
 
 def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
-    index, plain = torch.arange(4000), sampler(classes=20, ways=4)
-    before, _, _ = plain.draw_rows(index)
+    index, ordinary = torch.arange(4000), sampler(classes=20, ways=4)
+    before, _, _ = ordinary.draw_rows(index)
 
     def width(classes):
         """Width of the arc on the circle that holds the classes of an episode."""
@@ -268,7 +273,7 @@ def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
 
     for fraction in (0.0, 0.3, 1.0):
         classes, support, _ = replace(
-            plain, hard_episodes=HardEpisodes.from_neighbours(fraction, RING)
+            ordinary, hard_episodes=HardEpisodes.from_neighbours(fraction, RING)
         ).draw_rows(index)
         near = width(classes) <= 7
         changed = (classes != before).any(1)
@@ -283,25 +288,28 @@ def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
 
 
 def test_a_hard_episode_depends_only_on_its_index():
-    made = replace(
+    episode_sampler = replace(
         sampler(classes=20, ways=4), hard_episodes=HardEpisodes.from_neighbours(0.5, RING)
     )
-    batch = made.draw_rows(torch.arange(50))[0]
-    assert all(torch.equal(made.draw_rows(torch.tensor([i]))[0][0], batch[i]) for i in (0, 7, 49))
+    batch = episode_sampler.draw_rows(torch.arange(50))[0]
+    assert all(
+        torch.equal(episode_sampler.draw_rows(torch.tensor([i]))[0][0], batch[i])
+        for i in (0, 7, 49)
+    )
 
 
 def test_labels_may_be_those_of_the_split():
-    plain, named = sampler(), replace(sampler(), labels="split")
+    default, named = sampler(), replace(sampler(), labels="split")
     index = torch.arange(30)
-    classes = plain.draw_rows(index)[0]
-    a, b = plain(index), named(index)
+    classes = default.draw_rows(index)[0]
+    a, b = default(index), named(index)
     assert torch.equal(a.support_x, b.support_x) and torch.equal(a.query_x, b.query_x)
     assert torch.equal(b.support_y, classes) and torch.equal(
         b.query_y, classes.repeat_interleave(2, 1)
     )
 
 
-def test_an_episodes_noise_is_its_own():
+def test_noise_depends_only_on_the_episode():
     a, b = sampler()(torch.arange(100)), sampler()(torch.tensor([7]))
     assert a.noise is not None and b.noise is not None
     assert len(set(a.noise.tolist())) == 100 and a.noise[7] == b.noise[0]

@@ -51,9 +51,9 @@ def test_cosine_similarity_is_centred():
     square = torch.tensor(
         [[5.0, 4.0], [6.0, 5.0], [5.0, 6.0], [4.0, 5.0]]
     )  # around (5, 5): all of nearly one direction seen from 0
-    found = cosine_similarity(square)
-    assert torch.equal(found, found.T)
-    assert torch.allclose(found[0], torch.tensor([1.0, 0.0, -1.0, 0.0], dtype=torch.float64))
+    result = cosine_similarity(square)
+    assert torch.equal(result, result.T)
+    assert torch.allclose(result[0], torch.tensor([1.0, 0.0, -1.0, 0.0], dtype=torch.float64))
     triangle = cosine_similarity(torch.eye(3))
     assert torch.allclose(
         triangle[0, 1:], torch.full((2,), math.cos(2 * math.pi / 3), dtype=torch.float64)

@@ -8,13 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Response = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Sends `answers` one by one, the last one repeatedly, and records the requested `paths`."""
+    """Sends `responses` one by one, the last one repeatedly, and records the requested `paths`."""
 
-    answers: list[Answer]
+    responses: list[Response]
     paths: list[str]
     daemon_threads = True
 
@@ -23,10 +23,10 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     @staticmethod
-    def sends(body: bytes, announced: int | None = None, length: bool = True) -> Answer:
+    def sends(body: bytes, announced: int | None = None, length: bool = True) -> Response:
         """Send status 200 and a body, with `announced` as its length."""
 
-        def answer(handler: BaseHTTPRequestHandler) -> None:
+        def respond(handler: BaseHTTPRequestHandler) -> None:
             handler.send_response(200)
             if length:
                 handler.send_header(
@@ -35,10 +35,10 @@ class Server(ThreadingHTTPServer):
             handler.end_headers()
             handler.wfile.write(body)
 
-        return answer
+        return respond
 
     @staticmethod
-    def fails(code: int) -> Answer:
+    def fails(code: int) -> Response:
         return lambda handler: handler.send_error(code)
 
     def handle_error(self, request, client_address) -> None:
@@ -50,8 +50,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
-        answers = self.server.answers
-        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+        responses = self.server.responses
+        (responses.pop(0) if len(responses) > 1 else responses[0])(self)
 
     def log_message(self, *args) -> None:
         pass
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.answers, running.paths = [running.fails(404)], []
+        running.responses, running.paths = [running.fails(404)], []
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running

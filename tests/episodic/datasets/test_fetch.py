@@ -26,7 +26,7 @@ WANTED = r"set/[a-z]+\.txt"
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The seconds of each wait, none of which is waited for."""
+    """Record retry delays without sleeping."""
     result: list[float] = []
     monkeypatch.setattr(fetch.time, "sleep", result.append)
     return result
@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_download_reports_progress(server, tmp_path):
-    server.answers, seen = [server.sends(BODY)], []
+    server.responses, seen = [server.sends(BODY)], []
     fetch.download(
         f"{server.url}/a.zip",
         tmp_path / "a.zip",
@@ -51,7 +51,7 @@ def test_download_reports_progress(server, tmp_path):
 
 
 def test_temporary_failures_are_retried_with_exponential_backoff(server, tmp_path, waits):
-    server.answers = [
+    server.responses = [
         server.fails(503),
         server.sends(BODY[:70_000], announced=len(BODY)),
         server.fails(429),
@@ -64,7 +64,7 @@ def test_temporary_failures_are_retried_with_exponential_backoff(server, tmp_pat
 
 
 def test_an_incomplete_download_leaves_no_file(server, tmp_path, waits):
-    server.answers = [server.sends(BODY[:70_000], announced=len(BODY))]
+    server.responses = [server.sends(BODY[:70_000], announced=len(BODY))]
     with pytest.raises(
         FetchError, match=r"tried 3 times: the connection ended after 70000 of 256000 bytes$"
     ):
@@ -74,7 +74,7 @@ def test_an_incomplete_download_leaves_no_file(server, tmp_path, waits):
 
 
 def test_permanent_failures_are_not_retried(server, tmp_path, waits):
-    server.answers = [server.fails(404)]
+    server.responses = [server.fails(404)]
     with pytest.raises(
         FetchError, match=r"a\.zip cannot be downloaded: the server answers 404 Not Found$"
     ):
@@ -87,7 +87,7 @@ def test_files_above_max_bytes_are_rejected_and_the_earlier_file_stays(
     server, tmp_path, waits, length
 ):
     (tmp_path / "a.zip").write_bytes(b"earlier")
-    server.answers = [server.sends(BODY, length=length)]
+    server.responses = [server.sends(BODY, length=length)]
     with pytest.raises(FetchError, match=r"is rejected: it is larger than 255999 bytes$"):
         fetch.download(f"{server.url}/a.zip", tmp_path / "a.zip", max_bytes=len(BODY) - 1)
     assert len(server.paths) == 1
@@ -119,7 +119,7 @@ def test_an_interrupted_download_leaves_no_file_and_the_next_one_is_complete(ser
         server.sends(BODY[:130_000], announced=len(BODY))(handler)
         release.wait(30)
 
-    server.answers = [half, server.sends(BODY)]
+    server.responses = [half, server.sends(BODY)]
     target = tmp_path / "data" / "a.zip"
     code = "import sys; from pathlib import Path\n"
     code += "from episodic.datasets.sources.fetch import download\n"
@@ -271,8 +271,8 @@ def test_a_damaged_archive_is_rejected_or_read_correctly(tmp_path):
     sound = path.read_bytes()
     damaged = [sound[:length] for length in range(0, len(sound), 5)]
     damaged += [
-        sound[:place] + bytes([value]) + sound[place + 1 :]
-        for place in range(len(sound))
+        sound[:position] + bytes([value]) + sound[position + 1 :]
+        for position in range(len(sound))
         for value in (0, 128, 255)
     ]
     for content in damaged:

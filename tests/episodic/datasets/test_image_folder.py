@@ -19,17 +19,17 @@ NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
 
 def drawn(folder: Path, names: list[str], count: int = 4, colour: bool = False) -> Path:
     """One level of grey (or of red) per class, in images of several sizes and formats."""
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            level = (20 * place, 0, 5) if colour else 20 * place
+            level = (20 * index, 0, 5) if colour else 20 * index
             Image.new("RGB" if colour else "L", (10 + i, 12), level).save(
                 folder / name / f"{i}.{('png', 'bmp', 'gif', 'tif')[i % 4]}"
             )
     return folder
 
 
-def made(source: Path, raw: Path, config: ImageFolder | None = None, seed: int = 0):
+def prepare(source: Path, raw: Path, config: ImageFolder | None = None, seed: int = 0):
     config = config or ImageFolder(size=8)
     raw.mkdir()
     config.fetch(raw, source=source)
@@ -37,46 +37,46 @@ def made(source: Path, raw: Path, config: ImageFolder | None = None, seed: int =
 
 
 def test_a_folder_for_each_class(tmp_path):
-    source = drawn(tmp_path / "pictures", NAMES)
-    (source / "plain/notes.txt").write_text("no picture")
+    source = drawn(tmp_path / "images", NAMES)
+    (source / "plain/notes.txt").write_text("no image")
     (source / "plain/.thumb.png").touch()
-    found = made(source, tmp_path / "raw")
+    result = prepare(source, tmp_path / "raw")
     visible = sorted(set(NAMES) - {".hidden"})
     assert (
-        found.classes == visible
-        and found.counts.tolist() == [4] * 5
-        and found.images.shape == (20, 1, 8, 8)
+        result.classes == visible
+        and result.counts.tolist() == [4] * 5
+        and result.images.shape == (20, 1, 8, 8)
     )
-    for name, first in zip(found.classes, found.images[::4], strict=True):
+    for name, first in zip(result.classes, result.images[::4], strict=True):
         assert (first == 20 * NAMES.index(name)).all()
     assert (
-        found.protocol == "pictures, classes split at random"
-        and str(tmp_path) not in found.protocol
+        result.protocol == "images, classes split at random"
+        and str(tmp_path) not in result.protocol
     )
-    assert not found.inverted and found.kind == "classification"
+    assert not result.inverted and result.kind == "classification"
 
 
 def test_pixels_equal_those_of_the_preprocessor(tmp_path):
-    source = drawn(tmp_path / "pictures", ["a", "b", "c"])
+    source = drawn(tmp_path / "images", ["a", "b", "c"])
     for config in (ImageFolder(size=8, inverted=True), ImageFolder(size=9, colour=True)):
-        found = made(source, tmp_path / f"raw{config.size}", config)
+        result = prepare(source, tmp_path / f"raw{config.size}", config)
         inputs = ImagePreprocessor(config.input, config.inverted)
         files = [
-            path for name in found.classes for path in inputs.examples_in_folder(source / name)
+            path for name in result.classes for path in inputs.examples_in_folder(source / name)
         ]
-        assert (inputs(files).numpy() == found.images.astype(np.float32) / 255).all()
+        assert (inputs(files).numpy() == result.images.astype(np.float32) / 255).all()
 
 
 def test_colour_images_keep_their_colours(tmp_path):
-    found = made(
-        drawn(tmp_path / "pictures", ["a", "b", "c", "d"], colour=True),
+    result = prepare(
+        drawn(tmp_path / "images", ["a", "b", "c", "d"], colour=True),
         tmp_path / "raw",
         ImageFolder(size=8, colour=True),
     )
     assert (
-        found.images.shape[1:] == (3, 8, 8)
-        and (found.images[-1, 0] == 60).all()
-        and (found.images[-1, 2] == 5).all()
+        result.images.shape[1:] == (3, 8, 8)
+        and (result.images[-1, 0] == 60).all()
+        and (result.images[-1, 2] == 5).all()
     )
 
 
@@ -95,17 +95,17 @@ def test_the_split_is_a_function_of_seed_and_names():
 
 
 def test_folders_may_define_the_split(tmp_path):
-    source = tmp_path / "pictures"
-    for part, names in {"train": ["a", "d"], "val": ["c"], "test": ["b"]}.items():
-        drawn(source / part, names)
-    found = made(source, tmp_path / "raw", seed=5)
-    assert dict(zip(found.classes, found.splits, strict=True)) == {
+    source = tmp_path / "images"
+    for split, names in {"train": ["a", "d"], "val": ["c"], "test": ["b"]}.items():
+        drawn(source / split, names)
+    result = prepare(source, tmp_path / "raw", seed=5)
+    assert dict(zip(result.classes, result.splits, strict=True)) == {
         "a": "train",
         "b": "test",
         "c": "validation",
         "d": "train",
     }
-    assert found.protocol == "pictures, classes split by its folders"
+    assert result.protocol == "images, classes split by its folders"
     assert ImageFolder().limits(0, source).classes == {
         "train": 2,
         "validation": 1,
@@ -127,14 +127,14 @@ def test_folders_may_define_the_split(tmp_path):
 
 
 def test_limits_name_the_smallest_class(tmp_path):
-    source = drawn(tmp_path / "pictures", ["a", "b", "c", "d", "e"])
+    source = drawn(tmp_path / "images", ["a", "b", "c", "d", "e"])
     (source / "c/3.tif").unlink()
-    found = ImageFolder(size=16, colour=True).limits(0, source)
-    assert (found.examples, found.smallest, found.input) == (3, "c", (3, 16, 16))
+    result = ImageFolder(size=16, colour=True).limits(0, source)
+    assert (result.examples, result.smallest, result.input) == (3, "c", (3, 16, 16))
 
 
 def test_all_problems_are_listed_and_nothing_is_written(tmp_path):
-    source = drawn(tmp_path / "pictures", ["a", "b", "c"])
+    source = drawn(tmp_path / "images", ["a", "b", "c"])
     (source / "a/empty.png").touch()
     (source / "b/words.jpg").write_text("words")
     (tmp_path / "raw").mkdir()

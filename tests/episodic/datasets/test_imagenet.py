@@ -20,7 +20,7 @@ from episodic.datasets.tiered_imagenet import TieredImageNet
 DATASETS = {"mini_imagenet": MiniImageNet(), "tiered_imagenet": TieredImageNet()}
 
 
-def picture(
+def encode_image(
     colour: tuple[int, int, int],
     size: tuple[int, int] = (84, 84),
     kind: str = "PNG",
@@ -34,8 +34,8 @@ def picture(
 def files(name: str, each: int) -> dict[str, bytes]:
     """`each` images per class. Red encodes the class, green the image."""
     return {
-        f"{row['class']}/{row['class']}_{i}.png": picture((place % 256, 10 * i, place // 256))
-        for place, row in enumerate(imagenet.read_class_table(name))
+        f"{row['class']}/{row['class']}_{i}.png": encode_image((index % 256, 10 * i, index // 256))
+        for index, row in enumerate(imagenet.read_class_table(name))
         for i in range(each)
     }
 
@@ -72,7 +72,7 @@ def test_the_splits_are_the_published_ones():
         }
         for split in tiered.classes
     }
-    assert [len(found) for found in groups.values()] == [20, 6, 8]
+    assert [len(names) for names in groups.values()] == [20, 6, 8]
     digests = {
         name: hashlib.sha256((imagenet.SPLIT_TABLES / f"{name}.csv").read_bytes()).hexdigest()[:16]
         for name in DATASETS
@@ -100,8 +100,8 @@ def test_files_to_images(name, packed, raw, tmp_path):
     data = dataset.prepare(raw, 0)
     table = imagenet.read_class_table(name)
     assert data.images.shape == (2 * len(table), 3, 84, 84)
-    places = data.images[:, 0, 0, 0].astype(int) + 256 * data.images[:, 2, 40, 40].astype(int)
-    assert places.tolist() == np.arange(len(table)).repeat(2).tolist(), (
+    positions = data.images[:, 0, 0, 0].astype(int) + 256 * data.images[:, 2, 40, 40].astype(int)
+    assert positions.tolist() == np.arange(len(table)).repeat(2).tolist(), (
         "class after class, red first"
     )
     assert data.images[:, 1, 83, 83].tolist() == [0, 10] * len(table)
@@ -114,8 +114,8 @@ def test_images_of_any_size_and_kind_are_resized_to_84_pixels(raw, tmp_path):
     content = files("mini_imagenet", 2)
     first = imagenet.read_class_table("mini_imagenet")[0]["class"]
     del content[f"{first}/{first}_0.png"], content[f"{first}/{first}_1.png"]
-    content[f"train/{first}00000005.jpg"] = picture((90, 90, 90), (500, 333), "JPEG", "L")
-    content[f"train/{first}_7.JPEG"] = picture((10, 200, 30), (84, 120), "JPEG", "CMYK")
+    content[f"train/{first}00000005.jpg"] = encode_image((90, 90, 90), (500, 333), "JPEG", "L")
+    content[f"train/{first}_7.JPEG"] = encode_image((10, 200, 30), (84, 120), "JPEG", "CMYK")
     folder(tmp_path / "mini_imagenet", content)
     MiniImageNet().fetch(raw, mirror=tmp_path)
     images = MiniImageNet().prepare(raw, 0).images
@@ -166,9 +166,9 @@ def test_an_encrypted_archive_is_rejected(raw, tmp_path):
         (b"PK\x03\x04", 6),
         (b"PK\x01\x02", 8),
     ):  # the flag of encryption, in both headers of each member
-        place = -1
-        while (place := content.find(mark, place + 1)) >= 0:
-            content[place + at] |= 1
+        position = -1
+        while (position := content.find(mark, position + 1)) >= 0:
+            content[position + at] |= 1
     path.write_bytes(content)
     with pytest.raises(FetchError, match=r"cannot be read as an image: .*encrypted"):
         MiniImageNet().fetch(raw, mirror=tmp_path)
@@ -187,7 +187,7 @@ def test_a_broken_image_is_reported_and_nothing_is_left(raw, tmp_path):
         TieredImageNet().fetch(raw, mirror=tmp_path)
 
 
-def test_a_description_of_what_was_found(raw, tmp_path):
+def test_class_counts_are_recorded(raw, tmp_path):
     folder(tmp_path / "mini_imagenet", files("mini_imagenet", 2))
     MiniImageNet().fetch(raw, mirror=tmp_path)
     rows = json.loads((raw / "classes.json").read_text())

@@ -1,4 +1,4 @@
-"""Omniglot: results do not depend on the source; images and rotations are correct."""
+"""Omniglot: identical output from every source, images, rotations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def drawings() -> dict[str, dict[str, bytes]]:
 
 @pytest.fixture
 def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
-    """A world in which the small archives are all there is of Omniglot."""
+    """Patch Omniglot to use small synthetic archives."""
     monkeypatch.setattr(omniglot, "list_characters", lambda: SMALL)
     monkeypatch.setattr(
         omniglot,
@@ -61,7 +61,7 @@ def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
 
 
 def container(files: dict[str, bytes]) -> bytes:
-    """Another zip archive of the same files: their order, packing, folders and notes differ."""
+    """The same files in a zip archive with a different order, compression, folders and comments."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__MACOSX/._notes", b"what an archiver leaves")
@@ -267,7 +267,7 @@ def test_raw_files_that_fetch_did_not_write(raw, small):
         Omniglot("vinyals").prepare(raw, 0)
 
 
-# The real thing, where a mirror has it.
+# The real archives, if a mirror has them.
 
 
 @pytest.fixture(scope="module")

@@ -36,20 +36,20 @@ def test_the_table_is_omniglot():
 
 @pytest.mark.parametrize("split", ["maml", "vinyals", "lake"])
 def test_every_character_is_in_one_split_and_limits_report_their_number(split):
-    plain = Omniglot(split, rotations=False)
+    unrotated = Omniglot(split, rotations=False)
     assert list(omniglot.assign_characters(split, 3)) == [
         c.name for c in omniglot.list_characters()
     ]
-    assert sum(sizes(plain, 3)) == 1623
-    assert list(plain.limits(3).classes.values()) == sizes(plain, 3)
-    assert list(Omniglot(split).limits(3).classes.values()) == [4 * n for n in sizes(plain, 3)]
-    train, validation, test = sizes(plain, 3)
+    assert sum(sizes(unrotated, 3)) == 1623
+    assert list(unrotated.limits(3).classes.values()) == sizes(unrotated, 3)
+    assert list(Omniglot(split).limits(3).classes.values()) == [4 * n for n in sizes(unrotated, 3)]
+    train, validation, test = sizes(unrotated, 3)
     assert list(Omniglot(split, rotate_test=False).limits(3).classes.values()) == [
         4 * train,
         validation,
         test,
     ]
-    assert plain.limits(3).examples == 20
+    assert unrotated.limits(3).examples == 20
 
 
 def test_maml_draws_characters_by_seed_for_good():

@@ -37,7 +37,7 @@ def write_csvs(folder: Path, **files: str) -> Path:
 
 
 def of(tasks: Tasks, name: str) -> tuple[list[str], list[float]]:
-    """What a user rated, in the order of the rows, and how."""
+    """The items and ratings of a user, in the order of the rows."""
     index = tasks.names.index(name)
     first = int(tasks.counts[:index].sum())
     rows = slice(first, first + int(tasks.counts[index]))
@@ -350,7 +350,7 @@ def test_errors_in_features_of_items(tmp_path):
         )
 
 
-def test_a_model_in_use_sees_what_it_was_trained_on(tmp_path):
+def test_inference_uses_the_features_of_training(tmp_path):
     source = write_csvs(
         tmp_path / "own",
         ratings="\n".join(LINES),

@@ -62,10 +62,10 @@ def test_a_batch_of_tasks_equals_one_task_after_the_other(network, case, batch_n
         meta_gradient(method, theta, episode.slice_tasks(t, t + 1)) for t in range(episode.tasks)
     ]
     for name in theta:
-        mean = torch.stack([part.gradient[name] for part in parts]).mean(0)
+        mean = torch.stack([single.gradient[name] for single in parts]).mean(0)
         torch.testing.assert_close(whole.gradient[name], mean, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(
-        whole.loss, torch.stack([part.loss for part in parts]).mean(), rtol=0, atol=TOLERANCE
+        whole.loss, torch.stack([single.loss for single in parts]).mean(), rtol=0, atol=TOLERANCE
     )
 
 
@@ -127,7 +127,7 @@ def test_sums_block_by_block_give_the_golden_gradient(network, case, monkeypatch
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_way_of_a_gpu_to_place_a_maximum_gives_the_golden_gradient(case, monkeypatch):
+def test_max_pooling_without_scatter_gives_the_golden_gradient(case, monkeypatch):
     monkeypatch.setattr(normalization, "_can_scatter", lambda x: False)
     golden, theta, episode = problem("conv_pooled")
     assert (
@@ -183,10 +183,10 @@ def test_inductive_statistics_do_not_see_the_query_set():
     method = learner("conv_strided", "maml_order2_steps1", golden, batch_norm="inductive")
     expanded = {name: p.expand(episode.tasks, *p.shape) for name, p in theta.items()}
     together = method.query_outputs(expanded, episode)
-    alone = method.query_outputs(
+    first_query = method.query_outputs(
         expanded, episode._replace(query_x=episode.query_x[:, :1], query_y=episode.query_y[:, :1])
     )
-    torch.testing.assert_close(together[:, :1], alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(together[:, :1], first_query, rtol=0, atol=1e-12)
     transductive = method.query_outputs(expanded, episode, "transductive")
     assert (transductive - together).abs().max() > 1e-3
 
@@ -224,7 +224,7 @@ def test_mutant_with_torch_batch_norm_under_vmap_fails():
         return F.cross_entropy(model(theta, query_x), query_y)
 
     looped = [
-        grad(loss)(theta, *(part[t] for part in episode.tensors)) for t in range(episode.tasks)
+        grad(loss)(theta, *(tensor[t] for tensor in episode.tensors)) for t in range(episode.tasks)
     ]
     right = {name: torch.stack([g[name] for g in looped]).mean(0) for name in theta}
     assert error(right, golden, "maml_order2_steps3") < TOLERANCE  # the error is in vmap
@@ -250,15 +250,15 @@ def test_mlp_matches_a_manual_computation():
     model = mlp.MLP((5, 4)).build((1, 2, 2), 3)
     theta = model.init(torch.Generator().manual_seed(0))
     x = torch.randn(2, 7, 1, 2, 2)
-    answer = model({name: p.expand(2, *p.shape) for name, p in theta.items()}, x)
+    outputs = model({name: p.expand(2, *p.shape) for name, p in theta.items()}, x)
     hidden = x.flatten(2)
     for layer in ("hidden0", "hidden1"):
         hidden = F.relu(F.linear(hidden, theta[f"{layer}.weight"], theta[f"{layer}.bias"]))
-    torch.testing.assert_close(answer, F.linear(hidden, theta["head.weight"], theta["head.bias"]))
+    torch.testing.assert_close(outputs, F.linear(hidden, theta["head.weight"], theta["head.bias"]))
 
 
 @pytest.mark.parametrize(("tasks_share", "stride"), [(True, 1), (True, 2), (False, 1), (False, 2)])
-def test_convolution_has_two_right_derivatives(tasks_share, stride):
+def test_convolution_has_two_correct_derivatives(tasks_share, stride):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 2, 2, 5, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(
@@ -280,7 +280,7 @@ def test_convolution_has_two_right_derivatives(tasks_share, stride):
     assert torch.autograd.gradgradcheck(convolution, (x, weight, bias))
 
 
-def test_norm_relu_has_two_right_derivatives():
+def test_norm_relu_has_two_correct_derivatives():
     generator = torch.Generator().manual_seed(2)
     x, scale, shift = (
         torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True)

@@ -56,7 +56,7 @@ def tasks(model: str) -> list[Episode]:
     """One task each, of SIZES."""
     generator = torch.Generator().manual_seed(4)
 
-    def side(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw_examples(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, n, 3) if model == "mlp" else (1, n, 2, 3)
         x = (
             torch.randn(shape, generator=generator).double()
@@ -65,20 +65,22 @@ def tasks(model: str) -> list[Episode]:
         )
         return x, torch.randn(1, n, 1, generator=generator).double()
 
-    return [Episode(*side(support), *side(query)) for support, query in SIZES]
+    return [Episode(*draw_examples(support), *draw_examples(query)) for support, query in SIZES]
 
 
-def together(parts: list[Episode]) -> Episode:
-    """All of them as one batch, filled up with numbers that would be seen if they counted."""
+def together(episodes: list[Episode]) -> Episode:
+    """All of them as one batch, with padding that would change the results if it were used."""
     most = [max(size) for size in zip(*SIZES, strict=True)]
 
-    def filled(tensor: torch.Tensor, n: int) -> torch.Tensor:
+    def padded(tensor: torch.Tensor, n: int) -> torch.Tensor:
         return torch.cat(
             [tensor, tensor.new_full((1, n - tensor.shape[1], *tensor.shape[2:]), 7)], 1
         )
 
-    sides = zip(*(part.tensors for part in parts), strict=True)
-    tensors = [torch.cat([filled(t, most[i // 2]) for t in side]) for i, side in enumerate(sides)]
+    fields = zip(*(episode.tensors for episode in episodes), strict=True)
+    tensors = [
+        torch.cat([padded(t, most[i // 2]) for t in field]) for i, field in enumerate(fields)
+    ]
     support, query = (torch.tensor(sizes) for sizes in zip(*SIZES, strict=True))
     return Episode(*tensors, support_size=support, query_size=query)
 
@@ -94,64 +96,73 @@ def double():
 @pytest.mark.parametrize("model", ["mlp", "embeddings"])
 @pytest.mark.parametrize("name", REGRESSION)
 def test_padded_tasks_match_single_task_gradients(name, model, plan):
-    one, parts = learner(name, model), tasks(model)
-    meta = {key: p.double() for key, p in one.init(0).items()}
-    alone = [meta_gradient(one, meta, part, Plan("per_task", 1, 1, "")) for part in parts]
-    found = meta_gradient(one, meta, together(parts), plan)
-    assert found.loss.item() == pytest.approx(
-        torch.stack([a.loss for a in alone]).mean().item(), abs=TOLERANCE
+    meta_learner, episodes = learner(name, model), tasks(model)
+    meta = {key: p.double() for key, p in meta_learner.init(0).items()}
+    singles = [
+        meta_gradient(meta_learner, meta, episode, Plan("per_task", 1, 1, ""))
+        for episode in episodes
+    ]
+    batched = meta_gradient(meta_learner, meta, together(episodes), plan)
+    assert batched.loss.item() == pytest.approx(
+        torch.stack([a.loss for a in singles]).mean().item(), abs=TOLERANCE
     )
-    assert found.score.item() == pytest.approx(
-        torch.stack([a.score for a in alone]).mean().item(), abs=TOLERANCE
+    assert batched.score.item() == pytest.approx(
+        torch.stack([a.score for a in singles]).mean().item(), abs=TOLERANCE
     )
     largest = 0.0
     for key in meta:
-        expected = torch.stack([a.gradient[key] for a in alone]).mean(0)
-        torch.testing.assert_close(found.gradient[key], expected, rtol=0, atol=TOLERANCE)
+        expected = torch.stack([a.gradient[key] for a in singles]).mean(0)
+        torch.testing.assert_close(batched.gradient[key], expected, rtol=0, atol=TOLERANCE)
         largest = max(largest, float(expected.abs().max()))
     assert largest > 1e-3, "there is something to compare"
 
 
 @pytest.mark.parametrize("name", REGRESSION)
 def test_padded_tasks_are_scored_like_single_tasks(name):
-    one, parts = learner(name, "embeddings"), tasks("embeddings")
-    meta = {key: p.double() for key, p in one.init(0).items()}
-    score, loss = evaluation.episode_scores(one, meta, together(parts), 2, chunk=3)
-    alone = [evaluation.episode_scores(one, meta, part, 2) for part in parts]
+    meta_learner, episodes = learner(name, "embeddings"), tasks("embeddings")
+    meta = {key: p.double() for key, p in meta_learner.init(0).items()}
+    score, loss = evaluation.episode_scores(meta_learner, meta, together(episodes), 2, chunk=3)
+    singles = [evaluation.episode_scores(meta_learner, meta, episode, 2) for episode in episodes]
     assert score == pytest.approx(
-        [s[0] for s, _ in alone], abs=TOLERANCE
-    ) and loss == pytest.approx([x[0] for _, x in alone], abs=TOLERANCE)
-    curve = evaluation.adaptation_curve(one, [meta], together(parts), [0, 2])
+        [s[0] for s, _ in singles], abs=TOLERANCE
+    ) and loss == pytest.approx([x[0] for _, x in singles], abs=TOLERANCE)
+    curve = evaluation.adaptation_curve(meta_learner, [meta], together(episodes), [0, 2])
     assert curve.score["transductive"][:, 1].numpy() == pytest.approx(score, abs=TOLERANCE)
 
 
 def test_padding_changes_results_if_sizes_are_omitted():
     """So that the tests above can fail."""
-    one, parts = learner("maml", "mlp"), tasks("mlp")
-    meta = {key: p.double() for key, p in one.init(0).items()}
-    filled = together(parts)
+    meta_learner, episodes = learner("maml", "mlp"), tasks("mlp")
+    meta = {key: p.double() for key, p in meta_learner.init(0).items()}
+    padded = together(episodes)
     right, wrong = (
-        meta_gradient(one, meta, e).loss.item()
-        for e in (filled, filled._replace(support_size=None, query_size=None))
+        meta_gradient(meta_learner, meta, e).loss.item()
+        for e in (padded, padded._replace(support_size=None, query_size=None))
     )
     assert abs(right - wrong) > 0.1
 
 
 def test_batch_norm_is_refused():
-    one = MetaLearner(conv4.Conv4(4).build((1, 16, 16), 1), method("maml"), Objective("regression"))
+    meta_learner = MetaLearner(
+        conv4.Conv4(4).build((1, 16, 16), 1), method("maml"), Objective("regression")
+    )
     size = torch.tensor([1])
     x, y = torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, 1)
     with pytest.raises(ConfigError, match="without batch norm"):
-        meta_gradient(one, one.init(0), Episode(x, y, x, y, support_size=size, query_size=size))
+        meta_gradient(
+            meta_learner,
+            meta_learner.init(0),
+            Episode(x, y, x, y, support_size=size, query_size=size),
+        )
 
 
 def test_fewer_shots_are_the_first_ones():
-    filled = together(tasks("mlp"))
-    fewer = filled.with_shots(2)
+    padded = together(tasks("mlp"))
+    fewer = padded.with_shots(2)
     assert torch.equal(
-        fewer.support_x, filled.support_x[:, :2]
+        fewer.support_x, padded.support_x[:, :2]
     ) and fewer.support_size.tolist() == [1, 2, 2, 2]
-    assert torch.equal(fewer.query_x, filled.query_x)
+    assert torch.equal(fewer.query_x, padded.query_x)
     y = torch.arange(3).repeat_interleave(4)[None]
     classes = Episode(
         torch.arange(12.0)[None, :, None], y, torch.zeros(1, 3, 1), torch.arange(3)[None], ways=3
@@ -167,22 +178,24 @@ def test_fewer_shots_are_the_first_ones():
 
 
 def test_melu_adapts_only_the_decision_layers():
-    one, episode = learner("melu", "embeddings"), together(tasks("embeddings"))
-    meta = {key: p.double() for key, p in one.init(0).items()}
-    *_, theta = evaluation.adaptation_steps(one, meta, episode, 2)
+    meta_learner, episode = learner("melu", "embeddings"), together(tasks("embeddings"))
+    meta = {key: p.double() for key, p in meta_learner.init(0).items()}
+    *_, theta = evaluation.adaptation_steps(meta_learner, meta, episode, 2)
     for key, p in theta.items():
         assert torch.equal(p, meta[key].expand_as(p)) == (key == "embedding.weight"), key
     moving = learner("maml", "embeddings")
     assert not torch.allclose(
-        meta_gradient(one, meta, episode).loss, meta_gradient(moving, meta, episode).loss
+        meta_gradient(meta_learner, meta, episode).loss, meta_gradient(moving, meta, episode).loss
     )
 
 
 def test_melu_is_maml_where_there_are_no_embeddings():
     melu, maml = (learner(name, "mlp") for name in ("melu", "maml"))
     meta = {key: p.double() for key, p in melu.init(0).items()}
-    found, expected = (meta_gradient(one, meta, together(tasks("mlp"))) for one in (melu, maml))
-    assert all(torch.equal(found.gradient[key], expected.gradient[key]) for key in meta)
+    actual, expected = (
+        meta_gradient(meta_learner, meta, together(tasks("mlp"))) for meta_learner in (melu, maml)
+    )
+    assert all(torch.equal(actual.gradient[key], expected.gradient[key]) for key in meta)
 
 
 COUNTS = torch.tensor([8, 5, 30, 6])
@@ -220,16 +233,16 @@ def test_the_support_comes_first_and_no_query_before_it(vary):
 
 
 def test_an_episode_does_not_depend_on_its_batch():
-    one = sampler(vary_shots=True)
-    batch = one(torch.arange(20))
+    ragged_sampler = sampler(vary_shots=True)
+    batch = ragged_sampler(torch.arange(20))
     for i in (0, 7, 19):
-        alone = one(torch.tensor([i]))
+        single = ragged_sampler(torch.tensor([i]))
         assert all(
-            torch.equal(a, b[i : i + 1]) for a, b in zip(alone.tensors, batch.tensors, strict=True)
+            torch.equal(a, b[i : i + 1]) for a, b in zip(single.tensors, batch.tensors, strict=True)
         )
-        assert alone.noise == batch.noise[i] and alone.support_size == batch.support_size[i]
+        assert single.noise == batch.noise[i] and single.support_size == batch.support_size[i]
     assert not torch.equal(
-        one(torch.tensor([3])).support_x,
+        ragged_sampler(torch.tensor([3])).support_x,
         sampler(vary_shots=True, seed=1)(torch.tensor([3])).support_x,
     )
 

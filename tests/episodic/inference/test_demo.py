@@ -29,7 +29,7 @@ from tests.support import ROOT
 ADDRESS = "http://127.0.0.1:8765"
 
 
-def picture(pixels: np.ndarray) -> str:
+def data_url(pixels: np.ndarray) -> str:
     stream = io.BytesIO()
     Image.fromarray(255 - pixels).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -52,51 +52,53 @@ def drawings() -> dict[str, list[str]]:
     """Six images per class of four classes."""
     images = sampler("test").examples[-80:, 0].numpy()
     return {
-        name: [picture(images[20 * c + i]) for i in range(6)]
+        name: [data_url(images[20 * c + i]) for i in range(6)]
         for c, name in enumerate(["a", "<b>", "c d", "ä"])
     }
 
 
 def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
-    support = {name: pictures[:2] for name, pictures in drawings.items()}
-    made = client.post("/adapt", json={"classes": support}).json()
-    assert made["classes"] == sorted(support) and made["examples"] == 8
-    asked = [p for pictures in drawings.values() for p in pictures[2:]]
-    found = client.post("/predict", json={"model": made["model"], "examples": asked}).json()[
-        "predictions"
-    ]
+    support = {name: images[:2] for name, images in drawings.items()}
+    adaptation = client.post("/adapt", json={"classes": support}).json()
+    assert adaptation["classes"] == sorted(support) and adaptation["examples"] == 8
+    asked = [p for images in drawings.values() for p in images[2:]]
+    predictions = client.post(
+        "/predict", json={"model": adaptation["model"], "examples": asked}
+    ).json()["predictions"]
 
-    def files(pictures: list[str]) -> list[bytes]:
-        return [base64.b64decode(p.split(",")[1]) for p in pictures]
+    def files(images: list[str]) -> list[bytes]:
+        return [base64.b64decode(p.split(",")[1]) for p in images]
 
-    labels = [name for name, pictures in support.items() for _ in pictures]
+    labels = [name for name, images in support.items() for _ in images]
     adapted = episodic.load(model).adapt(
-        files([p for pictures in support.values() for p in pictures]), labels
+        files([p for images in support.values() for p in images]), labels
     )
-    wanted = adapted.predict_proba(files(asked))
+    expected = adapted.predict_proba(files(asked))
     np.testing.assert_allclose(
-        [[a["probabilities"][c] for c in made["classes"]] for a in found], wanted, atol=1e-6
+        [[a["probabilities"][c] for c in adaptation["classes"]] for a in predictions],
+        expected,
+        atol=1e-6,
     )
-    assert [a["label"] for a in found] == adapted.predict(files(asked)).tolist()
+    assert [a["label"] for a in predictions] == adapted.predict(files(asked)).tolist()
     bare = client.post(
-        "/predict", json={"model": made["model"], "examples": [asked[0].split(",")[1]]}
+        "/predict", json={"model": adaptation["model"], "examples": [asked[0].split(",")[1]]}
     )
     assert bare.json()["predictions"][0]["probabilities"] == pytest.approx(
-        found[0]["probabilities"], abs=1e-5
+        predictions[0]["probabilities"], abs=1e-5
     ), "base64 alone is taken too"
 
 
 def test_invalid_requests_are_rejected(client, drawings):
-    good = {name: pictures[:1] for name, pictures in drawings.items()}
+    good = {name: images[:1] for name, images in drawings.items()}
     key = client.post("/adapt", json={"classes": good}).json()["model"]
-    one = drawings["a"][0]
-    for path, content, status, said in (
-        ("/adapt", {"classes": {"a": [one]}}, 422, "at least 2"),
-        ("/adapt", {"classes": good | {"": [one]}}, 422, "at least 1 character"),
+    image = drawings["a"][0]
+    for path, content, status, message in (
+        ("/adapt", {"classes": {"a": [image]}}, 422, "at least 2"),
+        ("/adapt", {"classes": good | {"": [image]}}, 422, "at least 1 character"),
         ("/adapt", {"classes": good | {"a": []}}, 422, "at least 1 item"),
         (
             "/adapt",
-            {"classes": {"a": [one] * 150, "b": [one] * 150}},
+            {"classes": {"a": [image] * 150, "b": [image] * 150}},
             422,
             "at most 200 are accepted",
         ),
@@ -118,7 +120,7 @@ def test_invalid_requests_are_rejected(client, drawings):
             422,
             "cannot be read as an image",
         ),
-        ("/predict", {"model": "other", "examples": [one]}, 404, "adapt again"),
+        ("/predict", {"model": "other", "examples": [image]}, 404, "adapt again"),
         ("/predict", {"model": key, "examples": []}, 422, "at least 1 item"),
         ("/predict", {"model": key, "examples": ["x" * (7 << 20)]}, 422, "at most"),
         (
@@ -129,7 +131,10 @@ def test_invalid_requests_are_rejected(client, drawings):
         ),
     ):
         response = client.post(path, json=content)
-        assert response.status_code == status and said in response.text, (path, response.text[:300])
+        assert response.status_code == status and message in response.text, (
+            path,
+            response.text[:300],
+        )
     assert client.post("/adapt", content=iter([b"{}"])).status_code == 411, (
         "a request without a length"
     )
@@ -154,7 +159,7 @@ def test_fixed_ways_are_enforced(tmp_path, drawings):
         demo.build_app(episodic.load(folder_of("maml", tmp_path / "run")), "run"), base_url=ADDRESS
     )
     response = client.post(
-        "/adapt", json={"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
+        "/adapt", json={"classes": {name: images[:1] for name, images in drawings.items()}}
     )
     assert (
         response.status_code == 422
@@ -165,7 +170,7 @@ def test_fixed_ways_are_enforced(tmp_path, drawings):
 
 
 def test_the_oldest_models_are_forgotten(client, drawings):
-    support = {"classes": {name: pictures[:1] for name, pictures in drawings.items()}}
+    support = {"classes": {name: images[:1] for name, images in drawings.items()}}
     keys = [client.post("/adapt", json=support).json()["model"] for _ in range(demo.MAX_MODELS + 1)]
     status = [
         client.post("/predict", json={"model": key, "examples": drawings["a"][:1]}).status_code

@@ -41,8 +41,10 @@ def adapted_of(name: str, folder, members: int = 1):
     ), episode.query_x[0]
 
 
-def same(found: np.ndarray, wanted: np.ndarray) -> None:
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * max(1.0, float(np.abs(wanted).max())))
+def same(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(
+        actual, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max()))
+    )
 
 
 @pytest.mark.parametrize("name", WHICH)
@@ -52,8 +54,8 @@ def test_onnxruntime_predicts_the_same(name, tmp_path):
     export.export_onnx(adapted, tmp_path / "model.onnx")
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
     for n in (1, 2, 25):
-        (found,) = session.run(["probabilities"], {"x": x[:n].numpy()})
-        same(found, adapted.predict_proba(x[:n]))
+        (probabilities,) = session.run(["probabilities"], {"x": x[:n].numpy()})
+        same(probabilities, adapted.predict_proba(x[:n]))
     known = session.get_modelmeta().custom_metadata_map
     assert json.loads(known["classes"]) == sorted(NAMES)
     assert json.loads(known["inputs"]) == {"kind": "image", "inverted": True, "input": [1, 28, 28]}
@@ -62,18 +64,18 @@ def test_onnxruntime_predicts_the_same(name, tmp_path):
     )
 
 
-def test_the_encoder_is_what_the_head_sees(tmp_path):
+def test_the_exported_encoder_returns_the_input_of_the_head(tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
     adapted, x = adapted_of("protonet", tmp_path / "run")
     export.export_onnx(adapted, tmp_path / "encoder.onnx", encoder=True)
-    (found,) = runtime.InferenceSession(str(tmp_path / "encoder.onnx")).run(
+    (features,) = runtime.InferenceSession(str(tmp_path / "encoder.onnx")).run(
         ["features"], {"x": x.numpy()}
     )
-    same(found, adapted.features(x).detach().numpy())
+    same(features, adapted.features(x).detach().numpy())
     # The algorithm predicts the nearest class mean of these features.
     support = adapted.features(adapted.support.support_x[0]).detach().numpy()
     means = np.stack([support[adapted.support.support_y[0].numpy() == c].mean(0) for c in range(5)])
-    nearest = ((found[:, None] - means) ** 2).sum(-1).argmin(1)
+    nearest = ((features[:, None] - means) ** 2).sum(-1).argmin(1)
     assert (np.array(sorted(NAMES))[nearest] == adapted.predict(x)).all()
 
 
@@ -87,13 +89,13 @@ def test_torch_export_predicts_the_same(name, tmp_path):
         same(program(x[:n]).detach().numpy(), adapted.predict_proba(x[:n]))
     assert json.loads(extra["classes"]) == sorted(NAMES)
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
-        parts = {part: archive.read(part) for part in archive.namelist()}
+        members = {member: archive.read(member) for member in archive.namelist()}
     held = [
-        part
-        for part, content in parts.items()
-        if content and (content[:2] == b"PK" or part.endswith((".pt", ".pkl")))
+        member
+        for member, content in members.items()
+        if content and (content[:2] == b"PK" or member.endswith((".pt", ".pkl")))
     ]
-    assert len(parts) > 5 and held == [], "pickles, which torch.save would leave"
+    assert len(members) > 5 and held == [], "pickles, which torch.save would leave"
 
 
 def test_a_curve_is_exported(tmp_path):
@@ -113,8 +115,8 @@ def test_a_curve_is_exported(tmp_path):
     x = np.linspace(-5, 5, 5, dtype=np.float32)[:, None]
     adapted = episodic.load(tmp_path / "run").adapt(x, np.sin(x))
     export.export_onnx(adapted, tmp_path / "model.onnx")
-    (found,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(["targets"], {"x": x})
-    same(found[:, 0], adapted.predict(x))
+    (targets,) = runtime.InferenceSession(str(tmp_path / "model.onnx")).run(["targets"], {"x": x})
+    same(targets[:, 0], adapted.predict(x))
 
 
 def test_unadapted_model_is_not_exported(tmp_path):
@@ -132,7 +134,7 @@ def test_every_kind_of_head_is_covered():
     defined = {
         name
         for name in ALGORITHMS
-        if any(part in vars(ALGORITHMS[name]) for part in ("query_outputs", "solve_head"))
+        if any(attribute in vars(ALGORITHMS[name]) for attribute in ("query_outputs", "solve_head"))
     }
     assert {CASES[name].method or name for name in WHICH} >= defined - {"finetune"}, (
         "an algorithm with its own predictions"

@@ -157,7 +157,7 @@ def test_labels_of_any_hashable_kind(protonet, tmp_path):
             model.adapt(x, labels)
 
 
-def test_paths_pillow_images_and_bytes_are_what_training_sees(protonet, tmp_path):
+def test_paths_pillow_images_and_bytes_match_training_inputs(protonet, tmp_path):
     episode = sampler("test")(torch.arange(1))
     pixels = (episode.support_x[0, :, 0] * 255).round().to(torch.uint8).numpy()
     paths = []

@@ -36,20 +36,20 @@ def data():
 def test_classifier_equals_the_adapted_model(model, data):
     x, y = data
     support = np.arange(0, 100, 4)
-    found = FewShotClassifier(str(model)).fit(x[support], y[support])
-    wanted = episodic.load(model).adapt(x[support], y[support])
-    assert (found.predict(x) == wanted.predict(x)).all() and (
-        found.predict_proba(x) == wanted.predict_proba(x)
+    classifier = FewShotClassifier(str(model)).fit(x[support], y[support])
+    expected = episodic.load(model).adapt(x[support], y[support])
+    assert (classifier.predict(x) == expected.predict(x)).all() and (
+        classifier.predict_proba(x) == expected.predict_proba(x)
     ).all()
     assert (
-        found.classes_.tolist() == list("abcde")
-        and found.score(x, y) == (wanted.predict(x) == y).mean() > 0.5
+        classifier.classes_.tolist() == list("abcde")
+        and classifier.score(x, y) == (expected.predict(x) == y).mean() > 0.5
     )
     with pytest.raises(NotFittedError):
         FewShotClassifier(str(model)).predict(x)
     assert (
-        clone(found).get_params()
-        == found.get_params()
+        clone(classifier).get_params()
+        == classifier.get_params()
         == {"model": str(model), "steps": None, "device": "cpu"}
     )
 
@@ -78,7 +78,7 @@ def test_paths_and_images_in_lists_arrays_and_tables(model, data, tmp_path):
             path := tmp_path / f"{i}.png"
         )
         paths.append(str(path))
-    wanted = FewShotClassifier(model).fit(x[some], y[some]).predict_proba(x)
+    expected = FewShotClassifier(model).fit(x[some], y[some]).predict_proba(x)
     for given in (
         paths,
         np.array(paths),
@@ -87,7 +87,7 @@ def test_paths_and_images_in_lists_arrays_and_tables(model, data, tmp_path):
         [Image.open(p) for p in paths],
     ):
         np.testing.assert_allclose(
-            FewShotClassifier(model).fit(given, y[some]).predict_proba(x), wanted, atol=1e-6
+            FewShotClassifier(model).fit(given, y[some]).predict_proba(x), expected, atol=1e-6
         )
     numbers = FewShotClassifier(model).fit(torch.from_numpy(x[some]), some // 20)
     assert numbers.classes_.dtype.kind == "i" and numbers.predict(x[:3]).dtype.kind == "i"

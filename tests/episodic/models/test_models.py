@@ -26,7 +26,7 @@ WAYS = 3
 
 
 class ConvNet(nn.Module):
-    """conv4 of two blocks as anybody would write it."""
+    """A standard PyTorch implementation of conv4 with two blocks."""
 
     def __init__(self, channels: int = 4, drop: float = 0.0):
         super().__init__()
@@ -103,15 +103,15 @@ def config(name: str = "ConvNet", **options) -> module.TorchModule:
 
 def episode(tasks: int = 2, size: int = 8) -> Episode:
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(tasks, WAYS, 1, 1, size, size, generator=generator).double()
+    images = torch.randn(tasks, WAYS, 1, 1, size, size, generator=generator).double()
 
-    def side(n: int):
+    def draw_examples(n: int):
         noise = torch.randn(tasks, WAYS, n, 1, size, size, generator=generator).double()
-        return (pictures + noise).flatten(1, 2), torch.arange(WAYS).repeat_interleave(n).expand(
+        return (images + noise).flatten(1, 2), torch.arange(WAYS).repeat_interleave(n).expand(
             tasks, -1
         )
 
-    return Episode(*side(2), *side(3), WAYS, torch.arange(tasks) + 5)
+    return Episode(*draw_examples(2), *draw_examples(3), WAYS, torch.arange(tasks) + 5)
 
 
 @pytest.mark.parametrize("batch_norm", ["transductive", "inductive"])
@@ -122,7 +122,7 @@ def test_custom_module_matches_builtin_gradient(batch_norm):
         name: p.double() + 0.1 for name, p in theirs.init(torch.Generator().manual_seed(1)).items()
     }
     assert theta.keys() == ours.init(torch.Generator()).keys()
-    found, expected = (
+    actual, expected = (
         meta_gradient(
             MetaLearner(model, maml.MAML(0.1, 2), Objective("classification"), batch_norm),
             theta,
@@ -130,16 +130,16 @@ def test_custom_module_matches_builtin_gradient(batch_norm):
         )
         for model in (theirs, ours)
     )
-    assert abs(found.loss - expected.loss) < 1e-10
+    assert abs(actual.loss - expected.loss) < 1e-10
     for name in theta:
         if not (
             name.startswith("conv") and name.endswith("bias")
         ):  # has none in front of a batch norm; here it is left out
             torch.testing.assert_close(
-                found.gradient[name], expected.gradient[name], rtol=0, atol=1e-10
+                actual.gradient[name], expected.gradient[name], rtol=0, atol=1e-10
             )
         else:
-            assert found.gradient[name].abs().max() < 1e-10
+            assert actual.gradient[name].abs().max() < 1e-10
 
 
 def test_maml_plus_plus_knows_a_modules_norms():
@@ -156,7 +156,7 @@ def test_maml_plus_plus_knows_a_modules_norms():
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_methods_take_a_module(name):
+def test_algorithms_accept_a_module(name):
     method = ALGORITHMS[name]()
     model = config().build((1, 8, 8), method.count_model_outputs(WAYS, 40))
     learner = MetaLearner(model, method, Objective("classification"))
@@ -189,7 +189,7 @@ def test_dropout_of_a_module_is_off():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (
             module.TorchModule("nowhere.Net"),
@@ -256,10 +256,10 @@ def test_dropout_of_a_module_is_off():
         ),
     ],
 )
-def test_unsuitable_modules_are_rejected(wrong, said):
+def test_unsuitable_modules_are_rejected(wrong, message):
     with pytest.raises(ConfigError) as error:
         wrong.build((1, 8, 8), WAYS)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert __name__ in sys.modules
 
 
@@ -298,7 +298,7 @@ def test_resnet12_is_the_network_of_the_paper_and_differentiated_twice():
     model, e = small_resnet(drop=0.0), episode()
     theta = weights(model)
     learner = MetaLearner(model, maml.MAML(0.1, 2), Objective("classification"))
-    found = meta_gradient(learner, theta, e, Plan("batched", 2, 2, ""))
+    result = meta_gradient(learner, theta, e, Plan("batched", 2, 2, ""))
     leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
     total = torch.zeros(()).double()
     for support_x, support_y, query_x, query_y in zip(*e.tensors, strict=True):
@@ -310,7 +310,7 @@ def test_resnet12_is_the_network_of_the_paper_and_differentiated_twice():
         total = total + F.cross_entropy(plain_resnet12(fast, query_x), query_y) / 2
     expected = torch.autograd.grad(total, list(leaves.values()))
     for name, g in zip(leaves, expected, strict=True):
-        torch.testing.assert_close(found.gradient[name], g, rtol=0, atol=1e-10)
+        torch.testing.assert_close(result.gradient[name], g, rtol=0, atol=1e-10)
 
 
 def test_resnet12_has_the_fields_width_and_size():

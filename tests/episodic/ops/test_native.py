@@ -31,10 +31,10 @@ def calls(monkeypatch) -> list[str]:
     return names
 
 
-def assert_close(found: Tensor, wanted: Tensor) -> None:
-    assert found.shape == wanted.shape
-    scale = max(1.0, wanted.abs().max().item())
-    torch.testing.assert_close(found, wanted, rtol=0, atol=TOLERANCES[wanted.dtype] * scale)
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    assert actual.shape == expected.shape
+    scale = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES[expected.dtype] * scale)
 
 
 def compute_derivatives(
@@ -75,7 +75,7 @@ SHAPES = [
 @needs_compiler
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls):
+def test_convolution_matches_torch_up_to_the_second_derivative(shape, dtype, calls):
     tasks, n, into, out, height, width, k, stride = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(tasks, n, into, height, width, generator=generator, dtype=dtype)
@@ -92,12 +92,12 @@ def test_convolution_is_torchs_own_to_the_second_derivative(shape, dtype, calls)
             [F.conv2d(a, b, None, stride, k // 2) for a, b in zip(x, w, strict=True)]
         )
 
-    wanted = compute_derivatives(loop, [x, w], along, [x.flip(1), w.flip(1)])
+    expected = compute_derivatives(loop, [x, w], along, [x.flip(1), w.flip(1)])
     with backend.use_compiled_kernels():
-        found = compute_derivatives(
+        actual = compute_derivatives(
             lambda x, w: conv2d(x, w, stride=stride), [x, w], along, [x.flip(1), w.flip(1)]
         )
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert_close(a, b)
     assert ("to_images" in calls) == (into >= 4) and ({"convolve", "to_kernels"} <= set(calls)) == (
         out >= 4
@@ -110,13 +110,13 @@ def test_non_contiguous_inputs_are_accepted():
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(3, 4, 9, 6, 10, generator=generator, dtype=torch.float64)
     w = torch.randn(2, 5, 4, 3, 3, generator=generator, dtype=torch.float64)
-    answers = []
+    outputs = []
     for compiled in (False, True):
         x, v = whole.clone().requires_grad_(), w.clone().requires_grad_()
         with backend.use_compiled_kernels(compiled):
             y = conv2d(ops.channels_last(x)[1:, :, 2:6, :, 3:], v)
-            answers.append([y.detach(), *torch.autograd.grad(y.sum(), [x, v])])
-    for a, b in zip(*answers, strict=True):
+            outputs.append([y.detach(), *torch.autograd.grad(y.sum(), [x, v])])
+    for a, b in zip(*outputs, strict=True):
         assert_close(a, b)
 
 
@@ -158,20 +158,20 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         torch.randn(1, 16, 8, 3, 3, generator=generator).double(),
     )
     along = torch.randn(3, 2, 16, 6, 6, generator=generator).double()
-    wanted = compute_derivatives(
+    expected = compute_derivatives(
         lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1).contiguous()),
         [x, w],
         along,
         [x.flip(1), w.flip(1)],
     )
     with backend.use_compiled_kernels():
-        found = compute_derivatives(
+        actual = compute_derivatives(
             lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)),
             [x, w],
             along,
             [x.flip(1), w.flip(1)],
         )
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert_close(a, b)
     # Gradients of kernels stay one per task.
     assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images"}
@@ -200,7 +200,7 @@ def norm_relu_by_torch(pool: bool):
     [(2, 3, 1, 4, 4), (2, 2, 5, 7, 5), (3, 5, 64, 4, 6), (1, 25, 33, 20, 21), (2, 1, 16, 2, 2)],
     ids=str,
 )
-def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
+def test_norm_matches_torch_up_to_the_second_derivative(shape, pool, dtype, calls):
     tasks, n, channels, height, width = shape
     generator = torch.Generator().manual_seed(0)
     x = 3 + torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -212,9 +212,9 @@ def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
     second = [
         torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in (x, scale, shift)
     ]
-    wanted = compute_derivatives(norm_relu_by_torch(pool), [x, scale, shift], along, second)
+    expected = compute_derivatives(norm_relu_by_torch(pool), [x, scale, shift], along, second)
     with backend.use_compiled_kernels():
-        found = compute_derivatives(
+        actual = compute_derivatives(
             lambda x, scale, shift: norm_relu(x, scale, shift, pool),
             *(
                 [t.to(dtype) for t in some] if isinstance(some, list) else some.to(dtype)
@@ -222,10 +222,10 @@ def test_norm_is_torchs_own_to_the_second_derivative(shape, pool, dtype, calls):
             ),
         )
     if dtype == torch.float64:
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert_close(a, b)
     else:  # where a ReLU or a maximum can switch by rounding, only nearly all agree
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert ((a - b).norm() / b.norm().clamp(min=1e-3)).item() < 1e-3
     assert set(calls) == {"norm_forward", "norm_gradient", "norm_second"}
 
@@ -237,23 +237,23 @@ def test_of_equal_values_the_first_is_the_maximum(calls):
     x[:, :, :, 1:3, 3] = 1
     scale, shift = torch.tensor([[1.0, -1.0, 2.0, -0.5]]).double(), torch.full((1, 4), 0.7).double()
     along = torch.arange(32.0).double().view(1, 2, 4, 2, 2)
-    wanted = compute_derivatives(
+    expected = compute_derivatives(
         norm_relu_by_torch(True), [x, scale, shift], along, [x.flip(1), scale, shift]
     )
     with backend.use_compiled_kernels():
-        found = compute_derivatives(
+        actual = compute_derivatives(
             lambda x, scale, shift: norm_relu(x, scale, shift, True),
             [x, scale, shift],
             along,
             [x.flip(1), scale, shift],
         )
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         assert_close(a, b)
     assert calls
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
-def test_a_third_derivative_is_right_or_an_error(compiled):
+def test_a_third_derivative_is_correct_or_an_error(compiled):
     generator = torch.Generator().manual_seed(0)
     x, w = (
         torch.randn(1, 2, 4, 5, 5, generator=generator).double(),
@@ -269,10 +269,10 @@ def test_a_third_derivative_is_right_or_an_error(compiled):
             )
         return torch.autograd.grad(value, leaves)
 
-    wanted = third(lambda x, w: F.conv2d(x[0], w[0], padding=1), x, w)
+    expected = third(lambda x, w: F.conv2d(x[0], w[0], padding=1), x, w)
     with backend.use_compiled_kernels(compiled):
-        found = third(conv2d, x, w)
-        for a, b in zip(found, wanted, strict=True):
+        actual = third(conv2d, x, w)
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * b.abs().max().item())
         with pytest.raises(NotImplementedError, match="norm_relu has no third derivative"):
             third(norm_relu, x, torch.ones(1, 4).double(), torch.zeros(1, 4).double())
@@ -350,10 +350,10 @@ def test_every_width_of_vectors_and_every_compiler_computes_the_same(command, fr
             return norm_relu(conv2d(x, w, stride=stride), scale, shift, pool).square().mean()[None]
 
         inputs = [x, w, *scale]
-        wanted = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
+        expected = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
         with backend.use_compiled_kernels():
-            found = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
-        for a, b in zip(found, wanted, strict=True):
+            actual = compute_derivatives(network, inputs, along, [t.flip(0) for t in inputs])
+        for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * max(1.0, b.abs().max().item()))
 
 
@@ -433,7 +433,7 @@ def test_programs_that_begin_at_once_compile_once(log):
     assert log.read_text() == "compiled\n"
 
 
-def test_a_damaged_file_is_named(fresh, monkeypatch):
+def test_a_damaged_file_is_reported(fresh, monkeypatch):
     broken = fresh / "native-0.so"
     broken.write_bytes(b"cut off")
     monkeypatch.setattr(native, "build_library", lambda command: broken)
@@ -449,14 +449,14 @@ def test_a_damaged_file_is_named(fresh, monkeypatch):
 @pytest.mark.skipif(
     shutil.which("gcc") is None, reason="gcc, which links no C++, is not installed here"
 )
-def test_a_compiler_of_another_language_is_named_and_leaves_nothing(tmp_path):
+def test_a_compiler_of_another_language_is_rejected_and_leaves_nothing(tmp_path):
     # In a separate process, because another test may have loaded the C++ library globally.
     program = "from episodic.ops import native; native.load_library()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CXX": "gcc"}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    answer = warm.run(["-c", program], ROOT, environment)
-    assert answer.returncode != 0
-    assert "the library built by gcc cannot be loaded" in answer.stderr
+    result = warm.run(["-c", program], ROOT, environment)
+    assert result.returncode != 0
+    assert "the library built by gcc cannot be loaded" in result.stderr
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
@@ -465,8 +465,8 @@ def test_without_fcntl_the_library_is_still_there():
         "import sys; sys.modules['fcntl'] = None; "
         "import episodic.models.conv4, episodic.engine.outer"
     )
-    answer = warm.run(["-c", program], ROOT, {**os.environ, "PYTHONPATH": str(ROOT)})
-    assert answer.returncode == 0, answer.stderr
+    result = warm.run(["-c", program], ROOT, {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert result.returncode == 0, result.stderr
 
 
 def test_an_invalid_compiler_command_is_an_error(fresh, monkeypatch):

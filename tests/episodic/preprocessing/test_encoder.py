@@ -263,7 +263,7 @@ def test_the_same_sentences_give_the_same_bytes_with_no_network(workspace, monke
     ).abs().max() == 0
 
 
-def test_a_model_in_use_reads_sentences_by_it(workspace, monkeypatch):
+def test_inference_uses_the_encoder_of_training(workspace, monkeypatch):
     texts, labels = (
         [text for label in ("mail", "bank") for text in corpus()[label][:6]],
         ["mail"] * 6 + ["bank"] * 6,

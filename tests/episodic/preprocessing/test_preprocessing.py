@@ -69,9 +69,9 @@ def test_another_size_is_resized_as_a_whole():
     assert result.shape == GREY and np.abs(result[0].astype(int) - RAMP)[1:-1].max() <= 3
 
 
-def test_all_unreadable_images_are_named(tmp_path):
+def test_all_unreadable_images_are_listed(tmp_path):
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     whole = saved(Image.fromarray(RAMP).resize((80, 60)), "PNG")
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder.png").mkdir()

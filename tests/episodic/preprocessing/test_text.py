@@ -117,7 +117,7 @@ def test_tokens_are_pieces_of_the_training_words():
     encoder = preprocessing.build({"input": [8], "inputs": section})
     known, cut = encoder(["play a song", "play " * 20])
     assert (known > 0).sum() < 8 and (known[(known > 0).sum() :] == 0).all() and (cut > 0).all()
-    assert (encoder(["Play a SONG"])[0] == known).all(), "case does not count"
+    assert (encoder(["Play a SONG"])[0] == known).all(), "case is ignored"
     assert int(examples.max()) < 96
     with pytest.raises(InputError, match="not tokens"):
         encoder(np.full((1, 8), 500))
@@ -186,7 +186,7 @@ def learner_of(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_batches_equal_single_tasks_and_gradients_are_right(name):
+def test_batches_equal_single_tasks_and_gradients_are_correct(name):
     """Compared, in float64, with the mean over single tasks and with finite differences."""
     learner, sampler = learner_of(name, "maml", inner_lr=0.3)
     episode = sampler(torch.arange(3))

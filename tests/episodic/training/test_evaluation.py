@@ -27,13 +27,13 @@ def episodes(tasks: int = 6, queries: int = 4) -> Episode:
     means = torch.randn(tasks, 3, 1, 8, 8, generator=generator)
     labels = torch.arange(3)
 
-    def side(n: int):
+    def draw_examples(n: int):
         x = means.repeat_interleave(n, 1) + 0.8 * torch.randn(
             tasks, 3 * n, 1, 8, 8, generator=generator
         )
         return x, labels.repeat_interleave(n).expand(tasks, -1)
 
-    return Episode(*side(2), *side(queries))
+    return Episode(*draw_examples(2), *draw_examples(queries))
 
 
 def meta():
@@ -46,9 +46,9 @@ def test_curve_is_adaptation_step_by_step():
     theta = expand(meta(), episode.tasks)
     for step in range(4):
         for mode in ("transductive", "inductive"):
-            answer = LEARNER.query_outputs(theta, episode, mode)
+            outputs = LEARNER.query_outputs(theta, episode, mode)
             torch.testing.assert_close(
-                curve.score[mode][:, step], (answer.argmax(-1) == episode.query_y).float().mean(1)
+                curve.score[mode][:, step], (outputs.argmax(-1) == episode.query_y).float().mean(1)
             )
         theta = {n: p.detach().requires_grad_() for n, p in theta.items()}
         loss = LEARNER.support_loss(theta, episode).sum()
@@ -75,15 +75,15 @@ def test_ensemble_predictions_are_mean_probabilities():
         name: p + 0.3 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view(p.shape)
         for name, p in a.items()
     }
-    one, other, both = (
+    first, second, both = (
         evaluation.adaptation_curve(LEARNER, members, episode, [0, 2])
         for members in ([a], [b], [a, b])
     )
-    expected = (one.outputs.softmax(-1) + other.outputs.softmax(-1)) / 2
+    expected = (first.outputs.softmax(-1) + second.outputs.softmax(-1)) / 2
     torch.testing.assert_close(both.outputs.exp(), expected)
     right = (expected[1].argmax(-1) == episode.query_y).float().mean(1)
     torch.testing.assert_close(both.score[LEARNER.batch_norm][:, 1], right)
-    assert not torch.equal(one.outputs, both.outputs)
+    assert not torch.equal(first.outputs, both.outputs)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])

@@ -162,7 +162,7 @@ def test_best_checkpoint_is_the_best_validation(tmp_path):
     assert validated_again(result.theta, chunk=25) == result.score
 
 
-def test_of_equal_checkpoints_the_later_is_kept_yet_patience_runs_out(monkeypatch):
+def test_ties_keep_the_later_checkpoint_but_exhaust_patience(monkeypatch):
     monkeypatch.setattr(
         evaluation, "episode_scores", lambda *args, **kwargs: (np.full(20, 0.5), np.ones(20))
     )
