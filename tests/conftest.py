@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def mirror() -> Path:
-    """The folder of real data that EPISODIC_MIRROR names; without it the test is skipped."""
+    """Folder of real data from EPISODIC_MIRROR. The test is skipped if it is not set."""
     folder = os.environ.get("EPISODIC_MIRROR")
     if not folder or not (Path(folder) / "omniglot").is_dir():
         pytest.skip(

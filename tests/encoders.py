@@ -1,4 +1,4 @@
-"""Sentence encoders for tests: the files of one alone, and a tiny one with random weights."""
+"""Sentence encoders for tests: only the files of one, and a tiny one with random weights."""
 
 from __future__ import annotations
 

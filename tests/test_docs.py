@@ -129,7 +129,7 @@ def test_an_algorithm_a_model_and_a_dataset_are_added_as_the_pages_say(tmp_path)
 
 
 def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
-    """The page's commands, on data and for a budget of seconds."""
+    """The commands of the page, on small data and with a budget of seconds."""
     benchmark = root / "benchmarks/methods"
     recipe = benchmark / "methods/5w1s/sign_maml.yaml"
     recipe.write_text(cell)

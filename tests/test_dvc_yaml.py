@@ -1,4 +1,4 @@
-"""The dependencies in dvc.yaml are what the stages use."""
+"""The dependencies in dvc.yaml are those that the stages use."""
 
 from __future__ import annotations
 

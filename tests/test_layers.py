@@ -1,4 +1,4 @@
-"""Layers and packages: imports go one way, and there is no import circle."""
+"""Layers and packages: imports point downward, and there is no import circle."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_type_checkers_see_the_names_that_exist():
 
 @pytest.mark.parametrize("name", episodic.__all__)
 def test_public_name(name):
-    """Every public name exists, is public in its module, and says what it is."""
+    """Every public name exists, is public in its module, and is documented."""
     value = getattr(episodic, name)
     if name == "__version__":
         assert re.fullmatch(r"\d+\.\d+\.\d+", value)

@@ -1,4 +1,4 @@
-"""README: short, true, and its output is what the program prints."""
+"""README: its length, its links, and output that equals that of the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel alone is enough: built, installed into an empty environment, used from elsewhere."""
+"""The wheel is self-contained: built, installed into an empty environment, used elsewhere."""
 
 from __future__ import annotations
 

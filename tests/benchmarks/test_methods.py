@@ -61,7 +61,7 @@ def test_benchmark_stages_have_the_code_deps_of_the_pipeline(benchmark_stage, st
 
 
 def test_dvc_reads_the_pipeline():
-    """Every part of the table by the name that DVC gives it."""
+    """All stages of the benchmark, by their DVC names."""
     environment = os.environ | {
         "DVC_SITE_CACHE_DIR": str(ROOT / ".dvc/tmp/site-cache"),
         "DVC_NO_ANALYTICS": "1",

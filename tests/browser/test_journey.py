@@ -202,7 +202,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     page.get_by_role("heading", name="Baselines").wait_for()
     assert page.url == f"{site.address}/reports/experiments/anil-shots5/report.html"
     save_screenshot(page, "report")
-    assert git(site.root, "status", "--porcelain") == before, "the checkout is as it was"
+    assert git(site.root, "status", "--porcelain") == before, "the checkout is unchanged"
 
     run_from_form(site, page, "protonet", 5)
     wait_for_run(site, page, "protonet-shots5")

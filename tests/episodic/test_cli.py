@@ -1,4 +1,4 @@
-"""The command `episodic` as a user types it."""
+"""The command `episodic`, as users run it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_adapt_and_predict(workspace):
     for line, file, label in zip(stdout.splitlines(), files, expected, strict=True):
         assert f"  {label} " in line and line.endswith(" %")
         right += Path(file).parent.name == label
-    assert right >= 25, "of 50, where chance gives 10"
+    assert right >= 25, "of 50; chance gives 10"
 
 
 def test_json_csv_folders_and_standard_input(workspace):

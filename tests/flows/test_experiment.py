@@ -24,7 +24,7 @@ from tests.flows.toy import ROOT, Toy, wait_for, wait_until_gone
 
 @pytest.fixture
 def committed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """The toy of a user without a git identity: committed, with no stage run yet."""
+    """A committed toy repository of a user without a git identity; no stage has run."""
     for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -211,7 +211,7 @@ def test_a_terminated_save_is_neither_retried_nor_recorded_twice(
     assert (tmp_path / "terminated").exists() and names(committed) == {"cut"}
     worktree = committed.path / FOLDER / "cut"
     head = committed.git("-C", str(worktree), "rev-parse", "HEAD")
-    assert head != base.commit, "the state that this test is about"
+    assert head != base.commit, "the state under test"
     run_experiment(base, "cut", {"train": 5}, ignore)
     run_experiment(base, "next", {"train": 6}, ignore)
     assert names(committed) == {"cut", "next"} and not worktree.exists()

@@ -128,7 +128,7 @@ def site(
 
 
 def test_runs_resume_after_any_kind_of_termination(toy: Toy, start_site):
-    """The ended run's state is right, and no process and no lock is left."""
+    """The run ends in the correct state and leaves no process and no lock."""
     site: Site = start_site()
     toy.knob("slow-train", "")
 

@@ -69,7 +69,7 @@ def test_points_run_at_the_same_time(committed: Toy, api: str):
     assert second.output.count("already done") >= 4
     assert "words of" not in second.output, "nothing runs again"
     worktrees = committed.git("worktree", "list")
-    assert worktrees.count("tiny-") == 2, "those of the failed points, in which to resume"
+    assert worktrees.count("tiny-") == 2, "the worktrees of the failed points are kept for resuming"
 
 
 def test_an_interrupted_sweep_leaves_no_process_and_resumes(committed: Toy, api: str):

@@ -1,4 +1,4 @@
-"""The DVC process by itself: which stages it runs, restores and skips, and how it fails."""
+"""The DVC process: the stages that it runs, restores and skips, and its failures."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Toy:
-    """The repository at `path`, and ways to run things in it as a user would."""
+    """The repository at `path`, and methods that run commands in it as a user would."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -55,7 +55,7 @@ def test_smaller_selections_are_nested_and_depend_on_the_seed(folder):
         != sets[1]
     )
     small = class_selection.select_classes(table, TrainingConfig(classes=20)).index
-    assert list(small) == sorted(small), "in the order of the table, as all of them are"
+    assert list(small) == sorted(small), "in the order of the table"
 
 
 def test_groups_by_name(folder):

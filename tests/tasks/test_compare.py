@@ -1,4 +1,4 @@
-"""The comparison: what is read, what is comparable, the sentences, and the page."""
+"""The comparison: reading, comparability, sentences and the page."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_differences_are_those_of_the_statistics(protocol):
     )
     assert best.to_baseline.of_methods and best.to_baseline.seeds == (3, 3)
     rate_001 = next(c for c in protocol.configurations if "0.01" in c.name)
-    assert not rate_001.to_baseline.of_methods, "one seed against three speaks of checkpoints"
-    assert all(p.p >= p.difference.p for p in protocol.pairs), "corrected for their number"
+    assert not rate_001.to_baseline.of_methods, "one seed against three compares checkpoints"
+    assert all(p.p >= p.difference.p for p in protocol.pairs), "corrected for multiple comparisons"
 
 
 def test_sentences_claim_no_more_than_seeds_allow(protocol):
@@ -226,7 +226,7 @@ def test_params_are_those_of_the_run(tmp_path):
     experiments, _ = compare.gather(repository.path, [commit, "main", "workspace", "other"])
     assert [e.params["algorithm"]["name"] for e in experiments] == ["maml"] * 3 + ["reptile"]
     assert experiments[0].params["train"] == read_yaml(tmp_path / "r/params.yaml")["train"], (
-        "with their types"
+        "types are kept"
     )
     (result,) = compare.run(experiments, [], tmp_path / "out")
     assert {c.name for c in result.configurations} == {"maml", "reptile"} and result.edited == [
@@ -551,7 +551,7 @@ def test_non_finite_scores_are_left_out_with_a_warning(tmp_path):
 
 
 def test_the_program(repository, tmp_path):
-    """As a person calls it, in a checkout of the project with the experiments of this one."""
+    """As a user runs it, in a checkout of the project with the experiments of this repository."""
     for folder in ("tasks", "episodic"):
         shutil.copytree(
             ROOT / folder, repository.path / folder, ignore=shutil.ignore_patterns("__pycache__")

@@ -77,7 +77,7 @@ def test_results_do_not_depend_on_the_number_of_processes(prepared, single_proce
     set_param(prepared, "processes", "1")
     (plan,) = [event for event in map(json.loads, output.splitlines()) if event["event"] == "plan"]
     assert plan["processes"] == read_json(prepared / "run.json")["processes"] == processes, (
-        "they really were so many"
+        "the requested number of processes ran"
     )
     assert read_outputs(prepared) == single_process
     assert scores(prepared) == expected

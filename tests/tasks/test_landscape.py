@@ -1,4 +1,4 @@
-"""The page of the tasks: it shows what was measured and loads nothing."""
+"""The tasks page: it shows the measured values and loads no external resources."""
 
 from __future__ import annotations
 

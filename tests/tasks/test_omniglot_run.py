@@ -1,4 +1,4 @@
-"""A short training on the real Omniglot, through the stages."""
+"""A short training run on the real Omniglot, through the stages."""
 
 from __future__ import annotations
 

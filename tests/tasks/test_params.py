@@ -1,4 +1,4 @@
-"""Each error in params.yaml is one sentence: the key, its value, and what is valid."""
+"""Each error message about params.yaml states the key, its value and the valid values."""
 
 from __future__ import annotations
 
@@ -378,7 +378,7 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
 
 
 def test_params_yaml_is_the_defaults():
-    """So that a preset, which starts from the defaults, starts from the committed file."""
+    """Presets start from the defaults, which must therefore equal the committed file."""
     defaults = preset.default_params()
 
     def without_tuples(value):
@@ -415,7 +415,7 @@ def write_sentences_csv(folder):
 
 
 def write_source(name, folder):
-    """Where a preset's data of one's own is; None: it needs none."""
+    """Write the user data that a preset needs and return its path, or None."""
     sources = {
         "image_folder": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
         "movielens": lambda: films.write_ml_100k(folder / "own", min_ratings=31),
@@ -434,7 +434,7 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
     settings = params.parse(params.read_yaml(file))
     assert bool(changes) == (name != "default")
     for line, before in zip(file.read_text().splitlines(), original.splitlines(), strict=True):
-        assert line.split("#")[1:] == before.split("#")[1:], "comments stay"
+        assert line.split("#")[1:] == before.split("#")[1:], "comments are kept"
     if name == "omniglot_20w1s":
         assert (
             settings.episodes.ways,
@@ -443,7 +443,7 @@ def test_presets_apply_and_keep_comments(tmp_path, name):
         ) == (20, 0.1, 5)
         assert (settings.train.meta_batch, settings.train.iterations) == (16, 60000)
     preset.apply_preset("default", file)
-    assert file.read_text() == original, "the way back is exact"
+    assert file.read_text() == original, "the round trip is exact"
 
 
 def test_unsuitable_user_data_is_an_error(tmp_path):
@@ -548,7 +548,7 @@ PRESENT = {
 
 
 def with_earlier_names():
-    """params.yaml as an earlier version had it."""
+    """params.yaml of an earlier version."""
     raw = copy.deepcopy(GOOD)
     for old, new in renames.RENAMED.items():
         *sections, key = old.split(".")

@@ -1,4 +1,4 @@
-"""Ratings through the stages: planted groups are found, and the page reports what was measured."""
+"""Ratings through the stages: planted groups are found, and the page reports the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The stages after a short training."""
+    """Outputs of the stages of a short training run."""
     folder = tmp_path_factory.mktemp("ratings")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     source = films.write_ml_100k(folder / "source", users=200, min_ratings=40, max_ratings=60)
@@ -92,7 +92,7 @@ def test_metrics_are_as_documented(run):
     of_model = users.query("method == 'model' and shots == 20")
     assert metrics["ratings"]["20"]["mae"] == pytest.approx(of_model["mae"].mean())
     assert metrics["mse"] == pytest.approx((of_model["rmse"] ** 2).mean(), rel=1e-5), (
-        "one model, measured twice"
+        "both are scores of the same model"
     )
     test, targets = (
         pd.read_parquet(run / "prepared/test.parquet"),

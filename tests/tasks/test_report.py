@@ -654,7 +654,8 @@ def test_missing_or_broken_file_raises_stage_error(spare, file, stage):
     path, kept = spare / file, spare / "kept"
     path.rename(kept)
     try:
-        with pytest.raises(StageError, match=f"{path.name}: run the stage {stage} first") as caught:
+        message = f"{path.name} does not exist: run the stage {stage} first"
+        with pytest.raises(StageError, match=message) as caught:
             read_run(spare)
         assert "\n" not in str(caught.value)
         if not file.endswith("weights.safetensors"):

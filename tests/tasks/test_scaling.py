@@ -1,4 +1,4 @@
-"""Scaling and transfer between groups: experiments of which the answer is known."""
+"""Scaling and transfer between groups: experiments with known results."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_the_flow_gets_json_at_most_once_a_second(lines, monkeypatch):
         "eta": 0.6,
         "loss": 0.123457,
     }
-    assert [event["done"] for event in rest] == [4], "the last one is always told"
+    assert [event["done"] for event in rest] == [4], "the last event is always reported"
 
 
 def test_a_silent_reporter_prints_nothing(lines, monkeypatch):

@@ -1,4 +1,4 @@
-"""The distribution of test tasks: tables and figures of synthetic classes with known answers."""
+"""The distribution of test tasks: tables and values of synthetic classes with known results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_map_of_points_on_a_line_is_a_line(evaluated):
     table = described(evaluated, line(evaluated[0])).tables["space"]
     assert table["y"].abs().max() < 1e-6
     steps = table.sort_values("x")["x"].diff().dropna()
-    assert np.allclose(steps, math.hypot(1, 0.5)), "all as far apart as they were"
+    assert np.allclose(steps, math.hypot(1, 0.5)), "distances are preserved"
 
 
 def test_correlation_with_class_similarity_is_found(evaluated):
@@ -63,7 +63,7 @@ def test_correlation_with_class_similarity_is_found(evaluated):
         and figures["similarity"]["high"] < -0.99
     )
     assert abs(first.metrics["tasks"]["similarity"]["spearman"]) < 0.5, (
-        "means of chance have nothing to do with the scores"
+        "random means are uncorrelated with the scores"
     )
     fifths = result.tables["difficulty"]
     assert (

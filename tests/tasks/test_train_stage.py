@@ -1,4 +1,4 @@
-"""The stages train and evaluate as programs: SIGKILL and resume, and errors of one sentence."""
+"""The stages train and evaluate as programs: SIGKILL and resume, and one-line errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_run_after_sigkill_gives_the_same_bytes(prepared):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL and not (prepared / "model").exists(), (
-        "nothing half-written"
+        "no partial file"
     )
     (state,) = states("*/state.safetensors")
 
@@ -57,7 +57,7 @@ def test_run_after_sigkill_gives_the_same_bytes(prepared):
     (resumed,) = [event["iteration"] for event in events if event["event"] == "resume"]
     done = [event["done"] for event in events if event["event"] == "progress"]
     assert 5 <= resumed < 60 and done[-1] == 60 and min(done) > resumed, (
-        "the iterations after it really ran"
+        "the iterations after it ran"
     )
     facts = read_json(prepared / "run.json")
     assert facts["resumed_at"] == resumed and facts["seconds"] > kept, (
@@ -188,7 +188,7 @@ def test_missing_or_unsuitable_files_are_errors(prepared, tmp_path):
 
 
 def test_ways_that_differ_from_training_are_scored_or_rejected(tmp_path):
-    """A metric method is scored at any ways; a method whose head has five outputs is refused.
+    """A metric algorithm is scored at any ways; one whose head has five outputs is rejected.
 
     Baselines and chance are those of the test episodes.
     """

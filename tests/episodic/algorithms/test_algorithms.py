@@ -1,4 +1,4 @@
-"""Each method's own mathematical claim: golden vectors, closed forms, finite differences."""
+"""Mathematical properties of each algorithm: golden vectors, closed forms, finite differences."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def perturbed(learner: MetaLearner, theta: Params, size: float) -> Params:
 def check_by_finite_differences(
     loss: Callable[[Params], float], meta: Params, gradient: Params, names=None, h: float = 1e-6
 ) -> None:
-    """Along a random direction for each parameter by itself, so that no error can cancel."""
+    """Along a random direction for each parameter separately, so errors cannot cancel."""
     generator = torch.Generator().manual_seed(0)
     for name in names or meta:
         direction = torch.randn(meta[name].shape, generator=generator, dtype=torch.float64)
@@ -366,7 +366,7 @@ def test_imaml_is_the_exact_implicit_gradient_of_a_quadratic(damping):
 
 
 def test_few_steps_of_the_conjugate_gradient_are_not_enough():
-    """So that the test above can fail."""
+    """Shows that the test above can fail."""
     episode = quadratic_episode()
     theta = {"w": torch.tensor([[0.3, -0.2, 0.5, 1.0]], dtype=torch.float64)}
     few, many = (

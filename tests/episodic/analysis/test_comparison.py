@@ -85,7 +85,9 @@ def test_false_alarms_among_many_comparisons_with_one_baseline():
         rows = range(world * experiments, (world + 1) * experiments)
         corrected = holm([resamples.difference([row], [rows[0]]).p for row in rows[1:]])
         alarms += min(corrected) < 0.05
-    assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), "more than 5 %, beyond what chance allows"
+    assert alarms <= stats.binom.ppf(0.99, worlds, 0.05), (
+        "the false-positive rate significantly exceeds 5 %"
+    )
 
 
 def test_false_alarms_among_all_pairs_of_methods_whose_seeds_differ():

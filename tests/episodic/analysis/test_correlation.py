@@ -1,4 +1,4 @@
-"""Rank correlation: values that are known, and intervals that hold what they should."""
+"""Rank correlation: known values, and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def test_the_interval_holds_the_truth_in_about_95_of_100_samples():
     held = np.mean([low <= truth <= high for low, high in intervals])
     assert -0.6 < truth < -0.3 and 0.90 <= held <= 0.99
     assert np.mean([low <= 0 <= high for low, high in intervals]) < 0.05, (
-        "an interval that is wide enough for anything would hold 0 too"
+        "an interval that is too wide would contain 0"
     )

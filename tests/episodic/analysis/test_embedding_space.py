@@ -1,4 +1,4 @@
-"""Where a model puts the classes, on a map."""
+"""Maps of class embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_principal_axes_are_those_of_the_data_with_a_sign_of_their_own():
     )[0]
     assert torch.allclose(
         torch.cdist(result.coordinates, result.coordinates), torch.cdist(points, points)
-    ), "two dimensions hold it all"
+    ), "two dimensions explain all of the variance"
     assert torch.allclose(
         torch.cdist(*[embedding_space.principal_plane(points @ turned).coordinates] * 2),
         torch.cdist(points, points),

@@ -19,7 +19,7 @@ def test_a_law_without_noise_is_recovered_exactly():
         and (low < middle).all()
         and (middle < high).all()
     )
-    assert (high / low)[1] > (high / low)[0], "beyond what was measured less is known"
+    assert (high / low)[1] > (high / low)[0], "extrapolation is less certain"
 
 
 def test_a_growing_curve_has_a_negative_exponent():

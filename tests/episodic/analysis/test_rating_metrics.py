@@ -48,7 +48,7 @@ def test_scale_does_not_affect_ndcg():
         assert stars[f"ndcg_{top}"] == pytest.approx(percent[f"ndcg_{top}"])
     assert percent["mae"] == pytest.approx(25 * stars["mae"])
     assert rating_metrics.score_ratings(truth - 5, predicted, 3.0)["ndcg_1"] == 1, (
-        "all below the lowest that is known"
+        "all below the lowest known rating"
     )
 
 

@@ -139,7 +139,7 @@ def test_choose_all_is_a_permutation():
 
 
 def test_draws_are_frozen():
-    """A change here changes every episode that was ever drawn."""
+    """A change here changes all episodes of earlier experiments."""
     assert random_numbers.key(0, "train") == 2765697047129211453
     drawn = random_numbers.random_bits(
         random_numbers.key(0, "train"), torch.tensor([0, 1, 10**12]), 2
@@ -219,7 +219,7 @@ def test_episodes_within_a_group_use_one_group_and_groups_are_equally_likely():
         .flatten()
         .bincount()[7:12]
     )
-    assert chi_square(of_c) < bound(4), "all of its classes are"
+    assert chi_square(of_c) < bound(4), "all of its classes occur"
     assert (support.view(6000, 3, -1) // 5 == classes[..., None]).all(), (
         "images are those of the classes"
     )
@@ -284,7 +284,9 @@ def test_a_fraction_of_the_episodes_is_hard_and_the_others_are_unchanged():
     assert by_chance < 0.3 and near.all(), "similar classes are rare by chance"
     assert chi_square(classes.flatten().bincount(minlength=20)) < bound(19), "no class is favoured"
     for position in range(4):
-        assert chi_square(classes[:, position].bincount(minlength=20)) < bound(19), "nor its place"
+        assert chi_square(classes[:, position].bincount(minlength=20)) < bound(19), (
+            "nor its position"
+        )
 
 
 def test_a_hard_episode_depends_only_on_its_index():

@@ -1,4 +1,4 @@
-"""Similarity of classes, in numbers that can be checked by hand."""
+"""Class similarity, against values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in a file equal those in memory."""
+"""Images read from a file equal those in memory."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def refused(raw: Path, mirror: Path) -> str:
     with pytest.raises(FetchError) as error:
         CifarFS().fetch(raw, mirror=mirror)
     assert "\n" not in str(error.value)
-    assert list(raw.iterdir()) == [], "nothing is left"
+    assert list(raw.iterdir()) == [], "no file is left"
     return str(error.value)
 
 

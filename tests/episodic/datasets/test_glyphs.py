@@ -1,4 +1,4 @@
-"""Synthetic alphabets: what is drawn, that it is reproducible, and how hard it is."""
+"""Synthetic alphabets: drawings, reproducibility and difficulty."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_strokes_are_thin_and_antialiased(data: Images):
 
 
 def test_an_alphabet_does_not_depend_on_the_number_of_alphabets(raw: Path, tmp_path: Path):
-    """More alphabets leave the earlier ones as they are."""
+    """Adding alphabets does not change the earlier ones."""
     Glyphs(alphabets=5).fetch(tmp_path)
     few, many = np.load(tmp_path / "images.npy"), np.load(raw / "images.npy", mmap_mode="r")
     assert np.array_equal(few, many[: len(few)])

@@ -146,7 +146,7 @@ def test_unavailable_or_incomplete_archives_are_rejected(name, raw, tmp_path):
 
 
 def test_a_folder_may_name_the_class(raw, tmp_path):
-    """As many archives of ImageNet are laid out."""
+    """The layout of many ImageNet archives."""
     content = {
         f"train/{name.split('/')[-1].split('_')[0]}/{i:04d}.png": data
         for i, (name, data) in enumerate(files("mini_imagenet", 2).items())

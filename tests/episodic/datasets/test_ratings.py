@@ -60,7 +60,7 @@ def test_both_formats_hold_the_same_ratings(version, tmp_path):
         (f"Fäden {f} ({1980 + f % 20})", float(v)) for _, f, v in by_user[name]
     )
     times = {f"Fäden {f} ({1980 + f % 20})": t for t, f, _ in by_user[name]}
-    assert [times[item] for item in items] == sorted(times.values()), "in the order of time"
+    assert [times[item] for item in items] == sorted(times.values()), "in chronological order"
     assert {feature.split("=")[0] for feature in tasks.inputs["users"]} == {
         "gender",
         "age",
@@ -246,7 +246,7 @@ def test_an_item_that_only_a_dropped_user_rated_is_not_known(tmp_path):
         if assign_splits([*map(str, range(12)), "few"], Ratings().split_fractions, 0)[str(user)]
         != "train"
     }
-    assert names, "a user who is not for training rates it too"
+    assert names, "a user outside the training split rates it too"
     kept = [
         line
         for line in lines

@@ -166,7 +166,7 @@ def test_the_compiled_plan_gives_the_golden_gradient(network, case, plan, monkey
 @needs_compiler
 @pytest.mark.parametrize("network", ["conv_strided", "conv_pooled"])
 def test_the_gpu_compiled_function_gives_the_golden_gradient(network, monkeypatch):
-    """By torch's compiler, here for a CPU."""
+    """Compiled by torch.compile, on a CPU."""
     monkeypatch.setattr(backend, "uses_native_kernels", lambda x, compiled: False)
     golden, theta, episode = problem(network)
     case = "maml_order2_steps3"
@@ -175,7 +175,7 @@ def test_the_gpu_compiled_function_gives_the_golden_gradient(network, monkeypatc
         learner(network, case, golden), theta, episode, Plan("compiled", 3, 3, "")
     )
     assert error(result.gradient, golden, case) < TOLERANCE
-    assert torch._dynamo.utils.counters["frames"]["ok"] > calls, "something was really compiled"
+    assert torch._dynamo.utils.counters["frames"]["ok"] > calls, "torch.compile compiled something"
 
 
 def test_inductive_statistics_do_not_see_the_query_set():

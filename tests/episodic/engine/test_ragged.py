@@ -131,7 +131,7 @@ def test_padded_tasks_are_scored_like_single_tasks(name):
 
 
 def test_padding_changes_results_if_sizes_are_omitted():
-    """So that the tests above can fail."""
+    """Shows that the tests above can fail."""
     meta_learner, episodes = learner("maml", "mlp"), tasks("mlp")
     meta = {key: p.double() for key, p in meta_learner.init(0).items()}
     padded = together(episodes)

@@ -1,4 +1,4 @@
-"""The service of the demo: its responses, what it refuses, and that it writes no file.
+"""The demo service: its responses, rejected requests, and that it writes no file.
 
 tests/browser tests its page.
 """
@@ -85,7 +85,7 @@ def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
     )
     assert bare.json()["predictions"][0]["probabilities"] == pytest.approx(
         predictions[0]["probabilities"], abs=1e-5
-    ), "base64 alone is taken too"
+    ), "plain base64 is accepted too"
 
 
 def test_invalid_requests_are_rejected(client, drawings):

@@ -60,7 +60,7 @@ def test_onnxruntime_predicts_the_same(name, tmp_path):
     assert json.loads(known["classes"]) == sorted(NAMES)
     assert json.loads(known["inputs"]) == {"kind": "image", "inverted": True, "input": [1, 28, 28]}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "run"], (
-        "one file, nothing left beside it"
+        "one file and no temporary files"
     )
 
 

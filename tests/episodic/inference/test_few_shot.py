@@ -1,4 +1,4 @@
-"""Every algorithm adapts, predicts, is saved and loaded; corrupt folders are refused."""
+"""Every algorithm adapts, predicts, is saved and loaded; corrupt folders are rejected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def protonet(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
-    """The same episode by both ways gives the same outputs; what is written comes back."""
+    """Inference and evaluation give the same outputs, also after saving and loading."""
     model = episodic.load(folder_of(name, tmp_path / "run"))
     episode = sampler("test", shots=2)(torch.arange(1))
     inductive = replace(learner(name), batch_norm="inductive")
@@ -90,7 +90,7 @@ def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
         [adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)]
     )
     np.testing.assert_allclose(
-        single, probabilities[:5], atol=2e-5, err_msg="an answer depends on what else is asked"
+        single, probabilities[:5], atol=2e-5, err_msg="a prediction depends on the other queries"
     )
     adapted.save(tmp_path / "adapted")
     again = episodic.load_adapted(tmp_path / "adapted")
@@ -142,7 +142,9 @@ def test_labels_of_any_hashable_kind(protonet, tmp_path):
         listed = [label.item() if isinstance(label, np.generic) else label for label in labels]
         assert set(adapted.classes_) == set(listed)
         if len(set(listed)) == 5:
-            assert adapted.predict(x).tolist() == listed, "of itself every example is the nearest"
+            assert adapted.predict(x).tolist() == listed, (
+                "every example is its own nearest neighbour"
+            )
     with pytest.raises(
         AdaptError, match=r"the label \('a', 1\) is a tuple: only text and numbers can be written"
     ):

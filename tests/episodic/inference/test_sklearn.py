@@ -1,4 +1,4 @@
-"""A trained model among scikit-learn's tools."""
+"""A trained model in scikit-learn pipelines, cross-validation and searches."""
 
 from __future__ import annotations
 

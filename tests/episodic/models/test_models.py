@@ -327,10 +327,10 @@ def test_dropblock_drops_squares_at_its_rate_only_in_training():
     model = resnet12.ResNet12((2, 2), drop=0.2, block=3).build((1, 64, 64), WAYS)
     noise = torch.arange(4)
     x = torch.ones(4, 8, 2, 20, 20)
-    assert torch.equal(model._drop_blocks(x, 1), x), "nothing by itself"
+    assert torch.equal(model._drop_blocks(x, 1), x), "without noise nothing is dropped"
     kept = model.with_noise(noise)._drop_blocks(x, 1) > 0
     assert 0.1 < 1 - kept.float().mean() < 0.25, (
-        "squares may overlap, so that somewhat less than 20 % is dropped"
+        "squares may overlap, so slightly less than 20 % is dropped"
     )
     dropped = (~kept).float().flatten(0, 2)[:, None]
     # Every dropped position lies in a 3x3 square of dropped ones.

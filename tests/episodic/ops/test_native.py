@@ -232,7 +232,7 @@ def test_norm_matches_torch_up_to_the_second_derivative(shape, pool, dtype, call
 
 @needs_compiler
 def test_of_equal_values_the_first_is_the_maximum(calls):
-    """As on white paper: torch's choice decides where gradients go."""
+    """Tied maxima, as on white paper: gradients go where those of torch go."""
     x = torch.zeros(1, 2, 4, 4, 4, dtype=torch.float64)
     x[:, :, :, 1:3, 3] = 1
     scale, shift = torch.tensor([[1.0, -1.0, 2.0, -0.5]]).double(), torch.full((1, 4), 0.7).double()
@@ -298,7 +298,9 @@ def test_nan_is_propagated(pool, calls):
             y = norm_relu(leaf, torch.ones(1, 16), torch.full((1, 16), float("nan")), pool)
             gradients += torch.autograd.grad((y * weights).sum(), leaf)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-5)
-    assert gradients[0].abs().max() > 0.1, "it goes on as through a ReLU that lets it pass"
+    assert gradients[0].abs().max() > 0.1, (
+        "the gradient passes through NaN as through an active ReLU"
+    )
     assert set(calls) == {"norm_forward", "norm_gradient"}
 
 

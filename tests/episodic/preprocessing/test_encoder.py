@@ -77,7 +77,7 @@ def test_embedding_size(tmp_path):
     )
     assert encoder.embedding_size(folder) == 8
     (folder / "modules.json").unlink()
-    assert encoder.embedding_size(folder) == 8, "of a plain transformer the mean"
+    assert encoder.embedding_size(folder) == 8, "the mean for a plain transformer"
 
 
 def broken(folder: Path, how: str) -> None:
@@ -155,9 +155,7 @@ def test_a_missing_library_is_reported_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     folder = encoders.write_encoder_files(tmp_path / "a")
     build = preprocessing.build(section(folder, path=folder))
-    assert build(np.ones((2, 8))).shape == (2, 8), (
-        "embeddings that are there already need no encoder"
-    )
+    assert build(np.ones((2, 8))).shape == (2, 8), "existing embeddings need no encoder"
     with pytest.raises(
         InputError, match=r"needs one more package: pip install 'episodic-learning\[encoder\]'"
     ):

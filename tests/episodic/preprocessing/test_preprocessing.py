@@ -1,4 +1,4 @@
-"""Images of any kind become examples, or an error that names them."""
+"""Images of any kind become examples, or an error that lists them."""
 
 from __future__ import annotations
 

@@ -234,7 +234,9 @@ def test_effect_of_padding_and_order(name):
             longer.features(theta, torch.cat([x, torch.zeros(1, 3, 4, dtype=torch.long)], 2)),
             result,
         )
-        assert not torch.allclose(result[0, 0], result[0, 1]), "windows see order"
+        assert not torch.allclose(result[0, 0], result[0, 1]), (
+            "convolution windows are sensitive to word order"
+        )
         assert (result[0, 2] == 0).all()
     else:
         x = torch.rand(1, 3, 256)
@@ -250,7 +252,7 @@ def test_effect_of_padding_and_order(name):
     ("name", "method"), [("bag", "protonet"), ("bag", "maml"), ("textcnn", "protonet")]
 )
 def test_text_models_learn(name, method):
-    """On their training classes they are better than before, and far better than chance."""
+    """On the training classes, accuracy improves and is far above chance."""
     learner, sampler = learner_of(name, method, **({"inner_lr": 1.0} if method == "maml" else {}))
     test = sampler(torch.arange(1000, 1060))
     config = TrainingConfig(
@@ -344,7 +346,7 @@ def test_an_unusable_csv_is_reported(content, message):
     assert message in str(caught.value)
     assert parse_table("\ufefftext,label\nhello,x\n", "a.csv") == [
         {"text": "hello", "label": "x"}
-    ], "a mark of byte order is taken"
+    ], "a byte-order mark is accepted"
 
 
 def test_unusable_sentences_are_rejected(tmp_path):

@@ -78,7 +78,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, kill_at):
     # At kill_at the callback comes after the checkpoint of that very iteration.
     last = kill_at // 10 * 10
     assert result.resumed_at == last
-    assert iterations == list(range(last + 1, 46)), "the rest of the iterations really ran"
+    assert iterations == list(range(last + 1, 46)), "the remaining iterations ran"
     assert equal(result, run())
 
 
@@ -178,7 +178,7 @@ def test_ties_keep_the_later_checkpoint_but_exhaust_patience(monkeypatch):
 
 
 def test_a_validation_whose_loss_is_not_finite_is_never_the_best(monkeypatch):
-    """An accuracy is a number even where the outputs are none."""
+    """Accuracy is finite even if the outputs are not."""
     monkeypatch.setattr(
         evaluation,
         "episode_scores",
