@@ -111,20 +111,20 @@ def main() -> None:
         if device.type == "cuda":
             print(f"  20 iterations as a CUDA graph and without: {compare_graph(workload, device)}")
         baseline = 0.0
-        for what, run in timed_functions(workload, device):
+        for label, run in timed_functions(workload, device):
             try:
                 rate = measure_rate(run(), device, args.seconds)
             except Exception as error:  # the other rows still run
-                print(f"  {what:44} failed: {' '.join(str(error).split())[:160]}", flush=True)
+                print(f"  {label:44} failed: {' '.join(str(error).split())[:160]}", flush=True)
                 continue
             baseline = baseline or rate
             target = (
                 f"(target {TARGET_SECONDS[name]:.0f} s)"
-                if name in TARGET_SECONDS and what.startswith("engine")
+                if name in TARGET_SECONDS and label.startswith("engine")
                 else ""
             )
             print(
-                f"  {what:44} {rate:9.2f} {rate / baseline:7.1f} "
+                f"  {label:44} {rate:9.2f} {rate / baseline:7.1f} "
                 f"{PAPER_ITERATIONS / rate:9.0f} s {target}",
                 flush=True,
             )
@@ -132,22 +132,22 @@ def main() -> None:
                 facts
                 | {
                     "workload": name,
-                    "what": what,
+                    "what": label,
                     "iterations_per_second": round(rate, 3),
                     "seconds": "",
                 }
             )
     episodes = 100 if device.type == "cuda" else 20
-    for what, seconds in time_evaluation(WORKLOADS["W1q1"], device, episodes).items():
+    for label, seconds in time_evaluation(WORKLOADS["W1q1"], device, episodes).items():
         print(
-            f"  evaluation, {episodes} episodes, 10 inner steps, {what}: {seconds:.2f} s",
+            f"  evaluation, {episodes} episodes, 10 inner steps, {label}: {seconds:.2f} s",
             flush=True,
         )
         table.append(
             facts
             | {
                 "workload": "evaluation",
-                "what": what,
+                "what": label,
                 "iterations_per_second": "",
                 "seconds": round(seconds, 3),
             }
@@ -309,11 +309,11 @@ def time_evaluation(workload: Workload, device: torch.device, episodes: int) -> 
     episode = workload.episode(tasks=episodes).to(device)
     result = {}
     for chunk in sorted({1, 20, episodes}):
-        what = "one by one" if chunk == 1 else f"{chunk} at once"
+        label = "one by one" if chunk == 1 else f"{chunk} at once"
         evaluation.episode_scores(workload.learner, theta, episode.slice_tasks(0, chunk), 10, chunk)
         begin = time.perf_counter()
         evaluation.episode_scores(workload.learner, theta, episode, 10, chunk)
-        result[what] = time.perf_counter() - begin
+        result[label] = time.perf_counter() - begin
     return result
 
 

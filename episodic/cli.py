@@ -1,6 +1,6 @@
 """The command `episodic`: adapt a trained model to new classes and predict.
 
-Heavy modules are imported by the commands that need them, so that `--help` is fast.
+Heavy modules are imported by the commands that need them so that `--help` is fast.
 """
 
 from __future__ import annotations

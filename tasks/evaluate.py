@@ -100,7 +100,7 @@ def _write(
     source, test, results = evaluation.source, evaluation.test, measurements.results
     learner = evaluation.trained.learner
     name = learner.objective.score_name
-    episodes = tables.build_episode_table(results, evaluation.points, name)
+    episodes = tables.build_episode_table(results, evaluation.step_counts, name)
     compared = tables.build_baseline_table(results, name)
     headline = episodes.query(f"mode == '{learner.batch_norm}' and step == {evaluation.steps}")
     limit = tables.DIVERGED * source.meta.get("targets", {}).get("variance", 1.0)

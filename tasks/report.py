@@ -106,7 +106,7 @@ def render_tasks(results: Results, headline: Headline) -> str:
 
 
 def draw_svgs(figures: Sequence[Figure]) -> dict[str, str]:
-    """Render each chart once and in a fixed order, so that the bytes are reproducible."""
+    """Render each chart once and in a fixed order so that the bytes are reproducible."""
     return {figure.name: charts.render_svg(figure.spec) for figure in figures}
 
 

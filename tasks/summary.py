@@ -46,7 +46,7 @@ def summarize(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _format_score(score: str, value: float, ci95: float | None) -> str:
-    """Format a score with a fixed number of decimals, so that the column is aligned."""
+    """Format a score with a fixed number of decimals so that the column is aligned."""
     scale, decimals, unit = (100, 1, " %") if score == "accuracy" else (1, 3, "")
     interval = f" ± {scale * ci95:.{decimals}f}" if ci95 is not None else ""
     return f"{scale * value:.{decimals}f}{unit}{interval}"

@@ -3,7 +3,7 @@
     python benchmarks/speed/run.py [--rounds 9] [--workloads W1q1 ...] [--rows eager engine ...]
                                    [--out benchmarks/results]
 
-Rows are measured alternately, so that variations in speed affect all of them. A ratio is the median
+Rows are measured alternately, so variations in speed affect all of them. A ratio is the median
 over rounds of the baseline's seconds divided by the row's seconds in the same round. Rows of other
 libraries appear where they are installed: `.venv/uv/bin/uv pip install '.[peers]'` (learn2learn 0.2
 does not build on Python 3.11).

@@ -1,7 +1,7 @@
 """Samplers: an episode as a function of `(seed, split, index)`.
 
 Episodes are neither stored nor drawn from a stream. The sampler and the index determine an episode,
-so that resuming needs no generator state and any number of processes can share the work. All
+so resuming needs no generator state and any number of processes can share the work. All
 arithmetic is on integer tensors, on the device of the data.
 """
 

@@ -43,7 +43,7 @@ def cosine_similarity(points: Tensor) -> Tensor:
     """Compute the centred cosine similarity of all pairs of points.
 
     The mean of all points is subtracted, since images with little ink, and features after a ReLU,
-    all have similar directions from 0. Results are rounded, so that ranks do not depend on the last
+    all have similar directions from 0. Results are rounded, so ranks do not depend on the last
     bit.
 
     Args:

@@ -104,7 +104,7 @@ class Glyphs(ImageDataset):
         (raw / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
 
     def prepare(self, raw: Path, seed: int) -> Images:
-        """Split whole alphabets, so that test and training characters do not share strokes."""
+        """Split whole alphabets so that test and training characters do not share strokes."""
         classes = json.loads((raw / "classes.json").read_text(encoding="utf-8"))
         splits = assign_alphabets(self.alphabets, seed)
         groups = [c["group"] for c in classes]
@@ -239,7 +239,7 @@ BEND = np.stack(
     ],
     1,
 )
-"""Spreads shifts of start, middle and end over the control points, so that a bent stroke stays
+"""Spreads shifts of start, middle and end over the control points so that a bent stroke stays
 smooth, `(controls, 3)`."""
 LATTICE = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 8)] * 2), -1).reshape(-1, 2)
 

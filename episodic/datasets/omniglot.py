@@ -50,7 +50,7 @@ class Omniglot(ImageDataset):
 
     Rotations by 90, 180 and 270 degrees, counter-clockwise, may be additional classes, as in
     Matching Networks. Images are resized from 105x105 to 28x28 pixels with antialiasing in Pillow's
-    integer arithmetic, so that every machine computes the same bytes. The splits are:
+    integer arithmetic, so every machine computes the same bytes. The splits are:
 
     `maml`: 1,100 / 100 / 423 random characters of all alphabets, as in the code of Finn, Abbeel,
     Levine: Model-Agnostic Meta-Learning (2017). The paper states 1,200 for training.

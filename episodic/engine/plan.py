@@ -24,11 +24,11 @@ activations (about ten times as many numbers) exceed the cache; with fewer, the 
 dominates. See benchmarks/NOTES.md."""
 
 GPU_NUMBERS = 1 << 25
-"""Numbers in support and query sets of the test episodes that a GPU processes at once, so that the
+"""Numbers in support and query sets of the test episodes that a GPU processes at once so that the
 activations fit into its memory."""
 
 MAX_TASKS, MIN_SHARDS = 8, 2
-"""Maximum number of tasks that a CPU core processes at once, and minimum number of shards, so that
+"""Maximum number of tasks that a CPU core processes at once, and minimum number of shards so that
 a meta-batch can be distributed over processes."""
 
 
@@ -120,13 +120,13 @@ def _cpu_shard(tasks: int, support: int, query: int) -> tuple[int, str]:
     if tasks * (support + query) <= CPU_SUPPORT_NUMBERS:
         return tasks, f"all {tasks} tasks together are small for a CPU core"
     if (half := -(-tasks // MIN_SHARDS)) < min(fits, MAX_TASKS):
-        return half, f"at least {MIN_SHARDS} shards, so that processes can share them"
+        return half, f"at least {MIN_SHARDS} shards so that processes can share them"
     if fits < MAX_TASKS:
         return fits, (
             f"{support:,} support numbers per task; a CPU core computes {CPU_SUPPORT_NUMBERS:,} "
             "well at once"
         )
-    return MAX_TASKS, f"at most {MAX_TASKS} tasks at once, so that processes can share them"
+    return MAX_TASKS, f"at most {MAX_TASKS} tasks at once so that processes can share them"
 
 
 def choose_chunk_size(support: int, query: int, device: str) -> int:

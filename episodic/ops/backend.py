@@ -63,7 +63,7 @@ def uses_native_kernels(x: Tensor, compiled: bool) -> bool:
 
 
 def prepare_compiled_kernels(device: torch.device) -> str:
-    """Compile the kernels of native.cpp before processes are forked, so that they share them.
+    """Compile the kernels of native.cpp before processes are forked so that they share them.
 
     Returns:
         The version of the compiler and, on a CPU, the digest of everything that determines the

@@ -93,7 +93,7 @@ def decode_image(
     """Read an image and convert it to the shape of an example.
 
     The orientation of the camera is applied, transparent pixels become white, and the whole image
-    is resized with antialiasing. Pillow does this in integer arithmetic, so that every processor
+    is resized with antialiasing. Pillow does this in integer arithmetic, so every processor
     gives the same pixels.
 
     Args:

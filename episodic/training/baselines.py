@@ -67,7 +67,7 @@ def random_init_scores(
         seed: Seed of the initial weights, which differ between episodes.
         episode: The tasks.
         rate: Learning rate of the gradient steps.
-        first: Index of the first episode, so that weights do not depend on the chunks.
+        first: Index of the first episode, so weights do not depend on the chunks.
 
     Returns:
         The scores `(tasks,)`.

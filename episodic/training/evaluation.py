@@ -160,12 +160,12 @@ def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
 
 @dataclass(frozen=True)
 class AdaptationCurve:
-    """Results of a batch of episodes after different numbers of inner steps.
+    """Results of a batch of episodes after different numbers of inner steps, the points.
 
     Args:
-        score: Scores `(tasks, step_counts)` by batch-norm mode.
-        loss: Query losses `(tasks, step_counts)` by batch-norm mode.
-        outputs: The query outputs in the mode of the learner, `(step_counts, tasks, n, outputs)`.
+        score: Scores `(tasks, points)` by batch-norm mode.
+        loss: Query losses `(tasks, points)` by batch-norm mode.
+        outputs: The query outputs in the mode of the learner, `(points, tasks, n, outputs)`.
     """
 
     score: dict[str, Tensor]
@@ -281,7 +281,7 @@ def permuted_label_scores(
         steps: Number of inner steps.
         seed: Seed of the permutations.
         permutation: Index of the permutation.
-        first: Index of the first episode, so that permutations do not depend on the chunks.
+        first: Index of the first episode, so permutations do not depend on the chunks.
 
     Returns:
         The scores `(tasks,)`.

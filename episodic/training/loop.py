@@ -78,8 +78,8 @@ def train(
 ) -> TrainingResult:
     """Train until `config.iterations` are done or `config.patience` runs out.
 
-    Equal arguments give bitwise-identical results on the same platform, for any number of processes
-    and interruptions.
+    Identical arguments produce bitwise-identical results on the same platform, for any number of
+    processes and interruptions.
 
     Args:
         learner: The model, the algorithm and the objective.

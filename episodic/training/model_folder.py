@@ -205,7 +205,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         version = config.get("format") if isinstance(config, dict) else config
         raise ModelFolderError(
-            f"{path} has format {version!r}, not {FORMAT}: it was written by another version of"
+            f"{path} has format {version!r}, not {FORMAT}: it was written by a different version of"
             " this program; run the stage train again"
         )
     return config

@@ -156,7 +156,7 @@ _started: dict[Path, Worker] = {}
 
 
 def start_worker(root: Path) -> None:
-    """Start a DVC process early, so that DVC and Prefect load at the same time."""
+    """Start a DVC process early so that DVC and Prefect load at the same time."""
     _started[root] = Worker(root)
 
 

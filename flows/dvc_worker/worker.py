@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def detach_stdin() -> TextIO:
-    """Move standard input to another file descriptor, so that stages inherit an empty one."""
+    """Move standard input to another file descriptor so that stages inherit an empty one."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

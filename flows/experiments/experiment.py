@@ -1,6 +1,6 @@
 """One experiment, run in a separate worktree and recorded by DVC.
 
-`dvc exp save` records it, so that `dvc exp show`, editors and tasks/compare.py find it. The
+`dvc exp save` records it so that `dvc exp show`, editors and tasks/compare.py find it. The
 worktree is then removed. An interrupted experiment keeps its worktree, in which the next run
 resumes.
 """

@@ -273,7 +273,7 @@ def find_section_error(raw: Mapping[str, Any], key: str, value: Any) -> str:
 def apply_changes(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of the settings with `changes` applied.
 
-    Unknown keys are added, so that validation reports them. Keys of `raw` are renamed to their
+    Unknown keys are added so that validation reports them. Keys of `raw` are renamed to their
     current names, which those of `changes` must have already.
 
     Raises:

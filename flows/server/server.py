@@ -3,7 +3,7 @@
 The server that Prefect starts by itself survives a killed run, receives the terminal's Ctrl-C
 before the run has reported its state, and makes the run import the server's code. This one is a
 separate process that ends when its standard input is closed. Its socket listens before the server
-is ready, so that early requests are queued and no other process can take the port.
+is ready, so early requests are queued and no other process can take the port.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def print_errors(message: str) -> None:
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Exit with the code of a signal, so that `finally` blocks run.
+    """Exit with the code of a signal so that `finally` blocks run.
 
     While a flow runs, Prefect's own handler reports the state first and then calls this one.
     """

@@ -54,7 +54,7 @@ class SweepRow:
 
 @retrying_task("experiment", "{name}")
 def run_point(base: Base, name: str, changes: Changes, pull: bool) -> State:
-    """Run one experiment. A failure is returned as a state, so that the other points continue."""
+    """Run one experiment. A failure is returned as a state, so the other points continue."""
     progress = Progress("", get_run_logger(), name)
     try:
         seconds = run_experiment(base, name, changes, progress.write, pull)

@@ -146,7 +146,7 @@ def append_values(start: str, values: dict[str, Any]) -> str:
 def artifact_key(experiment: str, *parts: str) -> str:
     """Return the key of an artifact, which consists of lowercase letters, digits and dashes.
 
-    If the experiment's name has other characters, a digest is added, so that keys are unique.
+    If the experiment's name has other characters, a digest is added so that keys are unique.
     """
     name = slug(experiment)
     prefix = [name]

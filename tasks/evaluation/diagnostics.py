@@ -37,7 +37,7 @@ def measure_rejection(
         evaluation.trained.members,
         evaluation.steps,
     )
-    outputs = results.outputs[:, evaluation.points.index(steps)]
+    outputs = results.outputs[:, evaluation.step_counts.index(steps)]
     examples = source.load_examples()
     first, queries = len(examples) - unknown_count, outputs.shape[1]
     key = random_numbers.key(source.meta["seed"], "outside")

@@ -26,7 +26,7 @@ class EvaluationSetup:
         trained: The trained model. `ways` of its config is the number of ways of the test episodes;
             some algorithms may be trained with a different number.
         steps: Inner steps of the headline score.
-        points: Numbers of inner steps after which episodes are scored, in ascending order.
+        step_counts: Numbers of inner steps after which episodes are scored, in ascending order.
         chunk: Number of episodes computed at once.
         query_numbers: Number of values in all query sets of the test episodes: a measure of work.
     """
@@ -35,7 +35,7 @@ class EvaluationSetup:
     test: pd.DataFrame
     trained: model_folder.TrainedModel
     steps: int
-    points: list[int]
+    step_counts: list[int]
     chunk: int
     query_numbers: int
 
@@ -51,10 +51,10 @@ class EvaluationSetup:
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
         steps = count_inner_steps(learner, settings.steps)
-        points = curve_steps(learner, steps)
+        step_counts = curve_steps(learner, steps)
         chunk = settings.chunk or episodes_per_chunk(episode)
         query_numbers = episode.query_x.numel() * len(test)
-        return cls(source, test, trained, steps, points, chunk, query_numbers)
+        return cls(source, test, trained, steps, step_counts, chunk, query_numbers)
 
     @cached_property
     def examples(self) -> Examples | None:

@@ -21,8 +21,8 @@ class EpisodeResults:
     """Results by episode. A point is a number of inner steps.
 
     Attributes:
-        score: Accuracy or mean squared error `(episodes, points)` by mode of batch normalization.
-        loss: Loss `(episodes, points)` by mode of batch normalization.
+        score: Accuracy or mean squared error `(episodes, step_counts)` by batch-norm mode.
+        loss: Loss `(episodes, step_counts)` by mode of batch normalization.
         outputs: Outputs on the query sets in the learner's own mode,
             `(episodes, points, queries, outputs)`.
         baselines: Score `(episodes,)` by name of the baseline; `random_init` may be scored only on
@@ -74,7 +74,7 @@ def measure_episodes(
         def compute(chunk: int) -> EpisodeResults:
             rows = evaluation.chunks[chunk]
             episode = evaluation.load_episodes(rows)
-            curve = adaptation_curve(learner, members, episode, evaluation.points)
+            curve = adaptation_curve(learner, members, episode, evaluation.step_counts)
             scores = baselines.score(episode, rows.start)
             progress.update(min(count, progress.done + episode.tasks * group.size))
             return EpisodeResults(curve.score, curve.loss, curve.outputs.transpose(0, 1), scores)

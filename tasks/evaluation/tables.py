@@ -94,7 +94,7 @@ def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults)
     """Build a table with one row per query: its label, its predictions before and after steps."""
     source, test = evaluation.source, evaluation.test
     before = results.outputs[:, 0]
-    after = results.outputs[:, evaluation.points.index(evaluation.steps)].softmax(-1)
+    after = results.outputs[:, evaluation.step_counts.index(evaluation.steps)].softmax(-1)
     query = np.stack(test["query"].to_list())
     labels = np.arange(source.meta["ways"]).repeat(source.meta["queries"])
     columns = {

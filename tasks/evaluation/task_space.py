@@ -173,7 +173,7 @@ def _count_confusions(
 ) -> pd.DataFrame:
     """Count how often classes of a pair are confused.
 
-    The queries of a pair are those of both classes in episodes that hold both. `confused` counts
+    The queries of a pair are those of both classes in episodes that contain both. `confused` counts
     those that were classified as the other class.
 
     Args:

@@ -65,7 +65,7 @@ class RevisionFiles(ABC):
         """Return the stages of dvc.lock."""
 
     def require(self, *paths: str) -> None:  # noqa: B027 (the workspace reports missing files later)
-        """Raise MissingFilesError with all files that are missing, so that one pull gets them."""
+        """Raise MissingFilesError with all files that are missing so that one pull gets them."""
 
     def read_json(self, path: str) -> Any:
         """Return the content of a JSON file."""

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> Any:
 def load(path: Path, *sections: str) -> Settings:
     """Check the whole file, and return some of its sections.
 
-    A child process checks the whole file, so that this process imports only code of its sections.
+    A child process checks the whole file, so this process imports only code of its sections.
 
     Raises:
         StageError: The file has errors. All of them are listed, one per line.

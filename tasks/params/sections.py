@@ -41,7 +41,7 @@ FIXED_SECTIONS = {
 }
 """Module and name of the type of each other section.
 
-Imported lazily, so that a stage that reads only `dataset` does not depend on the code of any
+Imported lazily, so a stage that reads only `dataset` does not depend on the code of any
 algorithm.
 """
 

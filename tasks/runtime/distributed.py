@@ -86,7 +86,7 @@ def count_processes(
 def start_processes(count: int, device: torch.device) -> Iterator[ProcessGroup]:
     """Run the block in `count` processes, or in those of torchrun if it started this one.
 
-    Forked processes end with the block. On a CPU every process uses one thread, so that no sum
+    Forked processes end with the block. On a CPU every process uses one thread, so no sum
     depends on the number of cores.
     """
     if device.type == "cpu":

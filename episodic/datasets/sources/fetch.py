@@ -90,7 +90,7 @@ def download(
         timeout: Seconds without a response after which an attempt fails.
 
     Raises:
-        FetchError: The download failed. The message has no full stop, so that a caller can append
+        FetchError: The download failed. The message has no full stop, so a caller can append
             a remedy.
         UnansweredError: All attempts failed temporarily.
     """

@@ -2,7 +2,7 @@
 
 The encoder is a folder in the format of sentence-transformers. Nothing is downloaded, and no code
 of the folder runs: its weights must be safetensors, its modules those of the library, which the
-extra `encoder` installs. Sentences are encoded on the CPU by one thread, so that results are
+extra `encoder` installs. Sentences are encoded on the CPU by one thread, so results are
 reproducible.
 """
 

@@ -43,7 +43,7 @@ class NgramPreprocessor(SentencePreprocessor):
     def encode(
         self, sentences: Sequence[str], progress: ProgressCallback = no_progress
     ) -> SparseRows:
-        # Here, so that the stage that downloads sentences does not depend on how they are stored.
+        # Here so that the stage that downloads sentences does not depend on how they are stored.
         from episodic.data.storage import SparseRows
 
         counts = _count_ngrams(sentences, self.input[0])

@@ -36,7 +36,7 @@ class ScoreChange:
     def __str__(self) -> str:
         name, scale, unit = "squared error", 1.0, ""
         if self.score == "accuracy":
-            name, scale, unit = "accuracy", 100.0, " points"
+            name, scale, unit = "accuracy", 100.0, " percentage points"
         ends = self.difference.low, self.difference.mean, self.difference.high
         low, mean, high = (scale * value for value in ends)
         if not (self.worse or self.better):

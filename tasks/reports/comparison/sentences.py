@@ -33,7 +33,9 @@ FEW_SEEDS = "With fewer than three seeds per configuration, this compares checkp
 
 
 def describe_difference(protocol: Protocol, estimate: Estimate, sign: int = 1) -> str:
-    """Describe a difference: `1.3 points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
+    """Describe a difference, for accuracy in percentage points.
+
+    Example: `1.3 percentage points (95 % CI 0.9 to 1.7), 5 seeds, paired over 60 episodes`.
 
     Args:
         protocol: The protocol.
@@ -44,7 +46,7 @@ def describe_difference(protocol: Protocol, estimate: Estimate, sign: int = 1) -
     low, high = min(low, high), max(low, high)
     if protocol.is_accuracy:
         value, *ends = (format_decimal(100 * value, 1) for value in (mean, low, high))
-        size = f"{value} points (95 % CI {ends[0]} to {ends[1]})"
+        size = f"{value} percentage points (95 % CI {ends[0]} to {ends[1]})"
     else:
         size = f"{format_number(mean)} (95 % CI {format_number(low)} to {format_number(high)})"
     numbers = [str(n) for n in dict.fromkeys(estimate.seeds)]
@@ -161,7 +163,11 @@ def describe_seeds(protocol: Protocol, configuration: Configuration) -> str:
     if len(scores) == 1:
         return ""
     deviation = float(np.std(scores, ddof=1))
-    size = f"{100 * deviation:.2f} points" if protocol.is_accuracy else format_number(deviation)
+    size = (
+        f"{100 * deviation:.2f} percentage points"
+        if protocol.is_accuracy
+        else format_number(deviation)
+    )
     values = ", ".join(wording.choose_formatter(protocol.score)(score) for score in scores)
     return f"{values}; standard deviation over seeds {size}"
 
@@ -179,7 +185,7 @@ def describe_pairs(protocol: Protocol) -> str:
 def explain_matrix(protocol: Protocol) -> str:
     """Explain the matrix of pairwise differences."""
     ratio = float(np.median([pair.difference.paired for pair in protocol.pairs]))
-    unit = ", in points" if protocol.is_accuracy else ""
+    unit = ", in percentage points" if protocol.is_accuracy else ""
     return (
         f"Row minus column{unit}. Pairing by episode makes the intervals "
         f"{100 * (1 - ratio):.0f} % narrower than those of independent samples (median over the "
@@ -244,8 +250,8 @@ def describe_group_differences(
         worst: Name and difference of the group with the smallest gain.
     """
     return (
-        f"Compared with {second}, {first} gains most on {best[0]} ({best[1]} points) and least on "
-        f"{worst[0]} ({worst[1]})."
+        f"Compared with {second}, {first} gains most on {best[0]} ({best[1]} percentage points) "
+        f"and least on {worst[0]} ({worst[1]})."
     )
 
 

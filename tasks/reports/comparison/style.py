@@ -51,6 +51,6 @@ def format_interval(protocol: Protocol, estimate: Estimate) -> str:
 
 
 def format_difference(protocol: Protocol, value: float) -> str:
-    """Format a signed difference, for accuracy in points: `+1.3`."""
+    """Format a signed difference, for accuracy in percentage points: `+1.3`."""
     text = f"{100 * value:+.1f}" if protocol.is_accuracy else f"{value:+.3g}"
     return text.replace("-", "−")

@@ -44,7 +44,7 @@ Marks and lines use NAME; text in that colour uses NAME-text, whose contrast mee
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 STATIC_FONT = "Arial, Helvetica, sans-serif"
-"""Font of an SVG. vl-convert bundles it, so that the SVG does not depend on installed fonts."""
+"""Font of an SVG. vl-convert bundles it, so the SVG does not depend on installed fonts."""
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -309,7 +309,7 @@ def draw_curves(
             align="right", baseline="bottom", dy=-3, dx=-4, color=css_variable("muted")
         )
         layers.append(text.encode(x=alt.value("width"), text="text:N"))
-    for i, (place, mark) in enumerate(marks):  # stacked, so that neighbours do not overlap
+    for i, (place, mark) in enumerate(marks):  # stacked so that neighbours do not overlap
         at = alt.Chart(pd.DataFrame({"x": [place], "text": [mark]})).encode(x=x)
         layers.append(at.mark_rule(color=css_variable("muted"), strokeDash=[2, 3]))
         foot = at.encode(y=alt.value(0 if marks_above else "height"), text="text:N")

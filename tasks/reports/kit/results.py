@@ -20,7 +20,7 @@ from tasks.runtime.stage import StageError
 FORMAT = 2
 """Format of data/prepared and models/run.
 
-Repeated here, so that the report does not depend on the code of other stages.
+Repeated here, so the report does not depend on the code of other stages.
 """
 
 
@@ -32,7 +32,7 @@ class Results:
 
     Attributes:
         kind: `classification` or `regression`.
-        score: `accuracy` or `mse`, the column that holds the score.
+        score: `accuracy` or `mse`, the column that contains the score.
         mode: Batch-norm mode of the headline score.
         steps: Inner steps of the headline score.
         meta: meta.json of data/prepared.
@@ -111,7 +111,7 @@ class Results:
     def other_mode(self) -> str | None:
         """The mode that is not the headline's, if its scores differ.
 
-        Without batch norm both modes give the same scores.
+        Without batch norm both modes have the same scores.
         """
         scores = self.adaptation_curve(self.mode)[self.score].to_numpy()
         for mode in sorted(set(self.curve["mode"]) - {self.mode}):

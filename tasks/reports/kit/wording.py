@@ -78,11 +78,11 @@ def format_estimate(score: str, value: float, ci95: float | None = None) -> str:
 
 
 def format_points(difference: float) -> str:
-    """Format a difference of accuracies without its sign: `3.1 points`."""
+    """Format a difference of accuracies without its sign: `3.1 percentage points`."""
     size = 100 * abs(difference)
     if f"{size:.1f}" == "1.0":
-        return "1 point"
-    return f"{size:.0f} points" if size >= 9.95 else f"{size:.1f} points"
+        return "1 percentage point"
+    return f"{size:.{0 if size >= 9.95 else 1}f} percentage points"
 
 
 def format_p_value(p: float) -> str:

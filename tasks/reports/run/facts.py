@@ -270,7 +270,7 @@ class ModeComparison:
 
 
 def compare_modes(results: Results) -> ModeComparison | None:
-    """Compare the batch-norm modes; None if they give the same scores."""
+    """Compare the batch-norm modes; None if they have the same scores."""
     if results.other_mode is None:
         return None
     rows = []

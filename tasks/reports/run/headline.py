@@ -56,7 +56,7 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
         facts["parameters"] = f"{config['parameters']:,}"
     facts |= {"iterations": f"{config['iterations']:,}", "device": device}
     protocol = [task, queries, f"{meta['dataset']} ({meta['protocol']})"]
-    # Without batch norm, both modes give the same scores, so the mode is omitted.
+    # Without batch norm, both modes have the same scores, so the mode is omitted.
     if results.other_mode or results.curve["mode"].nunique() == 1:
         protocol.append(results.mode)
     if results.adapts:

@@ -182,7 +182,7 @@ NO_INNER_STEPS = "The algorithm takes no inner steps: it predicts from the suppo
 def describe_adaptation(facts: AdaptationFacts) -> str:
     """Describe the effect of the inner steps.
 
-    Example: 'Accuracy rises by 41 points in one step and is flat after three.'
+    Example: 'Accuracy rises by 41 percentage points in one step and is flat after three.'
     """
     if facts.after_first is None:
         return "Some episodes diverge from the first step on."
@@ -248,7 +248,7 @@ def list_mode_notes(trained: str) -> list[str]:
     ]
 
 
-SAME_IN_BOTH_MODES = "Both modes give the same scores: the model has no batch norm."
+SAME_IN_BOTH_MODES = "Both modes have the same scores: the model has no batch norm."
 
 
 # --- ratings -----------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def map_parameters(results: Results) -> tuple[ReportSection, Key]:
 def _colour_by_score(score: str, tasks: pd.DataFrame) -> tuple[pd.DataFrame, Key]:
     """Colour the worst tenth, the rest of the worse half, and the better half.
 
-    The worst episodes come last, so that they are drawn on top.
+    The worst episodes come last so that they are drawn on top.
     """
     values, show = tasks[score].to_numpy(float), wording.choose_formatter(score)
     error = -values if score == "accuracy" else values
