@@ -299,8 +299,8 @@ def demo(
     host: Annotated[
         str,
         typer.Option(
-            help="address to listen on. Any other address exposes the page to the network without"
-            " a password."
+            help="address to listen on. Any but a loopback address exposes the page to the network"
+            " without a password."
         ),
     ] = "127.0.0.1",
     browser: Annotated[
