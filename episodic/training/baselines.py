@@ -72,8 +72,9 @@ def random_init_scores(
     Returns:
         The scores `(tasks,)`.
     """
+    # The purpose is part of the key: renaming it changes all results.
     initial = [
-        learner.model.init(random_numbers.generator(seed, f"random initialization {first + i}"))
+        learner.model.init(random_numbers.generator(seed, f"random initialisation {first + i}"))
         for i in range(episode.tasks)
     ]
     x = episode.support_x

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from episodic.algorithms.maml import MAML
-from episodic.core import statistics
+from episodic.core import random_numbers, statistics
 from episodic.core.episode import Episode
 from episodic.core.objective import Objective
 from episodic.engine.inner import expand
@@ -92,6 +92,23 @@ def test_chunk_size_does_not_affect_scores(chunk):
     whole, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, 100)
     parts, _ = evaluation.episode_scores(LEARNER, meta(), episode, 2, chunk)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_random_weights_have_the_streams_of_earlier_versions(monkeypatch):
+    # The purposes are part of the keys, so another spelling would change every result.
+    model, seeds = type(LEARNER.model), []
+    original = model.init
+
+    def init(self, generator):
+        seeds.append(generator.initial_seed())
+        return original(self, generator)
+
+    monkeypatch.setattr(model, "init", init)
+    LEARNER.init(3)
+    baselines.random_init_scores(LEARNER, 3, episodes(2), 0.1, first=5)
+    purposes = ["initial weights", "random initialisation 5", "random initialisation 6"]
+    keys = [random_numbers.key(3, purpose) for purpose in purposes]
+    assert [seed % (1 << 64) for seed in seeds] == [key % (1 << 64) for key in keys]
 
 
 def test_random_init_does_not_depend_on_grouping_and_learns():
