@@ -62,7 +62,7 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
     Raises:
         ConfigError: There is no such preset.
         StageError: The file is missing, or its new values are invalid. With `source` it is written
-            even so so that values that do not fit the data can be corrected in it.
+            even so, so that values that do not fit the data can be corrected in it.
     """
     known = list_presets()
     if name not in known:

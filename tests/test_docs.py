@@ -91,7 +91,7 @@ def test_an_algorithm_a_model_and_a_dataset_are_added_as_the_pages_say(tmp_path)
     """All pages in one checkout: the algorithm trains the model on the dataset."""
     root = copy_checkout(tmp_path / "checkout")
     params = root / "params.yaml"
-    code, _, section, _, cell, _ = code_blocks("docs/tutorials/add-an-algorithm.md")
+    code, _, section, _, _, cell, _ = code_blocks("docs/tutorials/add-an-algorithm.md")
     (root / "episodic/algorithms/sign_maml.py").write_text(code)
     network, settings = code_blocks("docs/guide/your-own-model.md")
     (root / "my_models.py").write_text(network)

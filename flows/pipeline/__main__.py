@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="also run stages that are up to date")
     parser.add_argument(
-        "--lock_timeout",
+        "--lock-timeout",
         type=float,
         default=300.0,
         metavar="SECONDS",
