@@ -133,6 +133,7 @@ def site(
     site.stop()
 
 
+@pytest.mark.slow  # test_pipeline.py ends runs without a served deployment
 def test_runs_resume_after_any_kind_of_termination(toy: Toy, start_site):
     """The run ends in the correct state and leaves no process and no lock."""
     site: Site = start_site()

@@ -116,6 +116,7 @@ def test_errors_are_reported_before_anything_runs(committed: Toy):
     assert experiments(committed) == set()
 
 
+@pytest.mark.slow  # threads run the points in the tests above
 @pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_a_local_cluster_runs_the_points(committed: Toy, api: str, runner: str):
     """The experiments and the table are those of threads, and no process is left."""
