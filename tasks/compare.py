@@ -228,15 +228,13 @@ def tabulate(protocols: Sequence[Protocol]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that select the experiments to compare."""
     parser.add_argument(
         "revisions",
         nargs="*",
         metavar="NAME|REV",
-        help="experiments, commits, branches or tags, or `workspace`",
+        help="experiments, commits, branches or tags, or `workspace` (default: all of them)",
     )
     parser.add_argument("--all", action="store_true", help="add all experiments")
     parser.add_argument(
@@ -249,6 +247,13 @@ def main() -> None:
         metavar="NAME",
         help="experiment that all others are compared with (default: the first one)",
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_selection_arguments(parser)
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="PATH", help=f"folder to write (default: {OUT})"
     )

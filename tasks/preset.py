@@ -74,13 +74,7 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
         merge_into(values, read_yaml(PRESETS / f"{name}.yaml"))
     if source is not None:
         values["dataset"]["source"] = source
-    round_trip = YAML()
-    round_trip.width = 200
-    round_trip.preserve_quotes = True
-    round_trip.representer.add_representer(
-        type(None),
-        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
-    )
+    round_trip = round_trip_yaml()
     if not path.exists():
         raise stage.StageError(
             f"{path} does not exist; run in the root of the repository, or pass the file with "
@@ -107,6 +101,21 @@ def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
     if source is not None:
         params.parse(written, str(path))
     return changes
+
+
+def round_trip_yaml() -> YAML:
+    """Return a reader and writer of YAML that preserves comments and layout.
+
+    It builds plain values only: unlike PyYAML's default, no tag creates a Python object.
+    """
+    round_trip = YAML(typ="rt", pure=True)
+    round_trip.width = 10_000
+    round_trip.preserve_quotes = True
+    round_trip.representer.add_representer(
+        type(None),
+        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
+    )
+    return round_trip
 
 
 def merge_into(into: dict[str, Any], values: dict[str, Any]) -> None:

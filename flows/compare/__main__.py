@@ -22,23 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = session.make_parser("flows.compare", DESCRIPTION)
-    parser.add_argument(
-        "revisions",
-        nargs="*",
-        metavar="NAME|REV",
-        help="experiments, commits, branches, tags, or `workspace` (default: all of them)",
-    )
-    parser.add_argument("--all", action="store_true", help="all experiments, without the workspace")
-    parser.add_argument(
-        "--since",
-        metavar="REV",
-        help="commits after REV that changed the result, and the experiments since",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="NAME",
-        help="experiment that all others are compared with (default: the first one)",
-    )
+    comparison.add_selection_arguments(parser)
     parser.add_argument(
         "--out",
         # Resolved here, because the command changes to the root of the checkout.

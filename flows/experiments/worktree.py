@@ -175,14 +175,9 @@ def write_params(source: Path, target: Path, changes: Mapping[str, Any]) -> None
         target: The copy.
         changes: Settings by dotted key.
     """
-    from ruamel.yaml import YAML
+    from tasks.preset import round_trip_yaml
 
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 10_000, True
-    yaml.representer.add_representer(
-        type(None),
-        lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
-    )
+    yaml = round_trip_yaml()
     content = yaml.load(source)
     rename_keys(content)
     for key, value in changes.items():

@@ -33,6 +33,7 @@ def parse_lock(content: bytes | None) -> dict[str, Any]:
         def construct_scalar(self, node: Any) -> str:
             return node.value if node.style in ("'", '"', "|", ">") else _Scalar(node.value)
 
+    # BaseLoader ignores tags, so it cannot create other objects.
     lock = (yaml.load(content, Loader) if content else None) or {}  # noqa: S506
     return lock.get("stages", {})
 
