@@ -153,9 +153,9 @@ def preset_changes(name: str) -> Changes:
     """Return all settings of a preset by dotted key, or an empty dict for "unchanged"."""
     if name == UNCHANGED:
         return {}
-    content = presets.default_params()
+    content = params.default_params()
     if name != "default":
-        presets.merge_into(content, read_yaml(presets.PRESETS / f"{name}.yaml"))
+        params.merge_into(content, read_yaml(presets.PRESETS / f"{name}.yaml"))
     # The defaults are tuples; YAML has lists.
     return {
         key: list(value) if isinstance(value, tuple) else value

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,7 @@ from ruamel.yaml import YAML
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
 from tasks import params
-from tasks.params import (
-    FIXED_SECTIONS,
-    SELECTABLE_SECTIONS,
-    General,
-    import_section_type,
-    read_yaml,
-    rename_keys,
-)
+from tasks.params import default_params, merge_into, read_yaml, rename_keys
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_text
 
@@ -37,15 +29,6 @@ COMMENT = re.compile(r"(?m)^([^#'\"\n]*[^#'\"\s]) +(# .*)$")
 def list_presets() -> list[str]:
     """Return the names of all presets."""
     return ["default", *sorted(path.stem for path in PRESETS.glob("*.yaml"))]
-
-
-def default_params() -> dict[str, Any]:
-    """Return the default of every key, as plain values."""
-    result: dict[str, Any] = asdict(General())
-    for section, choice in SELECTABLE_SECTIONS.items():
-        entries = {name: asdict(choice.registry[name]()) for name in choice.registry}
-        result[section] = {"name": choice.default} | asdict(choice.keys()) | entries
-    return result | {section: asdict(import_section_type(section)()) for section in FIXED_SECTIONS}
 
 
 def apply_preset(name: str, path: Path, source: str | None = None) -> list[str]:
@@ -116,15 +99,6 @@ def round_trip_yaml() -> YAML:
         lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"),
     )
     return round_trip
-
-
-def merge_into(into: dict[str, Any], values: dict[str, Any]) -> None:
-    """Set `values` in nested dicts, in place."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            merge_into(into.setdefault(key, {}), value)
-        else:
-            into[key] = value
 
 
 def _assign(document: Any, values: dict[str, Any], path: str, changes: list[str]) -> None:

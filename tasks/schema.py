@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tasks import params, preset
+from tasks import params
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, write_json
 
@@ -40,7 +40,7 @@ def build_schema(commented: Path) -> dict[str, Any]:
     sections |= {
         section: _section(params.import_section_type(section)) for section in params.FIXED_SECTIONS
     }
-    defaults = preset.default_params()
+    defaults = params.default_params()
     for key, value in sections.items():
         _describe(value, key, text, defaults)
     return {

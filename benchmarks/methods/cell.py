@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks import params, preset
+from tasks import params
 from tasks.params import read_yaml
 from tasks.runtime import stage
 from tasks.runtime.files import ROOT, atomic_folder, read_json, write_json
@@ -53,9 +53,9 @@ def read_settings(setting: str | None = None, method: str | None = None) -> dict
             raise StageError(
                 f"{file.relative_to(ROOT)} does not exist; the name must be one of {known}"
             )
-    values = preset.default_params()
+    values = params.default_params()
     for file in files:
-        preset.merge_into(values, read_yaml(file) or {})
+        params.merge_into(values, read_yaml(file) or {})
     if method is not None:
         values["algorithm"]["name"] = method
     return values

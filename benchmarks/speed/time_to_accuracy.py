@@ -150,8 +150,8 @@ def list_shared_settings(settings: params.Settings) -> tuple[Any, ...]:
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    values = preset.default_params()
-    preset.merge_into(
+    values = params.default_params()
+    params.merge_into(
         values, params.read_yaml(preset.PRESETS / f"{name}.yaml") if name != "default" else {}
     )
     return values

@@ -26,6 +26,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
+from episodic.ops.convolution import average_shared_gradients
 
 __all__ = ["MetaGradient", "choose_plan", "meta_gradient", "sharded_meta_gradient"]
 
@@ -149,23 +150,27 @@ def _shard_meta_gradient(
     )
     weights = algorithm.query_loss_weights(progress) or (*[0.0] * len(steps), 1.0)
     adapted = steps[-1].after if steps else inner.theta
-    loss, score, v = _query_gradient(
-        learner, adapted, episode, weights[-1] / tasks, 1 / tasks, query_tasks
-    )
+    # Where theta is still the same for all tasks, only the sum of their gradients is used.
+    with average_shared_gradients(not steps and algorithm.backprop_through_inner):
+        loss, score, v = _query_gradient(
+            learner, adapted, episode, weights[-1] / tasks, 1 / tasks, query_tasks
+        )
     total = {name: torch.zeros_like(p) for name, p in meta.items()}
     if not algorithm.backprop_through_inner:
         v = algorithm.outer_gradient(inner, adapted, v, 1 / tasks)
         steps.clear()
     while steps:
         step = steps.pop()
-        v = _backpropagate(step, meta, v, total)
-        if weight := weights[len(steps)]:
-            query = _query_gradient(
-                learner, step.before, episode, weight / tasks, 1 / tasks, query_tasks
-            )
-            loss = loss + query.loss
-            v = {name: v[name] + g for name, g in query.gradient.items()}
-    _backpropagate(Step({}, inner.theta), meta, v, total)
+        with average_shared_gradients(not steps):
+            v = _backpropagate(step, meta, v, total)
+            if weight := weights[len(steps)]:
+                query = _query_gradient(
+                    learner, step.before, episode, weight / tasks, 1 / tasks, query_tasks
+                )
+                loss = loss + query.loss
+                v = {name: v[name] + g for name, g in query.gradient.items()}
+    with average_shared_gradients():
+        _backpropagate(Step({}, inner.theta), meta, v, total)
     return MetaGradient(loss, score, total)
 
 

@@ -14,6 +14,9 @@ On a CPU, compiled kernels (native.cpp) replace them, except for results with ve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from episodic.ops import backend, native
 
-__all__ = ["Convolution"]
+__all__ = ["Convolution", "average_shared_gradients"]
 
 MAX_POSITIONS, MAX_POSITIONS_TO_W = 128, 200
 """Output positions per task (examples * height * width) up to which matrix products are faster on a
@@ -31,6 +34,26 @@ benchmarks/NOTES.md."""
 
 MIN_NATIVE_CHANNELS = 4
 """Minimum number of channels of a result for which native.cpp uses its vector units efficiently."""
+
+_averages: ContextVar[bool] = ContextVar("average_shared_gradients", default=False)
+
+
+@contextmanager
+def average_shared_gradients(enabled: bool = True) -> Iterator[None]:
+    """Compute gradients of shared kernels for all tasks at once in backward passes of this context.
+
+    Each task then receives the mean of the gradients of all tasks instead of its own. Their sum is
+    the same, so this is for callers that only sum over tasks. It applies on a CPU; elsewhere
+    backward passes run in threads that do not see the context, and each task receives its own.
+
+    Args:
+        enabled: Whether gradients are averaged.
+    """
+    token = _averages.set(enabled)
+    try:
+        yield
+    finally:
+        _averages.reset(token)
 
 
 class Convolution(torch.autograd.Function):
@@ -175,6 +198,10 @@ def _gradient_to_x(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: 
 def _gradient_to_w(grad_y: Tensor, x: Tensor, w: Tensor, stride: int, compiled: bool) -> Tensor:
     """Compute the gradient of `(x * w, grad_y)` with respect to w. Only the shape of w is used."""
     tasks, k = len(x), w.shape[-1]
+    if _averages.get() and tasks > 1 and _is_shared(w):
+        flat_grad, flat_x = grad_y.flatten(0, 1)[None], x.flatten(0, 1)[None]
+        whole = _gradient_to_w(flat_grad, flat_x, w[:1], stride, compiled)
+        return (whole / tasks).expand(tasks, -1, -1, -1, -1)
     if _uses_native(x, w.shape[1], compiled):
         return native.to_kernels(grad_y, x, w.expand(tasks, -1, -1, -1, -1), stride)
     if _prefers_columns(tasks, _count_positions(grad_y), MAX_POSITIONS_TO_W, x.device):

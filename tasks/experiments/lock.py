@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from tasks.params import rename_keys
-from tasks.preset import merge_into
+from tasks.params import merge_into, rename_keys
 
 
 class _Scalar(str):

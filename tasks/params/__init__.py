@@ -1,5 +1,6 @@
 """Typed settings of params.yaml, validated before any stage runs."""
 
+from tasks.params.defaults import default_params, merge_into
 from tasks.params.reading import load, parse, read_yaml
 from tasks.params.renames import (
     list_rename_warnings,
@@ -31,9 +32,11 @@ __all__ = [
     "General",
     "Report",
     "Settings",
+    "default_params",
     "import_section_type",
     "list_rename_warnings",
     "load",
+    "merge_into",
     "parse",
     "read_yaml",
     "rename_dotted",

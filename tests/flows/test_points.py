@@ -6,7 +6,7 @@ import pytest
 
 from flows.experiments.points import apply_changes, read_points
 from flows.experiments.worktree import write_params
-from tasks import preset
+from tasks import params
 from tasks.runtime.stage import StageError
 
 
@@ -17,7 +17,7 @@ def points(tmp_path):
     def read(text: str, name: str = "sweep", **options):
         file = tmp_path / f"{name}.yaml"
         file.write_text(text)
-        return read_points(file, preset.default_params(), **options)
+        return read_points(file, params.default_params(), **options)
 
     return read
 
@@ -152,12 +152,12 @@ def test_a_missing_file_is_an_error(tmp_path):
         match=r"nosuch\.yaml does not exist; specify a sweep file, such as "
         r"conf/sweeps/methods\.yaml$",
     ):
-        read_points(tmp_path / "nosuch.yaml", preset.default_params())
+        read_points(tmp_path / "nosuch.yaml", params.default_params())
 
 
 def test_a_folder_is_not_a_sweep_file(tmp_path):
     with pytest.raises(StageError, match="is a folder; specify a sweep file"):
-        read_points(tmp_path, preset.default_params())
+        read_points(tmp_path, params.default_params())
 
 
 def test_all_errors_are_listed_at_once(points):

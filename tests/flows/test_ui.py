@@ -17,7 +17,7 @@ import pytest
 from flows.ui import __main__ as ui
 from flows.ui import results
 from flows.ui.curve import LearningCurve, draw_curve
-from tasks import params, preset
+from tasks import params
 from tasks.runtime.files import ROOT
 from tasks.runtime.stage import StageError
 from tests.flows.toy import wait_for, wait_until_gone
@@ -155,7 +155,7 @@ def test_fields_of_the_form_become_settings(tmp_path):
         and changes["train.iterations"] == 4000
         and changes["train.plan.mode"] == "auto"
     )
-    assert params.parse(apply_changes(preset.default_params(), changes)).train.iterations == 4000
+    assert params.parse(apply_changes(params.default_params(), changes)).train.iterations == 4000
     assert (
         default_name(
             "omniglot_fast", {"algorithm.name": "anil", "episodes.ways": 5, "episodes.shots": 5}
@@ -168,7 +168,7 @@ def test_fields_of_the_form_become_settings(tmp_path):
 def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():
     from flows.train import read_overrides
 
-    raw, warnings = preset.default_params(), []
+    raw, warnings = params.default_params(), []
     overrides = {"train.iterations": 3, "model.module.arguments": {"width": 8}}
     assert read_overrides(raw, overrides, warnings.append) == overrides and not warnings
     assert read_overrides(raw, {"train.hard": 0.5}, warnings.append) == {

@@ -12,15 +12,15 @@ from episodic.core.random_numbers import integers_below, random_bits
 from episodic.data.similarity import cosine_similarity, mean_class_inputs
 from episodic.datasets.base import Limits
 from episodic.training.config import TrainingConfig
-from tasks import download, episodes, params, prepared, preset
+from tasks import download, episodes, params, prepared
 from tasks.runtime import class_selection
 from tasks.runtime.stage import StageError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root, raw = tmp_path_factory.mktemp("pool"), preset.default_params()
-    preset.merge_into(
+    root, raw = tmp_path_factory.mktemp("pool"), params.default_params()
+    params.merge_into(
         raw,
         {"dataset": {"glyphs": {"alphabets": 8}}, "episodes": {"validation": 20, "test": 200}},
     )
@@ -128,8 +128,8 @@ def test_neighbourhoods_are_smaller_than_the_training_set(folder):
         StageError,
         match=r"train\.hard_episode_fraction is 0\.5; it must be 0 with at most 10 training",
     ):
-        raw = preset.default_params()
-        preset.merge_into(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
+        raw = params.default_params()
+        params.merge_into(raw, {"train": {"hard_episode_fraction": 0.5, "classes": 10}})
         params.parse(raw)
     hard = source._sampler(
         trained_with(settings, hard_episode_fraction=1.0, classes=11), "episode"

@@ -19,7 +19,7 @@ from history import Repository
 from support import ROOT
 
 from episodic.analysis.comparison import Resamples
-from tasks import compare, preset
+from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.params import read_yaml
 from tasks.reports.comparison import closeup, cost, naming, pairwise, ranking, sentences
@@ -282,7 +282,7 @@ stages:
 
 def test_missing_keys_of_older_files_have_default_values(protocol):
     """A missing `train.patience` or `train.meta_lr` has its default; any other value differs."""
-    experiment, usual = protocol.best.first, preset.default_params()["train"]["meta_lr"]
+    experiment, usual = protocol.best.first, params.default_params()["train"]["meta_lr"]
     older = deepcopy(experiment.params)
     for key in ("meta_lr", "patience"):
         older["train"].pop(key, None)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import download, episodes, params, prepared, preset
+from tasks import download, episodes, params, prepared
 from tasks.runtime.files import read_json
 
 WAYS = 8
@@ -16,8 +16,8 @@ WAYS = 8
 def folder(tmp_path_factory):
     """Glyphs of ten alphabets, episodes within one of them."""
     root = tmp_path_factory.mktemp("episodes")
-    raw = preset.default_params()
-    preset.merge_into(
+    raw = params.default_params()
+    params.merge_into(
         raw,
         {
             "dataset": {"name": "glyphs", "glyphs": {"alphabets": 10}},

@@ -379,7 +379,7 @@ def test_a_stage_checks_the_whole_file_but_imports_its_own_sections_only(tmp_pat
 
 def test_params_yaml_is_the_defaults():
     """Presets start from the defaults, which must therefore equal the committed file."""
-    defaults = preset.default_params()
+    defaults = params.default_params()
 
     def without_tuples(value):
         return [without_tuples(v) for v in value] if isinstance(value, (list, tuple)) else value
@@ -477,7 +477,7 @@ def test_presets_hold_only_what_differs():
                 assert not same, f"{path}.{key} is the default"
 
     for name in preset.list_presets()[1:]:
-        check(params.read_yaml(preset.PRESETS / f"{name}.yaml"), preset.default_params(), name)
+        check(params.read_yaml(preset.PRESETS / f"{name}.yaml"), params.default_params(), name)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "train: ["])
@@ -556,13 +556,13 @@ def with_earlier_names():
         for section in sections:
             node = node[section]
         node[key] = node.pop(new)
-    preset.merge_into(raw, copy.deepcopy(EARLIER))
+    params.merge_into(raw, copy.deepcopy(EARLIER))
     return raw
 
 
 def test_keys_of_an_earlier_version_work_with_a_warning(tmp_path, capfd):
     earlier, present = with_earlier_names(), copy.deepcopy(GOOD)
-    preset.merge_into(present, copy.deepcopy(PRESENT))
+    params.merge_into(present, copy.deepcopy(PRESENT))
     file = tmp_path / "params.yaml"
     file.write_text(json.dumps(earlier))
     settings = params.load(file, "train")

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from support import ROOT
 
-from tasks import preset, schema
+from tasks import params, preset, schema
 from tasks.params import read_yaml
 
 KNOWN = json.loads((ROOT / schema.FILE).read_text())
@@ -35,7 +35,7 @@ def test_every_key_is_described_and_has_the_default_of_the_code():
         else:
             assert node["description"] and node["default"] == value, path
 
-    check(KNOWN, json.loads(json.dumps(preset.default_params())), "params")
+    check(KNOWN, json.loads(json.dumps(params.default_params())), "params")
 
 
 @pytest.mark.parametrize(

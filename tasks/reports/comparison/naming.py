@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from tasks.experiments import Experiment
-from tasks.preset import default_params, merge_into
+from tasks.params import default_params, merge_into
 from tasks.reports.kit.trees import flatten, select_used
 
 CODE = "training code"

@@ -16,6 +16,7 @@ from torch import Tensor
 from episodic import ops
 from episodic.core.errors import UserError
 from episodic.ops import backend, conv2d, native, norm_relu
+from episodic.ops.convolution import average_shared_gradients
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
 
@@ -142,7 +143,8 @@ def test_mismatched_shapes_are_rejected_without_out_of_bounds_reads():
 
 
 @needs_compiler
-def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
+@pytest.mark.parametrize("averaged", [False, True])
+def test_tasks_that_share_their_weights_are_one_call(averaged, monkeypatch):
     seen, call = [], native._call
     monkeypatch.setattr(
         native,
@@ -164,7 +166,7 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         along,
         [x.flip(1), w.flip(1)],
     )
-    with backend.use_compiled_kernels():
+    with backend.use_compiled_kernels(), average_shared_gradients(averaged):
         actual = compute_derivatives(
             lambda x, w: conv2d(x, w.expand(3, -1, -1, -1, -1)),
             [x, w],
@@ -173,8 +175,23 @@ def test_tasks_that_share_their_weights_are_one_call(monkeypatch):
         )
     for a, b in zip(actual, expected, strict=True):
         assert_close(a, b)
-    # Gradients of kernels stay one per task.
-    assert {name for name, tasks in seen if tasks == 1} == {"convolve", "to_images"}
+    # Gradients of kernels are one per task, unless only their sum is needed.
+    once = {"convolve", "to_images"} | ({"to_kernels"} if averaged else set())
+    assert {name for name, tasks in seen if tasks == 1} == once
+
+
+def test_averaged_gradients_of_shared_kernels_have_the_sum_of_those_of_the_tasks():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 4, 6, 6, generator=generator, dtype=torch.float64)
+    w = torch.randn(5, 4, 3, 3, generator=generator, dtype=torch.float64)
+    w = w.expand(3, -1, -1, -1, -1).requires_grad_()
+    (own,) = torch.autograd.grad((conv2d(x, w) ** 2).sum(), w)
+    with average_shared_gradients():
+        (averaged,) = torch.autograd.grad((conv2d(x, w) ** 2).sum(), w)
+        separate = w.detach().clone().requires_grad_()
+        (of_separate,) = torch.autograd.grad((conv2d(x, separate) ** 2).sum(), separate)
+    assert_close(averaged, own.mean(0).expand_as(own))
+    assert_close(of_separate, own)  # kernels in separate memory are not merged
 
 
 def norm_relu_by_torch(pool: bool):

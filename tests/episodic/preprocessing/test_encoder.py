@@ -125,7 +125,7 @@ def test_params_report_an_unusable_encoder(tmp_path):
     with pytest.raises(InputError, match="empty is empty: put the files of a sentence encoder"):
         TextFeatures("encoder", path=str(tmp_path / "empty")).input  # noqa: B018
     raw = params.read_yaml(ROOT / "params.yaml")
-    preset.merge_into(
+    params.merge_into(
         raw,
         {
             "dataset": {
