@@ -20,6 +20,7 @@ PACKAGES = (
     "episodic.ops",
     "episodic.models",
     "episodic.data",
+    "episodic.encoders",
     "episodic.preprocessing",
     "episodic.datasets",
     "episodic.engine",

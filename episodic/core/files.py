@@ -10,7 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_folder", "atomic_path", "holds_data", "read_json", "write_json", "write_text"]
+from episodic.core.errors import UserError
+
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "cache_folder",
+    "holds_data",
+    "read_json",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -100,3 +110,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file in UTF-8."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cache_folder() -> Path:
+    """Return the folder of files that can be computed again, shared by all checkouts.
+
+    It is `episodic` in XDG_CACHE_HOME, by default in `~/.cache`.
+
+    Raises:
+        UserError: XDG_CACHE_HOME is not set, and there is no home folder.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
+    except RuntimeError:
+        raise UserError(
+            "a cache folder is needed, and there is no home folder; set XDG_CACHE_HOME"
+        ) from None

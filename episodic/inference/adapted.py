@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from episodic.core import checkpoint
 from episodic.core.device import choose_device
 from episodic.core.episode import Episode
 from episodic.core.files import atomic_folder
@@ -19,7 +20,7 @@ from episodic.core.model import Params
 from episodic.inference.labels import AdaptError, label_array
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
-from episodic.training import checkpoint, evaluation, model_folder
+from episodic.training import evaluation, model_folder
 from episodic.training.model_folder import CONFIG, ModelFolderError
 
 __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.errors import UserError
-from episodic.core.files import atomic_path
+from episodic.core.files import atomic_path, cache_folder
 
 __all__ = [
     "build_library",
@@ -141,7 +141,7 @@ def build_library(command: list[str]) -> Path:
             ]
         ).encode()
     )
-    home = _cache_folder()
+    home = cache_folder()
     path = home / f"native-{digest.hexdigest()[:16]}.so"
     try:
         if path.exists():
@@ -169,15 +169,6 @@ def build_library(command: list[str]) -> Path:
             "another folder"
         ) from None
     return path
-
-
-def _cache_folder() -> Path:
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
-    except RuntimeError:
-        raise UserError(
-            f"{FEATURE} need a cache folder, and there is no home folder; set XDG_CACHE_HOME"
-        ) from None
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from episodic.core.config import require
+from episodic.encoders.encoder import ENCODER_FOLDER
 from episodic.preprocessing.sentences.base import SentencePreprocessor
 from episodic.preprocessing.sentences.encoder import (
     EncoderPreprocessor,
@@ -24,13 +25,9 @@ from episodic.preprocessing.sentences.tokens import (
 )
 
 __all__ = [
-    "ENCODER_FOLDER",
     "TextFeatures",
     "build",
 ]
-
-ENCODER_FOLDER = "data/encoder"
-"""The default folder of the encoder. Every checkout has it, as DVC requires."""
 
 
 @dataclass(frozen=True)

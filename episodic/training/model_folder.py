@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from episodic.core import checkpoint
 from episodic.core.config import ConfigError
 from episodic.core.errors import UserError
 from episodic.core.files import write_json
@@ -20,7 +21,6 @@ from episodic.core.model import Params
 from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS, MODELS, Registry
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.training import checkpoint
 
 __all__ = [
     "ModelFolderError",

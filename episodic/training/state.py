@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from episodic.core import checkpoint
 from episodic.core.model import Params
 from episodic.core.objective import Objective
 from episodic.engine.learner import MetaLearner
-from episodic.training import checkpoint
 from episodic.training.config import TrainingConfig
 
 __all__ = ["History", "TrainingState"]

@@ -24,18 +24,15 @@ from torch import Tensor
 
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.encoders.encoder import ENCODER_VARIABLE
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.sentences.base import SentencePreprocessor
 
 __all__ = [
-    "ENCODER_VARIABLE",
     "EncoderPreprocessor",
     "describe_encoder",
     "embedding_size",
 ]
-
-ENCODER_VARIABLE = "EPISODIC_ENCODER"
-"""The environment variable with the path of the encoder's folder or of its parent."""
 
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 SIZE_KEYS = ("hidden_size", "d_model", "dim", "n_embd")

@@ -19,7 +19,8 @@ from episodic.core.model import Params
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.labels import AdaptError
 from episodic.preprocessing.base import InputError
-from episodic.training import checkpoint, evaluation, model_folder
+from episodic.core import checkpoint
+from episodic.training import evaluation, model_folder
 from episodic.training.model_folder import ModelFolderError
 from tests.episodic.algorithms.test_every_algorithm import (
     CASES,

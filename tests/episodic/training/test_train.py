@@ -19,7 +19,8 @@ from episodic.data.sampling import ClassSampler, SinusoidSampler
 from episodic.engine import cuda_graph, plan
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4, mlp
-from episodic.training import baselines, checkpoint, evaluation, loop
+from episodic.core import checkpoint
+from episodic.training import baselines, evaluation, loop
 from episodic.training.config import TrainingConfig
 from episodic.training.state import TrainingState
 

@@ -1,0 +1,199 @@
+"""Pretrained image encoders in use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from episodic.core.files import holds_data
+from episodic.core.progress import ProgressCallback, no_progress
+from episodic.encoders.architectures import LITE0, EncoderError, build_architecture
+from episodic.encoders.cache import FeatureCache
+from episodic.encoders.importing import find_packaged_encoder
+from episodic.encoders.lite0 import EfficientNetLite0
+from episodic.encoders.weights import SUFFIX, EncoderDescription, read_description, read_encoder
+
+__all__ = [
+    "ENCODER_FOLDER",
+    "ENCODER_VARIABLE",
+    "ImageEncoder",
+    "describe_encoder",
+    "find_encoder",
+    "load_encoder",
+]
+
+ENCODER_VARIABLE = "EPISODIC_ENCODER"
+"""The environment variable with the path of an encoder, or of the folder that contains it."""
+
+ENCODER_FOLDER = "data/encoder"
+"""The default folder of the encoder. Every checkout has it, as DVC requires."""
+
+BATCH_SIZE = 8
+"""Images per forward pass. It changes no feature, because one thread computes each pass."""
+
+BLOCK = 256
+"""Images that are read, looked up in the cache and encoded at a time."""
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A pretrained image encoder.
+
+    Args:
+        description: Name, preprocessing and digest.
+        network: Maps normalized images to features, in evaluation mode.
+    """
+
+    description: EncoderDescription
+    network: nn.Module
+
+    def encode(
+        self,
+        pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        cache: FeatureCache | None = None,
+        progress: ProgressCallback = no_progress,
+    ) -> Tensor:
+        """Compute the features of images, scaled to length 1.
+
+        Each image is computed on its own: its features depend neither on the other images nor on
+        the number of threads.
+
+        Args:
+            pixels: Cropped images uint8 `(3, size, size)`, as `ImageTransform.crop` returns them.
+            cache: Features that are already known, and where new ones are stored.
+            progress: Called with the number of images that are done.
+
+        Returns:
+            float32 `(n, width)`.
+
+        Raises:
+            EncoderError: The network returned a number that is not finite.
+        """
+        total = len(pixels)
+        features = np.empty((total, self.description.width), np.float32)
+        with _single_threaded_workers() as pool:
+            for start in range(0, total, BLOCK):
+                rows = range(start, min(start + BLOCK, total))
+                self._encode_block(pixels, rows, features, cache, pool)
+                progress("images", rows.stop, total)
+        if not np.isfinite(features).all():
+            raise EncoderError(
+                f"the encoder {self.description.name} returned numbers that are not finite: import "
+                "its weights again, or choose another encoder"
+            )
+        return torch.from_numpy(features)
+
+    def _encode_block(
+        self,
+        pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+        rows: range,
+        features: NDArray[np.float32],
+        cache: FeatureCache | None,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        keys = [FeatureCache.key(pixels[row]) for row in rows] if cache else []
+        known = cache.read(keys) if cache else {}
+        missing = list(rows)
+        if cache:
+            missing = []
+            for row, key in zip(rows, keys, strict=True):
+                if key in known:
+                    features[row] = known[key]
+                else:
+                    missing.append(row)
+        batches = [missing[i : i + BATCH_SIZE] for i in range(0, len(missing), BATCH_SIZE)]
+        results = pool.map(lambda batch: self._forward([pixels[row] for row in batch]), batches)
+        for batch, result in zip(batches, results, strict=True):
+            features[batch] = result
+        if cache and missing:
+            cache.write({keys[row - rows.start]: features[row] for row in missing})
+
+    def _forward(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        x = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            features = self.network(self.description.transform.normalize(x))
+            return nn.functional.normalize(features, dim=1).numpy()
+
+
+@contextmanager
+def _single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
+    """Provide one worker per core, in each of which torch uses one thread."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            max(1, cores or 1), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def find_encoder(source: str | Path) -> Path:
+    """Return the file of an encoder.
+
+    Args:
+        source: `efficientnet_lite0`, a file that `episodic encoder import` wrote, or the folder of
+            one. An empty folder stands for `efficientnet_lite0`.
+
+    Raises:
+        EncoderError: There is no encoder.
+    """
+    path = Path(source)
+    if str(source) == LITE0 or (path.is_dir() and not holds_data(path)):
+        return find_packaged_encoder()
+    if path.is_dir():
+        files = sorted(path.glob(f"*{SUFFIX}"))
+        if len(files) != 1:
+            raise EncoderError(
+                f"{path} has {len(files)} {SUFFIX} files; it must have one, the encoder"
+            )
+        return files[0]
+    if not path.exists() and not path.suffix:
+        raise EncoderError(
+            f"there is no encoder {str(source)!r}: specify {LITE0}, or a file that `episodic "
+            "encoder import` wrote"
+        )
+    return path
+
+
+def describe_encoder(source: str | Path) -> EncoderDescription:
+    """Read the description of an encoder without its weights.
+
+    Raises:
+        EncoderError: There is no encoder.
+    """
+    return read_description(find_encoder(source))
+
+
+def load_encoder(source: str | Path) -> ImageEncoder:
+    """Load an encoder on the CPU.
+
+    Args:
+        source: As for `find_encoder`.
+
+    Raises:
+        EncoderError: There is no encoder, or it is damaged.
+    """
+    description, weights = read_encoder(find_encoder(source))
+    architecture = build_architecture(description.architecture)
+    try:
+        architecture.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"the weights of the encoder {description.name} do not fit {architecture.name}: import "
+            "them again"
+        ) from error
+    network = architecture.network.eval()
+    if isinstance(network, EfficientNetLite0):
+        network.fuse()
+    return ImageEncoder(description, network.to(memory_format=torch.channels_last))
