@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
     from episodic.data.sampling import TaskSampler as TaskSampler
+    from episodic.encoders.encoder import ImageEncoder as ImageEncoder
+    from episodic.encoders.encoder import load_encoder as load_encoder
     from episodic.engine.learner import Algorithm as Algorithm
     from episodic.engine.learner import MetaLearner as MetaLearner
     from episodic.engine.outer import MetaGradient as MetaGradient
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotEvaluation as FewShotEvaluation
     from episodic.inference.few_shot import FewShotLearner as FewShotLearner
     from episodic.inference.few_shot import load as load
+    from episodic.inference.pretrained import from_encoder as from_encoder
     from episodic.inference.sklearn import FewShotClassifier as FewShotClassifier
     from episodic.models.bag import BagOfFeatures as BagOfFeatures
     from episodic.models.conv4 import Conv4 as Conv4
@@ -105,6 +108,7 @@ _MODULES = {
     "FewShotEvaluation": "episodic.inference.few_shot",
     "FewShotLearner": "episodic.inference.few_shot",
     "FineTuning": "episodic.algorithms.finetune",
+    "ImageEncoder": "episodic.encoders.encoder",
     "IMAML": "episodic.algorithms.imaml",
     "MAML": "episodic.algorithms.maml",
     "MAMLPlusPlus": "episodic.algorithms.maml_plus_plus",
@@ -141,7 +145,9 @@ _MODULES = {
     "evaluate": "episodic.training.evaluation",
     "export_onnx": "episodic.inference.export",
     "export_torch": "episodic.inference.export",
+    "from_encoder": "episodic.inference.pretrained",
     "load": "episodic.inference.few_shot",
+    "load_encoder": "episodic.encoders.encoder",
     "load_adapted": "episodic.inference.adapted",
     "mean_ci95": "episodic.core.statistics",
     "meta_gradient": "episodic.engine.outer",

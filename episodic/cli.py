@@ -13,13 +13,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
 
 from episodic.core.errors import UserError
+from episodic.inference.heads import DEFAULT_HEAD, HEADS
 
 if TYPE_CHECKING:
+    from episodic.encoders.weights import EncoderDescription
     from episodic.inference.few_shot import FewShotLearner
     from episodic.preprocessing.base import Preprocessor
 
@@ -27,8 +29,9 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="episodic",
-    help="Adapt a trained few-shot model to new classes from a few examples per class, and predict."
-    " The pipeline trains models (models/run).",
+    help="Adapt a few-shot model to new classes from a few examples per class, and predict. The"
+    " model is one that the pipeline trained (models/run), or a pretrained image encoder"
+    " (--encoder efficientnet_lite0).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,6 +39,26 @@ app = typer.Typer(
 
 Model = Annotated[
     Path, typer.Argument(help="folder of a trained model, such as models/run", show_default=False)
+]
+ENCODER_HELP = (
+    "pretrained image encoder to use without a trained model: efficientnet_lite0, or a file that"
+    " `episodic encoder import` wrote"
+)
+Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP, show_default=False)]
+EncoderFile = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="file of the encoder that the model uses, other than efficientnet_lite0",
+        show_default=False,
+    ),
+]
+Head = Annotated[
+    str,
+    typer.Option(
+        help="with --encoder: the classifier on its features, fitted to the support set:"
+        f" {', '.join(HEADS)}"
+    ),
 ]
 AdaptedFolder = Annotated[
     Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)
@@ -46,6 +69,8 @@ Device = Annotated[
 P = ParamSpec("P")
 
 STDIN = "-"
+IMAGES_AT_ONCE = 32
+"""Images that are read between two updates of the progress bar."""
 
 
 def report_errors(command: Callable[P, None]) -> Callable[P, None]:
@@ -66,7 +91,7 @@ def report_errors(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print an error and exit with code 1."""
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
@@ -98,16 +123,24 @@ def info(
     from episodic.training import model_folder
 
     config = model_folder.read_config(model)
-    inverted = ", dark ink on light paper" if config["inputs"].get("inverted") else ""
-    trained_on = f"{config.get('dataset')}"
-    if config["kind"] == "classification":
-        trained_on += f": {config['ways']}-way {config.get('shots')}-shot"
+    inputs = config["inputs"]
+    inverted = ", dark ink on light paper" if inputs.get("inverted") else ""
     facts = {
         "algorithm": config["algorithm"]["name"],
         "model": f"{config['model']['name']}, {config.get('parameters', 0):,} parameters",
-        "inputs": f"{config['inputs']['kind']}, {' x '.join(map(str, config['input']))}{inverted}",
-        "trained on": trained_on,
+        "inputs": f"{inputs['kind']}, {' x '.join(map(str, config['input']))}{inverted}",
     }
+    if "encoder" in inputs:
+        encoder = inputs["encoder"]
+        facts["encoder"] = f"{encoder['name']}, digest {encoder['digest'][:12]}"
+        if "license" in encoder:
+            facts["encoder"] += f", {encoder['license']}"
+    if "head" in config:
+        facts["head"] = config["head"]
+    else:
+        facts["trained on"] = f"{config.get('dataset')}"
+        if config["kind"] == "classification":
+            facts["trained on"] += f": {config['ways']}-way {config.get('shots')}-shot"
     if "adapted" in config:
         classes = ", ".join(map(str, config["adapted"]["classes"]))
         facts["adapted to"] = classes or "a regression task"
@@ -128,12 +161,13 @@ def info(
 @app.command()
 @report_errors
 def adapt(
-    model: Model,
-    support: Annotated[
-        Path,
+    folders: Annotated[
+        list[Path],
         typer.Argument(
-            help="folder with one subfolder of examples per class; for a text model also a CSV file"
-            " with the columns text,label, or - to read it from standard input",
+            metavar="[MODEL] SUPPORT",
+            help="MODEL: folder of a trained model, such as models/run; omit it with --encoder."
+            " SUPPORT: folder with one subfolder of examples per class; for a text model also a CSV"
+            " file with the columns text,label, or - to read it from standard input",
             show_default=False,
         ),
     ],
@@ -149,13 +183,14 @@ def adapt(
             help="number of inner steps (default: that of the algorithm)", show_default=False
         ),
     ] = None,
+    encoder: Encoder = None,
+    head: Head = DEFAULT_HEAD,
     device: Device = "cpu",
 ) -> None:
-    """Adapt a trained model to new classes from a few labelled examples."""
-    from episodic.inference import few_shot
-
+    """Adapt a trained model, or an encoder, to new classes from a few labelled examples."""
+    model, support = split_arguments(folders, encoder, "SUPPORT")
     check_replaceable(out)
-    learner = require_classifier(few_shot.load(model, device), model)
+    learner = load_learner(model, encoder, head, device)
     examples, labels = read_labelled_examples(support, learner.inputs)
     adapted = learner.adapt(encode_examples(examples, learner.inputs), labels, steps)
     adapted.save(out)
@@ -181,6 +216,7 @@ def predict(
         typer.Option("--json", help="one JSON object per line, with all class probabilities"),
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all class probabilities")] = False,
+    encoder: EncoderFile = None,
     device: Device = "cpu",
 ) -> None:
     """Predict the class of each image, or of each sentence (one per line of a text file)."""
@@ -188,7 +224,7 @@ def predict(
 
     if as_json and as_csv:
         fail("--json and --csv are mutually exclusive: choose one")
-    model = load_adapted(adapted, device)
+    model = load_adapted(adapted, device, encoder)
     examples = list(list_examples(files, model.inputs))
     if not examples:
         fail("there are no examples to predict: specify files, or a folder with files")
@@ -208,11 +244,12 @@ def predict(
 @app.command()
 @report_errors
 def evaluate(
-    model: Model,
-    folder: Annotated[
-        Path,
+    folders: Annotated[
+        list[Path],
         typer.Argument(
-            help="your own examples: one subfolder per class, or a CSV file with the columns"
+            metavar="[MODEL] FOLDER",
+            help="MODEL: folder of a trained model, such as models/run; omit it with --encoder."
+            " FOLDER: your own examples, one subfolder per class, or a CSV file with the columns"
             " text,label",
             show_default=False,
         ),
@@ -220,25 +257,30 @@ def evaluate(
     ways: Annotated[
         int | None,
         typer.Option(
-            min=2, help="classes per episode (default: as in training)", show_default=False
+            min=2,
+            help="classes per episode (default: as in training, or 5)",
+            show_default=False,
         ),
     ] = None,
     shots: Annotated[
         int | None,
         typer.Option(
-            min=1, help="support examples per class (default: as in training)", show_default=False
+            min=1,
+            help="support examples per class (default: as in training, or 1)",
+            show_default=False,
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="query examples per class")] = 5,
     episodes: Annotated[int, typer.Option(min=2, help="number of episodes")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="seed of the episodes")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    encoder: Encoder = None,
+    head: Head = DEFAULT_HEAD,
     device: Device = "cpu",
 ) -> None:
     """Measure how well a model adapts to your own classes, on episodes drawn from your examples."""
-    from episodic.inference import few_shot
-
-    learner = require_classifier(few_shot.load(model, device), model)
+    model, folder = split_arguments(folders, encoder, "FOLDER")
+    learner = load_learner(model, encoder, head, device)
     examples, labels = read_labelled_examples(folder, learner.inputs)
     result = learner.evaluate(
         encode_examples(examples, learner.inputs),
@@ -270,10 +312,11 @@ def export(
             help="file to write: *.onnx for ONNX, *.pt2 for torch.export", show_default=False
         ),
     ],
-    encoder: Annotated[
+    features: Annotated[
         bool,
-        typer.Option("--encoder", help="export the features instead of class probabilities"),
+        typer.Option("--features", help="export the features instead of class probabilities"),
     ] = False,
+    encoder: EncoderFile = None,
 ) -> None:
     """Export an adapted model to ONNX or torch.export, for other runtimes."""
     from episodic.inference import export
@@ -285,14 +328,20 @@ def export(
         fail(f"{out} ends in neither .onnx nor .pt2: the suffix determines the format")
     if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
-    writers[out.suffix](load_adapted(adapted), out, encoder)
+    writers[out.suffix](load_adapted(adapted, encoder=encoder), out, features)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
 @report_errors
 def demo(
-    model: Model,
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="folder of a trained model, such as models/run; omit it with --encoder",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="port to listen on; 0 for a free one")
     ] = 8765,
@@ -306,16 +355,148 @@ def demo(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="open the page in the browser")
     ] = True,
+    encoder: Encoder = None,
+    head: Head = DEFAULT_HEAD,
     device: Device = "cpu",
 ) -> None:
     """Open a page to adapt the model to new classes, by drawing, dropping or typing examples."""
-    from episodic.inference import few_shot
-
+    if model is None and encoder is None:
+        fail("specify a trained model, such as models/run, or --encoder efficientnet_lite0")
     try:
         from episodic.inference.demo import serve
     except ModuleNotFoundError as error:
         fail(f"the page needs more packages: pip install 'episodic-learning[demo]' ({error})")
-    serve(require_classifier(few_shot.load(model, device), model), str(model), host, port, browser)
+    learner = load_learner(model, encoder, head, device)
+    name = str(model) if encoder is None else f"{encoder}, {head}"
+    serve(learner, name, host, port, browser)
+
+
+encoder_app = typer.Typer(help="Import and describe image encoders.", no_args_is_help=True)
+app.add_typer(encoder_app, name="encoder")
+
+
+@encoder_app.command("import")
+@report_errors
+def import_encoder(
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            help="published weights: a torch file (*.pth) or a safetensors file",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="file to write, *.safetensors", show_default=False),
+    ],
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="torchvision/NAME, timm/NAME or efficientnet_lite0 (default: recognized by the"
+            " name of an official file, or by timm's config.json next to it)",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="pixels of the central crop (default: usual)", show_default=False),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            help="pixels of the shorter side before the crop (default: usual)", show_default=False
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="bilinear or bicubic (default: usual)", show_default=False)
+    ] = None,
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="mean of each channel, from 0 to 1 (default: usual)", show_default=False),
+    ] = None,
+    std: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="standard deviation of each channel", show_default=False),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="licence of the weights (default: usual)", show_default=False)
+    ] = None,
+) -> None:
+    """Convert published weights to an encoder file, without running code of the file."""
+    from episodic.encoders.importing import import_weights
+
+    changes = {
+        "size": size,
+        "resize": resize,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+    }
+    chosen = {key: value for key, value in changes.items() if value is not None}
+    print_encoder(import_weights(weights, out, architecture, chosen, license), out)
+
+
+@encoder_app.command("info")
+@report_errors
+def describe_encoder(
+    encoder: Annotated[
+        str, typer.Argument(help="efficientnet_lite0, or an encoder file", show_default=False)
+    ],
+) -> None:
+    """Describe an encoder: architecture, preprocessing, licence and digest."""
+    from episodic.encoders.encoder import find_encoder
+    from episodic.encoders.weights import read_description
+
+    path = find_encoder(encoder)
+    print_encoder(read_description(path), path)
+
+
+def print_encoder(description: EncoderDescription, path: Path) -> None:
+    """Print the facts of an encoder, one per line."""
+    transform = description.transform
+    facts = {
+        "file": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
+        "architecture": description.architecture,
+        "features": f"{description.width:,}",
+        "images": f"shorter side {transform.resize} ({transform.interpolation}), central crop"
+        f" {transform.size}",
+        "mean, std": f"{transform.mean}, {transform.std}",
+        "licence": description.license,
+        "digest": description.digest,
+    }
+    for name, value in facts.items():
+        print(f"{name:<14}{value}")
+
+
+def split_arguments(
+    folders: Sequence[Path], encoder: str | None, name: str
+) -> tuple[Path | None, Path]:
+    """Return the model, None with an encoder, and the folder of examples."""
+    expected = 1 if encoder is not None else 2
+    if len(folders) == expected:
+        return (None if encoder is not None else folders[0]), folders[-1]
+    if encoder is not None:
+        fail(
+            f"--encoder takes the place of MODEL, so specify only {name}, not"
+            f" {', '.join(map(str, folders))}"
+        )
+    fail(
+        f"specify MODEL and {name}, or only {name} with --encoder efficientnet_lite0; got"
+        f" {', '.join(map(str, folders))}"
+    )
+
+
+def load_learner(model: Path | None, encoder: str | None, head: str, device: str) -> FewShotLearner:
+    """Load a trained classifier, or make one of an encoder and a head."""
+    from episodic.inference import few_shot, pretrained
+
+    if model is None:
+        return pretrained.from_encoder(encoder or "", head, device)
+    if encoder is not None:
+        learner = few_shot.load(model, device, encoder)
+    else:
+        learner = few_shot.load(model, device)
+    return require_classifier(learner, model)
 
 
 def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
@@ -378,12 +559,13 @@ def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
     if inputs.example_name != "image":
         return inputs(examples)
     bar, tensors, errors = ProgressBar("images"), [], []
-    for done, path in enumerate(examples, 1):
+    for start in range(0, len(examples), IMAGES_AT_ONCE):
+        some = examples[start : start + IMAGES_AT_ONCE]
         try:
-            tensors.append(inputs([path]))
+            tensors.append(inputs(some))
         except base.InputError as error:
-            errors.append(str(error))
-        bar(done, len(examples))
+            errors += str(error).splitlines()
+        bar(start + len(some), len(examples))
     if errors:
         raise base.InputError("\n".join(base.shorten_errors(errors)))
     return torch.cat(tensors)

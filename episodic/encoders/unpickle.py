@@ -52,11 +52,14 @@ def main() -> None:
 
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
-        tensors = find_tensors(content)
     except Exception as error:  # a damaged file raises errors of many types
-        if type(error).__name__ == "UnpicklingError":
+        if "Unsupported global" in str(error):
             sys.exit("it contains objects other than tensors, which could run code")
-        sys.exit(" ".join(str(error).split())[:300] or type(error).__name__)
+        sys.exit("it is damaged, or not a file of torch")
+    try:
+        tensors = find_tensors(content)
+    except ValueError as error:
+        sys.exit(str(error))
     save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, out)
 
 

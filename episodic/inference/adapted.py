@@ -15,8 +15,10 @@ from torch import Tensor
 from episodic.core import checkpoint
 from episodic.core.device import choose_device
 from episodic.core.episode import Episode
+from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
+from episodic.encoders.encoder import find_encoder
 from episodic.inference.labels import AdaptError, label_array
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
@@ -186,12 +188,15 @@ class AdaptedModel:
             checkpoint.save(draft / SUPPORT, support, {})
 
 
-def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
+def load_adapted(
+    folder: Path | str, device: str = "cpu", encoder: Path | str | None = None
+) -> AdaptedModel:
     """Load an adapted model from the folder that `AdaptedModel.save` wrote.
 
     Args:
         folder: The folder.
         device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
+        encoder: File or folder of the pretrained encoder, as for `load`.
 
     Raises:
         ModelFolderError: The folder does not contain a valid adapted model.
@@ -216,7 +221,7 @@ def load_adapted(folder: Path | str, device: str = "cpu") -> AdaptedModel:
     base_config = {name: value for name, value in config.items() if name != "adapted"}
     return AdaptedModel(
         model_folder.TrainedModel(learner, [], base_config),
-        build_inputs(folder, config),
+        build_inputs(folder, config, encoder),
         chosen_device,
         thetas,
         support.to(chosen_device),
@@ -257,14 +262,29 @@ def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> b
     return is_labels and sorted(set(y.tolist())) == list(range(classes))
 
 
-def build_inputs(folder: Path, config: dict[str, Any]) -> Preprocessor:
+def build_inputs(
+    folder: Path, config: dict[str, Any], encoder: Path | str | None = None
+) -> Preprocessor:
     """Build the preprocessing described in config.json.
+
+    Args:
+        folder: The folder of the model.
+        config: The content of its config.json.
+        encoder: File or folder of the pretrained encoder; None to find it.
 
     Raises:
         ModelFolderError: The section `inputs` is invalid.
     """
     try:
-        return preprocessing.build(config)
+        inputs = dict(config["inputs"])
+        if encoder is not None:
+            if "encoder" not in inputs:
+                raise AdaptError(f"{folder} uses no encoder: omit it")
+            is_image = inputs["kind"] == "image"
+            inputs["path"] = find_encoder(encoder) if is_image else Path(encoder)
+        return preprocessing.build(config | {"inputs": inputs})
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFolderError(
             f"{folder / CONFIG}: the section `inputs` is invalid ({error}): copy the model again,"

@@ -147,8 +147,8 @@ class FewShotLearner:
         Args:
             x: Examples, as for `adapt`, of all classes to draw episodes from.
             y: A label per example.
-            ways: Classes per episode. None: as in training.
-            shots: Support examples per class. None: as in training.
+            ways: Classes per episode. None: as in training; without training, 5 or all classes.
+            shots: Support examples per class. None: as in training; without training, 1.
             queries: Query examples per class.
             episodes: Number of episodes.
             seed: Seed of the episodes.
@@ -166,7 +166,8 @@ class FewShotLearner:
         class_index = torch.tensor([classes.index(label) for label in labels])
         x = x[class_index.argsort(stable=True)]
         counts = class_index.bincount(minlength=len(classes))
-        ways, shots = ways or self.config["ways"], shots or self.config["shots"]
+        ways = ways or self.config["ways"] or min(5, len(classes))
+        shots = shots or self.config["shots"] or 1
         if len(classes) < ways:
             raise AdaptError(
                 f"there are {len(classes)} classes and an episode has {ways}: add classes, or use"
@@ -247,12 +248,16 @@ class FewShotEvaluation:
         }
 
 
-def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
+def load(
+    folder: Path | str, device: str = "cpu", encoder: Path | str | None = None
+) -> FewShotLearner:
     """Load a trained model. No data, DVC or Prefect is required.
 
     Args:
         folder: The folder of the model, such as models/run.
         device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
+        encoder: File or folder of the pretrained encoder that the model uses. None:
+            `efficientnet_lite0` is found by itself, and others by EPISODIC_ENCODER.
 
     Raises:
         ModelFolderError: The folder does not contain a valid model.
@@ -266,4 +271,6 @@ def load(folder: Path | str, device: str = "cpu") -> FewShotLearner:
             f"{folder} is a model that is already adapted to a task: specify the model before"
             " adaptation, such as models/run"
         )
-    return FewShotLearner(model_folder.load(folder), build_inputs(folder, config), chosen_device)
+    return FewShotLearner(
+        model_folder.load(folder), build_inputs(folder, config, encoder), chosen_device
+    )

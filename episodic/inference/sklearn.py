@@ -3,6 +3,7 @@
 It can be used in a Pipeline, `cross_val_score` or a grid search:
 
     FewShotClassifier("models/run").fit(images, labels).predict(query_images)
+    FewShotClassifier(encoder="efficientnet_lite0").fit(images, labels).predict(query_images)
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from episodic.inference.few_shot import FewShotLearner, load
-from episodic.inference.labels import label_array
+from episodic.inference.heads import DEFAULT_HEAD
+from episodic.inference.labels import AdaptError, label_array
+from episodic.inference.pretrained import from_encoder
 
 __all__ = ["FewShotClassifier"]
 
@@ -27,15 +30,24 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     reshaped to `(n, *input)`.
 
     Args:
-        model: The folder of a trained model, or a `FewShotLearner`.
+        model: The folder of a trained model, or a `FewShotLearner`. None: models/run, unless
+            `encoder` is given.
         steps: Number of inner steps. None: the default of the algorithm.
         device: As for `load`.
+        encoder: A pretrained image encoder to use without a trained model, as for `from_encoder`.
+        head: The head on its features, as for `from_encoder`.
     """
 
     def __init__(
-        self, model: Any = "models/run", steps: int | None = None, device: str = "cpu"
+        self,
+        model: Any = None,
+        steps: int | None = None,
+        device: str = "cpu",
+        encoder: Any = None,
+        head: str = DEFAULT_HEAD,
     ) -> None:
         self.model, self.steps, self.device = model, steps, device
+        self.encoder, self.head = encoder, head
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
         """Adapt the model to labelled examples.
@@ -46,11 +58,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             ModelFolderError: `model` is not the folder of a trained model.
-            AdaptError: The model cannot adapt to these examples.
+            EncoderError: There is no such encoder.
+            AdaptError: Both `model` and `encoder` are given, or the model cannot adapt to these
+                examples.
         """
-        learner = (
-            self.model if isinstance(self.model, FewShotLearner) else load(self.model, self.device)
-        )
+        learner = self._load_learner()
         self.shape_ = tuple(learner.config["input"])
         self.adapted_ = learner.adapt(self._examples(X), y, self.steps)
         self.classes_ = label_array(self.adapted_.classes_)
@@ -65,6 +77,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Predict probabilities `(n, classes)`, with columns in the order of `classes_`."""
         check_is_fitted(self, "adapted_")
         return self.adapted_.predict_proba(self._examples(X))
+
+    def _load_learner(self) -> FewShotLearner:
+        if isinstance(self.model, FewShotLearner):
+            return self.model
+        if self.encoder is None:
+            return load("models/run" if self.model is None else self.model, self.device)
+        if self.model is not None:
+            raise AdaptError("model and encoder are mutually exclusive: pass one of them")
+        return from_encoder(self.encoder, self.head, self.device)
 
     def _examples(self, X: Any) -> Any:
         if hasattr(X, "to_numpy"):  # a pandas column

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.encoders.architectures import LITE0
+from episodic.encoders.architectures import LITE0, EncoderError
 from episodic.encoders.encoder import ENCODER_VARIABLE, ImageEncoder, find_encoder, load_encoder
 from episodic.encoders.transform import ImageTransform
 from episodic.encoders.weights import EncoderDescription, read_description
@@ -176,7 +176,7 @@ class EncodedImagePreprocessor:
         path = self.path or self._find_path()
         digest = read_description(path).digest
         if digest != self.description.digest:
-            raise InputError(
+            raise EncoderError(
                 f"{path} is not the encoder {self.description.name} that the model was made with "
                 f"(digest {digest[:12]}, not {self.description.digest[:12]}): specify that encoder,"
                 " or make the model again"
@@ -189,8 +189,9 @@ class EncodedImagePreprocessor:
             return find_encoder(LITE0)
         named = os.environ.get(ENCODER_VARIABLE)
         if not named:
-            raise InputError(
-                f"the model needs the image encoder {name}: set {ENCODER_VARIABLE} to its file"
+            raise EncoderError(
+                f"the model needs the image encoder {name}: specify its file with --encoder, or set"
+                f" {ENCODER_VARIABLE} to it"
             )
         inside = Path(named) / f"{name}.safetensors"
         return inside if inside.is_file() else find_encoder(named)

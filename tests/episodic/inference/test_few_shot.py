@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import episodic
+from episodic.core import checkpoint
 from episodic.core.errors import UserError
 from episodic.core.model import Params
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.labels import AdaptError
 from episodic.preprocessing.base import InputError
-from episodic.core import checkpoint
 from episodic.training import evaluation, model_folder
 from episodic.training.model_folder import ModelFolderError
 from tests.episodic.algorithms.test_every_algorithm import (

@@ -14,12 +14,12 @@ import torch
 from support import needs_compiler
 
 from episodic.algorithms import fomaml, maml
+from episodic.core import checkpoint
 from episodic.core.objective import Objective
 from episodic.data.sampling import ClassSampler, SinusoidSampler
 from episodic.engine import cuda_graph, plan
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4, mlp
-from episodic.core import checkpoint
 from episodic.training import baselines, evaluation, loop
 from episodic.training.config import TrainingConfig
 from episodic.training.state import TrainingState

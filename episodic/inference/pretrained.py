@@ -1,0 +1,67 @@
+"""Few-shot classification by a pretrained encoder and a head, without meta-training.
+
+learner = episodic.from_encoder("efficientnet_lite0")
+adapted = learner.adapt(["cat.jpg", "dog.jpg"], ["cat", "dog"])
+adapted.predict(["new.jpg"])
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from episodic.core.config import ConfigError
+from episodic.core.device import choose_device
+from episodic.core.registry import ALGORITHMS, did_you_mean
+from episodic.encoders.architectures import LITE0
+from episodic.encoders.encoder import find_encoder
+from episodic.encoders.weights import read_description
+from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.heads import DEFAULT_HEAD, HEADS
+from episodic.preprocessing.image import EncodedImagePreprocessor
+from episodic.training import model_folder
+
+__all__ = ["from_encoder"]
+
+
+def from_encoder(
+    encoder: str | Path = LITE0, head: str = DEFAULT_HEAD, device: str = "cpu"
+) -> FewShotLearner:
+    """Make a few-shot learner of a pretrained image encoder and a head.
+
+    Nothing is trained: the head is fitted to the support set of each task.
+
+    Args:
+        encoder: `efficientnet_lite0`, or an encoder file that `episodic encoder import` wrote.
+        head: One of `HEADS`.
+        device: Device of the head, as for `choose_device`. The encoder runs on the CPU.
+
+    Raises:
+        EncoderError: There is no such encoder.
+        ConfigError: There is no such head, or the device is not available.
+    """
+    if head not in HEADS:
+        known = list(HEADS)
+        hint = did_you_mean(head, known)
+        raise ConfigError("head", head, f"must be one of {', '.join(known)}{hint}")
+    chosen_device = choose_device(device)
+    path = find_encoder(encoder)
+    description = read_description(path)
+    name, settings = HEADS[head]
+    config = {
+        "algorithm": {"name": name} | asdict(ALGORITHMS[name](**settings)),
+        "model": {"name": "mlp", "hidden": []},
+        "batch_norm": "inductive",
+        "kind": "classification",
+        "ways": 0,
+        "shots": 0,
+        "classes": 0,
+        "input": [description.width],
+        "inputs": {"kind": "image", "encoder": description.to_json()},
+        "head": head,
+        "parameters": 0,
+        "dataset": None,
+    }
+    learner = model_folder.build_learner(config)
+    trained = model_folder.TrainedModel(learner, [learner.init(0)], config)
+    return FewShotLearner(trained, EncodedImagePreprocessor(description, path), chosen_device)
