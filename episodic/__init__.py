@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
     from episodic.data.sampling import TaskSampler as TaskSampler
-    from episodic.encoders.encoder import ImageEncoder as ImageEncoder
-    from episodic.encoders.encoder import load_encoder as load_encoder
     from episodic.engine.learner import Algorithm as Algorithm
     from episodic.engine.learner import MetaLearner as MetaLearner
     from episodic.engine.outer import MetaGradient as MetaGradient
@@ -74,6 +72,8 @@ if TYPE_CHECKING:
     from episodic.models.module import TorchModule as TorchModule
     from episodic.models.resnet12 import ResNet12 as ResNet12
     from episodic.models.textcnn import TextCNN as TextCNN
+    from episodic.preprocessing.encoders.encoder import ImageEncoder as ImageEncoder
+    from episodic.preprocessing.encoders.encoder import load_encoder as load_encoder
     from episodic.training.config import EvaluationConfig as EvaluationConfig
     from episodic.training.config import TrainingConfig as TrainingConfig
     from episodic.training.evaluation import Evaluation as Evaluation
@@ -108,7 +108,7 @@ _MODULES = {
     "FewShotEvaluation": "episodic.inference.few_shot",
     "FewShotLearner": "episodic.inference.few_shot",
     "FineTuning": "episodic.algorithms.finetune",
-    "ImageEncoder": "episodic.encoders.encoder",
+    "ImageEncoder": "episodic.preprocessing.encoders.encoder",
     "IMAML": "episodic.algorithms.imaml",
     "MAML": "episodic.algorithms.maml",
     "MAMLPlusPlus": "episodic.algorithms.maml_plus_plus",
@@ -147,7 +147,7 @@ _MODULES = {
     "export_torch": "episodic.inference.export",
     "from_encoder": "episodic.inference.pretrained",
     "load": "episodic.inference.few_shot",
-    "load_encoder": "episodic.encoders.encoder",
+    "load_encoder": "episodic.preprocessing.encoders.encoder",
     "load_adapted": "episodic.inference.adapted",
     "mean_ci95": "episodic.core.statistics",
     "meta_gradient": "episodic.engine.outer",

@@ -21,9 +21,9 @@ from episodic.core.errors import UserError
 from episodic.inference.heads import DEFAULT_HEAD, HEADS
 
 if TYPE_CHECKING:
-    from episodic.encoders.weights import EncoderDescription
     from episodic.inference.few_shot import FewShotLearner
     from episodic.preprocessing.base import Preprocessor
+    from episodic.preprocessing.encoders.weights import EncoderDescription
 
 __all__ = ["app"]
 
@@ -423,7 +423,7 @@ def import_encoder(
     ] = None,
 ) -> None:
     """Convert published weights to an encoder file, without running code of the file."""
-    from episodic.encoders.importing import import_weights
+    from episodic.preprocessing.encoders.importing import import_weights
 
     changes = {
         "size": size,
@@ -444,8 +444,8 @@ def describe_encoder(
     ],
 ) -> None:
     """Describe an encoder: architecture, preprocessing, licence and digest."""
-    from episodic.encoders.encoder import find_encoder
-    from episodic.encoders.weights import read_description
+    from episodic.preprocessing.encoders.encoder import find_encoder
+    from episodic.preprocessing.encoders.weights import read_description
 
     path = find_encoder(encoder)
     print_encoder(read_description(path), path)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from episodic.core import random_numbers
 from episodic.core.config import require
@@ -18,6 +19,9 @@ from tasks import params
 from tasks.prepared import FORMAT, add_offsets
 from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder, compute_digest, write_json
+
+THUMBNAIL = 64
+"""Height and width of the images that reports show, in pixels."""
 
 
 def run(settings: params.Settings, raw: Path, out: Path) -> None:
@@ -61,6 +65,8 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     """Write the examples, the class table and the rows of each fixed episode."""
     storage.save_examples(folder, _encode_examples(data))
     details: dict[str, Any] = {"input": list(data.input)}
+    if isinstance(data, Images) and data.is_encoded:
+        np.save(folder / storage.THUMBNAILS, make_thumbnails(data.images))
     if isinstance(data, Texts):
         texts = pd.DataFrame({"text": data.texts + data.outside})
         texts.to_parquet(folder / "texts.parquet", index=False)
@@ -107,12 +113,27 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
 
 
 def _encode_examples(data: Images | Texts) -> Any:
-    """Return the examples, with a progress bar while a sentence encoder computes them."""
-    if not isinstance(data, Texts) or data.features.kind != "encoder":
+    """Return the examples, with a progress bar while a pretrained encoder computes them."""
+    if not data.is_encoded:
         return data.examples
-    total = len(data.texts) + len(data.outside)
-    with stage.ProgressReporter("episodes", "sentences", total) as progress:
+    what, total = (
+        ("sentences", len(data.texts) + len(data.outside))
+        if isinstance(data, Texts)
+        else ("images", len(data.images))
+    )
+    with stage.ProgressReporter("episodes", what, total) as progress:
         return data.encode(lambda what, done, total: progress.update(done, total))
+
+
+def make_thumbnails(images: np.ndarray) -> np.ndarray:
+    """Return small versions of images for the reports, uint8 `(N, 3, S, S)`."""
+    side = min(THUMBNAIL, *images.shape[2:])
+    thumbnails = np.empty((len(images), 3, side, side), np.uint8)
+    for i, pixels in enumerate(images):
+        colour = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
+        image = Image.fromarray(np.ascontiguousarray(colour))
+        thumbnails[i] = np.asarray(image.resize((side, side))).transpose(2, 0, 1)
+    return thumbnails
 
 
 def _describe_groups(table: pd.DataFrame, ways: int) -> str:

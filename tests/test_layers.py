@@ -20,7 +20,6 @@ PACKAGES = (
     "episodic.ops",
     "episodic.models",
     "episodic.data",
-    "episodic.encoders",
     "episodic.preprocessing",
     "episodic.datasets",
     "episodic.engine",

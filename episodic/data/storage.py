@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Examples", "SparseRows", "StoredImages", "load_examples", "save_examples"]
+__all__ = [
+    "THUMBNAILS",
+    "Examples",
+    "SparseRows",
+    "StoredImages",
+    "load_examples",
+    "save_examples",
+]
+
+THUMBNAILS = "thumbnails.npy"
+"""File of small images, uint8 `(N, C, H, W)`, of examples that are features of images."""
 
 
 class StoredImages:

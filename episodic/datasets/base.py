@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from episodic.core.config import Section, Setting
 from episodic.core.errors import UserError
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.preprocessing.encoders.features import ImageFeatures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ __all__ = [
     "ImageDataset",
     "Images",
     "Limits",
+    "PhotoDataset",
     "PreparedData",
     "RegressionDataset",
     "Sinusoids",
@@ -136,6 +138,26 @@ class ImageDataset(ClassificationDataset):
 
 
 @dataclass(frozen=True)
+class PhotoDataset(ImageDataset):
+    """Base class of datasets of colour images, which a pretrained encoder may encode.
+
+    Args:
+        features: How images are encoded.
+    """
+
+    features: ImageFeatures = field(default_factory=ImageFeatures)
+
+    @property
+    def produces(self) -> ExampleKind:
+        return "vector" if self.features.kind == "encoder" else "image"
+
+    def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an example, for images of a shape."""
+        encoder = self.features.encoder
+        return shape if encoder is None else (encoder.width,)
+
+
+@dataclass(frozen=True)
 class RegressionDataset(Dataset):
     """Base class of datasets with targets."""
 
@@ -211,6 +233,8 @@ class Images:
         counts: Images per class, int64 `(classes,)`.
         protocol: Description of the split, for captions.
         inverted: Whether dark ink on light paper is stored as light on dark.
+        features: How images are encoded.
+        cropped: Whether the images have the size that the encoder expects.
     """
 
     images: NDArray[np.uint8]
@@ -220,23 +244,41 @@ class Images:
     counts: NDArray[np.int64]
     protocol: str
     inverted: bool = False
+    features: ImageFeatures = field(default_factory=ImageFeatures)
+    cropped: bool = False
 
     kind = "classification"
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The section `inputs` of a model's config.json: see `episodic.preprocessing`."""
-        return {"kind": "image", "inverted": self.inverted}
+        return self.features.describe_inputs(self.inverted)
 
     @property
-    def examples(self) -> NDArray[np.uint8]:
+    def is_encoded(self) -> bool:
+        """Whether examples are computed by a pretrained encoder."""
+        return self.features.kind == "encoder"
+
+    def encode(self, progress: ProgressCallback) -> Any:
+        """Compute the examples, row by row.
+
+        Args:
+            progress: Called with the progress of an image encoder.
+        """
+        if not self.is_encoded:
+            return self.images
+        return self.features.encode(self.images, self.cropped, progress)
+
+    @property
+    def examples(self) -> Any:
         """The examples, row by row."""
-        return self.images
+        return self.encode(no_progress)
 
     @property
     def input(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return self.images.shape[1:]
+        encoder = self.features.encoder
+        return self.images.shape[1:] if encoder is None else (encoder.width,)
 
 
 @dataclass(frozen=True)
@@ -264,6 +306,11 @@ class Texts:
     outside: list[str] = field(default_factory=list)
 
     kind = "classification"
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether examples are computed by a pretrained encoder."""
+        return self.features.kind == "encoder"
 
     @cached_property
     def inputs(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 
 from episodic.core.files import atomic_path, write_json
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.folder import (
     OwnClass,
     SplitFractions,
@@ -21,7 +21,7 @@ from episodic.datasets.sources.folder import (
     require_fractions,
 )
 from episodic.preprocessing.base import InputError, shorten_errors
-from episodic.preprocessing.image import ImagePreprocessor, decode_image
+from episodic.preprocessing.image import ImagePreprocessor, crop_image, decode_image
 
 __all__ = ["ImageFolder"]
 
@@ -30,14 +30,18 @@ MAX_BYTES = 64 << 30
 
 
 @dataclass(frozen=True)
-class ImageFolder(ImageDataset):
+class ImageFolder(PhotoDataset):
     """User-provided images, in one folder per class.
 
     The folder is `CLASS/*.png` (or jpg, bmp, gif, tif, webp), whose classes are split at random, or
     `train/CLASS/...`, `validation/CLASS/...` (or `val`) and `test/CLASS/...`. Hidden files and
     files that are not images are ignored.
 
+    With an encoder, every image is resized and cropped as the encoder expects, in colour, and
+    `size`, `colour` and `inverted` do not apply.
+
     Args:
+        features: How images are encoded.
         size: Height and width that every image is resized to.
         colour: Whether images have three channels instead of one.
         inverted: Whether dark ink on light paper is stored as light on dark, as suits drawings.
@@ -58,8 +62,11 @@ class ImageFolder(ImageDataset):
         require_fractions(self.split_fractions)
 
     @property
-    def input(self) -> tuple[int, int, int]:
-        """Shape of one example."""
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(C, H, W)` of the stored images."""
+        encoder = self.features.encoder
+        if encoder is not None:
+            return 3, encoder.transform.size, encoder.transform.size
         return 3 if self.colour else 1, self.size, self.size
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
@@ -67,7 +74,8 @@ class ImageFolder(ImageDataset):
         splits = assign_splits([c.name for c in classes], self.split_fractions, seed)
         smallest = min(classes, key=lambda c: len(c.examples))
         members = ((c.split or splits[c.name], "") for c in classes)
-        return Limits.from_members(len(smallest.examples), members, self.input, smallest.name)
+        shape = self.example_shape(self.image_shape)
+        return Limits.from_members(len(smallest.examples), members, shape, smallest.name)
 
     def fetch(
         self,
@@ -77,7 +85,7 @@ class ImageFolder(ImageDataset):
         mirror: Path | None = None,
         progress: ProgressCallback = no_progress,
     ) -> None:
-        """Write `images.npy`, uint8 `(N, C, size, size)`, class after class, and `classes.json`.
+        """Write `images.npy`, uint8 `(N, C, H, W)`, class after class, and `classes.json`.
 
         Raises:
             FetchError: The folder is malformed, or some images cannot be read. All of them are
@@ -85,7 +93,8 @@ class ImageFolder(ImageDataset):
         """
         classes = self._read_classes(source)
         paths = [path for c in classes for path in c.examples]
-        shape = (len(paths), *self.input)
+        encoder, image_shape = self.features.encoder, self.image_shape
+        shape = (len(paths), *image_shape)
         if np.prod(shape, dtype=np.int64) > MAX_BYTES:
             raise FetchError(
                 f"{source} has {len(paths):,} images, more than {MAX_BYTES >> 30} GB at this size: "
@@ -96,7 +105,11 @@ class ImageFolder(ImageDataset):
             images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
             for row, path in enumerate(paths):
                 try:
-                    images[row] = decode_image(path, self.input, self.inverted)
+                    images[row] = (
+                        decode_image(path, image_shape, self.inverted)
+                        if encoder is None
+                        else crop_image(path, encoder.transform)
+                    )
                 except InputError as error:
                     errors.append(str(error))
                 if (row + 1) % 100 == 0 or row + 1 == len(paths):
@@ -127,6 +140,8 @@ class ImageFolder(ImageDataset):
             counts=np.array([row["count"] for row in rows], np.int64),
             protocol=f"{content['folder']}, classes split {how}",
             inverted=self.inverted,
+            features=self.features,
+            cropped=True,
         )
 
     def _read_classes(self, source: Path | None) -> list[OwnClass[Path]]:
@@ -135,4 +150,4 @@ class ImageFolder(ImageDataset):
                 f"dataset.source is {source}; it must be a folder with one folder of images per "
                 "class"
             )
-        return read_folders(source, ImagePreprocessor(self.input, self.inverted))
+        return read_folders(source, ImagePreprocessor(self.image_shape, self.inverted))

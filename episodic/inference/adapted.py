@@ -18,10 +18,10 @@ from episodic.core.episode import Episode
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
-from episodic.encoders.encoder import find_encoder
 from episodic.inference.labels import AdaptError, label_array
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
+from episodic.preprocessing.encoders.encoder import find_encoder
 from episodic.training import evaluation, model_folder
 from episodic.training.model_folder import CONFIG, ModelFolderError
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from episodic.core.config import ConfigError
 from episodic.core.device import choose_device
 from episodic.core.registry import ALGORITHMS, did_you_mean
-from episodic.encoders.architectures import LITE0
-from episodic.encoders.encoder import find_encoder
-from episodic.encoders.weights import read_description
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.heads import DEFAULT_HEAD, HEADS
+from episodic.preprocessing.encoders.architectures import LITE0
+from episodic.preprocessing.encoders.encoder import find_encoder
+from episodic.preprocessing.encoders.weights import read_description
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training import model_folder
 

@@ -17,11 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from episodic.encoders.architectures import LITE0, EncoderError
-from episodic.encoders.encoder import ENCODER_VARIABLE, ImageEncoder, find_encoder, load_encoder
-from episodic.encoders.transform import ImageTransform
-from episodic.encoders.weights import EncoderDescription, read_description
 from episodic.preprocessing.base import InputError, require_sequence, shorten_errors
+from episodic.preprocessing.encoders.architectures import LITE0, EncoderError
+from episodic.preprocessing.encoders.encoder import (
+    ENCODER_VARIABLE,
+    ImageEncoder,
+    find_encoder,
+    load_encoder,
+)
+from episodic.preprocessing.encoders.transform import ImageTransform
+from episodic.preprocessing.encoders.weights import EncoderDescription, read_description
 from episodic.preprocessing.numbers import to_array
 
 if TYPE_CHECKING:

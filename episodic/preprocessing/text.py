@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from episodic.core.config import require
-from episodic.encoders.encoder import ENCODER_FOLDER
+from episodic.preprocessing.encoders.encoder import ENCODER_FOLDER
 from episodic.preprocessing.sentences.base import SentencePreprocessor
 from episodic.preprocessing.sentences.encoder import (
     EncoderPreprocessor,

@@ -81,7 +81,9 @@ class EpisodeBaselines:
             seed,
             choose_fine_tuning_rate(learner, seed, episodes, group),
             min(count, LARGE_MODEL_EPISODES) if is_large else count,
-            CENTROIDS.get(inputs.get("features", inputs["kind"])),
+            CENTROIDS.get(
+                "encoder" if "encoder" in inputs else inputs.get("features", inputs["kind"])
+            ),
             row_baselines,
         )
 

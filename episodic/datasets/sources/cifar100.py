@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import (
     MIRROR_VARIABLE,
     download,
@@ -46,7 +46,7 @@ TABLE = Path(__file__).parent.parent / "splits" / "cifar100.csv"
 
 
 @dataclass(frozen=True)
-class Cifar100(ImageDataset):
+class Cifar100(PhotoDataset):
     """Base class of datasets made of CIFAR-100's classes."""
 
     license = (
@@ -59,7 +59,7 @@ class Cifar100(ImageDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row[self.column], row["group"]) for row in read_class_table())
-        return Limits.from_members(EXAMPLES, members, SHAPE)
+        return Limits.from_members(EXAMPLES, members, self.example_shape(SHAPE))
 
     def fetch(
         self,
@@ -116,6 +116,7 @@ class Cifar100(ImageDataset):
             splits=[row[self.column] for row in classes],
             counts=np.bincount(records[:, 1], minlength=len(classes)).astype(np.int64),
             protocol=self.protocol,
+            features=self.features,
         )
 
 

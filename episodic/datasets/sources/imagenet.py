@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import ARCHIVE_ERRORS, MIRROR_VARIABLE, find_in_mirror
 
 __all__ = [
@@ -43,7 +43,7 @@ MAX_IMAGE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class ImageNetSubset(ImageDataset):
+class ImageNetSubset(PhotoDataset):
     """Base class of datasets made of some of ImageNet's classes."""
 
     license = (
@@ -57,7 +57,8 @@ class ImageNetSubset(ImageDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row["split"], row.get("group", "")) for row in read_class_table(self.name))
-        return Limits.from_members(self.min_images, members, (3, SIZE, SIZE))
+        shape = self.example_shape((3, SIZE, SIZE))
+        return Limits.from_members(self.min_images, members, shape)
 
     def fetch(
         self,
@@ -126,6 +127,7 @@ class ImageNetSubset(ImageDataset):
             splits=[row["split"] for row in classes],
             counts=np.array([counts[row["class"]] for row in classes], np.int64),
             protocol=self.protocol,
+            features=self.features,
         )
 
 

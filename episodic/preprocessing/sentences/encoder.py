@@ -24,8 +24,8 @@ from torch import Tensor
 
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.encoders.encoder import ENCODER_VARIABLE
 from episodic.preprocessing.base import InputError
+from episodic.preprocessing.encoders.encoder import ENCODER_VARIABLE
 from episodic.preprocessing.sentences.base import SentencePreprocessor
 
 __all__ = [

@@ -142,7 +142,10 @@ def find_file_name(meta: dict[str, Any]) -> str:
     Args:
         meta: meta.json of data/prepared.
     """
-    return "texts.parquet" if meta.get("inputs", {}).get("kind") == "text" else "images.npy"
+    inputs = meta.get("inputs", {})
+    if inputs.get("kind") == "text":
+        return "texts.parquet"
+    return "thumbnails.npy" if "encoder" in inputs else "images.npy"
 
 
 def read_examples(path: Path) -> Examples:

@@ -125,7 +125,9 @@ def _list_limits(results: Results, example: str) -> list[str]:
         "better than its baselines."
     ]
     if results.kind == "classification":
-        if config["inputs"]["kind"] == "image":
+        if "encoder" in config["inputs"]:
+            limits += _list_encoder_limits(config["inputs"], example)
+        elif config["inputs"]["kind"] == "image":
             shape = " x ".join(map(str, config["input"]))
             limits.append(f"Every {example} is resized to {shape}.")
         limits.append("It always predicts one of the given classes, for any input.")
@@ -139,6 +141,22 @@ def _list_limits(results: Results, example: str) -> list[str]:
             "they are private."
         )
     return limits
+
+
+def _list_encoder_limits(inputs: dict[str, Any], example: str) -> list[str]:
+    """Describe the pretrained encoder, and what it may have seen."""
+    encoder = inputs["encoder"]
+    name = f"{encoder['name']} (digest {encoder['digest'][:12]})"
+    if inputs["kind"] != "image":
+        return [f"It needs the pretrained encoder {name}."]
+    transform = encoder["transform"]
+    return [
+        f"It needs the pretrained encoder {name}, whose licence is {encoder['license']}.",
+        f"The shorter side of every {example} is resized to {transform['resize']} pixels, and the "
+        f"central {transform['size']} x {transform['size']} are used.",
+        "The encoder may have been trained on images of the test classes (ImageNet has 1,000 "
+        "common classes), so scores on such classes are optimistic.",
+    ]
 
 
 def list_digests(results: Results) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from episodic.core.files import cache_folder
-from episodic.encoders.architectures import (
+from episodic.preprocessing.encoders.architectures import (
     LITE0,
     Architecture,
     EncoderError,
@@ -25,8 +25,13 @@ from episodic.encoders.architectures import (
     find_torchvision_weights,
     measure_width,
 )
-from episodic.encoders.lite0 import rename_published_key
-from episodic.encoders.weights import SUFFIX, EncoderDescription, read_description, write_encoder
+from episodic.preprocessing.encoders.lite0 import rename_published_key
+from episodic.preprocessing.encoders.weights import (
+    SUFFIX,
+    EncoderDescription,
+    read_description,
+    write_encoder,
+)
 
 __all__ = ["find_packaged_encoder", "import_weights"]
 
@@ -158,7 +163,7 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
             return load_file(source)
         with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
             converted = Path(folder) / f"weights{SUFFIX}"
-            command = [sys.executable, "-m", "episodic.encoders.unpickle"]
+            command = [sys.executable, "-m", "episodic.preprocessing.encoders.unpickle"]
             result = subprocess.run(
                 [*command, str(source), str(converted)], capture_output=True, text=True, check=False
             )

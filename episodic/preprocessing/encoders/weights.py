@@ -14,8 +14,8 @@ from torch import Tensor
 
 from episodic.core import checkpoint
 from episodic.core.config import ConfigError
-from episodic.encoders.architectures import EncoderError
-from episodic.encoders.transform import ImageTransform
+from episodic.preprocessing.encoders.architectures import EncoderError
+from episodic.preprocessing.encoders.transform import ImageTransform
 
 __all__ = ["EncoderDescription", "read_description", "read_encoder", "write_encoder"]
 
@@ -29,7 +29,7 @@ class EncoderDescription:
 
     Args:
         name: The name, which is that of its file.
-        architecture: Name of the network, see `episodic.encoders.architectures`.
+        architecture: Name of the network, see `episodic.preprocessing.encoders.architectures`.
         width: Number of features per image.
         transform: The preprocessing.
         license: Licence of the weights.

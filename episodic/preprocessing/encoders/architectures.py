@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from episodic.core.errors import UserError
 from episodic.core.registry import did_you_mean
-from episodic.encoders.lite0 import EfficientNetLite0
-from episodic.encoders.transform import ImageTransform
+from episodic.preprocessing.encoders.lite0 import EfficientNetLite0
+from episodic.preprocessing.encoders.transform import ImageTransform
 
 __all__ = [
     "LITE0",

@@ -1,6 +1,6 @@
 """Convert the tensors of a torch file to safetensors, in a process of its own.
 
-    python -m episodic.encoders.unpickle FILE.pth OUT.safetensors
+    python -m episodic.preprocessing.encoders.unpickle FILE.pth OUT.safetensors
 
 Torch's `weights_only` reader creates tensors and plain containers only. A file with anything else
 is refused, and its code does not run.

@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.encoders.architectures import LITE0, EncoderError, build_architecture
-from episodic.encoders.cache import FeatureCache
-from episodic.encoders.importing import find_packaged_encoder
-from episodic.encoders.lite0 import EfficientNetLite0
-from episodic.encoders.weights import SUFFIX, EncoderDescription, read_description, read_encoder
+from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
+from episodic.preprocessing.encoders.cache import FeatureCache
+from episodic.preprocessing.encoders.importing import find_packaged_encoder
+from episodic.preprocessing.encoders.lite0 import EfficientNetLite0
+from episodic.preprocessing.encoders.weights import (
+    SUFFIX,
+    EncoderDescription,
+    read_description,
+    read_encoder,
+)
 
 __all__ = [
     "ENCODER_FOLDER",
@@ -100,22 +105,22 @@ class ImageEncoder:
         cache: FeatureCache | None,
         pool: ThreadPoolExecutor,
     ) -> None:
-        keys = [FeatureCache.key(pixels[row]) for row in rows] if cache else []
+        images = list(pool.map(pixels.__getitem__, rows))
+        keys = list(pool.map(FeatureCache.key, images)) if cache else []
         known = cache.read(keys) if cache else {}
-        missing = list(rows)
-        if cache:
-            missing = []
-            for row, key in zip(rows, keys, strict=True):
-                if key in known:
-                    features[row] = known[key]
-                else:
-                    missing.append(row)
+        block = features[rows.start : rows.stop]
+        missing = []
+        for i in range(len(images)):
+            if keys and keys[i] in known:
+                block[i] = known[keys[i]]
+            else:
+                missing.append(i)
         batches = [missing[i : i + BATCH_SIZE] for i in range(0, len(missing), BATCH_SIZE)]
-        results = pool.map(lambda batch: self._forward([pixels[row] for row in batch]), batches)
+        results = pool.map(lambda batch: self._forward([images[i] for i in batch]), batches)
         for batch, result in zip(batches, results, strict=True):
-            features[batch] = result
+            block[batch] = result
         if cache and missing:
-            cache.write({keys[row - rows.start]: features[row] for row in missing})
+            cache.write({keys[i]: block[i] for i in missing})
 
     def _forward(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         x = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
