@@ -26,6 +26,7 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.preprocessing.image import EncodedImagePreprocessor
 
 __all__ = ["ExportError", "ExportedModule", "build_module", "export_onnx", "export_torch"]
 
@@ -43,7 +44,9 @@ class ExportedModule(nn.Module):
     """An adapted model as a function of examples.
 
     It maps `(n, *input)` to probabilities `(n, classes)`, to regression targets `(n, 1)`, or to the
-    features `(n, width)` of the first member of an ensemble.
+    features `(n, width)` of the first member of an ensemble. With a pretrained image encoder, it
+    maps images `(n, 3, size, size)` of float32 from 0 to 1, resized and cropped as the encoder
+    expects.
 
     Args:
         adapted: The adapted model.
@@ -56,9 +59,17 @@ class ExportedModule(nn.Module):
         self.heads = adapted.solve_heads()
         support_x = adapted.support.support_x
         self.example = support_x[0, :1].repeat(2, *[1] * (support_x.dim() - 2))
+        self.image_encoder, self.network = None, None
+        if isinstance(adapted.inputs, EncodedImagePreprocessor):
+            self.image_encoder = adapted.inputs.encoder
+            self.network = self.image_encoder.network  # its weights become part of the file
+            size = adapted.inputs.description.transform.size
+            self.example = torch.zeros(2, 3, size, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute probabilities, targets or features of examples `(n, *input)`."""
+        if self.image_encoder is not None:
+            x = self.image_encoder.compute_features(x)
         if self.encoder:
             return self.adapted.features(x)
         outputs = self.adapted.outputs(x, self.heads)
@@ -81,7 +92,8 @@ def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule
 def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
     """Write an adapted model as ONNX.
 
-    The input of the file is `x`, `(n, *input)` float32. The output is `probabilities`, `targets` or
+    The input of the file is `x`, `(n, *input)` float32: with a pretrained image encoder, images
+    `(n, 3, size, size)` from 0 to 1, since the file contains the encoder. The output is `probabilities`, `targets` or
     `features`. The metadata contains the classes and the preprocessing.
 
     Args:
@@ -161,6 +173,9 @@ def _metadata(adapted: AdaptedModel) -> dict[str, str]:
         for label in adapted.classes_
     ]
     inputs = {**adapted.config["inputs"], "input": adapted.config["input"]}
+    if isinstance(adapted.inputs, EncodedImagePreprocessor):
+        size = adapted.inputs.description.transform.size
+        inputs["input"] = [3, size, size]  # the file contains the encoder
     return {"classes": json.dumps(classes), "inputs": json.dumps(inputs)}
 
 

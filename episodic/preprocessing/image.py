@@ -350,6 +350,11 @@ def _decode(content: bytes, name: str, at_least: int | None) -> Image:
             image.load()
     except InputError:
         raise
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{name} has too many pixels: an image may have at most {MAX_PIXELS // 1_000_000} "
+            "million"
+        ) from None
     except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
         raise InputError(
             f"{name} cannot be read as an image ({' '.join(str(error).split())})"

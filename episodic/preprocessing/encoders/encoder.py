@@ -125,8 +125,19 @@ class ImageEncoder:
     def _forward(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         x = torch.from_numpy(np.stack(images)).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            features = self.network(self.description.transform.normalize(x))
-            return nn.functional.normalize(features, dim=1).numpy()
+            return self.compute_features(x.float() / 255).numpy()
+
+    def compute_features(self, x: Tensor) -> Tensor:
+        """Compute the features of cropped images in one pass, differentiably.
+
+        Args:
+            x: Images `(n, 3, size, size)`, float32 from 0 to 1.
+
+        Returns:
+            float32 `(n, width)`, of length 1.
+        """
+        features: Tensor = self.network(self.description.transform.normalize(x))
+        return nn.functional.normalize(features, dim=1)
 
 
 @contextmanager

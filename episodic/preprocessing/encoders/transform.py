@@ -101,10 +101,9 @@ class ImageTransform:
         image = image.crop((left, top, left + self.size, top + self.size))
         return np.asarray(image).transpose(2, 0, 1)
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Normalize uint8 images `(n, 3, size, size)` to float32."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize images `(n, 3, size, size)`, float32 from 0 to 1."""
         mean, std = (
-            torch.tensor(values, device=pixels.device).view(3, 1, 1)
-            for values in (self.mean, self.std)
+            torch.tensor(values, device=x.device).view(3, 1, 1) for values in (self.mean, self.std)
         )
-        return (pixels.float() / 255 - mean) / std
+        return (x - mean) / std
