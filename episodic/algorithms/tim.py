@@ -101,7 +101,9 @@ class OptimizedTIM(TIM):
     ) -> Tensor:
         support, query = self.normalize_features(learner, theta, episode, batch_norm)
         weight = ops.class_means(support, episode.support_y, episode.classes)
-        weight = self._optimize(weight.detach(), support.detach(), episode.support_y, query.detach())
+        weight = self._optimize(
+            weight.detach(), support.detach(), episode.support_y, query.detach()
+        )
         return self.logits(query, weight)
 
     def _optimize(

@@ -59,9 +59,7 @@ class NormalizedFeatures(Algorithm):
         means = []
         for episode in episodes:
             theta = expand(meta, episode.tasks)
-            sets = learner.apply_to_both(
-                learner.model.features, theta, episode, learner.batch_norm
-            )
+            sets = learner.apply_to_both(learner.model.features, theta, episode, learner.batch_norm)
             means.append(torch.cat(sets, 1).mean(1))
         return {CENTRE: torch.cat(means).mean(0)}
 
