@@ -120,6 +120,7 @@ def info(
     ],
 ) -> None:
     """Describe a model: algorithm, inputs, training data and validation score."""
+    from episodic.core.registry import ALGORITHMS
     from episodic.training import model_folder
 
     config = model_folder.read_config(model)
@@ -148,10 +149,12 @@ def info(
         from episodic.inference.few_shot import load
 
         load(model)  # reports invalid weights
-        facts["validation"] = (
-            f"{config.get('validation'):.4g} at iteration {config.get('iteration'):,}"
-            f" of {config.get('iterations'):,}"
+        at = f"at iteration {config.get('iteration'):,} of {config.get('iterations'):,}"
+        facts["validation"] = f"{config.get('validation'):.4g} " + (
+            at if config.get("iterations") else "(the model has nothing to train)"
         )
+    if ALGORITHMS[config["algorithm"]["name"]].transductive:
+        facts["inference"] = "transductive: a prediction depends on the other examples of the call"
         if (model / "README.md").exists():
             facts["model card"] = str(model / "README.md")
     for name, value in facts.items():
@@ -228,6 +231,12 @@ def predict(
     examples = list(list_examples(files, model.inputs))
     if not examples:
         fail("there are no examples to predict: specify files, or a folder with files")
+    if model.transductive:
+        print(
+            f"note: {model.config['algorithm']['name']} uses all {len(examples)} examples together"
+            " (transductive inference): predictions depend on what is asked together",
+            file=sys.stderr,
+        )
     probabilities = model.predict_proba(encode_examples(examples, model.inputs))
     lines = format_predictions(
         examples,

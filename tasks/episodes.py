@@ -97,18 +97,24 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
             episodes.shots,
             episodes.queries,
             groups=groups,
+            query_balance=episodes.query_balance,
         )
-        positions, support, query = sampler.draw_rows(torch.arange(count))
+        index = torch.arange(count)
+        positions, support, query = sampler.draw_rows(index)
         columns: dict[str, Any] = {
             "episode": np.arange(count),
             "classes": list(classes_of_split.index.to_numpy()[positions.numpy()]),
             "support": list(support.numpy()),
             "query": list(query.numpy()),
         }
+        if episodes.query_balance is not None:
+            columns["query_counts"] = list(sampler.draw_query_counts(index).numpy())
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     if episodes.within_group:
         within = _describe_groups(table, episodes.ways)
         details["protocol"] = f"{data.protocol}, each episode within {within}"
+    if episodes.query_balance is not None:
+        details["query_balance"] = episodes.query_balance
     return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 

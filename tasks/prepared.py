@@ -182,10 +182,21 @@ class PreparedFolder:
                 self.meta["longest"],
             )
             return episode.to(self.device)
+        query_counts = column("query_counts") if "query_counts" in table else None
         episode = sampling.build_class_episode(
-            examples, column("support"), column("query"), self.meta["ways"]
+            examples, column("support"), column("query"), self.meta["ways"], query_counts
         )
         return episode.to(self.device)
+
+    def count_queries(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the queries of each class of fixed classification episodes `(episodes, ways)`.
+
+        Args:
+            table: Rows of `read_episodes`.
+        """
+        if "query_counts" in table:
+            return np.stack(table["query_counts"].to_list())
+        return np.full((len(table), self.meta["ways"]), self.meta["queries"])
 
 
 def add_offsets(table: pd.DataFrame) -> pd.DataFrame:

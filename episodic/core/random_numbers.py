@@ -11,11 +11,23 @@ https://doi.org/10.1145/2660193.2660195
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "integers_below", "key", "random_bits", "sample_distinct", "uniform"]
+__all__ = [
+    "dirichlet",
+    "generator",
+    "integers_below",
+    "key",
+    "random_bits",
+    "sample_distinct",
+    "uniform",
+]
+
+GAMMA_ATTEMPTS = 16
+"""Proposals per gamma variate. Each is rejected with a probability below 5 %."""
 
 
 def _signed(value: int) -> int:
@@ -81,6 +93,36 @@ def integers_below(bits: Tensor, n: Tensor | int) -> Tensor:
 def uniform(bits: Tensor, low: float, high: float) -> Tensor:
     """Convert random 64-bit integers to uniform float64 numbers in [low, high)."""
     return low + (high - low) * (_shift(bits, 11).double() * 2.0**-53)
+
+
+def dirichlet(key: int, index: Tensor, alpha: float, k: int) -> Tensor:
+    """Draw points of the symmetric Dirichlet distribution.
+
+    Args:
+        key: From `key`.
+        index: int64 `(episodes,)`.
+        alpha: Concentration, greater than 0. The larger, the more equal the shares.
+        k: Number of shares.
+
+    Returns:
+        float64 `(episodes, k)`, shares that sum to 1.
+
+    Source: normalized gamma variates by rejection (Marsaglia, Tsang: A Simple Method for Generating
+    Gamma Variables, 2000, sections 3 and 6). https://doi.org/10.1145/358407.358414
+    """
+    bits = random_bits(key, index, k * (3 * GAMMA_ATTEMPTS + 1)).view(len(index), k, -1)
+    numbers = 1 - uniform(bits, 0, 1)  # from (0, 1]
+    radius, angle, threshold = numbers[..., 1:].chunk(3, -1)
+    normal = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+    shape = (alpha if alpha >= 1 else alpha + 1) - 1 / 3
+    cubed = (1 + normal / math.sqrt(9 * shape)) ** 3
+    log_density = normal.square() / 2 + shape * (1 - cubed + cubed.clamp_min(1e-300).log())
+    accepted = (cubed > 0) & (threshold.log() < log_density)
+    first = accepted.byte().argmax(-1, keepdim=True)
+    log_gamma = (shape * cubed.gather(-1, first)[..., 0]).log()
+    if alpha < 1:
+        log_gamma = log_gamma + numbers[..., 0].log() / alpha
+    return log_gamma.softmax(-1)
 
 
 def sample_distinct(bits: Tensor, n: Tensor | int, k: int) -> Tensor:

@@ -42,6 +42,9 @@ NOISE_KEY = 1
 NEIGHBOURS_PER_WAY = 2
 """Size of the neighbourhood from which the classes of a hard episode are drawn, per way."""
 
+BALANCE_PURPOSE = "{split}, query counts"
+"""Purpose of the random numbers for the queries of each class."""
+
 LabelScope = Literal["episode", "split"]
 """Whether labels count the classes of the episode or all classes of the split."""
 
@@ -93,6 +96,28 @@ def draw_classes_and_examples(
         classes = torch.where(is_hard[:, None], similar, classes)
     example_bits = bits[:, ways:].view(len(index), ways, size)
     return classes, sample_distinct(example_bits, counts[classes], size)
+
+
+def apportion(shares: Tensor, total: int, most: int) -> Tensor:
+    """Round shares to whole numbers with a fixed sum, by largest remainders.
+
+    Each unit in turn goes to the share that is furthest from its exact value. Units above the
+    maximum of a share go to the others in the same way.
+
+    Args:
+        shares: Shares that sum to 1, `(episodes, k)`.
+        total: Sum of the result, at most `k * most`.
+        most: Maximum of each number.
+
+    Returns:
+        int64 `(episodes, k)`.
+    """
+    counts = torch.zeros(shares.shape, dtype=torch.int64, device=shares.device)
+    one = torch.ones_like(counts[:, :1])
+    for _ in range(total):
+        missing = (shares * total - counts).masked_fill(counts >= most, -torch.inf)
+        counts.scatter_add_(1, missing.argmax(1, keepdim=True), one)
+    return counts
 
 
 class ClassGroups(NamedTuple):
@@ -196,9 +221,15 @@ class ClassSampler:
             all classes of the split.
         groups: If given, the classes of an episode are of one group, such as an alphabet.
         hard_episodes: If given, a fraction of the episodes has similar classes.
+        query_balance: If given, query sets are unbalanced: the shares of their classes are drawn
+            from a symmetric Dirichlet distribution with this concentration. The total stays
+            `ways * queries`. A class without enough examples leaves its queries to the others.
 
     Raises:
         ConfigError: There are too few classes, or a class has too few examples.
+
+    Source of unbalanced query sets: Veilleux et al.: Realistic Evaluation of Transductive Few-Shot
+    Learning, 2021, section 3 (concentration 2). https://arxiv.org/abs/2204.11181
     """
 
     examples: Examples
@@ -212,6 +243,7 @@ class ClassSampler:
     labels: LabelScope = "episode"
     groups: ClassGroups | None = None
     hard_episodes: HardEpisodes | None = None
+    query_balance: float | None = None
     key: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -259,6 +291,29 @@ class ClassSampler:
         offsets = counts.cumsum(0) - counts
         return cls(examples, offsets, counts, seed, split, ways, shots, queries)
 
+    @property
+    def most_queries(self) -> int:
+        """Maximum number of queries per class and episode."""
+        if self.query_balance is None:
+            return self.queries
+        return min(self.ways * self.queries, int(self.counts.min()) - self.shots)
+
+    def draw_query_counts(self, index: Tensor) -> Tensor:
+        """Draw the number of queries of each class of unbalanced query sets.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+
+        Returns:
+            int64 `(tasks, ways)`; `queries` for each class if query sets are balanced.
+        """
+        index = index.to(self.counts.device)
+        if self.query_balance is None:
+            return torch.full((len(index), self.ways), self.queries, device=index.device)
+        key = random_numbers.key(self.seed, BALANCE_PURPOSE.format(split=self.split))
+        shares = random_numbers.dirichlet(key, index, self.query_balance, self.ways)
+        return apportion(shares, self.ways * self.queries, self.most_queries)
+
     def draw_rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw classes and rows of episodes, without reading the examples.
 
@@ -275,17 +330,23 @@ class ClassSampler:
             index.to(self.counts.device),
             self.counts,
             self.ways,
-            self.shots + self.queries,
+            self.shots + self.most_queries,
             self.groups,
             self.hard_episodes,
         )
         rows = self.offsets[classes][..., None] + examples
-        return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)
+        support, query = rows[..., : self.shots].flatten(1), rows[..., self.shots :]
+        if self.query_balance is None:
+            return classes, support, query.flatten(1)
+        position = torch.arange(self.most_queries, device=rows.device)
+        is_drawn = position < self.draw_query_counts(index)[..., None]
+        return classes, support, query[is_drawn].view(len(rows), self.ways * self.queries)
 
     def __call__(self, index: Tensor) -> Episode:
         classes, support, query = self.draw_rows(index)
         noise = random_bits(self.key ^ NOISE_KEY, index.to(self.counts.device), 1)[:, 0]
-        episode = build_class_episode(self.examples, support, query, self.ways)
+        query_counts = None if self.query_balance is None else self.draw_query_counts(index)
+        episode = build_class_episode(self.examples, support, query, self.ways, query_counts)
         episode = episode._replace(noise=noise)
         if self.labels == "episode":
             return episode
@@ -295,7 +356,13 @@ class ClassSampler:
         )
 
 
-def build_class_episode(examples: Examples, support: Tensor, query: Tensor, ways: int) -> Episode:
+def build_class_episode(
+    examples: Examples,
+    support: Tensor,
+    query: Tensor,
+    ways: int,
+    query_counts: Tensor | None = None,
+) -> Episode:
     """Read the examples of classification episodes.
 
     Args:
@@ -303,6 +370,7 @@ def build_class_episode(examples: Examples, support: Tensor, query: Tensor, ways
         support: Rows of the support sets, int64 `(tasks, ways * shots)`, class after class.
         query: Rows of the query sets, int64 `(tasks, ways * queries)`, class after class.
         ways: Classes per episode.
+        query_counts: Queries of each class, int64 `(tasks, ways)`. None: equally many.
 
     Returns:
         The episodes, with labels from 0 to ways - 1.
@@ -315,7 +383,11 @@ def build_class_episode(examples: Examples, support: Tensor, query: Tensor, ways
         y = labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1)
         return torch.unflatten(x, 0, rows.shape), y.expand(len(rows), -1)
 
-    return Episode(*read(support), *read(query), ways)
+    episode = Episode(*read(support), *read(query), ways)
+    if query_counts is None:
+        return episode
+    query_y = torch.repeat_interleave(labels.repeat(len(query)), query_counts.flatten())
+    return episode._replace(query_y=query_y.view(len(query), -1))
 
 
 @dataclass(frozen=True)

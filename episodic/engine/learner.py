@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -57,6 +57,13 @@ class Algorithm(Section):
     """Whether the meta-gradient depends on the query loss. Otherwise query sets are only scored,
     and `outer_gradient` receives an empty `v`."""
 
+    transductive: ClassVar[bool] = False
+    """Whether predictions of a query depend on the other queries."""
+
+    estimated_names: ClassVar[frozenset[str]] = frozenset()
+    """Names of the meta-parameters that `estimate` computes from training episodes. All others are
+    learned by gradient descent."""
+
     @property
     def training_steps(self) -> int:
         """Number of inner steps in training."""
@@ -86,6 +93,21 @@ class Algorithm(Section):
             theta and all further parameters that the algorithm learns, without a task axis.
         """
         return theta
+
+    def estimate(self, learner: MetaLearner, meta: Params, episodes: Iterable[Episode]) -> Params:
+        """Compute the meta-parameters `estimated_names`, such as the mean of all features.
+
+        Training calls it before the first iteration and before every validation.
+
+        Args:
+            learner: The meta-learner.
+            meta: Meta-parameters without a task axis.
+            episodes: Training episodes, always the same ones.
+
+        Returns:
+            The estimated meta-parameters, without a task axis.
+        """
+        return {}
 
     def inner_loop(
         self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
@@ -221,8 +243,15 @@ class MetaLearner:
 
         Raises:
             ConfigError: The number of outputs differs from the ways of the episode, or tasks differ
-                in size and batch norm would include their padding.
+                in size and batch norm or transductive inference would include their padding.
         """
+        if episode.query_size is not None and self.algorithm.transductive:
+            raise ConfigError(
+                "algorithm",
+                type(self.algorithm).__name__,
+                "must not be transductive, because tasks differ in size and padding of the query "
+                "set would affect the predictions",
+            )
         if episode.support_size is not None and self.model.norm_names:
             raise ConfigError(
                 "model",
@@ -248,6 +277,10 @@ class MetaLearner:
         return self.algorithm.init(
             theta, self.model, random_numbers.generator(seed, "initial method")
         )
+
+    def has_learned_parameters(self, meta: Params) -> bool:
+        """Return whether gradient descent learns any of the meta-parameters."""
+        return bool(meta.keys() - self.algorithm.estimated_names)
 
     def support_loss(self, theta: Params, episode: Episode) -> Tensor:
         """Compute the support loss of each task `(tasks,)` for theta `(tasks, *shape)`."""

@@ -30,15 +30,17 @@ __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
 SUPPORT = "support.safetensors"
 
 CHUNK = 64
-"""Number of examples predicted at once. It does not affect predictions."""
+"""Number of examples predicted at once by inductive algorithms, whose predictions it does not
+affect."""
 
 
 @dataclass(frozen=True)
 class AdaptedModel:
     """A model adapted to one task, returned by `FewShotLearner.adapt` and `load_adapted`.
 
-    Predictions do not depend on other examples of the same call: batch norm uses the statistics of
-    the support set.
+    Batch norm uses the statistics of the support set. Predictions do not depend on other examples
+    of the same call, unless the algorithm is `transductive`: such an algorithm sees all examples of
+    a call together, as one query set.
 
     Args:
         trained: The model that was adapted.
@@ -61,8 +63,15 @@ class AdaptedModel:
         """The content of the model's config.json."""
         return self.trained.config
 
+    @property
+    def transductive(self) -> bool:
+        """Whether a prediction depends on the other examples of the same call."""
+        return self.trained.learner.test_variant.algorithm.transductive
+
     def predict(self, x: Any) -> np.ndarray:
         """Predict a label per example, or a target for regression.
+
+        If the model is `transductive`, predictions depend on all examples of the call.
 
         Args:
             x: Examples, as for `FewShotLearner.adapt`.
@@ -79,6 +88,8 @@ class AdaptedModel:
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Predict the probability of each class.
+
+        If the model is `transductive`, probabilities depend on all examples of the call.
 
         Args:
             x: Examples, as for `FewShotLearner.adapt`.
@@ -101,10 +112,11 @@ class AdaptedModel:
 
     def _predict_outputs(self, x: Tensor) -> Tensor:
         heads = self.solve_heads()
+        size = max(1, len(x)) if self.transductive else CHUNK
         with torch.no_grad():
             chunks = [
-                self.outputs(x[start : start + CHUNK].to(self.device), heads).cpu()
-                for start in range(0, len(x), CHUNK)
+                self.outputs(x[start : start + size].to(self.device), heads).cpu()
+                for start in range(0, len(x), size)
             ]
         return torch.cat(chunks)
 

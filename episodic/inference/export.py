@@ -36,6 +36,13 @@ NOT_ADAPTED = (
 )
 
 
+TRANSDUCTIVE = (
+    "predictions of {name} depend on the other examples of a call (transductive inference), so they"
+    " are not a function of one example: export only the encoder, or train an inductive algorithm"
+    " such as simpleshot"
+)
+
+
 class ExportError(UserError, ValueError):
     """The model cannot be exported."""
 
@@ -80,12 +87,15 @@ def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule
     """Build the module to export.
 
     Raises:
-        ExportError: The model is not adapted, or it is a custom `torch.nn.Module`.
+        ExportError: The model is not adapted, it is a custom `torch.nn.Module`, or its algorithm is
+            transductive and predictions are to be exported.
     """
     if isinstance(adapted, FewShotLearner):
         raise ExportError(NOT_ADAPTED)
     if adapted.config["model"]["name"] == "module":
         raise ExportError("the model is a custom torch.nn.Module: export it with torch.onnx.export")
+    if adapted.transductive and not encoder:
+        raise ExportError(TRANSDUCTIVE.format(name=adapted.config["algorithm"]["name"]))
     return ExportedModule(adapted, encoder).eval()
 
 

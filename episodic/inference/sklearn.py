@@ -69,12 +69,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict labels `(n,)`."""
+        """Predict labels `(n,)`. If the algorithm is transductive, they depend on all of X."""
         check_is_fitted(self, "adapted_")
         return self.adapted_.predict(self._examples(X))
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict probabilities `(n, classes)`, with columns in the order of `classes_`."""
+        """Predict probabilities `(n, classes)`, with columns in the order of `classes_`.
+
+        If the algorithm is transductive, they depend on all of X.
+        """
         check_is_fitted(self, "adapted_")
         return self.adapted_.predict_proba(self._examples(X))
 

@@ -32,6 +32,10 @@ __all__ = ["DivergedError", "TrainingResult", "build_iteration", "choose_trainin
 LOG_EVERY = 10
 """Iterations per row of the training history."""
 
+ESTIMATION_EPISODES = 100
+"""Number of training episodes from which meta-parameters such as the mean features are estimated.
+They are the first ones of the sampler."""
+
 
 class DivergedError(UserError):
     """The loss or the gradient is not finite."""
@@ -48,7 +52,8 @@ class TrainingResult:
         iteration: The iteration of `theta`.
         iterations: The number of iterations done.
         score: The validation score of `theta`.
-        history: The tables of training.
+        history: The tables of training. The training table is empty if no meta-parameter is
+            learned.
         resumed_at: Iteration of the checkpoint that training resumed from; 0 for none.
     """
 
@@ -77,6 +82,9 @@ def train(
     on_resume: Callable[[int], None] = lambda iteration: None,
 ) -> TrainingResult:
     """Train until `config.iterations` are done or `config.patience` runs out.
+
+    If gradient descent learns none of the meta-parameters, no iteration is done: they are estimated
+    from training episodes and validated once.
 
     Identical arguments produce bitwise-identical results on the same platform, for any number of
     processes and interruptions.
@@ -111,8 +119,14 @@ def train(
     plan = plan or choose_training_plan(sampler, config, device)
     state = _start(learner, config, device, group, checkpoint_path)
     resumed_at = state.iteration
+    estimate = _build_estimation(learner, sampler, state, validation)
     if resumed_at:
         on_resume(resumed_at)
+    else:
+        estimate()
+    if not learner.has_learned_parameters(state.theta):
+        _validate(learner, state, validation, group, plan.compiled and device.type == "cpu")
+        return _build_result(state, resumed_at)
     iterate = build_iteration(learner, sampler, state, config, device, plan, group)
     window: list[Tensor] = []
     metrics: dict[str, float] = {}
@@ -128,11 +142,16 @@ def train(
             metrics |= _record(state, window, learner.objective.score_name, config, checkpoint_path)
             window = []
         if at_validation:
+            estimate()
             compiled = plan.compiled and device.type == "cpu"
             metrics |= _validate(learner, state, validation, group, compiled)
         if checkpoint_path is not None and at_checkpoint and group.rank == 0:
             state.save(checkpoint_path)
         on_progress(done, metrics)
+    return _build_result(state, resumed_at)
+
+
+def _build_result(state: TrainingState, resumed_at: int) -> TrainingResult:
     if not state.best_scores:
         raise DivergedError("no validation had a finite loss: lower inner_lr or train.meta_lr")
     members = [
@@ -154,6 +173,25 @@ def choose_training_plan(sampler: Sampler, config: TrainingConfig, device: torch
     """Choose the plan by `config.plan` and, where that is automatic, by the workload."""
     index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
     return outer.choose_plan(sampler(index), config.meta_batch, config.plan)
+
+
+def _build_estimation(
+    learner: MetaLearner, sampler: Sampler, state: TrainingState, validation: Episode
+) -> Callable[[], None]:
+    """Build the function that estimates the meta-parameters `estimated_names` of `state`."""
+    device = validation.support_x.device
+    size = evaluation.episodes_per_chunk(validation)
+    index = torch.arange(ESTIMATION_EPISODES, device=float64.supporting_device(device))
+
+    def estimate() -> None:
+        if not state.theta.keys() & learner.algorithm.estimated_names:
+            return
+        with torch.no_grad():
+            episodes = (sampler(indices) for indices in torch.split(index, size))
+            for name, p in learner.algorithm.estimate(learner, state.theta, episodes).items():
+                state.theta[name].copy_(p)
+
+    return estimate
 
 
 Iterate = Callable[[], Tensor]

@@ -47,6 +47,7 @@ class TrainingState:
         exp_avg: Adam's first moments.
         exp_avg_sq: Adam's second moments.
         step: Adam's step counts.
+        capacity: Maximum number of best checkpoints, the ensemble.
         iteration: Iterations done.
         best_iterations: The iteration of each of the best checkpoints.
         best_scores: The validation score of each of the best checkpoints.
@@ -59,6 +60,7 @@ class TrainingState:
     exp_avg: Params
     exp_avg_sq: Params
     step: Params
+    capacity: int = 1
     iteration: int = 0
     best_iterations: list[int] = field(default_factory=list)
     best_scores: list[float] = field(default_factory=list)
@@ -79,7 +81,7 @@ class TrainingState:
         counter_device = device if device.type == "cuda" else "cpu"
         steps = {name: torch.zeros((), device=counter_device) for name in theta}
         best = {name: p.expand(config.ensemble, *p.shape).clone() for name, p in theta.items()}
-        return cls(theta, best, zeros(), zeros(), steps)
+        return cls(theta, best, zeros(), zeros(), steps, config.ensemble)
 
     @classmethod
     def restore(
@@ -133,7 +135,7 @@ class TrainingState:
         Returns:
             The rank of theta, 0 for the best. It is only kept if its rank is below the capacity.
         """
-        size = len(next(iter(self.best.values())))
+        size = self.capacity
         rank = sum(objective.is_better(other, score) for other in self.best_scores)
         if rank < size:
             for name, checkpoints in self.best.items():

@@ -96,11 +96,12 @@ def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults)
     before = results.outputs[:, 0]
     after = results.outputs[:, evaluation.step_counts.index(evaluation.steps)].softmax(-1)
     query = np.stack(test["query"].to_list())
-    labels = np.arange(source.meta["ways"]).repeat(source.meta["queries"])
+    counts = source.count_queries(test)
+    labels = np.tile(np.arange(counts.shape[1]), len(test)).repeat(counts.ravel())
     columns = {
         "episode": np.arange(len(test)).repeat(query.shape[1]),
         "image": query.ravel(),
-        "label": np.tile(labels, len(test)),
+        "label": labels,
         "before": before.argmax(-1).cpu().numpy().ravel(),
         "after": after.argmax(-1).cpu().numpy().ravel(),
         "confidence": after.amax(-1).cpu().numpy().ravel(),

@@ -182,11 +182,14 @@ def _count_confusions(
         predictions: As in answers.parquet.
         classes: The test classes.
     """
-    episodes, ways = place_of.shape
-    n, queries = len(classes), len(predictions) // (episodes * ways)
+    (episodes, ways), n = place_of.shape, len(classes)
+    query_of = torch.tensor((predictions["episode"] * ways + predictions["label"]).to_numpy())
+    counts = torch.bincount(query_of, minlength=episodes * ways).view(episodes, ways)
     pairs = torch.combinations(torch.arange(ways))
     a, b = place_of[:, pairs[:, 0]].flatten(), place_of[:, pairs[:, 1]].flatten()
-    together = torch.bincount(torch.minimum(a, b) * n + torch.maximum(a, b), minlength=1)
+    pair = torch.minimum(a, b) * n + torch.maximum(a, b)
+    together = torch.bincount(pair, minlength=1)
+    queries = torch.zeros_like(together).scatter_add_(0, pair, counts[:, pairs].sum(-1).flatten())
     wrong = predictions[predictions["label"] != predictions["after"]]
     episode = torch.tensor(wrong["episode"].to_numpy())
     true, predicted = (
@@ -204,7 +207,7 @@ def _count_confusions(
             "second": rows[second],
             "similarity": similarity[first, second],
             "episodes": episodes_with_both,
-            "queries": 2 * queries * episodes_with_both,
+            "queries": queries[codes],
             "confused": confused[codes],
         }
     )

@@ -193,6 +193,11 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
             errors.append(
                 f"{section}.within_group is true; it must be false for {name}, which has no classes"
             )
+    if episodes.query_balance is not None:
+        errors.append(
+            f"episodes.query_balance is {episodes.query_balance}; it must be null for {name}, "
+            "which has no classes"
+        )
     errors += class_selection.find_errors(train, name, 1, None)
     size = dataset.min_task_size
     if size is None and train.vary_shots:

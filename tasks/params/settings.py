@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Section, Seed
 from episodic.core.files import holds_data
@@ -47,6 +47,8 @@ class Episodes(Section):
         validation: Number of validation episodes.
         test: Number of test episodes.
         within_group: Whether all classes of an episode are from the same group.
+        query_balance: Concentration of the Dirichlet distribution of the queries of an episode over
+            its classes. None: equally many queries per class.
     """
 
     seed: Seed = 0
@@ -56,6 +58,7 @@ class Episodes(Section):
     validation: EpisodeCount = 200
     test: EpisodeCount = 500
     within_group: bool = False
+    query_balance: Annotated[float, Gt(0), Le(1e6)] | None = None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,25 @@ def test_json_csv_folders_and_standard_input(workspace):
     assert "-dash" in dash
 
 
+def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspace, tmp_path):
+    """On standard error, so that standard output is the same for all models."""
+    folder_of("bd_cspn", tmp_path / "run")
+    support, query = str(workspace / "support"), str(workspace / "query")
+    call(tmp_path, "adapt", "run", support, "-o", "adapted")
+    for model in ("run", "adapted"):
+        assert "inference   transductive: a prediction depends" in call(tmp_path, "info", model)
+    ended = CliRunner().invoke(app, ["predict", str(tmp_path / "adapted"), query])
+    assert ended.stderr == (
+        "note: bd_cspn uses all 50 examples together (transductive inference): predictions depend"
+        " on what is asked together\n"
+    )
+    assert len(ended.stdout.splitlines()) == 50
+    error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
+    assert "predictions of bd_cspn depend on the other examples" in error
+    ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])
+    assert ended.stderr == ""
+
+
 def test_info_describes_the_model(workspace):
     stdout = call(workspace, "info", "run")
     for texts in (
@@ -111,6 +130,7 @@ def test_info_describes_the_model(workspace):
     ):
         assert texts in stdout
     assert "adapted to  -dash, d, e, two words, ärger" in call(workspace, "info", "adapted")
+    assert "transductive" not in stdout
     assert call(workspace, "--version").strip() == episodic.__version__
 
 

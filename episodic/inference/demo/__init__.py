@@ -160,7 +160,10 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
 
     @service.post("/predict", tags=["few-shot"])
     def predict(queries: Annotated[Queries, Body()]) -> Predictions:
-        """Classify each example and return the probability of every class."""
+        """Classify each example and return the probability of every class.
+
+        A transductive algorithm classifies the examples of a request together.
+        """
         examples = [_decode_example(learner, example) for example in queries.examples]
         with lock:
             adapted = models.get(queries.model)

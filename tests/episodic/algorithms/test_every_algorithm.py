@@ -43,10 +43,14 @@ CASES = {
     "anil": Case({"inner_lr": 2.0, "inner_steps": 3}),
     "anil, nil": Case({"inner_lr": 2.0, "inner_steps": 3, "test": "nil"}, {}, 0, "anil"),
     "baseline_plus_plus": Case({"inner_steps": 20}, PRETRAINING, 20),
+    "bd_cspn": Case(),
+    "bd_cspn, centred": Case({"centre": True}, {}, 0, "bd_cspn"),
     "boil": Case({"inner_lr": 0.4}),
     "finetune": Case({"inner_steps": 20}, PRETRAINING, 20),
     "fomaml": Case({"inner_lr": 0.4}),
     "imaml": Case({"inner_lr": 0.3, "inner_steps": 5, "regularization": 1.0, "cg_steps": 2}, {}, 5),
+    "laplacian_shot": Case(),
+    "laplacian_shot, class means": Case({"rectify": False}, {}, 0, "laplacian_shot"),
     "maml": Case({"inner_lr": 0.4}),
     "maml_plus_plus": Case({"inner_steps": 2, "inner_lr": 0.2}, {"iterations": 50}),
     "matching_net": Case(),
@@ -63,8 +67,23 @@ CASES = {
         10,
     ),
     "ridge": Case(),
+    "simpleshot": Case(),
+    "simpleshot, not centred": Case({"centre": False}, {}, 0, "simpleshot"),
+    "tim": Case({"iterations": 20}),
+    "tim, alpha": Case({"iterations": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
 }
-EQUIVARIANT = {"protonet", "matching_net", "ridge", "metaoptnet", "finetune", "baseline_plus_plus"}
+EQUIVARIANT = {
+    "baseline_plus_plus",
+    "bd_cspn",
+    "finetune",
+    "laplacian_shot",
+    "matching_net",
+    "metaoptnet",
+    "protonet",
+    "ridge",
+    "simpleshot",
+    "tim",
+}
 """Algorithms that are equivariant to label permutations."""
 
 BASE = TrainingConfig(

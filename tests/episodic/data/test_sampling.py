@@ -348,3 +348,68 @@ def test_sinusoids_are_the_family_of_the_paper():
         episode.query_y[1, :, 0], (amplitude[9] * torch.sin(x[9, 5:] - phase[9])).float()
     )
     assert torch.equal(waves(torch.tensor([9])).support_x[0], episode.support_x[1])
+
+
+def unbalanced(counts: list[int], alpha: float = 2.0, **changes) -> ClassSampler:
+    return replace(sampler(counts=counts, **changes), query_balance=alpha)
+
+
+@given(
+    counts=st.lists(st.integers(9, 60), min_size=6, max_size=8),
+    alpha=st.sampled_from([0.1, 1.0, 2.0, 50.0]),
+    index=st.integers(0, 2**40),
+)
+def test_unbalanced_query_sets_are_well_formed(counts, alpha, index):
+    """The total is constant, examples are distinct, and labels are those of the classes."""
+    draw = unbalanced(counts, alpha, ways=5, shots=2, queries=4)
+    indices = torch.tensor([index, index + 1])
+    classes, support, query = draw.draw_rows(indices)
+    of_class = draw.draw_query_counts(indices)
+    assert of_class.sum(1).tolist() == [20, 20] and query.shape == (2, 20)
+    assert of_class.min() >= 0 and of_class.max() <= min(20, min(counts) - 2)
+    episode = draw(indices)
+    for task in range(2):
+        rows = [*support[task].tolist(), *query[task].tolist()]
+        assert len(set(rows)) == len(rows)
+        assert episode.query_y[task].bincount(minlength=5).tolist() == of_class[task].tolist()
+        for row, label in zip(query[task], episode.query_y[task], strict=True):
+            first = draw.offsets[classes[task, label]]
+            assert first <= row < first + draw.counts[classes[task, label]]
+    alone = draw(indices[1:])
+    assert torch.equal(alone.query_y[0], episode.query_y[1]), "a function of (seed, split, index)"
+    assert torch.equal(alone.query_x[0], episode.query_x[1])
+
+
+def test_unbalanced_query_sets_follow_the_dirichlet_distribution():
+    """Mean and variance of the shares; a class with few examples leaves its queries to others."""
+    index = torch.arange(20_000)
+    for alpha in (0.5, 1.0, 2.0, 7.0):
+        shares = random_numbers.dirichlet(random_numbers.key(0, "shares"), index, alpha, 5)
+        assert torch.allclose(shares.sum(1), torch.ones((), dtype=torch.float64))
+        torch.testing.assert_close(
+            shares.mean(0), torch.full((5,), 0.2).double(), rtol=0.02, atol=0
+        )
+        variance = 0.2 * 0.8 / (5 * alpha + 1)
+        torch.testing.assert_close(
+            shares.var(0), torch.full((5,), variance).double(), rtol=0.05, atol=0
+        )
+    counts = unbalanced([200] * 6, ways=5, queries=15).draw_query_counts(index).double()
+    assert counts.mean(0).sub(15).abs().max() < 0.3 and counts.std() > 6
+    limited = unbalanced([17] * 6, ways=5, shots=1, queries=15).draw_query_counts(index[:500])
+    assert limited.sum(1).eq(75).all() and limited.max() == 16
+    nearly_equal = unbalanced([200] * 6, 1e6, ways=5, queries=15).draw_query_counts(index[:50])
+    assert nearly_equal.eq(15).all()
+
+
+def test_gamma_variates_have_the_exact_distribution():
+    """Two shares of a Dirichlet distribution with alpha = 1 are uniform (Kolmogorov-Smirnov)."""
+    n = 20_000
+    shares = random_numbers.dirichlet(random_numbers.key(1, "shares"), torch.arange(n), 1.0, 2)
+    empirical = torch.arange(1, n + 1) / n
+    assert (shares[:, 0].sort().values - empirical).abs().max() < 1.95 / n**0.5  # p = 0.001
+
+
+def test_balanced_query_sets_are_the_default():
+    draw = sampler(counts=[9] * 6, ways=5, queries=4)
+    assert draw.draw_query_counts(torch.arange(3)).eq(4).all()
+    assert draw.draw_rows(torch.arange(3))[2].shape == (3, 20)

@@ -17,6 +17,7 @@ import episodic
 from episodic.core import checkpoint
 from episodic.core.errors import UserError
 from episodic.core.model import Params
+from episodic.inference.adapted import CHUNK
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.labels import AdaptError
 from episodic.preprocessing.base import InputError
@@ -90,9 +91,12 @@ def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
     single = np.concatenate(
         [adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)]
     )
-    np.testing.assert_allclose(
-        single, probabilities[:5], atol=2e-5, err_msg="a prediction depends on the other queries"
-    )
+    if adapted.transductive:
+        assert np.abs(single - probabilities[:5]).max() > 1e-3, "queries are predicted together"
+    else:
+        np.testing.assert_allclose(
+            single, probabilities[:5], atol=2e-5, err_msg="it depends on the other queries"
+        )
     adapted.save(tmp_path / "adapted")
     again = episodic.load_adapted(tmp_path / "adapted")
     np.testing.assert_allclose(again.predict_proba(episode.query_x[0]), probabilities, atol=1e-6)
@@ -128,6 +132,23 @@ def test_unequal_shots_and_different_ways_work_or_raise(name, tmp_path):
             match=rf"3 classes: {CASES[name].method or name} was trained for 5 classes per task",
         ):
             model.adapt(*three)
+
+
+def test_a_transductive_model_gets_all_queries_at_once(tmp_path):
+    """More of them than an inductive model predicts at once; the order does not matter."""
+    model = episodic.load(folder_of("bd_cspn", tmp_path / "run"))
+    episode = sampler("test", queries=15)(torch.arange(1))
+    queries = torch.cat([episode.query_x[0], episode.query_x[0].flip(-1)])
+    adapted = model.adapt(episode.support_x[0], NAMES)
+    assert adapted.transductive and len(queries) > CHUNK
+    probabilities = adapted.predict_proba(queries)
+    np.testing.assert_allclose(
+        adapted.predict_proba(queries.flip(0)), probabilities[::-1], atol=1e-5
+    )
+    in_chunks = np.concatenate([adapted.predict_proba(part) for part in queries.split(CHUNK)])
+    assert np.abs(in_chunks - probabilities).max() > 1e-3
+    protonet = episodic.load(folder_of("protonet", tmp_path / "protonet"))
+    assert not protonet.adapt(episode.support_x[0], NAMES).transductive
 
 
 def test_labels_of_any_hashable_kind(protonet, tmp_path):
