@@ -57,6 +57,9 @@ class Algorithm(Section):
     """Whether the meta-gradient depends on the query loss. Otherwise query sets are only scored,
     and `outer_gradient` receives an empty `v`."""
 
+    transductive: ClassVar[bool] = False
+    """Whether predictions of a query depend on the other queries."""
+
     @property
     def training_steps(self) -> int:
         """Number of inner steps in training."""

@@ -23,7 +23,10 @@ from tasks.runtime.stage import StageError
 PIPELINE = params.read_yaml(ROOT / "benchmarks/methods/dvc.yaml")["stages"]
 SETTINGS = PIPELINE["data"]["foreach"]
 
-METHODS = set(ALGORITHMS) - {"melu"}
+FEATURE_HEADS = {"feat", "logistic", "meta_baseline", "transductive_finetune"}
+"""Heads for the features of a pretrained backbone, which the benchmark does not have."""
+
+METHODS = set(ALGORITHMS) - {"melu"} - FEATURE_HEADS
 """melu is maml on a network without embeddings."""
 
 

@@ -44,18 +44,25 @@ CASES = {
     "anil, nil": Case({"inner_lr": 2.0, "inner_steps": 3, "test": "nil"}, {}, 0, "anil"),
     "baseline_plus_plus": Case({"inner_steps": 20}, PRETRAINING, 20),
     "boil": Case({"inner_lr": 0.4}),
+    "feat": Case({"temperature": 12.0}),
     "finetune": Case({"inner_steps": 20}, PRETRAINING, 20),
     "fomaml": Case({"inner_lr": 0.4}),
     "imaml": Case({"inner_lr": 0.3, "inner_steps": 5, "regularization": 1.0, "cg_steps": 2}, {}, 5),
+    "logistic": Case({"regularization": 0.1}),
+    "logistic, leave one out": Case({}, {"shots": 2, "iterations": 20}, 0, "logistic"),
     "maml": Case({"inner_lr": 0.4}),
     "maml_plus_plus": Case({"inner_steps": 2, "inner_lr": 0.2}, {"iterations": 50}),
     "matching_net": Case(),
     "matching_net, full context": Case({"full_context": True}, {}, 0, "matching_net"),
     "melu": Case({"inner_lr": 0.4}),
+    "meta_baseline": Case(),
     "meta_curvature": Case({"inner_lr": 0.4}),
     "meta_lstm": Case({"inner_lr": 0.3, "inner_steps": 2, "hidden": 4}, {"iterations": 60}),
     "meta_sgd": Case({"inner_lr": 0.4}),
     "metaoptnet": Case({}, {"iterations": 40}),
+    "metaoptnet, leave one out": Case(
+        {"leave_one_out": True}, {"iterations": 40}, 0, "metaoptnet"
+    ),
     "protonet": Case(),
     "reptile": Case(
         {"inner_lr": 0.05, "inner_steps": 8, "optimizer": "sgd", "batch": 10, "test_steps": 10},
@@ -63,8 +70,21 @@ CASES = {
         10,
     ),
     "ridge": Case(),
+    "ridge, leave one out": Case({"leave_one_out": True}, {"shots": 2}, 0, "ridge"),
+    "transductive_finetune": Case({"iterations": 10}, PRETRAINING, 0),
 }
-EQUIVARIANT = {"protonet", "matching_net", "ridge", "metaoptnet", "finetune", "baseline_plus_plus"}
+EQUIVARIANT = {
+    "baseline_plus_plus",
+    "feat",
+    "finetune",
+    "logistic",
+    "matching_net",
+    "meta_baseline",
+    "metaoptnet",
+    "protonet",
+    "ridge",
+    "transductive_finetune",
+}
 """Algorithms that are equivariant to label permutations."""
 
 BASE = TrainingConfig(

@@ -23,6 +23,16 @@ from episodic.models import conv4, module, resnet12
 from episodic.training import evaluation
 
 WAYS = 3
+HEADLESS = {
+    "feat",
+    "logistic",
+    "matching_net",
+    "meta_baseline",
+    "metaoptnet",
+    "protonet",
+    "ridge",
+}
+"""Algorithms that use the features of a model, not its last layer."""
 
 
 class ConvNet(nn.Module):
@@ -161,9 +171,7 @@ def test_algorithms_accept_a_module(name):
     model = config().build((1, 8, 8), method.count_model_outputs(WAYS, 40))
     learner = MetaLearner(model, method, Objective("classification"))
     theta = {key: p.double() for key, p in learner.init(0).items()}
-    assert ("head.weight" in theta) == (
-        name not in ("protonet", "matching_net", "ridge", "metaoptnet")
-    )
+    assert ("head.weight" in theta) == (name not in HEADLESS)
     *_, last = evaluation.adaptation_steps(
         learner, theta, episode(), evaluation.count_inner_steps(learner, 2)
     )
