@@ -110,10 +110,13 @@ def choose_regularization(
 def feature_variance(kernel: Tensor) -> Tensor:
     """Compute the mean squared distance of features from their mean, `(tasks, 1)`.
 
+    It is at least a millionth of their mean squared norm, and positive.
+
     Args:
         kernel: Inner products of the features `(tasks, n, n)`.
     """
-    variance = kernel.diagonal(dim1=1, dim2=2).mean(1) - kernel.mean((1, 2))
+    norm = kernel.diagonal(dim1=1, dim2=2).mean(1)
+    variance = torch.maximum(norm - kernel.mean((1, 2)), 1e-6 * norm)
     return variance.clamp_min(SMALLEST)[:, None]
 
 

@@ -60,9 +60,7 @@ CASES = {
     "meta_lstm": Case({"inner_lr": 0.3, "inner_steps": 2, "hidden": 4}, {"iterations": 60}),
     "meta_sgd": Case({"inner_lr": 0.4}),
     "metaoptnet": Case({}, {"iterations": 40}),
-    "metaoptnet, leave one out": Case(
-        {"leave_one_out": True}, {"iterations": 40}, 0, "metaoptnet"
-    ),
+    "metaoptnet, leave one out": Case({"leave_one_out": True}, {"iterations": 40}, 0, "metaoptnet"),
     "protonet": Case(),
     "reptile": Case(
         {"inner_lr": 0.05, "inner_steps": 8, "optimizer": "sgd", "batch": 10, "test_steps": 10},

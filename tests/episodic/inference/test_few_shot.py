@@ -89,9 +89,15 @@ def test_predictions_equal_those_of_the_evaluation(name, tmp_path):
     single = np.concatenate(
         [adapted.predict_proba(episode.query_x[0, i : i + 1]) for i in range(5)]
     )
-    np.testing.assert_allclose(
-        single, probabilities[:5], atol=2e-5, err_msg="a prediction depends on the other queries"
-    )
+    if inductive.algorithm.transductive:
+        assert abs(single - probabilities[:5]).max() > 1e-3
+    else:
+        np.testing.assert_allclose(
+            single,
+            probabilities[:5],
+            atol=2e-5,
+            err_msg="a prediction depends on the other queries",
+        )
     adapted.save(tmp_path / "adapted")
     again = episodic.load_adapted(tmp_path / "adapted")
     np.testing.assert_allclose(again.predict_proba(episode.query_x[0]), probabilities, atol=1e-6)
