@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from episodic.algorithms import logistic, metaoptnet, ridge
 from episodic.core import random_numbers
@@ -28,7 +29,7 @@ UNEQUAL = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
 def gaussian_episodes(
     tasks: int, shots: int, distance: float = 1.0, offset: float = 0.0, queries: int = 15
 ) -> Episode:
-    """Gaussian clusters with standard deviation 3, in float64; `offset` is added to all features."""
+    """Gaussian clusters with standard deviation 3, in float64, around means with this offset."""
     generator = random_numbers.generator(0, "gaussian clusters")
 
     def normal(*shape: int) -> torch.Tensor:
@@ -78,7 +79,7 @@ def unequal_problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def weights_without(i: int) -> np.ndarray:
     """Weights that restore the weight of the class of example i, for the other examples."""
-    same = UNEQUAL == UNEQUAL[i]
+    same = UNEQUAL[i] == UNEQUAL
     weights = torch.where(same, same.sum() / (same.sum() - 1), 1.0).double()
     return np.delete(weights.numpy(), i)
 
@@ -96,12 +97,11 @@ def test_ridge_in_closed_form_is_a_refit_for_each_example():
 
 
 def test_refits_of_logistic_regression_are_those_of_scikit_learn():
-    linear_model = pytest.importorskip("sklearn.linear_model")
     x, y, regularization = unequal_problem()
     actual = leave_one_out.refitted_outputs(x @ x.mT, y, regularization, fit=logistic.fit_logistic)
     for task in range(2):
         for i in range(9):
-            model = linear_model.LogisticRegression(
+            model = LogisticRegression(
                 C=1 / float(regularization[task]), tol=1e-12, max_iter=10_000
             )
             others = np.delete(x[task].numpy(), i, 0), np.delete(UNEQUAL.numpy(), i)
