@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from episodic.algorithms.anil import ANIL as ANIL
     from episodic.algorithms.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from episodic.algorithms.boil import BOIL as BOIL
+    from episodic.algorithms.feat import FEAT as FEAT
     from episodic.algorithms.finetune import FineTuning as FineTuning
     from episodic.algorithms.fomaml import FOMAML as FOMAML
     from episodic.algorithms.imaml import IMAML as IMAML
+    from episodic.algorithms.logistic import LogisticRegression as LogisticRegression
     from episodic.algorithms.maml import MAML as MAML
     from episodic.algorithms.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
     from episodic.algorithms.matching_net import MatchingNet as MatchingNet
     from episodic.algorithms.melu import MeLU as MeLU
+    from episodic.algorithms.meta_baseline import MetaBaseline as MetaBaseline
     from episodic.algorithms.meta_curvature import MetaCurvature as MetaCurvature
     from episodic.algorithms.meta_lstm import MetaLSTM as MetaLSTM
     from episodic.algorithms.meta_sgd import MetaSGD as MetaSGD
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from episodic.algorithms.protonet import ProtoNet as ProtoNet
     from episodic.algorithms.reptile import Reptile as Reptile
     from episodic.algorithms.ridge import RidgeRegression as RidgeRegression
+    from episodic.algorithms.transductive_finetune import (
+        TransductiveFineTuning as TransductiveFineTuning,
+    )
     from episodic.core.config import ConfigError as ConfigError
     from episodic.core.device import choose_device as choose_device
     from episodic.core.episode import Episode as Episode
@@ -103,6 +109,7 @@ _MODULES = {
     "Episode": "episodic.core.episode",
     "Evaluation": "episodic.training.evaluation",
     "EvaluationConfig": "episodic.training.config",
+    "FEAT": "episodic.algorithms.feat",
     "FOMAML": "episodic.algorithms.fomaml",
     "FewShotClassifier": "episodic.inference.sklearn",
     "FewShotEvaluation": "episodic.inference.few_shot",
@@ -110,12 +117,14 @@ _MODULES = {
     "FineTuning": "episodic.algorithms.finetune",
     "ImageEncoder": "episodic.preprocessing.encoders.encoder",
     "IMAML": "episodic.algorithms.imaml",
+    "LogisticRegression": "episodic.algorithms.logistic",
     "MAML": "episodic.algorithms.maml",
     "MAMLPlusPlus": "episodic.algorithms.maml_plus_plus",
     "MLP": "episodic.models.mlp",
     "MODELS": "episodic.core.registry",
     "MatchingNet": "episodic.algorithms.matching_net",
     "MeLU": "episodic.algorithms.melu",
+    "MetaBaseline": "episodic.algorithms.meta_baseline",
     "MetaCurvature": "episodic.algorithms.meta_curvature",
     "MetaGradient": "episodic.engine.outer",
     "MetaLSTM": "episodic.algorithms.meta_lstm",
@@ -138,6 +147,7 @@ _MODULES = {
     "TorchModule": "episodic.models.module",
     "TrainingConfig": "episodic.training.config",
     "TrainingResult": "episodic.training.loop",
+    "TransductiveFineTuning": "episodic.algorithms.transductive_finetune",
     "UserError": "episodic.core.errors",
     "adapt": "episodic.training.evaluation",
     "adaptation_curve": "episodic.training.evaluation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,9 @@ from episodic.core import float64
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
+from episodic.engine.leave_one_out import Choice, choose_regularization, refitted_outputs
 
 __all__ = ["MetaOptNet"]
 
@@ -46,9 +49,14 @@ class MetaOptNet(Algorithm):
     (`train.batch_norm`; paper: running averages). Regularization, augmentation and model are set in
     params.yaml.
 
+    With `leave_one_out`, C and the scale are chosen per task by the leave-one-out cross-entropy of
+    the support set, if every class has two or more examples. Use this on features that were not
+    meta-trained: each task then solves seven problems per support example.
+
     Args:
         c: SVM regularization parameter C.
         scale: Initial scale of the logits.
+        leave_one_out: Whether C and the scale are chosen per task.
 
     Source: Kwonjoon Lee, Subhransu Maji, Avinash Ravichandran, Stefano Soatto: Meta-Learning with
     Differentiable Convex Optimization, CVPR 2019. https://arxiv.org/abs/1904.03758
@@ -56,6 +64,7 @@ class MetaOptNet(Algorithm):
 
     c: PositiveFloat = 0.1
     scale: PositiveFloat = 5.0
+    leave_one_out: bool = False
 
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
@@ -66,6 +75,21 @@ class MetaOptNet(Algorithm):
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {"svm.scale": torch.full((1,), self.scale)}
 
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
+        theta = expand(meta, episode.tasks)
+        if self.leave_one_out:
+            scale = theta["svm.scale"]
+            choice = choose_regularization(
+                learner.model.features(theta, episode.support_x),
+                episode,
+                partial(refitted_outputs, fit=_fit),
+                Choice(torch.full_like(scale, 1 / self.c), scale),
+            )
+            theta |= {"svm.c": 1 / choice.regularization, "svm.scale": choice.scale}
+        return InnerLoop(theta)
+
     def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
@@ -75,20 +99,26 @@ class MetaOptNet(Algorithm):
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)
+        c = float64.to_float64(theta["svm.c"][..., None]) if self.leave_one_out else self.c
         alpha = crammer_singer(
-            float64.to_float64(support @ support.mT), float64.to_float64(y), self.c
+            float64.to_float64(support @ support.mT), float64.to_float64(y), c
         ).to(support)
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
 
 
-def crammer_singer(kernel: Tensor, y: Tensor, c: float) -> Tensor:
+def _fit(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve for alpha and a bias of 0, with C = 1 / regularization."""
+    return crammer_singer(kernel, y, 1 / regularization[:, None]), torch.zeros_like(y[:, :1])
+
+
+def crammer_singer(kernel: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     """Solve the dual problem of the support vector machine, differentiable with respect to K.
 
     Args:
         kernel: K, float64 `(tasks, n, n)`.
         y: One-hot labels, float64 `(tasks, n, ways)`.
-        c: The bound C.
+        c: The bound C, or that of each example, float64 `(tasks, 1, n)` or `(tasks, 1, 1)`.
 
     Returns:
         The minimizer alpha `(tasks, n, ways)`.

@@ -13,7 +13,9 @@ from torch import Tensor
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
+from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
+from episodic.engine.leave_one_out import Choice, choose_regularization, ridge_outputs
 
 __all__ = ["RidgeRegression"]
 
@@ -32,9 +34,14 @@ class RidgeRegression(Algorithm):
     statistics of the current batch, also at test time (`train.batch_norm`; paper: running
     averages). The model is set in params.yaml.
 
+    With `leave_one_out`, lambda and the scale are not the learned ones. They are chosen per task by
+    the leave-one-out cross-entropy of the support set, if every class has two or more examples.
+    Use this on features that were not meta-trained.
+
     Args:
         regularization: Initial value of lambda.
         scale: Initial scale of the logits.
+        leave_one_out: Whether lambda and the scale are chosen per task.
 
     Source: Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: Meta-learning with
     differentiable closed-form solvers, ICLR 2019. https://arxiv.org/abs/1805.08136
@@ -42,6 +49,7 @@ class RidgeRegression(Algorithm):
 
     regularization: PositiveFloat = 1.0
     scale: PositiveFloat = 10.0
+    leave_one_out: bool = False
 
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
@@ -53,6 +61,23 @@ class RidgeRegression(Algorithm):
         start = {"log_lambda": math.log(self.regularization), "scale": self.scale, "shift": 0.0}
         return theta | {f"ridge.{name}": torch.full((1,), value) for name, value in start.items()}
 
+    def inner_loop(
+        self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
+    ) -> InnerLoop:
+        theta = expand(meta, episode.tasks)
+        if self.leave_one_out:
+            choice = choose_regularization(
+                _with_ones(learner.model.features(theta, episode.support_x)),
+                episode,
+                ridge_outputs,
+                Choice(theta["ridge.log_lambda"].exp(), theta["ridge.scale"]),
+            )
+            theta |= {
+                "ridge.log_lambda": choice.regularization.log(),
+                "ridge.scale": choice.scale,
+            }
+        return InnerLoop(theta)
+
     def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
@@ -61,7 +86,7 @@ class RidgeRegression(Algorithm):
         return query @ weight + bias
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
-        x = F.pad(support, (0, 1), value=1.0)
+        x = _with_ones(support)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
@@ -69,3 +94,8 @@ class RidgeRegression(Algorithm):
         # with a GPU.
         w = theta["ridge.scale"][..., None] * (x.mT @ torch.linalg.solve_ex(kernel, y)[0])
         return w[:, :-1], w[:, -1:] + theta["ridge.shift"][..., None]
+
+
+def _with_ones(features: Tensor) -> Tensor:
+    """Append a column of ones to features `(tasks, n, width)`."""
+    return F.pad(features, (0, 1), value=1.0)

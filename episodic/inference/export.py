@@ -103,7 +103,8 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
     """Write an adapted model as ONNX.
 
     The input of the file is `x`, `(n, *input)` float32: with a pretrained image encoder, images
-    `(n, 3, size, size)` from 0 to 1, since the file contains the encoder. The output is `probabilities`, `targets` or
+    `(n, 3, size, size)` from 0 to 1, since the file contains the encoder. The output is
+    `probabilities`, `targets` or
     `features`. The metadata contains the classes and the preprocessing.
 
     Args:

@@ -20,6 +20,8 @@ from episodic.ops.head import apply_head, init_head
 __all__ = ["TorchModule"]
 
 RESERVED_PREFIXES = (
+    "attention.",
+    "cosine.",
     "curvature.",
     "fce.",
     "lstm.",

@@ -23,7 +23,16 @@ from tasks.runtime.stage import StageError
 PIPELINE = params.read_yaml(ROOT / "benchmarks/methods/dvc.yaml")["stages"]
 SETTINGS = PIPELINE["data"]["foreach"]
 
-FEATURE_HEADS = {"bd_cspn", "laplacian_shot", "simpleshot", "tim"}
+FEATURE_HEADS = {
+    "bd_cspn",
+    "feat",
+    "laplacian_shot",
+    "logistic",
+    "meta_baseline",
+    "simpleshot",
+    "tim",
+    "transductive_finetune",
+}
 """Heads for the features of a pretrained backbone, which the benchmark does not have."""
 
 METHODS = set(ALGORITHMS) - {"melu"} - FEATURE_HEADS

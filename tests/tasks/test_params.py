@@ -419,6 +419,7 @@ def write_source(name, folder):
     sources = {
         "image_folder": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
         "movielens": lambda: films.write_ml_100k(folder / "own", min_ratings=31),
+        "own_photos": lambda: drawn(folder / "own", [f"class {i}" for i in range(25)], 12),
         "ratings": lambda: films.write_csv(folder / "own", min_ratings=31),
         "text_folder": lambda: write_sentences_csv(folder),
     }

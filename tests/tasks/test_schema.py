@@ -43,7 +43,7 @@ def test_every_key_is_described_and_has_the_default_of_the_code():
     [
         name
         for name in preset.list_presets()
-        if name not in ("image_folder", "ratings", "text_folder")
+        if name not in ("image_folder", "own_photos", "ratings", "text_folder")
     ],
 )
 def test_presets_are_valid(tmp_path, name):

@@ -15,11 +15,14 @@ from episodic.algorithms import (
     anil,
     baseline_plus_plus,
     boil,
+    feat,
     finetune,
     imaml,
+    logistic,
     maml,
     maml_plus_plus,
     matching_net,
+    meta_baseline,
     meta_curvature,
     meta_lstm,
     meta_sgd,
@@ -408,6 +411,9 @@ def test_ridge_is_the_regularized_least_squares_of_numpy(network):
 
 
 GRADIENT_FREE = {
+    "feat": feat.FEAT(temperature=4.0),
+    "logistic": logistic.LogisticRegression(0.3),
+    "meta_baseline": meta_baseline.MetaBaseline(),
     "ridge": ridge.RidgeRegression(),
     "metaoptnet": metaoptnet.MetaOptNet(),
     "matching_net": matching_net.MatchingNet(),

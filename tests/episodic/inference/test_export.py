@@ -20,11 +20,16 @@ from tests.episodic.inference.test_few_shot import NAMES, folder_of
 
 WHICH = [
     "anil",
+    "feat",
+    "logistic, leave one out",
     "maml_plus_plus",
     "matching_net",
+    "meta_baseline",
     "metaoptnet",
+    "metaoptnet, leave one out",
     "protonet",
     "ridge",
+    "ridge, leave one out",
     "baseline_plus_plus",
     "meta_lstm",
     "simpleshot",

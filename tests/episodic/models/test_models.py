@@ -25,8 +25,11 @@ from episodic.training import evaluation
 WAYS = 3
 HEADLESS = {
     "bd_cspn",
+    "feat",
     "laplacian_shot",
+    "logistic",
     "matching_net",
+    "meta_baseline",
     "metaoptnet",
     "protonet",
     "ridge",

@@ -1,0 +1,204 @@
+"""Leave-one-out on the support set: the regularization of a head, chosen per task.
+
+Leaving an example out makes its class the smallest one, which would let every head with a bias
+predict another class. The losses of the remaining n_k - 1 examples of its class are therefore
+weighted by n_k / (n_k - 1).
+
+The features of a support set enter as their kernel K = X X^T, so the cost does not depend on their
+dimension. Everything is computed in float64 and without a graph: the choice is not differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from episodic.core import float64
+from episodic.core.episode import Episode
+
+__all__ = [
+    "Choice",
+    "Fit",
+    "LeftOutOutputs",
+    "choose_regularization",
+    "feature_variance",
+    "refitted_outputs",
+    "ridge_outputs",
+]
+
+STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
+"""Candidates for the regularization, in units of the variance of the support features (the mean
+squared distance from their mean). The strongest is first: it wins a tie."""
+
+HALVINGS, DOUBLINGS = 4, 6
+"""Candidates for the scale of the logits: from 2^-4 to 2^6 in steps of sqrt(2), in units of
+1 / (root mean square of the outputs)."""
+
+SMALLEST = 1e-12
+"""Lower bound of divisors, for support sets whose features or outputs are all 0."""
+
+NUMBERS_AT_ONCE = 1 << 22
+"""Numbers in the Hessians of the heads that are fitted at once (32 MB)."""
+
+LeftOutOutputs = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`outputs(kernel, y, regularization)`: the output `(tasks, n, ways)` for each example of a head
+that is fitted to the others; kernel `(tasks, n, n)`, one-hot y `(tasks, n, ways)` and lambda
+`(tasks, 1)` in float64."""
+
+Fit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`fit(kernel, y, regularization)`: dual coefficients `(tasks, n, ways)` and bias
+`(tasks, 1, ways)` of a head; kernel and y as for `LeftOutOutputs`. The regularization `(tasks, n)`
+is lambda divided by the weight of the loss of each example."""
+
+
+class Choice(NamedTuple):
+    """Regularization and scale of each task.
+
+    Args:
+        regularization: lambda `(tasks, 1)`, the weight of ||W||^2 / 2 against a sum of losses.
+        scale: Factor of the logits `(tasks, 1)`.
+    """
+
+    regularization: Tensor
+    scale: Tensor
+
+
+def choose_regularization(
+    features: Tensor,
+    episode: Episode,
+    left_out_outputs: LeftOutOutputs,
+    default: Choice,
+    rescaled: bool = True,
+) -> Choice:
+    """Choose the regularization, and the scale of the logits, by the leave-one-out cross-entropy.
+
+    As in Platt's method, the target for the probability of the true class is (n + 1) / (n + 2)
+    instead of 1. Otherwise, the best scale of a support set without errors would be infinite.
+
+    Args:
+        features: Features of the support set `(tasks, n, width)`.
+        episode: The tasks.
+        left_out_outputs: The leave-one-out outputs of the head.
+        default: The result for tasks in which a class has a single example.
+        rescaled: Whether the scale is chosen too. Otherwise it is that of `default`.
+
+    Returns:
+        The choice, with the type and device of `default`.
+
+    Source: John Platt: Probabilistic outputs for support vector machines, 1999, section 2.2.
+    """
+    ways = episode.classes
+    if features.shape[1] < 2 * ways:
+        return default
+    with torch.no_grad():
+        x = float64.to_float64(features)
+        y = float64.to_float64(F.one_hot(episode.support_y, ways))
+        scale = None if rescaled else default.scale.to(y)
+        found = _best_choice(x @ x.mT, y, left_out_outputs, scale)
+        is_possible = (y.sum(1) >= 2).all(1, keepdim=True).to(default.scale.device)
+    regularization, scale = (
+        torch.where(is_possible, value.to(start), start)
+        for value, start in zip(found, default, strict=True)
+    )
+    return Choice(regularization, scale)
+
+
+def feature_variance(kernel: Tensor) -> Tensor:
+    """Compute the mean squared distance of features from their mean, `(tasks, 1)`.
+
+    It is at least a millionth of their mean squared norm, and positive.
+
+    Args:
+        kernel: Inner products of the features `(tasks, n, n)`.
+    """
+    norm = kernel.diagonal(dim1=1, dim2=2).mean(1)
+    variance = torch.maximum(norm - kernel.mean((1, 2)), 1e-6 * norm)
+    return variance.clamp_min(SMALLEST)[:, None]
+
+
+def _best_choice(
+    kernel: Tensor, y: Tensor, left_out_outputs: LeftOutOutputs, scale: Tensor | None
+) -> Choice:
+    """Choose among `STRENGTHS` and, if `scale` is None, the candidates for the scale."""
+    n, ways = y.shape[1:]
+    target = (y * (n + 1) + (1 - y) / (ways - 1)) / (n + 2)
+    unit = feature_variance(kernel)
+    powers = torch.arange(-2 * HALVINGS, 2 * DOUBLINGS + 1, dtype=y.dtype, device=y.device)
+    losses, candidates = [], []
+    for strength in STRENGTHS:
+        outputs = left_out_outputs(kernel, y, strength * unit)
+        if scale is None:
+            deviation = outputs - outputs.mean(2, keepdim=True)
+            size = deviation.square().mean((1, 2)).sqrt().clamp_min(SMALLEST)
+            scales = 2 ** (powers / 2) / size[:, None]
+        else:
+            scales = scale
+        logs = (scales[..., None, None] * outputs[:, None]).log_softmax(-1)
+        losses.append(-(target[:, None] * logs).sum((2, 3)))
+        candidates.append(torch.stack([(strength * unit).expand_as(scales), scales]))
+    best = torch.cat(losses, 1).argmin(1, keepdim=True)
+    return Choice(*torch.cat(candidates, 2).gather(2, best.expand(2, -1, -1)))
+
+
+def ridge_outputs(kernel: Tensor, y: Tensor, regularization: Tensor) -> Tensor:
+    """Compute the leave-one-out outputs of ridge regression in closed form.
+
+        o_i = y_i - (G^-1 y)_i / (G^-1)_ii,     G = K + diag(lambda / weights)
+
+    The weights depend on the class of i only, so there is one G per class.
+
+    Args:
+        kernel: K `(tasks, n, n)`.
+        y: One-hot labels `(tasks, n, ways)`.
+        regularization: lambda `(tasks, 1)`.
+
+    Returns:
+        `(tasks, n, ways)`.
+
+    Source: Carl Rasmussen, Christopher Williams: Gaussian Processes for Machine Learning, 2006,
+    equation 5.12.
+    """
+    diagonals = regularization[..., None] / _weights(y)
+    inverses, _ = torch.linalg.inv_ex(kernel[:, None] + torch.diag_embed(diagonals))
+    ratios = (inverses @ y[:, None]) / inverses.diagonal(dim1=2, dim2=3)[..., None]
+    return y - torch.einsum("tic,tcik->tik", y, ratios)
+
+
+def refitted_outputs(kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit) -> Tensor:
+    """Compute the leave-one-out outputs of a head by fitting it again without each example.
+
+    Args:
+        kernel: K `(tasks, n, n)`.
+        y: One-hot labels `(tasks, n, ways)`.
+        regularization: lambda `(tasks, 1)`.
+        fit: Fits the head.
+
+    Returns:
+        `(tasks, n, ways)`.
+    """
+    tasks, n, ways = y.shape
+    others = torch.arange(n - 1, device=y.device).expand(n, -1)
+    others = others + (others >= torch.arange(n, device=y.device)[:, None])  # (n, n - 1)
+    kernels = kernel[:, others[:, :, None], others[:, None]].flatten(0, 1)
+    labels = y[:, others].flatten(0, 1)
+    strengths = regularization[..., None] / (y @ _weights(y))
+    strengths = strengths.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1)
+    size = max(1, NUMBERS_AT_ONCE // (ways * n * n))
+    alphas, biases = [], []
+    for start in range(0, tasks * n, size):
+        part = slice(start, start + size)
+        alpha, bias = fit(kernels[part], labels[part], strengths[part])
+        alphas.append(alpha)
+        biases.append(bias)
+    to_others = kernel.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1)
+    outputs: Tensor = to_others[:, None] @ torch.cat(alphas) + torch.cat(biases)
+    return outputs.view(tasks, n, ways)
+
+
+def _weights(y: Tensor) -> Tensor:
+    """Weight each example when one of class k is left out: `(tasks, k, n)`."""
+    return 1 + y.mT / (y.sum(1)[..., None] - 1).clamp_min(1)
