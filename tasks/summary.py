@@ -34,6 +34,11 @@ def summarize(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     if metrics.get("ensemble", 1) > 1:
         name += f", ensemble of {metrics['ensemble']} checkpoints"
     rows = [(name, show(metrics))]
+    if "transductive_inference" in metrics:
+        facts = metrics["transductive_inference"]
+        balance = facts.get("query_balance")
+        balanced = "balanced" if balance is None else f"Dirichlet {balance:g}"
+        rows.append(("transductive inference, queries together", f"{facts['queries']}, {balanced}"))
     if "before" in metrics:
         rows.append(("before adaptation", show(metrics["before"])))
     if "rejection" in metrics:

@@ -1,5 +1,8 @@
 """Stage `train`: train the model and keep the meta-parameters with the best validation score.
 
+If no meta-parameter is learned, such as with `protonet` on a model without parameters, the stage
+estimates what the algorithm needs from training episodes and validates the model once.
+
 Interrupted runs resume from the last checkpoint, with bitwise-identical results. The processes of a
 run (params `processes`, or those of `torchrun -m tasks.train`) share each meta-batch. Their number
 does not affect the result.
@@ -43,11 +46,15 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
             class_selection.select_classes(source.read_classes(), settings.train)
         )
     learner = model_folder.build_learner(config)
+    initial = learner.init(settings.train.seed)
+    learns = learner.has_learned_parameters(initial)
+    if learner.test_variant.algorithm.transductive:
+        config["transductive"] = True
     sampler = source.training_sampler(settings, learner.algorithm.labels)
     validation = source.build_episodes(source.read_episodes("validation"))
     plan = loop.choose_training_plan(sampler, settings.train, device)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
-    shards = len(plan.shard_bounds(settings.train.meta_batch))
+    shards = len(plan.shard_bounds(settings.train.meta_batch)) if learns else 1
     code = compute_code_digest(_find_user_code(learner))
     inputs = config | {
         "train": asdict(settings.train),
@@ -64,12 +71,15 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
         if group.size > shards:
             raise StageError(_describe_idle(group.size, shards, settings.train.meta_batch))
         is_first = group.rank == 0
-        if is_first:
+        if is_first and learns:
             stage.emit("plan", **_describe_plan(plan, group.size))
+        elif is_first:
+            estimated = " and ".join(initial) or "nothing"
+            stage.emit("nothing to train", stage="train", estimated=estimated)
         with (
             resume.lock_checkpoint(folder) if is_first else nullcontext() as checkpoint,
             stage.ProgressReporter(
-                "train", "iterations", settings.train.iterations, silent=not is_first
+                "train", "iterations", settings.train.iterations, silent=not (is_first and learns)
             ) as progress,
         ):
             elapsed_before = resume.read_elapsed(folder)
@@ -99,6 +109,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
             )
             elapsed = measure_elapsed()
             run_facts = _describe_run(result, elapsed, device, group, plan, compiler)
+            run_facts["nothing_to_train"] = not learns
             if not is_first:
                 return
             description = config | {
@@ -112,10 +123,13 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "code_digest": code,
             }
             model_folder.save(model, result.members, description)
-            tables = {"train": result.history.train, "validation": result.history.validation}
+            score = learner.objective.score_name
+            columns = ("iteration", "loss", score, "gradient_norm", "meta_lr")
+            train_table = pd.DataFrame(result.history.train or {name: [] for name in columns})
             with atomic_folder(history) as draft:
-                for name, rows in tables.items():
-                    pd.DataFrame(rows).to_csv(draft / f"{name}.csv", index=False)
+                train_table.to_csv(draft / "train.csv", index=False)
+                validation_table = pd.DataFrame(result.history.validation)
+                validation_table.to_csv(draft / "validation.csv", index=False)
             write_json(run_json, run_facts)
 
 

@@ -267,8 +267,8 @@ def _describe_setting(rows: pd.DataFrame) -> str:
     )
     if modes == ["transductive"]:
         mode = (
-            "Transductive evaluation, in training and at test time: batch norm uses the statistics "
-            "of the query set, as in MAML's code. `inductive` is the same model with the "
+            "Transductive batch norm, in training and at test time: it uses the statistics of the "
+            "query set, as in MAML's code. `inductive` is the same model with the "
             "statistics of the support set."
         )
     machine = (

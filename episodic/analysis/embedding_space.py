@@ -62,7 +62,13 @@ def split_evenly(n: int) -> list[int]:
     return [n // number + (i < n % number) for i in range(number)]
 
 
-def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Tensor) -> Tensor:
+def embed_rows(
+    learner: MetaLearner,
+    theta: Params,
+    examples: Examples,
+    rows: Tensor,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """Compute the features of examples.
 
     Args:
@@ -70,6 +76,7 @@ def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Te
         theta: Parameters with a task axis of length 1.
         examples: All examples.
         rows: Rows to embed, int64 `(n,)`.
+        device: Device of the parameters. With an Apple GPU the examples are on the CPU.
 
     Returns:
         Features `(n, width)`.
@@ -77,9 +84,8 @@ def embed_rows(learner: MetaLearner, theta: Params, examples: Examples, rows: Te
     x = build_class_episode(
         examples, rows.to(examples.device)[None], rows[:1].to(examples.device)[None], 1
     ).support_x
-    x = x.to(next(iter(theta.values())).device)  # with an Apple GPU the examples are on the CPU
     with torch.no_grad():
-        return learner.model.features(theta, x)[0].flatten(1)
+        return learner.model.features(theta, x.to(device))[0].flatten(1)
 
 
 def class_centroids(features: Tensor, class_of: Tensor, classes: int) -> Tensor:

@@ -215,8 +215,22 @@ def compute_headline_metrics(
             f"validation_{name}": config["validation"],
         },
     }
+    if learner.test_variant.algorithm.transductive:
+        result["transductive_inference"] = _describe_query_sets(evaluation)
     if episodes["step"].nunique() > 1:
         result["before"] = at(headline, 0)
     if name == "accuracy":
         return result | {mode: at(mode, steps) for mode in BATCH_NORM}
     return result | {f"after_{step}": at(headline, step) for step in (1, CURVE_STEPS)}
+
+
+def _describe_query_sets(evaluation: EvaluationSetup) -> dict[str, Any]:
+    """Return the size of the query sets, which are predicted together, and how balanced they are.
+
+    `largest_share` is the mean share of the class with the most queries; 1 / ways if balanced.
+    """
+    counts = evaluation.source.count_queries(evaluation.test)
+    queries = int(counts[0].sum())
+    facts = {"queries": queries, "largest_share": float(counts.max(1).mean() / queries)}
+    balance = evaluation.source.meta.get("query_balance")
+    return facts | ({} if balance is None else {"query_balance": balance})

@@ -60,7 +60,10 @@ def embed_classes(evaluation: EvaluationSetup, group: ProcessGroup) -> torch.Ten
     examples, sizes = source.load_examples(), embedding_space.split_evenly(len(rows))
     chunks = rows.split(sizes)
     features = group.gather_rows(
-        lambda chunk: embedding_space.embed_rows(learner, theta, examples, chunks[chunk]), sizes
+        lambda chunk: embedding_space.embed_rows(
+            learner, theta, examples, chunks[chunk], source.device
+        ),
+        sizes,
     )
     return embedding_space.class_centroids(features, class_of, len(classes))
 

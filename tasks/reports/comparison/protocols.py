@@ -188,13 +188,14 @@ def build_protocol_key(experiment: Experiment) -> tuple:
 def describe_protocol(experiment: Experiment) -> str:
     """Describe the protocol of an experiment."""
     meta = experiment.meta
-    queries = wording.format_count(meta["queries"], "query", "queries")
     if experiment.score == "mse":
+        queries = wording.format_count(meta["queries"], "query", "queries")
         task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
-        task = f"{meta['ways']}-way {meta['shots']}-shot, {queries} per class"
+        task = f"{meta['ways']}-way {meta['shots']}-shot, {wording.describe_queries(meta)}"
+    data = f"{meta['dataset']} ({meta['protocol']})"
     episodes = wording.format_count(len(experiment.scores), "test episode")
-    return f"{task}, {meta['dataset']} ({meta['protocol']}), {experiment.mode}, {episodes}"
+    return f"{task}, {data}, {experiment.mode} batch norm, {episodes}"
 
 
 def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol:

@@ -142,6 +142,15 @@ def list_ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
             "scores together."
         )
     notes = [note]
+    transductive = [c.name for c in protocol.configurations if c.first.config.get("transductive")]
+    if transductive:
+        verb = "uses" if len(transductive) == 1 else "use"
+        balance = protocol.best.first.meta.get("query_balance")
+        balanced = "balanced" if balance is None else f"unbalanced (Dirichlet {balance:g})"
+        notes.append(
+            f"Transductive inference: {wording.join_words(transductive)} {verb} the whole query "
+            f"set of an episode together. Query sets are {balanced}."
+        )
     more = len(protocol.configurations) - drawn
     if more > 0:
         notes.append(f"The chart shows the best {drawn}; {more} more are in the table.")

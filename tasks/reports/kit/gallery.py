@@ -77,7 +77,8 @@ class EpisodeCard:
         sheet: Its examples.
         large: Whether it has few enough queries to draw them enlarged.
         shown: Queries shown per class.
-        queries: Queries per class.
+        queries: Queries per class; the largest number if they differ.
+        balanced: Whether all classes have equally many queries.
     """
 
     episode: int
@@ -91,6 +92,7 @@ class EpisodeCard:
     large: bool
     shown: int
     queries: int
+    balanced: bool
 
 
 def format_class_letter(index: int) -> str:
@@ -145,7 +147,9 @@ def build_card(
         examples: The examples of data/prepared.
         rank: The episode's rank, as text.
     """
-    ways, shots, queries = (meta[key] for key in ("ways", "shots", "queries"))
+    ways, shots = meta["ways"], meta["shots"]
+    counts = np.bincount(predictions["label"], minlength=ways)
+    queries = int(counts.max())
     shown = min(queries, max(1, MAX_QUERIES // ways))
     indices = [int(index) for index in fixed["support"]]
     classes = []
@@ -181,6 +185,7 @@ def build_card(
         large=ways * shown <= 25,
         shown=shown,
         queries=queries,
+        balanced=int(counts.min()) == queries,
     )
 
 

@@ -108,6 +108,16 @@ class Results:
         return len(self.ratings) > 0
 
     @property
+    def is_transductive(self) -> bool:
+        """Whether a prediction depends on the other queries of the episode by the algorithm."""
+        return bool(self.config.get("transductive"))
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether training had something to learn."""
+        return len(self.train) > 0
+
+    @property
     def other_mode(self) -> str | None:
         """The mode that is not the headline's, if its scores differ.
 
@@ -155,7 +165,8 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
     for key in (score, f"{score}_ci95", "episodes", "steps"):
         if key not in numbers:
             raise StageError(f"{metrics} has no {key}: run the stage evaluate again")
-    tables = _read_tables(kind, score, meta, data, scores, history)
+    iterations = config.get("iterations", 1)
+    tables = _read_tables(kind, score, meta, iterations, data, scores, history)
     weights = _read(model / "weights.safetensors", "train", Path.read_bytes)
     results = Results(
         kind=kind,
@@ -177,12 +188,21 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
 
 
 def _read_tables(
-    kind: str, score: str, meta: dict[str, Any], data: Path, scores: Path, history: Path
+    kind: str,
+    score: str,
+    meta: dict[str, Any],
+    iterations: int,
+    data: Path,
+    scores: Path,
+    history: Path,
 ) -> dict[str, Any]:
-    """Read the tables of a kind of task, keyed by their attribute of Results."""
+    """Read the tables of a kind of task, keyed by their attribute of Results.
 
-    def read_history(name: str, *columns: str) -> pd.DataFrame:
-        return _read_table(history / name, "train", ["iteration", "loss", *columns])
+    The training history is empty after 0 iterations, when the model had nothing to train.
+    """
+
+    def read_history(name: str, *columns: str, empty: bool = False) -> pd.DataFrame:
+        return _read_table(history / name, "train", ["iteration", "loss", *columns], empty)
 
     def read_scores(name: str, *columns: str, empty: bool = False) -> pd.DataFrame:
         return _read_table(scores / name, "evaluate", list(columns), empty)
@@ -192,7 +212,9 @@ def _read_tables(
 
     ci95 = f"{score}_ci95"
     tables: dict[str, Any] = {
-        "train": read_history("train.csv", *([score] if score == "accuracy" else [])),
+        "train": read_history(
+            "train.csv", *([score] if score == "accuracy" else []), empty=not iterations
+        ),
         "validation": read_history("validation.csv", score, ci95, "best"),
         "episodes": read_scores("episodes.parquet", "mode", "episode", "step", score),
         "curve": read_scores("curve.csv", "mode", "step", score, ci95),

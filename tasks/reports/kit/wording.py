@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 NBSP = "\u00a0"
 BASELINES = {
@@ -32,6 +33,19 @@ def name_baseline(key: str) -> str:
 def name_score(score: str) -> str:
     """Return the name of a score for axes and table heads."""
     return "accuracy" if score == "accuracy" else "mean squared error"
+
+
+def describe_queries(meta: dict[str, Any]) -> str:
+    """Describe the query sets: `5 queries per class`, or how unbalanced they are.
+
+    Args:
+        meta: meta.json of data/prepared, of classification.
+    """
+    balance = meta.get("query_balance")
+    if balance is None:
+        return f"{format_count(meta['queries'], 'query', 'queries')} per class"
+    queries = format_count(meta["ways"] * meta["queries"], "query", "queries")
+    return f"{queries}, unbalanced (Dirichlet {balance:g})"
 
 
 def choose_formatter(score: str) -> Callable[[float], str]:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
+from tasks.reports.run import sentences
 from tasks.reports.run.facts import rank_baselines
 from tasks.reports.run.headline import Headline
 
@@ -42,7 +43,8 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
     return {
         "title": f"{algorithm} for {headline.title}",
         "what": f"{article} {model} model with {config.get('parameters', 0):,} parameters, "
-        f"meta-trained by {algorithm} to adapt to new {tasks}.",
+        f"{'meta-trained by' if results.was_trained else 'used by'} {algorithm} to adapt to new "
+        f"{tasks}.",
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
         "regression": regression,
         "support": support,
@@ -55,12 +57,21 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
         "data": f"{data}.",
         "license": meta["license"],
         "training": [
-            f"Trained for {config['iterations']:,} iterations. The best checkpoint by validation "
-            f"score is that of iteration {config['iteration']:,}.",
+            _describe_training(results),
             *(f"{name}: {digest} ({what})." for name, what, digest in list_digests(results)),
             "The end of the run's report lists all settings, as does the commit's params.yaml.",
         ],
     }
+
+
+def _describe_training(results: Results) -> str:
+    config = results.config
+    if not results.was_trained:
+        return "The model had nothing to train: none of its parameters is learned."
+    return (
+        f"Trained for {config['iterations']:,} iterations. The best checkpoint by validation "
+        f"score is that of iteration {config['iteration']:,}."
+    )
 
 
 def _describe_purpose(
@@ -102,9 +113,13 @@ def _list_scores(results: Results) -> list[tuple[str, str]]:
         return wording.format_estimate(score, value, ci95)
 
     if "inductive.accuracy" in metrics:
-        scores = [("inductive evaluation, as the loaded model predicts", show("inductive."))]
+        name = "inductive batch norm, as the loaded model predicts"
+        if not results.other_mode:
+            name = "as the loaded model predicts"
+        scores = [(name, show("inductive."))]
         if results.other_mode:
-            scores.append(("transductive evaluation, all queries at once", show("transductive.")))
+            name = "transductive batch norm, statistics of the whole query set"
+            scores.append((name, show("transductive.")))
     else:
         scores = [("as the loaded model predicts", show(""))]
     if f"before.{score}" in metrics:
@@ -124,6 +139,12 @@ def _list_limits(results: Results, example: str) -> list[str]:
         f"It was trained only on {results.meta['dataset']}. On other kinds of data it may be no "
         "better than its baselines."
     ]
+    if results.is_transductive:
+        limits.append(sentences.describe_transductive_inference(results.meta))
+        limits.append(
+            "Predict all examples of a task in one call. Predictions for fewer examples, or for "
+            "query sets with another balance of classes, have another accuracy."
+        )
     if results.kind == "classification":
         if "encoder" in config["inputs"]:
             limits += _list_encoder_limits(config["inputs"], example)

@@ -37,6 +37,11 @@ LABELS_GAP = 0.075
 def build_learning_section(results: Results) -> ReportSection:
     """Build the section with the training and validation scores over the iterations."""
     score, validation = results.score, results.validation
+    if not results.was_trained:
+        row = validation.iloc[0]
+        value = wording.format_estimate(score, row[score], row[f"{score}_ci95"])
+        sentence = sentences.NOTHING_TO_TRAIN.format(value)
+        return ReportSection("learning", "Learning curve", sentence)
     sentence = sentences.describe_learning(measure_learning(results))
     rows = [
         [
@@ -212,7 +217,7 @@ def _adaptation_table(score: str, curves: dict[str, pd.DataFrame]) -> Table:
 
 def build_mode_sections(results: Results) -> list[ReportSection]:
     """Build the section that compares the batch-norm modes; none if one mode was measured."""
-    heading = "Transductive and inductive evaluation"
+    heading = "Transductive and inductive batch norm"
     if results.curve["mode"].nunique() < 2:
         return []
     facts = compare_modes(results)

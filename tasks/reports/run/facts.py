@@ -46,6 +46,7 @@ class ScoreComparison:
         same_protocol: Published results under the same protocol.
         other_protocols: Published results under other protocols.
         query_statistics: Whether batch norm uses the statistics of the query set.
+        transductive_inference: Whether the algorithm predicts all queries of an episode together.
         rejection: AUROC of out-of-scope detection and the half-width of its interval.
     """
 
@@ -58,6 +59,7 @@ class ScoreComparison:
     same_protocol: pd.DataFrame
     other_protocols: pd.DataFrame
     query_statistics: bool
+    transductive_inference: bool
     rejection: tuple[float, float] | None
 
 
@@ -102,6 +104,7 @@ def compare_with_baselines(results: Results, settings: dict[str, Any]) -> ScoreC
         same_protocol=same,
         other_protocols=others,
         query_statistics=results.mode == "transductive" and results.other_mode is not None,
+        transductive_inference=results.is_transductive,
         rejection=rejection,
     )
 

@@ -54,11 +54,14 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
     facts = {"algorithm": config["algorithm"]["name"], "model": config["model"]["name"]}
     if "parameters" in config:
         facts["parameters"] = f"{config['parameters']:,}"
-    facts |= {"iterations": f"{config['iterations']:,}", "device": device}
+    iterations = f"{config['iterations']:,}" if results.was_trained else "none (nothing to train)"
+    facts |= {"iterations": iterations, "device": device}
     protocol = [task, queries, f"{meta['dataset']} ({meta['protocol']})"]
     # Without batch norm, both modes have the same scores, so the mode is omitted.
     if results.other_mode or results.curve["mode"].nunique() == 1:
-        protocol.append(results.mode)
+        protocol.append(f"{results.mode} batch norm")
+    if results.is_transductive:
+        protocol.append("transductive inference")
     if results.adapts:
         protocol.append(wording.format_count(results.steps, "inner step"))
     if config.get("ensemble", 1) > 1:
@@ -88,7 +91,7 @@ def _describe_task(results: Results) -> tuple[str, str]:
         return task, f"at most {queries} from the later ratings"
     if results.kind == "regression":
         return wording.format_count(meta["shots"], "support point"), queries
-    return f"{meta['ways']}-way {meta['shots']}-shot", f"{queries} per class"
+    return f"{meta['ways']}-way {meta['shots']}-shot", wording.describe_queries(meta)
 
 
 def _list_remarks(results: Results) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tasks.reports.kit import wording
@@ -64,9 +66,11 @@ def list_baseline_notes(facts: ScoreComparison) -> list[str]:
     notes = [describe_published_results(facts)]
     if facts.query_statistics:
         notes.append(
-            "Transductive evaluation: batch norm uses the statistics of the query set, which "
-            "raises the accuracy. The inductive score has a separate section."
+            "Transductive batch norm: features are normalized by the statistics of the query set, "
+            "which raises the accuracy. The score with inductive batch norm has a separate section."
         )
+    if facts.transductive_inference:
+        notes.append(describe_transductive_inference(facts.meta))
     notes += [
         f"The baseline '{wording.name_baseline(baseline.key)}' was measured on the first "
         f"{format_count(baseline.episodes, 'test episode')}."
@@ -79,6 +83,26 @@ def list_baseline_notes(facts: ScoreComparison) -> list[str]:
             f"{format_estimate('accuracy', *facts.rejection)} (chance: 50 %)."
         )
     return notes
+
+
+def describe_transductive_inference(meta: dict[str, Any]) -> str:
+    """State that queries are predicted together, and how balanced the query sets are.
+
+    Args:
+        meta: meta.json of data/prepared.
+    """
+    queries = format_count(meta["ways"] * meta["queries"], "query", "queries")
+    balance = meta.get("query_balance")
+    balanced = (
+        "All classes of a query set have equally many queries, which such algorithms may exploit."
+        if balance is None
+        else "Query sets are unbalanced: the shares of their classes are drawn from a Dirichlet "
+        f"distribution (concentration {balance:g})."
+    )
+    return (
+        f"Transductive inference: the algorithm sees the {queries} of an episode together, without "
+        f"labels, so a prediction depends on the other queries. {balanced}"
+    )
 
 
 def describe_published_results(facts: ScoreComparison) -> str:
@@ -235,7 +259,7 @@ def describe_modes(facts: ModeComparison) -> str:
     (mode, value, _), (other, other_value, _) = facts.headline, facts.other
     side = "above" if value >= other_value else "below"
     gap = format_points(value - other_value)
-    return f"{mode.capitalize()} evaluation scores {gap} {side} {other} evaluation."
+    return f"{mode.capitalize()} batch norm scores {gap} {side} {other} batch norm."
 
 
 def list_mode_notes(trained: str) -> list[str]:
@@ -249,6 +273,10 @@ def list_mode_notes(trained: str) -> list[str]:
 
 
 SAME_IN_BOTH_MODES = "Both modes have the same scores: the model has no batch norm."
+
+NOTHING_TO_TRAIN = (
+    "The model had nothing to train: none of its parameters is learned. Its validation score is {}."
+)
 
 
 # --- ratings -----------------------------------------------------------------------------------
