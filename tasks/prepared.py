@@ -12,7 +12,7 @@ import torch
 
 from episodic.core import float64
 from episodic.core.episode import Episode
-from episodic.data import sampling, storage
+from episodic.data import augmentation, sampling, storage
 from tasks.params import Settings
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -82,6 +82,10 @@ class PreparedFolder:
             labels: See `episodic.data.sampling.ClassSampler`.
         """
         sampler = self._sampler(params, labels)
+        if params.train.augmentation.transforms:
+            sampler = augmentation.AugmentedSampler(
+                sampler, params.train.augmentation, params.train.seed, "train"
+            )
         if self.sampling_device == self.device:
             return sampler
         return lambda index: sampler(index).to(self.device)

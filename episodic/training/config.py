@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
+from episodic.data.augmentation import Augmentation, SupportAugmentation
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -33,6 +34,7 @@ class TrainingConfig(Section):
         classes: Number of training classes that are used. None: all.
         groups: Names of the groups whose classes are used. None: all.
         hard_episode_fraction: Fraction of episodes with classes that are similar to each other.
+        augmentation: Random transformations of the images of training episodes.
         meta_lr: Outer learning rate at the first iteration.
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
@@ -61,6 +63,7 @@ class TrainingConfig(Section):
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
     hard_episode_fraction: Fraction = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     meta_lr: PositiveFloat = 0.002
     meta_lr_end: Annotated[float, Ge(0), Le(1e6)] = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -114,6 +117,7 @@ class EvaluationConfig(Section):
             time. Ignored by algorithms without an inner loop.
         chunk: Episodes computed at once. None: chosen from the workload.
         compiled: Whether to use the compiled kernels of the plan `compiled` on a CPU.
+        augmentation: Augmented copies of the support examples of test episodes.
 
     Raises:
         ConfigError: A value is out of bounds.
@@ -122,3 +126,4 @@ class EvaluationConfig(Section):
     steps: Annotated[int, Ge(0), Le(MAX_INNER_STEPS)] | None = None
     chunk: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     compiled: bool = False
+    augmentation: SupportAugmentation = field(default_factory=SupportAugmentation)

@@ -71,6 +71,19 @@ def _join(names: list[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def _check_augmentation(settings: Settings, input: tuple[int, ...]) -> list[str]:
+    """Check that the examples are images to which the augmentation applies."""
+    dataset = settings.dataset
+    shape = input if dataset.config.produces == "image" else ()
+    errors = []
+    for section in ("train", "evaluate"):
+        try:
+            getattr(settings, section).augmentation.check_input(shape)
+        except ConfigError as error:
+            errors.append(f"{section}.augmentation.{error}, such as those of {dataset.name}")
+    return errors
+
+
 def _check_build(settings: Settings, input: tuple[int, ...], outputs: int) -> list[str]:
     model = settings.model
     try:
@@ -98,6 +111,7 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
     return [
         *errors,
         *_check_build(settings, limits.input, episodes.ways),
+        *_check_augmentation(settings, limits.input),
         *_check_examples(settings, limits),
         *_check_groups(settings, limits),
         *class_selection.find_errors(train, name, train.ways or episodes.ways, limits),
@@ -211,7 +225,7 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
         return [*errors, f"dataset.{error}"]
     except UserError as error:
         return [*errors, *str(error).splitlines()]
-    return errors + _check_build(settings, shape, 1)
+    return errors + _check_build(settings, shape, 1) + _check_augmentation(settings, shape)
 
 
 def _describe_vary_shots(name: str) -> str:
