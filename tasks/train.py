@@ -111,6 +111,8 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
+            if transforms := settings.train.augmentation.transforms:
+                description["augmentation"] = transforms
             model_folder.save(model, result.members, description)
             tables = {"train": result.history.train, "validation": result.history.validation}
             with atomic_folder(history) as draft:

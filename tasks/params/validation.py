@@ -135,6 +135,8 @@ def _describe(path: str, detail: Any, known: list[str]) -> str:
     inner = detail.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return f"{where}.{inner}" if where else str(inner)
+    if kind == "missing" and isinstance(value, list):
+        return f"{where.rpartition('.')[0]} is {value!r}; it must have more items"
     if unknown:
         return f"unknown key {where}{did_you_mean(str(detail['loc'][-1]), known)}"
     if kind == "literal_error":

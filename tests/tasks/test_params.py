@@ -92,6 +92,52 @@ FAULTS = [
         "ways), here 75",
     ),
     (
+        {"train__augmentation": {"hue": 0.1}},
+        "train.augmentation.hue is 0.1; it must be 0 for grey images, such as those of glyphs",
+    ),
+    (
+        {
+            "dataset__name": "clinc150",
+            "model__name": "bag",
+            "train__augmentation": {"flip": 0.5},
+            "evaluate__augmentation": {"copies": 1, "crop": [0.5, 1]},
+        },
+        "train.augmentation.flip is 0.5; it must be 0 for examples that are not images, such as "
+        "those of clinc150\nparams.yaml: evaluate.augmentation.crop is [0.5, 1.0]; it must be null "
+        "for examples that are not images, such as those of clinc150",
+    ),
+    (
+        {
+            "dataset__name": "sinusoid",
+            "model__name": "mlp",
+            "episodes__ways": 1,
+            "train__augmentation": {"contrast": 0.5},
+        },
+        "train.augmentation.contrast is 0.5; it must be 0 for examples that are not images, such "
+        "as those of sinusoid",
+    ),
+    (
+        {"train__augmentation": {"crop": [0.9, 0.2]}},
+        "train.augmentation.crop is [0.9, 0.2]; it must be in ascending order",
+    ),
+    (
+        {"train__augmentation": {"crop": 0.5}},
+        "train.augmentation.crop is 0.5; it must be a list",
+    ),
+    (
+        {"train__augmentation": {"crop": [0.5]}},
+        "train.augmentation.crop is [0.5]; it must have more items",
+    ),
+    (
+        {"train__augmentation": {"flips": 0.5}},
+        "unknown key train.augmentation.flips - did you mean flip?",
+    ),
+    (
+        {"evaluate__augmentation": {"copies": 3}},
+        "evaluate.augmentation.copies is 3; it must be 0 unless crop, flip, brightness, contrast, "
+        "saturation or hue is set",
+    ),
+    (
         {"train__hard_episode_fraction": 1.5},
         "train.hard_episode_fraction is 1.5; it must be at most 1",
     ),
