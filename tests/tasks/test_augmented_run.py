@@ -84,6 +84,7 @@ def test_reports_state_the_augmentation(tmp_path):
     augmented = replace(run, config=config, metrics=run.metrics | {"support_copies": 5})
     for shown, expected in ((run, False), (augmented, True)):
         headline = build_headline(shown, None, "cpu")
-        assert ("5\N{NO-BREAK SPACE}augmented copies per support example" in headline.protocol) is expected
+        copies = "5\N{NO-BREAK SPACE}augmented copies per support example"
+        assert (copies in headline.protocol) is expected
         training = card.build_context(shown, Path("models/run"), headline)["training"]
         assert ("Training images were augmented: crop, flip." in training) is expected
