@@ -45,7 +45,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
     learner = model_folder.build_learner(config)
     sampler = source.training_sampler(settings, learner.algorithm.labels)
     validation = source.build_episodes(source.read_episodes("validation"))
-    plan = loop.choose_training_plan(sampler, settings.train, device)
+    plan = loop.choose_training_plan(sampler, settings.train, device, learner)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
     shards = len(plan.shard_bounds(settings.train.meta_batch))
     code = compute_code_digest(_find_user_code(learner))

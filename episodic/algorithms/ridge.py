@@ -44,6 +44,7 @@ class RidgeRegression(Algorithm):
     scale: PositiveFloat = 10.0
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
@@ -63,6 +64,7 @@ class RidgeRegression(Algorithm):
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         x = F.pad(support, (0, 1), value=1.0)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
+        x, y = episode.mask_padding(x), episode.mask_padding(y)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
         # The matrix is not singular, because lambda > 0. solve would check this, which synchronizes
