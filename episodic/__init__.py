@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
     from episodic.data.sampling import TaskSampler as TaskSampler
+    from episodic.data.varied_sampling import VariedClassSampler as VariedClassSampler
     from episodic.engine.learner import Algorithm as Algorithm
     from episodic.engine.learner import MetaLearner as MetaLearner
     from episodic.engine.outer import MetaGradient as MetaGradient
@@ -141,6 +142,7 @@ _MODULES = {
     "TrainingConfig": "episodic.training.config",
     "TrainingResult": "episodic.training.loop",
     "UserError": "episodic.core.errors",
+    "VariedClassSampler": "episodic.data.varied_sampling",
     "adapt": "episodic.training.evaluation",
     "adaptation_curve": "episodic.training.evaluation",
     "choose_device": "episodic.core.device",

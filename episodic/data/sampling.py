@@ -282,11 +282,24 @@ class ClassSampler:
         rows = self.offsets[classes][..., None] + examples
         return classes, rows[..., : self.shots].flatten(1), rows[..., self.shots :].flatten(1)
 
-    def __call__(self, index: Tensor) -> Episode:
-        classes, support, query = self.draw_rows(index)
+    def read_episode(self, index: Tensor, support: Tensor, query: Tensor) -> Episode:
+        """Read the examples of episodes, and draw their noise.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+            support: Rows of the support examples, as from `draw_rows`.
+            query: Rows of the query examples, likewise.
+
+        Returns:
+            The episodes, with labels from 0 to ways - 1.
+        """
         noise = random_bits(self.key ^ NOISE_KEY, index.to(self.counts.device), 1)[:, 0]
         episode = build_class_episode(self.examples, support, query, self.ways)
-        episode = episode._replace(noise=noise)
+        return episode._replace(noise=noise)
+
+    def __call__(self, index: Tensor) -> Episode:
+        classes, support, query = self.draw_rows(index)
+        episode = self.read_episode(index, support, query)
         if self.labels == "episode":
             return episode
         return episode._replace(

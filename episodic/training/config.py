@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
 from episodic.data.augmentation import Augmentation, SupportAugmentation
+from episodic.data.varied_sampling import EpisodeSize
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -27,8 +28,11 @@ class TrainingConfig(Section):
         iterations: Number of outer steps.
         meta_batch: Tasks per outer step.
         queries: Query examples per class and training episode.
-        ways: Classes per training episode. None: as in the test episodes.
-        shots: Support examples per class and training episode. None: as in the test episodes.
+        ways: Classes per training episode, or bounds between which the number is drawn. None: as in
+            the test episodes.
+        shots: Support examples per class and training episode, or bounds. None: as in the test
+            episodes.
+        unbalanced: Whether the classes of a training episode differ in shots, within the bounds.
         within_group: Whether all classes of an episode come from one group, such as an alphabet.
         vary_shots: Whether support sets of predefined tasks have a random size from 1 to `shots`.
         classes: Number of training classes that are used. None: all.
@@ -56,8 +60,9 @@ class TrainingConfig(Section):
     iterations: Annotated[int, Ge(1), Le(10_000_000)] = 450
     meta_batch: Annotated[int, Ge(1), Le(10_000)] = 32
     queries: Annotated[int, Ge(1), Le(10_000)] = 5
-    ways: Annotated[int, Ge(1), Le(10_000)] | None = None
-    shots: Annotated[int, Ge(1), Le(10_000)] | None = None
+    ways: EpisodeSize | None = None
+    shots: EpisodeSize | None = None
+    unbalanced: bool = False
     within_group: bool = False
     vary_shots: bool = False
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
@@ -78,6 +83,16 @@ class TrainingConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("ways", "shots"):
+            size = getattr(self, key)
+            if isinstance(size, tuple):
+                require(size[0] < size[1], key, list(size), "must be in ascending order")
+        require(
+            not self.unbalanced or isinstance(self.shots, tuple),
+            "unbalanced",
+            self.unbalanced,
+            "must be false unless shots has bounds, such as [1, 10]",
+        )
         require(
             not (self.hard_episode_fraction and self.within_group),
             "hard_episode_fraction",

@@ -1,4 +1,4 @@
-"""Augmented runs: the same bytes for any number of processes, and what reports state."""
+"""Runs with augmentation and with varied episodes: processes, and what reports state."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def test_processes_do_not_change_the_bytes_of_augmented_runs(tmp_path, plain):
     assert metrics["support_copies"] == 2
     for key in ("accuracy", "baselines"):
         assert metrics[key] != read_json(plain / "metrics.json")[key]
+
+
+def test_processes_do_not_change_the_bytes_of_varied_episodes(tmp_path, plain):
+    folder = prepare_folder(tmp_path, meta_batch="4")
+    set_param(folder, "train.shots", "[1, 4]")
+    set_param(folder, "unbalanced", "true")
+    single, double = run_all(folder, 1), run_all(folder, 2)
+    assert single == double
+    weights = "model/weights.safetensors"
+    assert single[weights] != read_outputs(plain)[weights]
 
 
 def test_runs_without_augmentation_do_not_mention_it(plain):

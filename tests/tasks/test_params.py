@@ -92,6 +92,44 @@ FAULTS = [
         "ways), here 75",
     ),
     (
+        {"train__ways": [3, 5]},
+        "train.ways is [3, 5]; it must be null or episodes.ways (5) for maml, whose head has one "
+        "output per class",
+    ),
+    (
+        {"algorithm__name": "protonet", "train__ways": [1, 5]},
+        "train.ways is [1, 5]; it must be null or at least 2 for glyphs",
+    ),
+    (
+        {"algorithm__name": "protonet", "train__ways": [5, 2000]},
+        "train.ways is 2000; it must be at most 1090, the number of train classes of glyphs",
+    ),
+    (
+        {"train__shots": [1, 16]},
+        "train.shots + train.queries is 16 + 5 = 21; it must be at most 20, the examples per class "
+        "of glyphs",
+    ),
+    ({"train__shots": [5, 1]}, "train.shots is [5, 1]; it must be in ascending order"),
+    ({"train__shots": [5]}, "train.shots is [5]; it must have more items"),
+    ({"train__shots": [1, 2, 3]}, "train.shots is [1, 2, 3]; it must have at most 2 items"),
+    ({"train__shots": [1, "x"]}, "train.shots.1 is 'x'; it must be a whole number"),
+    ({"train__shots": "x"}, "train.shots is 'x'; it must be a whole number"),
+    ({"train__seed": [1]}, "train.seed is [1]; it must be a whole number"),
+    (
+        {"train__unbalanced": True},
+        "train.unbalanced is true; it must be false unless shots has bounds, such as [1, 10]",
+    ),
+    (
+        {
+            "dataset__name": "movielens",
+            "model__name": "embeddings",
+            "episodes__ways": 1,
+            "train__shots": [1, 5],
+        },
+        "train.shots is [1, 5]; it must be a number or null for movielens, which has no classes; "
+        "set train.vary_shots",
+    ),
+    (
         {"train__augmentation": {"hue": 0.1}},
         "train.augmentation.hue is 0.1; it must be 0 for grey images, such as those of glyphs",
     ),
