@@ -53,10 +53,14 @@ if TYPE_CHECKING:
     from episodic.core.registry import DATASETS as DATASETS
     from episodic.core.registry import MODELS as MODELS
     from episodic.core.statistics import mean_ci95 as mean_ci95
+    from episodic.data.augmentation import Augmentation as Augmentation
+    from episodic.data.augmentation import AugmentedSampler as AugmentedSampler
+    from episodic.data.augmentation import SupportAugmentation as SupportAugmentation
     from episodic.data.sampling import ClassSampler as ClassSampler
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
     from episodic.data.sampling import TaskSampler as TaskSampler
+    from episodic.data.varied_sampling import VariedClassSampler as VariedClassSampler
     from episodic.engine.learner import Algorithm as Algorithm
     from episodic.engine.learner import MetaLearner as MetaLearner
     from episodic.engine.outer import MetaGradient as MetaGradient
@@ -97,6 +101,8 @@ _MODULES = {
     "ANIL": "episodic.algorithms.anil",
     "AdaptedModel": "episodic.inference.adapted",
     "Algorithm": "episodic.engine.learner",
+    "Augmentation": "episodic.data.augmentation",
+    "AugmentedSampler": "episodic.data.augmentation",
     "BOIL": "episodic.algorithms.boil",
     "BagOfFeatures": "episodic.models.bag",
     "BaselinePlusPlus": "episodic.algorithms.baseline_plus_plus",
@@ -142,6 +148,7 @@ _MODULES = {
     "RidgeRegression": "episodic.algorithms.ridge",
     "Sampler": "episodic.data.sampling",
     "SinusoidSampler": "episodic.data.sampling",
+    "SupportAugmentation": "episodic.data.augmentation",
     "TaskSampler": "episodic.data.sampling",
     "TextCNN": "episodic.models.textcnn",
     "TorchModule": "episodic.models.module",
@@ -149,6 +156,7 @@ _MODULES = {
     "TrainingResult": "episodic.training.loop",
     "TransductiveFineTuning": "episodic.algorithms.transductive_finetune",
     "UserError": "episodic.core.errors",
+    "VariedClassSampler": "episodic.data.varied_sampling",
     "adapt": "episodic.training.evaluation",
     "adaptation_curve": "episodic.training.evaluation",
     "choose_device": "episodic.core.device",

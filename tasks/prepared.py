@@ -12,7 +12,8 @@ import torch
 
 from episodic.core import float64
 from episodic.core.episode import Episode
-from episodic.data import sampling, storage
+from episodic.data import augmentation, sampling, storage
+from episodic.data.varied_sampling import VariedClassSampler, size_bounds
 from tasks.params import Settings
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -82,13 +83,19 @@ class PreparedFolder:
             labels: See `episodic.data.sampling.ClassSampler`.
         """
         sampler = self._sampler(params, labels)
+        if params.train.augmentation.transforms:
+            sampler = augmentation.AugmentedSampler(
+                sampler, params.train.augmentation, params.train.seed, "train"
+            )
         if self.sampling_device == self.device:
             return sampler
         return lambda index: sampler(index).to(self.device)
 
     def _sampler(self, params: Settings, labels: sampling.LabelScope) -> sampling.Sampler:
         config = params.train
-        ways, shots = config.ways or params.episodes.ways, config.shots or params.episodes.shots
+        ways_bounds = size_bounds(config.ways, params.episodes.ways)
+        shots_bounds = size_bounds(config.shots, params.episodes.shots)
+        ways, shots = ways_bounds[1], shots_bounds[1]
         if self.has_recorded_tasks:
             return sampling.TaskSampler(
                 self.load_examples(),
@@ -123,7 +130,7 @@ class PreparedFolder:
             hard_episodes = class_selection.find_hard_episodes(
                 config.hard_episode_fraction, examples, offsets, counts, ways
             )
-        return sampling.ClassSampler(
+        sampler = sampling.ClassSampler(
             examples,
             offsets,
             counts,
@@ -136,6 +143,9 @@ class PreparedFolder:
             groups=groups,
             hard_episodes=hard_episodes,
         )
+        if (ways, shots) == (ways_bounds[0], shots_bounds[0]):
+            return sampler
+        return VariedClassSampler(sampler, ways_bounds, shots_bounds, config.unbalanced)
 
     def _row_tensors(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the columns `offset` and `count` as tensors."""

@@ -52,7 +52,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
         config["transductive"] = True
     sampler = source.training_sampler(settings, learner.algorithm.labels)
     validation = source.build_episodes(source.read_episodes("validation"))
-    plan = loop.choose_training_plan(sampler, settings.train, device)
+    plan = loop.choose_training_plan(sampler, settings.train, device, learner)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
     shards = len(plan.shard_bounds(settings.train.meta_batch)) if learns else 1
     code = compute_code_digest(_find_user_code(learner))
@@ -122,6 +122,8 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
+            if transforms := settings.train.augmentation.transforms:
+                description["augmentation"] = transforms
             model_folder.save(model, result.members, description)
             score = learner.objective.score_name
             columns = ("iteration", "loss", score, "gradient_norm", "meta_lr")

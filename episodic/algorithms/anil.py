@@ -71,10 +71,11 @@ class NIL(Algorithm):
     """The model of ANIL without an inner loop."""
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
 
     def query_outputs(
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
         one_hot = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
-        return ops.cosine(query, support) @ one_hot
+        return ops.cosine(query, support) @ episode.mask_padding(one_hot)

@@ -74,6 +74,7 @@ class NewCosineHead(BaselinePlusPlus):
     """A new cosine-similarity head on frozen features."""
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
 
     @property
     def test_variant(self) -> NewCosineHead:
@@ -84,12 +85,13 @@ class NewCosineHead(BaselinePlusPlus):
     ) -> InnerLoop:
         theta = expand({name: p for name, p in meta.items() if name not in HEAD}, episode.tasks)
         support = learner.model.features(theta, episode.support_x)
-        theta[HEAD[0]] = ops.class_means(support, episode.support_y, episode.classes)
+        theta[HEAD[0]] = ops.class_means(
+            support, episode.support_y, episode.classes, episode.support_size
+        )
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(
-                self.scale * ops.cosine(support, theta[HEAD[0]]), episode.support_y
-            )
+            outputs = episode.mask_classes(self.scale * ops.cosine(support, theta[HEAD[0]]))
+            return learner.objective.loss(outputs, episode.support_y, episode.support_size)
 
         return InnerLoop(
             theta,

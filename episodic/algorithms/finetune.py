@@ -69,6 +69,7 @@ class NewLinearHead(Algorithm):
     inner_steps: int
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
 
     def inner_loop(
         self, learner: MetaLearner, meta: Params, episode: Episode, progress: float
@@ -85,7 +86,8 @@ class NewLinearHead(Algorithm):
         theta |= dict(zip(HEAD, (weight, weight[..., 0]), strict=True))
 
         def loss(theta: Params, step: int) -> Tensor:
-            return learner.objective.loss(apply_head(theta, support), episode.support_y)
+            outputs = episode.mask_classes(apply_head(theta, support))
+            return learner.objective.loss(outputs, episode.support_y, episode.support_size)
 
         return InnerLoop(
             theta, loss, inner_optimizers.sgd(self.inner_lr), second_order=False, adapted_names=HEAD

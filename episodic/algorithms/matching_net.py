@@ -48,6 +48,7 @@ class MatchingNet(Algorithm):
     scale: PositiveFloat = 10.0
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
@@ -69,19 +70,27 @@ class MatchingNet(Algorithm):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
+        mask = episode.support_mask
         if self.full_context:
-            support = _embed_support(theta, support)
-            query = _embed_query(theta, query, support, self.reads)
+            support = _embed_support(theta, support, mask)
+            query = _embed_query(theta, query, support, self.reads, mask)
         one_hot = F.one_hot(episode.support_y, episode.classes).to(query.dtype)
-        attention = (self.scale * ops.cosine(query, support)).softmax(-1)
+        attention = _attend(self.scale * ops.cosine(query, support), mask)
         return (attention @ one_hot).clamp_min(torch.finfo(query.dtype).tiny).log()
+
+
+def _attend(similarity: Tensor, mask: Tensor | None) -> Tensor:
+    """Compute the softmax over the support set, without padding, of `(tasks, queries, n)`."""
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask[:, None], -torch.inf)
+    return similarity.softmax(-1)
 
 
 def _lstm_weights(theta: Params, name: str) -> tuple[Tensor, Tensor]:
     return theta[f"fce.{name}.weight"], theta[f"fce.{name}.bias"]
 
 
-def _embed_support(theta: Params, g: Tensor) -> Tensor:
+def _embed_support(theta: Params, g: Tensor, mask: Tensor | None = None) -> Tensor:
     """Add the hidden states of a bidirectional LSTM to g `(tasks, n, d)` (appendix A.2)."""
     total = g
     for name, order in (("forward", range(g.shape[1])), ("backward", reversed(range(g.shape[1])))):
@@ -89,16 +98,20 @@ def _embed_support(theta: Params, g: Tensor) -> Tensor:
         states: dict[int, Tensor] = {}
         for i in order:
             h, c = ops.lstm(g[:, i : i + 1], h, c, *_lstm_weights(theta, name))
+            if mask is not None:  # the backward direction starts at the last example
+                h, c = (state * mask[:, i, None, None] for state in (h, c))
             states[i] = h
         total = total + torch.cat([states[i] for i in range(g.shape[1])], 1)
     return total
 
 
-def _embed_query(theta: Params, f: Tensor, g: Tensor, reads: int) -> Tensor:
+def _embed_query(
+    theta: Params, f: Tensor, g: Tensor, reads: int, mask: Tensor | None = None
+) -> Tensor:
     """Run the LSTM that attends to the support set (appendix A.1, equations 3 to 6)."""
     h, c = f, torch.zeros_like(f)
     for _ in range(reads):
-        read = (h @ g.mT).softmax(-1) @ g
+        read = _attend(h @ g.mT, mask) @ g
         output, c = ops.lstm(f, torch.cat([h, read], -1), c, *_lstm_weights(theta, "read"))
         h = output + f
     return h

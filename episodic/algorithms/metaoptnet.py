@@ -69,6 +69,10 @@ class MetaOptNet(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
+    @property
+    def masks_padding(self) -> bool:
+        return not self.leave_one_out
+
     def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
@@ -101,7 +105,10 @@ class MetaOptNet(Algorithm):
         y = F.one_hot(episode.support_y, episode.classes)
         c = float64.to_float64(theta["svm.c"][..., None]) if self.leave_one_out else self.c
         alpha = crammer_singer(
-            float64.to_float64(support @ support.mT), float64.to_float64(y), c
+            float64.to_float64(support @ support.mT),
+            float64.to_float64(y),
+            c,
+            _free_variables(episode),
         ).to(support)
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
@@ -112,20 +119,55 @@ def _fit(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Tensor, Ten
     return crammer_singer(kernel, y, 1 / regularization[:, None]), torch.zeros_like(y[:, :1])
 
 
-def crammer_singer(kernel: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
+def _free_variables(episode: Episode) -> Tensor | None:
+    """Return the argument `is_free` of `crammer_singer`."""
+    mask, ways = episode.support_mask, episode.task_ways
+    if mask is None:
+        return None
+    classes = torch.arange(episode.classes, device=mask.device)
+    has_class = classes < (episode.classes if ways is None else ways[:, None, None])
+    return mask[..., None] & has_class
+
+
+def crammer_singer(
+    kernel: Tensor,
+    y: Tensor,
+    c: float | Tensor,
+    is_free: Tensor | None = None,
+) -> Tensor:
     """Solve the dual problem of the support vector machine, differentiable with respect to K.
 
     Args:
         kernel: K, float64 `(tasks, n, n)`.
         y: One-hot labels, float64 `(tasks, n, ways)`.
         c: The bound C, or that of each example, float64 `(tasks, 1, n)` or `(tasks, 1, 1)`.
+        is_free: Which values of alpha are variables, bool `(tasks, n, ways)`; None: all. Those of
+            padding and of classes that a task does not have are 0.
 
     Returns:
         The minimizer alpha `(tasks, n, ways)`.
     """
     tasks, n, ways = y.shape
     y = y.mT  # from here on `(tasks, ways, n)`, one row per class
-    identity, bound = torch.eye(n, dtype=y.dtype, device=y.device), c * y
+    identity = torch.eye(n, dtype=y.dtype, device=y.device)
+    classes: int | Tensor = ways
+    if is_free is not None:
+        is_free = is_free.mT
+        has_class, is_example = is_free.any(2), is_free.any(1)
+        classes = has_class.sum(1)[:, None, None]
+        kernel = kernel * (is_example[:, None] & is_example[..., None])
+
+    def fixed(values: Tensor, value: float = 0.0) -> Tensor:
+        """Replace the values at entries that are not variables."""
+        return values if is_free is None else torch.where(is_free, values, value)
+
+    def mean(values: Tensor) -> Tensor:
+        if is_free is None:
+            return values.mean((1, 2), keepdim=True)
+        return fixed(values).sum((1, 2), keepdim=True) / is_free.sum((1, 2), keepdim=True)
+
+    y = fixed(y)
+    bound = c * y
 
     def slope(alpha: Tensor) -> Tensor:
         """Compute the gradient of the objective."""
@@ -137,26 +179,29 @@ def crammer_singer(kernel: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
         H is the Hessian of the objective + diag(barrier), and A the sum over classes. H has one
         block `(n, n)` per class, so (sum of the inverse blocks) nu = residual - A H^-1 gradient.
         """
+        gradient = fixed(gradient)
         inverse, _ = torch.linalg.inv_ex(
-            kernel.detach()[:, None] + identity + torch.diag_embed(barrier)
+            kernel.detach()[:, None] + identity + torch.diag_embed(fixed(barrier))
         )
+        if is_free is not None:
+            inverse = inverse * has_class[..., None, None]
         free = (inverse @ gradient[..., None])[..., 0]
         nu, _ = torch.linalg.solve_ex(inverse.sum(1), (residual - free.sum(1))[..., None])
         return -free - (inverse @ nu[:, None])[..., 0], nu[..., 0]
 
     with torch.no_grad():
-        alpha = c / 2 * (y - (1 - y) / (ways - 1))  # strictly feasible
-        slack = bound - alpha
+        alpha = fixed(c / 2 * (y - (1 - y) / (classes - 1)))  # strictly feasible
+        slack = fixed(bound - alpha, 1)
         weight = 1 / slack  # multipliers of the bounds, for a barrier of 1
         for _ in range(ITERATIONS):
-            target = BARRIER_DECAY * (weight * slack).mean((1, 2), keepdim=True)
+            target = BARRIER_DECAY * mean(weight * slack)
             target = target.clamp_min(MIN_BARRIER)
             step, _ = newton_step(slope(alpha) + target / slack, weight / slack, alpha.sum(1))
-            change = (target + weight * step) / slack - weight
+            change = fixed((target + weight * step) / slack - weight)
             relative = torch.cat([step / slack, -change / weight], 1).amax((1, 2), keepdim=True)
             fraction = MAX_STEP_FRACTION / relative.clamp_min(MAX_STEP_FRACTION)
             alpha, weight = alpha + fraction * step, weight + fraction * change
-            slack = bound - alpha
+            slack = fixed(bound - alpha, 1)
         barrier, zeros = weight / slack, alpha.new_zeros(tasks, n)
         _, nu = newton_step(slope(alpha) + weight, barrier, zeros)
     # One more Newton step leaves alpha unchanged and has the derivative of the minimizer.

@@ -32,6 +32,7 @@ class ProtoNet(Algorithm):
     """
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
@@ -41,6 +42,8 @@ class ProtoNet(Algorithm):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        prototypes = ops.class_means(support, episode.support_y, episode.classes)
+        prototypes = ops.class_means(
+            support, episode.support_y, episode.classes, episode.support_size
+        )
         # A linear map (section 2.4): -||q - c||^2 without ||q||^2, which is equal for all classes.
         return ops.linear(query, 2 * prototypes, -prototypes.square().sum(-1))

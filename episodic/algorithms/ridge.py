@@ -54,6 +54,10 @@ class RidgeRegression(Algorithm):
     any_ways: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
+    @property
+    def masks_padding(self) -> bool:
+        return not self.leave_one_out
+
     def count_model_outputs(self, ways: int, classes: int) -> int:
         return 0
 
@@ -88,6 +92,7 @@ class RidgeRegression(Algorithm):
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         x = _with_ones(support)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
+        x, y = episode.mask_padding(x), episode.mask_padding(y)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
         # The matrix is not singular, because lambda > 0. solve would check this, which synchronizes

@@ -115,7 +115,10 @@ def _violations(key: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str
         yield key, value, f"must be one of {', '.join(map(str, arguments))}"
     elif origin in (Union, types.UnionType):
         if value is not None:
-            yield from _violations(key, value, arguments[0])
+            branches = [branch for branch in arguments if branch is not type(None)]
+            is_list = isinstance(value, tuple | list)
+            matching = [branch for branch in branches if (get_origin(branch) is tuple) == is_list]
+            yield from _violations(key, value, (matching or branches)[0])
     elif origin is tuple:
         for i, item in enumerate(value):
             item_hint = arguments[0] if arguments[-1] is Ellipsis else arguments[i]

@@ -342,12 +342,25 @@ class ClassSampler:
         is_drawn = position < self.draw_query_counts(index)[..., None]
         return classes, support, query[is_drawn].view(len(rows), self.ways * self.queries)
 
-    def __call__(self, index: Tensor) -> Episode:
-        classes, support, query = self.draw_rows(index)
+    def read_episode(self, index: Tensor, support: Tensor, query: Tensor) -> Episode:
+        """Read the examples of episodes, and draw their noise.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+            support: Rows of the support examples, as from `draw_rows`.
+            query: Rows of the query examples, likewise.
+
+        Returns:
+            The episodes, with labels from 0 to ways - 1.
+        """
         noise = random_bits(self.key ^ NOISE_KEY, index.to(self.counts.device), 1)[:, 0]
         query_counts = None if self.query_balance is None else self.draw_query_counts(index)
         episode = build_class_episode(self.examples, support, query, self.ways, query_counts)
-        episode = episode._replace(noise=noise)
+        return episode._replace(noise=noise)
+
+    def __call__(self, index: Tensor) -> Episode:
+        classes, support, query = self.draw_rows(index)
+        episode = self.read_episode(index, support, query)
         if self.labels == "episode":
             return episode
         return episode._replace(

@@ -65,6 +65,15 @@ class Algorithm(Section):
     learned by gradient descent."""
 
     @property
+    def masks_padding(self) -> bool:
+        """Whether padding and classes that a task does not have do not affect its predictions.
+
+        It is only read for algorithms with `any_ways`. If it is false, tasks of different sizes are
+        computed one at a time. The losses of all other algorithms exclude padding already.
+        """
+        return False
+
+    @property
     def training_steps(self) -> int:
         """Number of inner steps in training."""
         return self.inner_steps
@@ -226,6 +235,12 @@ class MetaLearner:
         """The meta-learner as it adapts to new tasks after training."""
         return replace(self, algorithm=self.algorithm.test_variant)
 
+    @property
+    def handles_padding(self) -> bool:
+        """Whether tasks of different sizes can be padded and computed together."""
+        algorithm = self.algorithm
+        return not self.model.norm_names and (not algorithm.any_ways or algorithm.masks_padding)
+
     def with_episode_noise(self, episode: Episode) -> MetaLearner:
         """Return the meta-learner in training mode, with random numbers seeded by the episode.
 
@@ -243,27 +258,34 @@ class MetaLearner:
 
         Raises:
             ConfigError: The number of outputs differs from the ways of the episode, or tasks differ
-                in size and batch norm or transductive inference would include their padding.
+                in size and their padding would affect batch norm or the predictions.
         """
-        if episode.query_size is not None and self.algorithm.transductive:
-            raise ConfigError(
-                "algorithm",
-                type(self.algorithm).__name__,
-                "must not be transductive, because tasks differ in size and padding of the query "
-                "set would affect the predictions",
-            )
-        if episode.support_size is not None and self.model.norm_names:
-            raise ConfigError(
-                "model",
-                type(self.model).__name__,
-                "must be a model without batch norm, because tasks differ in size and padding "
-                "would affect the statistics",
+        if episode.is_padded and not self.handles_padding:
+            raise (
+                ConfigError(
+                    "model",
+                    type(self.model).__name__,
+                    "must be a model without batch norm, because tasks differ in size and padding "
+                    "would affect the statistics",
+                )
+                if self.model.norm_names
+                else ConfigError(
+                    "algorithm",
+                    type(self.algorithm).__name__,
+                    "must be one that masks padding, because tasks differ in size",
+                )
             )
         if (
             self.objective.kind == "classification"
             and not self.algorithm.any_ways
             and self.algorithm.labels == "episode"
         ):
+            require(
+                episode.task_ways is None,
+                "ways",
+                "varied",
+                "must be the same for all tasks, since the head has one output per class",
+            )
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:
                 raise ConfigError(
@@ -301,7 +323,9 @@ class MetaLearner:
         Returns:
             Logits or predictions `(tasks, n, outputs)`.
         """
-        return self.algorithm.query_outputs(self, theta, episode, batch_norm or self.batch_norm)
+        algorithm = self.algorithm
+        outputs = algorithm.query_outputs(self, theta, episode, batch_norm or self.batch_norm)
+        return episode.mask_classes(outputs) if algorithm.any_ways else outputs
 
     def apply_to_query(
         self, function: ModelFunction, theta: Params, episode: Episode, batch_norm: str

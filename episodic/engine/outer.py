@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from episodic.core.config import require
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine import plan as plans
@@ -62,29 +64,50 @@ def meta_gradient(
 
     Source: MAML (Finn et al. 2017), algorithm 1, line 8.
     """
-    learner.check_episode(episode)
+    plan = plan or choose_plan(episode, episode.tasks, learner=learner)
+    for first in range(episode.tasks) if plan.trim else ():
+        learner.check_episode(episode.slice_tasks(first, first + 1).trim())
+    if not plan.trim:
+        learner.check_episode(episode)
     return sharded_meta_gradient(
-        learner,
-        meta,
-        episode.slice_tasks,
-        episode.tasks,
-        plan or choose_plan(episode, episode.tasks),
-        ProcessGroup(),
+        learner, meta, episode.slice_tasks, episode.tasks, plan, ProcessGroup()
     )
 
 
-def choose_plan(episode: Episode, tasks: int, config: plans.PlanConfig | None = None) -> Plan:
+def choose_plan(
+    episode: Episode,
+    tasks: int,
+    config: plans.PlanConfig | None = None,
+    learner: MetaLearner | None = None,
+) -> Plan:
     """Choose the plan for a batch of tasks.
 
     Args:
         episode: Tasks with the size and the device of those of the batch.
         tasks: Tasks per batch.
         config: Settings that override the choice.
+        learner: The meta-learner. Tasks of different sizes are computed one at a time if padding
+            would change its results. None: one that handles padding.
+
+    Raises:
+        ConfigError: Tasks must be computed one at a time, but the settings require otherwise.
     """
+    config = config or plans.PlanConfig()
     support, query = episode.support_x[0].numel(), episode.query_x[0].numel()
-    return plans.plan_for_sizes(
-        config or plans.PlanConfig(), tasks, support, query, episode.support_x.device.type
-    )
+    device = episode.support_x.device.type
+    plan = plans.plan_for_sizes(config, tasks, support, query, device)
+    if episode.support_size is None or learner is None or learner.handles_padding:
+        return plan
+    cause = "batch norm" if learner.model.norm_names else type(learner.algorithm).__name__
+    for key in ("shard", "query_tasks"):
+        require(
+            getattr(config, key) in (None, 1),
+            f"train.plan.{key}",
+            getattr(config, key),
+            f"must be null or 1, because tasks differ in size and {cause} does not mask padding",
+        )
+    reason = f"one task at a time, since tasks differ in size and {cause} does not mask padding"
+    return replace(plan, shard=1, query_tasks=1, reason=reason, trim=True)
 
 
 def sharded_meta_gradient(
@@ -113,9 +136,15 @@ def sharded_meta_gradient(
     bounds = plan.shard_bounds(tasks)
 
     def compute_shard(shard: int) -> Tensor:
+        episode = load_tasks(*bounds[shard])
         with backend.use_compiled_kernels(plan.compiled):
             loss, score, gradient = _shard_meta_gradient(
-                learner, meta, load_tasks(*bounds[shard]), tasks, plan.query_tasks, progress
+                learner,
+                meta,
+                episode.trim() if plan.trim else episode,
+                tasks,
+                plan.query_tasks,
+                progress,
             )
         flat = [gradient[name].reshape(-1) for name in meta]
         return torch.cat([loss[None], score[None], *flat])[None]

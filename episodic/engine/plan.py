@@ -66,12 +66,15 @@ class Plan:
         shard: Tasks computed at once. Shards are distributed over processes and summed in order.
         query_tasks: Tasks of a shard whose query sets are differentiated at once.
         reason: Why this plan was chosen, for the log.
+        trim: Whether the padding of a task is removed, which requires shards of one task. Shapes
+            then differ between tasks.
     """
 
     mode: str
     shard: int
     query_tasks: int
     reason: str
+    trim: bool = False
 
     @property
     def compiled(self) -> bool:

@@ -160,18 +160,23 @@ def channels_last(x: Tensor) -> Tensor:
     return torch.unflatten(flat, 0, x.shape[:2])
 
 
-def class_means(x: Tensor, y: Tensor, ways: int) -> Tensor:
+def class_means(x: Tensor, y: Tensor, ways: int, size: Tensor | None = None) -> Tensor:
     """Compute the mean of each class.
 
     Args:
         x: `(tasks, n, d)`.
         y: Labels, int64 `(tasks, n)`.
         ways: Number of classes.
+        size: Number of examples of each task `(tasks,)`, if tasks differ in size. The means of
+            classes without examples are then 0.
 
     Returns:
         `(tasks, ways, d)`.
     """
     one_hot = F.one_hot(y, ways).to(x.dtype)
+    if size is not None:
+        one_hot = one_hot * (torch.arange(y.shape[1], device=y.device) < size[:, None])[..., None]
+        return (one_hot.mT @ x) / one_hot.sum(1).clamp_min(1)[..., None]
     return (one_hot.mT @ x) / one_hot.sum(1)[..., None]
 
 

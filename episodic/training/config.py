@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
+from episodic.data.augmentation import Augmentation, SupportAugmentation
+from episodic.data.varied_sampling import EpisodeSize
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -26,13 +28,17 @@ class TrainingConfig(Section):
         iterations: Number of outer steps.
         meta_batch: Tasks per outer step.
         queries: Query examples per class and training episode.
-        ways: Classes per training episode. None: as in the test episodes.
-        shots: Support examples per class and training episode. None: as in the test episodes.
+        ways: Classes per training episode, or bounds between which the number is drawn. None: as in
+            the test episodes.
+        shots: Support examples per class and training episode, or bounds. None: as in the test
+            episodes.
+        unbalanced: Whether the classes of a training episode differ in shots, within the bounds.
         within_group: Whether all classes of an episode come from one group, such as an alphabet.
         vary_shots: Whether support sets of predefined tasks have a random size from 1 to `shots`.
         classes: Number of training classes that are used. None: all.
         groups: Names of the groups whose classes are used. None: all.
         hard_episode_fraction: Fraction of episodes with classes that are similar to each other.
+        augmentation: Random transformations of the images of training episodes.
         meta_lr: Outer learning rate at the first iteration.
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
@@ -54,13 +60,15 @@ class TrainingConfig(Section):
     iterations: Annotated[int, Ge(1), Le(10_000_000)] = 450
     meta_batch: Annotated[int, Ge(1), Le(10_000)] = 32
     queries: Annotated[int, Ge(1), Le(10_000)] = 5
-    ways: Annotated[int, Ge(1), Le(10_000)] | None = None
-    shots: Annotated[int, Ge(1), Le(10_000)] | None = None
+    ways: EpisodeSize | None = None
+    shots: EpisodeSize | None = None
+    unbalanced: bool = False
     within_group: bool = False
     vary_shots: bool = False
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
     hard_episode_fraction: Fraction = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
     meta_lr: PositiveFloat = 0.002
     meta_lr_end: Annotated[float, Ge(0), Le(1e6)] = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -75,6 +83,16 @@ class TrainingConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key in ("ways", "shots"):
+            size = getattr(self, key)
+            if isinstance(size, tuple):
+                require(size[0] < size[1], key, list(size), "must be in ascending order")
+        require(
+            not self.unbalanced or isinstance(self.shots, tuple),
+            "unbalanced",
+            self.unbalanced,
+            "must be false unless shots has bounds, such as [1, 10]",
+        )
         require(
             not (self.hard_episode_fraction and self.within_group),
             "hard_episode_fraction",
@@ -114,6 +132,7 @@ class EvaluationConfig(Section):
             time. Ignored by algorithms without an inner loop.
         chunk: Episodes computed at once. None: chosen from the workload.
         compiled: Whether to use the compiled kernels of the plan `compiled` on a CPU.
+        augmentation: Augmented copies of the support examples of test episodes.
 
     Raises:
         ConfigError: A value is out of bounds.
@@ -122,3 +141,4 @@ class EvaluationConfig(Section):
     steps: Annotated[int, Ge(0), Le(MAX_INNER_STEPS)] | None = None
     chunk: Annotated[int, Ge(1), Le(1_000_000)] | None = None
     compiled: bool = False
+    augmentation: SupportAugmentation = field(default_factory=SupportAugmentation)

@@ -116,7 +116,7 @@ def train(
     device = validation.support_x.device
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
-    plan = plan or choose_training_plan(sampler, config, device)
+    plan = plan or choose_training_plan(sampler, config, device, learner)
     state = _start(learner, config, device, group, checkpoint_path)
     resumed_at = state.iteration
     estimate = _build_estimation(learner, sampler, state, validation)
@@ -169,10 +169,18 @@ def _build_result(state: TrainingState, resumed_at: int) -> TrainingResult:
     )
 
 
-def choose_training_plan(sampler: Sampler, config: TrainingConfig, device: torch.device) -> Plan:
-    """Choose the plan by `config.plan` and, where that is automatic, by the workload."""
+def choose_training_plan(
+    sampler: Sampler,
+    config: TrainingConfig,
+    device: torch.device,
+    learner: MetaLearner | None = None,
+) -> Plan:
+    """Choose the plan by `config.plan` and, where that is automatic, by the workload.
+
+    The arguments are those of `train`; without a learner, it is one that handles padding.
+    """
     index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
-    return outer.choose_plan(sampler(index), config.meta_batch, config.plan)
+    return outer.choose_plan(sampler(index), config.meta_batch, config.plan, learner)
 
 
 def _build_estimation(
@@ -212,7 +220,8 @@ def build_iteration(
     """Build the function that performs one iteration on `state`.
 
     On a GPU with a single process, the whole iteration is captured as a CUDA graph, including
-    sampling and Adam, unless `capture` is false or the algorithm is `scheduled`.
+    sampling and Adam, unless `capture` is false, the algorithm is `scheduled`, or the shapes differ
+    between tasks.
     """
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
@@ -231,7 +240,8 @@ def build_iteration(
         (_step_adam if config.optimizer == "adam" else _step_sgd)(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
-    if capture and device.type == "cuda" and group.size == 1 and not learner.algorithm.scheduled:
+    is_static = not learner.algorithm.scheduled and not plan.trim
+    if capture and device.type == "cuda" and group.size == 1 and is_static:
         rates = torch.tensor([config.rate(i) for i in range(config.iterations)], device=device)
         return cuda_graph.capture_iteration(
             update, state.tensors(), state.iteration, rates, config.meta_batch

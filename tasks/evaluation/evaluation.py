@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from episodic.core.episode import Episode
+from episodic.data.augmentation import SupportAugmentation
 from episodic.data.storage import Examples
 from episodic.training import model_folder
 from episodic.training.config import EvaluationConfig
@@ -23,6 +25,7 @@ class EvaluationSetup:
     Attributes:
         source: The prepared data.
         test: The fixed test episodes, one per row.
+        augmentation: Augmented copies of their support examples.
         trained: The trained model. `ways` of its config is the number of ways of the test episodes;
             some algorithms may be trained with a different number.
         steps: Inner steps of the headline score.
@@ -33,6 +36,7 @@ class EvaluationSetup:
 
     source: PreparedFolder
     test: pd.DataFrame
+    augmentation: SupportAugmentation
     trained: model_folder.TrainedModel
     steps: int
     step_counts: list[int]
@@ -46,7 +50,7 @@ class EvaluationSetup:
         """Read the model in the folder `model` and check that it accepts the test episodes."""
         trained = model_folder.load(model, source.device)
         test, learner = source.read_episodes("test"), trained.learner
-        episode = source.build_episodes(test[:1])
+        episode = _load_episodes(source, test, settings.augmentation, slice(1))
         learner.test_variant.check_episode(episode)
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
@@ -54,7 +58,16 @@ class EvaluationSetup:
         step_counts = curve_steps(learner, steps)
         chunk = settings.chunk or episodes_per_chunk(episode)
         query_numbers = episode.query_x.numel() * len(test)
-        return cls(source, test, trained, steps, step_counts, chunk, query_numbers)
+        return cls(
+            source,
+            test,
+            settings.augmentation,
+            trained,
+            steps,
+            step_counts,
+            chunk,
+            query_numbers,
+        )
 
     @cached_property
     def examples(self) -> Examples | None:
@@ -77,4 +90,19 @@ class EvaluationSetup:
 
     def load_episodes(self, rows: slice) -> Episode:
         """Load the test episodes of some rows of `test` to the device."""
-        return self.source.build_episodes(self.test[rows], self.examples)
+        return _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
+
+
+def _load_episodes(
+    source: PreparedFolder,
+    test: pd.DataFrame,
+    augmentation: SupportAugmentation,
+    rows: slice,
+    examples: Examples | None = None,
+) -> Episode:
+    episode = source.build_episodes(test[rows], examples)
+    if not augmentation.copies:
+        return episode
+    index, seed = torch.arange(len(test))[rows], source.meta["seed"]
+    episode = episode.to(source.sampling_device)
+    return augmentation.extend_support(episode, index, seed, "test").to(source.device)

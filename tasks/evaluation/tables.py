@@ -219,6 +219,8 @@ def compute_headline_metrics(
         result["transductive_inference"] = _describe_query_sets(evaluation)
     if episodes["step"].nunique() > 1:
         result["before"] = at(headline, 0)
+    if evaluation.augmentation.copies:
+        result["support_copies"] = evaluation.augmentation.copies
     if name == "accuracy":
         return result | {mode: at(mode, steps) for mode in BATCH_NORM}
     return result | {f"after_{step}": at(headline, step) for step in (1, CURVE_STEPS)}

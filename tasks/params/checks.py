@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from episodic.core.config import ConfigError
 from episodic.core.errors import UserError
 from episodic.core.registry import ALGORITHMS, MODELS
+from episodic.data.varied_sampling import size_bounds
 from episodic.datasets.base import ClassificationDataset, Limits, RegressionDataset
 from tasks.params.settings import USER_DATA, Settings
 from tasks.runtime import class_selection
@@ -42,10 +45,20 @@ def _check_training_ways(settings: Settings) -> list[str]:
         or settings.train.ways in (None, ways)
     ):
         return []
+    training_ways = _show(settings.train.ways)
     return [
-        f"train.ways is {settings.train.ways}; it must be null or episodes.ways ({ways}) for "
+        f"train.ways is {training_ways}; it must be null or episodes.ways ({ways}) for "
         f"{algorithm.name}, whose head has one output per class"
     ]
+
+
+def _training_ways(settings: Settings) -> int:
+    """Return the number of classes of the largest training episode."""
+    return size_bounds(settings.train.ways, settings.episodes.ways)[1]
+
+
+def _show(size: Any) -> Any:
+    return list(size) if isinstance(size, tuple) else size
 
 
 def _check_model(settings: Settings) -> list[str]:
@@ -71,6 +84,19 @@ def _join(names: list[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def _check_augmentation(settings: Settings, input: tuple[int, ...]) -> list[str]:
+    """Check that the examples are images to which the augmentation applies."""
+    dataset = settings.dataset
+    shape = input if dataset.config.produces == "image" else ()
+    errors = []
+    for section in ("train", "evaluate"):
+        try:
+            getattr(settings, section).augmentation.check_input(shape)
+        except ConfigError as error:
+            errors.append(f"{section}.augmentation.{error}, such as those of {dataset.name}")
+    return errors
+
+
 def _check_build(settings: Settings, input: tuple[int, ...], outputs: int) -> list[str]:
     model = settings.model
     try:
@@ -87,8 +113,10 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
         errors.append(_describe_vary_shots(name))
     if episodes.ways < 2:
         errors.append(f"episodes.ways is {episodes.ways}; it must be at least 2 for {name}")
-    if train.ways == 1:
-        errors.append(f"train.ways is 1; it must be null or at least 2 for {name}")
+    if size_bounds(train.ways, 2)[0] == 1:
+        errors.append(
+            f"train.ways is {_show(train.ways)}; it must be null or at least 2 for {name}"
+        )
     try:
         limits = dataset.limits(settings.dataset.seed, settings.dataset.user_data)
     except UserError as error:
@@ -98,9 +126,10 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
     return [
         *errors,
         *_check_build(settings, limits.input, episodes.ways),
+        *_check_augmentation(settings, limits.input),
         *_check_examples(settings, limits),
         *_check_groups(settings, limits),
-        *class_selection.find_errors(train, name, train.ways or episodes.ways, limits),
+        *class_selection.find_errors(train, name, _training_ways(settings), limits),
         *_check_classes(settings, limits),
     ]
 
@@ -109,6 +138,7 @@ def _check_examples(settings: Settings, limits: Limits) -> list[str]:
     """Check that each class has enough examples for an episode."""
     name, episodes, train = settings.dataset.name, settings.episodes, settings.train
     smallest = f" ({limits.smallest})" if limits.smallest else ""
+    training_shots = size_bounds(train.shots, episodes.shots)[1]
     return [
         f"{shots_section}.shots + {section}.queries is {shots} + {queries} = {shots + queries}; it "
         f"must be at most {limits.examples}, the examples per class of {name}{smallest}"
@@ -116,7 +146,7 @@ def _check_examples(settings: Settings, limits: Limits) -> list[str]:
             ("episodes", episodes.shots, "episodes", episodes.queries),
             (
                 "train" if train.shots else "episodes",
-                train.shots or episodes.shots,
+                training_shots,
                 "train",
                 train.queries,
             ),
@@ -145,7 +175,7 @@ def _check_groups(settings: Settings, limits: Limits) -> list[str]:
             continue
         in_training = split == "train"
         chosen = train.groups if in_training and train.groups else tuple(groups)
-        ways = (train.ways if in_training else None) or episodes.ways
+        ways = _training_ways(settings) if in_training else episodes.ways
         largest = max((n for group, n in groups.items() if group in chosen), default=ways)
         if largest < ways:
             key = "train" if in_training and train.ways else "episodes"
@@ -162,7 +192,7 @@ def _check_classes(settings: Settings, limits: Limits) -> list[str]:
     errors = []
     for split, classes in limits.classes.items():
         section = "train" if split == "train" and settings.train.ways else "episodes"
-        ways = (settings.train.ways if section == "train" else None) or settings.episodes.ways
+        ways = _training_ways(settings) if section == "train" else settings.episodes.ways
         if ways > classes:
             errors.append(
                 f"{section}.ways is {ways}; it must be at most {classes}, the number of {split} "
@@ -202,7 +232,17 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
     size = dataset.min_task_size
     if size is None and train.vary_shots:
         errors.append(_describe_vary_shots(name))
-    for section, shots in (("episodes", episodes.shots), ("train", train.shots or 0)):
+    for key in ("ways", "shots"):
+        if isinstance(value := getattr(train, key), tuple):
+            remedy = "; set train.vary_shots" if size is not None and key == "shots" else ""
+            errors.append(
+                f"train.{key} is {list(value)}; it must be a number or null for {name}, which has "
+                f"no classes{remedy}"
+            )
+    for section, shots in (
+        ("episodes", episodes.shots),
+        ("train", 0 if isinstance(train.shots, tuple) else train.shots or 0),
+    ):
         if size is not None and shots >= size.value:
             errors.append(
                 f"{section}.shots is {shots}; it must be below dataset.{name}.{size.key} "
@@ -216,7 +256,7 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
         return [*errors, f"dataset.{error}"]
     except UserError as error:
         return [*errors, *str(error).splitlines()]
-    return errors + _check_build(settings, shape, 1)
+    return errors + _check_build(settings, shape, 1) + _check_augmentation(settings, shape)
 
 
 def _describe_vary_shots(name: str) -> str:

@@ -62,9 +62,9 @@ def read_section(path: str, type_: Any, raw: Any, errors: list[str]) -> Any:
             f"{path} contains a value that is not a number, text, list or section ({error})"
         )
     except ValidationError as error:
-        errors += dict.fromkeys(
-            _describe(path, detail, _list_keys(type_)) for detail in error.errors()
-        )
+        known = _list_keys(type_)
+        details = [detail for detail in error.errors() if not _is_other_branch(detail, known)]
+        errors += dict.fromkeys(_describe(path, detail, known) for detail in details)
     return None
 
 
@@ -125,6 +125,14 @@ def _list_keys(type_: Any) -> list[str]:
     ]
 
 
+def _is_other_branch(detail: Any, known: list[str]) -> bool:
+    """Return whether an error is that of the branch of `int | tuple` that was not meant."""
+    if detail["loc"] and (isinstance(detail["loc"][-1], int) or detail["loc"][-1] in known):
+        return False
+    is_list = isinstance(detail["input"], list)
+    return detail["type"] == "tuple_type" or (detail["type"].startswith("int_") and is_list)
+
+
 def _describe(path: str, detail: Any, known: list[str]) -> str:
     """Describe an error of pydantic in one sentence."""
     kind, value = detail["type"], detail["input"]
@@ -135,6 +143,10 @@ def _describe(path: str, detail: Any, known: list[str]) -> str:
     inner = detail.get("ctx", {}).get("error")
     if isinstance(inner, ConfigError):
         return f"{where}.{inner}" if where else str(inner)
+    if kind == "missing" and isinstance(value, list):
+        return f"{where.rpartition('.')[0]} is {value!r}; it must have more items"
+    if kind == "too_long" and isinstance(value, list):
+        return f"{where} is {value!r}; it must have at most {detail['ctx']['max_length']} items"
     if unknown:
         return f"unknown key {where}{did_you_mean(str(detail['loc'][-1]), known)}"
     if kind == "literal_error":

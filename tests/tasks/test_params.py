@@ -92,6 +92,90 @@ FAULTS = [
         "ways), here 75",
     ),
     (
+        {"train__ways": [3, 5]},
+        "train.ways is [3, 5]; it must be null or episodes.ways (5) for maml, whose head has one "
+        "output per class",
+    ),
+    (
+        {"algorithm__name": "protonet", "train__ways": [1, 5]},
+        "train.ways is [1, 5]; it must be null or at least 2 for glyphs",
+    ),
+    (
+        {"algorithm__name": "protonet", "train__ways": [5, 2000]},
+        "train.ways is 2000; it must be at most 1090, the number of train classes of glyphs",
+    ),
+    (
+        {"train__shots": [1, 16]},
+        "train.shots + train.queries is 16 + 5 = 21; it must be at most 20, the examples per class "
+        "of glyphs",
+    ),
+    ({"train__shots": [5, 1]}, "train.shots is [5, 1]; it must be in ascending order"),
+    ({"train__shots": [5]}, "train.shots is [5]; it must have more items"),
+    ({"train__shots": [1, 2, 3]}, "train.shots is [1, 2, 3]; it must have at most 2 items"),
+    ({"train__shots": [1, "x"]}, "train.shots.1 is 'x'; it must be a whole number"),
+    ({"train__shots": "x"}, "train.shots is 'x'; it must be a whole number"),
+    ({"train__seed": [1]}, "train.seed is [1]; it must be a whole number"),
+    (
+        {"train__unbalanced": True},
+        "train.unbalanced is true; it must be false unless shots has bounds, such as [1, 10]",
+    ),
+    (
+        {
+            "dataset__name": "movielens",
+            "model__name": "embeddings",
+            "episodes__ways": 1,
+            "train__shots": [1, 5],
+        },
+        "train.shots is [1, 5]; it must be a number or null for movielens, which has no classes; "
+        "set train.vary_shots",
+    ),
+    (
+        {"train__augmentation": {"hue": 0.1}},
+        "train.augmentation.hue is 0.1; it must be 0 for grey images, such as those of glyphs",
+    ),
+    (
+        {
+            "dataset__name": "clinc150",
+            "model__name": "bag",
+            "train__augmentation": {"flip": 0.5},
+            "evaluate__augmentation": {"copies": 1, "crop": [0.5, 1]},
+        },
+        "train.augmentation.flip is 0.5; it must be 0 for examples that are not images, such as "
+        "those of clinc150\nparams.yaml: evaluate.augmentation.crop is [0.5, 1.0]; it must be null "
+        "for examples that are not images, such as those of clinc150",
+    ),
+    (
+        {
+            "dataset__name": "sinusoid",
+            "model__name": "mlp",
+            "episodes__ways": 1,
+            "train__augmentation": {"contrast": 0.5},
+        },
+        "train.augmentation.contrast is 0.5; it must be 0 for examples that are not images, such "
+        "as those of sinusoid",
+    ),
+    (
+        {"train__augmentation": {"crop": [0.9, 0.2]}},
+        "train.augmentation.crop is [0.9, 0.2]; it must be in ascending order",
+    ),
+    (
+        {"train__augmentation": {"crop": 0.5}},
+        "train.augmentation.crop is 0.5; it must be a list",
+    ),
+    (
+        {"train__augmentation": {"crop": [0.5]}},
+        "train.augmentation.crop is [0.5]; it must have more items",
+    ),
+    (
+        {"train__augmentation": {"flips": 0.5}},
+        "unknown key train.augmentation.flips - did you mean flip?",
+    ),
+    (
+        {"evaluate__augmentation": {"copies": 3}},
+        "evaluate.augmentation.copies is 3; it must be 0 unless crop, flip, brightness, contrast, "
+        "saturation or hue is set",
+    ),
+    (
         {"train__hard_episode_fraction": 1.5},
         "train.hard_episode_fraction is 1.5; it must be at most 1",
     ),

@@ -58,6 +58,11 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
         "license": meta["license"],
         "training": [
             _describe_training(results),
+            *(
+                [f"Training images were augmented: {', '.join(config['augmentation'])}."]
+                if "augmentation" in config
+                else []
+            ),
             *(f"{name}: {digest} ({what})." for name, what, digest in list_digests(results)),
             "The end of the run's report lists all settings, as does the commit's params.yaml.",
         ],

@@ -64,6 +64,9 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
         protocol.append("transductive inference")
     if results.adapts:
         protocol.append(wording.format_count(results.steps, "inner step"))
+    if copies := int(metrics.get("support_copies", 0)):
+        number = wording.format_count(copies, "augmented copy", "augmented copies")
+        protocol.append(f"{number} per support example")
     if config.get("ensemble", 1) > 1:
         protocol.append(f"ensemble of the {wording.spell_out(config['ensemble'])} best checkpoints")
     protocol.append(wording.format_count(metrics["episodes"], "test episode"))

@@ -221,7 +221,7 @@ def test_a_single_query_and_identical_queries(name):
 
 def test_transductive_inference_rejects_padded_query_sets():
     episode = gaussian_episodes(2, 2.0)._replace(query_size=torch.tensor([75, 60]))
-    with pytest.raises(ConfigError, match="algorithm is 'BDCSPN'; it must not be transductive"):
+    with pytest.raises(ConfigError, match="algorithm is 'BDCSPN'; it must be one that masks"):
         evaluation.adapt(learner(bd_cspn.BDCSPN()), {}, episode)
 
 

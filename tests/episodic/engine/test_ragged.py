@@ -142,18 +142,27 @@ def test_padding_changes_results_if_sizes_are_omitted():
     assert abs(right - wrong) > 0.1
 
 
-def test_batch_norm_is_refused():
+def test_batch_norm_is_refused_unless_tasks_are_computed_alone():
     meta_learner = MetaLearner(
-        conv4.Conv4(4).build((1, 16, 16), 1), method("maml"), Objective("regression")
+        conv4.Conv4(4, 2).build((1, 8, 8), 1), method("maml"), Objective("regression")
     )
-    size = torch.tensor([1])
-    x, y = torch.zeros(1, 2, 1, 8, 8), torch.zeros(1, 2, 1)
-    with pytest.raises(ConfigError, match="without batch norm"):
+    meta = {key: p.double() for key, p in meta_learner.init(0).items()}
+    size = torch.tensor([1, 2])
+    x, y = torch.rand(2, 2, 1, 8, 8), torch.zeros(2, 2, 1)
+    padded = Episode(x, y, x, y, support_size=size, query_size=size)
+    for plan in (PLANS["at once"], PLANS["per task"]):
+        with pytest.raises(ConfigError, match="without batch norm"):
+            meta_gradient(meta_learner, meta, padded, plan)
+    singles = [
         meta_gradient(
-            meta_learner,
-            meta_learner.init(0),
-            Episode(x, y, x, y, support_size=size, query_size=size),
+            meta_learner, meta, Episode(*(tensor[i : i + 1, : i + 1] for tensor in (x, y, x, y)))
         )
+        for i in range(2)
+    ]
+    automatic = meta_gradient(meta_learner, meta, padded)
+    for key in meta:
+        expected = (singles[0].gradient[key] + singles[1].gradient[key]) / 2
+        torch.testing.assert_close(automatic.gradient[key], expected, rtol=0, atol=TOLERANCE)
 
 
 def test_fewer_shots_are_the_first_ones():
