@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import NoSynchronization
 
 from episodic.algorithms import maml, protonet
 from episodic.core import random_numbers
@@ -110,6 +111,12 @@ def test_an_episode_does_not_depend_on_its_batch():
     assert not torch.equal(
         varied(seed=1)(torch.arange(20)).task_ways, varied()(torch.arange(20)).task_ways
     )
+
+
+def test_episodes_are_drawn_without_reading_values():
+    sampler, index = varied(True), torch.arange(3)
+    with NoSynchronization():
+        sampler(index)
 
 
 def test_labels_of_the_split():
