@@ -119,6 +119,13 @@ def test_episodes_are_drawn_without_reading_values():
         sampler(index)
 
 
+def test_training_refuses_varied_ways_for_a_fixed_head():
+    learner = MetaLearner(mlp.MLP((8,)).build((1,), 6), maml.MAML(), Objective("classification"))
+    config = TrainingConfig(iterations=2, meta_batch=2, queries=QUERIES)
+    with pytest.raises(ConfigError, match=r"ways is \[\d\]; it must be the same for all tasks"):
+        loop.train(learner, varied(), largest(split="validation")(torch.arange(2)), config)
+
+
 def test_labels_of_the_split():
     episode = varied(labels="split")(torch.arange(50))
     for x, y in ((episode.support_x, episode.support_y), (episode.query_x, episode.query_y)):
