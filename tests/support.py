@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(
@@ -50,3 +51,12 @@ def git(folder: Path, *args: str) -> str:
     return subprocess.run(
         ["git", *author_options, *args], cwd=folder, check=True, capture_output=True, text=True
     ).stdout
+
+
+class NoSynchronization(TorchDispatchMode):
+    """Refuses operations that wait for a GPU, so that an iteration can be captured as a graph."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "equal"), f"{name} reads values"
+        return function(*args, **(kwargs or {}))

@@ -31,9 +31,10 @@ class BaselinePlusPlus(Algorithm):
 
     Differs from the paper: the new weights are initialized with the class means of the support
     features and trained with full-batch gradient descent (paper: random initialization, 100 steps
-    with momentum on mini-batches of 4, weight decay). Images are not augmented. `scale` is a
-    setting (paper: 2, or 10 for more than 200 classes). Batch norm uses the statistics of the
-    current batch, also at test time (paper: running averages).
+    with momentum on mini-batches of 4, weight decay). Images are augmented only if
+    `train.augmentation` is set. `scale` is a setting (paper: 2, or 10 for more than 200 classes).
+    Batch norm uses the statistics of the current batch, also at test time (paper: running
+    averages).
 
     Args:
         inner_lr: Learning rate of the new head, in validation and at test time.

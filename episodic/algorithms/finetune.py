@@ -31,9 +31,9 @@ class FineTuning(Algorithm):
 
     Differs from the paper: the new head is initialized with zeros and trained with full-batch
     gradient descent (paper: random initialization, 100 steps with momentum on mini-batches of 4,
-    weight decay). Mini-batches contain equally many images of each of their classes. Images are not
-    augmented. Batch norm uses the statistics of the current batch, also at test time (paper:
-    running averages).
+    weight decay). Mini-batches contain equally many images of each of their classes. Images are
+    augmented only if `train.augmentation` is set. Batch norm uses the statistics of the current
+    batch, also at test time (paper: running averages).
 
     Args:
         inner_lr: Learning rate of the new head, in validation and at test time.

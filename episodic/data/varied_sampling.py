@@ -142,7 +142,7 @@ def _keep_first(rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     width = rows.shape[1]
     per_class = width // kept.shape[1]
     position = torch.arange(width, device=rows.device)
-    is_kept = (position % per_class) < kept.repeat_interleave(per_class, 1)
+    is_kept = position % per_class < kept[:, position // per_class]
     size = kept.sum(1)
     order = (~is_kept).int().argsort(dim=1, stable=True)
     order = order.gather(1, position.minimum(size[:, None] - 1))

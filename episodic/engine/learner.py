@@ -275,17 +275,25 @@ class MetaLearner:
                     "must be one that masks padding, because tasks differ in size",
                 )
             )
+        self.check_ways(episode)
+
+    def check_ways(self, episode: Episode) -> None:
+        """Check that a head with one output per class fits the episode.
+
+        Raises:
+            ConfigError: The number of outputs differs from the ways of a task.
+        """
         if (
             self.objective.kind == "classification"
             and not self.algorithm.any_ways
             and self.algorithm.labels == "episode"
         ):
-            require(
-                episode.task_ways is None,
-                "ways",
-                "varied",
-                "must be the same for all tasks, since the head has one output per class",
-            )
+            if episode.task_ways is not None:
+                raise ConfigError(
+                    "ways",
+                    sorted(set(episode.task_ways.tolist())),
+                    "must be the same for all tasks, since the head has one output per class",
+                )
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:
                 raise ConfigError(

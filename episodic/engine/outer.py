@@ -65,10 +65,7 @@ def meta_gradient(
     Source: MAML (Finn et al. 2017), algorithm 1, line 8.
     """
     plan = plan or choose_plan(episode, episode.tasks, learner=learner)
-    for first in range(episode.tasks) if plan.trim else ():
-        learner.check_episode(episode.slice_tasks(first, first + 1).trim())
-    if not plan.trim:
-        learner.check_episode(episode)
+    (learner.check_ways if plan.trim else learner.check_episode)(episode)
     return sharded_meta_gradient(
         learner, meta, episode.slice_tasks, episode.tasks, plan, ProcessGroup()
     )

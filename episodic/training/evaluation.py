@@ -228,6 +228,9 @@ def episode_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score each episode after `steps` inner steps, in the batch-norm mode of the learner.
 
+    Episodes of different sizes are computed one at a time, without padding, if padding would affect
+    the scores.
+
     Args:
         learner: The learner.
         params: Meta-parameters without a task axis.
@@ -242,8 +245,11 @@ def episode_scores(
     Raises:
         ConfigError: The learner is not compatible with the episodes.
     """
-    chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
     learner = learner.test_variant
+    if learner.handles_padding or not episode.is_padded:
+        chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
+    else:
+        chunks = [single.trim() for single in split_episodes(episode, 1)]
     objective = learner.objective
 
     def score_chunk(i: int) -> Tensor:

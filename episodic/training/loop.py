@@ -108,6 +108,7 @@ def train(
         The best meta-parameters by validation, and the training history.
 
     Raises:
+        ConfigError: The learner is not compatible with the training episodes.
         DivergedError: The loss or the gradient is not finite. `checkpoint_path` still contains the
             last valid state.
         CheckpointError: `checkpoint_path` is not a checkpoint of this training run.
@@ -178,9 +179,15 @@ def choose_training_plan(
     """Choose the plan by `config.plan` and, where that is automatic, by the workload.
 
     The arguments are those of `train`; without a learner, it is one that handles padding.
+
+    Raises:
+        ConfigError: The learner is not compatible with the episodes.
     """
     index = torch.zeros(1, dtype=torch.int64, device=float64.supporting_device(device))
-    return outer.choose_plan(sampler(index), config.meta_batch, config.plan, learner)
+    episode = sampler(index)
+    if learner is not None:
+        learner.check_ways(episode)
+    return outer.choose_plan(episode, config.meta_batch, config.plan, learner)
 
 
 def _build_estimation(

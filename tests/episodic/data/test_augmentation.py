@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support import NoSynchronization
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
@@ -281,6 +282,17 @@ def test_models_adapt_to_extended_support_sets():
     assert loss == pytest.approx(expected, abs=1e-6)
     _, plain = evaluation.episode_scores(learner, theta, episode, 0)
     assert abs(loss - plain).max() > 1e-4
+
+
+def test_augmentation_does_not_read_values():
+    augmented = AugmentedSampler(sampler(), EVERYTHING, 0, "train")
+    episode, index = sampler()(torch.arange(3)), torch.arange(3)
+    copies = SupportAugmentation((0.2, 1.0), 0.5, copies=2)
+    with NoSynchronization():
+        augmented(index)
+        copies.extend_support(episode, index, 0, "test")
+        with pytest.raises(AssertionError, match="_local_scalar_dense reads values"):
+            float(index[0])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import NoSynchronization
 
 from episodic.algorithms import maml, protonet
 from episodic.core import random_numbers
@@ -110,6 +111,19 @@ def test_an_episode_does_not_depend_on_its_batch():
     assert not torch.equal(
         varied(seed=1)(torch.arange(20)).task_ways, varied()(torch.arange(20)).task_ways
     )
+
+
+def test_episodes_are_drawn_without_reading_values():
+    sampler, index = varied(True), torch.arange(3)
+    with NoSynchronization():
+        sampler(index)
+
+
+def test_training_refuses_varied_ways_for_a_fixed_head():
+    learner = MetaLearner(mlp.MLP((8,)).build((1,), 6), maml.MAML(), Objective("classification"))
+    config = TrainingConfig(iterations=2, meta_batch=2, queries=QUERIES)
+    with pytest.raises(ConfigError, match=r"ways is \[\d\]; it must be the same for all tasks"):
+        loop.train(learner, varied(), largest(split="validation")(torch.arange(2)), config)
 
 
 def test_labels_of_the_split():

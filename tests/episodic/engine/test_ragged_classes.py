@@ -184,6 +184,13 @@ def test_tasks_with_batch_norm_are_computed_alone(name):
     for key in meta:
         expected = torch.stack([single.gradient[key] for single in singles]).mean(0)
         torch.testing.assert_close(together.gradient[key], expected, rtol=0, atol=TOLERANCE)
+    steps = evaluation.count_inner_steps(learner, 2)
+    scores = evaluation.episode_scores(learner, meta, tasks.together, steps)
+    expected = [evaluation.episode_scores(learner, meta, task, steps) for task in tasks.alone]
+    for i in range(4):
+        assert (scores[0][i], scores[1][i]) == pytest.approx(
+            (expected[i][0][0], expected[i][1][0]), abs=TOLERANCE
+        )
     with pytest.raises(ConfigError, match="without batch norm"):
         meta_gradient(learner, meta, tasks.together, PLANS["at once"])
     with pytest.raises(ConfigError, match=r"train.plan.shard is 2; it must be null or 1, because"):
