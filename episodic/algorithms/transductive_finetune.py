@@ -80,7 +80,6 @@ class NewTransductiveHead(TransductiveFineTuning):
     """A new head, fine-tuned with the model when the query set is known."""
 
     any_ways: ClassVar[bool] = True
-    masks_padding: ClassVar[bool] = True
 
     @property
     def test_variant(self) -> NewTransductiveHead:

@@ -260,20 +260,6 @@ def test_transductive_fine_tuning_is_adam_on_both_terms(weight, body_rate):
         torch.testing.assert_close(actual[task], expected, rtol=0, atol=1e-9)
 
 
-def test_padded_queries_do_not_affect_transductive_fine_tuning():
-    algorithm = transductive_finetune.TransductiveFineTuning(body_learning_rate=0.001)
-    method, episode = learner(algorithm, (8,), outputs=7), clusters(2)
-    padded = episode._replace(
-        query_x=F.pad(episode.query_x, (0, 0, 0, 3), value=9.0),
-        query_size=torch.full((2,), episode.query_x.shape[1]),
-        support_size=torch.full((2,), episode.support_x.shape[1]),
-    )
-    meta = perturbed(method)
-    torch.testing.assert_close(
-        outputs(method, meta, padded)[:, :-3], outputs(method, meta, episode), rtol=0, atol=1e-12
-    )
-
-
 # --- the papers' claims ------------------------------------------------------------------------
 
 
