@@ -8,8 +8,16 @@ __all__ = ["DEFAULT_HEAD", "HEADS"]
 
 DEFAULT_HEAD = "nearest_mean"
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
-    "nearest_mean": ("protonet", {}),
-    "ridge": ("ridge", {}),
-    "metaoptnet": ("metaoptnet", {}),
+    # The scale with the lowest cross-entropy on validation classes of the Grocery Store dataset.
+    "nearest_mean": ("meta_baseline", {"scale": 20.0}),
+    "ridge": ("ridge", {"leave_one_out": True}),
+    "logistic": ("logistic", {}),
+    "metaoptnet": ("metaoptnet", {"leave_one_out": True}),
+    # There are no training classes whose mean features could be subtracted.
+    "bd_cspn": ("bd_cspn", {"centre": False}),
+    "laplacian_shot": ("laplacian_shot", {"centre": False}),
+    "tim": ("tim", {"centre": False}),
+    "alpha_tim": ("tim", {"centre": False, "alpha": 2.0}),
+    "transductive_finetune": ("transductive_finetune", {}),
 }
 """The algorithm of each head, and its settings that differ from the defaults."""
