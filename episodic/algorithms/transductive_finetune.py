@@ -52,9 +52,10 @@ class TransductiveFineTuning(Algorithm):
         learning_rate: Learning rate of the head.
         body_learning_rate: Learning rate of all other parameters; 0 if they stay as they are.
         iterations: Steps of Adam for each task.
-        entropy_weight: Weight of the entropy of the query set; 0 for inductive fine-tuning.
+        entropy_weight: Weight of the entropy of the query set.
         scale: Length of the normalized features, the inverse temperature of the initial cosines.
-        centre: Whether to subtract the mean features of the task.
+        centre: Whether to subtract the mean features of the task. Without centring and with an
+            entropy weight of 0, predictions are inductive.
 
     Source: Guneet Dhillon, Pratik Chaudhari, Avinash Ravichandran, Stefano Soatto: A Baseline for
     Few-Shot Image Classification, ICLR 2020. https://arxiv.org/abs/1909.02729
