@@ -34,7 +34,7 @@ HALVINGS = 5
 MIN_PROBABILITY = 1e-12
 """Lower bound of the probabilities in the Hessian."""
 
-DEFAULT_STRENGTH = 0.1
+DEFAULT_STRENGTH = 0.003
 """Regularization without a choice, in units of the variance of the support features."""
 
 
@@ -49,8 +49,9 @@ class LogisticRegression(Algorithm):
     features. In training, it is differentiated by the implicit function theorem.
 
     Without a value, lambda is chosen per task by the leave-one-out cross-entropy of the support
-    set, if every class has two or more examples. Otherwise, lambda is 0.1 times the variance of the
-    support features. The choice takes seven fits per support example, so set a value in training.
+    set, if every class has two or more examples. Otherwise, lambda is 0.003 times the variance of
+    the support features. The choice takes seven fits per support example, so set a value in
+    training.
 
     Differs from the paper: the problem has all classes of the task (paper: one problem for two
     classes), a bias, and is solved to convergence (paper: 5 Newton steps). lambda is not learned.

@@ -14,7 +14,6 @@ from episodic import ops
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
-from episodic.core.objective import mean_per_task
 from episodic.data.sampling import LabelScope
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
@@ -31,9 +30,12 @@ NonNegativeFloat = Annotated[float, Ge(0), Le(1e6)]
 class TransductiveFineTuning(Algorithm):
     """Pretraining, then fine-tuning on the support set and the unlabelled query set.
 
-        z(x) = scale * f(x) / ||f(x)||,     p = softmax(W z(x) + b)
+        z(x) = scale * (f(x) - m) / ||f(x) - m||,     p = softmax(W z(x) + b)
         min  mean cross-entropy of the support set
              + entropy_weight * mean Shannon entropy of p on the query set     (equation 8)
+
+    m is the mean of f over both sets of the task. Without it, features that are all similar, such
+    as those after a ReLU, let the entropy assign all queries to one class.
 
     In training, there is one linear classifier of all training classes. At test time, a new head
     starts with the normalized class means of the support set and b = 0 (section 3.1,
@@ -41,27 +43,30 @@ class TransductiveFineTuning(Algorithm):
     task. Predictions of a query depend on the other queries.
 
     Differs from the paper: each step follows the sum of both terms on the whole sets (paper: one
-    step each), and Adam has no momentum. The head uses the features (paper: the logits of the
-    pretrained classifier). It has a larger learning rate than the body (paper: 5e-5 for all), and
-    features have length `scale` (paper: 1). Batch norm uses the statistics of the current batch
-    (paper: running averages).
+    step each), and Adam has no momentum. Features are centred and have length `scale` (paper:
+    neither), and they are the input of the last layer of the model (paper: the logits of the
+    pretrained classifier). The head has a larger learning rate than the body (paper: 5e-5 for
+    all). Batch norm uses the statistics of the current batch (paper: running averages).
 
     Args:
         learning_rate: Learning rate of the head.
         body_learning_rate: Learning rate of all other parameters; 0 if they stay as they are.
         iterations: Steps of Adam for each task.
-        entropy_weight: Weight of the entropy of the query set; 0 for inductive fine-tuning.
+        entropy_weight: Weight of the entropy of the query set.
         scale: Length of the normalized features, the inverse temperature of the initial cosines.
+        centre: Whether to subtract the mean features of the task. Without centring and with an
+            entropy weight of 0, predictions are inductive.
 
     Source: Guneet Dhillon, Pratik Chaudhari, Avinash Ravichandran, Stefano Soatto: A Baseline for
     Few-Shot Image Classification, ICLR 2020. https://arxiv.org/abs/1909.02729
     """
 
-    learning_rate: PositiveFloat = 0.01
+    learning_rate: PositiveFloat = 0.003
     body_learning_rate: NonNegativeFloat = 5e-5
     iterations: Steps = 25
     entropy_weight: NonNegativeFloat = 1.0
-    scale: PositiveFloat = 10.0
+    scale: PositiveFloat = 5.0
+    centre: bool = True
 
     labels: ClassVar[LabelScope] = "split"
     regression: ClassVar[bool] = False
@@ -95,9 +100,15 @@ class NewTransductiveHead(TransductiveFineTuning):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         def embed(theta: Params) -> tuple[Tensor, Tensor]:
-            both = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-            support, query = (self.scale * F.normalize(features, dim=-1) for features in both)
-            return support, query
+            support, query = learner.apply_to_both(
+                learner.model.features, theta, episode, batch_norm
+            )
+            if self.centre:
+                mean = torch.cat([support, query], 1).mean(1, keepdim=True)
+                support, query = support - mean, query - mean
+            return self.scale * F.normalize(support, dim=-1), self.scale * F.normalize(
+                query, dim=-1
+            )
 
         with torch.no_grad():
             fixed = embed(theta)
@@ -113,10 +124,9 @@ class NewTransductiveHead(TransductiveFineTuning):
         def loss(theta: Params, step: int) -> Tensor:
             support, query = outputs(theta)
             logs = query.log_softmax(-1)
-            entropy = mean_per_task(-(logs.exp() * logs).sum(-1), episode.query_size)
+            entropy = -(logs.exp() * logs).sum(-1).mean(1)
             return (
-                learner.objective.loss(support, episode.support_y, episode.support_size)
-                + self.entropy_weight * entropy
+                learner.objective.loss(support, episode.support_y) + self.entropy_weight * entropy
             )
 
         def update(theta: Params, gradient: Params, step: int, loss: Tensor) -> Params:

@@ -185,7 +185,7 @@ def test_one_shot_has_the_documented_regularization():
             tensor[task].numpy()
             for tensor in (episode.support_x, episode.support_y, episode.query_x)
         )
-        strength = 0.1 * np.square(support - support.mean(0)).sum(1).mean()
+        strength = 0.003 * np.square(support - support.mean(0)).sum(1).mean()
         expected = plain_logistic({}, support, y, query, strength)
         np.testing.assert_allclose(probabilities[task].numpy(), expected, rtol=0, atol=1e-6)
 
@@ -223,8 +223,8 @@ def test_a_body_is_meta_trained_through_logistic_regression():
 
 
 @pytest.mark.parametrize("body_rate", [0.0, 0.002])
-@pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_transductive_fine_tuning_is_adam_on_both_terms(weight, body_rate):
+@pytest.mark.parametrize(("weight", "centre"), [(0.0, True), (0.7, True), (0.7, False)])
+def test_transductive_fine_tuning_is_adam_on_both_terms(weight, centre, body_rate):
     """Written out for one task, with torch.optim.Adam."""
     algorithm = transductive_finetune.TransductiveFineTuning(
         learning_rate=0.05,
@@ -232,6 +232,7 @@ def test_transductive_fine_tuning_is_adam_on_both_terms(weight, body_rate):
         iterations=6,
         entropy_weight=weight,
         scale=4.0,
+        centre=centre,
     )
     method, episode = learner(algorithm, (8,), outputs=7), clusters(3, shots=2)
     meta = perturbed(method)
@@ -240,23 +241,26 @@ def test_transductive_fine_tuning_is_adam_on_both_terms(weight, body_rate):
         body = [meta[f"hidden0.{kind}"].clone().requires_grad_() for kind in ("weight", "bias")]
         x, y, q = episode.support_x[task], episode.support_y[task], episode.query_x[task]
 
-        def embed(x: Tensor, body=body) -> Tensor:
-            return 4 * F.normalize(F.linear(x, *body).relu(), dim=-1)
+        def embed(body=body, x=x, q=q) -> tuple[Tensor, Tensor]:
+            features = F.linear(torch.cat([x, q]), *body).relu()
+            features = 4 * F.normalize(features - centre * features.mean(0), dim=-1)
+            return features[: len(x)], features[len(x) :]
 
-        means = torch.stack([embed(x)[y == k].mean(0) for k in range(WAYS)])
+        means = torch.stack([embed()[0][y == k].mean(0) for k in range(WAYS)])
         head = [F.normalize(means, dim=-1).detach().requires_grad_()]
         head.append(torch.zeros(WAYS, dtype=torch.float64, requires_grad=True))
         optimizer = torch.optim.Adam(
             [{"params": head, "lr": 0.05}, {"params": body, "lr": body_rate}], betas=(0.0, 0.999)
         )
         for _ in range(6):
-            p = F.linear(embed(q), *head).softmax(-1)
-            loss = F.cross_entropy(F.linear(embed(x), *head), y)
+            support, query = embed()
+            p = F.linear(query, *head).softmax(-1)
+            loss = F.cross_entropy(F.linear(support, *head), y)
             loss = loss - weight * (p * p.log()).sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        expected = F.linear(embed(q), *head).detach()
+        expected = F.linear(embed()[1], *head).detach()
         torch.testing.assert_close(actual[task], expected, rtol=0, atol=1e-9)
 
 
@@ -266,13 +270,26 @@ def test_transductive_fine_tuning_is_adam_on_both_terms(weight, body_rate):
 def test_transductive_beats_inductive_fine_tuning_with_one_shot():
     """Dhillon et al., table 1: the entropy of the query set helps. Chance is 0.2."""
     episode = clusters(200, distance=0.8)
-    with_entropy, without = (
-        scores(transductive_finetune.TransductiveFineTuning(entropy_weight=weight), episode)
-        for weight in (1.0, 0.0)
+    inductive = scores(
+        transductive_finetune.TransductiveFineTuning(entropy_weight=0.0, centre=False), episode
     )
-    gain, ci95 = mean_ci95(with_entropy - without)
-    assert 0.3 < without.mean() < 0.8
-    assert gain > 0.02 and gain > 3 * ci95, f"{gain} ± {ci95}"
+    for centre in (True, False):
+        algorithm = transductive_finetune.TransductiveFineTuning(centre=centre)
+        gain, ci95 = mean_ci95(scores(algorithm, episode) - inductive)
+        assert gain > 0.015 and gain > 2.5 * ci95, f"{gain} ± {ci95}"
+    assert 0.3 < inductive.mean() < 0.8
+
+
+def test_without_centring_the_entropy_assigns_similar_features_to_one_class():
+    """Features after a ReLU have a common offset. Chance is 0.2."""
+    episode = clusters(100, distance=0.8)
+    episode = episode._replace(support_x=episode.support_x + 3, query_x=episode.query_x + 3)
+    centred, raw = (
+        scores(transductive_finetune.TransductiveFineTuning(centre=centre), episode)
+        for centre in (True, False)
+    )
+    gain, ci95 = mean_ci95(centred - raw)
+    assert gain > 0.1 and gain > 3 * ci95, f"{gain} ± {ci95}"
 
 
 def test_predictions_depend_on_the_other_queries():
