@@ -56,7 +56,7 @@ class TIM(NormalizedFeatures):
         support_weight: Weight of the cross-entropy. None: 0.1 for TIM and 1 for alpha-TIM.
         conditional_weight: Weight of the conditional entropy. None: likewise.
         learning_rate: Learning rate of Adam.
-        iterations: Steps of Adam for each task.
+        gradient_steps: Steps of Adam for each task.
 
     Source: Malik Boudiaf, Ziko Imtiaz Masud, Jerome Rony, Jose Dolz, Pablo Piantanida, Ismail Ben
     Ayed: Transductive Information Maximization for Few-Shot Learning, NeurIPS 2020.
@@ -71,7 +71,7 @@ class TIM(NormalizedFeatures):
     support_weight: Weight | None = None
     conditional_weight: Weight | None = None
     learning_rate: PositiveFloat = 1e-4
-    iterations: Annotated[int, Ge(0), Le(100_000)] = 1000
+    gradient_steps: Annotated[int, Ge(0), Le(100_000)] = 1000
 
     transductive: ClassVar[bool] = True
 
@@ -112,7 +112,7 @@ class OptimizedTIM(TIM):
         """Minimize the loss of each task by Adam, elementwise, so tasks do not interact."""
         mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
         beta1, beta2, eps = ADAM.values()
-        for step in range(1, self.iterations + 1):
+        for step in range(1, self.gradient_steps + 1):
             with torch.enable_grad():
                 weight.requires_grad_()
                 loss = self.loss(weight, support, support_y, query).sum()

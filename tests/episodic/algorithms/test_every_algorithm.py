@@ -69,8 +69,8 @@ CASES = {
     "ridge": Case(),
     "simpleshot": Case(),
     "simpleshot, not centred": Case({"centre": False}, {}, 0, "simpleshot"),
-    "tim": Case({"iterations": 20}),
-    "tim, alpha": Case({"iterations": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
+    "tim": Case({"gradient_steps": 20}),
+    "tim, alpha": Case({"gradient_steps": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
 }
 EQUIVARIANT = {
     "baseline_plus_plus",

@@ -161,7 +161,7 @@ def plain_tim(algorithm, support, y, query):
         return (1 - (p**algorithm.alpha).sum(-1)) / (algorithm.alpha - 1)
 
     default = 0.1 if algorithm.alpha == 1 else 1.0
-    for _ in range(algorithm.iterations):
+    for _ in range(algorithm.gradient_steps):
         p = predict(query)
         loss = default * F.nll_loss(predict(support).log(), y)
         loss = loss - entropy(p.mean(0)) + default * entropy(p).mean()
@@ -181,8 +181,11 @@ PLAIN: dict[str, tuple[Algorithm, Callable]] = {
         laplacian_shot.LaplacianShot(neighbours=5, laplacian_weight=2.0, updates=3, rectify=False),
         plain_laplacian_shot,
     ),
-    "tim": (tim.TIM(iterations=30), plain_tim),
-    "alpha-tim": (tim.TIM(centre=True, alpha=2.0, iterations=30, learning_rate=1e-2), plain_tim),
+    "tim": (tim.TIM(gradient_steps=30), plain_tim),
+    "alpha-tim": (
+        tim.TIM(centre=True, alpha=2.0, gradient_steps=30, learning_rate=1e-2),
+        plain_tim,
+    ),
 }
 
 
@@ -295,14 +298,14 @@ def test_laplacian_regularization_propagates_labels():
 def test_tim_reduces_its_loss_and_starts_at_the_class_means():
     episode = gaussian_episodes(4, 2.0)
     algorithm = tim.TIM(centre=True)
-    start = outputs(tim.TIM(centre=True, iterations=0), episode)
+    start = outputs(tim.TIM(centre=True, gradient_steps=0), episode)
     untrained = learner(algorithm)
     theta = evaluation.adapt(untrained, parameters(algorithm), episode)
     torch.testing.assert_close(untrained.query_outputs(theta, episode), start)
     method = learner(algorithm).test_variant.algorithm
     support, query = method.normalize_features(untrained, theta, episode, "transductive")
     weights = [
-        tim.OptimizedTIM(centre=True, iterations=steps)._optimize(
+        tim.OptimizedTIM(centre=True, gradient_steps=steps)._optimize(
             support, support, episode.support_y, query
         )
         for steps in (0, 100, 1000)
