@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from episodic.algorithms.anil import ANIL as ANIL
     from episodic.algorithms.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from episodic.algorithms.bd_cspn import BDCSPN as BDCSPN
     from episodic.algorithms.boil import BOIL as BOIL
     from episodic.algorithms.finetune import FineTuning as FineTuning
     from episodic.algorithms.fomaml import FOMAML as FOMAML
     from episodic.algorithms.imaml import IMAML as IMAML
+    from episodic.algorithms.laplacian_shot import LaplacianShot as LaplacianShot
     from episodic.algorithms.maml import MAML as MAML
     from episodic.algorithms.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
     from episodic.algorithms.matching_net import MatchingNet as MatchingNet
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from episodic.algorithms.protonet import ProtoNet as ProtoNet
     from episodic.algorithms.reptile import Reptile as Reptile
     from episodic.algorithms.ridge import RidgeRegression as RidgeRegression
+    from episodic.algorithms.simpleshot import SimpleShot as SimpleShot
+    from episodic.algorithms.tim import TIM as TIM
     from episodic.core.config import ConfigError as ConfigError
     from episodic.core.device import choose_device as choose_device
     from episodic.core.episode import Episode as Episode
@@ -88,6 +92,7 @@ _MODULES = {
     "ANIL": "episodic.algorithms.anil",
     "AdaptedModel": "episodic.inference.adapted",
     "Algorithm": "episodic.engine.learner",
+    "BDCSPN": "episodic.algorithms.bd_cspn",
     "BOIL": "episodic.algorithms.boil",
     "BagOfFeatures": "episodic.models.bag",
     "BaselinePlusPlus": "episodic.algorithms.baseline_plus_plus",
@@ -106,6 +111,7 @@ _MODULES = {
     "FewShotLearner": "episodic.inference.few_shot",
     "FineTuning": "episodic.algorithms.finetune",
     "IMAML": "episodic.algorithms.imaml",
+    "LaplacianShot": "episodic.algorithms.laplacian_shot",
     "MAML": "episodic.algorithms.maml",
     "MAMLPlusPlus": "episodic.algorithms.maml_plus_plus",
     "MLP": "episodic.models.mlp",
@@ -128,7 +134,9 @@ _MODULES = {
     "ResNet12": "episodic.models.resnet12",
     "RidgeRegression": "episodic.algorithms.ridge",
     "Sampler": "episodic.data.sampling",
+    "SimpleShot": "episodic.algorithms.simpleshot",
     "SinusoidSampler": "episodic.data.sampling",
+    "TIM": "episodic.algorithms.tim",
     "TaskSampler": "episodic.data.sampling",
     "TextCNN": "episodic.models.textcnn",
     "TorchModule": "episodic.models.module",

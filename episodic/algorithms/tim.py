@@ -45,9 +45,9 @@ class TIM(NormalizedFeatures):
 
     The optimization is part of prediction, since it needs the queries.
 
-    Differs from the papers: training episodes are scored with the initial classifier, so no
-    gradient passes through the optimization. In the papers, the model is a classifier of all
-    training classes. Features can be centred.
+    Differs from the paper: training episodes are scored with the initial classifier, so no gradient
+    passes through the optimization (both papers: the model is trained as a classifier of all
+    training classes). Features can be centred.
 
     Args:
         centre: Whether to subtract the mean features of the training classes.
