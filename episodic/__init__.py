@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from episodic.algorithms.anil import ANIL as ANIL
     from episodic.algorithms.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from episodic.algorithms.bd_cspn import BDCSPN as BDCSPN
     from episodic.algorithms.boil import BOIL as BOIL
     from episodic.algorithms.feat import FEAT as FEAT
     from episodic.algorithms.finetune import FineTuning as FineTuning
     from episodic.algorithms.fomaml import FOMAML as FOMAML
     from episodic.algorithms.imaml import IMAML as IMAML
+    from episodic.algorithms.laplacian_shot import LaplacianShot as LaplacianShot
     from episodic.algorithms.logistic import LogisticRegression as LogisticRegression
     from episodic.algorithms.maml import MAML as MAML
     from episodic.algorithms.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from episodic.algorithms.protonet import ProtoNet as ProtoNet
     from episodic.algorithms.reptile import Reptile as Reptile
     from episodic.algorithms.ridge import RidgeRegression as RidgeRegression
+    from episodic.algorithms.simpleshot import SimpleShot as SimpleShot
+    from episodic.algorithms.tim import TIM as TIM
     from episodic.algorithms.transductive_finetune import (
         TransductiveFineTuning as TransductiveFineTuning,
     )
@@ -103,6 +107,7 @@ _MODULES = {
     "Algorithm": "episodic.engine.learner",
     "Augmentation": "episodic.data.augmentation",
     "AugmentedSampler": "episodic.data.augmentation",
+    "BDCSPN": "episodic.algorithms.bd_cspn",
     "BOIL": "episodic.algorithms.boil",
     "BagOfFeatures": "episodic.models.bag",
     "BaselinePlusPlus": "episodic.algorithms.baseline_plus_plus",
@@ -124,6 +129,7 @@ _MODULES = {
     "ImageEncoder": "episodic.preprocessing.encoders.encoder",
     "IMAML": "episodic.algorithms.imaml",
     "LogisticRegression": "episodic.algorithms.logistic",
+    "LaplacianShot": "episodic.algorithms.laplacian_shot",
     "MAML": "episodic.algorithms.maml",
     "MAMLPlusPlus": "episodic.algorithms.maml_plus_plus",
     "MLP": "episodic.models.mlp",
@@ -147,8 +153,10 @@ _MODULES = {
     "ResNet12": "episodic.models.resnet12",
     "RidgeRegression": "episodic.algorithms.ridge",
     "Sampler": "episodic.data.sampling",
+    "SimpleShot": "episodic.algorithms.simpleshot",
     "SinusoidSampler": "episodic.data.sampling",
     "SupportAugmentation": "episodic.data.augmentation",
+    "TIM": "episodic.algorithms.tim",
     "TaskSampler": "episodic.data.sampling",
     "TextCNN": "episodic.models.textcnn",
     "TorchModule": "episodic.models.module",

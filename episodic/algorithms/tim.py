@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
@@ -45,9 +46,9 @@ class TIM(NormalizedFeatures):
 
     The optimization is part of prediction, since it needs the queries.
 
-    Differs from the papers: training episodes are scored with the initial classifier, so no
-    gradient passes through the optimization. In the papers, the model is a classifier of all
-    training classes. Features can be centred.
+    Differs from the paper: training episodes are scored with the initial classifier, so no gradient
+    passes through the optimization (both papers: the model is trained as a classifier of all
+    training classes). Features can be centred.
 
     Args:
         centre: Whether to subtract the mean features of the training classes.
@@ -56,7 +57,7 @@ class TIM(NormalizedFeatures):
         support_weight: Weight of the cross-entropy. None: 0.1 for TIM and 1 for alpha-TIM.
         conditional_weight: Weight of the conditional entropy. None: likewise.
         learning_rate: Learning rate of Adam.
-        iterations: Steps of Adam for each task.
+        gradient_steps: Steps of Adam for each task.
 
     Source: Malik Boudiaf, Ziko Imtiaz Masud, Jerome Rony, Jose Dolz, Pablo Piantanida, Ismail Ben
     Ayed: Transductive Information Maximization for Few-Shot Learning, NeurIPS 2020.
@@ -71,7 +72,7 @@ class TIM(NormalizedFeatures):
     support_weight: Weight | None = None
     conditional_weight: Weight | None = None
     learning_rate: PositiveFloat = 1e-4
-    iterations: Annotated[int, Ge(0), Le(100_000)] = 1000
+    gradient_steps: Annotated[int, Ge(0), Le(100_000)] = 1000
 
     transductive: ClassVar[bool] = True
 
@@ -112,20 +113,18 @@ class OptimizedTIM(TIM):
         """Minimize the loss of each task by Adam, elementwise, so tasks do not interact."""
         mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
         beta1, beta2, eps = ADAM.values()
-        for step in range(1, self.iterations + 1):
-            with torch.enable_grad():
-                weight.requires_grad_()
-                loss = self.loss(weight, support, support_y, query).sum()
-                (gradient,) = torch.autograd.grad(loss, weight)
+        for step in range(1, self.gradient_steps + 1):
+            gradient = self.gradient(weight, support, support_y, query)
             mean = torch.lerp(gradient, mean, beta1)
             square = torch.lerp(gradient.square(), square, beta2)
             deviation = (square / (1 - beta2**step)).sqrt() + eps
-            rate = self.learning_rate / (1 - beta1**step)
-            weight = weight.detach() - rate * mean / deviation
+            weight = weight - self.learning_rate / (1 - beta1**step) * mean / deviation
         return weight
 
-    def loss(self, weight: Tensor, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
-        """Compute the loss of each task.
+    def gradient(self, weight: Tensor, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
+        """Compute the gradient of the loss with respect to the classifier, in closed form.
+
+        It is several times faster than automatic differentiation, which is dominated by overhead.
 
         Args:
             weight: The classifier `(tasks, ways, width)`.
@@ -134,35 +133,38 @@ class OptimizedTIM(TIM):
             query: Normalized features `(tasks, m, width)`.
 
         Returns:
-            `(tasks,)`.
+            `(tasks, ways, width)`.
         """
-        log_p = self.logits(query, weight).log_softmax(-1)
-        marginal = log_p.logsumexp(1) - torch.log(log_p.new_tensor(log_p.shape[1]))
-        of_class = support_y[..., None]
-        log_support = self.logits(support, weight).log_softmax(-1)
-        cross_entropy = -log_support.gather(-1, of_class).mean((1, 2))
         default = PAPER_WEIGHTS["tim" if self.alpha == 1 else "alpha_tim"]
         support_weight, conditional_weight = (
             default if value is None else value
             for value in (self.support_weight, self.conditional_weight)
         )
-        return (
-            support_weight * cross_entropy
-            - entropy(marginal, self.alpha)
-            + conditional_weight * entropy(log_p, self.alpha).mean(1)
-        )
+        n, m = support.shape[1], query.shape[1]
+        features = torch.cat([support, query], 1)
+        log_p = self.logits(features, weight).log_softmax(-1)
+        p, of_class = log_p.exp(), F.one_hot(support_y, weight.shape[1])
+        p_support, p_query = p[:, :n], p[:, n:]
+        marginal = p_query.mean(1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+        # Derivatives of the loss by p of the queries, and from there by their logits.
+        slope = conditional_weight * entropy_slope(log_p[:, n:], self.alpha)
+        slope = (slope - entropy_slope(marginal.log(), self.alpha)) / m
+        by_query = p_query * (slope - (p_query * slope).sum(-1, keepdim=True))
+        by_logits = torch.cat([support_weight / n * (p_support - of_class), by_query], 1)
+        total = by_logits.sum(1)[..., None]
+        return self.temperature * (by_logits.mT @ features - total * weight)
 
 
-def entropy(log_p: Tensor, alpha: float) -> Tensor:
-    """Compute the Tsallis entropy of order alpha; the Shannon entropy, in nats, for alpha = 1.
+def entropy_slope(log_p: Tensor, alpha: float) -> Tensor:
+    """Compute the derivative of the Tsallis entropy of order alpha by each probability.
 
     Args:
         log_p: Logarithms of probabilities `(..., ways)`.
-        alpha: The order, at least 1.
+        alpha: The order, at least 1; 1 for the Shannon entropy in nats.
 
     Returns:
-        `(...)`.
+        `(..., ways)`.
     """
     if alpha == 1:
-        return -(log_p.exp() * log_p).sum(-1)
-    return (1 - (alpha * log_p).exp().sum(-1)) / (alpha - 1)
+        return -log_p - 1
+    return -alpha / (alpha - 1) * ((alpha - 1) * log_p).exp()

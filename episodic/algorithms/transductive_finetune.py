@@ -51,7 +51,7 @@ class TransductiveFineTuning(Algorithm):
     Args:
         learning_rate: Learning rate of the head.
         body_learning_rate: Learning rate of all other parameters; 0 if they stay as they are.
-        iterations: Steps of Adam for each task.
+        gradient_steps: Steps of Adam for each task.
         entropy_weight: Weight of the entropy of the query set.
         scale: Length of the normalized features, the inverse temperature of the initial cosines.
         centre: Whether to subtract the mean features of the task. Without centring and with an
@@ -63,7 +63,7 @@ class TransductiveFineTuning(Algorithm):
 
     learning_rate: PositiveFloat = 0.003
     body_learning_rate: NonNegativeFloat = 5e-5
-    iterations: Steps = 25
+    gradient_steps: Steps = 25
     entropy_weight: NonNegativeFloat = 1.0
     scale: PositiveFloat = 5.0
     centre: bool = True
@@ -141,6 +141,6 @@ class NewTransductiveHead(TransductiveFineTuning):
             start | squares, loss, update, second_order=False, adapted_names=tuple(start)
         )
         with torch.enable_grad():
-            *_, last = trajectory(inner, self.iterations)
+            *_, last = trajectory(inner, self.gradient_steps)
         with torch.no_grad():
             return outputs(last.after)[1]

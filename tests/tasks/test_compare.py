@@ -333,6 +333,24 @@ def test_code_does_not_distinguish_algorithms(protocol):
     }
 
 
+def test_transductive_inference_is_named_and_differs_from_transductive_batch_norm(protocol):
+    from dataclasses import replace
+
+    first, second = protocol.best.first, protocol.baseline.first
+    assert "transductive batch norm" in protocol.description
+    assert not any("inference" in note for note in sentences.list_ranking_notes(protocol, 20))
+    for balance, words in (({}, "balanced."), ({"query_balance": 2.0}, "(Dirichlet 2).")):
+        experiments = [
+            replace(first, config=first.config | {"transductive": True}, meta=first.meta | balance),
+            replace(second, meta=second.meta | balance),
+        ]
+        (result,) = groups.group_protocols(experiments)
+        notes = " ".join(sentences.list_ranking_notes(result, 20))
+        assert "Transductive inference: protonet uses the whole query set" in notes
+        assert notes.count("Transductive") == 1 and words in notes
+        assert ("unbalanced (Dirichlet 2)" in result.description) == bool(balance)
+
+
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])
 def test_incomparable_experiments_are_never_paired(protocol, change, tmp_path):
     from dataclasses import replace

@@ -301,6 +301,16 @@ FAULTS = [
         "train.ensemble is 6; it must be at most 5, the number of validations in 450 iterations "
         "with one every 90",
     ),
+    ({"episodes__query_balance": 0}, "episodes.query_balance is 0; it must be greater than 0"),
+    (
+        {
+            "episodes__query_balance": 2.0,
+            "dataset__name": "sinusoid",
+            "episodes__ways": 1,
+            "model__name": "mlp",
+        },
+        "episodes.query_balance is 2.0; it must be null for sinusoid, which has no classes",
+    ),
     (
         {
             "episodes__within_group": True,

@@ -75,9 +75,9 @@ CASES = {
     "ridge, leave one out": Case({"leave_one_out": True}, {"shots": 2}, 0, "ridge"),
     "simpleshot": Case(),
     "simpleshot, not centred": Case({"centre": False}, {}, 0, "simpleshot"),
-    "tim": Case({"iterations": 20}),
-    "tim, alpha": Case({"iterations": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
-    "transductive_finetune": Case({"iterations": 10}, PRETRAINING, 0),
+    "tim": Case({"gradient_steps": 20}),
+    "tim, alpha": Case({"gradient_steps": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
+    "transductive_finetune": Case({"gradient_steps": 10}, PRETRAINING, 0),
 }
 EQUIVARIANT = {
     "baseline_plus_plus",

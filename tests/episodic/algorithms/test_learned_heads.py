@@ -229,7 +229,7 @@ def test_transductive_fine_tuning_is_adam_on_both_terms(weight, centre, body_rat
     algorithm = transductive_finetune.TransductiveFineTuning(
         learning_rate=0.05,
         body_learning_rate=body_rate,
-        iterations=6,
+        gradient_steps=6,
         entropy_weight=weight,
         scale=4.0,
         centre=centre,

@@ -161,7 +161,7 @@ def plain_tim(algorithm, support, y, query):
         return (1 - (p**algorithm.alpha).sum(-1)) / (algorithm.alpha - 1)
 
     default = 0.1 if algorithm.alpha == 1 else 1.0
-    for _ in range(algorithm.iterations):
+    for _ in range(algorithm.gradient_steps):
         p = predict(query)
         loss = default * F.nll_loss(predict(support).log(), y)
         loss = loss - entropy(p.mean(0)) + default * entropy(p).mean()
@@ -181,8 +181,11 @@ PLAIN: dict[str, tuple[Algorithm, Callable]] = {
         laplacian_shot.LaplacianShot(neighbours=5, laplacian_weight=2.0, updates=3, rectify=False),
         plain_laplacian_shot,
     ),
-    "tim": (tim.TIM(iterations=30), plain_tim),
-    "alpha-tim": (tim.TIM(centre=True, alpha=2.0, iterations=30, learning_rate=1e-2), plain_tim),
+    "tim": (tim.TIM(gradient_steps=30), plain_tim),
+    "alpha-tim": (
+        tim.TIM(centre=True, alpha=2.0, gradient_steps=30, learning_rate=1e-2),
+        plain_tim,
+    ),
 }
 
 
@@ -292,33 +295,22 @@ def test_laplacian_regularization_propagates_labels():
     assert agreement(outputs(with_it, episode).argmax(-1)) > agreement(nearest) + 0.05
 
 
-def test_tim_reduces_its_loss_and_starts_at_the_class_means():
+def test_tim_starts_at_the_class_means():
     episode = gaussian_episodes(4, 2.0)
-    algorithm = tim.TIM(centre=True)
-    start = outputs(tim.TIM(centre=True, iterations=0), episode)
-    untrained = learner(algorithm)
-    theta = evaluation.adapt(untrained, parameters(algorithm), episode)
+    start = outputs(tim.TIM(centre=True, gradient_steps=0), episode)
+    untrained = learner(tim.TIM(centre=True))
+    theta = evaluation.adapt(untrained, parameters(untrained.algorithm), episode)
     torch.testing.assert_close(untrained.query_outputs(theta, episode), start)
-    method = learner(algorithm).test_variant.algorithm
-    support, query = method.normalize_features(untrained, theta, episode, "transductive")
-    weights = [
-        tim.OptimizedTIM(centre=True, iterations=steps)._optimize(
-            support, support, episode.support_y, query
-        )
-        for steps in (0, 100, 1000)
-    ]
-    losses = [method.loss(weight, support, episode.support_y, query) for weight in weights]
-    assert (losses[1] < losses[0]).all() and (losses[2] < losses[1]).all()
+    assert (outputs(tim.TIM(centre=True), episode) - start).abs().max() > 0.1
 
 
-def test_tsallis_entropy_tends_to_shannon_entropy():
-    log_p = torch.randn(3, 5, generator=random_numbers.generator(0, "p")).double().log_softmax(-1)
-    torch.testing.assert_close(
-        tim.entropy(log_p, 1 + 1e-6), tim.entropy(log_p, 1.0), rtol=0, atol=1e-5
-    )
-    uniform = torch.full((5,), 1 / 5).log()
-    assert tim.entropy(uniform, 1.0).item() == pytest.approx(np.log(5))
-    assert tim.entropy(uniform, 2.0).item() == pytest.approx(1 - 1 / 5)
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0, 7.0])
+def test_entropy_slope_is_the_derivative_of_the_entropy(alpha):
+    generator = random_numbers.generator(0, "p")
+    p = torch.rand(3, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    entropy = -(p * p.log()) if alpha == 1 else -(p**alpha) / (alpha - 1)
+    (expected,) = torch.autograd.grad(entropy.sum(), p)
+    torch.testing.assert_close(tim.entropy_slope(p.detach().log(), alpha), expected)
 
 
 # --- estimation, and models without learned parameters -----------------------------------------
