@@ -35,6 +35,8 @@ FOLDER = Path(__file__).parent
 
 MAX_REQUEST_BYTES = 8 << 20
 MAX_EXAMPLES, MAX_CLASSES = 200, 50
+INITIAL_CLASSES = 3
+"""Classes on the page at first, for a model without a number of ways."""
 MAX_MODELS = 20
 """Maximum number of adapted models in memory."""
 
@@ -218,12 +220,16 @@ def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
     style, script = (
         (FOLDER / f"demo.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js")
     )
+    is_image = config["inputs"]["kind"] == "image"
     facts = {
         "name": name,
         "kind": config["inputs"]["kind"],
         "input": config["input"],
         "inverted": bool(config["inputs"].get("inverted")),
-        "ways": config["ways"],
+        "encoder": config["inputs"].get("encoder", {}).get("name") if is_image else None,
+        "head": config.get("head"),
+        "transductive": learner.trained.learner.test_variant.algorithm.transductive,
+        "ways": config["ways"] or INITIAL_CLASSES,
         "anyWays": learner.any_ways,
         "shots": config["shots"],
         "algorithm": config["algorithm"]["name"],

@@ -1,5 +1,6 @@
 "use strict";
-const TEXT = MODEL.kind !== "image", DRAWN = !TEXT && MODEL.input[0] === 1;
+const TEXT = MODEL.kind !== "image", ENCODED = Boolean(MODEL.encoder), DRAWN = !TEXT && !ENCODED && MODEL.input[0] === 1;
+const LONGEST = 1024;  // pixels of the longer side of a photograph that is sent
 const SIDE = 280, PEN = SIDE / MODEL.input[1] * 1.9;  // similar to the stroke width of the training images
 const byId = id => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
@@ -9,7 +10,8 @@ const make = (tag, properties = {}, ...children) => {
 };
 let classes = [], model = null, requests = 0;
 
-byId("about").textContent = `Trained with ${MODEL.algorithm} on ${MODEL.dataset}. ` +
+byId("about").textContent = (MODEL.head ? `Encoder ${MODEL.encoder} with the head ${MODEL.head}. ` : `Trained with ${MODEL.algorithm} on ${MODEL.dataset}. `) +
+  (MODEL.transductive ? "It classifies better when several examples are asked together, as the API can. " : "") +
   (MODEL.anyWays ? "It adapts to any number of classes." : `It adapts to exactly ${MODEL.ways} classes.`);
 byId("how").textContent = TEXT ? "One sentence per line, a few per class."
   : DRAWN ? "Draw an example, or drop image files on a class. One example per class is enough; more are better." : "Drop a few image files on each class, or choose files.";
@@ -55,7 +57,7 @@ function files(place, label, take) {
   const field = make("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden" });
   const read = list => [...list].filter(file => file.type.startsWith("image/")).forEach(file => {
     const reader = new FileReader();
-    reader.onload = () => take(reader.result);
+    reader.onload = async () => take(ENCODED ? await shrink(reader.result) : reader.result);
     reader.readAsDataURL(file);
   });
   field.addEventListener("change", () => { read(field.files); field.value = ""; });
@@ -64,7 +66,52 @@ function files(place, label, take) {
   place.addEventListener("drop", event => { event.preventDefault(); place.classList.remove("over"); read(event.dataTransfer.files); });
   const button = make("button", { type: "button", className: "small", textContent: "Files…", onclick: () => field.click() });
   button.setAttribute("aria-label", label);
-  return [button, field];
+  return [button, field, ...camera(label, take)];
+}
+
+/* A smaller copy of a photograph, so that many fit into a request. A file that the browser cannot show is returned as it is. */
+async function shrink(url) {
+  const image = new Image();
+  image.src = url;
+  try { await image.decode(); } catch { return url; }
+  const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight);
+  return scale >= 1 ? url : copy(image, image.naturalWidth * scale, image.naturalHeight * scale);
+}
+
+function copy(source, width, height) {
+  const canvas = make("canvas", { width: Math.round(width), height: Math.round(height) });
+  canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", .95);
+}
+
+/* A button that takes photographs, where the model takes them and the browser offers a camera. */
+function camera(label, take) {
+  if (!ENCODED || !navigator.mediaDevices) return [];
+  const button = make("button", { type: "button", className: "small", textContent: "Camera…" });
+  button.setAttribute("aria-label", label.replace(/image files?/, "photograph"));
+  button.addEventListener("click", async () => {
+    const dialog = make("dialog"), video = make("video", { autoplay: true, muted: true, playsInline: true });
+    let stream = null;
+    const shoot = make("button", { type: "button", className: "main", textContent: "Take photograph", disabled: true, onclick: () => {
+      const { videoWidth: width, videoHeight: height } = video, scale = Math.min(1, LONGEST / Math.max(width, height));
+      take(copy(video, width * scale, height * scale));
+    } });
+    const close = make("button", { type: "button", textContent: "Done", onclick: () => dialog.close() });
+    const status = make("p", { className: "note" });
+    dialog.append(video, status, make("p", { className: "row" }, shoot, close));
+    dialog.addEventListener("close", () => { if (stream) stream.getTracks().forEach(track => track.stop()); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      video.srcObject = stream;
+      video.addEventListener("loadeddata", () => { shoot.disabled = false; });
+    } catch (error) {
+      status.textContent = `The camera cannot be used (${error.message}).`;
+      status.className = "error";
+    }
+  });
+  return [button];
 }
 
 function addClass() {
