@@ -1,0 +1,150 @@
+"""Photographs encoded by a pretrained network, through the stages: preset own_photos."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from stages import EVALUATE, TRAIN, run_stage, set_param
+from support import ROOT
+from test_nothing_to_train import CARD, REPORT, read_text
+
+import episodic
+from tasks import preset
+from tasks.runtime.files import read_json
+
+CLASSES, IMAGES = 20, 8
+
+
+def write_photograph(path, label: int, i: int) -> None:
+    noise = np.random.default_rng(label).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC))
+    noise = np.random.default_rng([label, i]).normal(0, 15, image.shape)
+    Image.fromarray((image + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """All stages, on features of a small encoder: Lite0 at 64 pixels."""
+    folder = tmp_path_factory.mktemp("photographs")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for label in range(CLASSES):
+        (folder / f"own/class{label:02d}").mkdir(parents=True)
+        for i in range(IMAGES):
+            write_photograph(folder / f"own/class{label:02d}/{i}.png", label, i)
+    from episodic.preprocessing.encoders.encoder import find_encoder
+    from episodic.preprocessing.encoders.importing import import_weights
+
+    source = find_encoder("efficientnet_lite0")
+    sizes = {"size": 64, "resize": 72}
+    import_weights(source, folder / "small.safetensors", "efficientnet_lite0", sizes)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    preset.apply_preset("tiny", folder / "params.yaml")
+    for key, value in {
+        "dataset.name": "image_folder",
+        "dataset.source": "own",
+        "model.name": "mlp",
+        "mlp.hidden": "[]",
+        "algorithm.name": "meta_baseline",
+        "episodes.ways": "4",
+        "episodes.queries": "4",
+        "image_folder.kind": "encoder",
+        "image_folder.path": "small.safetensors",
+    }.items():
+        set_param(folder, key, value)
+    # The stages are forked with an environment that was fixed before.
+    import stages
+
+    patch.setitem(stages.ENVIRONMENT, "XDG_CACHE_HOME", str(folder / "cache"))
+    patch.setitem(stages.ENVIRONMENT, "EPISODIC_ENCODER", str(folder))
+    patch.setenv("EPISODIC_ENCODER", str(folder))
+    run_stage(folder, "download", "--out", "raw")
+    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    run_stage(folder, "train", *TRAIN)
+    run_stage(folder, "evaluate", *EVALUATE)
+    run_stage(folder, "report", *REPORT)
+    yield folder
+    patch.undo()
+
+
+def test_photographs_become_vectors(workspace):
+    meta = read_json(workspace / "prepared/meta.json")
+    assert meta["input"] == [1280]
+    encoder = meta["inputs"]["encoder"]
+    assert (encoder["name"], encoder["license"]) == ("small", "Apache-2.0")
+    examples = np.load(workspace / "prepared/examples.npy")
+    assert examples.shape == (CLASSES * IMAGES, 1280) and examples.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(examples, axis=1), 1, atol=1e-5)
+    learner = episodic.load(workspace / "model")
+    paths = [workspace / f"own/class{label:02d}/0.png" for label in range(4)]
+    rows = [label * IMAGES for label in range(4)]
+    np.testing.assert_array_equal(learner.inputs(paths).numpy(), examples[rows])
+    assert learner.adapt(paths, list("abcd")).predict(paths).tolist() == list("abcd")
+    metrics = read_json(workspace / "metrics.json")
+    assert metrics["accuracy"] > 0.8 and "encoder_centroid" in metrics["baselines"]
+
+
+def test_reports_show_the_photographs_and_name_the_encoder(workspace):
+    thumbnails = np.load(workspace / "prepared/thumbnails.npy")
+    assert thumbnails.shape == (CLASSES * IMAGES, 3, 64, 64)
+    assert "data:image/png;base64," in (workspace / "report.html").read_text()
+    card = read_text(workspace / CARD)
+    digest = read_json(workspace / "prepared/meta.json")["inputs"]["encoder"]["digest"]
+    assert f"the pretrained encoder small (digest {digest[:12]}), whose licence is Apache-2.0" in (
+        " ".join(card.split())
+    )
+    assert "may have been trained on images of the test classes" in " ".join(card.split())
+
+
+def test_only_a_changed_photograph_is_encoded_again(workspace, monkeypatch):
+    from episodic.preprocessing.encoders import encoder
+
+    count = []
+    forward = encoder.ImageEncoder._forward
+    monkeypatch.setattr(
+        encoder.ImageEncoder,
+        "_forward",
+        lambda self, images: (count.append(len(images)), forward(self, images))[1],
+    )
+    before = np.load(workspace / "prepared/examples.npy")
+    write_photograph(workspace / "own/class03/5.png", 3, 99)
+    from tasks import download, episodes, params
+
+    monkeypatch.chdir(workspace)
+    settings = params.load(workspace / "params.yaml", "dataset", "episodes")
+    download.run(settings, workspace / "raw2")
+    episodes.run(settings, workspace / "raw2", workspace / "prepared2")
+    assert count == [1]
+    changed = np.load(workspace / "prepared2/examples.npy") != before
+    assert np.flatnonzero(changed.any(1)).tolist() == [3 * IMAGES + 5]
+
+
+def test_models_of_images_are_refused(workspace, tmp_path):
+    for name in ("params.yaml", "small.safetensors"):
+        (tmp_path / name).write_bytes((workspace / name).read_bytes())
+    (tmp_path / "own").symlink_to(workspace / "own")
+    set_param(tmp_path, "model.name", "conv4")
+    _, error = run_stage(tmp_path, "download", "--out", "raw", code=1)
+    assert error == (
+        "error: params.yaml: model.name is 'conv4'; it must be mlp or module for image_folder, "
+        "whose examples are vectors of numbers\n"
+    )
+    set_param(tmp_path, "image_folder.path", "missing.safetensors")
+    _, error = run_stage(tmp_path, "download", "--out", "raw", code=1)
+    assert error.startswith("error: params.yaml: missing.safetensors does not exist")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_events_tell_the_progress_of_the_encoder(workspace):
+    output, _ = run_stage(workspace, "episodes", "--raw", "raw", "--out", "prepared3")
+    event = json.loads(output.splitlines()[-1])
+    total = CLASSES * IMAGES
+    assert (event["stage"], event["what"], event["done"], event["total"]) == (
+        "episodes",
+        "images",
+        total,
+        total,
+    )
