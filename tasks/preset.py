@@ -114,6 +114,7 @@ def _assign(document: Any, values: dict[str, Any], path: str, changes: list[str]
             changes.append(f"{where}: {document.get(key)} -> {value}")
             if isinstance(value, list) and isinstance(document.get(key), list):
                 document[key][:] = value
+                document[key].fa.set_flow_style()  # an empty list has no style of its own
             else:
                 document[key] = value
 

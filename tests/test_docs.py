@@ -72,6 +72,7 @@ def test_commands_exist(page):
     named = set(re.findall(r"tasks\.preset (\w+)", text))
     assert named <= {"default", *preset.list_presets()}
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"(?:^|`)episodic ([a-z]+)\b", text, re.M)) <= commands
     for test in set(re.findall(r"tests/[\w/]+(?:\.py)?", text)):
         assert (ROOT / test).exists(), test

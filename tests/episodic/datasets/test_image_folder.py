@@ -60,7 +60,7 @@ def test_pixels_equal_those_of_the_preprocessor(tmp_path):
     source = drawn(tmp_path / "images", ["a", "b", "c"])
     for config in (ImageFolder(size=8, inverted=True), ImageFolder(size=9, colour=True)):
         result = prepare(source, tmp_path / f"raw{config.size}", config)
-        inputs = ImagePreprocessor(config.input, config.inverted)
+        inputs = ImagePreprocessor(config.image_shape, config.inverted)
         files = [
             path for name in result.classes for path in inputs.examples_in_folder(source / name)
         ]

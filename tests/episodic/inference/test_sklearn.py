@@ -50,7 +50,13 @@ def test_classifier_equals_the_adapted_model(model, data):
     assert (
         clone(classifier).get_params()
         == classifier.get_params()
-        == {"model": str(model), "steps": None, "device": "cpu"}
+        == {
+            "model": str(model),
+            "steps": None,
+            "device": "cpu",
+            "encoder": None,
+            "head": "nearest_mean",
+        }
     )
 
 

@@ -98,7 +98,7 @@ def test_all_unreadable_images_are_listed(tmp_path):
 def test_decompression_bombs_are_rejected():
     bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 200_000
-    with pytest.raises(InputError, match=r"20000 x 20000 pixels|cannot be read as an image"):
+    with pytest.raises(InputError, match="too many pixels: an image may have at most"):
         decode_image(bomb, GREY, False)
 
 
