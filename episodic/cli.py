@@ -501,11 +501,7 @@ def load_learner(model: Path | None, encoder: str | None, head: str, device: str
 
     if model is None:
         return pretrained.from_encoder(encoder or "", head, device)
-    if encoder is not None:
-        learner = few_shot.load(model, device, encoder)
-    else:
-        learner = few_shot.load(model, device)
-    return require_classifier(learner, model)
+    return require_classifier(few_shot.load(model, device, encoder), model)
 
 
 def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
