@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,12 +57,22 @@ class EfficientNetLite0(nn.Module):
             x = block(x)
         return torch.mean(self.head(x), (2, 3))
 
+    def prepare_inference(self) -> Callable[[Tensor], Tensor]:
+        """Return the same function for inference on the CPU, about twice as fast.
+
+        oneDNN computes each convolution together with its activation, from weights that are
+        stored in its own order. Without oneDNN, as on Apple processors, the network itself is
+        returned.
+        """
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return self
+        return _OneDNNInference(self)
+
     def fuse(self) -> None:
         """Merge batch norm into the convolutions, which makes inference faster."""
         for module in self.modules():
-            if isinstance(module, _ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
-                module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-                module.norm = nn.Identity()
+            if isinstance(module, _ConvNorm):
+                module.conv, module.norm = module.fused_convolution(), nn.Identity()
 
 
 class _ConvNorm(nn.Module):
@@ -82,22 +94,29 @@ class _ConvNorm(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=EPSILON)
         self.activation = activation
 
+    def fused_convolution(self) -> nn.Conv2d:
+        if isinstance(self.norm, nn.BatchNorm2d):
+            return fuse_conv_bn_eval(self.conv, self.norm)
+        return self.conv
+
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         if stride == 1:
             x = self.conv(x)
         else:
-            # TensorFlow pads less at the start than at the end if the padding is odd.
-            pads = [_same_padding(size, kernel, stride) for size in (x.shape[3], x.shape[2])]
-            x = F.pad(x, [pad for before_after in pads for pad in before_after])
+            x = _pad_strided(x, kernel, stride)
             x = F.conv2d(x, self.conv.weight, self.conv.bias, stride, 0, 1, self.conv.groups)
         x = self.norm(x)
         return F.relu6(x) if self.activation else x
 
 
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+def _pad_strided(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Pad like TensorFlow: less at the start than at the end if the padding is odd."""
+    pads = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)
 
 
 class _Block(nn.Module):
@@ -114,6 +133,51 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
+
+
+class _OneDNNInference:
+    """An `EfficientNetLite0` whose convolutions are called in oneDNN directly."""
+
+    def __init__(self, network: EfficientNetLite0) -> None:
+        self.stem = _OneDNNConvolution(network.stem)
+        self.head = _OneDNNConvolution(network.head)
+        self.blocks = []
+        for block in network.blocks:
+            layers = (block.expand, block.depthwise, block.project)
+            convolutions = [_OneDNNConvolution(x) for x in layers if isinstance(x, _ConvNorm)]
+            self.blocks.append((convolutions, block.residual))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for convolutions, residual in self.blocks:
+            y = x
+            for convolution in convolutions:
+                y = convolution(y)
+            x = y.add_(x) if residual else y
+        return torch.mean(self.head(x), (2, 3))
+
+
+class _OneDNNConvolution:
+    def __init__(self, layer: _ConvNorm) -> None:
+        conv = layer.fused_convolution()
+        self.kernel, self.stride = conv.kernel_size[0], conv.stride[0]
+        pad = self.kernel // 2 if self.stride == 1 else 0
+        self.geometry = ([pad] * 2, [self.stride] * 2, [1] * 2, conv.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            conv.weight.detach(), *self.geometry
+        )
+        assert conv.bias is not None
+        self.bias = conv.bias.detach()
+        # oneDNN calls ReLU6 a hard tanh between these bounds.
+        self.activation = ("hardtanh", [0.0, 6.0]) if layer.activation else ("none", [])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.stride > 1:
+            x = _pad_strided(x, self.kernel, self.stride)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *self.geometry, *self.activation, ""
+        )
+        return y
 
 
 RENAMES = {

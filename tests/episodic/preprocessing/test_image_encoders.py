@@ -78,10 +78,20 @@ def test_lite0_equals_the_published_implementation(published_weights):
     with torch.inference_mode():
         expected = reference.eval().extract_features(x).mean((2, 3))
         actual = network.eval()(x)
+        inference = network.prepare_inference()(x)
         network.fuse()
         fused = network(x)
+        inference_of_fused = network.prepare_inference()(x)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(fused, expected, rtol=1e-5, atol=3e-5)
+    for merged in (inference, fused, inference_of_fused):
+        torch.testing.assert_close(merged, expected, rtol=1e-5, atol=3e-5)
+
+
+def test_without_onednn_the_network_itself_is_used(monkeypatch):
+    network = EfficientNetLite0().eval()
+    assert network.prepare_inference() is not network
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert network.prepare_inference() is network
 
 
 def test_the_usual_preprocessing_is_that_of_timm():
