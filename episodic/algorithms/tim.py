@@ -111,26 +111,27 @@ class OptimizedTIM(TIM):
         self, weight: Tensor, support: Tensor, support_y: Tensor, query: Tensor
     ) -> Tensor:
         """Minimize the loss of each task by Adam, elementwise, so tasks do not interact."""
+        features = torch.cat([support, query], 1)
+        of_class = F.one_hot(support_y, weight.shape[1]).to(weight.dtype)
         mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
         beta1, beta2, eps = ADAM.values()
         for step in range(1, self.gradient_steps + 1):
-            gradient = self.gradient(weight, support, support_y, query)
-            mean = torch.lerp(gradient, mean, beta1)
-            square = torch.lerp(gradient.square(), square, beta2)
-            deviation = (square / (1 - beta2**step)).sqrt() + eps
-            weight = weight - self.learning_rate / (1 - beta1**step) * mean / deviation
+            gradient = self.gradient(weight, features, of_class)
+            mean.lerp_(gradient, 1 - beta1)
+            square.lerp_(gradient.square_(), 1 - beta2)
+            deviation = square.div(1 - beta2**step).sqrt_().add_(eps)
+            weight = weight.addcdiv(mean, deviation, value=-self.learning_rate / (1 - beta1**step))
         return weight
 
-    def gradient(self, weight: Tensor, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
+    def gradient(self, weight: Tensor, features: Tensor, of_class: Tensor) -> Tensor:
         """Compute the gradient of the loss with respect to the classifier, in closed form.
 
         It is several times faster than automatic differentiation, which is dominated by overhead.
 
         Args:
             weight: The classifier `(tasks, ways, width)`.
-            support: Normalized features `(tasks, n, width)`.
-            support_y: Labels, int64 `(tasks, n)`.
-            query: Normalized features `(tasks, m, width)`.
+            features: Normalized features, the n support examples first, `(tasks, n + m, width)`.
+            of_class: 1 for the class of each support example and 0 otherwise, `(tasks, n, ways)`.
 
         Returns:
             `(tasks, ways, width)`.
@@ -140,10 +141,9 @@ class OptimizedTIM(TIM):
             default if value is None else value
             for value in (self.support_weight, self.conditional_weight)
         )
-        n, m = support.shape[1], query.shape[1]
-        features = torch.cat([support, query], 1)
+        n, m = of_class.shape[1], features.shape[1] - of_class.shape[1]
         log_p = self.logits(features, weight).log_softmax(-1)
-        p, of_class = log_p.exp(), F.one_hot(support_y, weight.shape[1])
+        p = log_p.exp()
         p_support, p_query = p[:, :n], p[:, n:]
         marginal = p_query.mean(1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
         # Derivatives of the loss by p of the queries, and from there by their logits.

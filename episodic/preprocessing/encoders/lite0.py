@@ -166,8 +166,7 @@ class _OneDNNConvolution:
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
             conv.weight.detach(), *self.geometry
         )
-        assert conv.bias is not None
-        self.bias = conv.bias.detach()
+        self.bias = conv.bias
         # oneDNN calls ReLU6 a hard tanh between these bounds.
         self.activation = ("hardtanh", [0.0, 6.0]) if layer.activation else ("none", [])
 
