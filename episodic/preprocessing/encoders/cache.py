@@ -26,13 +26,16 @@ MAX_VARIABLES = 500
 WAIT_SECONDS = 60.0
 """How long to wait for another process that writes."""
 
+VERSION = 2
+"""To be raised when features are computed in a way that rounds differently."""
+
 
 class FeatureCache:
     """Features of single images in a SQLite file.
 
-    The file is `features/DIGEST-VERSION.sqlite` in the cache folder. Its name contains the version
-    of torch and the vector instructions of the processor, because features depend on both in the
-    last digits.
+    The file is `features/DIGEST-VERSIONS.sqlite` in the cache folder. Its name contains `VERSION`,
+    the version of torch and the vector instructions of the processor, because features depend on
+    them in the last digits.
 
     Args:
         digest: Digest of the encoder.
@@ -41,7 +44,7 @@ class FeatureCache:
 
     def __init__(self, digest: str, width: int) -> None:
         capability = torch.backends.cpu.get_cpu_capability().replace(" ", "")
-        name = f"{digest[:16]}-{torch.__version__}-{capability}.sqlite"
+        name = f"{digest[:16]}-{VERSION}-{torch.__version__}-{capability}.sqlite"
         self.path = cache_folder() / "features" / name
         self.width = width
         self.path.parent.mkdir(parents=True, exist_ok=True)
