@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from episodic.core.cores import count_cores
 from episodic.preprocessing.base import InputError, require_sequence, shorten_errors
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError
 from episodic.preprocessing.encoders.encoder import (
@@ -160,7 +161,7 @@ class EncodedImagePreprocessor:
             except InputError as error:
                 return error
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(count_cores()) as pool:
             results = list(pool.map(crop, images))
         pixels, errors = [], []
         for i, (image, result) in enumerate(zip(images, results, strict=True), first):
