@@ -21,7 +21,8 @@ from episodic.datasets.sources.folder import (
     require_fractions,
 )
 from episodic.preprocessing.base import InputError, shorten_errors
-from episodic.preprocessing.image import ImagePreprocessor, crop_image, decode_image
+from episodic.preprocessing.image import ImagePreprocessor
+from episodic.preprocessing.images.reading import crop_image, decode_image
 
 __all__ = ["ImageFolder"]
 
@@ -150,4 +151,4 @@ class ImageFolder(PhotoDataset):
                 f"dataset.source is {source}; it must be a folder with one folder of images per "
                 "class"
             )
-        return read_folders(source, ImagePreprocessor(self.image_shape, self.inverted))
+        return read_folders(source, ImagePreprocessor())
