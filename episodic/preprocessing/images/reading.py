@@ -15,6 +15,7 @@ from torch import Tensor
 
 from episodic.core.cores import count_cores
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.data.storage import BLOCK
 from episodic.preprocessing.base import InputError, shorten_errors
 from episodic.preprocessing.encoders.transform import ImageTransform
 
@@ -34,9 +35,6 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 100_000_000
 """Limits of one image. The largest phone cameras have 50 megapixels, or raw files of 200 MB."""
-
-BLOCK = 256
-"""Images that are in memory at a time."""
 
 
 def list_images(folder: Path) -> list[Path]:
