@@ -64,7 +64,7 @@ def _fixed_splits(episodes: params.Episodes) -> Iterator[tuple[str, int]]:
 
 def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
     """Write the examples, the class table and the rows of each fixed episode."""
-    storage.save_examples(folder, _encode_examples(data))
+    storage.save_examples(folder, _encode(data))
     details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Images) and data.is_encoded:
         save_thumbnails(folder / storage.THUMBNAILS, data.images)
@@ -119,10 +119,10 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 
-def _encode_examples(data: Images | Texts) -> Any:
+def _encode(data: Images | Texts) -> Any:
     """Return the examples, with a progress bar while a pretrained encoder computes them."""
     if not data.is_encoded:
-        return data.examples
+        return data.encode()
     what, total = (
         ("sentences", len(data.texts) + len(data.outside))
         if isinstance(data, Texts)

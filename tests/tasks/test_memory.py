@@ -19,7 +19,7 @@ from episodic.preprocessing.encoders.importing import import_weights
 from tasks import download, episodes, params, preset
 from tasks.runtime.files import read_json
 
-CLASSES, FEW, MANY = 16, 2 * BLOCK, 6 * BLOCK
+CLASSES, FEW, MANY = 16, BLOCK, 3 * BLOCK
 SIZE = 64
 PIXELS = 3 * SIZE * SIZE
 """Bytes of one image as the encoder expects it."""
