@@ -97,8 +97,8 @@ def info(
         )
     if ALGORITHMS[config["algorithm"]["name"]].transductive:
         facts["inference"] = "transductive: a prediction depends on the other examples of the call"
-        if (model / "README.md").exists():
-            facts["model card"] = str(model / "README.md")
+    if (model / "README.md").exists():
+        facts["model card"] = str(model / "README.md")
     for name, value in facts.items():
         print(f"{name:<12}{value}")
 
