@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 
 from episodic.core import random_numbers
 from episodic.core.config import require
 from episodic.data import sampling, storage
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
+from episodic.preprocessing.images.reading import array_to_image
 from tasks import params
 from tasks.prepared import FORMAT, add_offsets
 from tasks.runtime import stage
@@ -63,10 +64,10 @@ def _fixed_splits(episodes: params.Episodes) -> Iterator[tuple[str, int]]:
 
 def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
     """Write the examples, the class table and the rows of each fixed episode."""
-    storage.save_examples(folder, _encode_examples(data))
+    storage.save_examples(folder, _encode(data))
     details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Images) and data.is_encoded:
-        np.save(folder / storage.THUMBNAILS, make_thumbnails(data.images))
+        save_thumbnails(folder / storage.THUMBNAILS, data.images)
     if isinstance(data, Texts):
         texts = pd.DataFrame({"text": data.texts + data.outside})
         texts.to_parquet(folder / "texts.parquet", index=False)
@@ -118,10 +119,10 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 
-def _encode_examples(data: Images | Texts) -> Any:
+def _encode(data: Images | Texts) -> Any:
     """Return the examples, with a progress bar while a pretrained encoder computes them."""
     if not data.is_encoded:
-        return data.examples
+        return data.encode()
     what, total = (
         ("sentences", len(data.texts) + len(data.outside))
         if isinstance(data, Texts)
@@ -131,15 +132,16 @@ def _encode_examples(data: Images | Texts) -> Any:
         return data.encode(lambda what, done, total: progress.update(done, total))
 
 
-def make_thumbnails(images: np.ndarray) -> np.ndarray:
-    """Return small versions of images for the reports, uint8 `(N, 3, S, S)`."""
+def save_thumbnails(path: Path, images: NDArray[np.uint8]) -> None:
+    """Write small versions of images for the reports, uint8 `(N, 3, S, S)`."""
     side = min(THUMBNAIL, *images.shape[2:])
-    thumbnails = np.empty((len(images), 3, side, side), np.uint8)
-    for i, pixels in enumerate(images):
-        colour = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
-        image = Image.fromarray(np.ascontiguousarray(colour))
-        thumbnails[i] = np.asarray(image.resize((side, side))).transpose(2, 0, 1)
-    return thumbnails
+
+    def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        image = array_to_image(pixels).resize((side, side))
+        return np.asarray(image).transpose(2, 0, 1)
+
+    blocks = (np.stack([shrink(p) for p in block]) for block in storage.iterate_blocks(images))
+    storage.save_images(path, (len(images), 3, side, side), blocks)
 
 
 def _describe_groups(table: pd.DataFrame, ways: int) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from episodic.core.model import ExampleKind
+    from episodic.data.storage import SparseRows
     from episodic.preprocessing.text import TextFeatures
 
 __all__ = [
@@ -259,8 +260,8 @@ class Images:
         """Whether examples are computed by a pretrained encoder."""
         return self.features.kind == "encoder"
 
-    def encode(self, progress: ProgressCallback) -> Any:
-        """Compute the examples, row by row.
+    def encode(self, progress: ProgressCallback = no_progress) -> NDArray[np.uint8] | Tensor:
+        """Return the examples, row by row: the images, or their features.
 
         Args:
             progress: Called with the progress of an image encoder.
@@ -268,11 +269,6 @@ class Images:
         if not self.is_encoded:
             return self.images
         return self.features.encode(self.images, self.cropped, progress)
-
-    @property
-    def examples(self) -> Any:
-        """The examples, row by row."""
-        return self.encode(no_progress)
 
     @property
     def input(self) -> tuple[int, ...]:
@@ -320,12 +316,7 @@ class Texts:
             [text for text, split in zip(self.texts, splits, strict=True) if split == "train"]
         )
 
-    @property
-    def examples(self) -> Any:
-        """The examples of all sentences, those outside of all classes last."""
-        return self.encode(no_progress)
-
-    def encode(self, progress: ProgressCallback) -> Any:
+    def encode(self, progress: ProgressCallback = no_progress) -> SparseRows | Tensor:
         """Compute the examples of all sentences, those outside of all classes last.
 
         Args:
@@ -335,7 +326,8 @@ class Texts:
 
         path = {"path": Path(self.features.path)} if self.features.kind == "encoder" else {}
         encoder: Any = preprocessing.build({"input": self.input, "inputs": self.inputs | path})
-        return encoder.encode(self.texts + self.outside, progress)
+        examples: SparseRows | Tensor = encoder.encode(self.texts + self.outside, progress)
+        return examples
 
     @property
     def input(self) -> tuple[int, ...]:

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
+from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path, write_json
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.data.storage import save_images
 from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.folder import (
     OwnClass,
@@ -20,8 +22,9 @@ from episodic.datasets.sources.folder import (
     read_folders,
     require_fractions,
 )
-from episodic.preprocessing.base import InputError, shorten_errors
-from episodic.preprocessing.image import ImagePreprocessor, crop_image, decode_image
+from episodic.preprocessing.base import InputError
+from episodic.preprocessing.image import ImagePreprocessor
+from episodic.preprocessing.images.reading import crop_image, decode_image, read_images
 
 __all__ = ["ImageFolder"]
 
@@ -100,23 +103,17 @@ class ImageFolder(PhotoDataset):
                 f"{source} has {len(paths):,} images, more than {MAX_BYTES >> 30} GB at this size: "
                 "choose a smaller dataset.image_folder.size"
             )
-        errors: list[str] = []
-        with atomic_path(raw / "images.npy") as draft:
-            images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
-            for row, path in enumerate(paths):
-                try:
-                    images[row] = (
-                        decode_image(path, image_shape, self.inverted)
-                        if encoder is None
-                        else crop_image(path, encoder.transform)
-                    )
-                except InputError as error:
-                    errors.append(str(error))
-                if (row + 1) % 100 == 0 or row + 1 == len(paths):
-                    progress("images", row + 1, len(paths))
-            images.flush()
-            if errors:
-                raise FetchError("\n".join(shorten_errors(errors)))
+
+        def read(path: Path) -> NDArray[np.uint8]:
+            if encoder is not None:
+                return crop_image(path, encoder.transform)
+            return decode_image(path, image_shape, self.inverted)
+
+        try:
+            with atomic_path(raw / "images.npy") as draft:
+                save_images(draft, shape, read_images(paths, read, progress))
+        except InputError as error:
+            raise FetchError(str(error)) from error
         rows = [{"class": c.name, "count": len(c.examples), "split": c.split} for c in classes]
         folder = Path(source or "").resolve().name
         write_json(raw / "classes.json", {"folder": folder, "classes": rows})
@@ -150,4 +147,4 @@ class ImageFolder(PhotoDataset):
                 f"dataset.source is {source}; it must be a folder with one folder of images per "
                 "class"
             )
-        return read_folders(source, ImagePreprocessor(self.image_shape, self.inverted))
+        return read_folders(source, ImagePreprocessor())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
+from episodic.core.cores import count_cores
 from flows import workspace
 from flows.experiments.experiment import check_sharing, is_done, push_experiments, run_experiment
 from flows.experiments.points import Changes, Point, apply_changes, read_points
@@ -156,7 +156,7 @@ def divide_cores(changes: Changes, at_once: int) -> Changes:
     """Limit each experiment to its share of the cores. Results do not depend on it."""
     if at_once == 1 or "processes" in changes:
         return changes
-    return changes | {"processes": max(1, (os.cpu_count() or 1) // at_once)}
+    return changes | {"processes": max(1, count_cores() // at_once)}
 
 
 def make_task_runner(name: RunnerName, at_once: int) -> TaskRunner[Any]:

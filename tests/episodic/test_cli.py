@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
     assert ended.stderr == ""
 
 
-def test_info_describes_the_model(workspace):
+def test_info_describes_the_model(workspace, tmp_path):
     stdout = call(workspace, "info", "run")
     for texts in (
         "protonet",
@@ -130,7 +131,10 @@ def test_info_describes_the_model(workspace):
     ):
         assert texts in stdout
     assert "adapted to  -dash, d, e, two words, ärger" in call(workspace, "info", "adapted")
-    assert "transductive" not in stdout
+    assert "transductive" not in stdout and "model card" not in stdout
+    shutil.copytree(workspace / "run", tmp_path / "run")
+    (tmp_path / "run/README.md").touch()
+    assert "model card  run/README.md" in call(tmp_path, "info", "run")
     assert call(workspace, "--version").strip() == episodic.__version__
 
 

@@ -16,7 +16,7 @@ import json
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from episodic.core.files import atomic_path
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.data.storage import save_images
 from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import ARCHIVE_ERRORS, MIRROR_VARIABLE, find_in_mirror
 
@@ -89,20 +90,17 @@ class ImageNetSubset(PhotoDataset):
                 f"{source_path} is not {name}: {len(wrong)} of its {len(classes)} classes do not "
                 f"have {least}{self.min_images} images; {wrong[0]} has {len(images[wrong[0]])}"
             )
-        total = sum(len(images[c]) for c in classes)
+        sources = [source for c in classes for source in images[c]]
+
+        def decode() -> Iterator[NDArray[np.uint8]]:
+            for row, (path, read) in enumerate(sources, 1):
+                yield _decode(read, f"{source_path}/{path}")[None]
+                if row % 100 == 0 or row == len(sources):
+                    progress("images", row, len(sources))
+
         with atomic_path(raw / "images.npy") as draft:
             # Written as it is read, since all of it may be larger than memory.
-            pixels = np.lib.format.open_memmap(
-                draft, mode="w+", dtype=np.uint8, shape=(total, 3, SIZE, SIZE)
-            )
-            row = 0
-            for name_of_class in classes:
-                for path, read in images[name_of_class]:
-                    pixels[row] = _decode(read, f"{source_path}/{path}")
-                    row += 1
-                    if row % 100 == 0 or row == total:
-                        progress("images", row, total)
-            pixels.flush()
+            save_images(draft, (len(sources), 3, SIZE, SIZE), decode())
         counts = [{"class": c, "count": len(images[c])} for c in classes]
         with atomic_path(raw / "classes.json") as draft:
             draft.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from episodic.core.cores import count_cores
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
@@ -155,11 +155,10 @@ class ImageEncoder:
 @contextmanager
 def _single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
     """Provide one worker per core, in each of which torch uses one thread."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(
-            max(1, cores or 1), initializer=torch.set_num_threads, initargs=(1,)
+            count_cores(), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             yield pool
     finally:

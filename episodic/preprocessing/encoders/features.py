@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from episodic.core.config import require
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.data.storage import iterate_blocks
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.encoder import ENCODER_FOLDER, describe_encoder, load_encoder
 from episodic.preprocessing.encoders.transform import ImageTransform
 from episodic.preprocessing.encoders.weights import EncoderDescription
+from episodic.preprocessing.images.reading import array_to_image
 
 __all__ = ["ImageFeatures"]
 
@@ -76,9 +79,15 @@ class ImageFeatures:
         """
         encoder = load_encoder(self.path)
         description = encoder.description
-        pixels = images if cropped else _CroppedImages(images, description.transform)
         cache = FeatureCache(description.digest, description.width)
-        return encoder.encode(pixels, cache, progress)
+        features = torch.empty(len(images), description.width)
+        done = 0
+        for block in iterate_blocks(images):
+            pixels = block if cropped else _CroppedImages(block, description.transform)
+            features[done : done + len(block)] = encoder.encode(pixels, cache)
+            done += len(block)
+            progress("images", done, len(images))
+        return features
 
 
 class _CroppedImages(Sequence[NDArray[np.uint8]]):
@@ -91,7 +100,4 @@ class _CroppedImages(Sequence[NDArray[np.uint8]]):
         return len(self.images)
 
     def __getitem__(self, row: Any) -> Any:
-        from PIL import Image
-
-        pixels = np.broadcast_to(self.images[row], (3, *self.images.shape[2:]))
-        return self.transform.crop(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+        return self.transform.crop(array_to_image(self.images[row]))

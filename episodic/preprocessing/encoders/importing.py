@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from episodic.core.files import cache_folder
+from episodic.core.files import cache_folder, write_text
 from episodic.preprocessing.encoders.architectures import (
     LITE0,
     Architecture,
@@ -29,7 +29,6 @@ from episodic.preprocessing.encoders.lite0 import rename_published_key
 from episodic.preprocessing.encoders.weights import (
     SUFFIX,
     EncoderDescription,
-    read_description,
     write_encoder,
 )
 
@@ -48,15 +47,18 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 def find_packaged_encoder() -> Path:
     """Return the encoder file of EfficientNet-Lite0, converting the installed weights once.
 
+    A damaged file is made again.
+
     Raises:
         EncoderError: The extra `lite0` is not installed, or its file is damaged.
     """
     path = cache_folder() / "encoders" / f"{LITE0}-{PACKAGE_SHA256[:8]}" / f"{LITE0}{SUFFIX}"
+    checksum = path.with_suffix(".sha256")
     try:
-        read_description(path)
-        return path
-    except EncoderError:
-        pass  # missing, or damaged: it is made again
+        if checksum.read_bytes() == compute_file_digest(path).encode():
+            return path
+    except OSError:
+        pass  # not made yet
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
         raise EncoderError(
@@ -75,6 +77,7 @@ def find_packaged_encoder() -> Path:
             "lite0 again"
         )
     import_weights(source, path, LITE0)
+    write_text(checksum, compute_file_digest(path))
     return path
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from episodic.datasets.base import SPLITS, FetchError
 from episodic.datasets.image_folder import ImageFolder
 from episodic.datasets.sources.folder import assign_splits
-from episodic.preprocessing.image import ImagePreprocessor
+from episodic.preprocessing.image import PixelPreprocessor
 
 FRACTIONS = ImageFolder().split_fractions
 NAMES = ["-dash", "with space", "漢字", "ärger", "plain", ".hidden"]
@@ -60,7 +60,7 @@ def test_pixels_equal_those_of_the_preprocessor(tmp_path):
     source = drawn(tmp_path / "images", ["a", "b", "c"])
     for config in (ImageFolder(size=8, inverted=True), ImageFolder(size=9, colour=True)):
         result = prepare(source, tmp_path / f"raw{config.size}", config)
-        inputs = ImagePreprocessor(config.image_shape, config.inverted)
+        inputs = PixelPreprocessor(config.image_shape, config.inverted)
         files = [
             path for name in result.classes for path in inputs.examples_in_folder(source / name)
         ]

@@ -26,7 +26,7 @@ from episodic.preprocessing.encoders.features import ImageFeatures
 from episodic.preprocessing.encoders.importing import PACKAGE_FILE, import_weights
 from episodic.preprocessing.encoders.lite0 import EfficientNetLite0, rename_published_key
 from episodic.preprocessing.encoders.transform import ImageTransform
-from episodic.preprocessing.image import crop_image
+from episodic.preprocessing.images.reading import crop_image
 
 LITE0 = "efficientnet_lite0"
 

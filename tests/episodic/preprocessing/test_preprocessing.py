@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from episodic.preprocessing.base import InputError, build, read_class_folders
-from episodic.preprocessing.image import MAX_FILE_BYTES, decode_image
+from episodic.preprocessing.images.reading import MAX_FILE_BYTES, decode_image
 
 GREY, RGB = (1, 6, 8), (3, 6, 8)
 RAMP = np.linspace(0, 255, 48).round().astype(np.uint8).reshape(6, 8)
@@ -111,6 +111,7 @@ def test_arrays_are_used_as_they_are():
         (np.full((1, *GREY), np.nan), "not finite"),
         ([], "x is empty: pass at least one image"),
         ([3], "image 0: int is not an image"),
+        ([RAMP[None], RAMP], "image 1: x has shape"),
     ):
         with pytest.raises(InputError, match=message):
             inputs(wrong)

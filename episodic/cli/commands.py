@@ -1,41 +1,27 @@
-"""The command `episodic`: adapt a trained model to new classes and predict.
-
-Heavy modules are imported by the commands that need them so that `--help` is fast.
-"""
+"""The commands of models: describe, adapt, predict, evaluate, export and try them."""
 
 from __future__ import annotations
 
-import csv
-import functools
-import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from episodic.cli.app import app, fail, report_errors
+from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
+from episodic.cli.predictions import format_predictions
+from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
 from episodic.inference.heads import DEFAULT_HEAD, HEADS
 
 if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
-    from episodic.preprocessing.base import Preprocessor
-    from episodic.preprocessing.encoders.weights import EncoderDescription
 
-__all__ = ["app"]
-
-app = typer.Typer(
-    name="episodic",
-    help="Adapt a few-shot model to new classes from a few examples per class, and predict. The"
-    " model is one that the pipeline trained (models/run), or a pretrained image encoder"
-    " (--encoder efficientnet_lite0).",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["adapt", "demo", "evaluate", "export", "info", "predict"]
 
 Model = Annotated[
     Path, typer.Argument(help="folder of a trained model, such as models/run", show_default=False)
@@ -66,50 +52,6 @@ AdaptedFolder = Annotated[
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, mps, or auto (cuda if available, otherwise cpu)")
 ]
-P = ParamSpec("P")
-
-STDIN = "-"
-IMAGES_AT_ONCE = 32
-"""Images that are read between two updates of the progress bar."""
-
-
-def report_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print the message of a `UserError` and exit with code 1."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except UserError as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader has closed the pipe, as with `| head`
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-
-    return run
-
-
-def fail(message: str) -> NoReturn:
-    """Print an error and exit with code 1."""
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-@app.callback(invoke_without_command=True)
-def print_version(
-    version: Annotated[
-        bool, typer.Option("--version", help="print the version and exit", is_eager=True)
-    ] = False,
-) -> None:
-    """Print the version if `--version` is given."""
-    if version:
-        from episodic import __version__
-
-        print(__version__)
-        raise typer.Exit
 
 
 @app.command()
@@ -155,8 +97,8 @@ def info(
         )
     if ALGORITHMS[config["algorithm"]["name"]].transductive:
         facts["inference"] = "transductive: a prediction depends on the other examples of the call"
-        if (model / "README.md").exists():
-            facts["model card"] = str(model / "README.md")
+    if (model / "README.md").exists():
+        facts["model card"] = str(model / "README.md")
     for name, value in facts.items():
         print(f"{name:<12}{value}")
 
@@ -380,103 +322,6 @@ def demo(
     serve(learner, name, host, port, browser)
 
 
-encoder_app = typer.Typer(help="Import and describe image encoders.", no_args_is_help=True)
-app.add_typer(encoder_app, name="encoder")
-
-
-@encoder_app.command("import")
-@report_errors
-def import_encoder(
-    weights: Annotated[
-        Path,
-        typer.Argument(
-            help="published weights: a torch file (*.pth) or a safetensors file",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="file to write, *.safetensors", show_default=False),
-    ],
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="torchvision/NAME, timm/NAME or efficientnet_lite0 (default: recognized by the"
-            " name of an official file, or by timm's config.json next to it)",
-            show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="pixels of the central crop (default: usual)", show_default=False),
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            help="pixels of the shorter side before the crop (default: usual)", show_default=False
-        ),
-    ] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="bilinear or bicubic (default: usual)", show_default=False)
-    ] = None,
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="mean of each channel, from 0 to 1 (default: usual)", show_default=False),
-    ] = None,
-    std: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="standard deviation of each channel", show_default=False),
-    ] = None,
-    license: Annotated[
-        str | None, typer.Option(help="licence of the weights (default: usual)", show_default=False)
-    ] = None,
-) -> None:
-    """Convert published weights to an encoder file, without running code of the file."""
-    from episodic.preprocessing.encoders.importing import import_weights
-
-    changes = {
-        "size": size,
-        "resize": resize,
-        "interpolation": interpolation,
-        "mean": mean,
-        "std": std,
-    }
-    chosen = {key: value for key, value in changes.items() if value is not None}
-    print_encoder(import_weights(weights, out, architecture, chosen, license), out)
-
-
-@encoder_app.command("info")
-@report_errors
-def describe_encoder(
-    encoder: Annotated[
-        str, typer.Argument(help="efficientnet_lite0, or an encoder file", show_default=False)
-    ],
-) -> None:
-    """Describe an encoder: architecture, preprocessing, licence and digest."""
-    from episodic.preprocessing.encoders.encoder import find_encoder
-    from episodic.preprocessing.encoders.weights import read_description
-
-    path = find_encoder(encoder)
-    print_encoder(read_description(path), path)
-
-
-def print_encoder(description: EncoderDescription, path: Path) -> None:
-    """Print the facts of an encoder, one per line."""
-    transform = description.transform
-    facts = {
-        "file": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
-        "architecture": description.architecture,
-        "features": f"{description.width:,}",
-        "images": f"shorter side {transform.resize} ({transform.interpolation}), central crop"
-        f" {transform.size}",
-        "mean, std": f"{transform.mean}, {transform.std}",
-        "licence": description.license,
-        "digest": description.digest,
-    }
-    for name, value in facts.items():
-        print(f"{name:<14}{value}")
-
-
 def split_arguments(
     folders: Sequence[Path], encoder: str | None, name: str
 ) -> tuple[Path | None, Path]:
@@ -514,95 +359,6 @@ def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
     return learner
 
 
-def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
-    """Read examples and labels from a folder with one subfolder per class or from a table.
-
-    Raises:
-        InputError: Examples cannot be read. The message has one line per error.
-    """
-    from episodic.preprocessing.base import read_class_folders
-
-    if inputs.example_name == "sentence" and (str(path) == STDIN or path.is_file()):
-        from episodic.preprocessing.sentences.files import read_table
-
-        rows = read_table(None if str(path) == STDIN else path)
-        return [row["text"] for row in rows], [row["label"] for row in rows]
-    by_class = read_class_folders(path, inputs)
-    return [example for examples in by_class.values() for example in examples], [
-        name for name, examples in by_class.items() for _ in examples
-    ]
-
-
-def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
-    """List the examples of files and folders; `-` reads names or sentences from standard input."""
-    for name in names:
-        if name == STDIN:
-            lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
-            if inputs.example_name == "sentence":
-                yield from lines
-                continue
-        else:
-            lines = [name]
-        for path in map(Path, lines):
-            if not path.is_dir():
-                yield from inputs.examples_in_file(path)
-                continue
-            for folder in [path, *sorted(p for p in path.rglob("*") if p.is_dir())]:
-                yield from inputs.examples_in_folder(folder)
-
-
-def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
-    """Preprocess examples, with a progress bar for many images.
-
-    Raises:
-        InputError: Examples cannot be read. The message has one line per error.
-    """
-    import torch
-
-    from episodic.preprocessing import base
-
-    if inputs.example_name != "image":
-        return inputs(examples)
-    bar, tensors, errors = ProgressBar("images"), [], []
-    for start in range(0, len(examples), IMAGES_AT_ONCE):
-        some = examples[start : start + IMAGES_AT_ONCE]
-        try:
-            tensors.append(inputs(some))
-        except base.InputError as error:
-            errors += str(error).splitlines()
-        bar(start + len(some), len(examples))
-    if errors:
-        raise base.InputError("\n".join(base.shorten_errors(errors)))
-    return torch.cat(tensors)
-
-
-class ProgressBar:
-    """A progress bar on standard error, shown only on a terminal and for long tasks.
-
-    Args:
-        description: Name of the counted items.
-        minimum: Minimum total for which the bar is shown.
-    """
-
-    def __init__(self, description: str, minimum: int = 50) -> None:
-        self.description, self.minimum = description, minimum
-        self._progress: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if total < self.minimum or not sys.stderr.isatty():
-            return
-        if self._progress is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._progress = Progress(console=Console(stderr=True), transient=True)
-            self._task = self._progress.add_task(self.description, total=total)
-            self._progress.start()
-        self._progress.update(self._task, completed=done)
-        if done >= total:
-            self._progress.stop()
-
-
 def check_replaceable(out: Path) -> None:
     """Check that a folder is empty or contains an adapted model, which may be replaced.
 
@@ -622,43 +378,3 @@ def check_replaceable(out: Path) -> None:
         f"{out} exists and is not an adapted model; choose another folder, because its content"
         " would be overwritten"
     )
-
-
-def format_predictions(
-    examples: Sequence[Any],
-    labels: Sequence[Any],
-    probabilities: Any,
-    classes: Sequence[Any],
-    form: Literal["text", "json", "csv"],
-    key: str,
-) -> Iterator[str]:
-    """Yield one line per example, in CSV after a header.
-
-    Args:
-        examples: File names or sentences.
-        labels: The predicted label of each.
-        probabilities: The class probabilities of each, `(n, classes)`.
-        classes: The labels of the columns.
-        form: The format.
-        key: Name of the column of examples: `file` or `text`.
-    """
-    rows = zip(examples, labels, probabilities, strict=True)
-    if form == "json":
-        for example, label, row in rows:
-            by_class = {str(name): round(float(p), 6) for name, p in zip(classes, row, strict=True)}
-            prediction = {key: str(example), "label": label, "probabilities": by_class}
-            yield json.dumps(prediction, ensure_ascii=False)
-    elif form == "csv":
-        yield _csv([key, "label", *classes])
-        for example, label, row in rows:
-            yield _csv([example, label, *(f"{p:.6f}" for p in row)])
-    else:
-        widths = max(map(len, map(str, examples))), max(map(len, map(str, classes)))
-        for example, label, row in rows:
-            yield f"{example!s:<{widths[0]}}  {label!s:<{widths[1]}}  {100 * max(row):5.1f} %"
-
-
-def _csv(cells: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
