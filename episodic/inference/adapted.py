@@ -113,12 +113,14 @@ class AdaptedModel:
     def _predict_outputs(self, x: Tensor) -> Tensor:
         heads = self.solve_heads()
         size = max(1, len(x)) if self.transductive else CHUNK
+        # Allocated first: results that are kept between large temporary tensors would fragment the
+        # memory, which then grows with the number of chunks.
+        outputs = torch.empty(len(x), max(1, len(self.classes_)))
         with torch.no_grad():
-            chunks = [
-                self.outputs(x[start : start + size].to(self.device), heads).cpu()
-                for start in range(0, len(x), size)
-            ]
-        return torch.cat(chunks)
+            for start in range(0, len(x), size):
+                chunk = x[start : start + size].to(self.device)
+                outputs[start : start + size] = self.outputs(chunk, heads)
+        return outputs
 
     def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Compute the outputs of the model, averaged over its members.
