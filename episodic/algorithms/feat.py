@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +13,13 @@ from episodic import ops
 from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
-from episodic.engine.learner import Algorithm, MetaLearner
+from episodic.engine.linear_head import LinearHead
 
 __all__ = ["FEAT"]
 
 
 @dataclass(frozen=True)
-class FEAT(Algorithm):
+class FEAT(LinearHead):
     """Few-shot embedding adaptation with a transformer (FEAT).
 
         P = the class means of the support features, (ways, width)
@@ -45,12 +44,6 @@ class FEAT(Algorithm):
 
     temperature: PositiveFloat = 64.0
 
-    any_ways: ClassVar[bool] = True
-    regression: ClassVar[bool] = False
-
-    def count_model_outputs(self, ways: int, classes: int) -> int:
-        return 0
-
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         width = model.width
         matrices = {
@@ -66,13 +59,6 @@ class FEAT(Algorithm):
                 "attention.shift": torch.zeros(width),
             }
         )
-
-    def query_outputs(
-        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
-    ) -> Tensor:
-        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        weight, bias = self.solve_head(theta, support, episode)
-        return query @ weight + bias
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         prototypes = ops.class_means(support, episode.support_y, episode.classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +14,9 @@ from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm, MetaLearner
+from episodic.engine.learner import MetaLearner
 from episodic.engine.leave_one_out import Choice, choose_regularization, refitted_outputs
+from episodic.engine.linear_head import LinearHead
 
 __all__ = ["MetaOptNet"]
 
@@ -31,7 +31,7 @@ MAX_STEP_FRACTION = 0.99
 
 
 @dataclass(frozen=True)
-class MetaOptNet(Algorithm):
+class MetaOptNet(LinearHead):
     """A support vector machine as the head (MetaOptNet-SVM).
 
     The head is the multi-class support vector machine of Crammer and Singer in its dual form
@@ -66,15 +66,9 @@ class MetaOptNet(Algorithm):
     scale: PositiveFloat = 5.0
     leave_one_out: bool = False
 
-    any_ways: ClassVar[bool] = True
-    regression: ClassVar[bool] = False
-
     @property
     def masks_padding(self) -> bool:
         return not self.leave_one_out
-
-    def count_model_outputs(self, ways: int, classes: int) -> int:
-        return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         return theta | {"svm.scale": torch.full((1,), self.scale)}
@@ -93,13 +87,6 @@ class MetaOptNet(Algorithm):
             )
             theta |= {"svm.c": 1 / choice.regularization, "svm.scale": choice.scale}
         return InnerLoop(theta)
-
-    def query_outputs(
-        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
-    ) -> Tensor:
-        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        weight, bias = self.solve_head(theta, support, episode)
-        return query @ weight + bias
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         y = F.one_hot(episode.support_y, episode.classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +13,15 @@ from episodic.core.config import PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.inner import InnerLoop, expand
-from episodic.engine.learner import Algorithm, MetaLearner
+from episodic.engine.learner import MetaLearner
 from episodic.engine.leave_one_out import Choice, choose_regularization, ridge_outputs
+from episodic.engine.linear_head import LinearHead
 
 __all__ = ["RidgeRegression"]
 
 
 @dataclass(frozen=True)
-class RidgeRegression(Algorithm):
+class RidgeRegression(LinearHead):
     """Ridge regression as the head, solved in closed form (R2-D2).
 
         W = X^T (X X^T + lambda I)^-1 Y     (equation 6, by Woodbury's identity)
@@ -51,15 +51,9 @@ class RidgeRegression(Algorithm):
     scale: PositiveFloat = 10.0
     leave_one_out: bool = False
 
-    any_ways: ClassVar[bool] = True
-    regression: ClassVar[bool] = False
-
     @property
     def masks_padding(self) -> bool:
         return not self.leave_one_out
-
-    def count_model_outputs(self, ways: int, classes: int) -> int:
-        return 0
 
     def init(self, theta: Params, model: Model, generator: torch.Generator) -> Params:
         start = {"log_lambda": math.log(self.regularization), "scale": self.scale, "shift": 0.0}
@@ -81,13 +75,6 @@ class RidgeRegression(Algorithm):
                 "ridge.scale": choice.scale,
             }
         return InnerLoop(theta)
-
-    def query_outputs(
-        self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
-    ) -> Tensor:
-        support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        weight, bias = self.solve_head(theta, support, episode)
-        return query @ weight + bias
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         x = _with_ones(support)
