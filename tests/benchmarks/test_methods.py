@@ -23,20 +23,16 @@ from tasks.runtime.stage import StageError
 PIPELINE = params.read_yaml(ROOT / "benchmarks/methods/dvc.yaml")["stages"]
 SETTINGS = PIPELINE["data"]["foreach"]
 
-FEATURE_HEADS = {
-    "bd_cspn",
-    "feat",
-    "laplacian_shot",
-    "logistic",
-    "meta_baseline",
-    "simpleshot",
-    "tim",
-    "transductive_finetune",
+METHODS = set(PIPELINE["train"]["matrix"]["method"])
+HEADS = {
+    point["algorithm.name"] for point in params.read_yaml(ROOT / "conf/sweeps/heads.yaml")["points"]
 }
-"""Heads for the features of a pretrained backbone, which the benchmark does not have."""
+"""Algorithms that are compared on the features of a pretrained encoder."""
 
-METHODS = set(ALGORITHMS) - {"melu"} - FEATURE_HEADS
-"""melu is maml on a network without embeddings."""
+
+def test_every_algorithm_is_compared():
+    # melu is maml on a network without embeddings.
+    assert set(ALGORITHMS) - {"melu"} == METHODS | HEADS
 
 
 def test_every_method_is_a_cell_and_every_cell_a_method():

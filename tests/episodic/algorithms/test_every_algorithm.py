@@ -79,23 +79,15 @@ CASES = {
     "tim, alpha": Case({"gradient_steps": 20, "alpha": 2.0, "centre": True}, {}, 0, "tim"),
     "transductive_finetune": Case({"gradient_steps": 10}, PRETRAINING, 0),
 }
+ORDER_DEPENDENT = {"matching_net, full context"}
+"""Cases whose predictions depend on the order of the support set."""
+
 EQUIVARIANT = {
-    "baseline_plus_plus",
-    "bd_cspn",
-    "feat",
-    "finetune",
-    "laplacian_shot",
-    "logistic",
-    "matching_net",
-    "meta_baseline",
-    "metaoptnet",
-    "protonet",
-    "ridge",
-    "simpleshot",
-    "tim",
-    "transductive_finetune",
-}
-"""Algorithms that are equivariant to label permutations."""
+    name
+    for name, case in CASES.items()
+    if ALGORITHMS[case.method or name](**case.config).test_variant.any_ways
+} - ORDER_DEPENDENT
+"""Cases that are equivariant to label permutations: no class has parameters of its own."""
 
 BASE = TrainingConfig(
     iterations=80,

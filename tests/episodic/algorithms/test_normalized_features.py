@@ -14,10 +14,11 @@ from episodic.core import random_numbers
 from episodic.core.config import ConfigError
 from episodic.core.episode import Episode
 from episodic.core.objective import Objective
+from episodic.core.registry import ALGORITHMS
 from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler, apportion
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.engine.normalized_features import CENTRE
+from episodic.engine.normalized_features import CENTRE, NormalizedFeatures
 from episodic.models import mlp
 from episodic.training import evaluation, loop
 from episodic.training.config import TrainingConfig
@@ -200,6 +201,12 @@ def test_a_batch_equals_plain_code_for_each_task(name, shots):
         support, query = normalized(algorithm, episode, task)
         expected = plain(algorithm, support, episode.support_y[task].numpy(), query)
         np.testing.assert_allclose(probabilities[task], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_every_transductive_algorithm_on_normalized_features_is_covered():
+    transductive = {name for name, algorithm in ALGORITHMS.items() if algorithm.transductive}
+    normalized = {n for n in transductive if issubclass(ALGORITHMS[n], NormalizedFeatures)}
+    assert TRANSDUCTIVE.keys() == normalized
 
 
 @pytest.mark.parametrize("name", TRANSDUCTIVE)
