@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from episodic.core.cores import count_cores
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.data.storage import BLOCK
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.importing import find_packaged_encoder
@@ -45,9 +46,6 @@ ENCODER_FOLDER = "data/encoder"
 
 BATCH_SIZE = 4
 """Images per forward pass: the fastest with one thread per pass. It changes no feature."""
-
-BLOCK = 256
-"""Images that are read, looked up in the cache and encoded at a time."""
 
 
 @dataclass(frozen=True)
