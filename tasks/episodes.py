@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from episodic.core import random_numbers
+from episodic.core.blocks import iterate_blocks, save_images
 from episodic.core.config import require
 from episodic.data import sampling, storage
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
@@ -140,8 +141,8 @@ def save_thumbnails(path: Path, images: NDArray[np.uint8]) -> None:
         image = array_to_image(pixels).resize((side, side))
         return np.asarray(image).transpose(2, 0, 1)
 
-    blocks = (np.stack([shrink(p) for p in block]) for block in storage.iterate_blocks(images))
-    storage.save_images(path, (len(images), 3, side, side), blocks)
+    blocks = (np.stack([shrink(p) for p in block]) for block in iterate_blocks(images))
+    save_images(path, (len(images), 3, side, side), blocks)
 
 
 def _describe_groups(table: pd.DataFrame, ways: int) -> str:

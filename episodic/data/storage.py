@@ -1,31 +1,26 @@
-"""Storage of examples: images in files, read and written in blocks, and sparse features."""
+"""Storage of examples: images that are read from a file on demand, and sparse features."""
 
 from __future__ import annotations
 
-import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from episodic.core.blocks import iterate_blocks, save_images
 
 __all__ = [
     "THUMBNAILS",
     "Examples",
     "SparseRows",
     "StoredImages",
-    "iterate_blocks",
     "load_examples",
     "save_examples",
-    "save_images",
 ]
-
-BLOCK = 256
-"""Images that are in memory at a time."""
 
 THUMBNAILS = "thumbnails.npy"
 """File of small images, uint8 `(N, C, H, W)`, of examples that are features of images."""
@@ -140,53 +135,6 @@ def save_examples(folder: Path, examples: np.ndarray | Tensor | SparseRows) -> N
         np.save(folder / "examples.npy", examples.numpy())
     else:
         save_images(folder / "images.npy", examples.shape, iterate_blocks(examples))
-
-
-def save_images(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Write images to an npy file, holding one block of them in memory.
-
-    Args:
-        path: The file.
-        shape: Shape of all images, `(N, C, H, W)`.
-        blocks: The images in the order of their rows, uint8 `(n, C, H, W)` each.
-
-    Raises:
-        ValueError: The blocks do not have `N` images of this shape.
-    """
-    count = 0
-    with path.open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8))}
-        np.lib.format.write_array_header_1_0(
-            file, header | {"fortran_order": False, "shape": shape}
-        )
-        for block in blocks:
-            if block.dtype != np.uint8 or block.shape[1:] != shape[1:]:
-                raise ValueError(f"a block is {block.dtype} {block.shape}, not uint8 {shape}")
-            file.write(np.ascontiguousarray(block).data)
-            count += len(block)
-    if count != shape[0]:
-        raise ValueError(f"the blocks have {count} images, not {shape[0]}")
-
-
-def iterate_blocks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Yield blocks of up to `BLOCK` rows.
-
-    The pages of a memory-mapped array count towards resident memory once they are read. Those of a
-    block are released after it.
-
-    Args:
-        images: An array `(N, ...)`, which may be memory-mapped.
-    """
-    for start in range(0, len(images), BLOCK):
-        yield images[start : start + BLOCK]
-        _release_pages(images)
-
-
-def _release_pages(images: NDArray[np.uint8]) -> None:
-    """Release the resident pages of an unmodified memory map. The next access reads the file."""
-    file = images.base
-    if isinstance(images, np.memmap) and images.mode == "r" and isinstance(file, mmap.mmap):
-        file.madvise(mmap.MADV_DONTNEED)
 
 
 def load_examples(folder: Path, input: Sequence[int], device: torch.device) -> Examples:

@@ -11,9 +11,9 @@ import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
+from episodic.core.blocks import save_images
 from episodic.core.files import atomic_path, write_json
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.data.storage import save_images
 from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.folder import (
     OwnClass,

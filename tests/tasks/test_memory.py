@@ -13,7 +13,7 @@ from stages import set_param
 from support import ROOT
 
 import episodic
-from episodic.data.storage import BLOCK
+from episodic.core.blocks import BLOCK
 from episodic.preprocessing.encoders import encoder as encoders
 from episodic.preprocessing.encoders.importing import import_weights
 from tasks import download, episodes, params, preset

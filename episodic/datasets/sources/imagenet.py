@@ -24,9 +24,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from episodic.core.blocks import save_images
 from episodic.core.files import atomic_path
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.data.storage import save_images
 from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import ARCHIVE_ERRORS, MIRROR_VARIABLE, find_in_mirror
 

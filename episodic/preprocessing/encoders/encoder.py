@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from episodic.core.blocks import BLOCK
 from episodic.core.cores import count_cores
 from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.data.storage import BLOCK
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.importing import find_packaged_encoder

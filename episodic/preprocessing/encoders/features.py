@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from episodic.core.blocks import iterate_blocks
 from episodic.core.config import require
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.data.storage import iterate_blocks
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.encoder import ENCODER_FOLDER, describe_encoder, load_encoder
 from episodic.preprocessing.encoders.transform import ImageTransform

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from episodic.core.blocks import BLOCK
 from episodic.core.cores import count_cores
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.data.storage import BLOCK
 from episodic.preprocessing.base import InputError, shorten_errors
 from episodic.preprocessing.encoders.transform import ImageTransform
 
