@@ -220,7 +220,7 @@ def test_all_broken_images_are_reported_at_once(workspace, tmp_path):
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / name / "good.png")
     assert (
         call(workspace, "adapt", "run", str(tmp_path), "-o", "x", code=1).count(
-            "is empty (0 bytes)"
+            "is empty (0 bytes): replace or remove it"
         )
         == 2
     )

@@ -313,6 +313,8 @@ def test_unreadable_images_are_listed(tmp_path):
     assert len(lines) == 5 and all(
         name in line for name, line in zip(names[1:], lines, strict=True)
     )
+    assert "(unknown format): convert it to JPEG or PNG, or remove it" in lines[0]
+    assert lines[1].endswith("replace or remove it") and "is empty (0 bytes)" in lines[2]
     assert "at most 100 million" in lines[3]
 
 
