@@ -115,6 +115,14 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
         " on what is asked together\n"
     )
     assert len(ended.stdout.splitlines()) == 50
+    one = next(path for path in sorted((workspace / "query").rglob("*")) if path.is_file())
+    note, warning = (
+        CliRunner()
+        .invoke(app, ["predict", str(tmp_path / "adapted"), str(one)])
+        .stderr.splitlines()
+    )
+    assert note.startswith("note: bd_cspn uses all examples of a call together")
+    assert warning.startswith("warning: so few examples say little about 5 classes: predict more")
     error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
     assert "predictions of bd_cspn depend on the other examples" in error
     ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])

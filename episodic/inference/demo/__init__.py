@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +34,8 @@ __all__ = ["build_app", "serve"]
 
 FOLDER = Path(__file__).parent
 
-MAX_REQUEST_BYTES = 8 << 20
+MAX_REQUEST_BYTES = 32 << 20
+"""Enough for MAX_EXAMPLES photographs, which the page makes smaller."""
 MAX_EXAMPLES, MAX_CLASSES = 200, 50
 INITIAL_CLASSES = 3
 """Classes on the page at first, for a model without a number of ways."""
@@ -152,7 +154,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             for example in examples
         ]
         with lock:
-            adapted = _report_user_errors(lambda: learner.adapt(examples, labels))
+            adapted = _report_user_errors(lambda: learner.adapt(examples, labels), labels)
             key = secrets.token_urlsafe(9)
             models[key] = adapted
             while len(models) > MAX_MODELS:
@@ -187,11 +189,18 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
     return service
 
 
-def _report_user_errors(compute: Callable[[], T]) -> T:
+def _report_user_errors(compute: Callable[[], T], labels: Sequence[str] = ()) -> T:
+    """Return the result of `compute`, or raise its error with the labels of the examples."""
     try:
         return compute()
     except UserError as error:
-        raise HTTPException(422, str(error)) from error
+
+        def name_example(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return f"example {labels[:index].count(labels[index]) + 1} of {labels[index]}: "
+
+        message = re.sub(r"(?m)^image (\d+): ", name_example, str(error)) if labels else str(error)
+        raise HTTPException(422, message) from error
 
 
 def _decode_example(learner: FewShotLearner, example: str) -> Any:
@@ -221,12 +230,15 @@ def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
         (FOLDER / f"demo.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js")
     )
     is_image = config["inputs"]["kind"] == "image"
+    encoder = config["inputs"].get("encoder") if is_image else None
     facts = {
         "name": name,
         "kind": config["inputs"]["kind"],
         "input": config["input"],
         "inverted": bool(config["inputs"].get("inverted")),
-        "encoder": config["inputs"].get("encoder", {}).get("name") if is_image else None,
+        "encoder": encoder and encoder["name"],
+        # Photographs are sent at twice the size to which the encoder resizes them.
+        "shorter": encoder and 2 * encoder["transform"]["resize"],
         "head": config.get("head"),
         "transductive": learner.trained.learner.test_variant.algorithm.transductive,
         "ways": config["ways"] or INITIAL_CLASSES,
