@@ -230,7 +230,7 @@ function showProbabilities(prediction) {
 }
 
 function showLabels(images, predictions) {
-  return make("ul", { className: "labels" }, ...predictions.map(({ label, probabilities }, i) => make("li", {}, make("img", { src: images[i], alt: "" }), make("b", { textContent: label, title: label }), make("span", { textContent: percent(probabilities[label]) }))));
+  return make("ul", { className: "labels" }, ...predictions.map(({ label, probabilities }, i) => make("li", {}, make("img", { src: images[i], alt: "" }), make("b", { textContent: label }), make("span", { textContent: percent(probabilities[label]) }))));
 }
 
 const question = (() => {
