@@ -29,6 +29,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from episodic.core.errors import UserError
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.preprocessing.image import EncodedImagePreprocessor
 
 __all__ = ["build_app", "serve"]
 
@@ -273,13 +274,15 @@ def serve(learner: FewShotLearner, name: str, host: str, port: int, browser: boo
         browser: Whether to open the page in the browser.
 
     Raises:
-        UserError: The port is not available.
+        UserError: The port is not available, or the encoder of the model is missing or damaged.
     """
     import socket
     import webbrowser
 
     import uvicorn
 
+    if isinstance(learner.inputs, EncodedImagePreprocessor):
+        _ = learner.inputs.encoder  # an encoder that cannot be loaded is reported before the page
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)

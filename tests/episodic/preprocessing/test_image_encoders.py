@@ -259,6 +259,9 @@ def test_modified_and_foreign_encoders_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(EncoderError, match="was modified"):
         encoders.load_encoder(path)
+    for command in (("encoder", "info", path), ("demo", "--encoder", path, "--no-browser")):
+        error = run_command(*command, code=1)
+        assert error.startswith(f"error: {path} was modified") and error.count("\n") == 1
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(EncoderError, match="does not describe an image encoder"):
         encoders.describe_encoder(path)
