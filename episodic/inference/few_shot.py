@@ -170,8 +170,8 @@ class FewShotLearner:
         shots = shots or self.config["shots"] or 1
         if len(classes) < ways:
             raise AdaptError(
-                f"there are {len(classes)} classes and an episode has {ways}: add classes, or use"
-                " fewer ways"
+                f"an episode has {ways} classes, and there are only {len(classes)}: add classes,"
+                " or use fewer ways"
             )
         too_small = [
             f"{label!r} has {count}"

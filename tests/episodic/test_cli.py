@@ -211,7 +211,10 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
         (("predict", "adapted", "a.png", "run/config.json"), "a.png cannot be read: No such file"),
         (("predict", "adapted", "run"), "there are no examples to predict"),
         (("predict", "adapted", "query", "--json", "--csv"), "are mutually exclusive"),
-        (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
+        (
+            ("evaluate", "run", "query", "--ways", "6"),
+            "an episode has 6 classes, and there are only 5",
+        ),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
         (("info", "query"), "contains no trained model"),
     ):
