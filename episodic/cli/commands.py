@@ -258,6 +258,11 @@ def evaluate(
         f" {episodes} {result.ways}-way {result.shots}-shot episodes,"
         f" {result.queries} queries per class (chance: {100 / result.ways:.1f} %)"
     )
+    if result.transductive:
+        print(
+            f"transductive inference: the {result.ways * result.queries} queries of an episode are"
+            " predicted together, equally many of each class"
+        )
 
 
 @app.command()

@@ -123,6 +123,12 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
     )
     assert note.startswith("note: bd_cspn uses all examples of a call together")
     assert warning.startswith("warning: so few examples say little about 5 classes: predict more")
+    options = ("evaluate", "run", query, "--queries", "3", "--episodes", "2")
+    assert "transductive inference: the 15 queries of an episode are predicted together" in call(
+        tmp_path, *options
+    )
+    result = json.loads(call(tmp_path, *options, "--json"))
+    assert result["transductive_inference"] == {"queries": 15, "balanced": True}
     error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
     assert "predictions of bd_cspn depend on the other examples" in error
     ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])

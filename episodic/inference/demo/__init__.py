@@ -90,6 +90,9 @@ class Predictions(BaseModel):
     """The predictions, in the order of the examples."""
 
     predictions: list[Prediction]
+    transductive: bool = Field(
+        description="whether each prediction depends on the other examples of the request"
+    )
 
 
 def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
@@ -184,7 +187,8 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             predictions=[
                 Prediction(label=max(row, key=row.__getitem__), probabilities=row)
                 for row in by_class
-            ]
+            ],
+            transductive=adapted.transductive,
         )
 
     return service
