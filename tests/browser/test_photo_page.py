@@ -154,7 +154,9 @@ def test_a_transductive_head_says_that_answers_depend_on_each_other(browser, pho
         page.click("#adapt")
         expect(page.locator("#adapted")).to_contain_text("Adapted to 2 classes")
         field, note = page.locator("#question input[type=file]"), page.locator("#predictions .note")
-        field.set_input_files(photographs["blobs"][2])
+        with page.expect_response("**/predict") as response:
+            field.set_input_files(photographs["blobs"][2])
+        assert response.value.json()["transductive"] is True
         expect(note).to_have_text(re.compile("^Ask more images together, some of each class"))
         field.set_input_files([path for paths in photographs.values() for path in paths])
         expect(page.locator(".labels li b")).to_have_text(["stripes"] * 3 + ["blobs"] * 3)

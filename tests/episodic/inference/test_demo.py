@@ -62,9 +62,9 @@ def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
     adaptation = client.post("/adapt", json={"classes": support}).json()
     assert adaptation["classes"] == sorted(support) and adaptation["examples"] == 8
     asked = [p for images in drawings.values() for p in images[2:]]
-    predictions = client.post(
-        "/predict", json={"model": adaptation["model"], "examples": asked}
-    ).json()["predictions"]
+    answer = client.post("/predict", json={"model": adaptation["model"], "examples": asked}).json()
+    predictions = answer["predictions"]
+    assert answer["transductive"] is False
 
     def files(images: list[str]) -> list[bytes]:
         return [base64.b64decode(p.split(",")[1]) for p in images]
