@@ -51,6 +51,7 @@ Count = Annotated[int, Field(ge=0)]
 def train(
     preset: Preset = UNCHANGED,
     dataset: Dataset = UNCHANGED,
+    source: str = "",
     algorithm: Algorithm = UNCHANGED,
     model: Model = UNCHANGED,
     ways: Count = 0,
@@ -70,6 +71,8 @@ def train(
     Args:
         preset: Preset to start from. "unchanged" starts from params.yaml.
         dataset: Dataset. "unchanged" keeps the configured one.
+        source: Folder or file of your own data, for presets such as own_photos. Empty keeps the
+            configured one.
         algorithm: Algorithm. "unchanged" keeps the configured one.
         model: Model. "unchanged" keeps the configured one.
         ways: Classes per episode. 0 keeps the configured number.
@@ -77,7 +80,8 @@ def train(
         queries: Query examples per class at test time. 0 keeps the configured number.
         iterations: Number of outer steps. 0 keeps the configured number.
         seed: Seed of the initial weights and the training episodes. -1 keeps the configured one.
-        overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001}.
+        overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001} or
+            {"dataset.image_folder.features.path": "dino.safetensors"}.
         name: Name of the experiment. By default, it is made of the settings above.
         share: Git remote, such as origin. Results computed elsewhere are pulled from the DVC
             remote, and the experiment is pushed to both remotes.
@@ -93,6 +97,7 @@ def train(
         "train.iterations": iterations,
     }
     settings: Changes = {key: value for key, value in names.items() if value != UNCHANGED}
+    settings |= {"dataset.source": source} if source else {}
     settings |= {key: value for key, value in numbers.items() if value}
     settings |= {"train.seed": seed} if seed >= 0 else {}
     try:
@@ -150,7 +155,10 @@ def read_overrides(
 
 
 def preset_changes(name: str) -> Changes:
-    """Return all settings of a preset by dotted key, or an empty dict for "unchanged"."""
+    """Return the settings of a preset by dotted key, or an empty dict for "unchanged".
+
+    No preset knows where the user's own data is, so the configured path stays.
+    """
     if name == UNCHANGED:
         return {}
     content = params.default_params()
@@ -160,6 +168,7 @@ def preset_changes(name: str) -> Changes:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flatten(content).items()
+        if key != "dataset.source"
     }
 
 
@@ -183,5 +192,8 @@ def default_name(preset: str, settings: Changes) -> str:
     parts = [] if preset == UNCHANGED else [preset]
     for key, value in settings.items():
         last = key.rpartition(".")[2]
-        parts.append(str(value) if last == "name" else f"{last}{value}")
+        if key == "dataset.source":
+            parts.append(Path(value).name)
+        else:
+            parts.append(str(value) if last == "name" else f"{last}{value}")
     return ref_name("-".join(parts) or UNCHANGED)

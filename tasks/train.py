@@ -74,8 +74,8 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
         if is_first and learns:
             stage.emit("plan", **_describe_plan(plan, group.size))
         elif is_first:
-            estimated = " and ".join(initial) or "nothing"
-            stage.emit("nothing to train", stage="train", estimated=estimated)
+            estimated = {"estimated": " and ".join(initial)} if initial else {}
+            stage.emit("nothing to train", stage="train", **estimated)
         with (
             resume.lock_checkpoint(folder) if is_first else nullcontext() as checkpoint,
             stage.ProgressReporter(

@@ -174,11 +174,18 @@ def predict(
     if not examples:
         fail("there are no examples to predict: specify files, or a folder with files")
     if model.transductive:
+        number = f"all {len(examples)} examples" if len(examples) > 1 else "all examples of a call"
         print(
-            f"note: {model.config['algorithm']['name']} uses all {len(examples)} examples together"
-            " (transductive inference): predictions depend on what is asked together",
+            f"note: {model.config['algorithm']['name']} uses {number} together (transductive"
+            " inference): predictions depend on what is asked together",
             file=sys.stderr,
         )
+        if len(examples) < len(model.classes_):
+            print(
+                f"warning: so few examples say little about {len(model.classes_)} classes: predict"
+                " more in one call, or adapt with an inductive head such as nearest_mean",
+                file=sys.stderr,
+            )
     probabilities = model.predict_proba(encode_examples(examples, model.inputs))
     lines = format_predictions(
         examples,
@@ -251,6 +258,11 @@ def evaluate(
         f" {episodes} {result.ways}-way {result.shots}-shot episodes,"
         f" {result.queries} queries per class (chance: {100 / result.ways:.1f} %)"
     )
+    if result.transductive:
+        print(
+            f"transductive inference: the {result.ways * result.queries} queries of an episode are"
+            " predicted together, equally many of each class"
+        )
 
 
 @app.command()

@@ -86,12 +86,13 @@ def describe_encoder(
         str, typer.Argument(help="efficientnet_lite0, or an encoder file", show_default=False)
     ],
 ) -> None:
-    """Describe an encoder: architecture, preprocessing, licence and digest."""
+    """Check an encoder and describe it: architecture, preprocessing, licence and digest."""
     from episodic.preprocessing.encoders.encoder import find_encoder
-    from episodic.preprocessing.encoders.weights import read_description
+    from episodic.preprocessing.encoders.weights import read_encoder
 
     path = find_encoder(encoder)
-    print_encoder(read_description(path), path)
+    description, _ = read_encoder(path)
+    print_encoder(description, path)
 
 
 def print_encoder(description: EncoderDescription, path: Path) -> None:

@@ -170,8 +170,8 @@ class FewShotLearner:
         shots = shots or self.config["shots"] or 1
         if len(classes) < ways:
             raise AdaptError(
-                f"there are {len(classes)} classes and an episode has {ways}: add classes, or use"
-                " fewer ways"
+                f"an episode has {ways} classes, and there are only {len(classes)}: add classes,"
+                " or use fewer ways"
             )
         too_small = [
             f"{label!r} has {count}"
@@ -196,7 +196,13 @@ class FewShotLearner:
             curve = evaluation.adaptation_curve(learner, members, episode, [steps], ["inductive"])
             scores.append(curve.score["inductive"][:, 0].cpu())
             progress(end, episodes)
-        return FewShotEvaluation(torch.cat(scores).double().numpy(), ways, shots, queries)
+        return FewShotEvaluation(
+            torch.cat(scores).double().numpy(),
+            ways,
+            shots,
+            queries,
+            learner.test_variant.algorithm.transductive,
+        )
 
     def _inductive_learner(self) -> MetaLearner:
         return replace(self.trained.learner, batch_norm="inductive")
@@ -217,12 +223,14 @@ class FewShotEvaluation:
         ways: Classes per episode.
         shots: Support examples per class.
         queries: Query examples per class.
+        transductive: Whether the queries of an episode were predicted together.
     """
 
     scores: np.ndarray
     ways: int
     shots: int
     queries: int
+    transductive: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -236,7 +244,11 @@ class FewShotEvaluation:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The results as JSON-serializable values."""
+        """The results as JSON-serializable values.
+
+        If the queries were predicted together, their number is `transductive_inference.queries`.
+        """
+        together = {"queries": self.ways * self.queries, "balanced": True}
         return {
             "accuracy": self.accuracy,
             "accuracy_ci95": self.ci95,
@@ -245,7 +257,7 @@ class FewShotEvaluation:
             "shots": self.shots,
             "queries": self.queries,
             "episodes": len(self.scores),
-        }
+        } | ({"transductive_inference": together} if self.transductive else {})
 
 
 def load(

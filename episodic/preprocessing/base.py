@@ -110,13 +110,23 @@ def read_class_folders(
             "its name"
         )
     small = [
-        f"{folder / label} has {len(examples)} {name}s: a class needs at least {min_examples}"
+        f"{folder / label} has {len(examples)} {name}{'' if len(examples) == 1 else 's'}"
+        f"{_describe_other_files(folder / label, examples)}: a class needs at least {min_examples}"
         for label, examples in classes.items()
         if len(examples) < min_examples
     ]
     if small:
         raise InputError("\n".join(shorten_errors(small)))
     return classes
+
+
+def _describe_other_files(folder: Path, examples: Sequence[Any]) -> str:
+    """Name the types of the files in a folder without examples, such as `.heic`."""
+    if examples:
+        return ""
+    files = (path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    suffixes = sorted({path.suffix.lower() for path in files} - {""})
+    return f", only files of type {', '.join(suffixes)}" if suffixes else ""
 
 
 MAX_ERRORS = 20

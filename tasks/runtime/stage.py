@@ -93,7 +93,7 @@ def emit(event: str, **values: Any) -> None:
         return
     stage = f"{values.pop('stage')}: " if "stage" in values else ""
     words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-    print(f"{stage}{event}: {words}", flush=True)
+    print(f"{stage}{event}{': ' if words else ''}{words}", flush=True)
 
 
 def _wants_json() -> bool:

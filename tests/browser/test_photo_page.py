@@ -6,9 +6,11 @@ The environment variable EPISODIC_SCREENSHOTS names a folder for a screenshot.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,37 +45,48 @@ def photographs(tmp_path_factory) -> dict[str, list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    """The page; checks on teardown for console errors and external requests."""
+def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser) -> Iterator[Any]:
+    """The page with the default head."""
+    with open_page(browser) as page:
+        yield page
+
+
+@contextmanager
+def open_page(browser: Any, *options: str) -> Iterator[Any]:
+    """Open the page; check at the end for console errors and external requests."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *COMMAND, "--port", "0", "--no-browser"],
+        [sys.executable, "-m", *COMMAND, *options, "--port", "0", "--no-browser"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
     complaints: list[str] = []
+
+    def check_request(request: Any) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            complaints.append(request.url)
+
     try:
         address = process.stdout.readline().split()[0]
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA]
-            )
-            page = browser.new_page(viewport={"width": 1100, "height": 900})
-            page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on(
-                "request",
-                lambda r: (
-                    None
-                    if r.url.startswith((address, "data:", "blob:"))
-                    else complaints.append(r.url)
-                ),
-            )
-            page.goto(address)
-            yield page
-            browser.close()
+        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", check_request)
+        page.goto(address)
+        yield page
+        page.close()
     finally:
         process.terminate()
         process.wait(20)
@@ -93,14 +106,61 @@ def test_photographs_are_told_apart(page, photographs):
     sizes = page.evaluate(
         "[...document.querySelectorAll('.kept img')].map(i => [i.naturalWidth, i.naturalHeight])"
     )
-    assert sizes == [[1024, 768]] * 4, "photographs are made smaller before they are sent"
+    assert sizes == [[683, 512]] * 4, "photographs are made smaller before they are sent"
     page.click("#adapt")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 2 classes from 4 examples")
     for name, paths in photographs.items():
         page.locator("#question input[type=file]").set_input_files(paths[2])
         expect(page.locator(".prediction.best span").first).to_have_text(name)
+    assert "Answers depend" not in page.inner_text("#about"), "the head is inductive"
+    labels = page.locator(".labels li b")
+    page.locator("#question input[type=file]").set_input_files(
+        [paths[i] for i in (0, 1, 2) for paths in photographs.values()]
+    )
+    expect(labels).to_have_text([*photographs] * 3)
     if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / "demo-photographs.png"), full_page=True)
+
+
+def test_files_that_are_no_images_are_named(page, tmp_path):
+    from playwright.sync_api import expect
+
+    for name, content in (("words.jpg", b"hello"), ("empty.png", b""), ("notes.txt", b"hello")):
+        (tmp_path / name).write_bytes(content)
+    for place, message in (
+        ("#classes .class:nth-child(1)", "#adapted"),
+        ("#question", "#predictions .error"),
+    ):
+        before = page.locator(f"{place} .kept > *").count()
+        page.locator(f"{place} input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+        expect(page.locator(message)).to_have_text(
+            "Not readable as images: empty.png, notes.txt, words.jpg. Use JPEG or PNG files."
+        )
+        assert page.locator(f"{place} .kept > *").count() == before
+
+
+def test_a_transductive_head_says_that_answers_depend_on_each_other(browser, photographs):
+    from playwright.sync_api import expect
+
+    with open_page(browser, "--head", "laplacian_shot") as page:
+        assert (
+            "Answers depend on the images that are asked together (transductive inference)."
+        ) in page.inner_text("#about")
+        for i, (name, paths) in enumerate(photographs.items()):
+            card = page.locator("#classes .class").nth(i)
+            card.locator("input").first.fill(name)
+            card.locator("input[type=file]").set_input_files(paths[:2])
+        expect(page.locator(".class .kept img")).to_have_count(4)
+        page.click("#adapt")
+        expect(page.locator("#adapted")).to_contain_text("Adapted to 2 classes")
+        field, note = page.locator("#question input[type=file]"), page.locator("#predictions .note")
+        with page.expect_response("**/predict") as response:
+            field.set_input_files(photographs["blobs"][2])
+        assert response.value.json()["transductive"] is True
+        expect(note).to_have_text(re.compile("^Ask more images together, some of each class"))
+        field.set_input_files([path for paths in photographs.values() for path in paths])
+        expect(page.locator(".labels li b")).to_have_text(["stripes"] * 3 + ["blobs"] * 3)
+        expect(note).to_have_count(0)
 
 
 def test_the_camera_takes_examples(page):

@@ -115,6 +115,20 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
         " on what is asked together\n"
     )
     assert len(ended.stdout.splitlines()) == 50
+    one = next(path for path in sorted((workspace / "query").rglob("*")) if path.is_file())
+    note, warning = (
+        CliRunner()
+        .invoke(app, ["predict", str(tmp_path / "adapted"), str(one)])
+        .stderr.splitlines()
+    )
+    assert note.startswith("note: bd_cspn uses all examples of a call together")
+    assert warning.startswith("warning: so few examples say little about 5 classes: predict more")
+    options = ("evaluate", "run", query, "--queries", "3", "--episodes", "2")
+    assert "transductive inference: the 15 queries of an episode are predicted together" in call(
+        tmp_path, *options
+    )
+    result = json.loads(call(tmp_path, *options, "--json"))
+    assert result["transductive_inference"] == {"queries": 15, "balanced": True}
     error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
     assert "predictions of bd_cspn depend on the other examples" in error
     ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])
@@ -203,7 +217,10 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
         (("predict", "adapted", "a.png", "run/config.json"), "a.png cannot be read: No such file"),
         (("predict", "adapted", "run"), "there are no examples to predict"),
         (("predict", "adapted", "query", "--json", "--csv"), "are mutually exclusive"),
-        (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
+        (
+            ("evaluate", "run", "query", "--ways", "6"),
+            "an episode has 6 classes, and there are only 5",
+        ),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
         (("info", "query"), "contains no trained model"),
     ):
@@ -220,7 +237,7 @@ def test_all_broken_images_are_reported_at_once(workspace, tmp_path):
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / name / "good.png")
     assert (
         call(workspace, "adapt", "run", str(tmp_path), "-o", "x", code=1).count(
-            "is empty (0 bytes)"
+            "is empty (0 bytes): replace or remove it"
         )
         == 2
     )

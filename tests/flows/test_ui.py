@@ -163,6 +163,9 @@ def test_fields_of_the_form_become_settings(tmp_path):
         == "omniglot_fast-anil-ways5-shots5"
     )
     assert default_name(UNCHANGED, {}) == "unchanged"
+    assert "dataset.source" not in preset_changes("own_photos"), "the configured path stays"
+    settings = {"dataset.source": "/home/me/my photos", "algorithm.name": "tim"}
+    assert default_name("own_photos", settings) == "own_photos-my-photos-tim"
 
 
 def test_the_form_takes_no_whole_section_and_keys_of_an_earlier_version():

@@ -22,7 +22,7 @@ from episodic.analysis.comparison import Resamples
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.params import read_yaml
-from tasks.reports.comparison import closeup, cost, naming, pairwise, ranking, sentences
+from tasks.reports.comparison import closeup, cost, curves, naming, pairwise, ranking, sentences
 from tasks.reports.comparison import protocols as groups
 from tasks.reports.kit.trees import select_used
 from tasks.runtime.stage import StageError
@@ -349,6 +349,43 @@ def test_transductive_inference_is_named_and_differs_from_transductive_batch_nor
         assert "Transductive inference: protonet uses the whole query set" in notes
         assert notes.count("Transductive") == 1 and words in notes
         assert ("unbalanced (Dirichlet 2)" in result.description) == bool(balance)
+
+
+def test_models_without_batch_norm_have_no_mode_and_encoders_are_named(protocol):
+    first, second = protocol.best.first, protocol.baseline.first
+    inputs = {"inputs": {"kind": "image", "encoder": {"name": "mine"}}}
+
+    def drop_batch_norm(experiment):
+        table = experiment.curve
+        same = table[table["mode"] == experiment.mode]
+        other = same.assign(mode="inductive")
+        curve = pd.concat([same, other], ignore_index=True)
+        return replace(experiment, curve=curve, meta=experiment.meta | inputs)
+
+    assert first.mode == "transductive"
+    (result,) = groups.group_protocols([drop_batch_norm(first), drop_batch_norm(second)])
+    assert "batch norm" not in result.description
+    assert ", features of the pretrained encoder mine, " in result.description
+    (result,) = groups.group_protocols([drop_batch_norm(first), second])
+    assert "transductive batch norm" in result.description
+
+
+def test_what_is_not_trained_has_no_learning_curve(protocol):
+    def drop_training(configuration):
+        experiments = [
+            replace(e, validation=e.validation.head(1).assign(iteration=0))
+            for e in configuration.experiments
+        ]
+        return replace(configuration, experiments=experiments)
+
+    best, *others = protocol.configurations
+    untrained = replace(protocol, configurations=[drop_training(best), *others])
+    section = curves.build_learning_section(untrained, "")
+    spec = json.dumps(section.figures[0].spec)
+    assert '"type": "point"' in spec and '"opacity": 1' in spec, "its score is a visible point"
+    untrained = replace(protocol, configurations=[drop_training(c) for c in (best, *others)])
+    section = curves.build_learning_section(untrained, "")
+    assert section.figures == [] and "nothing to train" in section.sentence
 
 
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from stages import EVALUATE, TRAIN, run_stage, set_param
@@ -97,6 +98,23 @@ def test_reports_show_the_photographs_and_name_the_encoder(workspace):
         " ".join(card.split())
     )
     assert "may have been trained on images of the test classes" in " ".join(card.split())
+    assert "on features of the pretrained encoder small, meta-trained by " in card
+    page, shown = read_text(workspace / "report.html"), read_text(workspace / "summary/summary.md")
+    for text in (page, shown, card):
+        assert "features of the pretrained encoder small, " in text
+    assert "encoder small" in shown.splitlines()[6]
+    assert "All baselines except chance use the features of small too." in page
+    assert "--rendering: auto" in page, "photographs are smoothed when they are enlarged"
+
+
+def test_episodes_with_the_same_classes_are_not_compared_by_them(workspace):
+    """Four of the 20 classes are for test, and an episode has four."""
+    test = pd.read_parquet(workspace / "prepared/test.parquet")
+    assert len({frozenset(classes) for classes in test["classes"]}) == 1
+    page, tasks = (read_text(workspace / name) for name in ("report.html", "tasks.html"))
+    assert "All test episodes have the same 4 classes, so the accuracy on other classes" in page
+    assert "All test episodes have the same 4 classes, so episodes cannot be compared" in tasks
+    assert "quintile" not in tasks and "Map of the test episodes" not in tasks
 
 
 def test_only_a_changed_photograph_is_encoded_again(workspace, monkeypatch):

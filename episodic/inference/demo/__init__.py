@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,12 +29,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from episodic.core.errors import UserError
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.preprocessing.image import EncodedImagePreprocessor
 
 __all__ = ["build_app", "serve"]
 
 FOLDER = Path(__file__).parent
 
-MAX_REQUEST_BYTES = 8 << 20
+MAX_REQUEST_BYTES = 32 << 20
+"""Enough for MAX_EXAMPLES photographs, which the page makes smaller."""
 MAX_EXAMPLES, MAX_CLASSES = 200, 50
 INITIAL_CLASSES = 3
 """Classes on the page at first, for a model without a number of ways."""
@@ -87,6 +90,9 @@ class Predictions(BaseModel):
     """The predictions, in the order of the examples."""
 
     predictions: list[Prediction]
+    transductive: bool = Field(
+        description="whether each prediction depends on the other examples of the request"
+    )
 
 
 def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
@@ -152,7 +158,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             for example in examples
         ]
         with lock:
-            adapted = _report_user_errors(lambda: learner.adapt(examples, labels))
+            adapted = _report_user_errors(lambda: learner.adapt(examples, labels), labels)
             key = secrets.token_urlsafe(9)
             models[key] = adapted
             while len(models) > MAX_MODELS:
@@ -181,17 +187,25 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             predictions=[
                 Prediction(label=max(row, key=row.__getitem__), probabilities=row)
                 for row in by_class
-            ]
+            ],
+            transductive=adapted.transductive,
         )
 
     return service
 
 
-def _report_user_errors(compute: Callable[[], T]) -> T:
+def _report_user_errors(compute: Callable[[], T], labels: Sequence[str] = ()) -> T:
+    """Return the result of `compute`, or raise its error with the labels of the examples."""
     try:
         return compute()
     except UserError as error:
-        raise HTTPException(422, str(error)) from error
+
+        def name_example(match: re.Match[str]) -> str:
+            index = int(match[1])
+            return f"example {labels[:index].count(labels[index]) + 1} of {labels[index]}: "
+
+        message = re.sub(r"(?m)^image (\d+): ", name_example, str(error)) if labels else str(error)
+        raise HTTPException(422, message) from error
 
 
 def _decode_example(learner: FewShotLearner, example: str) -> Any:
@@ -221,12 +235,15 @@ def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
         (FOLDER / f"demo.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js")
     )
     is_image = config["inputs"]["kind"] == "image"
+    encoder = config["inputs"].get("encoder") if is_image else None
     facts = {
         "name": name,
         "kind": config["inputs"]["kind"],
         "input": config["input"],
         "inverted": bool(config["inputs"].get("inverted")),
-        "encoder": config["inputs"].get("encoder", {}).get("name") if is_image else None,
+        "encoder": encoder and encoder["name"],
+        # Photographs are sent at twice the size to which the encoder resizes them.
+        "shorter": encoder and 2 * encoder["transform"]["resize"],
         "head": config.get("head"),
         "transductive": learner.trained.learner.test_variant.algorithm.transductive,
         "ways": config["ways"] or INITIAL_CLASSES,
@@ -261,13 +278,15 @@ def serve(learner: FewShotLearner, name: str, host: str, port: int, browser: boo
         browser: Whether to open the page in the browser.
 
     Raises:
-        UserError: The port is not available.
+        UserError: The port is not available, or the encoder of the model is missing or damaged.
     """
     import socket
     import webbrowser
 
     import uvicorn
 
+    if isinstance(learner.inputs, EncodedImagePreprocessor):
+        _ = learner.inputs.encoder  # an encoder that cannot be loaded is reported before the page
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family)

@@ -1,6 +1,6 @@
 "use strict";
 const TEXT = MODEL.kind !== "image", ENCODED = Boolean(MODEL.encoder), DRAWN = !TEXT && !ENCODED && MODEL.input[0] === 1;
-const LONGEST = 1024;  // pixels of the longer side of a photograph that is sent
+const QUERIES = TEXT ? "sentences" : "images";
 const SIDE = 280, PEN = SIDE / MODEL.input[1] * 1.9;  // similar to the stroke width of the training images
 const byId = id => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
@@ -11,10 +11,15 @@ const make = (tag, properties = {}, ...children) => {
 let classes = [], model = null, requests = 0;
 
 byId("about").textContent = (MODEL.head ? `Encoder ${MODEL.encoder} with the head ${MODEL.head}. ` : `Trained with ${MODEL.algorithm} on ${MODEL.dataset}. `) +
-  (MODEL.transductive ? "It classifies better when several examples are asked together, as the API can. " : "") +
+  (MODEL.transductive ? `Answers depend on the ${QUERIES} that are asked together (transductive inference). ` : "") +
   (MODEL.anyWays ? "It adapts to any number of classes." : `It adapts to exactly ${MODEL.ways} classes.`);
 byId("how").textContent = TEXT ? "One sentence per line, a few per class."
   : DRAWN ? "Draw an example, or drop image files on a class. One example per class is enough; more are better." : "Drop a few image files on each class, or choose files.";
+if (ENCODED) {
+  document.body.classList.add("photographs");
+  byId("adapted").textContent = "A head is fitted to the encoder's features of your images. Nothing is trained.";
+  byId("ask").lastChild.textContent = " Classify new images";
+}
 byId("shapes").hidden = !DRAWN;
 byId("more").hidden = !MODEL.anyWays;
 
@@ -52,14 +57,15 @@ function drawingPad(label, changed) {
   return canvas;
 }
 
-/* Calls `take` with the data URL of each image file that is dropped on `place` or selected with the returned button. */
-function files(place, label, take) {
+/* Calls `take` with the data URLs of the image files that are dropped on `place` or selected with the returned button, and `refuse` with a sentence about other files. */
+function files(place, label, take, refuse) {
   const field = make("input", { type: "file", multiple: true, accept: "image/*", className: "visually-hidden" });
-  const read = list => [...list].filter(file => file.type.startsWith("image/")).forEach(file => {
-    const reader = new FileReader();
-    reader.onload = async () => take(ENCODED ? await shrink(reader.result) : reader.result);
-    reader.readAsDataURL(file);
-  });
+  const read = async list => {
+    const all = [...list], urls = await Promise.all(all.map(readImage)), images = urls.filter(Boolean);
+    const others = all.filter((_, i) => !urls[i]).map(file => file.name).join(", ");
+    if (images.length) take(images);
+    if (others) refuse(`Not readable as images: ${others}. Use JPEG or PNG files.`);
+  };
   field.addEventListener("change", () => { read(field.files); field.value = ""; });
   place.addEventListener("dragover", event => { event.preventDefault(); place.classList.add("over"); });
   place.addEventListener("dragleave", () => place.classList.remove("over"));
@@ -69,19 +75,24 @@ function files(place, label, take) {
   return [button, field, ...camera(label, take)];
 }
 
-/* A smaller copy of a photograph, so that many fit into a request. A file that the browser cannot show is returned as it is. */
-async function shrink(url) {
+/* The data URL of an image file, or null if the browser cannot read it. TIFF files are left to the server. */
+async function readImage(file) {
+  if (!file.type.startsWith("image/")) return null;
+  const url = await new Promise(done => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(file); });
+  if (file.type === "image/tiff") return url;
   const image = new Image();
   image.src = url;
-  try { await image.decode(); } catch { return url; }
-  const scale = LONGEST / Math.max(image.naturalWidth, image.naturalHeight);
-  return scale >= 1 ? url : copy(image, image.naturalWidth * scale, image.naturalHeight * scale);
+  try { await image.decode(); } catch { return null; }
+  return ENCODED ? shrink(image, image.naturalWidth, image.naturalHeight) : url;
 }
 
-function copy(source, width, height) {
-  const canvas = make("canvas", { width: Math.round(width), height: Math.round(height) });
+/* A smaller copy of a photograph, so that many fit into a request. */
+function shrink(source, width, height) {
+  const scale = MODEL.shorter / Math.min(width, height);
+  if (source.src && scale >= 1) return source.src;
+  const canvas = make("canvas", { width: Math.round(width * Math.min(1, scale)), height: Math.round(height * Math.min(1, scale)) });
   canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL("image/jpeg", .95);
+  return canvas.toDataURL("image/jpeg", .92);
 }
 
 /* A button that takes photographs, where the model takes them and the browser offers a camera. */
@@ -92,10 +103,7 @@ function camera(label, take) {
   button.addEventListener("click", async () => {
     const dialog = make("dialog"), video = make("video", { autoplay: true, muted: true, playsInline: true });
     let stream = null;
-    const shoot = make("button", { type: "button", className: "main", textContent: "Take photograph", disabled: true, onclick: () => {
-      const { videoWidth: width, videoHeight: height } = video, scale = Math.min(1, LONGEST / Math.max(width, height));
-      take(copy(video, width * scale, height * scale));
-    } });
+    const shoot = make("button", { type: "button", className: "main", textContent: "Take photograph", disabled: true, onclick: () => take([shrink(video, video.videoWidth, video.videoHeight)]) });
     const close = make("button", { type: "button", textContent: "Done", onclick: () => dialog.close() });
     const status = make("p", { className: "note" });
     dialog.append(video, status, make("p", { className: "row" }, shoot, close));
@@ -133,17 +141,17 @@ function addClass() {
       const button = make("button", { type: "button", title: "Remove", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: image, alt: `example ${i + 1}` }));
       return button;
     }));
-    const keep = image => { entry.kept.push(image); draw(); stale(); };
+    const keep = images => { entry.kept.push(...images); draw(); stale(); };
     const tools = make("div", { className: "tools" });
     card.append(name);
     if (DRAWN) {
       const canvas = entry.canvas = drawingPad(`drawing of class ${number}`, stale);
       tools.append(
-        make("button", { type: "button", className: "small", textContent: "Draw another", onclick: () => { if (canvas.inked) { keep(canvas.toImage()); canvas.wipe(); } } }),
+        make("button", { type: "button", className: "small", textContent: "Draw another", onclick: () => { if (canvas.inked) { keep([canvas.toImage()]); canvas.wipe(); } } }),
         make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); stale(); } }));
       card.append(canvas);
     }
-    tools.append(...files(card, `image files for class ${number}`, keep));
+    tools.append(...files(card, `image files for class ${number}`, keep, message => report(message, true)));
     card.append(shown, tools);
     entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.toImage()] : [])];
     entry.wipe = () => { entry.kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
@@ -153,9 +161,13 @@ function addClass() {
   byId("more").disabled = classes.length >= MODEL.maxClasses;
 }
 
-/* Reports that the examples have changed since the model was adapted. */
+function report(message, isError = false) {
+  Object.assign(byId("adapted"), { textContent: message, className: isError ? "error" : "" });
+}
+
+/* Reports that the examples have changed since the model was adapted, and drops an earlier error. */
 function stale() {
-  if (model) byId("adapted").textContent = "The examples have changed. Adapt again.";
+  report(model ? "The examples have changed. Adapt again." : "");
 }
 
 async function post(path, content) {
@@ -171,8 +183,7 @@ async function post(path, content) {
 }
 
 async function adapt() {
-  const status = byId("adapted"), support = {};
-  status.className = "";
+  const support = {};
   try {
     for (const entry of classes) {
       const name = entry.name.value.trim(), examples = entry.examples();
@@ -186,30 +197,40 @@ async function adapt() {
     byId("adapt").disabled = true;
     const start = performance.now(), adapted = await post("/adapt", { classes: support });
     model = adapted.model;
-    status.textContent = `Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`;
+    report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
     question.enable();
   } catch (error) {
-    status.textContent = error.message;
-    status.className = "error";
+    report(error.message, true);
   }
   byId("adapt").disabled = false;
 }
 
-async function predict(example) {
+/* Classifies examples together, and shows the probabilities of one or the labels of several. */
+async function predict(examples) {
   if (!model) return;
   const number = ++requests, place = byId("predictions");
   try {
-    const [prediction] = (await post("/predict", { model, examples: [example] })).predictions;
+    const { predictions } = await post("/predict", { model, examples });
     if (number !== requests) return;  // a later request is under way
-    const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
-      const bar = make("i");
-      bar.style.width = `${100 * p}%`;
-      return make("div", { className: name === prediction.label ? "prediction best" : "prediction" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: `${(100 * p).toFixed(1)} %` }));
-    });
-    place.replaceChildren(...rows);
+    place.replaceChildren(...(examples.length === 1 ? showProbabilities(predictions[0]) : [showLabels(examples, predictions)]));
+    if (MODEL.transductive && examples.length < Object.keys(predictions[0].probabilities).length) place.prepend(make("p", { className: "note", textContent: `Ask more ${QUERIES} together, some of each class: this method compares them with each other.` }));
   } catch (error) {
     place.replaceChildren(make("p", { className: "error", textContent: error.message }));
   }
+}
+
+const percent = p => `${(100 * p).toFixed(1)} %`;
+
+function showProbabilities(prediction) {
+  return Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
+    const bar = make("i");
+    bar.style.width = `${100 * p}%`;
+    return make("div", { className: name === prediction.label ? "prediction best" : "prediction" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: percent(p) }));
+  });
+}
+
+function showLabels(images, predictions) {
+  return make("ul", { className: "labels" }, ...predictions.map(({ label, probabilities }, i) => make("li", {}, make("img", { src: images[i], alt: "" }), make("b", { textContent: label }), make("span", { textContent: percent(probabilities[label]) }))));
 }
 
 const question = (() => {
@@ -218,21 +239,25 @@ const question = (() => {
   if (TEXT) {
     const field = make("input", { id: "sentence", placeholder: "Sentence to classify", disabled: true });
     field.setAttribute("aria-label", "sentence to classify");
-    field.addEventListener("input", () => field.value.trim() && predict(field.value.trim()));
+    field.addEventListener("input", () => field.value.trim() && predict([field.value.trim()]));
     place.append(field);
-    again = () => { field.disabled = false; if (field.value.trim()) predict(field.value.trim()); };
+    again = () => { field.disabled = false; if (field.value.trim()) predict([field.value.trim()]); };
   } else {
     const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
-    const ask = image => { again = () => predict(image); again(); };
+    const ask = images => { again = () => predict(images); again(); };
+    const refuse = message => byId("predictions").prepend(make("p", { className: "error", textContent: message }));
     if (DRAWN) {
-      const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask(canvas.toImage()); });
+      const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask([canvas.toImage()]); });
       tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
       place.append(canvas);
     }
-    tools.append(...files(place, "image file to classify", image => { shown.replaceChildren(make("img", { src: image, alt: "image to classify", width: 40 })); ask(image); }));
+    tools.append(...files(place, "image files to classify", images => {
+      shown.replaceChildren(...(images.length === 1 ? [make("img", { src: images[0], alt: "image to classify" })] : [make("p", { className: "note", textContent: `${images.length} images` })]));
+      ask(images);
+    }, refuse));
     place.append(shown, tools);
   }
-  return { enable: () => { byId("predictions").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop an image file." : "Drop an image file." })); again(); } };
+  return { enable: () => { byId("predictions").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop image files." : "Drop one image or several." })); again(); } };
 })();
 
 const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {

@@ -206,10 +206,10 @@ def _read_file(path: Path) -> bytes:
 
 
 def _decode(content: bytes, name: str, at_least: int | None) -> Image:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not content:
-        raise InputError(f"{name} is empty (0 bytes)")
+        raise InputError(f"{name} is empty (0 bytes): replace or remove it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -230,8 +230,14 @@ def _decode(content: bytes, name: str, at_least: int | None) -> Image:
             f"{name} has too many pixels: an image may have at most {MAX_PIXELS // 1_000_000} "
             "million"
         ) from None
+    except UnidentifiedImageError:  # the message names an object in memory
+        raise InputError(
+            f"{name} cannot be read as an image (unknown format): convert it to JPEG or PNG, or "
+            "remove it"
+        ) from None
     except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
         raise InputError(
-            f"{name} cannot be read as an image ({' '.join(str(error).split())})"
+            f"{name} cannot be read as an image ({' '.join(str(error).split())}): replace or "
+            "remove it"
         ) from error
     return image

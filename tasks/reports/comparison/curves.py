@@ -31,13 +31,15 @@ def build_learning_section(protocol: Protocol, suffix: str) -> ReportSection:
         _average(c, [e.validation for e in c.experiments], "iteration", protocol.score)
         for c in protocol.configurations
     ]
+    name = f"learning{suffix}"
+    if all(len(curve.data) == 1 and curve.data["x"].iloc[0] == 0 for curve in curves):
+        return ReportSection(name, "Learning curves", sentences.NOTHING_TO_TRAIN)
     choose = max if protocol.is_accuracy else min
     best = choose(curves, key=lambda curve: float(curve.data["y"].iloc[-1]))
     first, iteration, goal = _find_fastest(protocol, curves)
     sentence = sentences.describe_learning(
         protocol, best.configuration.name, first, iteration, goal
     )
-    name = f"learning{suffix}"
     figure = _draw_curves(protocol, name, curves, "iteration", ",d", sentence)
     note = (
         f"Validation {wording.name_score(protocol.score)}, mean over seeds. Hover over a line to "

@@ -25,6 +25,7 @@ from tasks.reports.comparison.naming import (
     select_effective_settings,
 )
 from tasks.reports.kit import wording
+from tasks.reports.kit.results import find_other_mode
 from tasks.runtime.stage import StageError
 
 SIGNIFICANCE = 0.05
@@ -185,17 +186,27 @@ def build_protocol_key(experiment: Experiment) -> tuple:
     return experiment.meta["data_digest"], experiment.mode, experiment.score, number
 
 
-def describe_protocol(experiment: Experiment) -> str:
-    """Describe the protocol of an experiment."""
+def describe_protocol(experiments: Sequence[Experiment]) -> str:
+    """Describe the protocol of comparable experiments.
+
+    The batch-norm mode is omitted if it changes no score, because no model has batch norm.
+    """
+    experiment = experiments[0]
     meta = experiment.meta
     if experiment.score == "mse":
         queries = wording.format_count(meta["queries"], "query", "queries")
         task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
         task = f"{meta['ways']}-way {meta['shots']}-shot, {wording.describe_queries(meta)}"
-    data = f"{meta['dataset']} ({meta['protocol']})"
-    episodes = wording.format_count(len(experiment.scores), "test episode")
-    return f"{task}, {data}, {experiment.mode} batch norm, {episodes}"
+    parts = [task, wording.describe_data(meta)]
+    if any(e.curve["mode"].nunique() == 1 or _has_batch_norm(e) for e in experiments):
+        parts.append(f"{experiment.mode} batch norm")
+    parts.append(wording.format_count(len(experiment.scores), "test episode"))
+    return ", ".join(parts)
+
+
+def _has_batch_norm(experiment: Experiment) -> bool:
+    return find_other_mode(experiment.curve, experiment.mode, experiment.score) is not None
 
 
 def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol:
@@ -224,7 +235,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
     sign = -1 if score == "accuracy" else 1
     measured.sort(key=lambda c: (sign * c.score.mean, c.name))
     return Protocol(
-        description=describe_protocol(unique[0]),
+        description=describe_protocol(unique),
         score=score,
         configurations=measured,
         baseline=base,

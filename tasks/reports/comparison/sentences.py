@@ -215,11 +215,14 @@ def describe_learning(
         goal: The goal, close to the best validation score.
     """
     near = "one point" if protocol.is_accuracy else "5 %"
+    when = f"after {format_count(iteration, 'iteration')}" if iteration else "without any training"
     return (
         f"{best} has the best final validation score. {first} is the first to come within {near} "
-        f"of the best one ({wording.choose_formatter(protocol.score)(goal)}), after "
-        f"{format_count(iteration, 'iteration')}."
+        f"of the best one ({wording.choose_formatter(protocol.score)(goal)}), {when}."
     )
+
+
+NOTHING_TO_TRAIN = "There was nothing to train: none of the parameters is learned."
 
 
 def describe_adaptation(protocol: Protocol, name: str, gain: float) -> str:

@@ -517,6 +517,11 @@ def draw_overlay(
         .otherwise(alt.value(0.9))
     )
     lines = base.mark_line(clip=True).encode(strokeWidth=width, opacity=opacity)
+    layers: list[Any] = [lines]
+    single = frame[frame.groupby("name")["x"].transform("size") == 1]
+    if len(single):  # a line through one point is invisible
+        points = alt.Chart(single).mark_point(filled=True, size=60, opacity=1, clip=True)
+        layers.append(points.encode(x=x, y=y, color=alt.Color("css_colour:N", scale=None)))
     target = (
         base.mark_point(filled=True, size=160, clip=True)
         .encode(opacity=alt.value(0), tooltip=list(tooltip))
@@ -526,7 +531,7 @@ def draw_overlay(
     named = names.encode(
         x=alt.value("width"), y=y, text="name:N", color=alt.Color("css_colour:N", scale=None)
     )
-    return alt.layer(lines, target, named)
+    return alt.layer(*layers, target, named)
 
 
 def draw_scatter(

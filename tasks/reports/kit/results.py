@@ -108,6 +108,16 @@ class Results:
         return len(self.ratings) > 0
 
     @property
+    def has_images(self) -> bool:
+        """Whether the examples are images, or features of images."""
+        return self.meta.get("inputs", {}).get("kind") == "image"
+
+    @property
+    def has_one_set_of_classes(self) -> bool:
+        """Whether all test episodes have the same classes."""
+        return len({frozenset(classes) for classes in self.test["classes"]}) == 1
+
+    @property
     def is_transductive(self) -> bool:
         """Whether a prediction depends on the other queries of the episode by the algorithm."""
         return bool(self.config.get("transductive"))
@@ -119,19 +129,29 @@ class Results:
 
     @property
     def other_mode(self) -> str | None:
-        """The mode that is not the headline's, if its scores differ.
+        """The mode that is not the headline's, if its scores differ."""
+        return find_other_mode(self.curve, self.mode, self.score)
 
-        Without batch norm both modes have the same scores.
-        """
-        scores = self.adaptation_curve(self.mode)[self.score].to_numpy()
-        for mode in sorted(set(self.curve["mode"]) - {self.mode}):
-            other = self.adaptation_curve(mode)[self.score].to_numpy()
-            if not (
-                scores.shape == other.shape
-                and np.allclose(scores, other, rtol=1e-9, atol=1e-12, equal_nan=True)
-            ):
-                return mode
-        return None
+
+def find_other_mode(curve: pd.DataFrame, mode: str, score: str) -> str | None:
+    """Find a batch-norm mode with other scores.
+
+    Without batch norm both modes have the same scores.
+
+    Args:
+        curve: Mean scores by mode and step.
+        mode: The mode of the headline.
+        score: `accuracy` or `mse`.
+    """
+    scores = curve[curve["mode"] == mode].sort_values("step")[score].to_numpy()
+    for name in sorted(set(curve["mode"]) - {mode}):
+        other = curve[curve["mode"] == name].sort_values("step")[score].to_numpy()
+        if not (
+            scores.shape == other.shape
+            and np.allclose(scores, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+        ):
+            return name
+    return None
 
 
 def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: Path) -> Results:

@@ -48,6 +48,27 @@ def describe_queries(meta: dict[str, Any]) -> str:
     return f"{queries}, unbalanced (Dirichlet {balance:g})"
 
 
+def describe_data(meta: dict[str, Any]) -> str:
+    """Describe the data: the dataset, its split, and the pretrained encoder of its examples.
+
+    Args:
+        meta: meta.json of data/prepared.
+    """
+    data = f"{meta['dataset']} ({meta['protocol']})"
+    encoder = name_encoder(meta)
+    return data if encoder is None else f"{data}, features of the pretrained encoder {encoder}"
+
+
+def name_encoder(meta: dict[str, Any]) -> str | None:
+    """Return the name of the pretrained encoder whose features the examples are; None for none.
+
+    Args:
+        meta: meta.json of data/prepared.
+    """
+    encoder = meta.get("inputs", {}).get("encoder")
+    return None if encoder is None else str(encoder["name"])
+
+
 def choose_formatter(score: str) -> Callable[[float], str]:
     """Return the function that formats values of a score: `format_percent` or `format_number`."""
     return format_percent if score == "accuracy" else format_number

@@ -34,18 +34,24 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
     algorithm, model = config["algorithm"]["name"], config["model"]["name"]
     kind = config["inputs"]["kind"]
     example, examples = EXAMPLES.get(kind, (kind, f"{kind}s"))
-    tasks, support, use = _describe_purpose(kind, regression, config, examples)
+    tasks, support, use = _describe_purpose(results, examples)
     article = "An" if model[:1] in "aeiou" or model == "mlp" else "A"
+    encoder = wording.name_encoder(meta)
+    features = f" on features of the pretrained encoder {encoder}" if encoder else ""
     data = f"{meta['dataset']} ({meta['protocol']})"
     if not regression:
         training, test = (meta["classes"].get(split, 0) for split in ("train", "test"))
         data += f", {training:,} classes for training, {test:,} for test"
     return {
         "title": f"{algorithm} for {headline.title}",
-        "what": f"{article} {model} model with {config.get('parameters', 0):,} parameters, "
+        "what": f"{article} {model} model with "
+        f"{wording.format_count(config.get('parameters', 0), 'parameter')}{features}, "
         f"{'meta-trained by' if results.was_trained else 'used by'} {algorithm} to adapt to new "
         f"{tasks}.",
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
+        "needs": "the encoder is found by its name; see Limits"
+        if encoder
+        else "self-contained; no data, DVC or Prefect needed",
         "regression": regression,
         "support": support,
         "measured": f"on {wording.format_count(int(results.metrics['episodes']), 'test episode')}",
@@ -79,11 +85,10 @@ def _describe_training(results: Results) -> str:
     )
 
 
-def _describe_purpose(
-    kind: str, regression: bool, config: dict[str, Any], examples: str
-) -> tuple[str, str, str]:
+def _describe_purpose(results: Results, examples: str) -> tuple[str, str, str]:
     """Return the tasks that the model adapts to, the arguments of `adapt`, and the use."""
-    shots = config["shots"]
+    config = results.config
+    kind, shots = config["inputs"]["kind"], config["shots"]
     if kind == "ratings":
         ratings = f"{wording.format_count(shots, 'rating')} or fewer"
         use = (
@@ -91,16 +96,18 @@ def _describe_purpose(
             "that the model was trained on."
         )
         return f"users from {ratings}", "names of items, and a rating for each", use
-    if regression:
+    if results.kind == "regression":
         use = (
             "Fitting a curve of the family that the model was trained on to "
             f"{wording.format_count(shots, 'point')} or a few more."
         )
         return f"curves from {wording.format_count(shots, 'example')}", "points (x, y)", use
     per_class = f"{wording.format_count(shots, 'example')} per class"
+    similar = "those of training" if results.was_trained else "the test classes"
     use = (
-        f"Distinguishing a few new classes of {examples} ({config['ways']} in training) from "
-        f"{per_class}, for classes similar to those of training."
+        f"Distinguishing a few new classes of {examples} ({config['ways']} in "
+        f"{'training' if results.was_trained else 'each test episode'}) from {per_class}, for "
+        f"classes similar to {similar}."
     )
     return (
         f"classes of {examples} from {per_class}",
@@ -140,10 +147,17 @@ def _list_scores(results: Results) -> list[tuple[str, str]]:
 
 def _list_limits(results: Results, example: str) -> list[str]:
     config = results.config
-    limits = [
-        f"It was trained only on {results.meta['dataset']}. On other kinds of data it may be no "
-        "better than its baselines."
-    ]
+    limits = []
+    if results.was_trained:
+        limits.append(
+            f"It was trained only on {results.meta['dataset']}. On other kinds of data it may be "
+            "no better than its baselines."
+        )
+    elif "encoder" in config["inputs"]:
+        limits.append(
+            "Only its encoder was trained. On examples unlike those of the encoder's training it "
+            "may be no better than its baselines."
+        )
     if results.is_transductive:
         limits.append(sentences.describe_transductive_inference(results.meta))
         limits.append(

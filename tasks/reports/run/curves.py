@@ -112,7 +112,8 @@ def _thin(history: pd.DataFrame) -> pd.DataFrame:
 def build_adaptation_section(results: Results) -> ReportSection:
     """Build the section with the score after each number of inner steps."""
     if not results.adapts:
-        return ReportSection("adaptation", "Adaptation curve", sentences.NO_INNER_STEPS)
+        sentence = sentences.describe_missing_steps(results.is_transductive)
+        return ReportSection("adaptation", "Adaptation curve", sentence)
     modes = {results.mode: "model"} | ({results.other_mode: "other"} if results.other_mode else {})
     curves = {mode: results.adaptation_curve(mode) for mode in modes}
     sentence = sentences.describe_adaptation(

@@ -24,6 +24,9 @@ from tasks.reports.run.facts import measure_difficulty
 
 def build_difficulty_section(results: Results) -> ReportSection:
     """Build the section with the score of an episode by a property of its task."""
+    if results.kind == "classification" and results.has_one_set_of_classes:
+        sentence = sentences.describe_only_classes(results.meta["ways"])
+        return ReportSection("difficulty", "Episode difficulty", sentence)
     facts = measure_difficulty(results)
     name = sentences.name_parameter(facts.property)
     sentence = sentences.describe_difficulty(facts)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.reports.kit import published
+from tasks.reports.kit import published, wording
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.results import Results
 
@@ -47,6 +47,7 @@ class ScoreComparison:
         other_protocols: Published results under other protocols.
         query_statistics: Whether batch norm uses the statistics of the query set.
         transductive_inference: Whether the algorithm predicts all queries of an episode together.
+        image_encoder: Name of the pretrained encoder of images; None for none.
         rejection: AUROC of out-of-scope detection and the half-width of its interval.
     """
 
@@ -60,6 +61,7 @@ class ScoreComparison:
     other_protocols: pd.DataFrame
     query_statistics: bool
     transductive_inference: bool
+    image_encoder: str | None
     rejection: tuple[float, float] | None
 
 
@@ -105,6 +107,7 @@ def compare_with_baselines(results: Results, settings: dict[str, Any]) -> ScoreC
         other_protocols=others,
         query_statistics=results.mode == "transductive" and results.other_mode is not None,
         transductive_inference=results.is_transductive,
+        image_encoder=wording.name_encoder(results.meta) if results.has_images else None,
         rejection=rejection,
     )
 

@@ -52,11 +52,13 @@ def build_headline(results: Results, title: str | None, device: str) -> Headline
     value, ci95 = metrics[score], metrics[f"{score}_ci95"]
     value_text, _, ci95_text = wording.format_estimate(score, value, ci95).partition(" ± ")
     facts = {"algorithm": config["algorithm"]["name"], "model": config["model"]["name"]}
+    if encoder := wording.name_encoder(meta):
+        facts["encoder"] = encoder
     if "parameters" in config:
         facts["parameters"] = f"{config['parameters']:,}"
     iterations = f"{config['iterations']:,}" if results.was_trained else "none (nothing to train)"
     facts |= {"iterations": iterations, "device": device}
-    protocol = [task, queries, f"{meta['dataset']} ({meta['protocol']})"]
+    protocol = [task, queries, wording.describe_data(meta)]
     # Without batch norm, both modes have the same scores, so the mode is omitted.
     if results.other_mode or results.curve["mode"].nunique() == 1:
         protocol.append(f"{results.mode} batch norm")

@@ -42,12 +42,13 @@ def build_baseline_section(results: Results, settings: dict[str, Any]) -> Report
     facts = compare_with_baselines(results, settings)
     sentence = sentences.describe_baselines(facts)
     dots = _draw_baselines(results, facts)
-    others = wording.format_count(len(facts.same_protocol), "published or reference result")
-    description = (
-        f"{wording.name_score(facts.score).capitalize()} of the model, "
-        f"{wording.format_count(len(facts.baselines), 'baseline')} and {others} with 95 % "
-        "intervals."
-    )
+    shown = ["the model", wording.format_count(len(facts.baselines), "baseline")]
+    if len(facts.same_protocol):
+        shown.append(
+            wording.format_count(len(facts.same_protocol), "published or reference result")
+        )
+    name = wording.name_score(facts.score).capitalize()
+    description = f"{name} of {wording.join_words(shown)} with 95 % intervals."
     figure = build_dot_figure(
         facts.score, "baselines", dots, f"{description} {sentence}", compute_chance_level(results)
     )
@@ -111,6 +112,8 @@ def build_distribution_section(results: Results) -> ReportSection:
     sentence = sentences.describe_distribution(facts)
     figure = _draw_distribution(results, facts, sentence)
     notes = sentences.list_distribution_notes(facts)
+    if results.kind == "classification" and results.has_one_set_of_classes:
+        notes.append(sentences.describe_fixed_classes(results.meta["ways"]))
     names = ["mean", "5 %", "25 %", "median", "75 %", "95 %", "worst"]
     values = [facts.mean, *facts.quantiles.values(), facts.worst]
     show = wording.choose_formatter(facts.score)

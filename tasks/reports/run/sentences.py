@@ -45,6 +45,8 @@ def describe_baselines(facts: ScoreComparison) -> str:
     apart = abs(facts.value - best.value) > facts.ci95 + (best.ci95 or 0.0)
     intervals = f"The 95 % intervals {'do not overlap' if apart else 'overlap'}."
     if facts.score == "accuracy":
+        if abs(facts.value - best.value) < 5e-4:
+            return f"The model is as accurate as the best baseline ({name}, {show(best.value)})."
         side = "above" if facts.value >= best.value else "below"
         gap = format_points(facts.value - best.value)
         return (
@@ -64,6 +66,12 @@ def describe_baselines(facts: ScoreComparison) -> str:
 def list_baseline_notes(facts: ScoreComparison) -> list[str]:
     """List the comparison with published results and remarks on the protocol."""
     notes = [describe_published_results(facts)]
+    if facts.image_encoder is not None:
+        notes.append(
+            f"All baselines except chance use the features of {facts.image_encoder} too. "
+            f"'{wording.name_baseline('random_init')}' trains the model on these features, and "
+            "does not change the encoder."
+        )
     if facts.query_statistics:
         notes.append(
             "Transductive batch norm: features are normalized by the statistics of the query set, "
@@ -172,6 +180,14 @@ def list_distribution_notes(facts: Distribution) -> list[str]:
     return notes
 
 
+def describe_fixed_classes(ways: int) -> str:
+    """State that the interval says nothing about other classes."""
+    return (
+        f"All test episodes have the same {format_count(ways, 'class', 'classes')}, so the "
+        "accuracy on other classes may lie outside the interval."
+    )
+
+
 # --- training and adaptation -------------------------------------------------------------------
 
 
@@ -200,7 +216,11 @@ LEARNING_NOTE = (
     "best validation score."
 )
 
-NO_INNER_STEPS = "The algorithm takes no inner steps: it predicts from the support set directly."
+
+def describe_missing_steps(transductive: bool) -> str:
+    """State what an algorithm without inner steps predicts from."""
+    sets = "the support set and the query set" if transductive else "the support set"
+    return f"The algorithm takes no inner steps: it predicts from {sets} directly."
 
 
 def describe_adaptation(facts: AdaptationFacts) -> str:
@@ -397,6 +417,14 @@ def describe_difficulty(facts: Difficulty) -> str:
     )
 
 
+def describe_only_classes(ways: int) -> str:
+    """State that the test episodes do not differ in their classes."""
+    return (
+        f"All test episodes have the same {format_count(ways, 'class', 'classes')}, so episodes "
+        "cannot be compared by the similarity of their classes."
+    )
+
+
 def list_difficulty_notes(facts: Difficulty) -> list[str]:
     """Explain the chart and state the correlations with other measures of similarity."""
     notes = [
@@ -427,8 +455,8 @@ def describe_confused_pair(facts: ConfusedPair, first: str, second: str) -> str:
 NO_CONFUSION = "No class was ever confused with another."
 
 PAIR_NOTE = (
-    "Confusions count in both directions. Each pair occurs together in few episodes, so the top of "
-    "the list is partly due to chance."
+    "Confusions count in both directions. The fewer queries a pair has, the more its place in the "
+    "list is due to chance."
 )
 
 

@@ -39,15 +39,12 @@ def build_sections(results: Results) -> tuple[list[ReportSection], dict[str, Key
         parameters, key = map_parameters(results)
         return [parameters, build_difficulty_section(results)], {parameters.name: key}
     classes, class_key = map_classes(results)
-    episodes, episode_key = map_episodes(results)
-    sections = [
-        classes,
-        build_difficulty_section(results),
-        build_pair_section(results),
-        episodes,
-        *build_group_sections(results, MAX_GROUPS),
-    ]
-    return sections, {classes.name: class_key, episodes.name: episode_key}
+    keys = {classes.name: class_key}
+    sections = [classes, build_difficulty_section(results), build_pair_section(results)]
+    if not results.has_one_set_of_classes:
+        episodes, keys["episodes-map"] = map_episodes(results)
+        sections.append(episodes)
+    return [*sections, *build_group_sections(results, MAX_GROUPS)], keys
 
 
 # --- test classes ------------------------------------------------------------------------------

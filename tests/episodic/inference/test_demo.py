@@ -62,9 +62,9 @@ def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
     adaptation = client.post("/adapt", json={"classes": support}).json()
     assert adaptation["classes"] == sorted(support) and adaptation["examples"] == 8
     asked = [p for images in drawings.values() for p in images[2:]]
-    predictions = client.post(
-        "/predict", json={"model": adaptation["model"], "examples": asked}
-    ).json()["predictions"]
+    answer = client.post("/predict", json={"model": adaptation["model"], "examples": asked}).json()
+    predictions = answer["predictions"]
+    assert answer["transductive"] is False
 
     def files(images: list[str]) -> list[bytes]:
         return [base64.b64decode(p.split(",")[1]) for p in images]
@@ -116,18 +116,18 @@ def test_invalid_requests_are_rejected(client, drawings):
         ),
         (
             "/adapt",
-            {"classes": good | {"a": ["data:image/png;base64,AAAA"]}},
+            {"classes": {"b": [image], "a": [image, "data:image/png;base64,AAAA"]}},
             422,
-            "cannot be read as an image",
+            "example 2 of a: the image cannot be read as an image",
         ),
         ("/predict", {"model": "other", "examples": [image]}, 404, "adapt again"),
         ("/predict", {"model": key, "examples": []}, 422, "at least 1 item"),
         ("/predict", {"model": key, "examples": ["x" * (7 << 20)]}, 422, "at most"),
         (
             "/predict",
-            {"model": key, "examples": ["x" * (9 << 20)]},
+            {"model": key, "examples": ["x" * (33 << 20)]},
             413,
-            "at most 8 MB are accepted",
+            "at most 32 MB are accepted",
         ),
     ):
         response = client.post(path, json=content)

@@ -233,7 +233,7 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
         and result.summary["chance"] == 0.25
     )
     for options, message in (
-        ({"ways": 9}, "there are 8 classes and an episode has 9"),
+        ({"ways": 9}, "an episode has 9 classes, and there are only 8"),
         ({"shots": 18}, r"needs 18 \+ 5 examples, and 'c0' has 20"),
     ):
         with pytest.raises(AdaptError, match=message):

@@ -259,6 +259,9 @@ def test_modified_and_foreign_encoders_are_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(EncoderError, match="was modified"):
         encoders.load_encoder(path)
+    for command in (("encoder", "info", path), ("demo", "--encoder", path, "--no-browser")):
+        error = run_command(*command, code=1)
+        assert error.startswith(f"error: {path} was modified") and error.count("\n") == 1
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(EncoderError, match="does not describe an image encoder"):
         encoders.describe_encoder(path)
@@ -313,6 +316,8 @@ def test_unreadable_images_are_listed(tmp_path):
     assert len(lines) == 5 and all(
         name in line for name, line in zip(names[1:], lines, strict=True)
     )
+    assert "(unknown format): convert it to JPEG or PNG, or remove it" in lines[0]
+    assert lines[1].endswith("replace or remove it") and "is empty (0 bytes)" in lines[2]
     assert "at most 100 million" in lines[3]
 
 
