@@ -21,7 +21,7 @@ from episodic.inference.labels import AdaptError
 from episodic.inference.partial_finetune import PartialFineTuning
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.encoders import encoder as encoders
-from episodic.preprocessing.encoders.architectures import EncoderError
+from episodic.preprocessing.encoders.architectures import EncoderError, build_architecture
 from episodic.preprocessing.encoders.blocks import divide_network
 from episodic.preprocessing.encoders.encoder import (
     ImageEncoder,
@@ -145,6 +145,28 @@ def test_the_loss_falls_and_only_the_last_block_changes(learner):
         "blocks.15.project",
         "head",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "unchanged"),
+    [
+        ("torchvision/resnet18", "layer4.1.", "layer4.1.bn2.running_mean"),
+        ("timm/vit_tiny_patch16_224", ("blocks.11.", "norm."), "blocks.10.attn.qkv.weight"),
+    ],
+)
+def test_other_networks_are_fine_tuned(name, block, unchanged):
+    torch.manual_seed(0)
+    architecture = build_architecture(name)
+    network, transform = architecture.network.eval(), architecture.transform
+    description = EncoderDescription("other", name, 8, transform, "none", "0" * 64)
+    pixels = torch.from_numpy(np.stack([transform.crop(image) for image in SUPPORT[:4]]))
+    encoder, y = ImageEncoder(description, network), torch.tensor([0, 0, 1, 1])
+    tuned = PartialFineTuning(steps=1, views=1).tune(encoder, pixels, y)
+    before, after = network.state_dict(), tuned.apply(encoder).network.state_dict()
+    assert all(parameter.startswith(block) for parameter in tuned.weights)
+    assert torch.equal(after[unchanged], before[unchanged])
+    changed = [not torch.equal(after[parameter], before[parameter]) for parameter in tuned.weights]
+    assert sum(changed) > 0.7 * len(changed), "the bias of keys has no gradient"
 
 
 def test_the_gradient_is_that_of_the_whole_batch(learner):
