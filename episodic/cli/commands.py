@@ -81,11 +81,9 @@ def info(
         if "license" in encoder:
             facts["encoder"] += f", {encoder['license']}"
     if "tuned_blocks" in inputs:
-        tuned, settings = inputs["tuned_blocks"], config["fine_tuning"]
-        blocks = "block" if settings["blocks"] == 1 else f"{settings['blocks']} blocks"
+        tuned = inputs["tuned_blocks"]
         facts["fine-tuned"] = (
-            f"the last {blocks} of the encoder in {settings['steps']} steps,"
-            f" {tuned['parameters']:,} parameters, digest {tuned['digest'][:12]}"
+            f"{tuned['parameters']:,} parameters of the encoder, digest {tuned['digest'][:12]}"
         )
     if "head" in config:
         facts["head"] = config["head"]

@@ -335,8 +335,7 @@ def test_the_command_line_states_the_cost(encoder, tmp_path, monkeypatch):
     assert second.startswith("adapted: fine-tuned 410,880 parameters of the encoder in ")
     assert second.endswith(" s; the folder has 1.7 MB")
     result = runner.invoke(app, ["info", "adapted"])
-    line = "fine-tuned  the last block of the encoder in 10 steps, 410,880 parameters, digest "
-    assert line in result.stdout
+    assert "fine-tuned  410,880 parameters of the encoder, digest " in result.stdout
     result = runner.invoke(app, ["predict", "adapted", "support", "--encoder", str(encoder)])
     assert [line.split("  ")[1] for line in result.stdout.splitlines()] == LABELS
 
