@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotEvaluation as FewShotEvaluation
     from episodic.inference.few_shot import FewShotLearner as FewShotLearner
     from episodic.inference.few_shot import load as load
+    from episodic.inference.partial_finetune import PartialFineTuning as PartialFineTuning
     from episodic.inference.pretrained import from_encoder as from_encoder
     from episodic.inference.sklearn import FewShotClassifier as FewShotClassifier
     from episodic.models.bag import BagOfFeatures as BagOfFeatures
@@ -147,6 +148,7 @@ _MODULES = {
     "ModelSpec": "episodic.core.model",
     "Objective": "episodic.core.objective",
     "Params": "episodic.core.model",
+    "PartialFineTuning": "episodic.inference.partial_finetune",
     "Plan": "episodic.engine.plan",
     "ProtoNet": "episodic.algorithms.protonet",
     "Reptile": "episodic.algorithms.reptile",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from episodic.cli.examples import encode_examples, list_examples, read_labelled_
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
-from episodic.inference.heads import DEFAULT_HEAD, HEADS
+from episodic.inference.heads import DEFAULT_HEAD, HEADS, PARTIAL_FINETUNE
 
 if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
@@ -42,7 +43,8 @@ EncoderFile = Annotated[
 Head = Annotated[
     str,
     typer.Option(
-        help="with --encoder: the classifier on its features, fitted to the support set:"
+        help="with --encoder: the classifier on its features, fitted to the support set"
+        f" ({PARTIAL_FINETUNE} also fine-tunes the last block of the encoder, in seconds):"
         f" {', '.join(HEADS)}"
     ),
 ]
@@ -78,6 +80,11 @@ def info(
         facts["encoder"] = f"{encoder['name']}, digest {encoder['digest'][:12]}"
         if "license" in encoder:
             facts["encoder"] += f", {encoder['license']}"
+    if "tuned_blocks" in inputs:
+        tuned = inputs["tuned_blocks"]
+        facts["fine-tuned"] = (
+            f"{tuned['parameters']:,} parameters of the encoder, digest {tuned['digest'][:12]}"
+        )
     if "head" in config:
         facts["head"] = config["head"]
     else:
@@ -137,11 +144,20 @@ def adapt(
     check_replaceable(out)
     learner = load_learner(model, encoder, head, device)
     examples, labels = read_labelled_examples(support, learner.inputs)
-    adapted = learner.adapt(encode_examples(examples, learner.inputs), labels, steps)
+    x = encode_examples(examples, learner.inputs)
+    start = time.perf_counter()
+    adapted = learner.adapt(x, labels, steps)
+    seconds = time.perf_counter() - start
     adapted.save(out)
     counts = Counter(labels)
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
+    if adapted.tuned_blocks is not None:
+        megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+        print(
+            f"{out}: fine-tuned {adapted.tuned_blocks.parameters:,} parameters of the encoder in"
+            f" {seconds:.1f} s; the folder has {megabytes:.1f} MB"
+        )
 
 
 @app.command()

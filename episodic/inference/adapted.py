@@ -21,13 +21,16 @@ from episodic.core.model import Params
 from episodic.inference.labels import AdaptError, label_array
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
+from episodic.preprocessing.encoders.blocks import TunedBlocks
 from episodic.preprocessing.encoders.encoder import find_encoder
+from episodic.preprocessing.encoders.weights import EncoderDescription
+from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.model_folder import CONFIG, ModelFolderError
 
 __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
 
-SUPPORT = "support.safetensors"
+SUPPORT, TUNED_BLOCKS = "support.safetensors", "tuned_blocks.safetensors"
 
 CHUNK = 64
 """Number of examples predicted at once by inductive algorithms, whose predictions it does not
@@ -67,6 +70,13 @@ class AdaptedModel:
     def transductive(self) -> bool:
         """Whether a prediction depends on the other examples of the same call."""
         return self.trained.learner.test_variant.algorithm.transductive
+
+    @property
+    def tuned_blocks(self) -> TunedBlocks | None:
+        """The blocks of the image encoder that were fine-tuned on the support set, if any."""
+        if not isinstance(self.inputs, EncodedImagePreprocessor):
+            return None
+        return self.inputs.tuned_blocks
 
     def predict(self, x: Any) -> np.ndarray:
         """Predict a label per example, or a target for regression.
@@ -179,7 +189,8 @@ class AdaptedModel:
     def save(self, folder: Path | str) -> None:
         """Write a folder that `load_adapted` reads.
 
-        The folder contains the preprocessed support set.
+        The folder contains the preprocessed support set, and the fine-tuned blocks of the encoder
+        if there are any.
 
         Args:
             folder: The folder to write. It is replaced if it exists.
@@ -200,6 +211,8 @@ class AdaptedModel:
         with atomic_folder(Path(folder)) as draft:
             model_folder.save(draft, self.thetas, self.config | {"adapted": adapted})
             checkpoint.save(draft / SUPPORT, support, {})
+            if self.tuned_blocks is not None:
+                self.tuned_blocks.save(draft / TUNED_BLOCKS)
 
 
 def load_adapted(
@@ -296,6 +309,12 @@ def build_inputs(
                 raise AdaptError(f"{folder} uses no encoder: omit it")
             is_image = inputs["kind"] == "image"
             inputs["path"] = find_encoder(encoder) if is_image else Path(encoder)
+        if "tuned_blocks" in inputs:
+            inputs["tuned_blocks"] = TunedBlocks.load(
+                folder / TUNED_BLOCKS,
+                EncoderDescription.from_json(inputs["encoder"]),
+                str(inputs["tuned_blocks"]["digest"]),
+            )
         return preprocessing.build(config | {"inputs": inputs})
     except UserError:
         raise

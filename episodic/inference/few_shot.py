@@ -24,7 +24,13 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
-from episodic.inference.labels import AdaptError, read_labels, read_targets, unique_labels
+from episodic.inference.labels import (
+    AdaptError,
+    index_labels,
+    read_labels,
+    read_targets,
+    unique_labels,
+)
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
@@ -84,14 +90,7 @@ class FewShotLearner:
         """
         x = self.inputs(support_x)
         if self.kind == "classification":
-            labels = read_labels(support_y, len(x))
-            classes = unique_labels(labels)
-            if len(classes) < 2:
-                raise AdaptError(
-                    f"all {len(x)} examples are of the class {classes[0]!r}: add examples of at"
-                    " least one other class"
-                )
-            y = torch.tensor([classes.index(label) for label in labels])
+            classes, y = index_labels(read_labels(support_y, len(x)))
             order = y.argsort(stable=True)
             x, y = x[order], y[order]
             counts = y.bincount()
@@ -187,14 +186,10 @@ class FewShotLearner:
         sampler = ClassSampler(
             x, counts.cumsum(0) - counts, counts, seed, "test", ways, shots, queries
         )
-        learner, members = self._inductive_learner(), self._members()
-        steps = evaluation.count_inner_steps(learner, None)
         scores: list[Tensor] = []
         for start in range(0, episodes, EPISODES_PER_CHUNK):
             end = min(start + EPISODES_PER_CHUNK, episodes)
-            episode = sampler(torch.arange(start, end)).to(self.device)
-            curve = evaluation.adaptation_curve(learner, members, episode, [steps], ["inductive"])
-            scores.append(curve.score["inductive"][:, 0].cpu())
+            scores.append(self.score_episodes(sampler, torch.arange(start, end)))
             progress(end, episodes)
         return FewShotEvaluation(
             torch.cat(scores).double().numpy(),
@@ -203,6 +198,23 @@ class FewShotLearner:
             queries,
             learner.test_variant.algorithm.transductive,
         )
+
+    def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
+        """Compute the accuracy of episodes.
+
+        Args:
+            sampler: Sampler of episodes of preprocessed examples.
+            index: Episode indices, int64 `(tasks,)`.
+
+        Returns:
+            Fractions `(tasks,)`.
+        """
+        learner, episode = self._inductive_learner(), sampler(index).to(self.device)
+        steps = evaluation.count_inner_steps(learner, None)
+        curve = evaluation.adaptation_curve(
+            learner, self._members(), episode, [steps], ["inductive"]
+        )
+        return curve.score["inductive"][:, 0].cpu()
 
     def _inductive_learner(self) -> MetaLearner:
         return replace(self.trained.learner, batch_norm="inductive")

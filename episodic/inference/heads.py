@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_HEAD", "HEADS"]
+__all__ = ["DEFAULT_HEAD", "HEADS", "PARTIAL_FINETUNE"]
 
-DEFAULT_HEAD = "nearest_mean"
+DEFAULT_HEAD, PARTIAL_FINETUNE = "nearest_mean", "partial_finetune"
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     # The scale with the lowest cross-entropy on validation classes of the Grocery Store dataset.
     "nearest_mean": ("meta_baseline", {"scale": 20.0}),
@@ -19,5 +19,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "tim": ("tim", {"centre": False}),
     "alpha_tim": ("tim", {"centre": False, "alpha": 2.0}),
     "transductive_finetune": ("transductive_finetune", {}),
+    # After fine-tuning the encoder on the support set.
+    PARTIAL_FINETUNE: ("meta_baseline", {"scale": 20.0}),
 }
 """The algorithm of each head, and its settings that differ from the defaults."""

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from episodic.core.errors import UserError
 
-__all__ = ["AdaptError", "label_array", "read_labels", "read_targets", "unique_labels"]
+__all__ = [
+    "AdaptError",
+    "index_labels",
+    "label_array",
+    "read_labels",
+    "read_targets",
+    "unique_labels",
+]
 
 
 class AdaptError(UserError, ValueError):
@@ -49,6 +56,21 @@ def unique_labels(labels: Sequence[Hashable]) -> list[Hashable]:
         return sorted(classes)  # type: ignore[type-var]
     except TypeError:
         return classes
+
+
+def index_labels(labels: Sequence[Hashable]) -> tuple[list[Hashable], Tensor]:
+    """Return the classes of a support set, and the index of the class of each example, `(n,)`.
+
+    Raises:
+        AdaptError: All examples are of one class.
+    """
+    classes = unique_labels(labels)
+    if len(classes) < 2:
+        raise AdaptError(
+            f"all {len(labels)} examples are of the class {classes[0]!r}: add examples of at"
+            " least one other class"
+        )
+    return classes, torch.tensor([classes.index(label) for label in labels])
 
 
 def read_targets(targets: Any, examples: int) -> Tensor:

@@ -44,7 +44,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         steps: int | None = None,
         device: str = "cpu",
         encoder: Any = None,
-        head: str = DEFAULT_HEAD,
+        head: Any = DEFAULT_HEAD,
     ) -> None:
         self.model, self.steps, self.device = model, steps, device
         self.encoder, self.head = encoder, head

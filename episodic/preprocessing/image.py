@@ -16,12 +16,14 @@ from torch import Tensor
 
 from episodic.preprocessing.base import InputError, require_sequence
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError
+from episodic.preprocessing.encoders.blocks import TunedBlocks
 from episodic.preprocessing.encoders.encoder import (
     ENCODER_VARIABLE,
     ImageEncoder,
     find_encoder,
     load_encoder,
 )
+from episodic.preprocessing.encoders.transform import ImageTransform
 from episodic.preprocessing.encoders.weights import EncoderDescription, read_description
 from episodic.preprocessing.images.reading import (
     crop_image,
@@ -31,7 +33,13 @@ from episodic.preprocessing.images.reading import (
 )
 from episodic.preprocessing.numbers import to_array
 
-__all__ = ["EncodedImagePreprocessor", "ImagePreprocessor", "PixelPreprocessor", "build"]
+__all__ = [
+    "CroppedImagePreprocessor",
+    "EncodedImagePreprocessor",
+    "ImagePreprocessor",
+    "PixelPreprocessor",
+    "build",
+]
 
 
 class ImagePreprocessor:
@@ -40,7 +48,7 @@ class ImagePreprocessor:
     example_name = "image"
 
     def __call__(self, x: Any) -> Tensor:
-        """Return examples `(n, *input)`, float32.
+        """Return examples `(n, *input)`.
 
         Args:
             x: A list of paths, Pillow images, contents of files or arrays `(C, H, W)`; or an array,
@@ -109,30 +117,78 @@ class PixelPreprocessor(ImagePreprocessor):
 
 
 @dataclass(frozen=True)
+class CroppedImagePreprocessor(ImagePreprocessor):
+    """Preprocessor of images that are resized and cropped for an encoder, but not encoded.
+
+    An example is a row of pixels, uint8. An array contains images `(n, 3, H, W)`, uint8 from 0 to
+    255 or float from 0 to 1, or examples `(n, 3 * size * size)`.
+
+    Args:
+        transform: The preprocessing of the encoder.
+    """
+
+    transform: ImageTransform
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return (3 * self.transform.size**2,)
+
+    def unflatten(self, x: Tensor) -> Tensor:
+        """Return examples as images, uint8 `(n, 3, size, size)`."""
+        return x.view(-1, 3, self.transform.size, self.transform.size)
+
+    def _convert_array(self, x: NDArray[Any] | Tensor) -> Tensor:
+        if x.ndim != 2:
+            return self._convert_images(list(x))
+        if x.shape[1:] != self.input:
+            raise InputError(
+                f"x has shape {tuple(x.shape)}: pass images, since the encoder is fine-tuned on "
+                "them"
+            )
+        return torch.as_tensor(x)
+
+    def _read_image(self, image: Any) -> NDArray[Any]:
+        return crop_image(image, self.transform)
+
+    def _convert_block(self, images: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(images).flatten(1)
+
+
+@dataclass(frozen=True)
 class EncodedImagePreprocessor(ImagePreprocessor):
     """Preprocessor of images that a pretrained encoder turns into features of length 1.
 
-    An array contains images `(n, 3, H, W)`, uint8 from 0 to 255 or float from 0 to 1, or features
-    `(n, width)`.
+    An array contains images `(n, 3, H, W)`, uint8 from 0 to 255 or float from 0 to 1, cropped
+    images as from `crops`, or features `(n, width)`.
 
     Args:
         description: The encoder.
         path: File of the encoder. None: `efficientnet_lite0` is found by itself, and others by
             EPISODIC_ENCODER.
+        tuned_blocks: Blocks of the encoder that were fine-tuned. None: it is as in its file.
     """
 
     description: EncoderDescription
     path: Path | None = None
+    tuned_blocks: TunedBlocks | None = None
 
     @property
     def input(self) -> tuple[int, ...]:
         """Shape of one example."""
         return (self.description.width,)
 
+    @property
+    def crops(self) -> CroppedImagePreprocessor:
+        """The preprocessing before the encoder."""
+        return CroppedImagePreprocessor(self.description.transform)
+
     def _convert_array(self, x: NDArray[Any] | Tensor) -> Tensor:
-        if x.ndim == 2:
-            return torch.from_numpy(to_array(x, self.input).astype(np.float32))
-        return self._convert_images(list(x))
+        if x.ndim != 2:
+            return self._convert_images(list(x))
+        if x.shape[1:] == self.crops.input:
+            return self._convert_block(self.crops.unflatten(torch.as_tensor(x)).numpy())
+        return torch.from_numpy(to_array(x, self.input).astype(np.float32))
 
     def _read_image(self, image: Any) -> NDArray[Any]:
         return crop_image(image, self.description.transform)
@@ -155,7 +211,8 @@ class EncodedImagePreprocessor(ImagePreprocessor):
                 f"(digest {digest[:12]}, not {self.description.digest[:12]}): specify that encoder,"
                 " or make the model again"
             )
-        return load_encoder(path)
+        encoder = load_encoder(path)
+        return self.tuned_blocks.apply(encoder) if self.tuned_blocks else encoder
 
     def _find_path(self) -> Path:
         name = self.description.name
@@ -176,6 +233,7 @@ def build(
     inverted: bool = False,
     encoder: dict[str, Any] | None = None,
     path: Path | None = None,
+    tuned_blocks: TunedBlocks | None = None,
 ) -> ImagePreprocessor:
     """Make the preprocessor of `kind: image`.
 
@@ -184,6 +242,7 @@ def build(
         inverted: As for `PixelPreprocessor`.
         encoder: Description of the encoder; None for images as they are.
         path: File of the encoder.
+        tuned_blocks: Fine-tuned blocks of the encoder; None if there are none.
 
     Raises:
         ValueError: The description does not fit `input`.
@@ -192,6 +251,6 @@ def build(
         description = EncoderDescription.from_json(encoder)
         if input != (description.width,):
             raise ValueError(f"input must be [{description.width}], the width of the encoder")
-        return EncodedImagePreprocessor(description, path)
+        return EncodedImagePreprocessor(description, path, tuned_blocks)
     channels, height, width = input
     return PixelPreprocessor((channels, height, width), inverted)

@@ -36,6 +36,7 @@ __all__ = [
     "describe_encoder",
     "find_encoder",
     "load_encoder",
+    "single_threaded_workers",
 ]
 
 ENCODER_VARIABLE = "EPISODIC_ENCODER"
@@ -85,7 +86,7 @@ class ImageEncoder:
         total = len(pixels)
         features = np.empty((total, self.description.width), np.float32)
         _ = self._inference  # made once, before the threads need it
-        with _single_threaded_workers() as pool:
+        with single_threaded_workers() as pool:
             for start in range(0, total, BLOCK):
                 rows = range(start, min(start + BLOCK, total))
                 self._encode_block(pixels, rows, features, cache, pool)
@@ -151,9 +152,10 @@ class ImageEncoder:
 
 
 @contextmanager
-def _single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
-    """Provide one worker per core, in each of which torch uses one thread."""
+def single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
+    """Provide one worker per core. Torch uses one thread in each of them, and in this thread."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(
             count_cores(), initializer=torch.set_num_threads, initargs=(1,)
