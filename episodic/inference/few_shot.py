@@ -196,7 +196,7 @@ class FewShotLearner:
             ways,
             shots,
             queries,
-            learner.test_variant.algorithm.transductive,
+            self._inductive_learner().test_variant.algorithm.transductive,
         )
 
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
