@@ -25,14 +25,14 @@ class FEAT(Algorithm):
 
         T(X) = layer_norm(X + softmax((X W_q) (X W_k)^T / sqrt(width)) X W_v W_o + b_o)
         P = the class means of the support features, (ways, width)
-        p(y = c | x) = softmax_c(-||f(x) - T(P)_c||^2 / temperature)     (equations 5 and 6)
+        p(y = c | x) = softmax_c(-||f(x) - T(P)_c||^2 / temperature)
 
     Self-attention T with one head adapts the prototypes of a task to each other: it is a function
     of their set, so the order of the classes does not matter. The rest is a prototypical network.
 
-    In training, a contrastive regularizer is added to the query loss (equation 7). T also adapts
-    the features X_c of all support and query examples of each class c, and every example is
-    classified by the means of the adapted features:
+    In training, a contrastive regularizer is added to the query loss ("contrastive learning of
+    set-to-set functions"). T also adapts the features X_c of all support and query examples of each
+    class c, and every example is classified by the means of the adapted features:
 
         m_c = mean of T(X_c)
         loss = query loss + contrastive_weight * (mean cross-entropy over all examples x of

@@ -222,6 +222,15 @@ def evaluate(
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="query examples per class")] = 5,
+    query_balance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="unbalanced query sets: Dirichlet concentration of the shares of their classes,"
+            " such as 2; the number of queries per episode stays the same (default: balanced)",
+            show_default=False,
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="number of episodes")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="seed of the episodes")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
@@ -242,15 +251,12 @@ def evaluate(
         episodes,
         seed,
         progress=ProgressBar("episodes"),
+        query_balance=query_balance,
     )
     if as_json:
         print(json.dumps(result.summary))
         return
-    print(
-        f"accuracy {100 * result.accuracy:.1f} % ± {100 * result.ci95:.1f} (95 % interval) on"
-        f" {episodes} {result.ways}-way {result.shots}-shot episodes,"
-        f" {result.queries} queries per class (chance: {100 / result.ways:.1f} %)"
-    )
+    print(result)
 
 
 @app.command()

@@ -167,6 +167,34 @@ def test_evaluate_is_that_of_the_library(workspace):
     )
 
 
+def test_evaluate_on_unbalanced_query_sets(workspace, tmp_path):
+    args = ("query", "--shots", "2", "--queries", "3", "--episodes", "20", "--query-balance", "0.5")
+    result = json.loads(call(workspace, "evaluate", "run", *args, "--json"))
+    model = episodic.load(workspace / "run")
+    files = sorted((workspace / "query").rglob("*.png"))
+    expected = model.evaluate(
+        files,
+        [p.parent.name for p in files],
+        shots=2,
+        queries=3,
+        episodes=20,
+        query_balance=0.5,
+    )
+    assert result == expected.summary
+    assert (result["query_balance"], result["transductive_inference"]) == (0.5, False)
+    assert "on 20 5-way 2-shot episodes, 15 queries, unbalanced (Dirichlet 0.5) (chance: " in call(
+        workspace, "evaluate", "run", *args
+    )
+    folder_of("bd_cspn", tmp_path / "run")
+    transductive = str(tmp_path / "run")
+    words = "unbalanced (Dirichlet 0.5), transductive inference on unbalanced query sets (chance"
+    assert words in call(workspace, "evaluate", transductive, *args)
+    balanced = call(workspace, "evaluate", transductive, *args[:-2])
+    assert "3 queries per class, transductive inference on balanced query sets" in balanced
+    summary = json.loads(call(workspace, "evaluate", transductive, *args[:-2], "--json"))
+    assert (summary["query_balance"], summary["transductive_inference"]) == (None, True)
+
+
 def test_export_by_the_ending(workspace):
     assert call(workspace, "export", "adapted", "model.pt2").startswith("model.pt2: ")
     assert (workspace / "model.pt2").stat().st_size > 10_000
@@ -205,6 +233,14 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
         (("predict", "adapted", "query", "--json", "--csv"), "are mutually exclusive"),
         (("evaluate", "run", "query", "--ways", "6"), "there are 5 classes and an episode has 6"),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
+        (
+            ("evaluate", "run", "query", "--query-balance", "0"),
+            "query_balance is 0; it must be greater than 0 and at most 1e+06",
+        ),
+        (
+            ("evaluate", "run", "query", "--query-balance", "2", "--shots", "5"),
+            "query_balance is 2, but the smallest class has 10 examples, 5 + 5, which leaves no",
+        ),
         (("info", "query"), "contains no trained model"),
     ):
         assert message in call(workspace, *args, code=1), args

@@ -207,7 +207,7 @@ def plain_contrastive_loss(meta, x, y):
 
 @pytest.mark.parametrize("shots", [(1, 1, 1, 1, 1), (3, 1, 2, 1, 2)])
 def test_the_training_loss_of_feat_is_plain_code_for_each_task(shots):
-    """The regularizer of equation 7, with unequal shots too. It leaves predictions alone."""
+    """The contrastive regularizer, with unequal shots too. It leaves predictions alone."""
     full = clusters(3, shots=3)
     keep = torch.cat([3 * k + torch.arange(n) for k, n in enumerate(shots)])
     episode = full._replace(
