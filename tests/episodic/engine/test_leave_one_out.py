@@ -113,11 +113,11 @@ def test_refits_of_logistic_regression_are_those_of_scikit_learn():
 def test_refits_in_several_parts_are_the_same(monkeypatch):
     x, y, regularization = unequal_problem()
     refit = partial(leave_one_out.refitted_outputs, x @ x.mT, y, regularization)
-    for fit in (metaoptnet._fit, logistic.fit_logistic):
+    for fit, balanced in ((metaoptnet._fit, True), (logistic.fit_logistic, False)):
         monkeypatch.undo()
-        at_once = refit(fit)
+        at_once = refit(fit, balanced)
         monkeypatch.setattr(leave_one_out, "NUMBERS_AT_ONCE", 3 * 9 * 9 * 4)
-        torch.testing.assert_close(refit(fit), at_once, rtol=0, atol=1e-9)
+        torch.testing.assert_close(refit(fit, balanced), at_once, rtol=0, atol=1e-9)
 
 
 def test_features_without_information_are_at_chance():
@@ -176,9 +176,46 @@ def test_a_class_with_one_example_keeps_the_learned_values(name):
     labels = episode.support_y.clone()
     labels[0, 0] = labels[0, 1] = 4  # the first class of the first task has one example
     mixed = episode._replace(support_y=labels)
-    results, expected = outputs(algorithm, mixed), outputs(default, mixed)
-    torch.testing.assert_close(results[0], expected[0])
-    assert (results[1] - expected[1]).abs().max() > 0.1
+    method = learner(algorithm)
+    theta = evaluation.adapt(method, initial(method), mixed)
+    learned = {
+        "ridge": {"ridge.log_lambda": 0.0, "ridge.scale": 10.0},
+        "metaoptnet": {"svm.c": 0.1, "svm.scale": 5.0},
+    }
+    for key, value in learned[name].items():
+        assert float(theta[key][0]) == pytest.approx(value)
+        assert abs(float(theta[key][1]) - value) > 0.01
+
+
+@pytest.mark.parametrize("name", ["ridge", "metaoptnet"])
+def test_repeated_examples_do_not_favour_their_class(name):
+    """Equal class weights: the examples of a class count as if each were there equally often.
+
+    Strong regularization, where unweighted heads predict the class with the most examples.
+    """
+    settings = {"ridge": {"regularization": 100.0}, "metaoptnet": {"c": 1e-3}}
+    algorithm, unweighted = (
+        ALGORITHMS[name][0].__class__(leave_one_out=value, **settings[name])
+        for value in (True, False)
+    )
+    once = gaussian_episodes(20, 1)
+    repeated = torch.tensor([0, 0, 0, 0, 1, 2, 2, 3, 4])
+    more = once._replace(
+        support_x=once.support_x[:, repeated],
+        support_y=once.support_y[:, repeated],
+        support_size=torch.full((20,), len(repeated)),
+    )
+    expected = outputs(unweighted, once).softmax(-1).argmax(-1)
+    agreement = (outputs(algorithm, more).argmax(-1) == expected).double().mean()
+    assert agreement > 0.95
+    assert (outputs(unweighted, more).argmax(-1) == expected).double().mean() < 0.8
+    y = F.one_hot(more.support_y, WAYS).double()
+    weights = leave_one_out.class_weights(y)
+    torch.testing.assert_close(weights.mean(1), torch.ones(20, dtype=torch.float64))
+    torch.testing.assert_close(
+        (weights[..., None] * y).sum(1), torch.full((20, WAYS), 9 / 5.0).double()
+    )
+    assert (leave_one_out.class_weights(F.one_hot(once.support_y, WAYS).double()) == 1).all()
 
 
 def test_without_a_choice_the_gradient_reaches_the_learned_values():
