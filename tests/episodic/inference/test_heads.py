@@ -1,4 +1,4 @@
-"""Every head of `--head` on support sets with unequal numbers of pictures, down to one per class."""
+"""Every head of `--head` on support sets whose classes differ in their numbers of pictures."""
 
 from __future__ import annotations
 
