@@ -188,34 +188,47 @@ def test_a_class_with_one_example_keeps_the_learned_values(name):
         assert abs(second - value) > 0.01
 
 
-@pytest.mark.parametrize("name", ["ridge", "metaoptnet"])
-def test_repeated_examples_do_not_favour_their_class(name):
-    """Equal class weights: the examples of a class count as if each were there equally often.
+REPEATED = torch.tensor([0, 0, 0, 0, 1, 2, 2, 3, 4])
+"""One example of each class, some of them several times."""
 
-    Strong regularization, where unweighted heads predict the class with the most examples.
-    """
-    settings = {"ridge": {"regularization": 1e4}, "metaoptnet": {"c": 1e-3}}
-    algorithm, unweighted = (
-        ALGORITHMS[name][0].__class__(leave_one_out=value, **settings[name])
-        for value in (True, False)
-    )
+
+@pytest.mark.parametrize(
+    ("repeated", "single", "factor"),
+    [
+        (
+            ridge.RidgeRegression(180.0, leave_one_out=True),
+            ridge.RidgeRegression(100.0),
+            1.0,
+        ),
+        (
+            metaoptnet.MetaOptNet(0.01, leave_one_out=True),
+            metaoptnet.MetaOptNet(0.01),
+            1.8**0.5,
+        ),
+    ],
+    ids=["ridge", "metaoptnet"],
+)
+def test_repeated_examples_do_not_change_a_balanced_head(repeated, single, factor):
+    """The total weight of each class is 9 / 5: as if lambda were divided, or K multiplied by it."""
     once = gaussian_episodes(20, 1, offset=5.0)
-    repeated = torch.tensor([0, 0, 0, 0, 1, 2, 2, 3, 4])
     more = once._replace(
-        support_x=once.support_x[:, repeated],
-        support_y=once.support_y[:, repeated],
-        support_size=torch.full((20,), len(repeated)),
+        support_x=once.support_x[:, REPEATED],
+        support_y=once.support_y[:, REPEATED],
+        support_size=torch.full((20,), len(REPEATED)),
     )
-    expected = outputs(unweighted, once).softmax(-1).argmax(-1)
-    agreement = (outputs(algorithm, more).argmax(-1) == expected).double().mean()
-    assert agreement > 0.95
-    assert (outputs(unweighted, more).argmax(-1) == expected).double().mean() < 0.8
-    y = F.one_hot(more.support_y, WAYS).double()
-    weights = leave_one_out.class_weights(y)
-    torch.testing.assert_close(weights.mean(1), torch.ones(20, dtype=torch.float64))
-    total = (weights[..., None] * y).sum(1)
+    expected = outputs(single, scaled(once, factor))
+    torch.testing.assert_close(outputs(repeated, more), expected, rtol=1e-5, atol=1e-7)
+    assert (outputs(single, more) - expected).abs().max() > 0.01, "without weights"
+
+
+def test_class_weights_are_one_for_equal_shots():
+    equal, unequal = (
+        F.one_hot(labels, WAYS).double()[None]
+        for labels in (torch.arange(WAYS).repeat_interleave(3), REPEATED)
+    )
+    assert (leave_one_out.class_weights(equal) == 1).all()
+    total = (leave_one_out.class_weights(unequal)[..., None] * unequal).sum(1)
     torch.testing.assert_close(total, torch.full_like(total, 9 / WAYS))
-    assert (leave_one_out.class_weights(F.one_hot(once.support_y, WAYS).double()) == 1).all()
 
 
 def test_without_a_choice_the_gradient_reaches_the_learned_values():
