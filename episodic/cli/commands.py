@@ -62,6 +62,7 @@ def info(
     ],
 ) -> None:
     """Describe a model: algorithm, inputs, training data and validation score."""
+    from episodic.core.episode_size import describe_sizes
     from episodic.core.registry import ALGORITHMS
     from episodic.training import model_folder
 
@@ -82,8 +83,8 @@ def info(
         facts["head"] = config["head"]
     else:
         facts["trained on"] = f"{config.get('dataset')}"
-        if config["kind"] == "classification":
-            facts["trained on"] += f": {config['ways']}-way {config.get('shots')}-shot"
+        if config["kind"] == "classification" and "shots" in config:
+            facts["tested on"] = f"{describe_sizes(config)} episodes"
     if "adapted" in config:
         classes = ", ".join(map(str, config["adapted"]["classes"]))
         facts["adapted to"] = classes or "a regression task"
@@ -209,7 +210,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=2,
-            help="classes per episode (default: as in training, or 5)",
+            help="classes per episode (default: as in the model's test episodes, or 5)",
             show_default=False,
         ),
     ] = None,
@@ -217,7 +218,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="support examples per class (default: as in training, or 1)",
+            help="support examples per class (default: as in the model's test episodes, or 1)",
             show_default=False,
         ),
     ] = None,

@@ -149,8 +149,9 @@ class FewShotLearner:
         Args:
             x: Examples, as for `adapt`, of all classes to draw episodes from.
             y: A label per example.
-            ways: Classes per episode. None: as in training; without training, 5 or all classes.
-            shots: Support examples per class. None: as in training; without training, 1.
+            ways: Classes per episode. None: as in the model's (largest) test episodes; without
+                training, 5 or all classes.
+            shots: Support examples per class. None: likewise; without training, 1.
             queries: Query examples per class.
             episodes: Number of episodes.
             seed: Seed of the episodes.

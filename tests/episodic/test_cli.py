@@ -127,7 +127,8 @@ def test_info_describes_the_model(workspace, tmp_path):
         "protonet",
         "conv4",
         "image, 1 x 28 x 28, dark ink on light paper",
-        "glyphs: 5-way 1-shot",
+        "trained on  glyphs\n",
+        "tested on   5-way 1-shot episodes",
     ):
         assert texts in stdout
     assert "adapted to  -dash, d, e, two words, ärger" in call(workspace, "info", "adapted")

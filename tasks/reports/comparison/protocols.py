@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from episodic.analysis.comparison import Estimate, Resamples, holm
+from episodic.core.episode_size import describe_sizes
 from tasks.experiments import Experiment
 from tasks.reports.comparison.naming import (
     SEED,
@@ -192,7 +193,7 @@ def describe_protocol(experiment: Experiment) -> str:
         queries = wording.format_count(meta["queries"], "query", "queries")
         task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
-        task = f"{meta['ways']}-way {meta['shots']}-shot, {wording.describe_queries(meta)}"
+        task = f"{describe_sizes(meta)}, {wording.describe_queries(meta)}"
     data = f"{meta['dataset']} ({meta['protocol']})"
     episodes = wording.format_count(len(experiment.scores), "test episode")
     return f"{task}, {data}, {experiment.mode} batch norm, {episodes}"
