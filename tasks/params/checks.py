@@ -42,6 +42,8 @@ def _check_training_ways(settings: Settings) -> list[str]:
     if algorithm.config.any_ways or algorithm.config.labels != "episode":
         return []
     if isinstance(ways, tuple):
+        if isinstance(settings.dataset.config, RegressionDataset):
+            return []  # it requires one way
         return [
             f"episodes.ways is {_show(ways)}; it must be a number for {algorithm.name}, whose head "
             "has one output per class"

@@ -163,6 +163,37 @@ def test_reports_state_the_bounds(run):
     assert f"{100 * chance:.1f} %" in page
 
 
+@pytest.mark.parametrize("algorithm", ["bd_cspn", "ridge", "finetune"])
+def test_other_algorithms(sentences, tmp_path, algorithm):
+    """Transductive inference, a closed form, and labels of all training classes."""
+    folder = tmp_path
+    for name in ("prepared", "sentences.csv"):
+        (folder / name).symlink_to(sentences / name)
+    (folder / "params.yaml").write_text((sentences / "params.yaml").read_text())
+    set_param(folder, "algorithm.name", algorithm)
+    run_stage(folder, "train", *TRAIN)
+    run_stage(folder, "evaluate", *EVALUATE)
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["accuracy"] > metrics["baselines"]["chance"]["accuracy"] + 0.1
+    if algorithm == "bd_cspn":
+        test = pd.read_parquet(folder / "prepared/test.parquet")
+        facts = metrics["transductive_inference"]
+        assert facts["queries"] == pytest.approx(test["query"].map(len).mean())
+        assert facts["largest_share"] == pytest.approx((1 / test["classes"].map(len)).mean())
+
+
+def test_bounds_of_shots_suit_a_head_of_fixed_width(tmp_path):
+    """MAML with batch norm: its head has one output per class, and support sets are unequal."""
+    sizes = {"episodes.shots": "[1, 3]", "episodes.unbalanced": "true"}
+    folder = prepare_folder(tmp_path, **sizes)
+    run_stage(folder, "train", *TRAIN)
+    run_stage(folder, "evaluate", *EVALUATE)
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["baselines"]["chance"]["accuracy"] == 0.2
+    assert metrics["labels"]["accuracy_sd"] > 0
+    assert set(pd.read_parquet(folder / "prepared/test.parquet")["classes"].map(len)) == {5}
+
+
 def test_processes_do_not_change_the_bytes(drawings, tmp_path):
     names = ("metrics.json", "scores/episodes.parquet", "scores/answers.parquet")
     before = {name: (drawings / name).read_bytes() for name in names}
