@@ -80,8 +80,9 @@ def train(
         queries: Query examples per class at test time. 0 keeps the configured number.
         iterations: Number of outer steps. 0 keeps the configured number.
         seed: Seed of the initial weights and the training episodes. -1 keeps the configured one.
-        overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001} or
-            {"dataset.image_folder.features.path": "dino.safetensors"}.
+        overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001},
+            {"dataset.image_folder.features.path": "dino.safetensors"}, or bounds of ways and shots,
+            such as {"episodes.ways": [5, 20]}.
         name: Name of the experiment. By default, it is made of the settings above.
         share: Git remote, such as origin. Results computed elsewhere are pulled from the DVC
             remote, and the experiment is pushed to both remotes.

@@ -15,6 +15,7 @@ from episodic.core import random_numbers
 from episodic.core.blocks import iterate_blocks, save_images
 from episodic.core.config import require
 from episodic.data import sampling, storage
+from episodic.data.varied_sampling import VariedClassSampler
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from episodic.preprocessing.images.reading import array_to_image
 from tasks import params
@@ -52,8 +53,15 @@ def run(settings: params.Settings, raw: Path, out: Path) -> None:
             "license": dataset.config.license,
             **details,
         }
-        for key in ("ways", "shots", "queries", "seed"):
-            meta[key] = getattr(settings.episodes, key)
+        episodes = settings.episodes
+        meta |= {"ways": episodes.ways_bounds[1], "shots": episodes.shots_bounds[1]}
+        meta |= {"queries": episodes.queries, "seed": episodes.seed}
+        if episodes.is_varied:
+            meta["varied"] = {
+                "ways": episodes.ways_bounds,
+                "shots": episodes.shots_bounds,
+                "unbalanced": episodes.unbalanced,
+            }
         write_json(folder / "meta.json", meta | {"data_digest": compute_digest(folder)})
 
 
@@ -83,37 +91,46 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
         }
     )
     table.to_parquet(folder / "classes.parquet", index=False)
+    ways, shots = episodes.ways_bounds[1], episodes.shots_bounds[1]
     for split, count in _fixed_splits(episodes):
         classes_of_split = add_offsets(table)[table["split"] == split]
         groups = None
         if episodes.within_group:
             names = classes_of_split["group"].to_list()
-            groups = sampling.ClassGroups.from_names(names, episodes.ways)
+            groups = sampling.ClassGroups.from_names(names, ways)
         sampler = sampling.ClassSampler(
             torch.empty(0),
             torch.tensor(classes_of_split["offset"].to_numpy()),
             torch.tensor(classes_of_split["count"].to_numpy()),
             episodes.seed,
             split,
-            episodes.ways,
-            episodes.shots,
+            ways,
+            shots,
             episodes.queries,
             groups=groups,
             query_balance=episodes.query_balance,
         )
         index = torch.arange(count)
-        positions, support, query = sampler.draw_rows(index)
-        columns: dict[str, Any] = {
-            "episode": np.arange(count),
-            "classes": list(classes_of_split.index.to_numpy()[positions.numpy()]),
-            "support": list(support.numpy()),
-            "query": list(query.numpy()),
+        rows_of_split = classes_of_split.index.to_numpy()
+        columns: dict[str, Any] = {"episode": np.arange(count)}
+        if episodes.is_varied:
+            varied = VariedClassSampler(
+                sampler, episodes.ways_bounds, episodes.shots_bounds, episodes.unbalanced
+            )
+            positions, support, query, shots_of_class = varied.draw_rows(index)
+            columns["shots"] = [counts.numpy() for counts in shots_of_class]
+        else:
+            positions, support, query = map(list, sampler.draw_rows(index))
+        columns |= {
+            "classes": [rows_of_split[of_episode.numpy()] for of_episode in positions],
+            "support": [rows.numpy() for rows in support],
+            "query": [rows.numpy() for rows in query],
         }
         if episodes.query_balance is not None:
             columns["query_counts"] = list(sampler.draw_query_counts(index).numpy())
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     if episodes.within_group:
-        within = _describe_groups(table, episodes.ways)
+        within = _describe_groups(table, ways)
         details["protocol"] = f"{data.protocol}, each episode within {within}"
     if episodes.query_balance is not None:
         details["query_balance"] = episodes.query_balance
@@ -160,7 +177,7 @@ def _write_sinusoids(data: Sinusoids, episodes: params.Episodes, folder: Path) -
             data.x,
             seed=episodes.seed,
             split=split,
-            shots=episodes.shots,
+            shots=episodes.shots_bounds[1],
             queries=episodes.queries,
         )
         amplitude, phase, x = (t.numpy() for t in sampler.draw_waves(torch.arange(count)))
@@ -168,8 +185,8 @@ def _write_sinusoids(data: Sinusoids, episodes: params.Episodes, folder: Path) -
             "episode": np.arange(count),
             "amplitude": amplitude[:, 0],
             "phase": phase[:, 0],
-            "support_x": list(x[:, : episodes.shots]),
-            "query_x": list(x[:, episodes.shots :]),
+            "support_x": list(x[:, : episodes.shots_bounds[1]]),
+            "query_x": list(x[:, episodes.shots_bounds[1] :]),
         }
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
     family = {"amplitude": list(data.amplitude), "phase": list(data.phase), "x": list(data.x)}
@@ -190,9 +207,9 @@ def _write_tasks(data: Tasks, episodes: params.Episodes, folder: Path) -> dict[s
     table = add_offsets(table)
     smallest = table["count"].min()
     require(
-        episodes.shots < smallest,
+        episodes.shots_bounds[1] < smallest,
         "episodes.shots",
-        episodes.shots,
+        episodes.shots_bounds[1],
         f"must be below {smallest}, the examples of the smallest task",
     )
     longest = 0
@@ -202,12 +219,12 @@ def _write_tasks(data: Tasks, episodes: params.Episodes, folder: Path) -> dict[s
         bits = random_numbers.random_bits(key, torch.zeros(1, dtype=torch.int64), len(tasks))
         order = random_numbers.sample_distinct(bits, len(tasks), len(tasks))[0].numpy()
         tasks = tasks.iloc[order][:count].reset_index(drop=True)
-        query = (tasks["count"] - episodes.shots).clip(upper=episodes.queries)
+        query = (tasks["count"] - episodes.shots_bounds[1]).clip(upper=episodes.queries)
         columns = {
             "episode": np.arange(len(tasks)),
             "task": tasks["task"],
             "offset": tasks["offset"],
-            "support": episodes.shots,
+            "support": episodes.shots_bounds[1],
             "skipped": 0,
             "query": query,
         }

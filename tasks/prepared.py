@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,9 @@ import torch
 
 from episodic.core import float64
 from episodic.core.episode import Episode
+from episodic.core.episode_size import size_bounds, stack_lists
 from episodic.data import augmentation, sampling, storage
-from episodic.data.varied_sampling import VariedClassSampler, size_bounds
+from episodic.data.varied_sampling import VariedClassSampler, build_varied_episode
 from tasks.params import Settings
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
@@ -192,21 +193,44 @@ class PreparedFolder:
                 self.meta["longest"],
             )
             return episode.to(self.device)
+        if "varied" in self.meta:
+            return self._build_varied_episodes(table, examples).to(self.device)
         query_counts = column("query_counts") if "query_counts" in table else None
         episode = sampling.build_class_episode(
             examples, column("support"), column("query"), self.meta["ways"], query_counts
         )
         return episode.to(self.device)
 
+    def _build_varied_episodes(self, table: pd.DataFrame, examples: storage.Examples) -> Episode:
+        """Build fixed episodes of different sizes, padded to the largest possible size."""
+
+        def column(name: str, width: int, mode: Literal["edge", "constant"]) -> torch.Tensor:
+            rows = [np.pad(row, (0, width - len(row)), mode) for row in table[name]]
+            return torch.tensor(np.stack(rows), device=self.sampling_device)
+
+        ways, shots, queries = (self.meta[key] for key in ("ways", "shots", "queries"))
+        fewest, most = self.meta["varied"]["ways"]
+        return build_varied_episode(
+            examples,
+            column("support", ways * shots, "edge"),
+            column("query", ways * queries, "edge"),
+            column("shots", ways, "constant"),
+            varied_ways=fewest < most,
+        )
+
     def count_queries(self, table: pd.DataFrame) -> np.ndarray:
         """Return the queries of each class of fixed classification episodes `(episodes, ways)`.
+
+        Classes that an episode does not have, if episodes differ in size, have 0 queries.
 
         Args:
             table: Rows of `read_episodes`.
         """
         if "query_counts" in table:
             return np.stack(table["query_counts"].to_list())
-        return np.full((len(table), self.meta["ways"]), self.meta["queries"])
+        is_class = stack_lists(table["classes"]) >= 0
+        counts: np.ndarray = np.where(is_class, self.meta["queries"], 0)
+        return counts
 
 
 def add_offsets(table: pd.DataFrame) -> pd.DataFrame:

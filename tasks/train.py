@@ -122,6 +122,8 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
+            if "varied" in source.meta:
+                description["varied"] = source.meta["varied"]
             if transforms := settings.train.augmentation.transforms:
                 description["augmentation"] = transforms
             model_folder.save(model, result.members, description)

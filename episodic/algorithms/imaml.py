@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from annotated_types import Ge, Le
 from torch import Tensor
 
-from episodic.core.config import PositiveFloat
+from episodic.core.config import NonNegativeFloat, PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.gradient_descent import Steps
@@ -52,7 +51,7 @@ class IMAML(Algorithm):
     inner_steps: Steps = 16
     regularization: PositiveFloat = 2.0
     cg_steps: Steps = 5
-    damping: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    damping: NonNegativeFloat = 0.0
 
     backprop_through_inner: ClassVar[bool] = False
 

@@ -15,7 +15,12 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import MetaLearner
-from episodic.engine.leave_one_out import Choice, choose_regularization, refitted_outputs
+from episodic.engine.leave_one_out import (
+    Choice,
+    choose_regularization,
+    class_weights,
+    refitted_outputs,
+)
 from episodic.engine.linear_head import LinearHead
 
 __all__ = ["MetaOptNet"]
@@ -50,8 +55,10 @@ class MetaOptNet(LinearHead):
     params.yaml.
 
     With `leave_one_out`, C and the scale are chosen per task by the leave-one-out cross-entropy of
-    the support set, if every class has two or more examples. Use this on features that were not
-    meta-trained: each task then solves seven problems per support example.
+    the support set, if every class has two or more examples. Classes have the same weight, whatever
+    their numbers of examples: C is multiplied and I divided by the weight of an example. Use this
+    on features that were not meta-trained: each task then solves seven problems per support
+    example.
 
     Args:
         c: SVM regularization parameter C.
@@ -82,28 +89,36 @@ class MetaOptNet(LinearHead):
             choice = choose_regularization(
                 learner.model.features(theta, episode.support_x),
                 episode,
-                partial(refitted_outputs, fit=_fit),
+                partial(refitted_outputs, fit=_fit, balanced=True),
                 Choice(torch.full_like(scale, 1 / self.c), scale),
             )
             theta |= {"svm.c": 1 / choice.regularization, "svm.scale": choice.scale}
         return InnerLoop(theta)
 
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
-        y = F.one_hot(episode.support_y, episode.classes)
-        c = float64.to_float64(theta["svm.c"][..., None]) if self.leave_one_out else self.c
+        y = float64.to_float64(F.one_hot(episode.support_y, episode.classes))
+        c: float | Tensor = self.c
+        weights = None
+        if self.leave_one_out:
+            weights = class_weights(y)
+            c = float64.to_float64(theta["svm.c"][..., None]) * weights[:, None]
         alpha = crammer_singer(
             float64.to_float64(support @ support.mT),
-            float64.to_float64(y),
+            y,
             c,
             _free_variables(episode),
+            weights,
         ).to(support)
         weight = theta["svm.scale"][..., None] * (support.mT @ alpha)
         return weight, torch.zeros_like(weight[:, :1])
 
 
-def _fit(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Tensor, Tensor]:
+def _fit(
+    kernel: Tensor, y: Tensor, regularization: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Solve for alpha and a bias of 0, with C = 1 / regularization."""
-    return crammer_singer(kernel, y, 1 / regularization[:, None]), torch.zeros_like(y[:, :1])
+    alpha = crammer_singer(kernel, y, 1 / regularization[:, None], weights=weights)
+    return alpha, torch.zeros_like(y[:, :1])
 
 
 def _free_variables(episode: Episode) -> Tensor | None:
@@ -121,6 +136,7 @@ def crammer_singer(
     y: Tensor,
     c: float | Tensor,
     is_free: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Solve the dual problem of the support vector machine, differentiable with respect to K.
 
@@ -130,13 +146,14 @@ def crammer_singer(
         c: The bound C, or that of each example, float64 `(tasks, 1, n)` or `(tasks, 1, 1)`.
         is_free: Which values of alpha are variables, bool `(tasks, n, ways)`; None: all. Those of
             padding and of classes that a task does not have are 0.
+        weights: Divisors of I, `(tasks, n)`, if examples have weights, which `c` contains already.
 
     Returns:
         The minimizer alpha `(tasks, n, ways)`.
     """
     tasks, n, ways = y.shape
     y = y.mT  # from here on `(tasks, ways, n)`, one row per class
-    identity = torch.eye(n, dtype=y.dtype, device=y.device)
+    ridge = torch.ones_like(y[:, :1]) if weights is None else 1 / weights[:, None]
     classes: int | Tensor = ways
     if is_free is not None:
         is_free = is_free.mT
@@ -158,7 +175,7 @@ def crammer_singer(
 
     def slope(alpha: Tensor) -> Tensor:
         """Compute the gradient of the objective."""
-        return alpha @ kernel + alpha - y
+        return alpha @ kernel + alpha * ridge - y
 
     def newton_step(gradient: Tensor, barrier: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Solve [[H, A^T], [A, 0]] (step, nu) = (-gradient, -residual).
@@ -168,7 +185,7 @@ def crammer_singer(
         """
         gradient = fixed(gradient)
         inverse, _ = torch.linalg.inv_ex(
-            kernel.detach()[:, None] + identity + torch.diag_embed(fixed(barrier))
+            kernel.detach()[:, None] + torch.diag_embed(ridge) + torch.diag_embed(fixed(barrier))
         )
         if is_free is not None:
             inverse = inverse * has_class[..., None, None]

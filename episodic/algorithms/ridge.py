@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,12 @@ from episodic.core.episode import Episode
 from episodic.core.model import Model, Params
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import MetaLearner
-from episodic.engine.leave_one_out import Choice, choose_regularization, ridge_outputs
+from episodic.engine.leave_one_out import (
+    Choice,
+    choose_regularization,
+    class_weights,
+    ridge_outputs,
+)
 from episodic.engine.linear_head import LinearHead
 
 __all__ = ["RidgeRegression"]
@@ -36,7 +42,8 @@ class RidgeRegression(LinearHead):
 
     With `leave_one_out`, lambda and the scale are not the learned ones. They are chosen per task by
     the leave-one-out cross-entropy of the support set, if every class has two or more examples.
-    Use this on features that were not meta-trained.
+    Classes have the same weight, whatever their numbers of examples. Use this on features that were
+    not meta-trained.
 
     Args:
         regularization: Initial value of lambda.
@@ -67,7 +74,7 @@ class RidgeRegression(LinearHead):
             choice = choose_regularization(
                 _with_ones(learner.model.features(theta, episode.support_x)),
                 episode,
-                ridge_outputs,
+                partial(ridge_outputs, balanced=True),
                 Choice(theta["ridge.log_lambda"].exp(), theta["ridge.scale"]),
             )
             theta |= {
@@ -79,9 +86,12 @@ class RidgeRegression(LinearHead):
     def solve_head(self, theta: Params, support: Tensor, episode: Episode) -> tuple[Tensor, Tensor]:
         x = _with_ones(support)
         y = F.one_hot(episode.support_y, episode.classes).to(x.dtype)
-        x, y = episode.mask_padding(x), episode.mask_padding(y)
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        kernel = x @ x.mT + theta["ridge.log_lambda"].exp()[..., None] * identity
+        penalty = theta["ridge.log_lambda"].exp()[..., None] * identity
+        if self.leave_one_out:
+            penalty = penalty / class_weights(y)[..., None]
+        x, y = episode.mask_padding(x), episode.mask_padding(y)
+        kernel = x @ x.mT + penalty
         # The matrix is not singular, because lambda > 0. solve would check this, which synchronizes
         # with a GPU.
         w = theta["ridge.scale"][..., None] * (x.mT @ torch.linalg.solve_ex(kernel, y)[0])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic import ops
-from episodic.core.config import PositiveFloat
+from episodic.core.config import NonNegativeFloat, PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
 from episodic.data.sampling import LabelScope
@@ -22,8 +21,6 @@ from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.ops.head import apply_head
 
 __all__ = ["TransductiveFineTuning"]
-
-NonNegativeFloat = Annotated[float, Ge(0), Le(1e6)]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def info(
     ],
 ) -> None:
     """Describe a model: algorithm, inputs, training data and validation score."""
+    from episodic.core.episode_size import describe_sizes
     from episodic.core.registry import ALGORITHMS
     from episodic.training import model_folder
 
@@ -89,8 +90,8 @@ def info(
         facts["head"] = config["head"]
     else:
         facts["trained on"] = f"{config.get('dataset')}"
-        if config["kind"] == "classification":
-            facts["trained on"] += f": {config['ways']}-way {config.get('shots')}-shot"
+        if config["kind"] == "classification" and "shots" in config:
+            facts["tested on"] = f"{describe_sizes(config)} episodes"
     if "adapted" in config:
         classes = ", ".join(map(str, config["adapted"]["classes"]))
         facts["adapted to"] = classes or "a regression task"
@@ -232,7 +233,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=2,
-            help="classes per episode (default: as in training, or 5)",
+            help="classes per episode (default: as in the model's test episodes, or 5)",
             show_default=False,
         ),
     ] = None,
@@ -240,11 +241,20 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="support examples per class (default: as in training, or 1)",
+            help="support examples per class (default: as in the model's test episodes, or 1)",
             show_default=False,
         ),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="query examples per class")] = 5,
+    query_balance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ALPHA",
+            help="unbalanced query sets: Dirichlet concentration of the shares of their classes,"
+            " such as 2; the number of queries per episode stays the same (default: balanced)",
+            show_default=False,
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="number of episodes")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="seed of the episodes")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
@@ -265,20 +275,12 @@ def evaluate(
         episodes,
         seed,
         progress=ProgressBar("episodes"),
+        query_balance=query_balance,
     )
     if as_json:
         print(json.dumps(result.summary))
         return
-    print(
-        f"accuracy {100 * result.accuracy:.1f} % ± {100 * result.ci95:.1f} (95 % interval) on"
-        f" {episodes} {result.ways}-way {result.shots}-shot episodes,"
-        f" {result.queries} queries per class (chance: {100 / result.ways:.1f} %)"
-    )
-    if result.transductive:
-        print(
-            f"transductive inference: the {result.ways * result.queries} queries of an episode are"
-            " predicted together, equally many of each class"
-        )
+    print(result)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from episodic.core.errors import UserError
 __all__ = [
     "ConfigError",
     "Fraction",
+    "NonNegativeFloat",
     "PositiveFloat",
     "Section",
     "Seed",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 PositiveFloat = Annotated[float, Gt(0), Le(1e6)]
+NonNegativeFloat = Annotated[float, Ge(0), Le(1e6)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 

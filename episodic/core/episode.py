@@ -69,6 +69,18 @@ class Episode(NamedTuple):
         )
 
     @property
+    def example_mask(self) -> Tensor:
+        """Which examples of the support set, then of the query set, are not padding, bool."""
+        sets = (self.support_y, self.support_size), (self.query_y, self.query_size)
+        return torch.cat(
+            [
+                torch.ones_like(y, dtype=torch.bool) if size is None else _find_examples(y, size)
+                for y, size in sets
+            ],
+            1,
+        )
+
+    @property
     def is_padded(self) -> bool:
         """Whether a task has padding. This synchronizes with a GPU if tasks have sizes."""
         return any(

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import NamedTuple
 
 import torch
-from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic.core import random_numbers
 from episodic.core.config import require
 from episodic.core.episode import Episode
+from episodic.core.episode_size import Bounds
 from episodic.core.random_numbers import integers_below, random_bits, uniform
-from episodic.data.sampling import ClassSampler
+from episodic.data.sampling import ClassSampler, build_class_episode
+from episodic.data.storage import Examples
 
-__all__ = ["Bounds", "EpisodeSize", "VariedClassSampler", "size_bounds"]
-
-Bounds = tuple[Annotated[int, Ge(1), Le(10_000)], Annotated[int, Ge(1), Le(10_000)]]
-"""The smallest and the largest value of an integer that is drawn uniformly."""
-
-EpisodeSize = Annotated[int, Ge(1), Le(10_000)] | Bounds
-"""A number of ways or shots, or the bounds between which it is drawn per episode."""
+__all__ = ["DrawnRows", "VariedClassSampler", "build_varied_episode"]
 
 MAX_RATIO = 2.0
 """Unbalanced classes have random weights, log-uniform from 1 / MAX_RATIO to MAX_RATIO."""
 
 
-def size_bounds(size: EpisodeSize | None, default: int) -> Bounds:
-    """Return the bounds of a number of ways or shots, which are equal if it is not drawn.
+class DrawnRows(NamedTuple):
+    """The classes and rows of episodes of different sizes, one tensor per episode.
 
-    Args:
-        size: The number or its bounds; None for the default.
-        default: The default.
+    Attributes:
+        classes: Positions of the classes within the split, int64 `(ways,)`.
+        support: Rows of the support examples, int64, class after class.
+        query: Rows of the query examples, likewise.
+        shots: Support examples of each class, int64 `(ways,)`.
     """
-    if isinstance(size, tuple):
-        return size
-    return (size or default,) * 2
+
+    classes: list[Tensor]
+    support: list[Tensor]
+    query: list[Tensor]
+    shots: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,25 @@ class VariedClassSampler:
             shots = shots.clamp(fewest, most)
         return ways, torch.where(is_class, shots, 0)
 
+    def draw_rows(self, index: Tensor) -> DrawnRows:
+        """Draw classes and rows of episodes without padding, and without reading the examples.
+
+        Args:
+            index: Episode indices, int64 `(tasks,)`.
+        """
+        classes, support, query = self.sampler.draw_rows(index)
+        ways, shots = self.draw_sizes(index, classes)
+        kept = (
+            _is_kept(support, shots),
+            _is_kept(query, (shots > 0) * self.sampler.queries),
+        )
+        return DrawnRows(
+            [positions[:n] for positions, n in zip(classes, ways.tolist(), strict=True)],
+            [rows[is_kept] for rows, is_kept in zip(support, kept[0], strict=True)],
+            [rows[is_kept] for rows, is_kept in zip(query, kept[1], strict=True)],
+            [counts[:n] for counts, n in zip(shots, ways.tolist(), strict=True)],
+        )
+
     def __call__(self, index: Tensor) -> Episode:
         sampler = self.sampler
         classes, support, query = sampler.draw_rows(index)
@@ -129,6 +147,53 @@ class VariedClassSampler:
         )
 
 
+def build_varied_episode(
+    examples: Examples, support: Tensor, query: Tensor, shots: Tensor, varied_ways: bool
+) -> Episode:
+    """Read the examples of episodes of different sizes.
+
+    Args:
+        examples: Examples by row, as for `build_class_episode`.
+        support: Rows of the support sets, int64 `(tasks, n)`, class after class, then padding.
+        query: Rows of the query sets, likewise, with equally many queries per class.
+        shots: Shots of each class, int64 `(tasks, largest ways)`; 0 for classes that a task does
+            not have.
+        varied_ways: Whether tasks differ in the number of classes.
+
+    Returns:
+        The episodes, with labels from 0 to ways - 1 and the sizes without padding.
+    """
+    largest = shots.shape[1]
+    ways = (shots > 0).sum(1)
+    queries = query.shape[1] // largest
+    label = torch.arange(largest, device=shots.device)
+
+    def repeat(counts: Tensor, width: int) -> Tensor:
+        """Return labels `(tasks, width)` with these counts per class; padding has label 0."""
+        ends = counts.cumsum(1)
+        position = torch.arange(width, device=shots.device)
+        labels = torch.searchsorted(ends, position.expand(len(ends), -1).contiguous(), right=True)
+        return labels.where(position < ends[:, -1:], 0)
+
+    query_counts = (label < ways[:, None]) * queries
+    episode = build_class_episode(examples, support, query, largest)
+    return episode._replace(
+        support_y=repeat(shots, support.shape[1]),
+        query_y=repeat(query_counts, query.shape[1]),
+        support_size=shots.sum(1),
+        query_size=query_counts.sum(1),
+        task_ways=ways if varied_ways else None,
+    )
+
+
+def _is_kept(rows: Tensor, kept: Tensor) -> Tensor:
+    """Return which rows are kept, bool `(tasks, ways * n)`. Arguments are as in `_keep_first`."""
+    width = rows.shape[1]
+    per_class = width // kept.shape[1]
+    position = torch.arange(width, device=rows.device)
+    return position % per_class < kept[:, position // per_class]
+
+
 def _keep_first(rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the first examples of each class, and pad with the last one that is kept.
 
@@ -142,7 +207,7 @@ def _keep_first(rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     width = rows.shape[1]
     per_class = width // kept.shape[1]
     position = torch.arange(width, device=rows.device)
-    is_kept = position % per_class < kept[:, position // per_class]
+    is_kept = _is_kept(rows, kept)
     size = kept.sum(1)
     order = (~is_kept).int().argsort(dim=1, stable=True)
     order = order.gather(1, position.minimum(size[:, None] - 1))

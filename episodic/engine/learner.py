@@ -179,6 +179,22 @@ class Algorithm(Section):
         """
         return learner.apply_to_query(learner.model, theta, episode, batch_norm)
 
+    def training_outputs(
+        self, learner: MetaLearner, theta: Params, episode: Episode
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict the query set as in `query_outputs`, and compute a term of the training loss.
+
+        Args:
+            learner: The meta-learner. Its batch-norm mode applies.
+            theta: Adapted parameters `(tasks, *shape)`.
+            episode: The tasks.
+
+        Returns:
+            Logits or predictions `(tasks, n, outputs)`, and what is added to the query loss of each
+            task `(tasks,)`, such as a regularizer; None if nothing is.
+        """
+        return self.query_outputs(learner, theta, episode, learner.batch_norm), None
+
     def solve_head(
         self, theta: Params, support: Tensor, episode: Episode
     ) -> tuple[Tensor, Tensor] | None:
@@ -331,9 +347,27 @@ class MetaLearner:
         Returns:
             Logits or predictions `(tasks, n, outputs)`.
         """
-        algorithm = self.algorithm
-        outputs = algorithm.query_outputs(self, theta, episode, batch_norm or self.batch_norm)
-        return episode.mask_classes(outputs) if algorithm.any_ways else outputs
+        mode = batch_norm or self.batch_norm
+        return self._mask_classes(self.algorithm.query_outputs(self, theta, episode, mode), episode)
+
+    def training_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Tensor]:
+        """Compute the loss that the meta-gradient differentiates.
+
+        Args:
+            theta: Adapted parameters `(tasks, *shape)`.
+            episode: The tasks.
+
+        Returns:
+            The outputs on the query set `(tasks, n, outputs)`, and the query loss of each task
+            `(tasks,)` with the term that the algorithm adds to it.
+        """
+        outputs, term = self.algorithm.training_outputs(self, theta, episode)
+        outputs = self._mask_classes(outputs, episode)
+        loss = self.objective.loss(outputs, episode.query_y, episode.query_size)
+        return outputs, loss if term is None else loss + term
+
+    def _mask_classes(self, outputs: Tensor, episode: Episode) -> Tensor:
+        return episode.mask_classes(outputs) if self.algorithm.any_ways else outputs
 
     def apply_to_query(
         self, function: ModelFunction, theta: Params, episode: Episode, batch_norm: str

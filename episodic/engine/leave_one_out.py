@@ -25,6 +25,7 @@ __all__ = [
     "Fit",
     "LeftOutOutputs",
     "choose_regularization",
+    "class_weights",
     "feature_variance",
     "refitted_outputs",
     "ridge_outputs",
@@ -49,7 +50,7 @@ LeftOutOutputs = Callable[[Tensor, Tensor, Tensor], Tensor]
 that is fitted to the others; kernel `(tasks, n, n)`, one-hot y `(tasks, n, ways)` and lambda
 `(tasks, 1)` in float64."""
 
-Fit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Fit = Callable[..., tuple[Tensor, Tensor]]
 """`fit(kernel, y, regularization)`: dual coefficients `(tasks, n, ways)` and bias
 `(tasks, 1, ways)` of a head; kernel and y as for `LeftOutOutputs`. The regularization `(tasks, n)`
 is lambda divided by the weight of the loss of each example."""
@@ -107,6 +108,21 @@ def choose_regularization(
     return Choice(regularization, scale)
 
 
+def class_weights(y: Tensor) -> Tensor:
+    """Weight examples such that all classes have the same total weight.
+
+    Without weights, a strongly regularized head predicts the largest class of a support set.
+
+    Args:
+        y: One-hot labels `(tasks, n, ways)`.
+
+    Returns:
+        Weights `(tasks, n)` with mean 1; exactly 1 if classes have equal shots.
+    """
+    n, ways = y.shape[1:]
+    return (y @ (n / (ways * y.sum(1)))[..., None])[..., 0]
+
+
 def feature_variance(kernel: Tensor) -> Tensor:
     """Compute the mean squared distance of features from their mean, `(tasks, 1)`.
 
@@ -144,7 +160,9 @@ def _best_choice(
     return Choice(*torch.cat(candidates, 2).gather(2, best.expand(2, -1, -1)))
 
 
-def ridge_outputs(kernel: Tensor, y: Tensor, regularization: Tensor) -> Tensor:
+def ridge_outputs(
+    kernel: Tensor, y: Tensor, regularization: Tensor, balanced: bool = False
+) -> Tensor:
     """Compute the leave-one-out outputs of ridge regression in closed form.
 
         o_i = y_i - (G^-1 y)_i / (G^-1)_ii,     G = K + diag(lambda / weights)
@@ -155,6 +173,7 @@ def ridge_outputs(kernel: Tensor, y: Tensor, regularization: Tensor) -> Tensor:
         kernel: K `(tasks, n, n)`.
         y: One-hot labels `(tasks, n, ways)`.
         regularization: lambda `(tasks, 1)`.
+        balanced: Whether the losses are weighted by `class_weights`.
 
     Returns:
         `(tasks, n, ways)`.
@@ -162,13 +181,17 @@ def ridge_outputs(kernel: Tensor, y: Tensor, regularization: Tensor) -> Tensor:
     Source: Carl Rasmussen, Christopher Williams: Gaussian Processes for Machine Learning, 2006,
     equation 5.12.
     """
-    diagonals = regularization[..., None] / _weights(y)
+    if balanced:
+        regularization = regularization / class_weights(y)
+    diagonals = regularization[:, None] / _weights(y)
     inverses, _ = torch.linalg.inv_ex(kernel[:, None] + torch.diag_embed(diagonals))
     ratios = (inverses @ y[:, None]) / inverses.diagonal(dim1=2, dim2=3)[..., None]
     return y - torch.einsum("tic,tcik->tik", y, ratios)
 
 
-def refitted_outputs(kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit) -> Tensor:
+def refitted_outputs(
+    kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit, balanced: bool = False
+) -> Tensor:
     """Compute the leave-one-out outputs of a head by fitting it again without each example.
 
     Args:
@@ -176,6 +199,8 @@ def refitted_outputs(kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit
         y: One-hot labels `(tasks, n, ways)`.
         regularization: lambda `(tasks, 1)`.
         fit: Fits the head.
+        balanced: Whether the losses are weighted by `class_weights`. `fit` then takes these
+            weights, `(tasks, n)`, as a fourth argument.
 
     Returns:
         `(tasks, n, ways)`.
@@ -183,15 +208,19 @@ def refitted_outputs(kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit
     tasks, n, ways = y.shape
     others = torch.arange(n - 1, device=y.device).expand(n, -1)
     others = others + (others >= torch.arange(n, device=y.device)[:, None])  # (n, n - 1)
-    kernels = kernel[:, others[:, :, None], others[:, None]].flatten(0, 1)
-    labels = y[:, others].flatten(0, 1)
-    strengths = regularization[..., None] / (y @ _weights(y))
-    strengths = strengths.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1)
+    weights = class_weights(y) if balanced else torch.ones_like(y[..., 0])
+    strengths = (regularization / weights)[:, None] / (y @ _weights(y))
+    problems = [
+        kernel[:, others[:, :, None], others[:, None]].flatten(0, 1),
+        y[:, others].flatten(0, 1),
+        strengths.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1),
+    ]
+    if balanced:
+        problems.append(weights[:, others].flatten(0, 1))
     size = max(1, NUMBERS_AT_ONCE // (ways * n * n))
     alphas, biases = [], []
     for start in range(0, tasks * n, size):
-        part = slice(start, start + size)
-        alpha, bias = fit(kernels[part], labels[part], strengths[part])
+        alpha, bias = fit(*(tensor[start : start + size] for tensor in problems))
         alphas.append(alpha)
         biases.append(bias)
     to_others = kernel.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1)

@@ -38,7 +38,8 @@ class MetaGradient(NamedTuple):
 
     Args:
         loss: Mean query loss after adaptation `()`, or the weighted sum over inner steps if the
-            algorithm defines `query_loss_weights`.
+            algorithm defines `query_loss_weights`. It includes the term that the algorithm adds in
+            `training_outputs`.
         score: Mean accuracy or squared error after adaptation `()`.
         gradient: Gradient of `loss` with respect to the meta-parameters, without a task axis.
     """
@@ -219,8 +220,7 @@ def _query_gradient(
         chunk = episode.slice_tasks(first, last)
         leaves = detached({name: p[first:last] for name, p in theta.items()})
         with torch.set_grad_enabled(differentiate):
-            outputs = learner.with_episode_noise(chunk).query_outputs(leaves, chunk)
-            losses = learner.objective.loss(outputs, chunk.query_y, chunk.query_size)
+            outputs, losses = learner.with_episode_noise(chunk).training_loss(leaves, chunk)
             loss = losses.sum() * loss_weight
         scores = learner.objective.score(outputs.detach(), chunk.query_y, chunk.query_size)
         gradient = grad(loss, leaves) if differentiate else {}

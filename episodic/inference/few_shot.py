@@ -39,6 +39,7 @@ from episodic.training.model_folder import ModelFolderError
 __all__ = ["FewShotEvaluation", "FewShotLearner", "load"]
 
 EPISODES_PER_CHUNK = 5
+MAX_BALANCE = 1e6
 
 
 @dataclass(frozen=True)
@@ -140,25 +141,35 @@ class FewShotLearner:
         episodes: int = 200,
         seed: int = 0,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        query_balance: float | None = None,
     ) -> FewShotEvaluation:
         """Evaluate the learner on episodes drawn from your own examples.
 
         Args:
             x: Examples, as for `adapt`, of all classes to draw episodes from.
             y: A label per example.
-            ways: Classes per episode. None: as in training; without training, 5 or all classes.
-            shots: Support examples per class. None: as in training; without training, 1.
+            ways: Classes per episode. None: as in the model's (largest) test episodes; without
+                training, 5 or all classes.
+            shots: Support examples per class. None: likewise; without training, 1.
             queries: Query examples per class.
             episodes: Number of episodes.
             seed: Seed of the episodes.
             progress: Called with the number of completed and of all episodes.
+            query_balance: Dirichlet concentration of unbalanced query sets, as in `ClassSampler`.
+                The number of queries per episode stays `ways * queries`. None: balanced.
 
         Raises:
             InputError: An example cannot be read.
-            AdaptError: There are too few classes or examples, or the model is a regression model.
+            AdaptError: There are too few classes or examples, the model is a regression model, or
+                `query_balance` is not positive.
         """
         if self.kind != "classification":
             raise AdaptError("a regression model has no classes to draw episodes from")
+        if query_balance is not None and not 0 < query_balance <= MAX_BALANCE:
+            raise AdaptError(
+                f"query_balance is {query_balance:g}; it must be greater than 0 and at most"
+                f" {MAX_BALANCE:g}"
+            )
         x = self.inputs(x)
         labels = read_labels(y, len(x))
         classes = unique_labels(labels)
@@ -184,8 +195,22 @@ class FewShotLearner:
                 " use fewer shots or queries"
             )
         sampler = ClassSampler(
-            x, counts.cumsum(0) - counts, counts, seed, "test", ways, shots, queries
+            x,
+            counts.cumsum(0) - counts,
+            counts,
+            seed,
+            "test",
+            ways,
+            shots,
+            queries,
+            query_balance=query_balance,
         )
+        if query_balance is not None and sampler.most_queries == queries:
+            raise AdaptError(
+                f"query_balance is {query_balance:g}, but the smallest class has {counts.min()}"
+                f" examples, {shots} + {queries}, which leaves no class more queries than another:"
+                " add examples, or use fewer shots or queries"
+            )
         scores: list[Tensor] = []
         for start in range(0, episodes, EPISODES_PER_CHUNK):
             end = min(start + EPISODES_PER_CHUNK, episodes)
@@ -196,6 +221,7 @@ class FewShotLearner:
             ways,
             shots,
             queries,
+            query_balance,
             self._inductive_learner().test_variant.algorithm.transductive,
         )
 
@@ -234,14 +260,17 @@ class FewShotEvaluation:
         scores: The accuracy of each episode, `(episodes,)` float64 fractions.
         ways: Classes per episode.
         shots: Support examples per class.
-        queries: Query examples per class.
-        transductive: Whether the queries of an episode were predicted together.
+        queries: Query examples per class, on average if query sets are unbalanced.
+        query_balance: Dirichlet concentration of unbalanced query sets; None: balanced.
+        transductive: Whether the queries of an episode were predicted together (transductive
+            inference).
     """
 
     scores: np.ndarray
     ways: int
     shots: int
     queries: int
+    query_balance: float | None = None
     transductive: bool = False
 
     @property
@@ -254,13 +283,23 @@ class FewShotEvaluation:
         """Half-width of the 95 % confidence interval of the accuracy over episodes."""
         return mean_ci95(self.scores)[1]
 
+    def __str__(self) -> str:
+        """The accuracy, and the episodes that it was measured on, in one sentence."""
+        queries = f"{self.queries} queries per class"
+        if self.query_balance is not None:
+            total = self.ways * self.queries
+            queries = f"{total} queries, unbalanced (Dirichlet {self.query_balance:g})"
+        balance = "balanced" if self.query_balance is None else "unbalanced"
+        inference = f", transductive inference on {balance} query sets" if self.transductive else ""
+        return (
+            f"accuracy {100 * self.accuracy:.1f} % ± {100 * self.ci95:.1f} (95 % interval) on"
+            f" {len(self.scores)} {self.ways}-way {self.shots}-shot episodes, {queries}{inference}"
+            f" (chance: {100 / self.ways:.1f} %)"
+        )
+
     @property
     def summary(self) -> dict[str, Any]:
-        """The results as JSON-serializable values.
-
-        If the queries were predicted together, their number is `transductive_inference.queries`.
-        """
-        together = {"queries": self.ways * self.queries, "balanced": True}
+        """The results as JSON-serializable values."""
         return {
             "accuracy": self.accuracy,
             "accuracy_ci95": self.ci95,
@@ -268,8 +307,10 @@ class FewShotEvaluation:
             "ways": self.ways,
             "shots": self.shots,
             "queries": self.queries,
+            "query_balance": self.query_balance,
+            "transductive_inference": self.transductive,
             "episodes": len(self.scores),
-        } | ({"transductive_inference": together} if self.transductive else {})
+        }
 
 
 def load(

@@ -222,13 +222,15 @@ class PartialFineTuningLearner(FewShotLearner):
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
         """Compute the accuracy of episodes, in each of which the encoder is fine-tuned."""
         _, support, query = sampler.draw_rows(index)
-        support_y, query_y = (
-            torch.arange(sampler.ways).repeat_interleave(rows.shape[1] // sampler.ways)
-            for rows in (support, query)
-        )
+        labels = torch.arange(sampler.ways)
+        support_y = labels.repeat_interleave(sampler.shots)
         scores = []
-        for support_rows, query_rows in zip(support, query, strict=True):
-            adapted = self.adapt(sampler.examples[support_rows], support_y)
-            predicted = adapted.predict(sampler.examples[query_rows])
+        for i in range(len(index)):
+            repeats: int | Tensor = sampler.queries
+            if sampler.query_balance is not None:
+                repeats = sampler.draw_query_counts(index)[i]
+            query_y = labels.repeat_interleave(repeats)
+            adapted = self.adapt(sampler.examples[support[i]], support_y)
+            predicted = adapted.predict(sampler.examples[query[i]])
             scores.append(float((predicted == query_y.numpy()).mean()))
         return torch.tensor(scores, dtype=torch.float64)

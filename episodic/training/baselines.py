@@ -10,12 +10,13 @@ from torch import Tensor
 from episodic import ops
 from episodic.core import float64, random_numbers
 from episodic.core.episode import Episode
+from episodic.core.model import Params
 from episodic.core.objective import mean_per_task
 from episodic.engine import inner_optimizers
 from episodic.engine.inner import InnerLoop
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import ProcessGroup
-from episodic.training.evaluation import episodes_per_chunk, graph_free_steps, split_episodes
+from episodic.training.evaluation import exact_chunks, graph_free_steps
 
 __all__ = [
     "choose_fine_tuning_rate",
@@ -40,8 +41,10 @@ def input_centroid_scores(episode: Episode) -> Tensor:
         Accuracies `(tasks,)`, float64.
     """
     support, query = episode.support_x.flatten(2), episode.query_x.flatten(2)
-    centroids = ops.class_means(support, episode.support_y, episode.classes)
-    return float64.to_float64(torch.cdist(query, centroids).argmin(-1) == episode.query_y).mean(1)
+    centroids = ops.class_means(support, episode.support_y, episode.classes, episode.support_size)
+    distances = -episode.mask_classes(-torch.cdist(query, centroids))
+    is_correct = float64.to_float64(distances.argmin(-1) == episode.query_y)
+    return mean_per_task(is_correct, episode.query_size)
 
 
 def constant_prediction_errors(episode: Episode, value: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def random_init_scores(
     Args:
         learner: The learner. Only its model and objective are used.
         seed: Seed of the initial weights, which differ between episodes.
-        episode: The tasks.
+        episode: The tasks. They may have fewer classes than the model has outputs.
         rate: Learning rate of the gradient steps.
         first: Index of the first episode, so weights do not depend on the chunks.
 
@@ -81,15 +84,26 @@ def random_init_scores(
     # Weights have the dtype of the inputs, unless these are tokens.
     like = x if x.is_floating_point() else torch.empty(0, device=x.device)
     theta = {name: torch.stack([draw[name] for draw in initial]).to(like) for name in initial[0]}
+
+    def keep_classes(outputs: Tensor) -> Tensor:
+        """Remove the outputs of classes that the tasks do not have."""
+        return episode.mask_classes(outputs[..., : episode.ways] if episode.ways else outputs)
+
+    def support_loss(theta: Params, step: int) -> Tensor:
+        outputs = keep_classes(learner.model(theta, x))
+        return learner.objective.loss(outputs, episode.support_y, episode.support_size)
+
     inner = InnerLoop(
         theta,
-        lambda theta, step: learner.support_loss(theta, episode),
+        support_loss,
         inner_optimizers.sgd(rate),
         second_order=False,
     )
     *_, theta = graph_free_steps(inner, FINE_TUNING_STEPS)
     with torch.no_grad():
-        outputs = learner.apply_to_query(learner.model, theta, episode, learner.batch_norm)
+        outputs = keep_classes(
+            learner.apply_to_query(learner.model, theta, episode, learner.batch_norm)
+        )
         return learner.objective.score(outputs, episode.query_y, episode.query_size)
 
 
@@ -106,11 +120,10 @@ def choose_fine_tuning_rate(
     """
 
     def score_rate(i: int) -> Tensor:
-        size = episodes_per_chunk(validation)
-        scores = [
-            random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], k * size)
-            for k, chunk in enumerate(split_episodes(validation, size))
-        ]
+        first, scores = 0, []
+        for chunk in exact_chunks(learner, validation):
+            scores.append(random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], first))
+            first += chunk.tasks
         return float64.to_float64(torch.cat(scores)).mean().view(1, 1)
 
     group = group or ProcessGroup()

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
+from episodic.core.episode_size import EpisodeSize, check_sizes
 from episodic.data.augmentation import Augmentation, SupportAugmentation
-from episodic.data.varied_sampling import EpisodeSize
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -83,16 +83,7 @@ class TrainingConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("ways", "shots"):
-            size = getattr(self, key)
-            if isinstance(size, tuple):
-                require(size[0] < size[1], key, list(size), "must be in ascending order")
-        require(
-            not self.unbalanced or isinstance(self.shots, tuple),
-            "unbalanced",
-            self.unbalanced,
-            "must be false unless shots has bounds, such as [1, 10]",
-        )
+        check_sizes(self.ways, self.shots, self.unbalanced)
         require(
             not (self.hard_episode_fraction and self.within_group),
             "hard_episode_fraction",

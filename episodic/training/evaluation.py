@@ -29,6 +29,7 @@ __all__ = [
     "episode_scores",
     "episodes_per_chunk",
     "evaluate",
+    "exact_chunks",
     "permuted_label_scores",
     "split_episodes",
 ]
@@ -246,10 +247,7 @@ def episode_scores(
         ConfigError: The learner is not compatible with the episodes.
     """
     learner = learner.test_variant
-    if learner.handles_padding or not episode.is_padded:
-        chunks = list(split_episodes(episode, chunk or episodes_per_chunk(episode)))
-    else:
-        chunks = [single.trim() for single in split_episodes(episode, 1)]
+    chunks = exact_chunks(learner, episode, chunk)
     objective = learner.objective
 
     def score_chunk(i: int) -> Tensor:
@@ -264,6 +262,22 @@ def episode_scores(
     table = (group or ProcessGroup()).gather_rows(score_chunk, [chunk.tasks for chunk in chunks])
     score, loss = table.cpu().double().numpy().T
     return score, loss
+
+
+def exact_chunks(learner: MetaLearner, episode: Episode, size: int | None = None) -> list[Episode]:
+    """Split episodes into chunks that can be computed at once.
+
+    Episodes of different sizes are separated and without padding if padding would affect their
+    scores.
+
+    Args:
+        learner: The learner.
+        episode: The episodes.
+        size: Episodes per chunk. None: chosen from the workload.
+    """
+    if learner.handles_padding or not episode.is_padded:
+        return list(split_episodes(episode, size or episodes_per_chunk(episode)))
+    return [single.trim() for single in split_episodes(episode, 1)]
 
 
 def permuted_label_scores(

@@ -141,10 +141,11 @@ def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
             lines.to_dict("records"), episode.support_y.cpu(), episode.query_y.cpu(), strict=True
         ):
             support, query = ([texts[row] for row in line[key]] for key in ("support", "query"))
-            predictions = baselines.predict(support, support_y.numpy(), query)
+            labels_of = support_y[: len(support)].numpy(), query_y[: len(query)].numpy()
+            predictions = baselines.predict(support, labels_of[0], query)
             scores.append(
                 {
-                    name: float((labels == query_y.numpy()).mean())
+                    name: float((labels == labels_of[1]).mean())
                     for name, labels in predictions.items()
                 }
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from episodic.core import float64, random_numbers
 from episodic.core.statistics import mean_ci95
@@ -40,6 +41,7 @@ def measure_rejection(
     outputs = results.outputs[:, evaluation.step_counts.index(steps)]
     examples = source.load_examples()
     first, queries = len(examples) - unknown_count, outputs.shape[1]
+    counts = source.count_queries(test).sum(1)
     key = random_numbers.key(source.meta["seed"], "outside")
     bits = random_numbers.random_bits(key, torch.arange(len(test)), queries)
     unknown_rows = (first + random_numbers.integers_below(bits, unknown_count)).to(
@@ -49,15 +51,20 @@ def measure_rejection(
     def compute(chunk: int) -> torch.Tensor:
         rows = evaluation.chunks[chunk]
         episode = evaluation.load_episodes(rows)
-        x = examples[unknown_rows[rows].flatten()].unflatten(0, (episode.tasks, queries))
-        y = torch.zeros_like(unknown_rows[rows])
+        width = episode.query_x.shape[1]
+        rows_of_chunk = unknown_rows[rows][:, :width]
+        x = examples[rows_of_chunk.flatten()].unflatten(0, (episode.tasks, width))
+        y = torch.zeros_like(rows_of_chunk)
         unknown = episode._replace(query_x=x, query_y=y).to(source.device)
         curve = adaptation_curve(learner, members, unknown, [steps], [learner.batch_norm])
-        return float64.to_float64(curve.outputs[0].softmax(-1).amax(-1))
+        confidence = float64.to_float64(curve.outputs[0].softmax(-1).amax(-1))
+        return F.pad(confidence, (0, queries - width))
 
     unknown = group.gather_rows(compute, evaluation.chunk_sizes).cpu().numpy()
     known = outputs.softmax(-1).amax(-1).cpu().double().numpy()
-    areas = [_auroc(above, below) for above, below in zip(known, unknown, strict=True)]
+    areas = [
+        _auroc(above[:n], below[:n]) for above, below, n in zip(known, unknown, counts, strict=True)
+    ]
     mean, ci95 = mean_ci95(np.array(areas))
     return {"rejection": {"auroc": mean, "auroc_ci95": ci95}}
 
@@ -82,7 +89,12 @@ def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup)
     if source.kind != "classification":
         return {}
     learner, members = evaluation.trained.learner, evaluation.trained.members
-    chunks = list(split_episodes(evaluation.load_episodes(slice(PERMUTED_EPISODES)), chunk))
+    permuted = evaluation.test[:PERMUTED_EPISODES]
+    if evaluation.is_varied:  # only the classes of each episode are permuted
+        episodes_alone = source.build_episodes(permuted, evaluation.examples)
+        chunk, chunks = 1, [single.trim() for single in split_episodes(episodes_alone, 1)]
+    else:
+        chunks = list(split_episodes(evaluation.load_episodes(slice(PERMUTED_EPISODES)), chunk))
 
     def compute(i: int) -> torch.Tensor:
         permutation, number = divmod(i, len(chunks))

@@ -51,12 +51,17 @@ class EvaluationSetup:
         trained = model_folder.load(model, source.device)
         test, learner = source.read_episodes("test"), trained.learner
         episode = _load_episodes(source, test, settings.augmentation, slice(1))
-        learner.test_variant.check_episode(episode)
+        is_varied = "varied" in source.meta
+        (learner.test_variant.check_ways if is_varied else learner.test_variant.check_episode)(
+            episode
+        )
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
         steps = count_inner_steps(learner, settings.steps)
         step_counts = curve_steps(learner, steps)
         chunk = settings.chunk or episodes_per_chunk(episode)
+        if is_varied and not learner.test_variant.handles_padding:
+            chunk = 1
         query_numbers = episode.query_x.numel() * len(test)
         return cls(
             source,
@@ -89,8 +94,18 @@ class EvaluationSetup:
         return [rows.stop - rows.start for rows in self.chunks]
 
     def load_episodes(self, rows: slice) -> Episode:
-        """Load the test episodes of some rows of `test` to the device."""
-        return _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
+        """Load the test episodes of some rows of `test` to the device.
+
+        Episodes of different sizes are padded, unless padding would affect their scores: `chunk` is
+        then 1, and the episode is as if it had been drawn alone.
+        """
+        episode = _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
+        return episode.trim() if self.is_varied and self.chunk == 1 else episode
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether episodes differ in the number of classes or of support examples."""
+        return "varied" in self.source.meta
 
 
 def _load_episodes(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from episodic.engine.learner import BATCH_NORM
@@ -63,6 +65,13 @@ class EpisodeResults:
         )
 
 
+def _pad_outputs(outputs: Tensor, evaluation: EvaluationSetup) -> Tensor:
+    """Pad logits `(tasks, points, n, ways)` of one episode to the size of the largest one."""
+    ways, queries = (evaluation.source.meta[key] for key in ("ways", "queries"))
+    outputs = F.pad(outputs, (0, ways - outputs.shape[3]), value=-torch.inf)
+    return F.pad(outputs, (0, 0, 0, ways * queries - outputs.shape[2]))
+
+
 def measure_episodes(
     evaluation: EvaluationSetup, baselines: EpisodeBaselines, group: ProcessGroup
 ) -> EpisodeResults:
@@ -77,7 +86,10 @@ def measure_episodes(
             curve = adaptation_curve(learner, members, episode, evaluation.step_counts)
             scores = baselines.score(episode, rows.start)
             progress.update(min(count, progress.done + episode.tasks * group.size))
-            return EpisodeResults(curve.score, curve.loss, curve.outputs.transpose(0, 1), scores)
+            outputs = curve.outputs.transpose(0, 1)
+            if evaluation.is_varied:
+                outputs = _pad_outputs(outputs, evaluation)
+            return EpisodeResults(curve.score, curve.loss, outputs, scores)
 
         results = EpisodeResults.gather(compute, evaluation.chunk_sizes, group)
     scored = slice(baselines.random_init_episodes)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from episodic.core.episode_size import compute_chance, stack_lists
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import BATCH_NORM
 from episodic.training.evaluation import CURVE_STEPS, adaptation_steps
@@ -95,18 +96,25 @@ def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults)
     source, test = evaluation.source, evaluation.test
     before = results.outputs[:, 0]
     after = results.outputs[:, evaluation.step_counts.index(evaluation.steps)].softmax(-1)
-    query = np.stack(test["query"].to_list())
     counts = source.count_queries(test)
+    queries = counts.sum(1)
+    is_query = np.arange(queries.max()) < queries[:, None]
     labels = np.tile(np.arange(counts.shape[1]), len(test)).repeat(counts.ravel())
     columns = {
-        "episode": np.arange(len(test)).repeat(query.shape[1]),
-        "image": query.ravel(),
+        "episode": np.arange(len(test)).repeat(queries),
+        "image": np.concatenate(test["query"].to_list()),
         "label": labels,
-        "before": before.argmax(-1).cpu().numpy().ravel(),
-        "after": after.argmax(-1).cpu().numpy().ravel(),
-        "confidence": after.amax(-1).cpu().numpy().ravel(),
+        "before": _take_queries(before.argmax(-1), is_query),
+        "after": _take_queries(after.argmax(-1), is_query),
+        "confidence": _take_queries(after.amax(-1), is_query),
     }
     return pd.DataFrame(columns)
+
+
+def _take_queries(values: torch.Tensor, is_query: np.ndarray) -> np.ndarray:
+    """Return the values `(episodes, n)` of queries, without padding."""
+    taken: np.ndarray = values.cpu().numpy()[:, : is_query.shape[1]][is_query]
+    return taken
 
 
 def build_class_table(evaluation: EvaluationSetup, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +124,7 @@ def build_class_table(evaluation: EvaluationSetup, predictions: pd.DataFrame) ->
     """
     source, test = evaluation.source, evaluation.test
     table = source.read_classes()
-    class_of = np.stack(test["classes"].to_list())
+    class_of = stack_lists(test["classes"])
     predictions = predictions.assign(
         row=class_of[predictions["episode"], predictions["label"]],
         is_correct=predictions["label"] == predictions["after"],
@@ -202,7 +210,7 @@ def compute_headline_metrics(
         for method, scores in baselines.groupby("method")
     }
     if name == "accuracy":
-        summaries["chance"] = {"accuracy": 1 / config["ways"]}
+        summaries["chance"] = {"accuracy": compute_chance(evaluation.test["classes"])}
     result = at(headline, steps) | {
         "loss": float(loss),
         "episodes": int(episodes["episode"].nunique()),
@@ -229,10 +237,17 @@ def compute_headline_metrics(
 def _describe_query_sets(evaluation: EvaluationSetup) -> dict[str, Any]:
     """Return the size of the query sets, which are predicted together, and how balanced they are.
 
-    `largest_share` is the mean share of the class with the most queries; 1 / ways if balanced.
+    `queries` is a mean if episodes differ in size. `largest_share` is the mean share of the class
+    with the most queries; 1 / ways if balanced.
     """
     counts = evaluation.source.count_queries(evaluation.test)
-    queries = int(counts[0].sum())
-    facts = {"queries": queries, "largest_share": float(counts.max(1).mean() / queries)}
+    facts: dict[str, Any]
+    if evaluation.is_varied:
+        sizes = counts.sum(1)
+        facts = {"queries": float(sizes.mean())}
+        facts["largest_share"] = float((counts.max(1) / sizes).mean())
+    else:
+        queries = int(counts[0].sum())
+        facts = {"queries": queries, "largest_share": float(counts.max(1).mean() / queries)}
     balance = evaluation.source.meta.get("query_balance")
     return facts | ({} if balance is None else {"query_balance": balance})

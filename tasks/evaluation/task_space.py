@@ -11,6 +11,7 @@ import torch
 
 from episodic.analysis import embedding_space
 from episodic.analysis.correlation import spearman
+from episodic.core.episode_size import stack_lists
 from episodic.core.statistics import mean_ci95
 from episodic.data.similarity import cosine_similarity, mean_class_inputs, rank_neighbours
 from episodic.engine.processes import ProcessGroup
@@ -99,17 +100,20 @@ def describe_tasks(
     table[["x", "y"]], table["similarity"] = plane.coordinates.numpy(), to_nearest.numpy()
     place = torch.full((int(classes.index.max()) + 1,), -1)
     place[classes.index.tolist()] = torch.arange(len(classes))
-    place_of = place[torch.tensor(np.stack(test["classes"].to_list()))]
+    rows_of = torch.tensor(stack_lists(test["classes"]))
+    is_class = rows_of >= 0
+    place_of = place[rows_of].where(is_class, 0)
     pairs = torch.combinations(torch.arange(place_of.shape[1]))
     first, second = place_of[:, pairs[:, 0]], place_of[:, pairs[:, 1]]
+    is_pair = is_class[:, pairs[:, 0]] & is_class[:, pairs[:, 1]]
     tasks = pd.DataFrame(
         {
             "episode": test["episode"].to_numpy(),
-            "x": plane.coordinates[place_of, 0].mean(1),
-            "y": plane.coordinates[place_of, 1].mean(1),
-            "similarity": similarity[first, second].mean(1),
-            "closest": similarity[first, second].amax(1),
-            "inputs": inputs[first, second].mean(1),
+            "x": _mean_of(plane.coordinates[place_of, 0], is_class),
+            "y": _mean_of(plane.coordinates[place_of, 1], is_class),
+            "similarity": _mean_of(similarity[first, second], is_pair),
+            "closest": similarity[first, second].where(is_pair, -torch.inf).amax(1),
+            "inputs": _mean_of(inputs[first, second], is_pair),
         }
     ).merge(headline[["episode", "accuracy"]], on="episode")
     quintiles = _group_quintiles(tasks, "similarity", "accuracy")
@@ -124,7 +128,7 @@ def describe_tasks(
         "space": table,
         "tasks": tasks,
         "difficulty": quintiles,
-        "pairs": _count_confusions(similarity, place_of, predictions, classes),
+        "pairs": _count_confusions(similarity, place_of, is_pair, predictions, classes),
     }
     return TaskSpace(
         tables,
@@ -134,6 +138,13 @@ def describe_tasks(
             | {"map": dict(zip(("first", "second"), plane.variance_fractions, strict=True))}
         },
     )
+
+
+def _mean_of(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values `(episodes, n)` that `mask` selects."""
+    if mask.all():
+        return values.mean(1)
+    return values.where(mask, 0).sum(1) / mask.sum(1)
 
 
 def _test_classes(source: PreparedFolder) -> pd.DataFrame:
@@ -171,6 +182,7 @@ def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
 def _count_confusions(
     similarity: torch.Tensor,
     place_of: torch.Tensor,
+    is_pair: torch.Tensor,
     predictions: pd.DataFrame,
     classes: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -182,6 +194,7 @@ def _count_confusions(
     Args:
         similarity: Cosine similarity of the classes.
         place_of: Index of each episode's classes among the test classes `(episodes, ways)`.
+        is_pair: Which pairs of these classes the episodes have `(episodes, pairs)`.
         predictions: As in answers.parquet.
         classes: The test classes.
     """
@@ -189,10 +202,10 @@ def _count_confusions(
     query_of = torch.tensor((predictions["episode"] * ways + predictions["label"]).to_numpy())
     counts = torch.bincount(query_of, minlength=episodes * ways).view(episodes, ways)
     pairs = torch.combinations(torch.arange(ways))
-    a, b = place_of[:, pairs[:, 0]].flatten(), place_of[:, pairs[:, 1]].flatten()
+    a, b = place_of[:, pairs[:, 0]][is_pair], place_of[:, pairs[:, 1]][is_pair]
     pair = torch.minimum(a, b) * n + torch.maximum(a, b)
     together = torch.bincount(pair, minlength=1)
-    queries = torch.zeros_like(together).scatter_add_(0, pair, counts[:, pairs].sum(-1).flatten())
+    queries = torch.zeros_like(together).scatter_add_(0, pair, counts[:, pairs].sum(-1)[is_pair])
     wrong = predictions[predictions["label"] != predictions["after"]]
     episode = torch.tensor(wrong["episode"].to_numpy())
     true, predicted = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from episodic.core.config import ConfigError
+from episodic.core.episode_size import size_bounds
 from episodic.core.errors import UserError
 from episodic.core.registry import ALGORITHMS, MODELS
-from episodic.data.varied_sampling import size_bounds
 from episodic.datasets.base import ClassificationDataset, Limits, RegressionDataset
 from tasks.params.settings import USER_DATA, Settings
 from tasks.runtime import class_selection
@@ -39,11 +39,16 @@ def find_section_errors(settings: Settings) -> list[str]:
 
 def _check_training_ways(settings: Settings) -> list[str]:
     algorithm, ways = settings.algorithm, settings.episodes.ways
-    if (
-        algorithm.config.any_ways
-        or algorithm.config.labels != "episode"
-        or settings.train.ways in (None, ways)
-    ):
+    if algorithm.config.any_ways or algorithm.config.labels != "episode":
+        return []
+    if isinstance(ways, tuple):
+        if isinstance(settings.dataset.config, RegressionDataset):
+            return []  # it requires one way
+        return [
+            f"episodes.ways is {_show(ways)}; it must be a number for {algorithm.name}, whose head "
+            "has one output per class"
+        ]
+    if settings.train.ways in (None, ways):
         return []
     training_ways = _show(settings.train.ways)
     return [
@@ -111,8 +116,13 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
     errors = []
     if train.vary_shots:
         errors.append(_describe_vary_shots(name))
-    if episodes.ways < 2:
-        errors.append(f"episodes.ways is {episodes.ways}; it must be at least 2 for {name}")
+    if episodes.ways_bounds[0] < 2:
+        errors.append(f"episodes.ways is {_show(episodes.ways)}; it must be at least 2 for {name}")
+    if episodes.is_varied and (copies := settings.evaluate.augmentation.copies):
+        errors.append(
+            f"evaluate.augmentation.copies is {copies}; it must be 0 if episodes.ways or "
+            "episodes.shots has bounds"
+        )
     if size_bounds(train.ways, 2)[0] == 1:
         errors.append(
             f"train.ways is {_show(train.ways)}; it must be null or at least 2 for {name}"
@@ -125,7 +135,7 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
         return errors + model_errors
     return [
         *errors,
-        *_check_build(settings, limits.input, episodes.ways),
+        *_check_build(settings, limits.input, settings.episodes.ways_bounds[1]),
         *_check_augmentation(settings, limits.input),
         *_check_examples(settings, limits),
         *_check_groups(settings, limits),
@@ -143,7 +153,7 @@ def _check_examples(settings: Settings, limits: Limits) -> list[str]:
         f"{shots_section}.shots + {section}.queries is {shots} + {queries} = {shots + queries}; it "
         f"must be at most {limits.examples}, the examples per class of {name}{smallest}"
         for shots_section, shots, section, queries in (
-            ("episodes", episodes.shots, "episodes", episodes.queries),
+            ("episodes", episodes.shots_bounds[1], "episodes", episodes.queries),
             (
                 "train" if train.shots else "episodes",
                 training_shots,
@@ -175,7 +185,7 @@ def _check_groups(settings: Settings, limits: Limits) -> list[str]:
             continue
         in_training = split == "train"
         chosen = train.groups if in_training and train.groups else tuple(groups)
-        ways = _training_ways(settings) if in_training else episodes.ways
+        ways = _training_ways(settings) if in_training else settings.episodes.ways_bounds[1]
         largest = max((n for group, n in groups.items() if group in chosen), default=ways)
         if largest < ways:
             key = "train" if in_training and train.ways else "episodes"
@@ -192,7 +202,7 @@ def _check_classes(settings: Settings, limits: Limits) -> list[str]:
     errors = []
     for split, classes in limits.classes.items():
         section = "train" if split == "train" and settings.train.ways else "episodes"
-        ways = _training_ways(settings) if section == "train" else settings.episodes.ways
+        ways = _training_ways(settings) if section == "train" else settings.episodes.ways_bounds[1]
         if ways > classes:
             errors.append(
                 f"{section}.ways is {ways}; it must be at most {classes}, the number of {split} "
@@ -213,7 +223,8 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
         )
     if episodes.ways != 1:
         errors.append(
-            f"episodes.ways is {episodes.ways}; it must be 1 for {name}, which has no classes"
+            f"episodes.ways is {_show(episodes.ways)}; it must be 1 for {name}, which has no "
+            "classes"
         )
     for section, within_group in (
         ("episodes", episodes.within_group),
@@ -239,8 +250,13 @@ def _check_regression(settings: Settings, dataset: RegressionDataset) -> list[st
                 f"train.{key} is {list(value)}; it must be a number or null for {name}, which has "
                 f"no classes{remedy}"
             )
+    if isinstance(episodes.shots, tuple):
+        errors.append(
+            f"episodes.shots is {_show(episodes.shots)}; it must be a number for {name}, which has "
+            "no classes"
+        )
     for section, shots in (
-        ("episodes", episodes.shots),
+        ("episodes", 0 if isinstance(episodes.shots, tuple) else episodes.shots),
         ("train", 0 if isinstance(train.shots, tuple) else train.shots or 0),
     ):
         if size is not None and shots >= size.value:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from episodic.core.config import Section, Seed
+from episodic.core.config import Section, Seed, require
+from episodic.core.episode_size import Bounds, EpisodeSize, check_sizes, size_bounds
 from episodic.core.files import holds_data
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class Episodes(Section):
 
     Attributes:
         seed: Seed of the episodes.
-        ways: Classes per episode.
-        shots: Support examples per class.
+        ways: Classes per episode, or bounds between which the number is drawn.
+        shots: Support examples per class, or bounds.
+        unbalanced: Whether the classes of an episode differ in shots, within the bounds.
         queries: Query examples per class.
         validation: Number of validation episodes.
         test: Number of test episodes.
@@ -52,13 +54,39 @@ class Episodes(Section):
     """
 
     seed: Seed = 0
-    ways: Count = 5
-    shots: Count = 1
+    ways: EpisodeSize = 5
+    shots: EpisodeSize = 1
+    unbalanced: bool = False
     queries: Count = 5
     validation: EpisodeCount = 200
     test: EpisodeCount = 500
     within_group: bool = False
     query_balance: Annotated[float, Gt(0), Le(1e6)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self.ways, self.shots, self.unbalanced)
+        require(
+            self.query_balance is None or not self.is_varied,
+            "query_balance",
+            self.query_balance,
+            "must be null if ways or shots has bounds",
+        )
+
+    @property
+    def is_varied(self) -> bool:
+        """Whether episodes differ in the number of classes or of support examples."""
+        return isinstance(self.ways, tuple) or isinstance(self.shots, tuple)
+
+    @property
+    def ways_bounds(self) -> Bounds:
+        """Classes of the smallest and of the largest episode."""
+        return size_bounds(self.ways, self.ways)
+
+    @property
+    def shots_bounds(self) -> Bounds:
+        """Smallest and largest number of support examples per class."""
+        return size_bounds(self.shots, self.shots)
 
 
 @dataclass(frozen=True)

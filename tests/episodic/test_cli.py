@@ -123,12 +123,6 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
     )
     assert note.startswith("note: bd_cspn uses all examples of a call together")
     assert warning.startswith("warning: so few examples say little about 5 classes: predict more")
-    options = ("evaluate", "run", query, "--queries", "3", "--episodes", "2")
-    assert "transductive inference: the 15 queries of an episode are predicted together" in call(
-        tmp_path, *options
-    )
-    result = json.loads(call(tmp_path, *options, "--json"))
-    assert result["transductive_inference"] == {"queries": 15, "balanced": True}
     error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
     assert "predictions of bd_cspn depend on the other examples" in error
     ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])
@@ -141,7 +135,8 @@ def test_info_describes_the_model(workspace, tmp_path):
         "protonet",
         "conv4",
         "image, 1 x 28 x 28, dark ink on light paper",
-        "glyphs: 5-way 1-shot",
+        "trained on  glyphs\n",
+        "tested on   5-way 1-shot episodes",
     ):
         assert texts in stdout
     assert "adapted to  -dash, d, e, two words, ärger" in call(workspace, "info", "adapted")
@@ -179,6 +174,34 @@ def test_evaluate_is_that_of_the_library(workspace):
     assert "on 20 5-way 2-shot episodes, 3 queries per class (chance: 20.0 %)" in call(
         workspace, "evaluate", "run", "query", "--shots", "2", "--queries", "3", "--episodes", "20"
     )
+
+
+def test_evaluate_on_unbalanced_query_sets(workspace, tmp_path):
+    args = ("query", "--shots", "2", "--queries", "3", "--episodes", "20", "--query-balance", "0.5")
+    result = json.loads(call(workspace, "evaluate", "run", *args, "--json"))
+    model = episodic.load(workspace / "run")
+    files = sorted((workspace / "query").rglob("*.png"))
+    expected = model.evaluate(
+        files,
+        [p.parent.name for p in files],
+        shots=2,
+        queries=3,
+        episodes=20,
+        query_balance=0.5,
+    )
+    assert result == expected.summary
+    assert (result["query_balance"], result["transductive_inference"]) == (0.5, False)
+    assert "on 20 5-way 2-shot episodes, 15 queries, unbalanced (Dirichlet 0.5) (chance: " in call(
+        workspace, "evaluate", "run", *args
+    )
+    folder_of("bd_cspn", tmp_path / "run")
+    transductive = str(tmp_path / "run")
+    words = "unbalanced (Dirichlet 0.5), transductive inference on unbalanced query sets (chance"
+    assert words in call(workspace, "evaluate", transductive, *args)
+    balanced = call(workspace, "evaluate", transductive, *args[:-2])
+    assert "3 queries per class, transductive inference on balanced query sets" in balanced
+    summary = json.loads(call(workspace, "evaluate", transductive, *args[:-2], "--json"))
+    assert (summary["query_balance"], summary["transductive_inference"]) == (None, True)
 
 
 def test_export_by_the_ending(workspace):
@@ -222,6 +245,14 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
             "an episode has 6 classes, and there are only 5",
         ),
         (("evaluate", "run", "query", "--shots", "6"), "needs 6 + 5 examples, and '-dash' has 10"),
+        (
+            ("evaluate", "run", "query", "--query-balance", "0"),
+            "query_balance is 0; it must be greater than 0 and at most 1e+06",
+        ),
+        (
+            ("evaluate", "run", "query", "--query-balance", "2", "--shots", "5"),
+            "query_balance is 2, but the smallest class has 10 examples, 5 + 5, which leaves no",
+        ),
         (("info", "query"), "contains no trained model"),
     ):
         assert message in call(workspace, *args, code=1), args

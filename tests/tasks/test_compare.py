@@ -22,7 +22,16 @@ from episodic.analysis.comparison import Resamples
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.params import read_yaml
-from tasks.reports.comparison import closeup, cost, curves, naming, pairwise, ranking, sentences
+from tasks.reports.comparison import (
+    closeup,
+    cost,
+    curves,
+    naming,
+    pairwise,
+    ranking,
+    scaling,
+    sentences,
+)
 from tasks.reports.comparison import protocols as groups
 from tasks.reports.kit.trees import select_used
 from tasks.runtime.stage import StageError
@@ -386,6 +395,23 @@ def test_what_is_not_trained_has_no_learning_curve(protocol):
     untrained = replace(protocol, configurations=[drop_training(c) for c in (best, *others)])
     section = curves.build_learning_section(untrained, "")
     assert section.figures == [] and "nothing to train" in section.sentence
+
+
+def test_bounds_of_ways_and_shots_are_named(protocol):
+    """The comparison is paired as ever, and a power law needs numbers."""
+    from dataclasses import replace
+
+    varied = {"varied": {"ways": [5, 20], "shots": [1, 10], "unbalanced": False}}
+    experiments = [
+        replace(e, meta=e.meta | varied) for c in protocol.configurations for e in c.experiments
+    ]
+    (result,) = groups.group_protocols(experiments)
+    assert result.description.startswith("5 to 20 ways, 1 to 10 shots, ")
+    assert [c.score for c in result.configurations] == [c.score for c in protocol.configurations]
+    for key in ("episodes.ways", "episodes.shots"):
+        assert scaling._tabulate([(result, c) for c in result.configurations], key).empty
+        numbers = scaling._tabulate([(protocol, c) for c in protocol.configurations], key)["n"]
+        assert numbers.to_list() == [protocol.best.first.meta[key.removeprefix("episodes.")]]
 
 
 @pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])

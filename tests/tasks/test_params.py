@@ -130,6 +130,53 @@ FAULTS = [
         "set train.vary_shots",
     ),
     (
+        {"episodes__ways": [5, 20]},
+        "episodes.ways is [5, 20]; it must be a number for maml, whose head has one output per "
+        "class",
+    ),
+    (
+        {"algorithm__name": "protonet", "episodes__ways": [1, 5]},
+        "episodes.ways is [1, 5]; it must be at least 2 for glyphs",
+    ),
+    (
+        {"algorithm__name": "protonet", "episodes__ways": [5, 2000], "train__ways": 5},
+        "episodes.ways is 2000; it must be at most 153, the number of validation classes of glyphs"
+        "\nparams.yaml: episodes.ways is 2000; it must be at most 276, the number of test classes "
+        "of glyphs",
+    ),
+    (
+        {"episodes__shots": [1, 16], "train__shots": 1},
+        "episodes.shots + episodes.queries is 16 + 5 = 21; it must be at most 20, the examples per "
+        "class of glyphs",
+    ),
+    ({"episodes__shots": [5, 1]}, "episodes.shots is [5, 1]; it must be in ascending order"),
+    (
+        {"episodes__unbalanced": True},
+        "episodes.unbalanced is true; it must be false unless shots has bounds, such as [1, 10]",
+    ),
+    (
+        {"episodes__shots": [1, 5], "episodes__query_balance": 2.0},
+        "episodes.query_balance is 2.0; it must be null if ways or shots has bounds",
+    ),
+    (
+        {"episodes__shots": [1, 5], "evaluate__augmentation": {"copies": 2, "flip": 0.5}},
+        "evaluate.augmentation.copies is 2; it must be 0 if episodes.ways or episodes.shots has "
+        "bounds",
+    ),
+    (
+        {
+            "dataset__name": "sinusoid",
+            "model__name": "mlp",
+            "episodes__ways": 1,
+            "episodes__shots": [5, 10],
+        },
+        "episodes.shots is [5, 10]; it must be a number for sinusoid, which has no classes",
+    ),
+    (
+        {"dataset__name": "sinusoid", "model__name": "mlp", "episodes__ways": [1, 5]},
+        "episodes.ways is [1, 5]; it must be 1 for sinusoid, which has no classes",
+    ),
+    (
         {"train__augmentation": {"hue": 0.1}},
         "train.augmentation.hue is 0.1; it must be 0 for grey images, such as those of glyphs",
     ),

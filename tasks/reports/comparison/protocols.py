@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from episodic.analysis.comparison import Estimate, Resamples, holm
+from episodic.core.episode_size import describe_sizes
 from tasks.experiments import Experiment
 from tasks.reports.comparison.naming import (
     SEED,
@@ -197,7 +198,7 @@ def describe_protocol(experiments: Sequence[Experiment]) -> str:
         queries = wording.format_count(meta["queries"], "query", "queries")
         task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
-        task = f"{meta['ways']}-way {meta['shots']}-shot, {wording.describe_queries(meta)}"
+        task = f"{describe_sizes(meta)}, {wording.describe_queries(meta)}"
     parts = [task, wording.describe_data(meta)]
     if any(e.curve["mode"].nunique() == 1 or _has_batch_norm(e) for e in experiments):
         parts.append(f"{experiment.mode} batch norm")

@@ -82,10 +82,15 @@ def _tabulate(members: Sequence[tuple[Protocol, Configuration]], key: str) -> pd
         error, low, high = c.score.mean, c.score.low, c.score.high
         if protocol.is_accuracy:
             error, low, high = 1 - error, 1 - high, 1 - low
-        number = c.first.meta[key.rpartition(".")[2]] if key.startswith("episodes.") else None
+        meta, config = c.first.meta, c.first.config
+        size = key.rpartition(".")[2]
+        number = meta[size] if key.startswith("episodes.") else config.get("classes")
+        if key.startswith("episodes.") and isinstance(meta.get("varied", meta)[size], list):
+            low, high = meta["varied"][size]
+            number = low if low == high else None  # drawn per episode
         rows.append(
             {
-                "n": c.first.config.get("classes") if number is None else number,
+                "n": number,
                 "error": error,
                 "se": c.score.se,
                 "low": max(low, 0.0),

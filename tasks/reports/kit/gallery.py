@@ -147,7 +147,8 @@ def build_card(
         examples: The examples of data/prepared.
         rank: The episode's rank, as text.
     """
-    ways, shots = meta["ways"], meta["shots"]
+    ways = len(fixed["classes"])
+    shots = fixed["shots"] if "varied" in meta else [meta["shots"]] * ways
     counts = np.bincount(predictions["label"], minlength=ways)
     queries = int(counts.max())
     shown = min(queries, max(1, MAX_QUERIES // ways))
@@ -167,7 +168,7 @@ def build_card(
         )
         group = dataset_class["group"]
         name = dataset_class["class"].removeprefix(f"{group}/")
-        support = list(range(way * shots, (way + 1) * shots))
+        support = list(range(int(sum(shots[:way])), int(sum(shots[: way + 1]))))
         classes.append(EpisodeClass(format_class_letter(way), name, group, support, before, after))
     accuracy = {
         column: wording.format_percent(float(np.mean(predictions[column] == predictions["label"])))

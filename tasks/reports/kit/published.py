@@ -43,7 +43,8 @@ def extract_protocol(results: Results, settings: dict[str, Any]) -> dict[str, st
     """
     meta = results.meta
     dataset_settings = settings["dataset"].get(meta["dataset"]) or {}
-    task = {"dataset": meta["dataset"], "ways": str(meta["ways"]), "shots": str(meta["shots"])}
+    sizes = meta.get("varied", meta)
+    task = {"dataset": meta["dataset"], "ways": str(sizes["ways"]), "shots": str(sizes["shots"])}
     if results.kind == "regression":
         ranges = {
             key: [float(v) for v in dataset_settings.get(key, limits)]

@@ -174,7 +174,7 @@ def read_results(data: Path, model: Path, scores: Path, metrics: Path, history: 
         raise StageError(
             f"{data / 'meta.json'} has kind {kind!r}; it must be classification or regression"
         )
-    for key in ("kind", "dataset", "ways", "shots"):
+    for key in ("kind", "dataset", "ways", "shots", "varied"):
         if config.get(key) != meta.get(key):
             raise StageError(
                 f"{model} was trained for {key} {config.get(key)!r}, but {data} has "

@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from episodic.core.episode_size import compute_chance
 from tasks.reports.kit import charts, wording
 from tasks.reports.kit.charts import Dot
 from tasks.reports.kit.results import Results
@@ -72,7 +73,7 @@ class ReportSection:
 
 def compute_chance_level(results: Results) -> float | None:
     """Return the accuracy of guessing; None for regression."""
-    return 1 / results.meta["ways"] if results.kind == "classification" else None
+    return compute_chance(results.test["classes"]) if results.kind == "classification" else None
 
 
 def build_score_axis(score: str, title: str | None = None) -> alt.Axis:

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from episodic.core.episode_size import describe_bounds
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
 from tasks.reports.run import sentences
@@ -102,12 +103,15 @@ def _describe_purpose(results: Results, examples: str) -> tuple[str, str, str]:
             f"{wording.format_count(shots, 'point')} or a few more."
         )
         return f"curves from {wording.format_count(shots, 'example')}", "points (x, y)", use
-    per_class = f"{wording.format_count(shots, 'example')} per class"
+    ways, per_class = str(config["ways"]), f"{wording.format_count(shots, 'example')} per class"
+    if "varied" in config:
+        ways = describe_bounds(config["varied"]["ways"])
+        if shots > 1:
+            per_class = f"{describe_bounds(config['varied']['shots'])} examples per class"
     similar = "those of training" if results.was_trained else "the test classes"
     use = (
-        f"Distinguishing a few new classes of {examples} ({config['ways']} in "
-        f"{'training' if results.was_trained else 'each test episode'}) from {per_class}, for "
-        f"classes similar to {similar}."
+        f"Distinguishing a few new classes of {examples} ({ways} in the test episodes) from "
+        f"{per_class}, for classes similar to {similar}."
     )
     return (
         f"classes of {examples} from {per_class}",

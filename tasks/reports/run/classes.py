@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from episodic.core.episode_size import stack_lists
 from tasks.reports.kit import wording
 from tasks.reports.kit.examples import ExampleCollector, SpriteSheet, TextList, build_sheet
 from tasks.reports.kit.results import Results
@@ -147,7 +148,7 @@ def illustrate_hard_classes(results: Results) -> Confusions:
     """
     table = results.dataset_classes.reset_index(drop=True)
     episodes = results.test.set_index("episode")["classes"]
-    classes = np.stack(episodes.reindex(results.predictions["episode"]).to_list())
+    classes = stack_lists(episodes.reindex(results.predictions["episode"]))
     query = np.arange(len(classes))
     predictions = pd.DataFrame(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from episodic.core.episode_size import describe_sizes
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
 
@@ -96,7 +97,7 @@ def _describe_task(results: Results) -> tuple[str, str]:
         return task, f"at most {queries} from the later ratings"
     if results.kind == "regression":
         return wording.format_count(meta["shots"], "support point"), queries
-    return f"{meta['ways']}-way {meta['shots']}-shot", wording.describe_queries(meta)
+    return describe_sizes(meta), wording.describe_queries(meta)
 
 
 def _list_remarks(results: Results) -> list[str]:

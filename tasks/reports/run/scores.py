@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from episodic.core.episode_size import describe_sizes
 from tasks.reports.kit import charts, wording
 from tasks.reports.kit.results import Results
 from tasks.reports.kit.section import (
@@ -96,7 +97,7 @@ def _draw_baselines(results: Results, facts: ScoreComparison) -> list[charts.Dot
 
 
 def _other_protocols_table(facts: ScoreComparison) -> Table:
-    task = f"{facts.meta['ways']}-way {facts.meta['shots']}-shot {facts.meta['dataset']}"
+    task = f"{describe_sizes(facts.meta)} {facts.meta['dataset']}"
     if facts.score == "mse":
         task = f"{facts.meta['dataset']}, {facts.meta['shots']} shots"
     caption = f"Results for {task} under other protocols (not directly comparable)"

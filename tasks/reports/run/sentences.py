@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from episodic.core.episode_size import describe_sizes
 from tasks.reports.kit import wording
 from tasks.reports.kit.wording import (
     choose_formatter,
@@ -99,7 +100,9 @@ def describe_transductive_inference(meta: dict[str, Any]) -> str:
     Args:
         meta: meta.json of data/prepared.
     """
-    queries = format_count(meta["ways"] * meta["queries"], "query", "queries")
+    queries = "queries"
+    if "varied" not in meta:
+        queries = format_count(meta["ways"] * meta["queries"], "query", "queries")
     balance = meta.get("query_balance")
     balanced = (
         "All classes of a query set have equally many queries, which such algorithms may exploit."
@@ -126,7 +129,7 @@ def describe_published_results(facts: ScoreComparison) -> str:
     if same.empty:
         task = "sine waves" if facts.score == "mse" else meta["dataset"]
         if facts.score == "accuracy":
-            task = f"{meta['ways']}-way {meta['shots']}-shot {task}"
+            task = f"{describe_sizes(meta)} {task}"
         elif "tasks" in meta:
             task = "this protocol"
         return f"No published result for {task} is known, so only baselines are shown."

@@ -26,6 +26,7 @@ from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.objective import Objective
 from episodic.core.statistics import mean_ci95
+from episodic.engine.inner import expand
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.engine.outer import meta_gradient
 from episodic.models import mlp
@@ -188,6 +189,43 @@ def test_one_shot_has_the_documented_regularization():
         strength = 0.003 * np.square(support - support.mean(0)).sum(1).mean()
         expected = plain_logistic({}, support, y, query, strength)
         np.testing.assert_allclose(probabilities[task].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def plain_feat_layer(meta, x):
+    logits = (x @ meta["attention.query"]) @ (x @ meta["attention.key"]).T / 4
+    total = x + softmax(logits) @ x @ meta["attention.value"] @ meta["attention.output"]
+    total = total + meta["attention.bias"]
+    total = (total - total.mean(1)[:, None]) / np.sqrt(total.var(1)[:, None] + 1e-5)
+    return total * meta["attention.scale"] + meta["attention.shift"]
+
+
+def plain_contrastive_loss(meta, x, y):
+    centres = np.stack([plain_feat_layer(meta, x[y == k]).mean(0) for k in range(WAYS)])
+    probabilities = softmax(-np.square(x[:, None] - centres).sum(-1) / 8.0)
+    return -np.log(probabilities[np.arange(len(y)), y]).mean()
+
+
+@pytest.mark.parametrize("shots", [(1, 1, 1, 1, 1), (3, 1, 2, 1, 2)])
+def test_the_training_loss_of_feat_is_plain_code_for_each_task(shots):
+    """The contrastive regularizer, with unequal shots too. It leaves predictions alone."""
+    full = clusters(3, shots=3)
+    keep = torch.cat([3 * k + torch.arange(n) for k, n in enumerate(shots)])
+    episode = full._replace(
+        support_x=full.support_x[:, keep],
+        support_y=full.support_y[:, keep],
+        support_size=torch.full((3,), len(keep)),
+    )
+    method, bare = (learner(feat.FEAT(8.0, weight)) for weight in (0.7, 0.0))
+    meta = perturbed(method)
+    theta = expand(meta, 3)
+    assert torch.equal(outputs(method, meta, episode), outputs(bare, meta, episode))
+    loss, query_loss = (each.training_loss(theta, episode)[1] for each in (method, bare))
+    arrays = {key: p.numpy() for key, p in meta.items()}
+    for task in range(3):
+        x = torch.cat([episode.support_x[task], episode.query_x[task]]).numpy()
+        y = torch.cat([episode.support_y[task], episode.query_y[task]]).numpy()
+        expected = 0.7 * plain_contrastive_loss(arrays, x, y)
+        assert float(loss[task] - query_loss[task]) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("regularization", [1e-3, 1.0, 1e3])

@@ -12,9 +12,10 @@ from support import NoSynchronization
 from episodic.algorithms import maml, protonet
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
+from episodic.core.episode_size import size_bounds
 from episodic.core.objective import Objective
 from episodic.data.sampling import ClassSampler
-from episodic.data.varied_sampling import VariedClassSampler, size_bounds
+from episodic.data.varied_sampling import VariedClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4, mlp
 from episodic.training import loop

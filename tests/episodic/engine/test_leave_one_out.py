@@ -113,11 +113,11 @@ def test_refits_of_logistic_regression_are_those_of_scikit_learn():
 def test_refits_in_several_parts_are_the_same(monkeypatch):
     x, y, regularization = unequal_problem()
     refit = partial(leave_one_out.refitted_outputs, x @ x.mT, y, regularization)
-    for fit in (metaoptnet._fit, logistic.fit_logistic):
+    for fit, balanced in ((metaoptnet._fit, True), (logistic.fit_logistic, False)):
         monkeypatch.undo()
-        at_once = refit(fit)
+        at_once = refit(fit, balanced)
         monkeypatch.setattr(leave_one_out, "NUMBERS_AT_ONCE", 3 * 9 * 9 * 4)
-        torch.testing.assert_close(refit(fit), at_once, rtol=0, atol=1e-9)
+        torch.testing.assert_close(refit(fit, balanced), at_once, rtol=0, atol=1e-9)
 
 
 def test_features_without_information_are_at_chance():
@@ -176,9 +176,59 @@ def test_a_class_with_one_example_keeps_the_learned_values(name):
     labels = episode.support_y.clone()
     labels[0, 0] = labels[0, 1] = 4  # the first class of the first task has one example
     mixed = episode._replace(support_y=labels)
-    results, expected = outputs(algorithm, mixed), outputs(default, mixed)
-    torch.testing.assert_close(results[0], expected[0])
-    assert (results[1] - expected[1]).abs().max() > 0.1
+    method = learner(algorithm)
+    theta = evaluation.adapt(method, initial(method), mixed)
+    learned = {
+        "ridge": {"ridge.log_lambda": 0.0, "ridge.scale": 10.0},
+        "metaoptnet": {"svm.c": 0.1, "svm.scale": 5.0},
+    }
+    for key, value in learned[name].items():
+        first, second = theta[key].flatten().tolist()
+        assert first == pytest.approx(value)
+        assert abs(second - value) > 0.01
+
+
+REPEATED = torch.tensor([0, 0, 0, 0, 1, 2, 2, 3, 4])
+"""One example of each class, some of them several times."""
+
+
+@pytest.mark.parametrize(
+    ("repeated", "single", "factor"),
+    [
+        (
+            ridge.RidgeRegression(180.0, leave_one_out=True),
+            ridge.RidgeRegression(100.0),
+            1.0,
+        ),
+        (
+            metaoptnet.MetaOptNet(0.01, leave_one_out=True),
+            metaoptnet.MetaOptNet(0.01),
+            1.8**0.5,
+        ),
+    ],
+    ids=["ridge", "metaoptnet"],
+)
+def test_repeated_examples_do_not_change_a_balanced_head(repeated, single, factor):
+    """The total weight of each class is 9 / 5: as if lambda were divided, or K multiplied by it."""
+    once = gaussian_episodes(20, 1, offset=5.0)
+    more = once._replace(
+        support_x=once.support_x[:, REPEATED],
+        support_y=once.support_y[:, REPEATED],
+        support_size=torch.full((20,), len(REPEATED)),
+    )
+    expected = outputs(single, scaled(once, factor))
+    torch.testing.assert_close(outputs(repeated, more), expected, rtol=1e-5, atol=1e-7)
+    assert (outputs(single, more) - expected).abs().max() > 0.01, "without weights"
+
+
+def test_class_weights_are_one_for_equal_shots():
+    equal, unequal = (
+        F.one_hot(labels, WAYS).double()[None]
+        for labels in (torch.arange(WAYS).repeat_interleave(3), REPEATED)
+    )
+    assert (leave_one_out.class_weights(equal) == 1).all()
+    total = (leave_one_out.class_weights(unequal)[..., None] * unequal).sum(1)
+    torch.testing.assert_close(total, torch.full_like(total, 9 / WAYS))
 
 
 def test_without_a_choice_the_gradient_reaches_the_learned_values():

@@ -240,6 +240,27 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
             model.evaluate(x, y, **options)
 
 
+def test_unbalanced_query_sets_are_those_of_the_sampler(protonet):
+    """The number of queries per episode is constant, and their classes are not equally frequent."""
+    model = episodic.load(protonet)
+    x = sampler("test").examples[-20 * 8 :]
+    y = [f"c{i // 20}" for i in range(len(x))]
+    result = model.evaluate(x, y, 4, 2, 3, 30, 5, query_balance=0.5)
+    from episodic.data.sampling import ClassSampler
+
+    counts = torch.full((8,), 20)
+    drawn = ClassSampler(x, torch.arange(8) * 20, counts, 5, "test", 4, 2, 3, query_balance=0.5)(
+        torch.arange(30)
+    )
+    assert drawn.query_y.shape == (30, 12)
+    assert len({tuple(labels.bincount(minlength=4).tolist()) for labels in drawn.query_y}) > 5
+    expected, _ = evaluation.episode_scores(
+        replace(model.trained.learner, batch_norm="inductive"), model.trained.members[0], drawn, 0
+    )
+    np.testing.assert_allclose(result.scores, expected)
+    assert abs(result.scores - model.evaluate(x, y, 4, 2, 3, 30, 5).scores).max() > 0
+
+
 def test_a_curve_is_fitted(tmp_path):
     """Regression: the model of the sinusoid's shape, adapted to points, predicts numbers."""
     config = {
