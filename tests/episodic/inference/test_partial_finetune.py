@@ -231,16 +231,23 @@ def test_no_steps_are_the_nearest_mean(learner, encoder):
     assert np.array_equal(adapted.predict_proba(QUERY), nearest.predict_proba(QUERY))
 
 
-def test_the_evaluation_adapts_in_every_episode(learner):
-    images, labels = photographs(3, 2)
-    result = learner.evaluate(images, labels, ways=2, shots=1, queries=2, episodes=3, seed=5)
-    x, counts = learner.inputs(images), torch.tensor([3, 3, 3])
-    sampler = ClassSampler(x, counts.cumsum(0) - counts, counts, 5, "test", 2, 1, 2)
-    _, support, query = sampler.draw_rows(torch.arange(3))
+@pytest.mark.parametrize("balance", [None, 0.5])
+def test_the_evaluation_adapts_in_every_episode(learner, balance):
+    images, labels = photographs(5, 2)
+    result = learner.evaluate(
+        images, labels, ways=2, shots=1, queries=2, episodes=3, seed=5, query_balance=balance
+    )
+    x, counts = learner.inputs(images), torch.tensor([5, 5, 5])
+    sampler = ClassSampler(
+        x, counts.cumsum(0) - counts, counts, 5, "test", 2, 1, 2, query_balance=balance
+    )
+    classes, support, query = sampler.draw_rows(torch.arange(3))
+    truth = query // 5 == classes[:, 1:]
+    assert bool((truth.sum(1) != 2).any()) == (balance is not None)
     for i in range(3):
         adapted = learner.adapt([images[row] for row in support[i]], [0, 1])
         predicted = adapted.predict([images[row] for row in query[i]])
-        assert result.scores[i] == pytest.approx((predicted == [0, 0, 1, 1]).mean())
+        assert result.scores[i] == pytest.approx((predicted == truth[i].numpy()).mean())
 
 
 def test_the_exported_file_contains_the_tuned_blocks(adapted, encoder, tmp_path):
