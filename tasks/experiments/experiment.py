@@ -41,6 +41,8 @@ class Experiment:
         config: config.json of models/run.
         run: run.json.
         metrics: Numbers of metrics.json by dotted key.
+        episodes: Digest of the test episodes. Experiments with the same one were tested on the same
+            examples, which may be encoded differently.
         score: `accuracy` or `mse`.
         scores: The headline score by test episode `(episodes,)`.
         curve: Mean scores by mode and step.
@@ -57,6 +59,7 @@ class Experiment:
     config: dict[str, Any]
     run: dict[str, Any]
     metrics: dict[str, float]
+    episodes: str
     score: str
     scores: np.ndarray
     curve: pd.DataFrame = field(repr=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,15 +196,18 @@ def read_experiment(revision: Revision, files: RevisionFiles) -> Experiment:
     scores = pd.read_parquet(files.locate(episodes), columns=["episode", score], filters=headline)
     params_file = files.read_yaml("params.yaml")
     rename_keys(params_file)
+    stages = files.read_stages()
+    params = read_params(stages) or params_file
     return Experiment(
         name=name,
         commit=revision.commit,
-        params=read_params(files.read_stages()) or params_file,
+        params=params,
         params_file=params_file,
         meta=meta,
         config=config,
         run=run,
         metrics=metrics,
+        episodes=digest_episodes(files, stages, params, meta),
         score=score,
         scores=scores.sort_values("episode")[score].to_numpy(np.float64),
         curve=pd.read_csv(files.locate(curve)),
@@ -210,3 +215,25 @@ def read_experiment(revision: Revision, files: RevisionFiles) -> Experiment:
         classes=pd.read_parquet(files.locate(classes)) if files.has(classes) else pd.DataFrame(),
         file=files.locate,
     )
+
+
+def digest_episodes(
+    files: RevisionFiles, stages: dict[str, Any], params: dict[str, Any], meta: dict[str, Any]
+) -> str:
+    """Return the digest of the test episodes of an experiment.
+
+    If the dataset has several encodings, it is a digest of the source, the class table and the
+    rows of the episodes, so that pixels and features of the same images are comparable. Else it is
+    the digest of the whole data.
+    """
+    name = meta["dataset"]
+    dataset = params.get("dataset", {})
+    tables = [f"{DATA}/classes.parquet", f"{DATA}/test.parquet"]
+    if "features" not in (dataset.get(name) or {}) or not all(map(files.has, tables)):
+        return str(meta["data_digest"])
+    source = dataset.get("source")
+    deps = stages.get("download", {}).get("deps", [])
+    digest = hashlib.sha256(repr([name, *(d["md5"] for d in deps if d["path"] == source)]).encode())
+    for table in tables:
+        digest.update(files.locate(table).read_bytes())
+    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from support import ROOT
 from episodic.analysis.comparison import Resamples
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
+from tasks.experiments import history as reading
 from tasks.params import read_yaml
 from tasks.reports.comparison import (
     closeup,
@@ -310,8 +312,6 @@ def test_missing_keys_of_older_files_have_default_values(protocol):
 
 
 def test_other_code_is_another_configuration(protocol):
-    from dataclasses import replace
-
     experiment = protocol.best.first
     other = replace(
         experiment,
@@ -330,8 +330,6 @@ def test_other_code_is_another_configuration(protocol):
 
 def test_code_does_not_distinguish_algorithms(protocol):
     """The digest is of the modules that a training imports, which differ from method to method."""
-    from dataclasses import replace
-
     first, second = protocol.best.first, protocol.baseline.first
     (result,) = groups.group_protocols(
         [first, replace(second, config=second.config | {"code_digest": "1" * 16})]
@@ -343,8 +341,6 @@ def test_code_does_not_distinguish_algorithms(protocol):
 
 
 def test_transductive_inference_is_named_and_differs_from_transductive_batch_norm(protocol):
-    from dataclasses import replace
-
     first, second = protocol.best.first, protocol.baseline.first
     assert "transductive batch norm" in protocol.description
     assert not any("inference" in note for note in sentences.list_ranking_notes(protocol, 20))
@@ -379,6 +375,49 @@ def test_models_without_batch_norm_have_no_mode_and_encoders_are_named(protocol)
     assert "transductive batch norm" in result.description
 
 
+def test_pixels_and_features_of_the_same_images_are_paired(protocol):
+    first, second = protocol.best.first, protocol.baseline.first
+    inputs = {"inputs": {"kind": "image", "encoder": {"name": "mine"}}, "data_digest": "f" * 16}
+    encoded = replace(second, meta=second.meta | inputs)
+    (result,) = groups.group_protocols([first, encoded])
+    assert [len(c.experiments) for c in result.configurations] == [1, 1] and result.pairs
+    assert "encoder" not in result.description
+    assert f"{first.meta['dataset']} ({first.meta['protocol']}), " in result.description
+
+
+class Files:
+    """The files of a revision that `digest_episodes` reads."""
+
+    def __init__(self, **tables: bytes) -> None:
+        self.tables = {f"data/prepared/{name}.parquet": table for name, table in tables.items()}
+
+    def has(self, path):
+        return path in self.tables
+
+    def locate(self, path):
+        return SimpleNamespace(read_bytes=lambda: self.tables[path])
+
+
+def test_the_digest_of_episodes_ignores_how_their_examples_are_encoded():
+    def digest(kind="pixels", name="image_folder", source="a", data="d", **tables):
+        section = {} if name == "glyphs" else {"features": {"kind": kind}}
+        params = {"dataset": {"name": name, "source": "photos", name: section}}
+        deps = [{"path": "photos", "md5": source}, {"path": "tasks", "md5": kind}]
+        files = Files(**({"classes": b"c", "test": b"t"} | tables))
+        meta = {"dataset": name, "data_digest": data}
+        return reading.digest_episodes(files, {"download": {"deps": deps}}, params, meta)
+
+    assert digest() == digest("encoder", data="e")
+    others = [digest(source="b"), digest(test=b"u"), digest(classes=b"b"), digest(name="cifar_fs")]
+    assert len({digest(), *others}) == 5
+    assert digest(name="glyphs") == "d", "a dataset with one encoding"
+    files = Files()
+    assert (
+        reading.digest_episodes(files, {}, {}, {"dataset": "image_folder", "data_digest": "d"})
+        == "d"
+    ), "an experiment whose files are missing"
+
+
 def test_what_is_not_trained_has_no_learning_curve(protocol):
     def drop_training(configuration):
         experiments = [
@@ -399,8 +438,6 @@ def test_what_is_not_trained_has_no_learning_curve(protocol):
 
 def test_bounds_of_ways_and_shots_are_named(protocol):
     """The comparison is paired as ever, and a power law needs numbers."""
-    from dataclasses import replace
-
     varied = {"varied": {"ways": [5, 20], "shots": [1, 10], "unbalanced": False}}
     experiments = [
         replace(e, meta=e.meta | varied) for c in protocol.configurations for e in c.experiments
@@ -414,19 +451,15 @@ def test_bounds_of_ways_and_shots_are_named(protocol):
         assert numbers.to_list() == [protocol.best.first.meta[key.removeprefix("episodes.")]]
 
 
-@pytest.mark.parametrize("change", ["data_digest", "batch_norm", "episodes"])
+@pytest.mark.parametrize("change", ["episodes", "batch_norm", "number"])
 def test_incomparable_experiments_are_never_paired(protocol, change, tmp_path):
-    from dataclasses import replace
-
     experiment = protocol.best.first
     other = {
-        "data_digest": replace(
-            experiment, name="other", meta=experiment.meta | {"data_digest": "f" * 16}
-        ),
+        "episodes": replace(experiment, name="other", episodes="f" * 16),
         "batch_norm": replace(
             experiment, name="other", config=experiment.config | {"batch_norm": "inductive"}
         ),
-        "episodes": replace(experiment, name="other", scores=experiment.scores[:-1]),
+        "number": replace(experiment, name="other", scores=experiment.scores[:-1]),
     }[change]
     comparisons = compare.run([experiment, other], [], tmp_path / "out", "other")
     assert [[e.name for e in p.experiments] for p in comparisons] == [["other"], ["protonet-0"]], (
@@ -702,7 +735,7 @@ def test_change_of_a_score(protocol, tmp_path):
         and str(same)
         == "accuracy did not change significantly (95 % CI +0.00 to +0.00 percentage points)"
     )
-    other = replace(by_name["maml-0"], meta=by_name["maml-0"].meta | {"data_digest": "another"})
+    other = replace(by_name["maml-0"], episodes="another")
     assert measure_change(by_name["maml-0"], other) is None
     estimate = replace(fell.difference, mean=0.2, low=0.1, high=0.3)
     assert (

@@ -82,7 +82,8 @@ def test_scaling_with_shots_spans_protocols(repository):
         replace(
             first,
             name=f"s{s}",
-            meta={**first.meta, "shots": s, "data_digest": f"d{s}"},
+            meta={**first.meta, "shots": s},
+            episodes=f"d{s}",
             scores=1 - (1 - first.scores) / s,
             params={**first.params, "episodes": {**first.params["episodes"], "shots": s}},
         )

@@ -165,7 +165,7 @@ def group_protocols(
         by_key.setdefault(build_protocol_key(experiment), []).append(experiment)
     protocols = [_build_protocol(members, baseline) for members in by_key.values()]
     if len({p.description for p in protocols}) < len(protocols):
-        digests = [members[0].meta["data_digest"][:6] for members in by_key.values()]
+        digests = [members[0].episodes[:6] for members in by_key.values()]
         protocols = [
             replace(protocol, description=f"{protocol.description}, data {digest}")
             for protocol, digest in zip(protocols, digests, strict=True)
@@ -179,18 +179,19 @@ def group_protocols(
 
 
 def build_protocol_key(experiment: Experiment) -> tuple:
-    """Return the key of a protocol: data, mode, score and number of episodes.
+    """Return the key of a protocol: test episodes, mode, score and number of episodes.
 
     Differences are paired only between experiments with equal keys.
     """
     number = len(experiment.scores)
-    return experiment.meta["data_digest"], experiment.mode, experiment.score, number
+    return experiment.episodes, experiment.mode, experiment.score, number
 
 
 def describe_protocol(experiments: Sequence[Experiment]) -> str:
     """Describe the protocol of comparable experiments.
 
-    The batch-norm mode is omitted if it changes no score, because no model has batch norm.
+    The batch-norm mode is omitted if it changes no score, because no model has batch norm. The
+    pretrained encoder is omitted if not all of them use it.
     """
     experiment = experiments[0]
     meta = experiment.meta
@@ -199,7 +200,8 @@ def describe_protocol(experiments: Sequence[Experiment]) -> str:
         task = f"{wording.format_count(meta['shots'], 'support point')}, {queries}"
     else:
         task = f"{describe_sizes(meta)}, {wording.describe_queries(meta)}"
-    parts = [task, wording.describe_data(meta)]
+    data = {wording.describe_data(e.meta) for e in experiments}
+    parts = [task, data.pop() if len(data) == 1 else wording.describe_dataset(meta)]
     if any(e.curve["mode"].nunique() == 1 or _has_batch_norm(e) for e in experiments):
         parts.append(f"{experiment.mode} batch norm")
     parts.append(wording.format_count(len(experiment.scores), "test episode"))

@@ -54,9 +54,18 @@ def describe_data(meta: dict[str, Any]) -> str:
     Args:
         meta: meta.json of data/prepared.
     """
-    data = f"{meta['dataset']} ({meta['protocol']})"
+    data = describe_dataset(meta)
     encoder = name_encoder(meta)
     return data if encoder is None else f"{data}, features of the pretrained encoder {encoder}"
+
+
+def describe_dataset(meta: dict[str, Any]) -> str:
+    """Describe the dataset and its split.
+
+    Args:
+        meta: meta.json of data/prepared.
+    """
+    return f"{meta['dataset']} ({meta['protocol']})"
 
 
 def name_encoder(meta: dict[str, Any]) -> str | None:
