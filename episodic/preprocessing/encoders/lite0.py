@@ -26,6 +26,10 @@ EPSILON = 1e-3
 """Added to the variance by batch norm."""
 
 
+ONEDNN_OPERATORS = ("_convolution_pointwise", "_reorder_convolution_weight")
+"""Operators for inference. They are not part of the public interface of torch."""
+
+
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 without its classifier: images to 1280 features.
 
@@ -64,7 +68,8 @@ class EfficientNetLite0(nn.Module):
         stored in its own order. Without oneDNN, as on Apple processors, the network itself is
         returned.
         """
-        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if not (available and all(hasattr(torch.ops.mkldnn, name) for name in ONEDNN_OPERATORS)):
             return self
         return _OneDNNInference(self)
 
