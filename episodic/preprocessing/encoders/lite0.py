@@ -25,7 +25,6 @@ STEM, HEAD = 32, 1280
 EPSILON = 1e-3
 """Added to the variance by batch norm."""
 
-
 ONEDNN_OPERATORS = ("_convolution_pointwise", "_reorder_convolution_weight")
 """Operators for inference. They are not part of the public interface of torch."""
 
