@@ -340,6 +340,13 @@ def test_code_does_not_distinguish_algorithms(protocol):
     }
 
 
+def test_names_that_would_be_too_long_are_those_of_experiments(protocol, monkeypatch):
+    monkeypatch.setattr(naming, "MAX_LENGTH", len("reptile, meta_lr=0.001") - 1)
+    (result,) = groups.group_protocols(protocol.experiments)
+    assert {c.name for c in result.configurations} == {c.first.name for c in result.configurations}
+    assert result.keys == protocol.keys, "the table still lists the settings"
+
+
 def test_transductive_inference_is_named_and_differs_from_transductive_batch_norm(protocol):
     first, second = protocol.best.first, protocol.baseline.first
     assert "transductive batch norm" in protocol.description

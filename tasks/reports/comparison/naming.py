@@ -20,6 +20,9 @@ The same params with different code are a different configuration.
 
 SEED = "train.seed"
 
+MAX_LENGTH = 100
+"""Length of the longest name that is made of settings."""
+
 WITHOUT_EFFECT = ("report.", "processes", "device")
 """Prefixes of the keys of settings that do not affect scores."""
 
@@ -79,11 +82,14 @@ def name_configurations(
     Args:
         settings: Settings of each configuration.
         keys: The settings that differ.
-        fallbacks: Name of an experiment of each configuration, used if no setting differs.
+        fallbacks: Name of an experiment of each configuration, used if no setting differs, or if so
+            many differ that the names would be too long to read.
     """
     if len(settings) == 1:
         return list(fallbacks)
     labels = [_label(values, [key for key in keys if key != CODE]) for values in settings]
+    if max(map(len, labels)) > MAX_LENGTH:
+        return list(fallbacks)
     names = []
     for label, values, fallback in zip(labels, settings, fallbacks, strict=True):
         if not label:
