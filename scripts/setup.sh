@@ -33,7 +33,7 @@ echo "setting up .venv (about 6.3 GiB; the first time downloads about 3 GB) ..."
 # The command `episodic` of this checkout, from any folder.
 cat > .venv/bin/episodic <<EOF
 #!/bin/sh
-PYTHONPATH="$PWD\${PYTHONPATH:+:\$PYTHONPATH}" exec "$PWD/.venv/bin/python" -m episodic "\$@"
+PYTHONPATH="$PWD\${PYTHONPATH:+:\$PYTHONPATH}" exec "$PWD/.venv/bin/python" -P -m episodic "\$@"
 EOF
 chmod +x .venv/bin/episodic
 # DVC's site cache (known hashes) is kept in the checkout. Its path must be absolute.

@@ -19,6 +19,9 @@ __all__ = ["ImageTransform"]
 
 MAX_SIZE = 2048
 
+MAX_ASPECT_RATIO = 8
+"""Longer images are shortened before they are resized."""
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -90,6 +93,7 @@ class ImageTransform:
         """
         from PIL import Image as PillowImage
 
+        image = _shorten(image)
         width, height = image.size
         short, long = sorted((width, height))
         lengths = self.resize, int(self.resize * long / short)
@@ -107,3 +111,16 @@ class ImageTransform:
             torch.tensor(values, device=x.device).view(3, 1, 1) for values in (self.mean, self.std)
         )
         return (x - mean) / std
+
+
+def _shorten(image: Image) -> Image:
+    """Return the central part of an extremely long image, so that resizing it takes little memory.
+
+    The central crop of the result is the same.
+    """
+    width, height = image.size
+    limit = MAX_ASPECT_RATIO * min(width, height)
+    left, top = max(0, width - limit) // 2, max(0, height - limit) // 2
+    if not left and not top:
+        return image
+    return image.crop((left, top, left + min(width, limit), top + min(height, limit)))

@@ -36,6 +36,9 @@ MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 100_000_000
 """Limits of one image. The largest phone cameras have 50 megapixels, or raw files of 200 MB."""
 
+ROUNDING = 0.01
+"""How far a float image may be out of its range, as after an interpolation."""
+
 
 def list_images(folder: Path) -> list[Path]:
     """List the images in a folder by name, without hidden files."""
@@ -110,6 +113,11 @@ def crop_image(source: Any, transform: ImageTransform) -> NDArray[np.uint8]:
                 "float arrays (3, H, W)"
             )
         if array.dtype.kind == "f":
+            if not (array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):
+                raise InputError(
+                    f"an array has values from {array.min():g} to {array.max():g}: float images "
+                    "have values from 0 to 1, and uint8 images from 0 to 255"
+                )
             array = (array.clip(0, 1) * 255).round()
         return transform.crop(array_to_image(array.astype(np.uint8)))
     # JPEG files are decoded at a fraction of their size, at least twice the size that is needed.
@@ -174,18 +182,29 @@ def open_image(
     name = str(source) if isinstance(source, (str, Path)) else "the image"
     if isinstance(source, (str, Path)):
         source = _read_file(Path(source))
-    if isinstance(source, bytes):
-        image = _decode(source, name, at_least)
-    elif isinstance(source, Image.Image):
-        image = source
-    else:
+    if not isinstance(source, (bytes, Image.Image)):
         raise InputError(
             f"{type(source).__name__} is not an image: pass a path, a Pillow image, the content of "
             "a file, or an array"
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    with warnings.catch_warnings():
+        # The limit of pixels is checked here, and damaged EXIF data does not matter.
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = _decode(source, name, at_least) if isinstance(source, bytes) else source
+            image = ImageOps.exif_transpose(image)
+            image.load()
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's decoders raise errors of any type
+            raise _describe_failure(error, name) from error
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"{name} has 32 bits per pixel, whose range is unknown: convert it to 8 or 16 bits"
+        )
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image.convert("RGBA"))
@@ -206,38 +225,35 @@ def _read_file(path: Path) -> bytes:
 
 
 def _decode(content: bytes, name: str, at_least: int | None) -> Image:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not content:
         raise InputError(f"{name} is empty (0 bytes): replace or remove it")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(
-                    f"{name} has {width} x {height} pixels: an image may have at most "
-                    f"{MAX_PIXELS // 1_000_000} million"
-                )
-            if at_least:
-                image.draft(None, (at_least, at_least))
-            image.load()
-    except InputError:
-        raise
-    except Image.DecompressionBombError:
+    image = Image.open(io.BytesIO(content))
+    width, height = image.size
+    if width * height > MAX_PIXELS:
         raise InputError(
+            f"{name} has {width} x {height} pixels: an image may have at most "
+            f"{MAX_PIXELS // 1_000_000} million"
+        )
+    if at_least:
+        image.draft(None, (at_least, at_least))
+    image.load()
+    return image
+
+
+def _describe_failure(error: Exception, name: str) -> InputError:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, Image.DecompressionBombError):
+        return InputError(
             f"{name} has too many pixels: an image may have at most {MAX_PIXELS // 1_000_000} "
             "million"
-        ) from None
-    except UnidentifiedImageError:  # the message names an object in memory
-        raise InputError(
+        )
+    if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
+        return InputError(
             f"{name} cannot be read as an image (unknown format): convert it to JPEG or PNG, or "
             "remove it"
-        ) from None
-    except Exception as error:  # Pillow's decoders raise errors of any type for a broken file
-        raise InputError(
-            f"{name} cannot be read as an image ({' '.join(str(error).split())}): replace or "
-            "remove it"
-        ) from error
-    return image
+        )
+    reason = " ".join(str(error).split())
+    return InputError(f"{name} cannot be read as an image ({reason}): replace or remove it")

@@ -301,6 +301,59 @@ def test_images_of_every_kind_are_read(tmp_path):
     assert np.array_equal(crop_image(array / 255, transform), expected)
 
 
+def test_long_images_are_shortened_before_they_are_resized(monkeypatch):
+    transform = build_architecture(LITE0).transform
+    strip = photograph(5, (3000, 300))
+    left = (3000 - 8 * 300) // 2
+    shortened = transform.crop(strip.crop((left, 0, left + 2400, 300)))
+    assert np.array_equal(transform.crop(strip), shortened)
+    shapes = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *args: shapes.append(size) or resize(self, size)
+    )
+    assert transform.crop(Image.new("RGB", (30_000, 3))).shape == (3, 224, 224)
+    assert transform.crop(Image.new("RGB", (1, 40_000))).shape == (3, 224, 224)
+    assert shapes == [(8 * 256, 256), (256, 8 * 256)], "instead of millions of pixels"
+    transform.crop(Image.new("RGB", (2400, 300)))
+    assert shapes[2:] == [(8 * 256, 256)], "a panorama is resized as a whole"
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    transform = build_architecture(LITE0).transform
+    for values in (np.float32, np.int32):
+        Image.fromarray(np.full((20, 30), 1, values)).save(tmp_path / "deep.tif")
+        with pytest.raises(InputError, match=r"deep.tif has 32 bits per pixel.*convert it to 8"):
+            crop_image(tmp_path / "deep.tif", transform)
+    x = np.full((3, 20, 20), 200.0)
+    for array in (x, -x, np.full((3, 20, 20), np.nan)):
+        with pytest.raises(InputError, match="float images have values from 0 to 1"):
+            crop_image(array, transform)
+    assert (crop_image(np.full((3, 20, 20), 1.001), transform) == 255).all()
+
+
+def test_a_truncated_pillow_image_is_named(tmp_path):
+    photograph(0).save(tmp_path / "good.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:2000])
+    with pytest.raises(InputError, match="the image cannot be read as an image"):
+        crop_image(Image.open(tmp_path / "cut.jpg"), build_architecture(LITE0).transform)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_pillow_warns_of_is_an_error_or_does_not_matter(tmp_path, monkeypatch):
+    transform = build_architecture(LITE0).transform
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    photograph(0, (300, 250)).save(tmp_path / "large.png")
+    assert crop_image(tmp_path / "large.png", transform).shape == (3, 224, 224)
+    photograph(0, (400, 320)).save(tmp_path / "bomb.png")
+    with pytest.raises(
+        InputError, match=r"bomb\.png has too many pixels: an image may"
+    ):
+        crop_image(tmp_path / "bomb.png", transform)
+    photograph(0, (80, 60)).save(tmp_path / "exif.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09")
+    assert crop_image(tmp_path / "exif.jpg", transform).shape == (3, 224, 224)
+
+
 def test_unreadable_images_are_listed(tmp_path):
     learner = episodic.from_encoder(LITE0)
     good = tmp_path / "good.jpg"
