@@ -59,9 +59,9 @@ def main() -> None:
     args = parser.parse_args()
     encoder = load_encoder(args.encoder)
     description, weights = read_encoder(find_encoder(args.encoder))
-    network = build_architecture(description.architecture).network.eval()
-    network.load_state_dict(weights)
     size = description.transform.size
+    network = build_architecture(description.architecture, size).network.eval()
+    network.load_state_dict(weights)
     pixels = np.random.default_rng(0).integers(0, 256, (args.images, 3, size, size), np.uint8)
     programs = {
         "ours": lambda: encoder.encode(pixels),

@@ -24,7 +24,8 @@ def import_encoder(
     weights: Annotated[
         Path,
         typer.Argument(
-            help="published weights: a torch file (*.pth) or a safetensors file",
+            help="published weights: a torch file (*.pth), a safetensors file, or a folder of"
+            " Hugging Face",
             show_default=False,
         ),
     ],
@@ -42,27 +43,34 @@ def import_encoder(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="pixels of the central crop (default: usual)", show_default=False),
+        typer.Option(help="pixels of the central crop (default: as published)", show_default=False),
     ] = None,
     resize: Annotated[
         int | None,
         typer.Option(
-            help="pixels of the shorter side before the crop (default: usual)", show_default=False
+            help="pixels of the shorter side before the crop (default: as published)",
+            show_default=False,
         ),
     ] = None,
     interpolation: Annotated[
-        str | None, typer.Option(help="bilinear or bicubic (default: usual)", show_default=False)
+        str | None,
+        typer.Option(help="bilinear or bicubic (default: as published)", show_default=False),
     ] = None,
     mean: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="mean of each channel, from 0 to 1 (default: usual)", show_default=False),
+        typer.Option(
+            help="mean of each channel, from 0 to 1 (default: as published)", show_default=False
+        ),
     ] = None,
     std: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="standard deviation of each channel", show_default=False),
+        typer.Option(
+            help="standard deviation of each channel (default: as published)", show_default=False
+        ),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(help="licence of the weights (default: usual)", show_default=False)
+        str | None,
+        typer.Option(help="licence of the weights (default: as published)", show_default=False),
     ] = None,
 ) -> None:
     """Convert published weights to an encoder file, without running code of the file."""

@@ -212,7 +212,7 @@ def load_encoder(source: str | Path) -> ImageEncoder:
         EncoderError: There is no encoder, or it is damaged.
     """
     description, weights = read_encoder(find_encoder(source))
-    architecture = build_architecture(description.architecture)
+    architecture = build_architecture(description.architecture, description.transform.size)
     try:
         architecture.network.load_state_dict(weights)
     except RuntimeError as error:

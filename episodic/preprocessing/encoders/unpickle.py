@@ -1,13 +1,15 @@
 """Convert the tensors of a torch file to safetensors, in a process of its own.
 
-    python -m episodic.preprocessing.encoders.unpickle FILE.pth OUT.safetensors
+    python -P unpickle.py FILE.pth OUT.safetensors
 
 Torch's `weights_only` reader creates tensors and plain containers only. A file with anything else
-is refused, and its code does not run.
+is refused, and its code does not run. Neither does a `torch.py` next to it: with -P, modules are
+not searched for in the current folder, nor in that of this program, which imports only libraries.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,12 @@ __all__ = ["find_tensors", "main"]
 
 CONTAINERS = ("state_dict", "model", "model_state", "teacher", "net", "weights")
 """Keys under which training programs store the weights."""
+
+REFUSAL = re.compile(
+    "unsupported (global|class)|unrecognized function|can only (create|build)|torchscript",
+    re.IGNORECASE,
+)
+"""Torch's messages about a file with other objects than tensors and plain containers."""
 
 
 def find_tensors(content: Any) -> dict[str, Tensor]:
@@ -53,8 +61,8 @@ def main() -> None:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises errors of many types
-        if "Unsupported global" in str(error):
-            sys.exit("it contains objects other than tensors, which could run code")
+        if REFUSAL.search(str(error)):
+            sys.exit("it contains code, or objects that could run code")
         sys.exit("it is damaged, or not a file of torch")
     try:
         tensors = find_tensors(content)

@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 import episodic
 from episodic.core.config import ConfigError
 from episodic.core.files import cache_folder
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.encoders import encoder as encoders
-from episodic.preprocessing.encoders.architectures import EncoderError, build_architecture
+from episodic.preprocessing.encoders import importing
+from episodic.preprocessing.encoders.architectures import (
+    BSD,
+    UNKNOWN,
+    EncoderError,
+    build_architecture,
+    find_torchvision_weights,
+)
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.features import ImageFeatures
 from episodic.preprocessing.encoders.importing import PACKAGE_FILE, import_weights
@@ -206,6 +213,190 @@ def test_weights_of_torchvision_and_of_timm_are_imported(tmp_path):
     assert encoders.load_encoder(tmp_path / "vit.safetensors").description == description
 
 
+@pytest.fixture
+def any_digest(monkeypatch):
+    """Random weights pass for official files, whose names state a digest."""
+    monkeypatch.setattr(importing, "_check_official_digest", lambda source: None)
+
+
+SWAG = "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
+
+
+def test_every_official_file_of_torchvision_has_its_own_preprocessing():
+    import torchvision
+    from torchvision.models import get_model_weights, list_models
+
+    entries = {
+        entry.url.rsplit("/", 1)[-1]: (f"torchvision/{model}", entry)
+        for model in list_models(module=torchvision.models)
+        for entry in get_model_weights(model)
+    }
+    assert len(entries) > 100
+    for name, (architecture, entry) in entries.items():
+        found, preset = find_torchvision_weights(name), entry.transforms()
+        assert found and found.architecture == architecture
+        assert [found.transform.size] == preset.crop_size, name
+        assert [found.transform.resize] == preset.resize_size, name
+        assert found.transform.interpolation == preset.interpolation.value, name
+        if architecture not in ("torchvision/googlenet", "torchvision/inception_v3"):
+            assert found.transform.mean == tuple(preset.mean), name
+            assert found.transform.std == tuple(preset.std), name
+        assert found.license == (SWAG if "swag" in name else BSD)
+        assert importing.OFFICIAL_NAME.search(name), f"the digest of {name} is not checked"
+
+
+def test_the_file_name_tells_which_official_weights_they_are(tmp_path, any_digest):
+    import torchvision
+
+    weights = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    found = []
+    for name in ("mobilenet_v2-7ebf99e0.pth", "mobilenet_v2-b0353104.pth", "mine.pth"):
+        torch.save(weights, tmp_path / name)
+        out = tmp_path / "out.safetensors"
+        description = import_weights(tmp_path / name, out, "torchvision/mobilenet_v2")
+        found.append((description.transform.resize, description.license))
+    assert found == [(232, BSD), (256, BSD), (256, UNKNOWN)]
+    description = import_weights(tmp_path / "mobilenet_v2-7ebf99e0.pth", out, license="MIT")
+    assert (description.transform.resize, description.license) == (232, "MIT")
+
+
+@pytest.fixture
+def tiny_vision_transformers(monkeypatch):
+    """Torchvision's vision transformers, with one block of 24 features."""
+    from torchvision.models import vision_transformer
+
+    build = vision_transformer._vision_transformer
+    tiny = {"num_layers": 1, "num_heads": 2, "hidden_dim": 24, "mlp_dim": 24}
+    monkeypatch.setattr(
+        vision_transformer, "_vision_transformer", lambda **options: build(**options | tiny)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "size"),
+    [
+        ("vit_b_16", "vit_b_16-c867db91.pth", 224),
+        ("vit_b_16", "vit_b_16_swag-9ac1b537.pth", 384),
+        ("vit_b_16", "vit_b_16_lc_swag-4e70ced5.pth", 224),
+        ("vit_h_14", "vit_h_14_swag-80465313.pth", 518),
+        ("vit_h_14", "vit_h_14_lc_swag-c1eb923e.pth", 224),
+    ],
+)
+def test_vision_transformers_are_built_for_the_size_of_their_images(
+    model, file, size, tmp_path, any_digest, tiny_vision_transformers
+):
+    from torchvision.models import get_model
+
+    network = get_model(model, weights=None, image_size=size).eval()
+    torch.save(network.state_dict(), tmp_path / file)
+    out = tmp_path / "vit.safetensors"
+    description = import_weights(tmp_path / file, out)
+    assert description.transform.size == size
+    assert (description.transform.interpolation == "bicubic") == ("swag" in file)
+    network.heads.head = torch.nn.Identity()
+    pixels = description.transform.crop(photograph(0))[None]
+    with torch.inference_mode():
+        x = description.transform.normalize(torch.from_numpy(pixels.copy()) / 255)
+        expected = torch.nn.functional.normalize(network(x), dim=1)
+    torch.testing.assert_close(
+        encoders.load_encoder(out).encode(pixels), expected, rtol=1e-4, atol=1e-5
+    )
+    if size == 384:  # a renamed file is imported with its size, but with no other
+        (tmp_path / file).rename(tmp_path / "mine.pth")
+        name = f"torchvision/{model}"
+        sizes = {"size": 384, "resize": 384, "interpolation": "bicubic"}
+        renamed = import_weights(tmp_path / "mine.pth", out, name, sizes)
+        assert renamed.digest == description.digest and renamed.license == UNKNOWN
+        with pytest.raises(EncoderError, match=r"misshapen weights encoder\.pos_embedding"):
+            import_weights(tmp_path / "mine.pth", out, name)
+        with pytest.raises(EncoderError, match="takes no images of 100 x 100 pixels"):
+            import_weights(tmp_path / "mine.pth", out, name, {"size": 100, "resize": 100})
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("googlenet", "googlenet-1378be20.pth"),
+        ("inception_v3", "inception_v3_google-0cc3c7bd.pth"),
+    ],
+)
+def test_inception_networks_equal_the_official_pipeline(model, file, tmp_path, any_digest):
+    from torchvision.models import get_model, get_model_weights
+
+    # Torchvision sets transform_input for its official weights.
+    network = get_model(model, weights=None, init_weights=False, transform_input=True).eval()
+    for module in network.modules():  # the initial weights give features that vanish
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(0.1)
+    torch.save(network.state_dict(), tmp_path / file)
+    out = tmp_path / "out.safetensors"
+    description = import_weights(tmp_path / file, out)
+    network.fc = torch.nn.Identity()
+    preset = next(iter(get_model_weights(model))).transforms()
+    image = photograph(5, (500, 400))
+    with torch.inference_mode():
+        x = preset(image)[None]
+        expected = torch.nn.functional.normalize(network(x), dim=1)
+        network.transform_input = False
+        other = torch.nn.functional.normalize(network(x), dim=1)
+    features = encoders.load_encoder(out).encode(description.transform.crop(image)[None])
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert (expected - other).abs().max() > 1e-3, "the comparison shows a missing conversion"
+
+
+def test_the_config_of_timm_states_preprocessing_and_licence(tmp_path):
+    import timm
+
+    folder, out = tmp_path / "hub", tmp_path / "vit.safetensors"
+    folder.mkdir()
+    name = "vit_tiny_patch16_224"
+    vit = timm.create_model(name, num_classes=7, img_size=96)
+    save_file(vit.state_dict(), folder / "model.safetensors")
+    stated = {
+        "input_size": [3, 96, 96],
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "license": "cc-by-nc-4.0",
+    }
+
+    def write_config(**values: object) -> None:
+        content = {"architecture": name, "num_classes": 7} | values
+        (folder / "config.json").write_text(json.dumps(content))
+
+    write_config(pretrained_cfg=stated)
+    description = import_weights(folder, out)
+    expected = ImageTransform(96, 120, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (description.architecture, description.transform) == (f"timm/{name}", expected)
+    assert description.license == "cc-by-nc-4.0"
+    neighbour = import_weights(folder / "model.safetensors", out, f"timm/{name}", {"resize": 100})
+    assert (neighbour.transform.resize, neighbour.transform.mean) == (100, (0.1, 0.2, 0.3))
+    vit.reset_classifier(0)
+    pixels = expected.crop(photograph(0))[None]
+    with torch.inference_mode():
+        x = expected.normalize(torch.from_numpy(pixels.copy()) / 255)
+        features = torch.nn.functional.normalize(vit.eval()(x), dim=1)
+    import_weights(folder, out)
+    encoded = encoders.load_encoder(out).encode(pixels)
+    torch.testing.assert_close(encoded, features, rtol=1e-4, atol=1e-5)
+
+    write_config(pretrained_cfg={**stated, "license": None})
+    assert import_weights(folder, out).license == UNKNOWN, "not that of other weights"
+    out.unlink()
+    for fault in ({"mean": "grey"}, {"std": [1, 0, 1]}, {"crop_pct": 2}, {"input_size": 96}):
+        write_config(pretrained_cfg=stated | fault)
+        with pytest.raises(EncoderError, match="the preprocessing that timm's config states"):
+            import_weights(folder, out)
+    write_config(pretrained_cfg=stated, model_args={"img_size": 96, "qkv_bias": False})
+    with pytest.raises(EncoderError, match=r"with other model_args \(qkv_bias\)"):
+        import_weights(folder, out)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        import_weights(folder, out)
+    assert not out.exists()
+
+
 class Malicious:
     """Unpickling it writes a file."""
 
@@ -214,6 +405,25 @@ class Malicious:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+class MaliciousCommand(Malicious):
+    """Unpickling it runs a command of the shell."""
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def test_the_reader_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    import torchvision
+
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
+    for name in ("torch", "safetensors", "numpy", "json", "episodic"):
+        text = f"open({str(tmp_path / 'code-ran')!r}, 'w').close()"
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    import_weights(Path("w.pth"), Path("out.safetensors"), "torchvision/resnet18")
+    assert Path("out.safetensors").exists() and not Path("code-ran").exists()
 
 
 def test_faulty_weights_are_refused_in_one_sentence(tmp_path):
@@ -229,8 +439,16 @@ def test_faulty_weights_are_refused_in_one_sentence(tmp_path):
             import_weights(path, out, "torchvision/resnet18")
         assert "\n" not in str(error.value) and not out.exists()
 
-    refuse(weights | {"x": Malicious(proof)}, match="which could run code")
-    assert not proof.exists()
+    for malicious in (Malicious(proof), MaliciousCommand(proof)):
+        refuse(weights | {"x": malicious}, match="is not read: it contains code, or objects that")
+        assert not proof.exists()
+    with pytest.raises(EncoderError, match="is not read: it contains code"):
+        import_weights(tmp_path / "w.pth", out)  # no architecture is needed to say so
+    for number in (float("nan"), float("inf")):
+        bias = torch.zeros(64)
+        bias[3] = number
+        content = save(weights | {"bn1.bias": bias})
+        refuse(content, "w.safetensors", r"has a weight that is NaN or infinite, in bn1\.bias:")
     refuse(b"hello", match="it is damaged, or not a file of torch")
     refuse(b"", match="it is damaged, or not a file of torch")
     refuse({"epoch": 3}, match="it contains no weights by name")
@@ -477,8 +695,6 @@ def test_the_command_line_needs_neither_model_nor_data(photographs, tmp_path):
 
 def test_the_packaged_weights_are_verified(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    from episodic.preprocessing.encoders import importing
-
     monkeypatch.setattr(importing, "PACKAGE_SHA256", "0" * 64)
     with pytest.raises(EncoderError, match="has the SHA-256 57934424, not 00000000"):
         importing.find_packaged_encoder()
