@@ -61,7 +61,7 @@ def test_processes_do_not_change_the_bytes_of_augmented_runs(tmp_path, plain):
 def test_processes_do_not_change_the_bytes_of_varied_episodes(tmp_path, plain):
     folder = prepare_folder(tmp_path, meta_batch="4")
     set_param(folder, "train.shots", "[1, 4]")
-    set_param(folder, "unbalanced", "true")
+    set_param(folder, "train.unbalanced", "true")
     single, double = run_all(folder, 1), run_all(folder, 2)
     assert single == double
     weights = "model/weights.safetensors"
