@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import episodic
 from episodic.cli import app
-from episodic.inference.heads import HEADS
+from episodic.inference.heads import DEFAULT_HEAD, HEADS, PARTIAL_FINETUNE
 from episodic.inference.labels import AdaptError
 from episodic.inference.sklearn import FewShotClassifier
 
@@ -52,12 +52,15 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def features(pictures, tmp_path_factory) -> Tensor:
-    """Features of all pictures, (classes, pictures, width)."""
+def examples(pictures, tmp_path_factory) -> dict[str, Tensor]:
+    """All pictures as each head takes them, `(classes, pictures, ...)`: features, or pixels."""
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        inputs = episodic.from_encoder(LITE0).inputs
-        return inputs(sorted(pictures.glob("*/*.png"))).unflatten(0, (len(NAMES), PICTURES))
+        for head in (DEFAULT_HEAD, PARTIAL_FINETUNE):
+            x = episodic.from_encoder(LITE0, head).inputs(sorted(pictures.glob("*/*.png")))
+            found[head] = x.unflatten(0, (len(NAMES), PICTURES))
+    return {head: found.get(head, found[DEFAULT_HEAD]) for head in HEADS}
 
 
 def take(features: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, list[str]]:
@@ -69,8 +72,9 @@ def take(features: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, list[str]]:
 
 @pytest.mark.parametrize("counts", SHOTS.values(), ids=list(SHOTS))
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_adapts_to_unequal_shots(head, counts, features, tmp_path):
+def test_every_head_adapts_to_unequal_shots(head, counts, examples, tmp_path):
     """Each class is recognized in a new picture, also if it has one where others have four."""
+    features = examples[head]
     x, labels = take(features, counts)
     names = NAMES[: len(counts)]
     query = features[: len(counts), -1]
@@ -89,8 +93,9 @@ def test_every_head_adapts_to_unequal_shots(head, counts, features, tmp_path):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_is_evaluated_on_unequal_classes(head, features):
+def test_every_head_is_evaluated_on_unequal_classes(head, examples):
     """Episodes have equal shots; a class that is too small for them is named."""
+    features = examples[head]
     learner = episodic.from_encoder(LITE0, head)
     result = learner.evaluate(*take(features, (4, 2, 3)), ways=3, queries=1, episodes=3)
     assert result.accuracy > 0.6, "chance: 0.33"
