@@ -164,7 +164,7 @@ def test_fields_of_the_form_become_settings(tmp_path):
     )
     assert default_name(UNCHANGED, {}) == "unchanged"
     assert "dataset.source" not in preset_changes("own_photos"), "the configured path stays"
-    settings = {"dataset.source": "/home/me/my photos", "algorithm.name": "tim"}
+    settings = {"dataset.source": "photos of 2026/my photos", "algorithm.name": "tim"}
     assert default_name("own_photos", settings) == "own_photos-my-photos-tim"
 
 
