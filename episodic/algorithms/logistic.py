@@ -17,6 +17,7 @@ from episodic.core.model import HEAD, Params
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.engine.leave_one_out import (
+    MAX_REFITS,
     Choice,
     choose_regularization,
     feature_variance,
@@ -49,9 +50,9 @@ class LogisticRegression(Algorithm):
     features. In training, it is differentiated by the implicit function theorem.
 
     Without a value, lambda is chosen per task by the leave-one-out cross-entropy of the support
-    set, if every class has two or more examples. Otherwise, lambda is 0.003 times the variance of
-    the support features. The choice takes seven fits per support example, so set a value in
-    training.
+    set, if every class has two or more examples; of more than 25 examples, 25 are left out.
+    Otherwise, lambda is 0.003 times the variance of the support features. The choice takes seven
+    fits per example that is left out, so set a value in training.
 
     Differs from the paper: the problem has all classes of the task (paper: one problem for two
     classes), a bias, and is solved to convergence (paper: 5 Newton steps). lambda is not learned.
@@ -94,6 +95,7 @@ class LogisticRegression(Algorithm):
             partial(refitted_outputs, fit=fit_logistic),
             Choice(default, torch.ones_like(default)),
             rescaled=False,
+            left_out=MAX_REFITS,
         )
         return choice.regularization.expand_as(kernel[:, 0])
 

@@ -16,6 +16,7 @@ from episodic.core.model import Model, Params
 from episodic.engine.inner import InnerLoop, expand
 from episodic.engine.learner import MetaLearner
 from episodic.engine.leave_one_out import (
+    MAX_REFITS,
     Choice,
     choose_regularization,
     class_weights,
@@ -55,7 +56,8 @@ class MetaOptNet(LinearHead):
     params.yaml.
 
     With `leave_one_out`, C and the scale are chosen per task by the leave-one-out cross-entropy of
-    the support set, if every class has two or more examples. Classes have the same weight, whatever
+    the support set, if every class has two or more examples; of more than 25 examples, 25 are left
+    out. Classes have the same weight, whatever
     their numbers of examples: C is multiplied and I divided by the weight of an example. Use this
     on features that were not meta-trained: each task then solves seven problems per support
     example.
@@ -91,6 +93,7 @@ class MetaOptNet(LinearHead):
                 episode,
                 partial(refitted_outputs, fit=_fit, balanced=True),
                 Choice(torch.full_like(scale, 1 / self.c), scale),
+                left_out=MAX_REFITS,
             )
             theta |= {"svm.c": 1 / choice.regularization, "svm.scale": choice.scale}
         return InnerLoop(theta)

@@ -21,6 +21,7 @@ from episodic.core import float64
 from episodic.core.episode import Episode
 
 __all__ = [
+    "MAX_REFITS",
     "Choice",
     "Fit",
     "LeftOutOutputs",
@@ -45,10 +46,14 @@ SMALLEST = 1e-12
 NUMBERS_AT_ONCE = 1 << 22
 """Numbers in the Hessians of the heads that are fitted at once (32 MB)."""
 
-LeftOutOutputs = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""`outputs(kernel, y, regularization)`: the output `(tasks, n, ways)` for each example of a head
-that is fitted to the others; kernel `(tasks, n, n)`, one-hot y `(tasks, n, ways)` and lambda
-`(tasks, 1)` in float64."""
+MAX_REFITS = 25
+"""Examples of a support set that are left out if each takes a fit of its own, in cubic time. They
+are spaced evenly over a larger support set, which is ordered by class."""
+
+LeftOutOutputs = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`outputs(kernel, y, regularization, rows)`: the output `(tasks, m, ways)` for each example of
+`rows` `(m,)` of a head that is fitted to all others; kernel `(tasks, n, n)`, one-hot y
+`(tasks, n, ways)` and lambda `(tasks, 1)` in float64."""
 
 Fit = Callable[..., tuple[Tensor, Tensor]]
 """`fit(kernel, y, regularization)`: dual coefficients `(tasks, n, ways)` and bias
@@ -74,6 +79,7 @@ def choose_regularization(
     left_out_outputs: LeftOutOutputs,
     default: Choice,
     rescaled: bool = True,
+    left_out: int | None = None,
 ) -> Choice:
     """Choose the regularization, and the scale of the logits, by the leave-one-out cross-entropy.
 
@@ -86,6 +92,7 @@ def choose_regularization(
         left_out_outputs: The leave-one-out outputs of the head.
         default: The result for tasks in which a class has a single example.
         rescaled: Whether the scale is chosen too. Otherwise it is that of `default`.
+        left_out: Maximum number of examples that are left out; None: all.
 
     Returns:
         The choice, with the type and device of `default`.
@@ -99,7 +106,10 @@ def choose_regularization(
         x = float64.to_float64(features)
         y = float64.to_float64(F.one_hot(episode.support_y, ways))
         scale = None if rescaled else default.scale.to(y)
-        found = _best_choice(x @ x.mT, y, left_out_outputs, scale)
+        n = y.shape[1]
+        m = n if left_out is None else min(n, left_out)
+        rows = torch.arange(m, device=y.device) * n // m
+        found = _best_choice(x @ x.mT, y, left_out_outputs, scale, rows)
         is_possible = (y.sum(1) >= 2).all(1, keepdim=True).to(default.scale.device)
     regularization, scale = (
         torch.where(is_possible, value.to(start), start)
@@ -137,16 +147,20 @@ def feature_variance(kernel: Tensor) -> Tensor:
 
 
 def _best_choice(
-    kernel: Tensor, y: Tensor, left_out_outputs: LeftOutOutputs, scale: Tensor | None
+    kernel: Tensor,
+    y: Tensor,
+    left_out_outputs: LeftOutOutputs,
+    scale: Tensor | None,
+    rows: Tensor,
 ) -> Choice:
     """Choose among `STRENGTHS` and, if `scale` is None, the candidates for the scale."""
     n, ways = y.shape[1:]
-    target = (y * (n + 1) + (1 - y) / (ways - 1)) / (n + 2)
+    target = ((y * (n + 1) + (1 - y) / (ways - 1)) / (n + 2))[:, rows]
     unit = feature_variance(kernel)
     powers = torch.arange(-2 * HALVINGS, 2 * DOUBLINGS + 1, dtype=y.dtype, device=y.device)
     losses, candidates = [], []
     for strength in STRENGTHS:
-        outputs = left_out_outputs(kernel, y, strength * unit)
+        outputs = left_out_outputs(kernel, y, strength * unit, rows)
         if scale is None:
             deviation = outputs - outputs.mean(2, keepdim=True)
             size = deviation.square().mean((1, 2)).sqrt().clamp_min(SMALLEST)
@@ -161,7 +175,11 @@ def _best_choice(
 
 
 def ridge_outputs(
-    kernel: Tensor, y: Tensor, regularization: Tensor, balanced: bool = False
+    kernel: Tensor,
+    y: Tensor,
+    regularization: Tensor,
+    rows: Tensor | None = None,
+    balanced: bool = False,
 ) -> Tensor:
     """Compute the leave-one-out outputs of ridge regression in closed form.
 
@@ -173,10 +191,11 @@ def ridge_outputs(
         kernel: K `(tasks, n, n)`.
         y: One-hot labels `(tasks, n, ways)`.
         regularization: lambda `(tasks, 1)`.
+        rows: The examples that are left out; None: all.
         balanced: Whether the losses are weighted by `class_weights`.
 
     Returns:
-        `(tasks, n, ways)`.
+        `(tasks, m, ways)`.
 
     Source: Carl Rasmussen, Christopher Williams: Gaussian Processes for Machine Learning, 2006,
     equation 5.12.
@@ -186,11 +205,18 @@ def ridge_outputs(
     diagonals = regularization[:, None] / _weights(y)
     inverses, _ = torch.linalg.inv_ex(kernel[:, None] + torch.diag_embed(diagonals))
     ratios = (inverses @ y[:, None]) / inverses.diagonal(dim1=2, dim2=3)[..., None]
-    return y - torch.einsum("tic,tcik->tik", y, ratios)
+    outputs = y - torch.einsum("tic,tcik->tik", y, ratios)
+    return outputs if rows is None else outputs[:, rows]
 
 
 def refitted_outputs(
-    kernel: Tensor, y: Tensor, regularization: Tensor, fit: Fit, balanced: bool = False
+    kernel: Tensor,
+    y: Tensor,
+    regularization: Tensor,
+    rows: Tensor | None = None,
+    *,
+    fit: Fit,
+    balanced: bool = False,
 ) -> Tensor:
     """Compute the leave-one-out outputs of a head by fitting it again without each example.
 
@@ -198,34 +224,38 @@ def refitted_outputs(
         kernel: K `(tasks, n, n)`.
         y: One-hot labels `(tasks, n, ways)`.
         regularization: lambda `(tasks, 1)`.
+        rows: The examples that are left out; None: all.
         fit: Fits the head.
         balanced: Whether the losses are weighted by `class_weights`. `fit` then takes these
             weights, `(tasks, n)`, as a fourth argument.
 
     Returns:
-        `(tasks, n, ways)`.
+        `(tasks, m, ways)`.
     """
     tasks, n, ways = y.shape
-    others = torch.arange(n - 1, device=y.device).expand(n, -1)
-    others = others + (others >= torch.arange(n, device=y.device)[:, None])  # (n, n - 1)
+    if rows is None:
+        rows = torch.arange(n, device=y.device)
+    others = torch.arange(n - 1, device=y.device).expand(len(rows), -1)
+    others = others + (others >= rows[:, None])  # (m, n - 1)
     weights = class_weights(y) if balanced else torch.ones_like(y[..., 0])
-    strengths = (regularization / weights)[:, None] / (y @ _weights(y))
-    problems = [
-        kernel[:, others[:, :, None], others[:, None]].flatten(0, 1),
-        y[:, others].flatten(0, 1),
-        strengths.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1),
-    ]
-    if balanced:
-        problems.append(weights[:, others].flatten(0, 1))
+    strengths = (regularization / weights)[:, None] / (y[:, rows] @ _weights(y))  # (tasks, m, n)
+    task = torch.arange(tasks, device=y.device).repeat_interleave(len(rows))
+    left_out = torch.arange(len(rows), device=y.device).repeat(tasks)
     size = max(1, NUMBERS_AT_ONCE // (ways * n * n))
-    alphas, biases = [], []
-    for start in range(0, tasks * n, size):
-        alpha, bias = fit(*(tensor[start : start + size] for tensor in problems))
-        alphas.append(alpha)
-        biases.append(bias)
-    to_others = kernel.gather(2, others.expand(tasks, -1, -1)).flatten(0, 1)
-    outputs: Tensor = to_others[:, None] @ torch.cat(alphas) + torch.cat(biases)
-    return outputs.view(tasks, n, ways)
+    outputs = []
+    for t, i in zip(torch.split(task, size), torch.split(left_out, size), strict=True):
+        kept, t_ = others[i], t[:, None]
+        problem = [
+            kernel[t[:, None, None], kept[:, :, None], kept[:, None]],
+            y[t_, kept],
+            strengths[t_, i[:, None], kept],
+        ]
+        if balanced:
+            problem.append(weights[t_, kept])
+        alpha, bias = fit(*problem)
+        to_others = kernel[t_, rows[i][:, None], kept]
+        outputs.append(to_others[:, None] @ alpha + bias)
+    return torch.cat(outputs).view(tasks, len(rows), ways)
 
 
 def _weights(y: Tensor) -> Tensor:

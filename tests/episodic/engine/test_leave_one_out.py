@@ -115,9 +115,46 @@ def test_refits_in_several_parts_are_the_same(monkeypatch):
     refit = partial(leave_one_out.refitted_outputs, x @ x.mT, y, regularization)
     for fit, balanced in ((metaoptnet._fit, True), (logistic.fit_logistic, False)):
         monkeypatch.undo()
-        at_once = refit(fit, balanced)
+        at_once = refit(fit=fit, balanced=balanced)
         monkeypatch.setattr(leave_one_out, "NUMBERS_AT_ONCE", 3 * 9 * 9 * 4)
-        torch.testing.assert_close(refit(fit, balanced), at_once, rtol=0, atol=1e-9)
+        torch.testing.assert_close(refit(fit=fit, balanced=balanced), at_once, rtol=0, atol=1e-9)
+
+
+def test_some_examples_can_be_left_out():
+    x, y, regularization = unequal_problem()
+    rows = torch.tensor([1, 4, 8])
+    refit = partial(leave_one_out.refitted_outputs, fit=logistic.fit_logistic)
+    for outputs in (leave_one_out.ridge_outputs, refit):
+        every = outputs(x @ x.mT, y, regularization)
+        some = outputs(x @ x.mT, y, regularization, rows)
+        torch.testing.assert_close(some, every[:, rows], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["logistic", "metaoptnet"])
+def test_large_support_sets_take_as_many_fits_as_small_ones(name, monkeypatch):
+    """The left-out examples are of all classes, and the choice is hardly worse."""
+    asked = []
+    refit = leave_one_out.refitted_outputs
+
+    def record(kernel, y, regularization, rows, **options):
+        asked.append(rows)
+        return refit(kernel, y, regularization, rows, **options)
+
+    module = {"logistic": logistic, "metaoptnet": metaoptnet}[name]
+    monkeypatch.setattr(module, "refitted_outputs", record)
+    algorithm, _ = ALGORITHMS[name]
+    episode = gaussian_episodes(2, 8)
+    some = accuracy(outputs(algorithm, episode), episode)
+    assert {len(rows) for rows in asked} == {25}
+    assert (episode.support_y[0, asked[0]].bincount() == 5).all()
+    monkeypatch.setattr(module, "MAX_REFITS", 40)
+    every = accuracy(outputs(algorithm, episode), episode)
+    assert len(asked[-1]) == 40
+    assert every > 0.5 and some > every - 0.05, "chance: 0.2"
+
+
+def accuracy(logits: torch.Tensor, episode: Episode) -> float:
+    return float((logits.argmax(-1) == episode.query_y).double().mean())
 
 
 def test_features_without_information_are_at_chance():
