@@ -21,6 +21,9 @@ from episodic.engine.normalized_features import (
 
 __all__ = ["LaplacianShot"]
 
+ROWS_AT_ONCE = 512
+"""Queries whose distances to all others are in memory at a time."""
+
 
 @dataclass(frozen=True)
 class LaplacianShot(NormalizedFeatures):
@@ -70,27 +73,33 @@ class LaplacianShot(NormalizedFeatures):
             prototypes = ops.class_means(support, episode.support_y, episode.classes)
         # -||z - m||^2 without ||z||^2, which is equal for all classes.
         unary = ops.linear(query, 2 * prototypes, -prototypes.square().sum(-1))
-        affinity = connect_neighbours(query, self.neighbours)
+        nearest = find_neighbours(query, self.neighbours)
+        task = torch.arange(len(query), device=query.device)[:, None, None]
         outputs = unary
         for _ in range(self.updates):
-            outputs = unary + self.laplacian_weight * (affinity @ outputs.softmax(-1))
+            agreement = outputs.softmax(-1)[task, nearest].sum(2)
+            outputs = unary + self.laplacian_weight * agreement
         return outputs
 
 
-def connect_neighbours(x: Tensor, neighbours: int) -> Tensor:
-    """Compute the affinity of each example with its nearest neighbours.
+def find_neighbours(x: Tensor, neighbours: int) -> Tensor:
+    """Find the nearest neighbours of each example among the others, of the same task.
 
     Args:
         x: Examples `(tasks, n, width)`.
-        neighbours: Number of neighbours. If there are fewer other examples, all are neighbours.
+        neighbours: Number of neighbours k. If there are fewer other examples, all are neighbours.
 
     Returns:
-        1 for neighbours and 0 otherwise, `(tasks, n, n)`, one row per example.
+        Their rows `(tasks, n, k)`.
     """
     n = x.shape[1]
+    k = max(0, min(neighbours, n - 1))
+    rows = torch.arange(n, device=x.device)
     with torch.no_grad():
         squares = x.square().sum(-1)
-        distance = squares[:, :, None] + squares[:, None] - 2 * x @ x.mT
-        distance = distance + torch.diag(x.new_full((n,), torch.inf))
-        nearest = distance.topk(max(0, min(neighbours, n - 1)), largest=False).indices
-        return torch.zeros_like(distance).scatter(2, nearest, 1.0)
+        nearest = []
+        for some in torch.split(rows, ROWS_AT_ONCE):  # memory grows with n, not with its square
+            distance = squares[:, some, None] + squares[:, None] - 2 * x[:, some] @ x.mT
+            distance[:, some - some[0], some] = torch.inf
+            nearest.append(distance.topk(k, largest=False).indices)
+        return torch.cat(nearest, 1)

@@ -17,7 +17,7 @@ from episodic.cli.examples import encode_examples, list_examples, read_labelled_
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
-from episodic.inference.heads import DEFAULT_HEAD, HEADS, PARTIAL_FINETUNE
+from episodic.inference.heads import DEFAULT_HEAD, HEADS, LEAVE_ONE_OUT, PARTIAL_FINETUNE
 
 if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
@@ -153,6 +153,14 @@ def adapt(
     counts = Counter(labels)
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
+    single = [name for name, count in counts.items() if count == 1]
+    if learner.config.get("head") in LEAVE_ONE_OUT and 0 < len(single) < len(counts):
+        print(
+            f"note: {learner.config['head']} has its default regularization, since"
+            f" {', '.join(single)} {'have' if len(single) > 1 else 'has'} one example: add a second"
+            " one, and leave-one-out chooses it",
+            file=sys.stderr,
+        )
     if adapted.tuned_blocks is not None:
         megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
         print(
@@ -191,10 +199,11 @@ def predict(
     if not examples:
         fail("there are no examples to predict: specify files, or a folder with files")
     if model.transductive:
+        name = model.config.get("head", model.config["algorithm"]["name"])
         number = f"all {len(examples)} examples" if len(examples) > 1 else "all examples of a call"
         print(
-            f"note: {model.config['algorithm']['name']} uses {number} together (transductive"
-            " inference): predictions depend on what is asked together",
+            f"note: {name} uses {number} together (transductive inference): predictions depend on"
+            " what is asked together",
             file=sys.stderr,
         )
         if len(examples) < len(model.classes_):

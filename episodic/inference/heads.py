@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_HEAD", "HEADS", "PARTIAL_FINETUNE"]
+__all__ = ["DEFAULT_HEAD", "HEADS", "LEAVE_ONE_OUT", "PARTIAL_FINETUNE"]
 
 DEFAULT_HEAD, PARTIAL_FINETUNE = "nearest_mean", "partial_finetune"
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,3 +23,6 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     PARTIAL_FINETUNE: ("meta_baseline", {"scale": 20.0}),
 }
 """The algorithm of each head, and its settings that differ from the defaults."""
+
+LEAVE_ONE_OUT = ("ridge", "logistic", "metaoptnet")
+"""Heads whose regularization is chosen by leave-one-out if every class has two examples."""

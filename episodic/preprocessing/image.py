@@ -141,9 +141,9 @@ class CroppedImagePreprocessor(ImagePreprocessor):
     def _convert_array(self, x: NDArray[Any] | Tensor) -> Tensor:
         if x.ndim != 2:
             return self._convert_images(list(x))
-        if x.shape[1:] != self.input:
+        if x.shape[1:] != self.input or torch.as_tensor(x).dtype != torch.uint8:
             raise InputError(
-                f"x has shape {tuple(x.shape)}: pass images, since the encoder is fine-tuned on "
+                f"x is {x.dtype} {tuple(x.shape)}: pass images, since the encoder is fine-tuned on "
                 "them"
             )
         return torch.as_tensor(x)

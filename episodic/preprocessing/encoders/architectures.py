@@ -114,7 +114,7 @@ def build_architecture(name: str, size: int | None = None) -> Architecture:
 
 
 def find_usual_weights(name: str) -> PublishedWeights:
-    """Return the preprocessing and the licence to assume for weights of unknown origin.
+    """Return what is published about the usual weights of a network.
 
     Args:
         name: Name of a network.
@@ -193,6 +193,8 @@ def read_timm_config(
         data: Any = resolve_data_config(  # type: ignore[no-untyped-call]
             {"img_size": arguments.get("img_size")}, dict(config)
         )
+        if data["crop_mode"] not in ("center", "squash"):
+            raise ValueError(f"crop_mode {data['crop_mode']} is not supported")
         size = int(data["input_size"][-1])
         transform = ImageTransform(
             size,
@@ -200,10 +202,11 @@ def read_timm_config(
             "bilinear" if data["interpolation"] == "bilinear" else "bicubic",
             _read_channels(data["mean"]),
             _read_channels(data["std"]),
+            square=data["crop_mode"] == "squash",
         )
     except (AssertionError, TypeError, ValueError, LookupError, ConfigError) as error:
         raise EncoderError(
-            f"the preprocessing that timm's config states for {name} is invalid ({error})"
+            f"the preprocessing that timm's config states for {name} cannot be used: {error}"
         ) from error
     return PublishedWeights(name, transform, str(config.get("license") or UNKNOWN))
 
@@ -254,7 +257,7 @@ def _build_torchvision(name: str, model: str, size: int) -> tuple[nn.Module, tup
 
     options: dict[str, Any] = {}
     if model in INCEPTIONS:
-        options["init_weights"] = False
+        options |= {"init_weights": False, "aux_logits": False}
     if model.startswith("vit_"):
         options["image_size"] = size
     network = get_model(model, weights=None, **options)

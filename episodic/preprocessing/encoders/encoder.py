@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from episodic.core.blocks import BLOCK
 from episodic.core.cores import count_cores
 from episodic.core.files import holds_data
-from episodic.core.progress import ProgressCallback, no_progress
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.importing import find_packaged_encoder
@@ -65,7 +64,6 @@ class ImageEncoder:
         self,
         pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
         cache: FeatureCache | None = None,
-        progress: ProgressCallback = no_progress,
     ) -> Tensor:
         """Compute the features of images, scaled to length 1.
 
@@ -75,7 +73,6 @@ class ImageEncoder:
         Args:
             pixels: Cropped images uint8 `(3, size, size)`, as `ImageTransform.crop` returns them.
             cache: Features that are already known, and where new ones are stored.
-            progress: Called with the number of images that are done.
 
         Returns:
             float32 `(n, width)`.
@@ -90,7 +87,6 @@ class ImageEncoder:
             for start in range(0, total, BLOCK):
                 rows = range(start, min(start + BLOCK, total))
                 self._encode_block(pixels, rows, features, cache, pool)
-                progress("images", rows.stop, total)
         if not np.isfinite(features).all():
             raise EncoderError(
                 f"the encoder {self.description.name} returned numbers that are not finite: import "

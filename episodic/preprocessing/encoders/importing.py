@@ -19,6 +19,7 @@ from torch import Tensor
 from episodic.core.files import cache_folder, write_text
 from episodic.preprocessing.encoders.architectures import (
     LITE0,
+    UNKNOWN,
     Architecture,
     EncoderError,
     PublishedWeights,
@@ -180,7 +181,9 @@ def _find_published(source: Path, architecture: str | None) -> PublishedWeights:
             f"the architecture of {source.name} is unknown: specify it with --architecture, such as"
             " torchvision/resnet50 or timm/vit_small_patch14_dinov2"
         )
-    return find_usual_weights(architecture)
+    usual = find_usual_weights(architecture)
+    is_packaged = source.name == Path(PACKAGE_FILE).name  # with the SHA-256 in its name
+    return usual if is_packaged else replace(usual, license=UNKNOWN)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class ImageTransform:
         interpolation: Interpolation of the resizing.
         mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel.
+        square: Whether images are resized to a square before the crop, whatever their shape.
     """
 
     size: int
@@ -40,6 +41,7 @@ class ImageTransform:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    square: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -65,6 +67,7 @@ class ImageTransform:
                 len(getattr(self, key)) == 3, key, getattr(self, key), "must have three numbers"
             )
         require(min(self.std) > 0, "std", self.std, "must be positive")
+        require(isinstance(self.square, bool), "square", self.square, "must be true or false")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageTransform:
@@ -81,10 +84,13 @@ class ImageTransform:
 
     def to_json(self) -> dict[str, Any]:
         """Return the arguments as JSON-serializable values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not self.square:
+            del values["square"]  # digests of encoders contain these values
+        return values
 
     def crop(self, image: Image) -> NDArray[np.uint8]:
-        """Resize an RGB image and take the central crop.
+        """Resize an RGB image and take the central crop, as torchvision and timm do.
 
         Pillow resizes in integer arithmetic, so every processor gives the same pixels.
 
@@ -93,11 +99,14 @@ class ImageTransform:
         """
         from PIL import Image as PillowImage
 
-        image = _shorten(image)
-        width, height = image.size
-        short, long = sorted((width, height))
-        lengths = self.resize, int(self.resize * long / short)
-        shape = lengths if width <= height else lengths[::-1]
+        if self.square:
+            shape = self.resize, self.resize
+        else:
+            image = _shorten(image)
+            width, height = image.size
+            short, long = sorted((width, height))
+            lengths = self.resize, int(self.resize * long / short)
+            shape = lengths if width <= height else lengths[::-1]
         if shape != image.size:
             filter_ = PillowImage.Resampling[self.interpolation.upper()]
             image = image.resize(shape, filter_)

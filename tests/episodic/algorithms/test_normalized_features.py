@@ -293,13 +293,23 @@ def test_laplacian_regularization_propagates_labels():
     assert torch.equal(outputs(without, episode).argmax(-1), nearest)
     with_it = laplacian_shot.LaplacianShot(laplacian_weight=1.0, rectify=False)
     z = F.normalize(episode.query_x - OFFSET, dim=-1)
-    edges = laplacian_shot.connect_neighbours(z, 3)
-    assert torch.equal(edges.sum(-1), torch.full(edges.shape[:2], 3.0, dtype=torch.float64))
+    neighbours = laplacian_shot.find_neighbours(z, 3)
 
     def agreement(labels: torch.Tensor) -> float:
-        return float((edges * (labels[:, :, None] == labels[:, None])).sum() / edges.sum())
+        of_neighbours = labels[torch.arange(len(z))[:, None, None], neighbours]
+        return float((of_neighbours == labels[..., None]).double().mean())
 
     assert agreement(outputs(with_it, episode).argmax(-1)) > agreement(nearest) + 0.05
+
+
+@pytest.mark.parametrize(("n", "neighbours"), [(1, 3), (3, 3), (40, 3), (40, 50)])
+def test_neighbours_are_the_nearest_other_examples(monkeypatch, n, neighbours):
+    monkeypatch.setattr(laplacian_shot, "ROWS_AT_ONCE", 16)
+    generator = random_numbers.generator(0, "neighbours")
+    z = torch.randn(2, n, 4, generator=generator, dtype=torch.float64)
+    found = laplacian_shot.find_neighbours(z, neighbours)
+    order = torch.cdist(z, z).argsort(-1)[..., 1:]  # the first is the example itself
+    assert torch.equal(found, order[..., :neighbours])
 
 
 def test_tim_starts_at_the_class_means():

@@ -111,17 +111,18 @@ def test_the_command_line_takes_a_class_with_one_picture(pictures, tmp_path):
             (tmp_path / "support" / name / f"{i}.png").symlink_to(pictures / name / f"{i}.png")
     encoder, support = ["--encoder", LITE0, "--head", "ridge"], str(tmp_path / "support")
 
-    def call(*args: str, code: int = 0) -> str:
+    def call(*args: str, code: int = 0) -> tuple[str, str]:
         ended = CliRunner().invoke(app, list(args))
         assert ended.exit_code == code, ended.output
-        return ended.stderr if code else ended.stdout
+        return ended.stdout, ended.stderr
 
-    out = call("adapt", *encoder, support, "-o", str(tmp_path / "adapted"))
+    out, note = call("adapt", *encoder, support, "-o", str(tmp_path / "adapted"))
     assert "adapted to 3 classes from 6 examples (a 3, b 1, c 2)" in out
+    assert "ridge has its default regularization, since b has one example: add a second" in note
     queries = [str(pictures / name / "4.png") for name in NAMES]
-    lines = call("predict", str(tmp_path / "adapted"), *queries).splitlines()
+    lines = call("predict", str(tmp_path / "adapted"), *queries)[0].splitlines()
     assert [line.split()[1] for line in lines] == NAMES
-    error = call("evaluate", *encoder, support, "--queries", "1", code=1)
+    _, error = call("evaluate", *encoder, support, "--queries", "1", code=1)
     assert error == (
         "error: every class needs 1 + 1 examples, and 'b' has 1: add examples, or use fewer shots"
         " or queries\n"
