@@ -6,32 +6,24 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from episodic.cli.app import app, fail, report_errors
 from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
+from episodic.cli.learners import Device, Encoder, Head, load_learner, split_arguments
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
-from episodic.inference.heads import DEFAULT_HEAD, HEADS, LEAVE_ONE_OUT, PARTIAL_FINETUNE
-
-if TYPE_CHECKING:
-    from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.heads import LEAVE_ONE_OUT
 
 __all__ = ["adapt", "demo", "evaluate", "export", "info", "predict"]
 
 Model = Annotated[
     Path, typer.Argument(help="folder of a trained model, such as models/run", show_default=False)
 ]
-ENCODER_HELP = (
-    "pretrained image encoder to use without a trained model: efficientnet_lite0, or a file that"
-    " `episodic encoder import` wrote"
-)
-Encoder = Annotated[str | None, typer.Option(help=ENCODER_HELP, show_default=False)]
 EncoderFile = Annotated[
     str | None,
     typer.Option(
@@ -40,19 +32,8 @@ EncoderFile = Annotated[
         show_default=False,
     ),
 ]
-Head = Annotated[
-    str,
-    typer.Option(
-        help="with --encoder: the classifier on its features, fitted to the support set"
-        f" ({PARTIAL_FINETUNE} also fine-tunes the last block of the encoder, in seconds):"
-        f" {', '.join(HEADS)}"
-    ),
-]
 AdaptedFolder = Annotated[
     Path, typer.Argument(help="folder that `episodic adapt` wrote", show_default=False)
-]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, mps, or auto (cuda if available, otherwise cpu)")
 ]
 
 
@@ -118,7 +99,7 @@ def adapt(
         list[Path],
         typer.Argument(
             metavar="[MODEL] SUPPORT",
-            help="MODEL: folder of a trained model, such as models/run; omit it with --encoder."
+            help="MODEL: folder of a trained model, such as models/run; omit it to use --encoder."
             " SUPPORT: folder with one subfolder of examples per class; for a text model also a CSV"
             " file with the columns text,label, or - to read it from standard input",
             show_default=False,
@@ -137,7 +118,7 @@ def adapt(
         ),
     ] = None,
     encoder: Encoder = None,
-    head: Head = DEFAULT_HEAD,
+    head: Head = None,
     device: Device = "cpu",
 ) -> None:
     """Adapt a trained model, or an encoder, to new classes from a few labelled examples."""
@@ -208,8 +189,9 @@ def predict(
         )
         if len(examples) < len(model.classes_):
             print(
-                f"warning: so few examples say little about {len(model.classes_)} classes: predict"
-                " more in one call, or adapt with an inductive head such as nearest_mean",
+                "warning: transductive inference needs more examples than classes"
+                f" ({len(model.classes_)}): predict more in one call, or adapt with an inductive"
+                " head such as nearest_mean",
                 file=sys.stderr,
             )
     probabilities = model.predict_proba(encode_examples(examples, model.inputs))
@@ -232,7 +214,7 @@ def evaluate(
         list[Path],
         typer.Argument(
             metavar="[MODEL] FOLDER",
-            help="MODEL: folder of a trained model, such as models/run; omit it with --encoder."
+            help="MODEL: folder of a trained model, such as models/run; omit it to use --encoder."
             " FOLDER: your own examples, one subfolder per class, or a CSV file with the columns"
             " text,label",
             show_default=False,
@@ -268,24 +250,26 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="seed of the episodes")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     encoder: Encoder = None,
-    head: Head = DEFAULT_HEAD,
+    head: Head = None,
     device: Device = "cpu",
 ) -> None:
     """Measure how well a model adapts to your own classes, on episodes drawn from your examples."""
     model, folder = split_arguments(folders, encoder, "FOLDER")
     learner = load_learner(model, encoder, head, device)
     examples, labels = read_labelled_examples(folder, learner.inputs)
-    result = learner.evaluate(
-        encode_examples(examples, learner.inputs),
-        labels,
-        ways,
-        shots,
-        queries,
-        episodes,
-        seed,
-        progress=ProgressBar("episodes"),
-        query_balance=query_balance,
-    )
+    x = encode_examples(examples, learner.inputs)
+    with ProgressBar("episodes") as bar:
+        result = learner.evaluate(
+            x,
+            labels,
+            ways,
+            shots,
+            queries,
+            episodes,
+            seed,
+            progress=bar.update,
+            query_balance=query_balance,
+        )
     if as_json:
         print(json.dumps(result.summary))
         return
@@ -346,56 +330,17 @@ def demo(
         bool, typer.Option("--browser/--no-browser", help="open the page in the browser")
     ] = True,
     encoder: Encoder = None,
-    head: Head = DEFAULT_HEAD,
+    head: Head = None,
     device: Device = "cpu",
 ) -> None:
     """Open a page to adapt the model to new classes, by drawing, dropping or typing examples."""
-    if model is None and encoder is None:
-        fail("specify a trained model, such as models/run, or --encoder efficientnet_lite0")
     try:
         from episodic.inference.demo import serve
     except ModuleNotFoundError as error:
         fail(f"the page needs more packages: pip install 'episodic-learning[demo]' ({error})")
     learner = load_learner(model, encoder, head, device)
-    name = str(model) if encoder is None else f"{encoder}, {head}"
+    name = str(model) if model is not None else f"{encoder}, {learner.config['head']}"
     serve(learner, name, host, port, browser)
-
-
-def split_arguments(
-    folders: Sequence[Path], encoder: str | None, name: str
-) -> tuple[Path | None, Path]:
-    """Return the model, None with an encoder, and the folder of examples."""
-    expected = 1 if encoder is not None else 2
-    if len(folders) == expected:
-        return (None if encoder is not None else folders[0]), folders[-1]
-    if encoder is not None:
-        fail(
-            f"--encoder takes the place of MODEL, so specify only {name}, not"
-            f" {', '.join(map(str, folders))}"
-        )
-    fail(
-        f"specify MODEL and {name}, or only {name} with --encoder efficientnet_lite0; got"
-        f" {', '.join(map(str, folders))}"
-    )
-
-
-def load_learner(model: Path | None, encoder: str | None, head: str, device: str) -> FewShotLearner:
-    """Load a trained classifier, or make one of an encoder and a head."""
-    from episodic.inference import few_shot, pretrained
-
-    if model is None:
-        return pretrained.from_encoder(encoder or "", head, device)
-    return require_classifier(few_shot.load(model, device, encoder), model)
-
-
-def require_classifier(learner: FewShotLearner, model: Path) -> FewShotLearner:
-    """Return the learner, or fail if it is a regression model."""
-    if learner.kind != "classification":
-        fail(
-            f"{model} is a regression model, which the command line does not support: use it from"
-            " Python (docs/guide/using-a-model.md)"
-        )
-    return learner
 
 
 def check_replaceable(out: Path) -> None:

@@ -106,13 +106,12 @@ def describe_encoder(
 def print_encoder(description: EncoderDescription, path: Path) -> None:
     """Print the facts of an encoder, one per line."""
     transform = description.transform
-    side = "square of" if transform.square else "shorter side"
     facts = {
         "file": f"{path}, {path.stat().st_size / 1e6:.1f} MB",
         "architecture": description.architecture,
         "features": f"{description.width:,}",
-        "images": f"{side} {transform.resize} ({transform.interpolation}), central crop"
-        f" {transform.size}",
+        "images": f"{transform.resizing} ({transform.interpolation}), and the central"
+        f" {transform.size} x {transform.size} are used",
         "mean, std": f"{transform.mean}, {transform.std}",
         "licence": description.license,
         "digest": description.digest,

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["encode_examples", "list_examples", "read_labelled_examples"]
 
 STDIN = "-"
-IMAGES_AT_ONCE = 32
-"""Images that are read between two updates of the progress bar."""
 
 
 def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any], list[str]]:
@@ -62,20 +60,9 @@ def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:
     Raises:
         InputError: Examples cannot be read. The message has one line per error.
     """
-    import torch
+    from episodic.preprocessing.image import ImagePreprocessor
 
-    from episodic.preprocessing import base
-
-    if inputs.example_name != "image":
+    if not isinstance(inputs, ImagePreprocessor):
         return inputs(examples)
-    bar, tensors, errors = ProgressBar("images"), [], []
-    for start in range(0, len(examples), IMAGES_AT_ONCE):
-        some = examples[start : start + IMAGES_AT_ONCE]
-        try:
-            tensors.append(inputs(some))
-        except base.InputError as error:
-            errors += str(error).splitlines()
-        bar(start + len(some), len(examples))
-    if errors:
-        raise base.InputError("\n".join(base.shorten_errors(errors)))
-    return torch.cat(tensors)
+    with ProgressBar("images") as bar:
+        return inputs(examples, lambda what, done, total: bar.update(done, total))

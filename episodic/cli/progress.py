@@ -11,6 +11,8 @@ __all__ = ["ProgressBar"]
 class ProgressBar:
     """A progress bar on standard error, shown only on a terminal and for long tasks.
 
+    It is a context manager, at whose end the bar disappears.
+
     Args:
         description: Name of the counted items.
         minimum: Minimum total for which the bar is shown.
@@ -20,7 +22,15 @@ class ProgressBar:
         self.description, self.minimum = description, minimum
         self._progress: Any = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` items are done."""
         if total < self.minimum or not sys.stderr.isatty():
             return
         if self._progress is None:
@@ -31,5 +41,3 @@ class ProgressBar:
             self._task = self._progress.add_task(self.description, total=total)
             self._progress.start()
         self._progress.update(self._task, completed=done)
-        if done >= total:
-            self._progress.stop()

@@ -99,9 +99,12 @@ class ImageFolder(PhotoDataset):
         encoder, image_shape = self.features.encoder, self.image_shape
         shape = (len(paths), *image_shape)
         if np.prod(shape, dtype=np.int64) > MAX_BYTES:
+            remedy = (
+                "choose a smaller dataset.image_folder.size" if encoder is None else "use fewer"
+            )
             raise FetchError(
                 f"{source} has {len(paths):,} images, more than {MAX_BYTES >> 30} GB at this size: "
-                "choose a smaller dataset.image_folder.size"
+                f"{remedy}"
             )
 
         def read(path: Path) -> NDArray[np.uint8]:

@@ -228,6 +228,8 @@ def load_adapted(
     Raises:
         ModelFolderError: The folder does not contain a valid adapted model.
         CheckpointError: The weights are incompatible with config.json.
+        AdaptError: `encoder` is given for a model without one.
+        EncoderError: `encoder` does not exist.
         ConfigError: The device is not available.
     """
     folder, chosen_device = Path(folder), choose_device(device)
@@ -301,12 +303,14 @@ def build_inputs(
 
     Raises:
         ModelFolderError: The section `inputs` is invalid.
+        AdaptError: `encoder` is given for a model without one.
+        EncoderError: `encoder` does not exist.
     """
     try:
         inputs = dict(config["inputs"])
         if encoder is not None:
             if "encoder" not in inputs:
-                raise AdaptError(f"{folder} uses no encoder: omit it")
+                raise AdaptError(f"{folder} uses no encoder: omit --encoder, or encoder=")
             is_image = inputs["kind"] == "image"
             inputs["path"] = find_encoder(encoder) if is_image else Path(encoder)
         if "tuned_blocks" in inputs:

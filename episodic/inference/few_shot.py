@@ -87,7 +87,8 @@ class FewShotLearner:
 
         Raises:
             InputError: An example cannot be read.
-            AdaptError: The labels or the number of classes are invalid, or the inner loop diverged.
+            AdaptError: The labels, the number of classes or of steps are invalid, or the inner loop
+                diverged.
         """
         x = self.inputs(support_x)
         if self.kind == "classification":
@@ -112,6 +113,11 @@ class FewShotLearner:
                 ) from error
         if steps is not None and not 0 <= steps <= MAX_INNER_STEPS:
             raise AdaptError(f"steps is {steps}; it must be between 0 and {MAX_INNER_STEPS}")
+        if steps is not None and learner.test_variant.algorithm.inner_steps == 0:
+            name = self.config.get("head", self.config["algorithm"]["name"])
+            raise AdaptError(
+                f"steps is {steps}; it must be omitted, since {name} has no inner loop"
+            )
         thetas = [
             {name: p.detach() for name, p in theta.items()}
             for theta in (
@@ -327,6 +333,8 @@ def load(
     Raises:
         ModelFolderError: The folder does not contain a valid model.
         CheckpointError: The weights are incompatible with config.json.
+        AdaptError: `encoder` is given for a model without one.
+        EncoderError: `encoder` does not exist.
         ConfigError: The device is not available.
     """
     folder, chosen_device = Path(folder), choose_device(device)

@@ -31,11 +31,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         model: The folder of a trained model, or a `FewShotLearner`. None: models/run, unless
-            `encoder` is given.
+            `encoder` is given, which excludes it.
         steps: Number of inner steps. None: the default of the algorithm.
         device: As for `load`.
         encoder: A pretrained image encoder to use without a trained model, as for `from_encoder`.
-        head: The head on its features, as for `from_encoder`.
+        head: The head on the features of `encoder`, as for `from_encoder`. None: the default.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         steps: int | None = None,
         device: str = "cpu",
         encoder: Any = None,
-        head: Any = DEFAULT_HEAD,
+        head: Any = None,
     ) -> None:
         self.model, self.steps, self.device = model, steps, device
         self.encoder, self.head = encoder, head
@@ -59,8 +59,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ModelFolderError: `model` is not the folder of a trained model.
             EncoderError: There is no such encoder.
-            AdaptError: Both `model` and `encoder` are given, or the model cannot adapt to these
-                examples.
+            AdaptError: Both `model` and `encoder` are given, `head` without `encoder`, or the model
+                cannot adapt to these examples.
         """
         learner = self._load_learner()
         self.shape_ = tuple(learner.config["input"])
@@ -82,13 +82,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.adapted_.predict_proba(self._examples(X))
 
     def _load_learner(self) -> FewShotLearner:
+        if self.encoder is not None:
+            if self.model is not None:
+                raise AdaptError("model and encoder are mutually exclusive: pass one of them")
+            head = DEFAULT_HEAD if self.head is None else self.head
+            return from_encoder(self.encoder, head, self.device)
+        if self.head is not None:
+            raise AdaptError(f"head is {self.head!r}; it must be omitted without encoder")
         if isinstance(self.model, FewShotLearner):
             return self.model
-        if self.encoder is None:
-            return load("models/run" if self.model is None else self.model, self.device)
-        if self.model is not None:
-            raise AdaptError("model and encoder are mutually exclusive: pass one of them")
-        return from_encoder(self.encoder, self.head, self.device)
+        return load("models/run" if self.model is None else self.model, self.device)
 
     def _examples(self, X: Any) -> Any:
         if hasattr(X, "to_numpy"):  # a pandas column

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from episodic.core.progress import ProgressCallback, no_progress
 from episodic.preprocessing.base import InputError, require_sequence
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError
 from episodic.preprocessing.encoders.blocks import TunedBlocks
@@ -47,24 +48,28 @@ class ImagePreprocessor:
 
     example_name = "image"
 
-    def __call__(self, x: Any) -> Tensor:
+    def __call__(self, x: Any, progress: ProgressCallback = no_progress) -> Tensor:
         """Return examples `(n, *input)`.
 
         Args:
             x: A list of paths, Pillow images, contents of files or arrays `(C, H, W)`; or an array,
                 as the subclass defines it.
+            progress: Called with the number of images of a list that are done.
 
         Raises:
             InputError: Some images cannot be read. All of them are listed.
         """
         if isinstance(x, Tensor) or (isinstance(x, np.ndarray) and x.dtype != object):
             return self._convert_array(x)
-        return self._convert_images(require_sequence(x, self.example_name))
+        return self._convert_images(require_sequence(x, self.example_name), progress)
 
-    def _convert_images(self, images: Sequence[Any]) -> Tensor:
+    def _convert_images(
+        self, images: Sequence[Any], progress: ProgressCallback = no_progress
+    ) -> Tensor:
         if not len(images):
             raise InputError("x is empty: pass at least one image")
-        return torch.cat([self._convert_block(b) for b in read_images(images, self._read_image)])
+        blocks = read_images(images, self._read_image, progress)
+        return torch.cat([self._convert_block(block) for block in blocks])
 
     def _convert_array(self, x: NDArray[Any] | Tensor) -> Tensor:
         """Return the examples of an array of many."""

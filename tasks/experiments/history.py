@@ -6,14 +6,14 @@ import hashlib
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from episodic.core.registry import did_you_mean
+from episodic.core.registry import DATASETS, did_you_mean
 from tasks.experiments.experiment import (
     WORKSPACE,
     Experiment,
@@ -227,13 +227,22 @@ def digest_episodes(
     the digest of the whole data.
     """
     name = meta["dataset"]
-    dataset = params.get("dataset", {})
     tables = [f"{DATA}/classes.parquet", f"{DATA}/test.parquet"]
-    if "features" not in (dataset.get(name) or {}) or not all(map(files.has, tables)):
+    keys = {field.name for field in fields(DATASETS[name])} if name in list(DATASETS) else set()
+    if "features" not in keys or not all(map(files.has, tables)):
         return str(meta["data_digest"])
-    source = dataset.get("source")
-    deps = stages.get("download", {}).get("deps", [])
-    digest = hashlib.sha256(repr([name, *(d["md5"] for d in deps if d["path"] == source)]).encode())
+    parts = [name]
+    if DATASETS[name].source_policy != "unused":
+        # DVC stores the path of a dependency within the repository relative to it.
+        source = Path(params["dataset"]["source"]).parts
+        paths = {
+            Path(d["path"]).parts: d["md5"] for d in stages.get("download", {}).get("deps", [])
+        }
+        found = [md5 for path, md5 in paths.items() if source[-len(path) :] == path]
+        if not found:
+            return str(meta["data_digest"])
+        parts += found
+    digest = hashlib.sha256(repr(parts).encode())
     for table in tables:
         digest.update(files.locate(table).read_bytes())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from episodic.core.episode_size import size_bounds
 from episodic.core.errors import UserError
 from episodic.core.registry import ALGORITHMS, MODELS
 from episodic.datasets.base import ClassificationDataset, Limits, RegressionDataset
+from episodic.preprocessing.encoders.architectures import EncoderError
 from tasks.params.settings import USER_DATA, Settings
 from tasks.runtime import class_selection
 
@@ -92,13 +93,17 @@ def _join(names: list[str]) -> str:
 def _check_augmentation(settings: Settings, input: tuple[int, ...]) -> list[str]:
     """Check that the examples are images to which the augmentation applies."""
     dataset = settings.dataset
-    shape = input if dataset.config.produces == "image" else ()
+    produced = dataset.config.produces
+    shape = input if produced == "image" else ()
+    whose = f", such as those of {dataset.name}"
+    if produced == "vector" and hasattr(dataset.config, "features"):
+        whose = f", such as features of an encoder (dataset.{dataset.name}.features.kind)"
     errors = []
     for section in ("train", "evaluate"):
         try:
             getattr(settings, section).augmentation.check_input(shape)
         except ConfigError as error:
-            errors.append(f"{section}.augmentation.{error}, such as those of {dataset.name}")
+            errors.append(f"{section}.augmentation.{error}{whose}")
     return errors
 
 
@@ -129,6 +134,8 @@ def _check_classification(settings: Settings, dataset: ClassificationDataset) ->
         )
     try:
         limits = dataset.limits(settings.dataset.seed, settings.dataset.user_data)
+    except EncoderError as error:
+        return [*errors, f"dataset.{name}.features.path: {error}"]
     except UserError as error:
         return [*errors, *str(error).splitlines()]
     if model_errors := _check_model(settings):
@@ -191,7 +198,8 @@ def _check_groups(settings: Settings, limits: Limits) -> list[str]:
             key = "train" if in_training and train.ways else "episodes"
             of = "of train.groups" if in_training and train.groups else f"group of {name}"
             errors.append(
-                f"{key}.ways is {ways}; it must be at most {largest}, the {split} classes of the "
+                f"{key}.ways is {_show(getattr(settings, key).ways)}; it must be at most {largest},"
+                f" the {split} classes of the "
                 f"largest {of}, with {section}.within_group"
             )
     return errors
@@ -205,8 +213,8 @@ def _check_classes(settings: Settings, limits: Limits) -> list[str]:
         ways = _training_ways(settings) if section == "train" else settings.episodes.ways_bounds[1]
         if ways > classes:
             errors.append(
-                f"{section}.ways is {ways}; it must be at most {classes}, the number of {split} "
-                f"classes of {settings.dataset.name}"
+                f"{section}.ways is {_show(getattr(settings, section).ways)}; it must be at most "
+                f"{classes}, the number of {split} classes of {settings.dataset.name}"
             )
     return errors
 

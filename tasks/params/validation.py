@@ -144,7 +144,8 @@ def _describe(path: str, detail: Any, known: list[str]) -> str:
     if isinstance(inner, ConfigError):
         return f"{where}.{inner}" if where else str(inner)
     if kind == "missing" and isinstance(value, list):
-        return f"{where.rpartition('.')[0]} is {value!r}; it must have more items"
+        needed = int(detail["loc"][-1]) + 1
+        return f"{where.rpartition('.')[0]} is {value!r}; it must have {needed} items"
     if kind == "too_long" and isinstance(value, list):
         return f"{where} is {value!r}; it must have at most {detail['ctx']['max_length']} items"
     if unknown:

@@ -122,7 +122,9 @@ def test_a_transductive_model_says_that_predictions_depend_on_each_other(workspa
         .stderr.splitlines()
     )
     assert note.startswith("note: bd_cspn uses all examples of a call together")
-    assert warning.startswith("warning: so few examples say little about 5 classes: predict more")
+    assert warning.startswith(
+        "warning: transductive inference needs more examples than classes (5): "
+    )
     error = call(tmp_path, "export", "adapted", "model.onnx", code=1)
     assert "predictions of bd_cspn depend on the other examples" in error
     ended = CliRunner().invoke(app, ["predict", str(workspace / "adapted"), query])

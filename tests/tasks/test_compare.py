@@ -406,9 +406,9 @@ class Files:
 
 
 def test_the_digest_of_episodes_ignores_how_their_examples_are_encoded():
-    def digest(kind="pixels", name="image_folder", source="a", data="d", **tables):
-        section = {} if name == "glyphs" else {"features": {"kind": kind}}
-        params = {"dataset": {"name": name, "source": "photos", name: section}}
+    def digest(kind="pixels", name="image_folder", source="a", data="d", path="photos", **tables):
+        section = {} if name == "glyphs" or kind is None else {"features": {"kind": kind}}
+        params = {"dataset": {"name": name, "source": path, name: section}}
         deps = [{"path": "photos", "md5": source}, {"path": "tasks", "md5": kind}]
         files = Files(**({"classes": b"c", "test": b"t"} | tables))
         meta = {"dataset": name, "data_digest": data}
@@ -418,6 +418,12 @@ def test_the_digest_of_episodes_ignores_how_their_examples_are_encoded():
     others = [digest(source="b"), digest(test=b"u"), digest(classes=b"b"), digest(name="cifar_fs")]
     assert len({digest(), *others}) == 5
     assert digest(name="glyphs") == "d", "a dataset with one encoding"
+    assert digest(None) == digest(), "an experiment that is older than the setting"
+    inside = digest(path="/checkout/photos")
+    assert inside == digest() != digest(path="/checkout/photos", source="b")
+    assert digest(path="elsewhere") == "d", "an unknown source"
+    assert digest(name="cifar_fs", source="b") == digest(name="cifar_fs"), "the source is not used"
+    assert digest(name="removed") == "d", "a dataset that this version does not have"
     files = Files()
     assert (
         reading.digest_episodes(files, {}, {}, {"dataset": "image_folder", "data_digest": "d"})

@@ -102,7 +102,7 @@ FAULTS = [
     ),
     (
         {"algorithm__name": "protonet", "train__ways": [5, 2000]},
-        "train.ways is 2000; it must be at most 1090, the number of train classes of glyphs",
+        "train.ways is [5, 2000]; it must be at most 1090, the number of train classes of glyphs",
     ),
     (
         {"train__shots": [1, 16]},
@@ -110,7 +110,7 @@ FAULTS = [
         "of glyphs",
     ),
     ({"train__shots": [5, 1]}, "train.shots is [5, 1]; it must be in ascending order"),
-    ({"train__shots": [5]}, "train.shots is [5]; it must have more items"),
+    ({"train__shots": [5]}, "train.shots is [5]; it must have 2 items"),
     ({"train__shots": [1, 2, 3]}, "train.shots is [1, 2, 3]; it must have at most 2 items"),
     ({"train__shots": [1, "x"]}, "train.shots.1 is 'x'; it must be a whole number"),
     ({"train__shots": "x"}, "train.shots is 'x'; it must be a whole number"),
@@ -140,9 +140,9 @@ FAULTS = [
     ),
     (
         {"algorithm__name": "protonet", "episodes__ways": [5, 2000], "train__ways": 5},
-        "episodes.ways is 2000; it must be at most 153, the number of validation classes of glyphs"
-        "\nparams.yaml: episodes.ways is 2000; it must be at most 276, the number of test classes "
-        "of glyphs",
+        "episodes.ways is [5, 2000]; it must be at most 153, the number of validation classes of "
+        "glyphs\nparams.yaml: episodes.ways is [5, 2000]; it must be at most 276, the number of "
+        "test classes of glyphs",
     ),
     (
         {"episodes__shots": [1, 16], "train__shots": 1},
@@ -211,7 +211,7 @@ FAULTS = [
     ),
     (
         {"train__augmentation": {"crop": [0.5]}},
-        "train.augmentation.crop is [0.5]; it must have more items",
+        "train.augmentation.crop is [0.5]; it must have 2 items",
     ),
     (
         {"train__augmentation": {"flips": 0.5}},

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from episodic.core.blocks import BLOCK
 from episodic.core.cores import count_cores
-from episodic.core.files import holds_data
 from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.importing import find_packaged_encoder
@@ -166,22 +165,22 @@ def find_encoder(source: str | Path) -> Path:
 
     Args:
         source: `efficientnet_lite0`, a file that `episodic encoder import` wrote, or the folder of
-            one. An empty folder stands for `efficientnet_lite0`.
+            one.
 
     Raises:
         EncoderError: There is no encoder.
     """
     path = Path(source)
-    if str(source) == LITE0 or (path.is_dir() and not holds_data(path)):
+    if str(source) == LITE0:
         return find_packaged_encoder()
-    if path.is_dir():
+    if path.is_dir() and str(source):
         files = sorted(path.glob(f"*{SUFFIX}"))
         if len(files) != 1:
             raise EncoderError(
                 f"{path} has {len(files)} {SUFFIX} files; it must have one, the encoder"
             )
         return files[0]
-    if not path.exists() and not path.suffix:
+    if not str(source) or (not path.exists() and not path.suffix):
         raise EncoderError(
             f"there is no encoder {str(source)!r}: specify {LITE0}, or a file that `episodic "
             "encoder import` wrote"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from episodic.core.blocks import iterate_blocks
 from episodic.core.config import require
+from episodic.core.files import holds_data
 from episodic.core.progress import ProgressCallback, no_progress
+from episodic.preprocessing.encoders.architectures import LITE0
 from episodic.preprocessing.encoders.cache import FeatureCache
 from episodic.preprocessing.encoders.encoder import ENCODER_FOLDER, describe_encoder, load_encoder
 from episodic.preprocessing.encoders.transform import ImageTransform
@@ -48,7 +51,12 @@ class ImageFeatures:
         Raises:
             EncoderError: There is no encoder.
         """
-        return describe_encoder(self.path) if self.kind == "encoder" else None
+        return describe_encoder(self._source) if self.kind == "encoder" else None
+
+    @property
+    def _source(self) -> str:
+        folder = Path(self.path)
+        return LITE0 if folder.is_dir() and not holds_data(folder) else self.path
 
     def describe_inputs(self, inverted: bool = False) -> dict[str, Any]:
         """Return the section `inputs` of a model's config.json.
@@ -77,7 +85,7 @@ class ImageFeatures:
         Returns:
             float32 `(n, width)`.
         """
-        encoder = load_encoder(self.path)
+        encoder = load_encoder(self._source)
         description = encoder.description
         cache = FeatureCache(description.digest, description.width)
         features = torch.empty(len(images), description.width)

@@ -89,6 +89,13 @@ class ImageTransform:
             del values["square"]  # digests of encoders contain these values
         return values
 
+    @property
+    def resizing(self) -> str:
+        """The resizing in words, such as `the shorter side is resized to 256 pixels`."""
+        if self.square:
+            return f"the whole image is resized to {self.resize} x {self.resize} pixels"
+        return f"the shorter side is resized to {self.resize} pixels"
+
     def crop(self, image: Image) -> NDArray[np.uint8]:
         """Resize an RGB image and take the central crop, as torchvision and timm do.
 

@@ -8,6 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from episodic.core.episode_size import describe_bounds
+from episodic.preprocessing.encoders.architectures import LITE0
+from episodic.preprocessing.encoders.encoder import ENCODER_VARIABLE
+from episodic.preprocessing.encoders.transform import ImageTransform
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
 from tasks.reports.run import sentences
@@ -50,9 +53,7 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
         f"{'meta-trained by' if results.was_trained else 'used by'} {algorithm} to adapt to new "
         f"{tasks}.",
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
-        "needs": "the encoder is found by its name; see Limits"
-        if encoder
-        else "self-contained; no data, DVC or Prefect needed",
+        "needs": _describe_needs(config["inputs"]),
         "regression": regression,
         "support": support,
         "measured": f"on {wording.format_count(int(results.metrics['episodes']), 'test episode')}",
@@ -74,6 +75,15 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
             "The end of the run's report lists all settings, as does the commit's params.yaml.",
         ],
     }
+
+
+def _describe_needs(inputs: dict[str, Any]) -> str:
+    encoder = inputs.get("encoder")
+    if encoder is None:
+        return "self-contained; no data, DVC or Prefect needed"
+    if inputs["kind"] == "image" and encoder["name"] == LITE0:
+        return f"needs the package of {LITE0}; no data, DVC or Prefect"
+    return f"add encoder=PATH of {encoder['name']}, or set {ENCODER_VARIABLE} to it; see Limits"
 
 
 def _describe_training(results: Results) -> str:
@@ -193,11 +203,11 @@ def _list_encoder_limits(inputs: dict[str, Any], example: str) -> list[str]:
     name = f"{encoder['name']} (digest {encoder['digest'][:12]})"
     if inputs["kind"] != "image":
         return [f"It needs the pretrained encoder {name}."]
-    transform = encoder["transform"]
+    transform = ImageTransform.from_json(encoder["transform"])
     return [
         f"It needs the pretrained encoder {name}, whose licence is {encoder['license']}.",
-        f"The shorter side of every {example} is resized to {transform['resize']} pixels, and the "
-        f"central {transform['size']} x {transform['size']} are used.",
+        f"Of every {example}, {transform.resizing}, and the central {transform.size} x "
+        f"{transform.size} are used.",
         "The encoder may have been trained on images of the test classes (ImageNet has 1,000 "
         "common classes), so scores on such classes are optimistic.",
     ]

@@ -55,7 +55,7 @@ def test_classifier_equals_the_adapted_model(model, data):
             "steps": None,
             "device": "cpu",
             "encoder": None,
-            "head": "nearest_mean",
+            "head": None,
         }
     )
 
