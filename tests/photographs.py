@@ -24,16 +24,15 @@ def vary_photograph(image: Image.Image, seed: Sequence[int], deviation: float) -
 
 def write_photographs(
     folder: Path,
-    classes: int,
+    classes: Sequence[str],
     per_class: int,
     size: tuple[int, int] = (320, 240),
     deviation: float = 20,
 ) -> Path:
-    """Write `classNN/I.png`. The photographs of a class are variations of one image."""
-    for label in range(classes):
-        (folder / f"class{label:02d}").mkdir(parents=True)
+    """Write `CLASS/I.png`. The photographs of a class are variations of one image."""
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
         image = draw_photograph(label, size)
         for i in range(per_class):
-            varied = vary_photograph(image, [label, i], deviation)
-            varied.save(folder / f"class{label:02d}/{i}.png")
+            vary_photograph(image, [label, i], deviation).save(folder / name / f"{i}.png")
     return folder

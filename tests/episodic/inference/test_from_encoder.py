@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
     """Five classes of six variations of one image."""
-    return write_photographs(tmp_path_factory.mktemp("photographs"), classes=5, per_class=6)
+    return write_photographs(tmp_path_factory.mktemp("photographs"), "abcde", per_class=6)
 
 
 def split(folder: Path) -> tuple[list[Path], list[str], list[Path], list[str]]:

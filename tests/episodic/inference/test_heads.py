@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from photographs import write_photographs
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -16,8 +16,10 @@ from episodic.cli import app
 from episodic.inference.heads import DEFAULT_HEAD, HEADS, PARTIAL_FINETUNE
 from episodic.inference.labels import AdaptError
 from episodic.inference.sklearn import FewShotClassifier
+from episodic.preprocessing.encoders.architectures import LITE0
 
-LITE0 = "efficientnet_lite0"
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 NAMES = ["a", "b", "c"]
 PICTURES = 5
 """Pictures per class. The last one is a query, the others may be support examples."""
@@ -30,36 +32,18 @@ SHOTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """Converted weights of this module, not those of the user."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Three classes of coloured noise, each with its own smooth background."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for label, name in enumerate(NAMES):
-        background = np.random.default_rng(label).integers(0, 256, (3, 3, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(background).resize((48, 48)), np.float64)
-        (folder / name).mkdir()
-        for i in range(PICTURES):
-            noise = np.random.default_rng([label, i]).normal(0, 20, smooth.shape)
-            pixels = (smooth + noise).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
+    return write_photographs(tmp_path_factory.mktemp("pictures"), NAMES, PICTURES, (48, 48))
 
 
 @pytest.fixture(scope="module")
-def examples(pictures, tmp_path_factory) -> dict[str, Tensor]:
+def examples(pictures) -> dict[str, Tensor]:
     """All pictures as each head takes them, `(classes, pictures, ...)`: features, or pixels."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        for head in (DEFAULT_HEAD, PARTIAL_FINETUNE):
-            x = episodic.from_encoder(LITE0, head).inputs(sorted(pictures.glob("*/*.png")))
-            found[head] = x.unflatten(0, (len(NAMES), PICTURES))
+    for head in (DEFAULT_HEAD, PARTIAL_FINETUNE):
+        x = episodic.from_encoder(LITE0, head).inputs(sorted(pictures.glob("*/*.png")))
+        found[head] = x.unflatten(0, (len(NAMES), PICTURES))
     return {head: found.get(head, found[DEFAULT_HEAD]) for head in HEADS}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from photographs import draw_photograph, vary_photograph
 from PIL import Image
 from torch import nn
 
@@ -21,7 +22,7 @@ from episodic.inference.labels import AdaptError
 from episodic.inference.partial_finetune import PartialFineTuning
 from episodic.preprocessing.base import InputError
 from episodic.preprocessing.encoders import encoder as encoders
-from episodic.preprocessing.encoders.architectures import EncoderError, build_architecture
+from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, build_architecture
 from episodic.preprocessing.encoders.blocks import divide_network
 from episodic.preprocessing.encoders.encoder import (
     ImageEncoder,
@@ -33,12 +34,9 @@ from episodic.preprocessing.encoders.importing import import_weights
 from episodic.preprocessing.encoders.transform import ImageTransform
 from episodic.preprocessing.encoders.weights import EncoderDescription
 
-HEAD, LITE0, SIZE = "partial_finetune", "efficientnet_lite0", 64
+pytestmark = pytest.mark.usefixtures("own_cache")
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+HEAD, SIZE = "partial_finetune", 64
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +51,9 @@ def photographs(per_class: int, seed: int, classes: int = 3) -> tuple[list[Image
     """Images of a class differ by noise."""
     images, labels = [], []
     for label in range(classes):
-        kind = np.random.default_rng(label).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(kind).resize((80, SIZE), Image.Resampling.BICUBIC))
+        kind = draw_photograph(label, (80, SIZE))
         for i in range(per_class):
-            noise = np.random.default_rng([seed, label, i]).normal(0, 60, smooth.shape)
-            images.append(Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)))
+            images.append(vary_photograph(kind, [seed, label, i], deviation=60))
             labels.append(f"class {label}")
     return images, labels
 
