@@ -23,16 +23,12 @@ def vary_photograph(image: Image.Image, seed: Sequence[int], deviation: float) -
 
 
 def write_photographs(
-    folder: Path,
-    classes: Sequence[str],
-    per_class: int,
-    size: tuple[int, int] = (320, 240),
-    deviation: float = 20,
+    folder: Path, classes: Sequence[str], per_class: int, size: tuple[int, int] = (320, 240)
 ) -> Path:
     """Write `CLASS/I.png`. The photographs of a class are variations of one image."""
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         image = draw_photograph(label, size)
         for i in range(per_class):
-            vary_photograph(image, [label, i], deviation).save(folder / name / f"{i}.png")
+            vary_photograph(image, [label, i], deviation=20).save(folder / name / f"{i}.png")
     return folder
