@@ -195,7 +195,9 @@ def read_timm_config(
         )
         if data["crop_mode"] not in ("center", "squash"):
             raise ValueError(f"crop_mode {data['crop_mode']} is not supported")
-        size = int(data["input_size"][-1])
+        height, size = map(int, data["input_size"][1:])
+        if height != size:
+            raise ValueError(f"images of {height} x {size} pixels are not supported")
         transform = ImageTransform(
             size,
             math.floor(size / data["crop_pct"]),

@@ -8,7 +8,11 @@ import torch
 from photographs import draw_photograph
 from PIL import Image
 
-from episodic.preprocessing.encoders.architectures import LITE0, build_architecture
+from episodic.preprocessing.encoders.architectures import (
+    LITE0,
+    build_architecture,
+    find_usual_weights,
+)
 from episodic.preprocessing.encoders.transform import ImageTransform
 
 
@@ -35,6 +39,22 @@ def test_crops_are_those_of_torchvision(size):
     image = draw_photograph(2, size)
     pixels = torch.from_numpy(transform.crop(image).copy())
     expected = weights.transforms(antialias=True)(image)
+    torch.testing.assert_close(transform.normalize(pixels / 255), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["convnext_base.fb_in22k_ft_in1k_384", "tf_efficientnet_l2"])
+@pytest.mark.parametrize("size", [(500, 333), (50, 300)])
+def test_images_are_squashed_where_timm_does(name, size):
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    config = resolve_data_config({}, timm.get_pretrained_cfg(name).to_dict())
+    transform = find_usual_weights(f"timm/{name}").transform
+    assert transform.square == (name == "convnext_base.fb_in22k_ft_in1k_384")
+    assert ImageTransform.from_json(transform.to_json()) == transform
+    image = draw_photograph(3, size)
+    pixels = torch.from_numpy(transform.crop(image).copy())
+    expected = create_transform(**config)(image)
     torch.testing.assert_close(transform.normalize(pixels / 255), expected, rtol=0, atol=1e-6)
 
 

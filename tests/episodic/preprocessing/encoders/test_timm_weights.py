@@ -26,6 +26,7 @@ def test_weights_of_timm_are_imported(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     description = import_weights(tmp_path / "model.safetensors", tmp_path / "vit.safetensors")
     assert (description.architecture, description.width) == ("timm/vit_tiny_patch16_224", 192)
+    assert description.license == UNKNOWN, "not that of timm's weights"
     assert load_encoder(tmp_path / "vit.safetensors").description == description
 
 
@@ -67,7 +68,15 @@ def test_the_config_of_timm_states_preprocessing_and_licence(tmp_path):
     write_config(pretrained_cfg={**stated, "license": None})
     assert import_weights(folder, out).license == UNKNOWN, "not that of other weights"
     out.unlink()
-    for fault in ({"mean": "grey"}, {"std": [1, 0, 1]}, {"crop_pct": 2}, {"input_size": 96}):
+    faults: tuple[dict[str, object], ...] = (
+        {"mean": "grey"},
+        {"std": [1, 0, 1]},
+        {"crop_pct": 2},
+        {"input_size": 96},
+        {"input_size": [3, 96, 128]},
+        {"crop_mode": "border"},
+    )
+    for fault in faults:
         write_config(pretrained_cfg=stated | fault)
         with pytest.raises(EncoderError, match="the preprocessing that timm's config states"):
             import_weights(folder, out)

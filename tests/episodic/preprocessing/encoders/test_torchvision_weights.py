@@ -164,3 +164,7 @@ def test_inception_networks_equal_the_official_pipeline(model, file, tmp_path, a
     features = load_encoder(out).encode(description.transform.crop(image)[None])
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     assert (expected - other).abs().max() > 1e-3, "the comparison shows a missing conversion"
+    own = {k: w for k, w in network.state_dict().items() if not k.lower().startswith("aux")}
+    torch.save(own, tmp_path / "own.pth")  # as torchvision saves a network without them
+    same = import_weights(tmp_path / "own.pth", out, f"torchvision/{model}")
+    assert same.digest == description.digest and same.license == UNKNOWN
