@@ -44,7 +44,8 @@ class FEAT(LinearHead):
     current batch, also at test time (`train.batch_norm`; paper: running averages).
 
     Args:
-        temperature: Divides the squared distances. A larger one suits a larger width.
+        temperature: Divides the squared distances. A larger one suits longer features: 64 those of
+            a network, and 4 features of length 1.
         contrastive_weight: Weight of the contrastive regularizer, lambda (paper: 0.01 to 0.1). 0:
             no regularizer.
 
