@@ -51,6 +51,11 @@ class PreparedFolder:
         """Whether tasks are recorded ones of different sizes, such as the ratings of users."""
         return "tasks" in self.meta
 
+    @property
+    def is_varied(self) -> bool:
+        """Whether fixed episodes differ in the number of classes or of support examples."""
+        return "varied" in self.meta
+
     def read_classes(self) -> pd.DataFrame:
         """Read the class table, with the first row of the examples of each class as `offset`."""
         return add_offsets(pd.read_parquet(self.folder / "classes.parquet"))
@@ -193,7 +198,7 @@ class PreparedFolder:
                 self.meta["longest"],
             )
             return episode.to(self.device)
-        if "varied" in self.meta:
+        if self.is_varied:
             return self._build_varied_episodes(table, examples).to(self.device)
         query_counts = column("query_counts") if "query_counts" in table else None
         episode = sampling.build_class_episode(

@@ -122,7 +122,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
-            if "varied" in source.meta:
+            if source.is_varied:
                 description["varied"] = source.meta["varied"]
             if transforms := settings.train.augmentation.transforms:
                 description["augmentation"] = transforms

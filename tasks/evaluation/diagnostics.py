@@ -90,7 +90,7 @@ def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup)
         return {}
     learner, members = evaluation.trained.learner, evaluation.trained.members
     permuted = evaluation.test[:PERMUTED_EPISODES]
-    if evaluation.is_varied:  # only the classes of each episode are permuted
+    if evaluation.source.is_varied:  # only the classes of each episode are permuted
         episodes_alone = source.build_episodes(permuted, evaluation.examples)
         chunk, chunks = 1, [single.trim() for single in split_episodes(episodes_alone, 1)]
     else:

@@ -51,16 +51,14 @@ class EvaluationSetup:
         trained = model_folder.load(model, source.device)
         test, learner = source.read_episodes("test"), trained.learner
         episode = _load_episodes(source, test, settings.augmentation, slice(1))
-        is_varied = "varied" in source.meta
-        (learner.test_variant.check_ways if is_varied else learner.test_variant.check_episode)(
-            episode
-        )
+        variant = learner.test_variant
+        (variant.check_ways if source.is_varied else variant.check_episode)(episode)
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
         steps = count_inner_steps(learner, settings.steps)
         step_counts = curve_steps(learner, steps)
         chunk = settings.chunk or episodes_per_chunk(episode)
-        if is_varied and not learner.test_variant.handles_padding:
+        if source.is_varied and not variant.handles_padding:
             chunk = 1
         query_numbers = episode.query_x.numel() * len(test)
         return cls(
@@ -100,12 +98,7 @@ class EvaluationSetup:
         then 1, and the episode is as if it had been drawn alone.
         """
         episode = _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
-        return episode.trim() if self.is_varied and self.chunk == 1 else episode
-
-    @property
-    def is_varied(self) -> bool:
-        """Whether episodes differ in the number of classes or of support examples."""
-        return "varied" in self.source.meta
+        return episode.trim() if self.source.is_varied and self.chunk == 1 else episode
 
 
 def _load_episodes(

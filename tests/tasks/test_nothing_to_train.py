@@ -13,7 +13,7 @@ from support import ROOT
 
 import episodic
 from tasks import preset, summary
-from tasks.reports.kit.wording import NBSP
+from tasks.reports.kit import wording
 from tasks.runtime.files import read_json
 
 CARD = "model/README.md"
@@ -70,7 +70,7 @@ def train_and_evaluate(folder, algorithm: str) -> list[dict]:
 
 
 def read_text(path) -> str:
-    return html.unescape(path.read_text()).replace(NBSP, " ")
+    return html.unescape(path.read_text()).replace(wording.NBSP, " ")
 
 
 def test_unbalanced_query_sets_through_the_stages(workspace):
@@ -108,9 +108,9 @@ def test_a_model_without_learned_parameters(workspace, algorithm):
     page, shown, card = (
         read_text(workspace / name) for name in ("report.html", "summary/summary.md", CARD)
     )
-    assert "The model had nothing to train" in page and "best checkpoint" not in page
+    assert wording.NOTHING_TO_TRAIN in page and "best checkpoint" not in page
     assert "iterations none (nothing to train)" in shown
-    assert "The model had nothing to train" in card and "meta-trained" not in card
+    assert wording.NOTHING_TO_TRAIN in card and "meta-trained" not in card
     assert "4-way 1-shot, 16 queries, unbalanced (Dirichlet 2)" in page
     check_transductive_results(workspace, algorithm == "bd_cspn", [page, shown, card])
 
