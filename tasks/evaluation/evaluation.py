@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,6 @@ import torch
 
 from episodic.core.episode import Episode
 from episodic.data.augmentation import SupportAugmentation
-from episodic.data.storage import Examples
 from episodic.training import model_folder
 from episodic.training.config import EvaluationConfig
 from episodic.training.evaluation import count_inner_steps, curve_steps, episodes_per_chunk
@@ -72,12 +70,6 @@ class EvaluationSetup:
             query_numbers,
         )
 
-    @cached_property
-    def examples(self) -> Examples | None:
-        """The examples of the dataset by row; None for tasks defined by a formula."""
-        has_rows = self.source.kind == "classification" or self.source.has_recorded_tasks
-        return self.source.load_examples() if has_rows else None
-
     @property
     def chunks(self) -> list[slice]:
         """The rows of `test` that are computed at once."""
@@ -97,7 +89,7 @@ class EvaluationSetup:
         Episodes of different sizes are padded, unless padding would affect their scores: `chunk` is
         then 1, and the episode is as if it had been drawn alone.
         """
-        episode = _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
+        episode = _load_episodes(self.source, self.test, self.augmentation, rows)
         return episode.trim() if self.source.is_varied and self.chunk == 1 else episode
 
 
@@ -106,9 +98,8 @@ def _load_episodes(
     test: pd.DataFrame,
     augmentation: SupportAugmentation,
     rows: slice,
-    examples: Examples | None = None,
 ) -> Episode:
-    episode = source.build_episodes(test[rows], examples)
+    episode = source.build_episodes(test[rows])
     if not augmentation.copies:
         return episode
     index, seed = torch.arange(len(test))[rows], source.meta["seed"]
