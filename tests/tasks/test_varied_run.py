@@ -6,14 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from stages import EVALUATE, TRAIN, prepare_folder, read_outputs, run_stage, set_param
-from support import ROOT
-from test_nothing_to_train import REPORT, read_text, write_sentences
+from stages import (
+    EVALUATE,
+    REPORT,
+    TRAIN,
+    prepare_folder,
+    prepare_sentences,
+    read_outputs,
+    read_text,
+    run_stage,
+    set_param,
+)
 
 import episodic
 from episodic.core.episode_size import describe_sizes
 from episodic.training import evaluation, model_folder
-from tasks import params, prepared, preset, train
+from tasks import params, prepared, train
 from tasks.runtime.files import read_json
 
 SIZES = {"episodes.ways": "[2, 4]", "episodes.shots": "[1, 3]", "episodes.unbalanced": "true"}
@@ -28,23 +36,8 @@ def run_all(folder) -> None:
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory):
     """A model without batch norm, whose episodes are padded to batches."""
-    folder = tmp_path_factory.mktemp("sentences")
-    write_sentences(folder / "sentences.csv")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply_preset("tiny", folder / "params.yaml")
-    changes = {
-        "dataset.name": "text_folder",
-        "dataset.source": "sentences.csv",
-        "text_folder.size": "512",
-        "model.name": "mlp",
-        "mlp.hidden": "[]",
-        "algorithm.name": "protonet",
-        "episodes.queries": "4",
-    }
-    for key, value in (changes | SIZES).items():
-        set_param(folder, key, value)
-    run_stage(folder, "download", "--out", "raw")
-    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    changes = {"algorithm.name": "protonet", **SIZES}
+    folder = prepare_sentences(tmp_path_factory.mktemp("sentences"), **changes)
     run_all(folder)
     return folder
 
