@@ -15,7 +15,8 @@ from episodic.preprocessing.encoders.importing import import_weights
 
 def import_small_encoder(path: Path, size: int) -> Path:
     """Import EfficientNet-Lite0 for images of `size` pixels, which is fast."""
-    import_weights(find_encoder(LITE0), path, LITE0, {"size": size, "resize": size})
+    sizes = {"size": size, "resize": size}
+    import_weights(find_encoder(LITE0), path, LITE0, sizes, license="Apache-2.0")
     return path
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import stages
 from encoders import import_small_encoder
-from PIL import Image
+from photographs import draw_photograph, vary_photograph, write_photographs
 from stages import (
     CARD,
     EVALUATE,
@@ -28,14 +28,7 @@ from episodic.preprocessing.encoders.encoder import ENCODER_VARIABLE
 from tasks import download, episodes, params
 from tasks.runtime.files import read_json
 
-CLASSES, IMAGES = 20, 8
-
-
-def write_photograph(path, label: int, i: int) -> None:
-    noise = np.random.default_rng(label).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = np.asarray(Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC))
-    noise = np.random.default_rng([label, i]).normal(0, 15, image.shape)
-    Image.fromarray((image + noise).clip(0, 255).astype(np.uint8)).save(path)
+CLASSES, IMAGES, SIZE = 20, 8, (120, 90)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +39,8 @@ def workspace(tmp_path_factory):
     for name, value in (("XDG_CACHE_HOME", folder / "cache"), (ENCODER_VARIABLE, folder)):
         patch.setenv(name, str(value))
         patch.setitem(stages.ENVIRONMENT, name, str(value))
-    for label in range(CLASSES):
-        (folder / f"own/class{label:02d}").mkdir(parents=True)
-        for i in range(IMAGES):
-            write_photograph(folder / f"own/class{label:02d}/{i}.png", label, i)
+    names = [f"class{label:02d}" for label in range(CLASSES)]
+    write_photographs(folder / "own", names, IMAGES, SIZE)
     import_small_encoder(folder / "small.safetensors", 64)
     changes = {
         "image_folder.path": "small.safetensors",
@@ -122,7 +113,8 @@ def test_only_a_changed_photograph_is_encoded_again(workspace, monkeypatch):
         lambda self, features: (encoded.append(len(features)), write(self, features)),
     )
     before = np.load(workspace / "prepared/examples.npy")
-    write_photograph(workspace / "own/class03/5.png", 3, 99)
+    photograph = vary_photograph(draw_photograph(3, SIZE), [3, 99], deviation=20)
+    photograph.save(workspace / "own/class03/5.png")
     monkeypatch.chdir(workspace)
     settings = params.load(workspace / "params.yaml", "dataset", "episodes")
     download.run(settings, workspace / "raw2")
@@ -144,7 +136,9 @@ def test_models_of_images_are_refused(workspace, tmp_path):
     )
     set_param(tmp_path, "image_folder.path", "missing.safetensors")
     _, error = run_stage(tmp_path, "download", "--out", "raw", code=1)
-    assert error.startswith("error: params.yaml: missing.safetensors does not exist")
+    assert error.startswith(
+        "error: params.yaml: dataset.image_folder.features.path: missing.safetensors does not exist"
+    )
     assert not (tmp_path / "raw").exists()
 
 
