@@ -172,6 +172,10 @@ def test_reports_state_the_bounds(run):
         assert "2 to 4 ways, 1 to 3 shots (unbalanced)" in text
         assert "4-way" not in text
     assert "1 to 3 examples per class" in card
+    untrained = read_json(run / "run.json")["nothing_to_train"]
+    assert f"{'used' if untrained else 'meta-trained'} by protonet to adapt" in " ".join(
+        card.split()
+    )
     chance = read_json(run / "metrics.json")["baselines"]["chance"]["accuracy"]
     assert f"{100 * chance:.1f} %" in page
 
