@@ -72,7 +72,7 @@ def _fixed_splits(episodes: params.Episodes) -> Iterator[tuple[str, int]]:
 
 
 def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path) -> dict[str, Any]:
-    """Write the examples, the class table and the rows of each fixed episode."""
+    """Write the examples, the class table and the fixed episodes."""
     storage.save_examples(folder, _encode(data))
     details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Images) and data.is_encoded:
@@ -91,6 +91,17 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
         }
     )
     table.to_parquet(folder / "classes.parquet", index=False)
+    _write_class_episodes(table, episodes, folder)
+    if episodes.within_group:
+        within = _describe_groups(table, episodes.ways_bounds[1])
+        details["protocol"] = f"{data.protocol}, each episode within {within}"
+    if episodes.query_balance is not None:
+        details["query_balance"] = episodes.query_balance
+    return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
+
+
+def _write_class_episodes(table: pd.DataFrame, episodes: params.Episodes, folder: Path) -> None:
+    """Draw the fixed episodes of each split from the class table, and write their rows."""
     ways, shots = episodes.ways_bounds[1], episodes.shots_bounds[1]
     for split, count in _fixed_splits(episodes):
         classes_of_split = add_offsets(table)[table["split"] == split]
@@ -129,12 +140,6 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
         if episodes.query_balance is not None:
             columns["query_counts"] = list(sampler.draw_query_counts(index).numpy())
         pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
-    if episodes.within_group:
-        within = _describe_groups(table, ways)
-        details["protocol"] = f"{data.protocol}, each episode within {within}"
-    if episodes.query_balance is not None:
-        details["query_balance"] = episodes.query_balance
-    return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 
 def _encode(data: Images | Texts) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,16 @@ from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.episode_size import size_bounds, stack_lists
 from episodic.data import augmentation, sampling, storage
+from episodic.data.stored_episodes import Episodes, StoredEpisodes
 from episodic.data.varied_sampling import VariedClassSampler, build_varied_episode
 from tasks.params import Settings
 from tasks.runtime.files import read_json
 from tasks.runtime.stage import StageError
 
 FORMAT = 2
+
+MAX_NUMBERS_IN_MEMORY = 1 << 26
+"""Number of values in the examples of fixed episodes up to which all of them are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,23 @@ class PreparedFolder:
         """Whether tasks are recorded ones of different sizes, such as the ratings of users."""
         return "tasks" in self.meta
 
+    @property
+    def is_varied(self) -> bool:
+        """Whether fixed episodes differ in the number of classes or of support examples."""
+        return "varied" in self.meta
+
     def read_classes(self) -> pd.DataFrame:
         """Read the class table, with the first row of the examples of each class as `offset`."""
         return add_offsets(pd.read_parquet(self.folder / "classes.parquet"))
 
-    def load_examples(self) -> storage.Examples:
-        """Load the examples of all classes, by row."""
+    @cached_property
+    def examples(self) -> storage.Examples:
+        """The examples of all classes or tasks, by row."""
         return storage.load_examples(self.folder, self.meta["input"], self.sampling_device)
 
-    def load_targets(self) -> torch.Tensor:
-        """Load the targets of recorded tasks, by row."""
+    @cached_property
+    def targets(self) -> torch.Tensor:
+        """The targets of recorded tasks, by row."""
         targets = torch.from_numpy(np.load(self.folder / "targets.npy"))
         return targets.to(self.sampling_device)
 
@@ -99,8 +111,8 @@ class PreparedFolder:
         ways, shots = ways_bounds[1], shots_bounds[1]
         if self.has_recorded_tasks:
             return sampling.TaskSampler(
-                self.load_examples(),
-                self.load_targets(),
+                self.examples,
+                self.targets,
                 *self._row_tensors(self.read_tasks("train")),
                 seed=config.seed,
                 split="train",
@@ -121,7 +133,6 @@ class PreparedFolder:
         from tasks.runtime import class_selection  # only the stage train depends on it
 
         classes = class_selection.select_classes(self.read_classes(), config)
-        examples = self.load_examples()
         offsets, counts = self._row_tensors(classes)
         groups = hard_episodes = None
         if config.within_group:
@@ -129,10 +140,10 @@ class PreparedFolder:
             groups = sampling.ClassGroups.from_names(names, ways, self.sampling_device)
         if config.hard_episode_fraction:
             hard_episodes = class_selection.find_hard_episodes(
-                config.hard_episode_fraction, examples, offsets, counts, ways
+                config.hard_episode_fraction, self.examples, offsets, counts, ways
             )
         sampler = sampling.ClassSampler(
-            examples,
+            self.examples,
             offsets,
             counts,
             seed=config.seed,
@@ -160,14 +171,22 @@ class PreparedFolder:
         """Read the table of the fixed episodes of a split, one row per episode."""
         return pd.read_parquet(self.folder / f"{split}.parquet")
 
-    def build_episodes(
-        self, table: pd.DataFrame, examples: storage.Examples | None = None
-    ) -> Episode:
+    def load_episodes(self, split: str) -> Episodes:
+        """Load the fixed episodes of a split on `device`.
+
+        Those with more than `MAX_NUMBERS_IN_MEMORY` values are built when they are needed.
+        """
+        table = self.read_episodes(split)
+        first = self.build_episodes(table[:1])
+        if len(table) * (first.support_x.numel() + first.query_x.numel()) > MAX_NUMBERS_IN_MEMORY:
+            return StoredEpisodes(len(table), lambda i, j: self.build_episodes(table[i:j]))
+        return self.build_episodes(table)
+
+    def build_episodes(self, table: pd.DataFrame) -> Episode:
         """Build fixed episodes on `device`.
 
         Args:
             table: Rows of `read_episodes`.
-            examples: The result of `load_examples`, if it is in memory already.
         """
 
         def column(name: str) -> torch.Tensor:
@@ -179,29 +198,28 @@ class PreparedFolder:
                 *waves, column("support_x"), column("query_x")
             )
             return episode.to(self.device)
-        examples = self.load_examples() if examples is None else examples
         if self.has_recorded_tasks:
             offset, shots = column("offset"), column("support")
             support = sampling.RowRanges(offset, shots)
             query = sampling.RowRanges(offset + shots + column("skipped"), column("query"))
             episode = sampling.build_task_episode(
-                examples,
-                self.load_targets(),
+                self.examples,
+                self.targets,
                 support,
                 query,
                 self.meta["shots"],
                 self.meta["longest"],
             )
             return episode.to(self.device)
-        if "varied" in self.meta:
-            return self._build_varied_episodes(table, examples).to(self.device)
+        if self.is_varied:
+            return self._build_varied_episodes(table).to(self.device)
         query_counts = column("query_counts") if "query_counts" in table else None
         episode = sampling.build_class_episode(
-            examples, column("support"), column("query"), self.meta["ways"], query_counts
+            self.examples, column("support"), column("query"), self.meta["ways"], query_counts
         )
         return episode.to(self.device)
 
-    def _build_varied_episodes(self, table: pd.DataFrame, examples: storage.Examples) -> Episode:
+    def _build_varied_episodes(self, table: pd.DataFrame) -> Episode:
         """Build fixed episodes of different sizes, padded to the largest possible size."""
 
         def column(name: str, width: int, mode: Literal["edge", "constant"]) -> torch.Tensor:
@@ -211,7 +229,7 @@ class PreparedFolder:
         ways, shots, queries = (self.meta[key] for key in ("ways", "shots", "queries"))
         fewest, most = self.meta["varied"]["ways"]
         return build_varied_episode(
-            examples,
+            self.examples,
             column("support", ways * shots, "edge"),
             column("query", ways * queries, "edge"),
             column("shots", ways, "constant"),

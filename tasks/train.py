@@ -51,7 +51,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
     if learner.test_variant.algorithm.transductive:
         config["transductive"] = True
     sampler = source.training_sampler(settings, learner.algorithm.labels)
-    validation = source.build_episodes(source.read_episodes("validation"))
+    validation = source.load_episodes("validation")
     plan = loop.choose_training_plan(sampler, settings.train, device, learner)
     compiler = backend.prepare_compiled_kernels(device) if plan.compiled else None
     shards = len(plan.shard_bounds(settings.train.meta_batch)) if learns else 1
@@ -122,7 +122,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
-            if "varied" in source.meta:
+            if source.is_varied:
                 description["varied"] = source.meta["varied"]
             if transforms := settings.train.augmentation.transforms:
                 description["augmentation"] = transforms

@@ -1,4 +1,4 @@
-"""Sentence encoders for tests: only the files of one, and a tiny one with random weights."""
+"""Encoders for tests: a fast image encoder, the files of a sentence encoder, and a tiny one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+
+from episodic.preprocessing.encoders.architectures import LITE0
+from episodic.preprocessing.encoders.encoder import find_encoder
+from episodic.preprocessing.encoders.importing import import_weights
+
+
+def import_small_encoder(path: Path, size: int) -> Path:
+    """Import EfficientNet-Lite0 for images of `size` pixels, which is fast."""
+    sizes = {"size": size, "resize": size}
+    import_weights(find_encoder(LITE0), path, LITE0, sizes, license="Apache-2.0")
+    return path
 
 
 def write_encoder_files(folder: Path, width: int = 8, **config: object) -> Path:

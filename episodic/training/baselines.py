@@ -16,7 +16,7 @@ from episodic.engine import inner_optimizers
 from episodic.engine.inner import InnerLoop
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import ProcessGroup
-from episodic.training.evaluation import exact_chunks, graph_free_steps
+from episodic.training.evaluation import ExactChunks, graph_free_steps
 
 __all__ = [
     "choose_fine_tuning_rate",
@@ -121,7 +121,7 @@ def choose_fine_tuning_rate(
 
     def score_rate(i: int) -> Tensor:
         first, scores = 0, []
-        for chunk in exact_chunks(learner, validation):
+        for chunk in ExactChunks(learner, validation):
             scores.append(random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], first))
             first += chunk.tasks
         return float64.to_float64(torch.cat(scores)).mean().view(1, 1)

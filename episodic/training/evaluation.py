@@ -13,6 +13,7 @@ from episodic.core import float64, random_numbers
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
+from episodic.data.stored_episodes import Episodes
 from episodic.engine import plan
 from episodic.engine.inner import InnerLoop, detached, trajectory
 from episodic.engine.learner import BATCH_NORM, MetaLearner
@@ -21,6 +22,7 @@ from episodic.engine.processes import ProcessGroup
 __all__ = [
     "AdaptationCurve",
     "Evaluation",
+    "ExactChunks",
     "adapt",
     "adaptation_curve",
     "adaptation_steps",
@@ -29,7 +31,6 @@ __all__ = [
     "episode_scores",
     "episodes_per_chunk",
     "evaluate",
-    "exact_chunks",
     "permuted_label_scores",
     "split_episodes",
 ]
@@ -71,7 +72,7 @@ class Evaluation:
 def evaluate(
     learner: MetaLearner,
     params: Params,
-    episodes: Episode,
+    episodes: Episodes,
     steps: int | None = None,
     chunk: int | None = None,
 ) -> Evaluation:
@@ -222,7 +223,7 @@ def adaptation_curve(
 def episode_scores(
     learner: MetaLearner,
     params: Params,
-    episode: Episode,
+    episodes: Episodes,
     steps: int,
     chunk: int | None = None,
     group: ProcessGroup | None = None,
@@ -235,7 +236,7 @@ def episode_scores(
     Args:
         learner: The learner.
         params: Meta-parameters without a task axis.
-        episode: The episodes.
+        episodes: The episodes.
         steps: Number of inner steps.
         chunk: Episodes computed at once. None: chosen from the workload.
         group: The processes that share the work.
@@ -247,37 +248,55 @@ def episode_scores(
         ConfigError: The learner is not compatible with the episodes.
     """
     learner = learner.test_variant
-    chunks = exact_chunks(learner, episode, chunk)
+    chunks = ExactChunks(learner, episodes, chunk)
     objective = learner.objective
 
     def score_chunk(i: int) -> Tensor:
-        *_, theta = adaptation_steps(learner, params, chunks[i], steps)
+        episode = chunks[i]
+        *_, theta = adaptation_steps(learner, params, episode, steps)
         with torch.no_grad():
-            outputs = learner.query_outputs(theta, chunks[i])
-            query_y, size = chunks[i].query_y, chunks[i].query_size
+            outputs = learner.query_outputs(theta, episode)
+            query_y, size = episode.query_y, episode.query_size
             return torch.stack(
                 [objective.score(outputs, query_y, size), objective.loss(outputs, query_y, size)], 1
             )
 
-    table = (group or ProcessGroup()).gather_rows(score_chunk, [chunk.tasks for chunk in chunks])
+    table = (group or ProcessGroup()).gather_rows(score_chunk, chunks.sizes)
     score, loss = table.cpu().double().numpy().T
     return score, loss
 
 
-def exact_chunks(learner: MetaLearner, episode: Episode, size: int | None = None) -> list[Episode]:
-    """Split episodes into chunks that can be computed at once.
+class ExactChunks:
+    """Episodes in chunks that can be computed at once. A chunk is built whenever it is read.
 
     Episodes of different sizes are separated and without padding if padding would affect their
     scores.
 
     Args:
         learner: The learner.
-        episode: The episodes.
+        episodes: The episodes.
         size: Episodes per chunk. None: chosen from the workload.
+
+    Attributes:
+        sizes: Number of episodes of each chunk.
     """
-    if learner.handles_padding or not episode.is_padded:
-        return list(split_episodes(episode, size or episodes_per_chunk(episode)))
-    return [single.trim() for single in split_episodes(episode, 1)]
+
+    def __init__(self, learner: MetaLearner, episodes: Episodes, size: int | None = None):
+        self._episodes = episodes
+        self._separated = not learner.handles_padding and episodes.is_padded
+        if self._separated:
+            size = 1
+        self._size = size or episodes_per_chunk(episodes.slice_tasks(0, 1))
+        starts = range(0, episodes.tasks, self._size)
+        self.sizes = [min(self._size, episodes.tasks - start) for start in starts]
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self.sizes)))
+
+    def __getitem__(self, i: int) -> Episode:
+        start = i * self._size
+        chunk = self._episodes.slice_tasks(start, start + self.sizes[i])
+        return chunk.trim() if self._separated else chunk
 
 
 def permuted_label_scores(

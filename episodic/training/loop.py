@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from episodic.core import float64
-from episodic.core.episode import Episode
 from episodic.core.errors import UserError
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import Sampler
+from episodic.data.stored_episodes import Episodes
 from episodic.engine import cuda_graph, outer
 from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
@@ -72,7 +72,7 @@ OnProgress = Callable[[int, dict[str, float]], None]
 def train(
     learner: MetaLearner,
     sampler: Sampler,
-    validation: Episode,
+    validation: Episodes,
     config: TrainingConfig | None = None,
     *,
     plan: Plan | None = None,
@@ -94,7 +94,8 @@ def train(
         sampler: Training episodes by index. Iteration `i` uses the indices `i * meta_batch` to
             `(i + 1) * meta_batch - 1`.
         validation: The validation episodes, on the device of the computation. They are scored after
-            the number of inner steps that the algorithm takes at test time.
+            the number of inner steps that the algorithm takes at test time. `StoredEpisodes` are
+            built chunk by chunk at each validation.
         config: The settings. None: the defaults.
         plan: How meta-gradients are computed. None: chosen from `config.plan` and the workload.
         group: The processes that share the work. Each calls this function with the same arguments
@@ -114,7 +115,7 @@ def train(
         CheckpointError: `checkpoint_path` is not a checkpoint of this training run.
     """
     config, group = config or TrainingConfig(), group or ProcessGroup()
-    device = validation.support_x.device
+    device = validation.slice_tasks(0, 1).support_x.device
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
     plan = plan or choose_training_plan(sampler, config, device, learner)
@@ -191,11 +192,11 @@ def choose_training_plan(
 
 
 def _build_estimation(
-    learner: MetaLearner, sampler: Sampler, state: TrainingState, validation: Episode
+    learner: MetaLearner, sampler: Sampler, state: TrainingState, validation: Episodes
 ) -> Callable[[], None]:
     """Build the function that estimates the meta-parameters `estimated_names` of `state`."""
-    device = validation.support_x.device
-    size = evaluation.episodes_per_chunk(validation)
+    episode = validation.slice_tasks(0, 1)
+    device, size = episode.support_x.device, evaluation.episodes_per_chunk(episode)
     index = torch.arange(ESTIMATION_EPISODES, device=float64.supporting_device(device))
 
     def estimate() -> None:
@@ -334,7 +335,7 @@ def _record(
 def _validate(
     learner: MetaLearner,
     state: TrainingState,
-    validation: Episode,
+    validation: Episodes,
     group: ProcessGroup,
     compiled: bool,
 ) -> dict[str, float]:

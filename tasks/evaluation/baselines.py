@@ -72,7 +72,7 @@ class EpisodeBaselines:
         learner = model_folder.build_baseline_learner(trained.config)
         seed = source.meta["seed"]
         validation = source.read_episodes("validation")[:TUNING_EPISODES]
-        episodes = source.build_episodes(validation, evaluation.examples)
+        episodes = source.build_episodes(validation)
         parameters = sum(p.numel() for p in trained.members[0].values())
         count, inputs = len(evaluation.test), source.meta["inputs"]
         is_large = parameters > LARGE_MODEL

@@ -39,8 +39,7 @@ def measure_rejection(
         evaluation.steps,
     )
     outputs = results.outputs[:, evaluation.step_counts.index(steps)]
-    examples = source.load_examples()
-    first, queries = len(examples) - unknown_count, outputs.shape[1]
+    first, queries = len(source.examples) - unknown_count, outputs.shape[1]
     counts = source.count_queries(test).sum(1)
     key = random_numbers.key(source.meta["seed"], "outside")
     bits = random_numbers.random_bits(key, torch.arange(len(test)), queries)
@@ -53,7 +52,7 @@ def measure_rejection(
         episode = evaluation.load_episodes(rows)
         width = episode.query_x.shape[1]
         rows_of_chunk = unknown_rows[rows][:, :width]
-        x = examples[rows_of_chunk.flatten()].unflatten(0, (episode.tasks, width))
+        x = source.examples[rows_of_chunk.flatten()].unflatten(0, (episode.tasks, width))
         y = torch.zeros_like(rows_of_chunk)
         unknown = episode._replace(query_x=x, query_y=y).to(source.device)
         curve = adaptation_curve(learner, members, unknown, [steps], [learner.batch_norm])
@@ -90,8 +89,8 @@ def measure_label_permutations(evaluation: EvaluationSetup, group: ProcessGroup)
         return {}
     learner, members = evaluation.trained.learner, evaluation.trained.members
     permuted = evaluation.test[:PERMUTED_EPISODES]
-    if evaluation.is_varied:  # only the classes of each episode are permuted
-        episodes_alone = source.build_episodes(permuted, evaluation.examples)
+    if evaluation.source.is_varied:  # only the classes of each episode are permuted
+        episodes_alone = source.build_episodes(permuted)
         chunk, chunks = 1, [single.trim() for single in split_episodes(episodes_alone, 1)]
     else:
         chunks = list(split_episodes(evaluation.load_episodes(slice(PERMUTED_EPISODES)), chunk))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,6 @@ import torch
 
 from episodic.core.episode import Episode
 from episodic.data.augmentation import SupportAugmentation
-from episodic.data.storage import Examples
 from episodic.training import model_folder
 from episodic.training.config import EvaluationConfig
 from episodic.training.evaluation import count_inner_steps, curve_steps, episodes_per_chunk
@@ -51,16 +49,14 @@ class EvaluationSetup:
         trained = model_folder.load(model, source.device)
         test, learner = source.read_episodes("test"), trained.learner
         episode = _load_episodes(source, test, settings.augmentation, slice(1))
-        is_varied = "varied" in source.meta
-        (learner.test_variant.check_ways if is_varied else learner.test_variant.check_episode)(
-            episode
-        )
+        variant = learner.test_variant
+        (variant.check_ways if source.is_varied else variant.check_episode)(episode)
         if source.kind == "classification":
             trained = replace(trained, config=trained.config | {"ways": source.meta["ways"]})
         steps = count_inner_steps(learner, settings.steps)
         step_counts = curve_steps(learner, steps)
         chunk = settings.chunk or episodes_per_chunk(episode)
-        if is_varied and not learner.test_variant.handles_padding:
+        if source.is_varied and not variant.handles_padding:
             chunk = 1
         query_numbers = episode.query_x.numel() * len(test)
         return cls(
@@ -73,12 +69,6 @@ class EvaluationSetup:
             chunk,
             query_numbers,
         )
-
-    @cached_property
-    def examples(self) -> Examples | None:
-        """The examples of the dataset by row; None for tasks defined by a formula."""
-        has_rows = self.source.kind == "classification" or self.source.has_recorded_tasks
-        return self.source.load_examples() if has_rows else None
 
     @property
     def chunks(self) -> list[slice]:
@@ -99,13 +89,8 @@ class EvaluationSetup:
         Episodes of different sizes are padded, unless padding would affect their scores: `chunk` is
         then 1, and the episode is as if it had been drawn alone.
         """
-        episode = _load_episodes(self.source, self.test, self.augmentation, rows, self.examples)
-        return episode.trim() if self.is_varied and self.chunk == 1 else episode
-
-    @property
-    def is_varied(self) -> bool:
-        """Whether episodes differ in the number of classes or of support examples."""
-        return "varied" in self.source.meta
+        episode = _load_episodes(self.source, self.test, self.augmentation, rows)
+        return episode.trim() if self.source.is_varied and self.chunk == 1 else episode
 
 
 def _load_episodes(
@@ -113,9 +98,8 @@ def _load_episodes(
     test: pd.DataFrame,
     augmentation: SupportAugmentation,
     rows: slice,
-    examples: Examples | None = None,
 ) -> Episode:
-    episode = source.build_episodes(test[rows], examples)
+    episode = source.build_episodes(test[rows])
     if not augmentation.copies:
         return episode
     index, seed = torch.arange(len(test))[rows], source.meta["seed"]

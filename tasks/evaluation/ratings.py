@@ -45,11 +45,11 @@ class RatingTable:
     """
 
     def __init__(self, source: PreparedFolder):
-        examples: Any = source.load_examples()
+        examples: Any = source.examples
         self.source, shots = source, source.meta["shots"]
         self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
         self.item = examples[:, 0, 0].cpu().numpy().astype(np.int64)
-        self.value = source.load_targets().cpu().numpy().astype(np.float64)
+        self.value = source.targets.cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:
         """Return consecutive ratings."""
@@ -152,7 +152,7 @@ def _ranked_lists(
     evaluation: EvaluationSetup, predictions: np.ndarray, episodes: Iterable[int]
 ) -> pd.DataFrame:
     source, test = evaluation.source, evaluation.test
-    texts, targets = source.read_texts(), source.load_targets().cpu().numpy()
+    texts, targets = source.read_texts(), source.targets.cpu().numpy()
     rows: list[dict[str, Any]] = []
     for episode in episodes:
         offset, support, skipped, query = (

@@ -87,7 +87,7 @@ def measure_episodes(
             scores = baselines.score(episode, rows.start)
             progress.update(min(count, progress.done + episode.tasks * group.size))
             outputs = curve.outputs.transpose(0, 1)
-            if evaluation.is_varied:
+            if evaluation.source.is_varied:
                 outputs = _pad_outputs(outputs, evaluation)
             return EpisodeResults(curve.score, curve.loss, outputs, scores)
 

@@ -242,7 +242,7 @@ def _describe_query_sets(evaluation: EvaluationSetup) -> dict[str, Any]:
     """
     counts = evaluation.source.count_queries(evaluation.test)
     facts: dict[str, Any]
-    if evaluation.is_varied:
+    if evaluation.source.is_varied:
         sizes = counts.sum(1)
         facts = {"queries": float(sizes.mean())}
         facts["largest_share"] = float((counts.max(1) / sizes).mean())

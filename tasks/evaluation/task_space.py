@@ -58,7 +58,7 @@ def embed_classes(evaluation: EvaluationSetup, group: ProcessGroup) -> torch.Ten
     learner, members = evaluation.trained.learner, evaluation.trained.members
     first = evaluation.load_episodes(slice(1))
     theta = next(iter(adaptation_steps(learner, members[0], first, 0)))
-    examples, sizes = source.load_examples(), embedding_space.split_evenly(len(rows))
+    examples, sizes = source.examples, embedding_space.split_evenly(len(rows))
     chunks = rows.split(sizes)
     features = group.gather_rows(
         lambda chunk: embedding_space.embed_rows(
@@ -91,7 +91,7 @@ def describe_tasks(
     plane = embedding_space.principal_plane(class_embeddings)
     similarity = cosine_similarity(class_embeddings)
     offsets, counts = (torch.tensor(classes[column].to_numpy()) for column in ("offset", "count"))
-    inputs = cosine_similarity(mean_class_inputs(source.load_examples(), offsets, counts))
+    inputs = cosine_similarity(mean_class_inputs(source.examples, offsets, counts))
     nearest = rank_neighbours(similarity, 2)[:, -1]
     to_nearest = similarity[torch.arange(len(nearest)), nearest]
     table = classes[["class", "group"]].assign(
@@ -243,7 +243,7 @@ def _describe_parameters(
     A sine wave has a phase and an amplitude; a user has a mean and a spread of ratings.
     """
     if source.has_recorded_tasks:
-        targets = source.load_targets().cpu().double().numpy()
+        targets = source.targets.cpu().double().numpy()
         rated = [
             np.concatenate(
                 [

@@ -6,9 +6,6 @@ The environment variable EPISODIC_SCREENSHOTS names a folder for a screenshot.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from tests.browser.pages import launch_browser, needs_chromium, open_page, serve_demo
 from tests.episodic.algorithms.test_every_algorithm import trained
 from tests.episodic.inference.test_few_shot import folder_of
-from tests.support import ROOT
 
-CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium here: the page was not looked at"
-)
+pytestmark = needs_chromium
 ZIGZAG = [(0.24, 0.33), (0.77, 0.29), (0.23, 0.72), (0.79, 0.74)]
 
 
@@ -39,40 +26,15 @@ def address(tmp_path_factory) -> Iterator[str]:
     folder = folder_of(
         "protonet", tmp_path_factory.mktemp("model") / "run", theta=trained("protonet").theta
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "episodic", "demo", str(folder), "--port", "0", "--no-browser"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process.stdout.readline().split()[0]
-    finally:
-        process.terminate()
-        process.wait(20)
+    with serve_demo(str(folder)) as address:
+        yield address
 
 
 @pytest.fixture
 def page(address) -> Iterator[Any]:
-    """The demo page; checks on teardown for console errors and external requests."""
-    from playwright.sync_api import sync_playwright
-
-    complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda r: (
-                None if r.url.startswith((address, "data:", "blob:")) else complaints.append(r.url)
-            ),
-        )
-        page.goto(address)
+    """The demo page in a new browser."""
+    with launch_browser() as browser, open_page(browser, address) as page:
         yield page
-        browser.close()
-    assert complaints == []
 
 
 def draw(page: Any, canvas: Any, points: list[tuple[float, float]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,19 +23,9 @@ from history import Repository
 from support import copy_checkout, git
 
 from tasks import compare, preset
+from tests.browser.pages import CHROMIUM, needs_chromium
 
-CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium here: the pages were not looked at"
-)
-
+pytestmark = needs_chromium
 
 PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
 """Images that Prefect's pages ask its server for and that it does not have."""

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser.test_demo_page import CHROMIUM
-from tests.support import ROOT
+from tests.browser.pages import launch_browser, needs_chromium, open_page, serve_demo
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium here: the page was not looked at"
-)
-COMMAND = ("episodic", "demo", "--encoder", "efficientnet_lite0")
+pytestmark = needs_chromium
+ENCODER = ("--encoder", "efficientnet_lite0")
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
@@ -46,51 +40,15 @@ def photographs(tmp_path_factory) -> dict[str, list[Path]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA]
-        )
+    with launch_browser(*FAKE_CAMERA) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def page(browser) -> Iterator[Any]:
     """The page with the default head."""
-    with open_page(browser) as page:
+    with serve_demo(*ENCODER) as address, open_page(browser, address) as page:
         yield page
-
-
-@contextmanager
-def open_page(browser: Any, *options: str) -> Iterator[Any]:
-    """Open the page; check at the end for console errors and external requests."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *COMMAND, *options, "--port", "0", "--no-browser"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    complaints: list[str] = []
-
-    def check_request(request: Any) -> None:
-        if not request.url.startswith((address, "data:", "blob:")):
-            complaints.append(request.url)
-
-    try:
-        address = process.stdout.readline().split()[0]
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", check_request)
-        page.goto(address)
-        yield page
-        page.close()
-    finally:
-        process.terminate()
-        process.wait(20)
-    assert complaints == []
 
 
 def test_photographs_are_told_apart(page, photographs):
@@ -142,7 +100,8 @@ def test_files_that_are_no_images_are_named(page, tmp_path):
 def test_a_transductive_head_says_that_answers_depend_on_each_other(browser, photographs):
     from playwright.sync_api import expect
 
-    with open_page(browser, "--head", "laplacian_shot") as page:
+    options = (*ENCODER, "--head", "laplacian_shot")
+    with serve_demo(*options) as address, open_page(browser, address) as page:
         assert (
             "Answers depend on the images that are asked together (transductive inference)."
         ) in page.inner_text("#about")

@@ -159,7 +159,7 @@ def test_classes_of_hard_episodes_are_more_similar(folder):
     train = class_selection.select_classes(table, settings.train)
     similarities = cosine_similarity(
         mean_class_inputs(
-            source.load_examples(),
+            source.examples,
             torch.tensor(train["offset"].to_numpy()),
             torch.tensor(train["count"].to_numpy()),
         )

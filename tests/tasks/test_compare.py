@@ -23,6 +23,7 @@ from episodic.analysis.comparison import Resamples
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.experiments import history as reading
+from tasks.experiments.experiment import Experiment
 from tasks.params import read_yaml
 from tasks.reports.comparison import (
     closeup,
@@ -450,7 +451,7 @@ def test_what_is_not_trained_has_no_learning_curve(protocol):
 
 
 def test_bounds_of_ways_and_shots_are_named(protocol):
-    """The comparison is paired as ever, and a power law needs numbers."""
+    """The comparison is paired as ever."""
     varied = {"varied": {"ways": [5, 20], "shots": [1, 10], "unbalanced": False}}
     experiments = [
         replace(e, meta=e.meta | varied) for c in protocol.configurations for e in c.experiments
@@ -458,10 +459,23 @@ def test_bounds_of_ways_and_shots_are_named(protocol):
     (result,) = groups.group_protocols(experiments)
     assert result.description.startswith("5 to 20 ways, 1 to 10 shots, ")
     assert [c.score for c in result.configurations] == [c.score for c in protocol.configurations]
-    for key in ("episodes.ways", "episodes.shots"):
-        assert scaling._tabulate([(result, c) for c in result.configurations], key).empty
-        numbers = scaling._tabulate([(protocol, c) for c in protocol.configurations], key)["n"]
-        assert numbers.to_list() == [protocol.best.first.meta[key.removeprefix("episodes.")]]
+
+
+@pytest.mark.parametrize("size", ["ways", "shots"])
+def test_scaling_leaves_out_sizes_that_are_drawn_per_episode(protocol, size):
+    def change(i: int, **meta) -> Experiment:
+        experiment = protocol.best.first
+        return replace(experiment, name=str(i), episodes=str(i), meta=experiment.meta | meta)
+
+    experiments = [change(i, **{size: n}) for i, n in enumerate([2, 5, 10, 20])]
+    for i, bounds in ((4, [5, 30]), (5, [40, 40])):
+        varied = {"ways": [5, 5], "shots": [1, 1], "unbalanced": False, size: bounds}
+        experiments.append(change(i, varied=varied, **{size: bounds[1]}))
+    protocols = groups.group_protocols(experiments)
+    series = scaling.find_series(protocols, f"episodes.{size}")
+    assert series.points["n"].to_list() == [2, 5, 10, 20, 40]
+    (section,) = scaling.build_scaling_sections(protocols)
+    assert section.name == f"scaling-{size}" and len(section.tables[0].rows) == 5
 
 
 @pytest.mark.parametrize("change", ["episodes", "batch_norm", "number"])

@@ -7,63 +7,50 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from stages import EVALUATE, TRAIN, run_stage, set_param
-from support import ROOT
-from test_nothing_to_train import CARD, REPORT, read_text
+import stages
+from encoders import import_small_encoder
+from photographs import draw_photograph, vary_photograph, write_photographs
+from stages import (
+    CARD,
+    EVALUATE,
+    REPORT,
+    TRAIN,
+    prepare_data,
+    read_text,
+    run_stage,
+    set_param,
+    write_params,
+)
 
 import episodic
-from tasks import preset
+from episodic.preprocessing.encoders.cache import FeatureCache
+from episodic.preprocessing.encoders.encoder import ENCODER_VARIABLE
+from tasks import download, episodes, params
 from tasks.runtime.files import read_json
 
-CLASSES, IMAGES = 20, 8
-
-
-def write_photograph(path, label: int, i: int) -> None:
-    noise = np.random.default_rng(label).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = np.asarray(Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC))
-    noise = np.random.default_rng([label, i]).normal(0, 15, image.shape)
-    Image.fromarray((image + noise).clip(0, 255).astype(np.uint8)).save(path)
+CLASSES, IMAGES, SIZE = 20, 8, (120, 90)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """All stages, on features of a small encoder: Lite0 at 64 pixels."""
+    """All stages of a small run, on features of a small encoder: Lite0 at 64 pixels."""
     folder = tmp_path_factory.mktemp("photographs")
     patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    for label in range(CLASSES):
-        (folder / f"own/class{label:02d}").mkdir(parents=True)
-        for i in range(IMAGES):
-            write_photograph(folder / f"own/class{label:02d}/{i}.png", label, i)
-    from episodic.preprocessing.encoders.encoder import find_encoder
-    from episodic.preprocessing.encoders.importing import import_weights
-
-    source = find_encoder("efficientnet_lite0")
-    sizes = {"size": 64, "resize": 72}
-    import_weights(source, folder / "small.safetensors", "efficientnet_lite0", sizes)
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply_preset("tiny", folder / "params.yaml")
-    for key, value in {
-        "dataset.name": "image_folder",
-        "dataset.source": "own",
-        "model.name": "mlp",
-        "mlp.hidden": "[]",
-        "algorithm.name": "meta_baseline",
+    for name, value in (("XDG_CACHE_HOME", folder / "cache"), (ENCODER_VARIABLE, folder)):
+        patch.setenv(name, str(value))
+        patch.setitem(stages.ENVIRONMENT, name, str(value))
+    names = [f"class{label:02d}" for label in range(CLASSES)]
+    write_photographs(folder / "own", names, IMAGES, SIZE)
+    import_small_encoder(folder / "small.safetensors", 64)
+    changes = {
+        "image_folder.path": "small.safetensors",
         "episodes.ways": "4",
         "episodes.queries": "4",
-        "image_folder.kind": "encoder",
-        "image_folder.path": "small.safetensors",
-    }.items():
-        set_param(folder, key, value)
-    # The stages are forked with an environment that was fixed before.
-    import stages
-
-    patch.setitem(stages.ENVIRONMENT, "XDG_CACHE_HOME", str(folder / "cache"))
-    patch.setitem(stages.ENVIRONMENT, "EPISODIC_ENCODER", str(folder))
-    patch.setenv("EPISODIC_ENCODER", str(folder))
-    run_stage(folder, "download", "--out", "raw")
-    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+        "episodes.validation": "10",
+        "episodes.test": "20",
+    }
+    write_params(folder, "own_photos", folder / "own", **changes)
+    prepare_data(folder)
     run_stage(folder, "train", *TRAIN)
     run_stage(folder, "evaluate", *EVALUATE)
     run_stage(folder, "report", *REPORT)
@@ -98,7 +85,7 @@ def test_reports_show_the_photographs_and_name_the_encoder(workspace):
         " ".join(card.split())
     )
     assert "may have been trained on images of the test classes" in " ".join(card.split())
-    assert "on features of the pretrained encoder small, meta-trained by " in card
+    assert "on features of the pretrained encoder small, used by protonet " in card
     page, shown = read_text(workspace / "report.html"), read_text(workspace / "summary/summary.md")
     for text in (page, shown, card):
         assert "features of the pretrained encoder small, " in text
@@ -118,24 +105,21 @@ def test_episodes_with_the_same_classes_are_not_compared_by_them(workspace):
 
 
 def test_only_a_changed_photograph_is_encoded_again(workspace, monkeypatch):
-    from episodic.preprocessing.encoders import encoder
-
-    count = []
-    forward = encoder.ImageEncoder._forward
+    encoded = []
+    write = FeatureCache.write
     monkeypatch.setattr(
-        encoder.ImageEncoder,
-        "_forward",
-        lambda self, images: (count.append(len(images)), forward(self, images))[1],
+        FeatureCache,
+        "write",
+        lambda self, features: (encoded.append(len(features)), write(self, features)),
     )
     before = np.load(workspace / "prepared/examples.npy")
-    write_photograph(workspace / "own/class03/5.png", 3, 99)
-    from tasks import download, episodes, params
-
+    photograph = vary_photograph(draw_photograph(3, SIZE), [3, 99], deviation=20)
+    photograph.save(workspace / "own/class03/5.png")
     monkeypatch.chdir(workspace)
     settings = params.load(workspace / "params.yaml", "dataset", "episodes")
     download.run(settings, workspace / "raw2")
     episodes.run(settings, workspace / "raw2", workspace / "prepared2")
-    assert count == [1]
+    assert encoded == [1]
     changed = np.load(workspace / "prepared2/examples.npy") != before
     assert np.flatnonzero(changed.any(1)).tolist() == [3 * IMAGES + 5]
 
@@ -152,7 +136,9 @@ def test_models_of_images_are_refused(workspace, tmp_path):
     )
     set_param(tmp_path, "image_folder.path", "missing.safetensors")
     _, error = run_stage(tmp_path, "download", "--out", "raw", code=1)
-    assert error.startswith("error: params.yaml: missing.safetensors does not exist")
+    assert error.startswith(
+        "error: params.yaml: dataset.image_folder.features.path: missing.safetensors does not exist"
+    )
     assert not (tmp_path / "raw").exists()
 
 

@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from stages import EVALUATE, TRAIN, run_stage, set_param
-from support import ROOT
+from stages import CARD, EVALUATE, REPORT, TRAIN, prepare_sentences, read_text, run_stage, set_param
 
 import episodic
-from tasks import preset, summary
-from tasks.reports.kit.wording import NBSP
+from tasks import summary
+from tasks.reports.kit import wording
 from tasks.runtime.files import read_json
-
-CARD = "model/README.md"
-REPORT = [
-    *("--data", "prepared", "--model", "model", "--history", "history", "--scores", "scores"),
-    *("--metrics", "metrics.json", "--html", "report.html", "--tasks", "tasks.html"),
-    *("--summary", "summary", "--card", CARD),
-]
-TOPICS = ["weather", "music", "travel", "money", "food", "sport", "garden", "health"]
-VERBS = ["ask", "tell", "show", "find", "book", "want", "need", "like", "give", "take", "send"]
-
-
-def write_sentences(path):
-    """24 labels with 11 sentences each, about words of their own."""
-    rows = [
-        f"{verb} me {topic} {verb}s {word}{topic},{topic} {word}"
-        for topic in TOPICS
-        for word in ("daily", "nightly", "yearly")
-        for verb in VERBS
-    ]
-    path.write_text("\n".join(["text,label", *rows]))
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """N-gram vectors, a model without parameters, and unbalanced query sets."""
-    folder = tmp_path_factory.mktemp("vectors")
-    write_sentences(folder / "sentences.csv")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply_preset("tiny", folder / "params.yaml")
-    changes = {
-        "dataset.name": "text_folder",
-        "dataset.source": "sentences.csv",
-        "text_folder.size": "512",
-        "model.name": "mlp",
-        "mlp.hidden": "[]",
-        "episodes.ways": "4",
-        "episodes.queries": "4",
-        "episodes.query_balance": "2.0",
-    }
-    for key, value in changes.items():
-        set_param(folder, key, value)
-    run_stage(folder, "download", "--out", "raw")
-    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
-    return folder
+    changes = {"episodes.ways": "4", "episodes.query_balance": "2.0"}
+    return prepare_sentences(tmp_path_factory.mktemp("vectors"), **changes)
 
 
 def train_and_evaluate(folder, algorithm: str) -> list[dict]:
@@ -67,10 +28,6 @@ def train_and_evaluate(folder, algorithm: str) -> list[dict]:
     output, _ = run_stage(folder, "train", *TRAIN)
     run_stage(folder, "evaluate", *EVALUATE)
     return [json.loads(line) for line in output.splitlines()]
-
-
-def read_text(path) -> str:
-    return html.unescape(path.read_text()).replace(NBSP, " ")
 
 
 def test_unbalanced_query_sets_through_the_stages(workspace):
@@ -108,9 +65,9 @@ def test_a_model_without_learned_parameters(workspace, algorithm):
     page, shown, card = (
         read_text(workspace / name) for name in ("report.html", "summary/summary.md", CARD)
     )
-    assert "The model had nothing to train" in page and "best checkpoint" not in page
+    assert wording.NOTHING_TO_TRAIN in page and "best checkpoint" not in page
     assert "iterations none (nothing to train)" in shown
-    assert "The model had nothing to train" in card and "meta-trained" not in card
+    assert wording.NOTHING_TO_TRAIN in card and "meta-trained" not in card
     assert "4-way 1-shot, 16 queries, unbalanced (Dirichlet 2)" in page
     check_transductive_results(workspace, algorithm == "bd_cspn", [page, shown, card])
 

@@ -6,14 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from stages import EVALUATE, TRAIN, prepare_folder, run_stage, set_param
-from support import ROOT
-from test_nothing_to_train import REPORT, read_text, write_sentences
+from stages import (
+    EVALUATE,
+    REPORT,
+    TRAIN,
+    prepare_folder,
+    prepare_sentences,
+    read_outputs,
+    read_text,
+    run_stage,
+    set_param,
+)
 
 import episodic
 from episodic.core.episode_size import describe_sizes
 from episodic.training import evaluation, model_folder
-from tasks import prepared, preset
+from tasks import params, prepared, train
 from tasks.runtime.files import read_json
 
 SIZES = {"episodes.ways": "[2, 4]", "episodes.shots": "[1, 3]", "episodes.unbalanced": "true"}
@@ -28,23 +36,8 @@ def run_all(folder) -> None:
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory):
     """A model without batch norm, whose episodes are padded to batches."""
-    folder = tmp_path_factory.mktemp("sentences")
-    write_sentences(folder / "sentences.csv")
-    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.apply_preset("tiny", folder / "params.yaml")
-    changes = {
-        "dataset.name": "text_folder",
-        "dataset.source": "sentences.csv",
-        "text_folder.size": "512",
-        "model.name": "mlp",
-        "mlp.hidden": "[]",
-        "algorithm.name": "protonet",
-        "episodes.queries": "4",
-    }
-    for key, value in (changes | SIZES).items():
-        set_param(folder, key, value)
-    run_stage(folder, "download", "--out", "raw")
-    run_stage(folder, "episodes", "--raw", "raw", "--out", "prepared")
+    changes = {"algorithm.name": "protonet", **SIZES}
+    folder = prepare_sentences(tmp_path_factory.mktemp("sentences"), **changes)
     run_all(folder)
     return folder
 
@@ -85,6 +78,26 @@ def test_the_episodes_are_unequal_and_within_the_bounds(run):
         )
 
 
+def test_large_validation_sets_are_built_chunk_by_chunk(run, tmp_path, monkeypatch):
+    """They give the same bytes as those that are built at once."""
+    monkeypatch.chdir(run)
+    monkeypatch.setattr(prepared, "MAX_NUMBERS_IN_MEMORY", 0)
+    build, built = prepared.PreparedFolder.build_episodes, []
+
+    def record(source, table):
+        built.append(len(table))
+        return build(source, table)
+
+    monkeypatch.setattr(prepared.PreparedFolder, "build_episodes", record)
+    settings = params.load(run / "params.yaml", "episodes", "model", "algorithm", "train")
+    paths = [tmp_path / name for name in ("model", "history", "run.json")]
+    train.run(settings, run / "prepared", *paths)
+    assert max(built) < settings.episodes.validation and sum(built) >= settings.episodes.validation
+    outputs, expected = read_outputs(tmp_path), read_outputs(run)
+    del outputs["model/config.json"], expected["model/config.json"]  # with the imported modules
+    assert outputs == expected
+
+
 def test_every_episode_has_the_score_that_it_has_alone(run):
     """In float64, of a batch padded to the largest size and of single episodes."""
     source = prepared.open_folder(run / "prepared", torch.device("cpu"))
@@ -119,7 +132,7 @@ def test_every_episode_has_the_score_that_it_has_alone(run):
 
 
 def read_set(source, rows, counts):
-    x = source.load_examples()[torch.tensor(rows)]
+    x = source.examples[torch.tensor(rows)]
     x = x / 255 if x.dtype == torch.uint8 else x
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return x.double()[None], labels[None]
@@ -159,6 +172,10 @@ def test_reports_state_the_bounds(run):
         assert "2 to 4 ways, 1 to 3 shots (unbalanced)" in text
         assert "4-way" not in text
     assert "1 to 3 examples per class" in card
+    untrained = read_json(run / "run.json")["nothing_to_train"]
+    assert f"{'used' if untrained else 'meta-trained'} by protonet to adapt" in " ".join(
+        card.split()
+    )
     chance = read_json(run / "metrics.json")["baselines"]["chance"]["accuracy"]
     assert f"{100 * chance:.1f} %" in page
 

@@ -33,7 +33,7 @@ def build_learning_section(protocol: Protocol, suffix: str) -> ReportSection:
     ]
     name = f"learning{suffix}"
     if all(len(curve.data) == 1 and curve.data["x"].iloc[0] == 0 for curve in curves):
-        return ReportSection(name, "Learning curves", sentences.NOTHING_TO_TRAIN)
+        return ReportSection(name, "Learning curves", wording.NOTHING_TO_TRAIN)
     choose = max if protocol.is_accuracy else min
     best = choose(curves, key=lambda curve: float(curve.data["y"].iloc[-1]))
     first, iteration, goal = _find_fastest(protocol, curves)

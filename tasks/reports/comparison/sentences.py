@@ -222,9 +222,6 @@ def describe_learning(
     )
 
 
-NOTHING_TO_TRAIN = "There was nothing to train: none of the parameters is learned."
-
-
 def describe_adaptation(protocol: Protocol, name: str, gain: float) -> str:
     """Describe which configuration gains most from the first inner step."""
     size = format_points(gain) if protocol.is_accuracy else format_number(gain)

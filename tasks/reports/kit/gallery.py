@@ -148,7 +148,7 @@ def build_card(
         rank: The episode's rank, as text.
     """
     ways = len(fixed["classes"])
-    shots = fixed["shots"] if "varied" in meta else [meta["shots"]] * ways
+    shots = fixed.get("shots", [meta["shots"]] * ways)
     counts = np.bincount(predictions["label"], minlength=ways)
     queries = int(counts.max())
     shown = min(queries, max(1, MAX_QUERIES // ways))

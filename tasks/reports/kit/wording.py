@@ -24,6 +24,8 @@ BASELINES = {
 }
 """Names of the baselines in metrics.json."""
 
+NOTHING_TO_TRAIN = "There was nothing to train: none of the parameters is learned."
+
 
 def name_baseline(key: str) -> str:
     """Return the name of a baseline of metrics.json."""

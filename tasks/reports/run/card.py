@@ -42,7 +42,7 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
     article = "An" if model[:1] in "aeiou" or model == "mlp" else "A"
     encoder = wording.name_encoder(meta)
     features = f" on features of the pretrained encoder {encoder}" if encoder else ""
-    data = f"{meta['dataset']} ({meta['protocol']})"
+    data = wording.describe_dataset(meta)
     if not regression:
         training, test = (meta["classes"].get(split, 0) for split in ("train", "test"))
         data += f", {training:,} classes for training, {test:,} for test"
@@ -89,7 +89,7 @@ def _describe_needs(inputs: dict[str, Any]) -> str:
 def _describe_training(results: Results) -> str:
     config = results.config
     if not results.was_trained:
-        return "The model had nothing to train: none of its parameters is learned."
+        return wording.NOTHING_TO_TRAIN
     return (
         f"Trained for {config['iterations']:,} iterations. The best checkpoint by validation "
         f"score is that of iteration {config['iteration']:,}."

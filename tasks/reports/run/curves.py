@@ -40,7 +40,7 @@ def build_learning_section(results: Results) -> ReportSection:
     if not results.was_trained:
         row = validation.iloc[0]
         value = wording.format_estimate(score, row[score], row[f"{score}_ci95"])
-        sentence = sentences.NOTHING_TO_TRAIN.format(value)
+        sentence = sentences.describe_untrained_score(value)
         return ReportSection("learning", "Learning curve", sentence)
     sentence = sentences.describe_learning(measure_learning(results))
     rows = [

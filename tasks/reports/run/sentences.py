@@ -297,9 +297,10 @@ def list_mode_notes(trained: str) -> list[str]:
 
 SAME_IN_BOTH_MODES = "Both modes have the same scores: the model has no batch norm."
 
-NOTHING_TO_TRAIN = (
-    "The model had nothing to train: none of its parameters is learned. Its validation score is {}."
-)
+
+def describe_untrained_score(value: str) -> str:
+    """State that there was nothing to train, and the validation score."""
+    return f"{wording.NOTHING_TO_TRAIN} The validation score is {value}."
 
 
 # --- ratings -----------------------------------------------------------------------------------

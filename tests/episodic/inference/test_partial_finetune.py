@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoders import import_small_encoder
 from photographs import draw_photograph, vary_photograph
 from PIL import Image
 from torch import nn
@@ -26,11 +27,9 @@ from episodic.preprocessing.encoders.architectures import LITE0, EncoderError, b
 from episodic.preprocessing.encoders.blocks import divide_network
 from episodic.preprocessing.encoders.encoder import (
     ImageEncoder,
-    find_encoder,
     load_encoder,
     single_threaded_workers,
 )
-from episodic.preprocessing.encoders.importing import import_weights
 from episodic.preprocessing.encoders.transform import ImageTransform
 from episodic.preprocessing.encoders.weights import EncoderDescription
 
@@ -42,9 +41,7 @@ HEAD, SIZE = "partial_finetune", 64
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     """EfficientNet-Lite0 on small images, which is fast."""
-    path = tmp_path_factory.mktemp("encoder") / "small.safetensors"
-    import_weights(find_encoder(LITE0), path, LITE0, {"size": SIZE, "resize": SIZE})
-    return path
+    return import_small_encoder(tmp_path_factory.mktemp("encoder") / "small.safetensors", SIZE)
 
 
 def photographs(per_class: int, seed: int, classes: int = 3) -> tuple[list[Image.Image], list[str]]:

@@ -10,6 +10,7 @@ from episodic.algorithms.maml import MAML
 from episodic.core import random_numbers, statistics
 from episodic.core.episode import Episode
 from episodic.core.objective import Objective
+from episodic.data.stored_episodes import StoredEpisodes
 from episodic.engine.inner import expand
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4
@@ -84,6 +85,28 @@ def test_ensemble_predictions_are_mean_probabilities():
     right = (expected[1].argmax(-1) == episode.query_y).float().mean(1)
     torch.testing.assert_close(both.score[LEARNER.batch_norm][:, 1], right)
     assert not torch.equal(first.outputs, both.outputs)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_stored_episodes_have_the_scores_of_those_in_memory(padded):
+    episode, built = episodes(), []
+    if padded:  # the last episode has one support example less
+        support_size = torch.tensor([6, 6, 6, 6, 6, 5])
+        episode = episode._replace(support_size=support_size, query_size=torch.full((6,), 12))
+
+    def build(first: int, last: int) -> Episode:
+        built.append(last - first)
+        return episode.slice_tasks(first, last)
+
+    stored = StoredEpisodes(episode.tasks, build)
+    expected = evaluation.episode_scores(LEARNER, meta(), episode, 2, 4)
+    np.testing.assert_array_equal(
+        evaluation.episode_scores(LEARNER, meta(), stored, 2, 4), expected
+    )
+    if padded:
+        assert stored.is_padded and set(built) == {1}, "batch norm takes one at a time"
+    else:
+        assert built == [1, 4, 2]
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])
