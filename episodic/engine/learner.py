@@ -111,7 +111,8 @@ class Algorithm(Section):
         Args:
             learner: The meta-learner.
             meta: Meta-parameters without a task axis.
-            episodes: Training episodes, always the same ones.
+            episodes: Training episodes, always the same ones. They have no padding unless the
+                meta-learner handles it.
 
         Returns:
             The estimated meta-parameters, without a task axis.
