@@ -153,6 +153,11 @@ def test_bounds_that_do_not_match_are_errors(ways, shots, error):
         VariedClassSampler(largest(), ways, shots)
 
 
+def test_unbalanced_query_sets_are_an_error():
+    with pytest.raises(ConfigError, match=r"query_balance is 0.5; it must be null if episodes"):
+        varied(query_balance=0.5)
+
+
 def test_bounds_of_sizes():
     assert size_bounds(None, 5) == (5, 5) and size_bounds(3, 5) == (3, 3)
     assert size_bounds((2, 9), 5) == (2, 9)
