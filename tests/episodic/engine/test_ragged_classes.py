@@ -173,6 +173,13 @@ def test_every_size_matters(name, field):
     assert not np.allclose(right, wrong, rtol=0, atol=1000 * TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["protonet", "matching_net", "meta_baseline", "feat"])
+def test_metric_based_tasks_are_computed_together(name):
+    learner, tasks = build(name), draw_tasks(VARIED_WAYS)
+    assert not outer.choose_plan(tasks.together, 4, learner=learner).trim
+    assert [chunk.tasks for chunk in evaluation.exact_chunks(learner, tasks.together, 4)] == [4]
+
+
 @pytest.mark.parametrize("name", ["protonet", "metaoptnet", "reptile"])
 def test_tasks_with_batch_norm_are_computed_alone(name):
     learner = build(name)
