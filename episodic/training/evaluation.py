@@ -14,7 +14,7 @@ from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.engine import plan
-from episodic.engine.inner import InnerLoop, detached, trajectory
+from episodic.engine.inner import InnerLoop, adapted_parameters, graph_free_steps
 from episodic.engine.learner import BATCH_NORM, MetaLearner
 from episodic.engine.processes import ProcessGroup
 
@@ -134,8 +134,8 @@ def adapt(
     Raises:
         ConfigError: The learner is not compatible with the episode.
     """
-    *_, adapted = adaptation_steps(learner, params, episode, count_inner_steps(learner, steps))
-    return adapted
+    inner = _build_inner_loop(learner, params, episode)
+    return adapted_parameters(inner, count_inner_steps(learner, steps))
 
 
 def adaptation_steps(
@@ -145,18 +145,13 @@ def adaptation_steps(
 
     Arguments and errors are those of `adapt`.
     """
+    return graph_free_steps(_build_inner_loop(learner, params, episode), steps)
+
+
+def _build_inner_loop(learner: MetaLearner, params: Params, episode: Episode) -> InnerLoop:
     learner.test_variant.check_episode(episode)
     with torch.no_grad():
-        inner = learner.test_variant.algorithm.inner_loop(learner, params, episode, progress=1.0)
-    return graph_free_steps(inner, steps)
-
-
-def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
-    """Yield the parameters before the first and after each inner step, without a graph."""
-    inner = inner._replace(theta=detached(inner.theta), second_order=False)
-    yield inner.theta
-    for step in trajectory(inner, steps):
-        yield detached(step.after)
+        return learner.test_variant.algorithm.inner_loop(learner, params, episode, progress=1.0)
 
 
 @dataclass(frozen=True)
@@ -251,7 +246,7 @@ def episode_scores(
     objective = learner.objective
 
     def score_chunk(i: int) -> Tensor:
-        *_, theta = adaptation_steps(learner, params, chunks[i], steps)
+        theta = adapted_parameters(_build_inner_loop(learner, params, chunks[i]), steps)
         with torch.no_grad():
             outputs = learner.query_outputs(theta, chunks[i])
             query_y, size = chunks[i].query_y, chunks[i].query_size
