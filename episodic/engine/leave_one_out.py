@@ -43,8 +43,8 @@ HALVINGS, DOUBLINGS = 4, 6
 SMALLEST = 1e-12
 """Lower bound of divisors, for support sets whose features or outputs are all 0."""
 
-NUMBERS_AT_ONCE = 1 << 22
-"""Numbers in the Hessians of the heads that are fitted at once (32 MB)."""
+NUMBERS_AT_ONCE = 1 << 17
+"""Numbers in the Hessians of the heads that are fitted at once (1 MB, which fits into a cache)."""
 
 MAX_REFITS = 25
 """Examples of a support set that are left out if each takes a fit of its own, in cubic time. They
@@ -210,15 +210,15 @@ def ridge_outputs(
     if balanced:
         regularization = regularization / class_weights(y)
     regularization = regularization.expand_as(y[..., 0])
-    own_weights = (y.mT * _weights(y)).sum(1)
+    own_weights = torch.sum(y.mT * _weights(y), 1)
     delta = regularization / own_weights - regularization
     inverse, _ = torch.linalg.inv_ex(kernel + torch.diag_embed(regularization))
     within = inverse * (y @ y.mT)
     right = torch.cat([inverse @ y, within], 2)
     left = torch.diag_embed(torch.ones_like(delta)) + within * delta[:, None]
-    solution, _ = torch.linalg.solve_ex(left, right)
-    numerators, inverses = solution.split([y.shape[2], y.shape[1]], 2)
-    outputs = y - numerators / inverses.diagonal(dim1=1, dim2=2)[..., None]
+    solution: Tensor = torch.linalg.solve_ex(left, right)[0]
+    ways = y.shape[2]
+    outputs = y - solution[..., :ways] / solution[..., ways:].diagonal(dim1=1, dim2=2)[..., None]
     return outputs if rows is None else outputs[:, rows]
 
 
