@@ -52,7 +52,10 @@ def check_sizes(ways: EpisodeSize | None, shots: EpisodeSize | None, unbalanced:
     """
     for key, size in (("ways", ways), ("shots", shots)):
         if isinstance(size, tuple):
-            require(size[0] < size[1], key, list(size), "must be in ascending order")
+            (low, high), bounds = size, list(size)
+            fixed = f"must be {low} for a fixed number, or have a larger second bound"
+            require(low != high, key, bounds, fixed)
+            require(low < high, key, bounds, "must be in ascending order")
     require(
         not unbalanced or isinstance(shots, tuple),
         "unbalanced",

@@ -300,6 +300,8 @@ def test_augmentation_does_not_read_values():
     [
         ({"crop": (0.0, 1.0)}, "crop.0 is 0.0; it must be greater than 0"),
         ({"crop": (0.9, 0.2)}, r"crop is \[0.9, 0.2\]; it must be in ascending order"),
+        ({"crop": (0.5,)}, r"crop is \[0.5\]; it must have 2 values"),
+        ({"crop": 0.5}, "crop is 0.5; it must be a list of values"),
         ({"flip": 1.5}, "flip is 1.5; it must be at most 1"),
         ({"hue": 0.6}, "hue is 0.6; it must be at most 0.5"),
         ({"contrast": -0.1}, "contrast is -0.1; it must be at least 0"),

@@ -227,7 +227,7 @@ def test_algorithms_that_do_not_mask_padding_compute_tasks_alone():
 
 def test_a_fixed_head_needs_equal_ways():
     learner = build("maml", outputs=4)
-    with pytest.raises(ConfigError, match="must be the same for all tasks, since the head has"):
+    with pytest.raises(ConfigError, match="must be a fixed number, because the head of MAML"):
         meta_gradient(learner, initialize(learner), draw_tasks(VARIED_WAYS).together)
 
 
