@@ -17,6 +17,7 @@ from torch import nn
 import episodic
 from episodic.core.config import ConfigError
 from episodic.data.sampling import ClassSampler
+from episodic.inference import partial_finetune
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.labels import AdaptError
 from episodic.inference.partial_finetune import PartialFineTuning
@@ -185,6 +186,24 @@ def test_the_gradient_is_that_of_the_whole_batch(learner):
     for value, expected in zip(actual, torch.autograd.grad(loss, parameters), strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_only_views_that_are_used_pass_through_the_trunk(learner, monkeypatch):
+    """And each is the same as if all had passed."""
+    encoder, (pixels, y) = learner.encoded.encoder, support_pixels(learner)
+    batches = []
+
+    def divide(*arguments):
+        divided = divide_network(*arguments)
+        divided.trunk.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
+        return divided
+
+    monkeypatch.setattr(partial_finetune, "divide_network", divide)
+    for steps in (0, 2, 9):
+        PartialFineTuning(steps=steps, views=4).tune(encoder, pixels[:1], y[:1])
+    none, two, every = batches
+    assert (len(none), len(two), len(every)) == (1, 3, 5)
+    assert torch.equal(none, every[:1]) and torch.equal(two, every[:3])
 
 
 def test_results_do_not_depend_on_the_number_of_cores(learner, monkeypatch):
