@@ -82,7 +82,8 @@ def evaluate(
         params: Meta-parameters without a task axis, such as `TrainingResult.theta`.
         episodes: The episodes, on the device of the computation.
         steps: Number of inner steps. None: the number that the algorithm takes at test time.
-        chunk: Episodes computed at once. None: chosen from the workload. It changes no score.
+        chunk: Episodes computed at once. None: chosen from the workload. It changes no score, and
+            has no effect if padding would (see `exact_chunks`).
 
     Raises:
         ConfigError: The learner is not compatible with the episodes.
@@ -232,7 +233,7 @@ def episode_scores(
         params: Meta-parameters without a task axis.
         episode: The episodes.
         steps: Number of inner steps.
-        chunk: Episodes computed at once. None: chosen from the workload.
+        chunk: Episodes computed at once, as for `exact_chunks`.
         group: The processes that share the work.
 
     Returns:
@@ -268,7 +269,8 @@ def exact_chunks(learner: MetaLearner, episode: Episode, size: int | None = None
     Args:
         learner: The learner.
         episode: The episodes.
-        size: Episodes per chunk. None: chosen from the workload.
+        size: Episodes per chunk. None: chosen from the workload. Where padding would affect the
+            scores, chunks have one episode, whatever the size.
     """
     if learner.handles_padding or not episode.is_padded:
         return list(split_episodes(episode, size or episodes_per_chunk(episode)))
