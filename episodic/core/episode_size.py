@@ -98,7 +98,14 @@ def compute_chance(classes: Iterable[Collection[Any]]) -> float:
 
 
 def stack_lists(lists: Iterable[np.ndarray]) -> np.ndarray:
-    """Stack lists of row numbers to an array `(lists, longest)`, padded with -1."""
+    """Stack lists, such as the classes of episodes of different sizes, to a padded array.
+
+    Args:
+        lists: Lists of integers that are at least 0.
+
+    Returns:
+        `(lists, longest)`, in which -1 is padding.
+    """
     rows = list(lists)
     longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=-1) for row in rows])
