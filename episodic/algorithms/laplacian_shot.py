@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic import ops
+from episodic.core.config import NonNegativeFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.learner import MetaLearner
@@ -56,7 +57,7 @@ class LaplacianShot(NormalizedFeatures):
     """
 
     neighbours: Annotated[int, Ge(1), Le(1000)] = 3
-    laplacian_weight: Annotated[float, Ge(0), Le(1e6)] = 0.5
+    laplacian_weight: NonNegativeFloat = 0.5
     updates: Annotated[int, Ge(0), Le(1000)] = 20
     rectify: bool = True
 

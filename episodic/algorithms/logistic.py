@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from episodic.core import float64
-from episodic.core.config import PositiveFloat
+from episodic.core.config import PositiveFloat, require
 from episodic.core.episode import Episode
 from episodic.core.model import HEAD, Params
 from episodic.engine.inner import InnerLoop, expand
@@ -26,8 +26,14 @@ from episodic.engine.leave_one_out import (
 
 __all__ = ["LogisticRegression"]
 
-ITERATIONS = 20
-"""Number of Newton steps."""
+ITERATIONS = 40
+"""Maximum number of Newton steps."""
+
+TOLERANCE = 1e-9
+"""Largest residual |y - p - lambda alpha| of a solution to which only the last step is added."""
+
+MAX_RESIDUAL = 1e-3
+"""Largest residual of a solution that is accepted."""
 
 HALVINGS = 5
 """Number of times that a Newton step may be halved."""
@@ -115,18 +121,33 @@ def fit_logistic(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Ten
 
     Returns:
         alpha `(tasks, n, ways)` and the bias `(tasks, 1, ways)`, whose sum over classes is 0.
+
+    Raises:
+        ConfigError: Newton's method does not converge. On a GPU, this is not checked, because
+            reading the residual would synchronize.
     """
     c, y = 1 / regularization[:, None], y.mT  # from here on `(tasks, ways, n)`, one row per class
     tasks, ways, _ = y.shape
+    is_readable = kernel.device.type == "cpu"
 
     def newton_step(p: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Solve (K + diag(1 / (c p_k))) step_k + bias_k + nu = residual_k / (c p_k) for each class.
 
         nu `(tasks, n)` makes the sum of the steps over the classes 0, and the bias their sum over
-        the examples.
+        the examples. With the diagonal matrix W of c p_k, the inverse is
+        W^(1/2) (I + W^(1/2) K W^(1/2))^-1 W^(1/2), which is accurate for small probabilities
+        (Rasmussen, Williams: Gaussian Processes for Machine Learning, 2006, section 3.4.3).
         """
         weight = c * p.clamp_min(MIN_PROBABILITY)
-        inverse, _ = torch.linalg.inv_ex(kernel.detach()[:, None] + torch.diag_embed(1 / weight))
+        root = weight.sqrt()
+        roots = root[..., None] * root[..., None, :]
+        matrix = roots * kernel.detach()[:, None]
+        matrix.diagonal(dim1=2, dim2=3).add_(1)
+        # Unlike cholesky_inverse, triangular solves do not read values.
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        identity = torch.eye(p.shape[2]).to(p).expand_as(factor)
+        inverse_factor = torch.linalg.solve_triangular(factor, identity, upper=False)
+        inverse = roots * (inverse_factor.mT @ inverse_factor)
         free = (inverse @ (residual / weight)[..., None])[..., 0]
         rows = inverse.sum(-1)
         right = torch.cat([free.sum(1)[..., None], rows.mT], -1)
@@ -143,12 +164,18 @@ def fit_logistic(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Ten
         losses = c[:, 0] * (outputs.logsumexp(-2) - (y * outputs).sum(-2))
         return losses.sum(-1) + ((outputs - bias) * alpha).sum((-1, -2)) / 2
 
+    def largest_residual(alpha: Tensor, p: Tensor) -> Tensor:
+        return (y - p - alpha / c).abs().amax((1, 2))
+
     with torch.no_grad():
         alpha = outputs = torch.zeros_like(y)
         bias = y.new_zeros(tasks, ways, 1)
         sizes = 2.0 ** -torch.arange(HALVINGS + 1, dtype=y.dtype, device=y.device)
         for _ in range(ITERATIONS):
             p = outputs.softmax(1)
+            is_solved = largest_residual(alpha, p) <= TOLERANCE
+            if is_readable and bool(is_solved.all()):
+                break
             step, bias_step = newton_step(p, c * (y - p) - alpha)
             output_step = step @ kernel + bias_step
             candidates = [
@@ -159,10 +186,20 @@ def fit_logistic(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Ten
                     (outputs, output_step),
                 )
             ]
-            size = sizes[objective(*candidates).argmin(0)][:, None, None]
+            # Solved problems do not change, so the result does not depend on the other tasks.
+            size = sizes[objective(*candidates).argmin(0)].where(~is_solved, 0)[:, None, None]
             alpha, bias = alpha + size * step, bias + size * bias_step
             outputs = outputs + size * output_step
     # One more Newton step leaves the solution unchanged and has its derivative.
     p = (alpha @ kernel + bias).softmax(1)
+    if is_readable:
+        residual = float(largest_residual(alpha, p.detach()).max())
+        require(
+            residual <= MAX_RESIDUAL or not bool(kernel.isfinite().all()),
+            "regularization",
+            float(regularization.min()),
+            "must be larger, because logistic regression does not converge on a support set "
+            f"(residual {residual:.1g})",
+        )
     step, bias_step = newton_step(p.detach(), c * (y - p) - alpha)
     return (alpha + step).mT, (bias + bias_step).mT

@@ -42,6 +42,7 @@ class MetaBaseline(Algorithm):
     scale: PositiveFloat = 10.0
 
     any_ways: ClassVar[bool] = True
+    masks_padding: ClassVar[bool] = True
     regression: ClassVar[bool] = False
 
     def count_model_outputs(self, ways: int, classes: int) -> int:
@@ -54,5 +55,7 @@ class MetaBaseline(Algorithm):
         self, learner: MetaLearner, theta: Params, episode: Episode, batch_norm: str
     ) -> Tensor:
         support, query = learner.apply_to_both(learner.model.features, theta, episode, batch_norm)
-        centroids = ops.class_means(support, episode.support_y, episode.classes)
+        centroids = ops.class_means(
+            support, episode.support_y, episode.classes, episode.support_size
+        )
         return theta["cosine.scale"][..., None] * ops.cosine(query, centroids)

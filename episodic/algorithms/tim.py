@@ -11,15 +11,13 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from episodic import ops
-from episodic.core.config import PositiveFloat
+from episodic.core.config import NonNegativeFloat, PositiveFloat
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.engine.normalized_features import NormalizedFeatures
 
 __all__ = ["TIM"]
-
-Weight = Annotated[float, Ge(0), Le(1e6)]
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 """The defaults of Adam (Kingma and Ba, 2015)."""
@@ -69,8 +67,8 @@ class TIM(NormalizedFeatures):
     centre: bool = False
     alpha: Annotated[float, Ge(1), Le(100)] = 1.0
     temperature: PositiveFloat = 15.0
-    support_weight: Weight | None = None
-    conditional_weight: Weight | None = None
+    support_weight: NonNegativeFloat | None = None
+    conditional_weight: NonNegativeFloat | None = None
     learning_rate: PositiveFloat = 1e-4
     gradient_steps: Annotated[int, Ge(0), Le(100_000)] = 1000
 

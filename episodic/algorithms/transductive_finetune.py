@@ -16,7 +16,7 @@ from episodic.core.model import HEAD, Params
 from episodic.data.sampling import LabelScope
 from episodic.engine import inner_optimizers
 from episodic.engine.gradient_descent import Steps
-from episodic.engine.inner import InnerLoop, expand, trajectory
+from episodic.engine.inner import InnerLoop, adapted_parameters, expand
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.ops.head import apply_head
 
@@ -138,6 +138,6 @@ class NewTransductiveHead(TransductiveFineTuning):
             start | squares, loss, update, second_order=False, adapted_names=tuple(start)
         )
         with torch.enable_grad():
-            *_, last = trajectory(inner, self.gradient_steps)
+            adapted = adapted_parameters(inner, self.gradient_steps)
         with torch.no_grad():
-            return outputs(last.after)[1]
+            return outputs(adapted)[1]

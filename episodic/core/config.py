@@ -78,12 +78,16 @@ class Section:
     """Base class of the frozen dataclasses that are sections of params.yaml.
 
     The type of a field includes its bounds, as in `Annotated[int, Ge(1), Le(4096)]`. Bounds are
-    checked on creation. The validation of params.yaml and its JSON schema derive from them too.
+    checked on creation, after lists have become tuples. The validation of params.yaml and its JSON
+    schema derive from them too.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
         check_fields(self)
 
 
@@ -118,13 +122,20 @@ def _violations(key: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, str
     elif origin in (Union, types.UnionType):
         if value is not None:
             branches = [branch for branch in arguments if branch is not type(None)]
-            is_list = isinstance(value, tuple | list)
+            is_list = isinstance(value, tuple)
             matching = [branch for branch in branches if (get_origin(branch) is tuple) == is_list]
             yield from _violations(key, value, (matching or branches)[0])
     elif origin is tuple:
-        for i, item in enumerate(value):
-            item_hint = arguments[0] if arguments[-1] is Ellipsis else arguments[i]
-            yield from _violations(f"{key}.{i}", item, item_hint)
+        if not isinstance(value, tuple):
+            yield key, value, "must be a list of values"
+        elif arguments[-1] is Ellipsis:
+            for i, item in enumerate(value):
+                yield from _violations(f"{key}.{i}", item, arguments[0])
+        elif len(value) != len(arguments):
+            yield key, list(value), f"must have {len(arguments)} values"
+        else:
+            for i, (item, item_hint) in enumerate(zip(value, arguments, strict=True)):
+                yield from _violations(f"{key}.{i}", item, item_hint)
 
 
 def _compare(value: Any, bound: Any) -> tuple[bool, str]:

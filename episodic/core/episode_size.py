@@ -52,7 +52,10 @@ def check_sizes(ways: EpisodeSize | None, shots: EpisodeSize | None, unbalanced:
     """
     for key, size in (("ways", ways), ("shots", shots)):
         if isinstance(size, tuple):
-            require(size[0] < size[1], key, list(size), "must be in ascending order")
+            (low, high), bounds = size, list(size)
+            fixed = f"must be {low} for a fixed number, or have a larger second bound"
+            require(low != high, key, bounds, fixed)
+            require(low < high, key, bounds, "must be in ascending order")
     require(
         not unbalanced or isinstance(shots, tuple),
         "unbalanced",
@@ -95,7 +98,14 @@ def compute_chance(classes: Iterable[Collection[Any]]) -> float:
 
 
 def stack_lists(lists: Iterable[np.ndarray]) -> np.ndarray:
-    """Stack lists of row numbers to an array `(lists, longest)`, padded with -1."""
+    """Stack lists, such as the classes of episodes of different sizes, to a padded array.
+
+    Args:
+        lists: Lists of integers that are at least 0.
+
+    Returns:
+        `(lists, longest)`, in which -1 is padding.
+    """
     rows = list(lists)
     longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=-1) for row in rows])

@@ -64,7 +64,7 @@ class VariedClassSampler:
         unbalanced: Whether the classes of an episode differ in shots.
 
     Raises:
-        ConfigError: The bounds do not match those of the sampler.
+        ConfigError: The bounds do not match those of the sampler, or its query sets are unbalanced.
 
     Source: Eleni Triantafillou et al.: Meta-Dataset: A Dataset of Datasets for Learning to Learn
     from Few Examples, ICLR 2020, section 3.2. https://arxiv.org/abs/1903.03096
@@ -84,6 +84,12 @@ class VariedClassSampler:
                 [low, high],
                 f"must be bounds from at least 1 to {largest}, the {name} of the largest episodes",
             )
+        require(
+            self.sampler.query_balance is None,
+            "query_balance",
+            self.sampler.query_balance,
+            "must be null if episodes differ in size, since their query sets are balanced",
+        )
 
     def draw_sizes(self, index: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the sizes of episodes.

@@ -152,11 +152,6 @@ class PhotoDataset(ImageDataset):
     def produces(self) -> ExampleKind:
         return "vector" if self.features.kind == "encoder" else "image"
 
-    def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of an example, for images of a shape."""
-        encoder = self.features.encoder
-        return shape if encoder is None else (encoder.width,)
-
 
 @dataclass(frozen=True)
 class RegressionDataset(Dataset):
@@ -273,8 +268,7 @@ class Images:
     @property
     def input(self) -> tuple[int, ...]:
         """Shape of one example."""
-        encoder = self.features.encoder
-        return self.images.shape[1:] if encoder is None else (encoder.width,)
+        return self.features.example_shape(self.images.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class ImageFolder(PhotoDataset):
         splits = assign_splits([c.name for c in classes], self.split_fractions, seed)
         smallest = min(classes, key=lambda c: len(c.examples))
         members = ((c.split or splits[c.name], "") for c in classes)
-        shape = self.example_shape(self.image_shape)
+        shape = self.features.example_shape(self.image_shape)
         return Limits.from_members(len(smallest.examples), members, shape, smallest.name)
 
     def fetch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,16 @@ from torch import Tensor
 from episodic.core.model import Params
 from episodic.engine.inner_optimizers import InnerOptimizer
 
-__all__ = ["InnerLoop", "Step", "detached", "expand", "grad", "trajectory"]
+__all__ = [
+    "InnerLoop",
+    "Step",
+    "adapted_parameters",
+    "detached",
+    "expand",
+    "grad",
+    "graph_free_steps",
+    "trajectory",
+]
 
 
 def _no_steps(*_: Any) -> Any:
@@ -71,6 +81,29 @@ def trajectory(inner: InnerLoop, steps: int) -> Iterator[Step]:
         gradient = grad(loss.sum(), adapted, create_graph=inner.second_order)
         theta = inner.update(before, gradient, step, loss)
         yield Step(before, theta)
+
+
+def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
+    """Yield the parameters before the first and after each inner step, without a graph.
+
+    Args:
+        inner: The inner loop.
+        steps: Number of inner steps.
+    """
+    inner = inner._replace(theta=detached(inner.theta), second_order=False)
+    yield inner.theta
+    for step in trajectory(inner, steps):
+        theta = detached(step.after)
+        del step  # so its graph is released before the next step
+        yield theta
+
+
+def adapted_parameters(inner: InnerLoop, steps: int) -> Params:
+    """Return the parameters after the last inner step, without a graph.
+
+    The arguments are those of `graph_free_steps`. Memory does not depend on the number of steps.
+    """
+    return deque(graph_free_steps(inner, steps), maxlen=1).pop()
 
 
 def grad(loss: Tensor, theta: Params, create_graph: bool = False) -> Params:

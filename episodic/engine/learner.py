@@ -111,7 +111,8 @@ class Algorithm(Section):
         Args:
             learner: The meta-learner.
             meta: Meta-parameters without a task axis.
-            episodes: Training episodes, always the same ones.
+            episodes: Training episodes, always the same ones. They have no padding unless the
+                meta-learner handles it.
 
         Returns:
             The estimated meta-parameters, without a task axis.
@@ -307,8 +308,9 @@ class MetaLearner:
             if episode.task_ways is not None:
                 raise ConfigError(
                     "ways",
-                    sorted(set(episode.task_ways.tolist())),
-                    "must be the same for all tasks, since the head has one output per class",
+                    "drawn per episode",
+                    f"must be a fixed number, because the head of {type(self.algorithm).__name__} "
+                    "has one output per class",
                 )
             ways, outputs = episode.classes, self.model.outputs
             if ways != outputs:

@@ -167,10 +167,18 @@ class FewShotLearner:
         Raises:
             InputError: An example cannot be read.
             AdaptError: There are too few classes or examples, the model is a regression model, or
-                `query_balance` is not positive.
+                a number is out of bounds.
         """
         if self.kind != "classification":
             raise AdaptError("a regression model has no classes to draw episodes from")
+        for name, number, minimum in (
+            ("ways", ways, 2),
+            ("shots", shots, 1),
+            ("queries", queries, 1),
+            ("episodes", episodes, 2),
+        ):
+            if number is not None and number < minimum:
+                raise AdaptError(f"{name} is {number}; it must be at least {minimum}")
         if query_balance is not None and not 0 < query_balance <= MAX_BALANCE:
             raise AdaptError(
                 f"query_balance is {query_balance:g}; it must be greater than 0 and at most"
@@ -182,7 +190,7 @@ class FewShotLearner:
         class_index = torch.tensor([classes.index(label) for label in labels])
         x = x[class_index.argsort(stable=True)]
         counts = class_index.bincount(minlength=len(classes))
-        ways = ways or self.config["ways"] or min(5, len(classes))
+        ways = ways or self.config["ways"] or max(2, min(5, len(classes)))
         shots = shots or self.config["shots"] or 1
         if len(classes) < ways:
             raise AdaptError(

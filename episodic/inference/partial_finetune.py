@@ -107,7 +107,7 @@ class PartialFineTuning(Section):
         with single_threaded_workers() as pool:
             support, *views = self._compute_activations(pool, trunk, encoder, pixels)
             for step in range(self.steps):
-                queries = views[step % self.views]
+                queries = views[step % len(views)]
                 loss, gradients = self._compute_gradients(
                     pool, tail, list(parameters.values()), support, queries, y
                 )
@@ -126,13 +126,18 @@ class PartialFineTuning(Section):
     def _compute_activations(
         self, pool: ThreadPoolExecutor, trunk: nn.Module, encoder: ImageEncoder, pixels: Tensor
     ) -> Tensor:
-        """Compute the activations of the images and of their views, `(1 + views, n, ...)`."""
+        """Compute the activations of the images and of their views, `(1 + used views, n, ...)`.
+
+        Views that no step uses are not computed.
+        """
+        used = min(self.views, self.steps)
         key = random_numbers.key(0, "views of fine-tuning")
         bits = random_numbers.random_bits(key, torch.arange(len(pixels)), self.views * DRAWS)
 
         def compute(image: Tensor, image_bits: Tensor) -> Tensor:
             x = image[None].float() / 255
-            views = VIEW(x.expand(self.views, -1, -1, -1), image_bits.view(self.views, DRAWS))
+            bits = image_bits.view(self.views, DRAWS)[:used]
+            views = VIEW(x.expand(used, -1, -1, -1), bits)
             x = encoder.description.transform.normalize(torch.cat([x, views]))
             with torch.no_grad():
                 activations: Tensor = trunk(x.contiguous(memory_format=torch.channels_last))

@@ -13,10 +13,10 @@ from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.objective import mean_per_task
 from episodic.engine import inner_optimizers
-from episodic.engine.inner import InnerLoop
+from episodic.engine.inner import InnerLoop, adapted_parameters
 from episodic.engine.learner import MetaLearner
 from episodic.engine.processes import ProcessGroup
-from episodic.training.evaluation import ExactChunks, graph_free_steps
+from episodic.training.evaluation import ExactChunks
 
 __all__ = [
     "choose_fine_tuning_rate",
@@ -99,7 +99,7 @@ def random_init_scores(
         inner_optimizers.sgd(rate),
         second_order=False,
     )
-    *_, theta = graph_free_steps(inner, FINE_TUNING_STEPS)
+    theta = adapted_parameters(inner, FINE_TUNING_STEPS)
     with torch.no_grad():
         outputs = keep_classes(
             learner.apply_to_query(learner.model, theta, episode, learner.batch_norm)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from episodic.core.config import Fraction, PositiveFloat, Section, Seed, require
+from episodic.core.config import Fraction, NonNegativeFloat, PositiveFloat, Section, Seed, require
 from episodic.core.episode_size import EpisodeSize, check_sizes
 from episodic.data.augmentation import Augmentation, SupportAugmentation
 from episodic.engine import plan as plans
@@ -70,7 +70,7 @@ class TrainingConfig(Section):
     hard_episode_fraction: Fraction = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     meta_lr: PositiveFloat = 0.002
-    meta_lr_end: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    meta_lr_end: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     optimizer: Literal["adam", "sgd"] = "adam"
     gradient_clip: Annotated[float, Gt(0), Le(1e12)] | None = None
@@ -121,7 +121,8 @@ class EvaluationConfig(Section):
     Args:
         steps: Inner steps of the headline score. None: the number that the algorithm takes at test
             time. Ignored by algorithms without an inner loop.
-        chunk: Episodes computed at once. None: chosen from the workload.
+        chunk: Episodes computed at once. None: chosen from the workload. If episodes differ in size
+            and padding would affect their scores, they are computed one at a time instead.
         compiled: Whether to use the compiled kernels of the plan `compiled` on a CPU.
         augmentation: Augmented copies of the support examples of test episodes.
 

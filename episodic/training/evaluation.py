@@ -15,7 +15,7 @@ from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.data.stored_episodes import Episodes
 from episodic.engine import plan
-from episodic.engine.inner import InnerLoop, detached, trajectory
+from episodic.engine.inner import InnerLoop, adapted_parameters, graph_free_steps
 from episodic.engine.learner import BATCH_NORM, MetaLearner
 from episodic.engine.processes import ProcessGroup
 
@@ -83,7 +83,8 @@ def evaluate(
         params: Meta-parameters without a task axis, such as `TrainingResult.theta`.
         episodes: The episodes, on the device of the computation.
         steps: Number of inner steps. None: the number that the algorithm takes at test time.
-        chunk: Episodes computed at once. None: chosen from the workload. It changes no score.
+        chunk: Episodes computed at once. None: chosen from the workload. It changes no score, and
+            has no effect if padding would (see `ExactChunks`).
 
     Raises:
         ConfigError: The learner is not compatible with the episodes.
@@ -135,8 +136,8 @@ def adapt(
     Raises:
         ConfigError: The learner is not compatible with the episode.
     """
-    *_, adapted = adaptation_steps(learner, params, episode, count_inner_steps(learner, steps))
-    return adapted
+    inner = _build_inner_loop(learner, params, episode)
+    return adapted_parameters(inner, count_inner_steps(learner, steps))
 
 
 def adaptation_steps(
@@ -146,18 +147,13 @@ def adaptation_steps(
 
     Arguments and errors are those of `adapt`.
     """
+    return graph_free_steps(_build_inner_loop(learner, params, episode), steps)
+
+
+def _build_inner_loop(learner: MetaLearner, params: Params, episode: Episode) -> InnerLoop:
     learner.test_variant.check_episode(episode)
     with torch.no_grad():
-        inner = learner.test_variant.algorithm.inner_loop(learner, params, episode, progress=1.0)
-    return graph_free_steps(inner, steps)
-
-
-def graph_free_steps(inner: InnerLoop, steps: int) -> Iterator[Params]:
-    """Yield the parameters before the first and after each inner step, without a graph."""
-    inner = inner._replace(theta=detached(inner.theta), second_order=False)
-    yield inner.theta
-    for step in trajectory(inner, steps):
-        yield detached(step.after)
+        return learner.test_variant.algorithm.inner_loop(learner, params, episode, progress=1.0)
 
 
 @dataclass(frozen=True)
@@ -238,7 +234,7 @@ def episode_scores(
         params: Meta-parameters without a task axis.
         episodes: The episodes.
         steps: Number of inner steps.
-        chunk: Episodes computed at once. None: chosen from the workload.
+        chunk: Episodes computed at once, as for `ExactChunks`.
         group: The processes that share the work.
 
     Returns:
@@ -253,7 +249,7 @@ def episode_scores(
 
     def score_chunk(i: int) -> Tensor:
         episode = chunks[i]
-        *_, theta = adaptation_steps(learner, params, episode, steps)
+        theta = adapted_parameters(_build_inner_loop(learner, params, episode), steps)
         with torch.no_grad():
             outputs = learner.query_outputs(theta, episode)
             query_y, size = episode.query_y, episode.query_size
@@ -275,7 +271,8 @@ class ExactChunks:
     Args:
         learner: The learner.
         episodes: The episodes.
-        size: Episodes per chunk. None: chosen from the workload.
+        size: Episodes per chunk. None: chosen from the workload. Where padding would affect the
+            scores, chunks have one episode, whatever the size.
 
     Attributes:
         sizes: Number of episodes of each chunk.

@@ -203,7 +203,11 @@ def _build_estimation(
         if not state.theta.keys() & learner.algorithm.estimated_names:
             return
         with torch.no_grad():
-            episodes = (sampler(indices) for indices in torch.split(index, size))
+            episodes = (
+                chunk
+                for indices in torch.split(index, size)
+                for chunk in evaluation.ExactChunks(learner, sampler(indices), size)
+            )
             for name, p in learner.algorithm.estimate(learner, state.theta, episodes).items():
                 state.theta[name].copy_(p)
 

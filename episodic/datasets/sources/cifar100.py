@@ -59,7 +59,7 @@ class Cifar100(PhotoDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row[self.column], row["group"]) for row in read_class_table())
-        return Limits.from_members(EXAMPLES, members, self.example_shape(SHAPE))
+        return Limits.from_members(EXAMPLES, members, self.features.example_shape(SHAPE))
 
     def fetch(
         self,

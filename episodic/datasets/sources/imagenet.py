@@ -58,7 +58,7 @@ class ImageNetSubset(PhotoDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((row["split"], row.get("group", "")) for row in read_class_table(self.name))
-        shape = self.example_shape((3, SIZE, SIZE))
+        shape = self.features.example_shape((3, SIZE, SIZE))
         return Limits.from_members(self.min_images, members, shape)
 
     def fetch(

@@ -58,6 +58,18 @@ class ImageFeatures:
         folder = Path(self.path)
         return LITE0 if folder.is_dir() and not holds_data(folder) else self.path
 
+    def example_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an example.
+
+        Args:
+            image_shape: Shape of the images `(C, H, W)`.
+
+        Raises:
+            EncoderError: There is no encoder.
+        """
+        encoder = self.encoder
+        return image_shape if encoder is None else (encoder.width,)
+
     def describe_inputs(self, inverted: bool = False) -> dict[str, Any]:
         """Return the section `inputs` of a model's config.json.
 

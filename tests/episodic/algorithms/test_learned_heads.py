@@ -22,6 +22,7 @@ from episodic.algorithms import (
     transductive_finetune,
 )
 from episodic.core import random_numbers
+from episodic.core.config import ConfigError
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.core.objective import Objective
@@ -241,6 +242,41 @@ def test_logistic_regression_meets_its_optimality_conditions(regularization, siz
     p = (x @ (x.mT @ alpha) + bias).softmax(-1)
     assert (regularization * alpha - (y - p)).abs().max() < 1e-7
     assert (y - p).sum(1).abs().max() < 1e-7 and bias.sum(-1).abs().max() < 1e-7
+
+
+def overlapping(size: float) -> tuple[Tensor, Tensor]:
+    """The kernel of features of 8 dimensions, and labels."""
+    generator = random_numbers.generator(0, "overlapping classes")
+    labels = torch.arange(WAYS).repeat_interleave(10)
+    means = torch.randn(10, WAYS, 8, generator=generator)
+    x = size * (means[:, labels] + torch.randn(10, 50, 8, generator=generator)).double()
+    return x @ x.mT, F.one_hot(labels, WAYS).double().expand(10, -1, -1)
+
+
+def test_logistic_regression_converges_with_hardly_any_regularization():
+    """lambda is a 10^-9th of the variance. The largest violation possible is 1."""
+    kernel, y = overlapping(30.0)
+    alpha, bias = logistic.fit_logistic(kernel, y, torch.full_like(kernel[:, 0], 1e-6))
+    p = (kernel @ alpha + bias).softmax(-1)
+    assert (y - p - 1e-6 * alpha).abs().max() < 1e-4
+
+
+def test_logistic_regression_without_convergence_is_an_error():
+    kernel, y = overlapping(1e4)
+    message = "regularization is 1e-08; it must be larger, because logistic regression does not"
+    with pytest.raises(ConfigError, match=message):
+        logistic.fit_logistic(kernel, y, torch.full_like(kernel[:, 0], 1e-8))
+
+
+def test_logistic_regression_of_a_task_does_not_depend_on_the_others():
+    """An easy problem takes as many steps as alone."""
+    kernel, y = overlapping(1.0)
+    strengths = torch.full_like(kernel[:, 0], 1e-4)
+    strengths[0] = 10.0
+    together, alone = (
+        logistic.fit_logistic(kernel[:n], y[:n], strengths[:n])[0][0] for n in (10, 1)
+    )
+    assert torch.equal(together, alone)
 
 
 def test_logistic_regression_is_differentiated_at_its_minimum():

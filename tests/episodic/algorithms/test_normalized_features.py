@@ -17,6 +17,7 @@ from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS
 from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler, apportion
+from episodic.data.varied_sampling import VariedClassSampler
 from episodic.engine.learner import Algorithm, MetaLearner
 from episodic.engine.normalized_features import CENTRE, NormalizedFeatures
 from episodic.models import mlp
@@ -355,6 +356,19 @@ def test_the_centre_is_the_mean_of_training_features():
         learner(simpleshot.SimpleShot()), result.theta, validation, 0
     )[0]
     assert result.score == scores.mean()
+
+
+def test_the_centre_is_that_of_episodes_without_padding():
+    """Episodes of different sizes count as if each had been drawn alone."""
+    sampler = VariedClassSampler(class_sampler(), (2, WAYS), (1, 1))
+    validation = class_sampler(split="validation")(torch.arange(20))
+    theta = loop.train(learner(simpleshot.SimpleShot()), sampler, validation).theta
+    padded = sampler(torch.arange(loop.ESTIMATION_EPISODES))
+    singles = [episode.trim() for episode in evaluation.split_episodes(padded, 1)]
+    means = [torch.cat([single.support_x, single.query_x], 1).mean(1) for single in singles]
+    torch.testing.assert_close(theta[CENTRE], torch.cat(means).mean(0))
+    with_padding = torch.cat([padded.support_x, padded.query_x], 1).mean((0, 1))
+    assert (theta[CENTRE] - with_padding).abs().max() > 0.01, "padding would show"
 
 
 def test_a_model_without_parameters_is_only_validated():

@@ -14,7 +14,7 @@ from episodic.algorithms import maml, protonet
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
 from episodic.core.objective import Objective
-from episodic.data import augmentation
+from episodic.data import augmentation, image_operations
 from episodic.data.augmentation import Augmentation, AugmentedSampler, SupportAugmentation
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
@@ -46,10 +46,10 @@ def sampler(channels: int = 3, size: int = 12, split: str = "train") -> ClassSam
 
 
 ADJUSTMENTS = {
-    "brightness": (augmentation.adjust_brightness, functional.adjust_brightness),
-    "contrast": (augmentation.adjust_contrast, functional.adjust_contrast),
-    "saturation": (augmentation.adjust_saturation, functional.adjust_saturation),
-    "hue": (augmentation.adjust_hue, functional.adjust_hue),
+    "brightness": (image_operations.adjust_brightness, functional.adjust_brightness),
+    "contrast": (image_operations.adjust_contrast, functional.adjust_contrast),
+    "saturation": (image_operations.adjust_saturation, functional.adjust_saturation),
+    "hue": (image_operations.adjust_hue, functional.adjust_hue),
 }
 
 
@@ -74,7 +74,9 @@ def test_colours_are_those_of_torchvision(name, shape):
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 28, 28), (3, 31, 17)], ids=str)
 def test_crops_and_flips_are_those_of_torchvision(shape):
     images, bits = draw_images(60, *shape), draw_bits(60)
-    boxes = augmentation.draw_crop_boxes(bits[:, : augmentation.CROP_DRAWS], *shape[1:], (0.05, 1))
+    boxes = image_operations.draw_crop_boxes(
+        bits[:, : image_operations.CROP_DRAWS], *shape[1:], (0.05, 1)
+    )
     size = list(shape[1:])
     expected = torch.stack(
         [
@@ -84,28 +86,28 @@ def test_crops_and_flips_are_those_of_torchvision(shape):
             )
         ]
     )
-    actual = augmentation.resize_crops(images, boxes)
+    actual = image_operations.resize_crops(images, boxes)
     torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE)
     flipped = torch.arange(60) % 2 == 0
-    actual = augmentation.flip_horizontally(images, flipped)
+    actual = image_operations.flip_horizontally(images, flipped)
     assert torch.equal(actual[::2], functional.horizontal_flip(images[::2]))
     assert torch.equal(actual[1::2], images[1::2])
 
 
 def test_the_crop_of_a_whole_image_is_the_image():
     images = draw_images(4, 3, 9, 14)
-    whole = augmentation.CropBoxes(
+    whole = image_operations.CropBoxes(
         *(torch.full((4,), value) for value in (0, 0, *images.shape[2:]))
     )
-    assert torch.equal(augmentation.resize_crops(images, whole), images)
+    assert torch.equal(image_operations.resize_crops(images, whole), images)
 
 
 @pytest.mark.parametrize("size", [(84, 84), (60, 90), (30, 120)], ids=str)
 def test_boxes_are_distributed_like_those_of_torchvision(size):
     n, bounds = 20_000, (0.2, 1.0)
     height, width = size
-    bits = draw_bits(n)[:, : augmentation.CROP_DRAWS]
-    boxes = augmentation.draw_crop_boxes(bits, height, width, bounds)
+    bits = draw_bits(n)[:, : image_operations.CROP_DRAWS]
+    boxes = image_operations.draw_crop_boxes(bits, height, width, bounds)
     assert (boxes.top >= 0).all() and (boxes.top + boxes.height <= height).all()
     assert (boxes.left >= 0).all() and (boxes.left + boxes.width <= width).all()
     official = v2.RandomResizedCrop(size, bounds)
@@ -300,6 +302,8 @@ def test_augmentation_does_not_read_values():
     [
         ({"crop": (0.0, 1.0)}, "crop.0 is 0.0; it must be greater than 0"),
         ({"crop": (0.9, 0.2)}, r"crop is \[0.9, 0.2\]; it must be in ascending order"),
+        ({"crop": (0.5,)}, r"crop is \[0.5\]; it must have 2 values"),
+        ({"crop": 0.5}, "crop is 0.5; it must be a list of values"),
         ({"flip": 1.5}, "flip is 1.5; it must be at most 1"),
         ({"hue": 0.6}, "hue is 0.6; it must be at most 0.5"),
         ({"contrast": -0.1}, "contrast is -0.1; it must be at least 0"),

@@ -123,7 +123,8 @@ def test_episodes_are_drawn_without_reading_values():
 def test_training_refuses_varied_ways_for_a_fixed_head():
     learner = MetaLearner(mlp.MLP((8,)).build((1,), 6), maml.MAML(), Objective("classification"))
     config = TrainingConfig(iterations=2, meta_batch=2, queries=QUERIES)
-    with pytest.raises(ConfigError, match=r"ways is \[\d\]; it must be the same for all tasks"):
+    message = "ways is 'drawn per episode'; it must be a fixed number, because the head of MAML has"
+    with pytest.raises(ConfigError, match=message):
         loop.train(learner, varied(), largest(split="validation")(torch.arange(2)), config)
 
 
@@ -153,17 +154,27 @@ def test_bounds_that_do_not_match_are_errors(ways, shots, error):
         VariedClassSampler(largest(), ways, shots)
 
 
+def test_unbalanced_query_sets_are_an_error():
+    with pytest.raises(ConfigError, match=r"query_balance is 0.5; it must be null if episodes"):
+        varied(query_balance=0.5)
+
+
 def test_bounds_of_sizes():
     assert size_bounds(None, 5) == (5, 5) and size_bounds(3, 5) == (3, 3)
     assert size_bounds((2, 9), 5) == (2, 9)
     for settings, error in (
         ({"ways": (5, 2)}, r"ways is \[5, 2\]; it must be in ascending order"),
+        ({"ways": [5, 2]}, r"ways is \[5, 2\]; it must be in ascending order"),
+        ({"ways": (5, 5)}, r"ways is \[5, 5\]; it must be 5 for a fixed number, or have a larger"),
+        ({"ways": (1, 2, 3)}, r"ways is \[1, 2, 3\]; it must have 2 values"),
+        ({"ways": ()}, r"ways is \[\]; it must have 2 values"),
         ({"shots": (0, 2)}, "shots.0 is 0; it must be at least 1"),
         ({"ways": 0}, "ways is 0; it must be at least 1"),
         ({"unbalanced": True, "shots": 3}, "unbalanced is true; it must be false unless shots has"),
     ):
         with pytest.raises(ConfigError, match=error):
             TrainingConfig(**settings)
+    assert TrainingConfig(ways=[2, 5]) == TrainingConfig(ways=(2, 5))
 
 
 class Killed(Exception):

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from episodic.algorithms import logistic, metaoptnet, ridge
 from episodic.core import random_numbers
@@ -84,16 +86,36 @@ def weights_without(i: int) -> np.ndarray:
     return np.delete(weights.numpy(), i)
 
 
-def test_ridge_in_closed_form_is_a_refit_for_each_example():
+@pytest.mark.parametrize("balanced", [False, True])
+def test_ridge_in_closed_form_is_a_refit_for_each_example(balanced):
     x, y, regularization = unequal_problem()
-    actual = leave_one_out.ridge_outputs(x @ x.mT, y, regularization)
+    actual = leave_one_out.ridge_outputs(x @ x.mT, y, regularization, balanced=balanced)
+    weights = leave_one_out.class_weights(y) if balanced else torch.ones_like(y[..., 0])
     for task in range(2):
         for i in range(9):
             a, b = (np.delete(tensor[task].numpy(), i, 0) for tensor in (x, y))
-            w = np.diag(weights_without(i))
+            w = np.diag(weights_without(i) * np.delete(weights[task].numpy(), i))
             penalty = float(regularization[task]) * np.eye(4)
             expected = x[task, i].numpy() @ np.linalg.solve(a.T @ w @ a + penalty, a.T @ w @ b)
             np.testing.assert_allclose(actual[task, i].numpy(), expected, atol=1e-12)
+
+
+def test_the_memory_of_ridge_regression_does_not_grow_with_the_classes():
+    """No tensor is much larger than the kernel, so hundreds of examples are possible."""
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            sizes.extend(leaf.numel() for leaf in tree_leaves(result))
+            return result
+
+    n, ways = 60, 20
+    kernel = torch.eye(n, dtype=torch.float64)[None]
+    y = F.one_hot(torch.arange(ways).repeat_interleave(n // ways), ways)[None].double()
+    with Sizes():
+        leave_one_out.ridge_outputs(kernel, y, torch.ones(1, 1, dtype=torch.float64))
+    assert n * n <= max(sizes) <= 2 * n * n
 
 
 def test_refits_of_logistic_regression_are_those_of_scikit_learn():
@@ -110,10 +132,15 @@ def test_refits_of_logistic_regression_are_those_of_scikit_learn():
             np.testing.assert_allclose(actual[task, i].numpy(), expected, atol=1e-6)
 
 
+def fit_svm(kernel, y, regularization, weights) -> tuple[torch.Tensor, torch.Tensor]:
+    alpha = metaoptnet.crammer_singer(kernel, y, 1 / regularization[:, None], weights=weights)
+    return alpha, torch.zeros_like(y[:, :1])
+
+
 def test_refits_in_several_parts_are_the_same(monkeypatch):
     x, y, regularization = unequal_problem()
     refit = partial(leave_one_out.refitted_outputs, x @ x.mT, y, regularization)
-    for fit, balanced in ((metaoptnet._fit, True), (logistic.fit_logistic, False)):
+    for fit, balanced in ((fit_svm, True), (logistic.fit_logistic, False)):
         monkeypatch.undo()
         at_once = refit(fit=fit, balanced=balanced)
         monkeypatch.setattr(leave_one_out, "NUMBERS_AT_ONCE", 3 * 9 * 9 * 4)

@@ -173,6 +173,13 @@ def test_every_size_matters(name, field):
     assert not np.allclose(right, wrong, rtol=0, atol=1000 * TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["protonet", "matching_net", "meta_baseline", "feat"])
+def test_metric_based_tasks_are_computed_together(name):
+    learner, tasks = build(name), draw_tasks(VARIED_WAYS)
+    assert not outer.choose_plan(tasks.together, 4, learner=learner).trim
+    assert [chunk.tasks for chunk in evaluation.ExactChunks(learner, tasks.together, 4)] == [4]
+
+
 @pytest.mark.parametrize("name", ["protonet", "metaoptnet", "reptile"])
 def test_tasks_with_batch_norm_are_computed_alone(name):
     learner = build(name)
@@ -220,7 +227,7 @@ def test_algorithms_that_do_not_mask_padding_compute_tasks_alone():
 
 def test_a_fixed_head_needs_equal_ways():
     learner = build("maml", outputs=4)
-    with pytest.raises(ConfigError, match="must be the same for all tasks, since the head has"):
+    with pytest.raises(ConfigError, match="must be a fixed number, because the head of MAML"):
         meta_gradient(learner, initialize(learner), draw_tasks(VARIED_WAYS).together)
 
 

@@ -235,6 +235,11 @@ def test_evaluation_on_own_classes_is_that_of_the_library(protonet):
     for options, message in (
         ({"ways": 9}, "an episode has 9 classes, and there are only 8"),
         ({"shots": 18}, r"needs 18 \+ 5 examples, and 'c0' has 20"),
+        ({"ways": 0}, "^ways is 0; it must be at least 2$"),
+        ({"ways": 1}, "^ways is 1; it must be at least 2$"),
+        ({"shots": -1}, "^shots is -1; it must be at least 1$"),
+        ({"queries": 0}, "^queries is 0; it must be at least 1$"),
+        ({"episodes": 1}, "^episodes is 1; it must be at least 2$"),
     ):
         with pytest.raises(AdaptError, match=message):
             model.evaluate(x, y, **options)

@@ -16,8 +16,11 @@ from PIL import Image
 from torch import nn
 
 import episodic
+from episodic.core import random_numbers
 from episodic.core.config import ConfigError
+from episodic.data.augmentation import DRAWS
 from episodic.data.sampling import ClassSampler
+from episodic.inference import partial_finetune
 from episodic.inference.few_shot import FewShotLearner
 from episodic.inference.labels import AdaptError
 from episodic.inference.partial_finetune import PartialFineTuning
@@ -28,7 +31,6 @@ from episodic.preprocessing.encoders.blocks import divide_network
 from episodic.preprocessing.encoders.encoder import (
     ImageEncoder,
     load_encoder,
-    single_threaded_workers,
 )
 from episodic.preprocessing.encoders.transform import ImageTransform
 from episodic.preprocessing.encoders.weights import EncoderDescription
@@ -162,26 +164,56 @@ def test_other_networks_are_fine_tuned(name, block, unchanged):
     assert sum(changed) > 0.7 * len(changed), "the bias of keys has no gradient"
 
 
-def test_the_gradient_is_that_of_the_whole_batch(learner):
+def test_the_steps_are_those_of_adam_on_the_whole_batch(learner):
+    """Written out without passes and threads."""
     encoder, (pixels, y) = learner.encoded.encoder, support_pixels(learner)
-    settings = PartialFineTuning(views=1)
+    steps, rate = 3, 1e-3
+    settings = PartialFineTuning(steps=steps, views=1, learning_rate=rate)
+    tuned, losses = settings.tune_with_losses(encoder, pixels, y)
     trunk, tail = divide_network(encoder.network, 1, "small")
     tail = copy.deepcopy(tail).requires_grad_()
-    parameters = list(tail.parameters())
-    with single_threaded_workers() as pool:
-        support, view = settings._compute_activations(pool, trunk, encoder, pixels)
-        actual_loss, actual = settings._compute_gradients(pool, tail, parameters, support, view, y)
-    with torch.no_grad():
-        plain = trunk(encoder.description.transform.normalize(pixels.float() / 255))
-    torch.testing.assert_close(support, plain, rtol=1e-4, atol=1e-4)
-    features = nn.functional.normalize(tail(support), dim=1)
-    means = torch.stack([features[y == label].mean(0) for label in range(3)])
-    cosines = nn.functional.cosine_similarity(tail(view)[:, None], means[None], dim=2)
-    loss = nn.functional.cross_entropy(10 * cosines, y)
-    assert actual_loss == pytest.approx(loss.item(), rel=1e-5)
-    for value, expected in zip(actual, torch.autograd.grad(loss, parameters), strict=True):
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5 * scale)
+    images = pixels.float() / 255
+    key = random_numbers.key(0, "views of fine-tuning")
+    bits = random_numbers.random_bits(key, torch.arange(len(images)), DRAWS)
+    support, view = (
+        trunk(encoder.description.transform.normalize(x)).detach()
+        for x in (images, partial_finetune.VIEW(images, bits))
+    )
+    optimizer = torch.optim.Adam(tail.parameters(), rate)
+    for actual in losses:
+        features = nn.functional.normalize(tail(support), dim=1)
+        means = torch.stack([features[y == label].mean(0) for label in range(3)])
+        cosines = nn.functional.cosine_similarity(tail(view)[:, None], means[None], dim=2)
+        loss = nn.functional.cross_entropy(10 * cosines, y)
+        assert actual == pytest.approx(loss.item(), rel=1e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.99 * losses[0]
+    start, expected = dict(encoder.network.named_parameters()), dict(tail.named_parameters())
+    assert tuned.weights.keys() == expected.keys()
+    for name, weight in tuned.weights.items():
+        # Where the gradient is 0 up to rounding, the sign of a step is arbitrary.
+        assert (weight - expected[name]).abs().mean() < 0.02 * rate
+        assert (weight - start[name]).abs().mean() > 0.5 * rate
+
+
+def test_only_views_that_are_used_pass_through_the_trunk(learner, monkeypatch):
+    """And each is the same as if all had passed."""
+    encoder, (pixels, y) = learner.encoded.encoder, support_pixels(learner)
+    batches = []
+
+    def divide(*arguments):
+        divided = divide_network(*arguments)
+        divided.trunk.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
+        return divided
+
+    monkeypatch.setattr(partial_finetune, "divide_network", divide)
+    for steps in (0, 2, 9):
+        PartialFineTuning(steps=steps, views=4).tune(encoder, pixels[:1], y[:1])
+    none, two, every = batches
+    assert (len(none), len(two), len(every)) == (1, 3, 5)
+    assert torch.equal(none, every[:1]) and torch.equal(two, every[:3])
 
 
 def test_results_do_not_depend_on_the_number_of_cores(learner, monkeypatch):
