@@ -28,6 +28,7 @@ from episodic.engine.plan import Plan
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from episodic.training import loop, model_folder
+from episodic.training.calibration import calibrate
 from tasks import params, prepared
 from tasks.runtime import class_selection, distributed, resume, stage
 from tasks.runtime.files import ROOT, atomic_folder, compute_code_digest, write_json
@@ -107,6 +108,11 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 on_progress=on_progress,
                 on_resume=on_resume,
             )
+            scalings = {}
+            if source.kind == "classification" and settings.train.calibration:
+                scalings = calibrate(
+                    learner, result.members, validation, settings.train.calibration, group
+                )
             elapsed = measure_elapsed()
             run_facts = _describe_run(result, elapsed, device, group, plan, compiler)
             run_facts["nothing_to_train"] = not learns
@@ -122,6 +128,10 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
+            if scalings:
+                description["calibration"] = {
+                    mode: scaling.to_json() for mode, scaling in scalings.items()
+                }
             if source.is_varied:
                 description["varied"] = source.meta["varied"]
             if transforms := settings.train.augmentation.transforms:

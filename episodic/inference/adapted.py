@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from episodic.preprocessing.encoders.encoder import find_encoder
 from episodic.preprocessing.encoders.weights import EncoderDescription
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training import evaluation, model_folder
+from episodic.training.calibration import Calibration
 from episodic.training.model_folder import CONFIG, ModelFolderError
 
 __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
@@ -96,8 +98,24 @@ class AdaptedModel:
             return self._predict_outputs(self.inputs(x))[:, 0].numpy()
         return self.most_likely_labels(self.predict_proba(x))
 
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The scaling of the logits, as it was fitted on validation episodes."""
+        return Calibration.from_json(self.config.get("calibration", {}).get("inductive", {}))
+
+    @cached_property
+    def shots(self) -> Tensor:
+        """The number of support examples of each class `(classes,)`."""
+        return self.support.support_y[0].bincount(minlength=len(self.classes_))
+
+    def calibrate(self, outputs: Tensor) -> Tensor:
+        """Scale logits `(n, classes)` such that their softmax agrees with frequencies."""
+        return self.calibration(outputs, self.shots)
+
     def predict_proba(self, x: Any) -> np.ndarray:
         """Predict the probability of each class.
+
+        Probabilities are calibrated if the model was calibrated in training.
 
         If the model is `transductive`, probabilities depend on all examples of the call.
 
@@ -113,7 +131,8 @@ class AdaptedModel:
         """
         if not self.classes_:
             raise AdaptError("a regression model has no class probabilities: use predict")
-        return self._predict_outputs(self.inputs(x)).double().softmax(-1).numpy()
+        outputs = self._predict_outputs(self.inputs(x)).double()
+        return self.calibrate(outputs).softmax(-1).numpy()
 
     def most_likely_labels(self, probabilities: np.ndarray) -> np.ndarray:
         """Return the most likely label of each row of probabilities `(n, classes)`."""

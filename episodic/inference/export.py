@@ -64,6 +64,7 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.adapted, self.encoder = adapted, encoder
         self.heads = adapted.solve_heads()
+        _ = adapted.calibration, adapted.shots  # computed here, as they cannot be traced
         support_x = adapted.support.support_x
         self.example = support_x[0, :1].repeat(2, *[1] * (support_x.dim() - 2))
         self.image_encoder, self.network = None, None
@@ -80,7 +81,7 @@ class ExportedModule(nn.Module):
         if self.encoder:
             return self.adapted.features(x)
         outputs = self.adapted.outputs(x, self.heads)
-        return outputs.softmax(-1) if self.adapted.classes_ else outputs
+        return self.adapted.calibrate(outputs).softmax(-1) if self.adapted.classes_ else outputs
 
 
 def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule:

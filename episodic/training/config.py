@@ -50,6 +50,8 @@ class TrainingConfig(Section):
         patience: Validations without improvement after which training stops. None: never.
         checkpoint_every: Iterations between checkpoints.
         ensemble: Number of best checkpoints that are kept. Their predictions are averaged.
+        calibration: How probabilities are calibrated on the validation episodes, as for
+            `fit_calibration`. None: not at all.
         plan: How meta-gradients are computed.
 
     Raises:
@@ -79,6 +81,7 @@ class TrainingConfig(Section):
     patience: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     checkpoint_every: Annotated[int, Ge(1), Le(10_000_000)] = 50
     ensemble: Annotated[int, Ge(1), Le(1000)] = 1
+    calibration: Literal["temperature", "vector"] | None = "temperature"
     plan: plans.PlanConfig = field(default_factory=plans.PlanConfig)
 
     def __post_init__(self) -> None:

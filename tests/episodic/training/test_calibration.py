@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from episodic.analysis.calibration import (
+from episodic.core import random_numbers
+from episodic.core.config import ConfigError
+from episodic.training.calibration import (
     BINS,
     Calibration,
     brier_scores,
@@ -16,8 +18,6 @@ from episodic.analysis.calibration import (
     measure_calibration_error,
     negative_log_likelihoods,
 )
-from episodic.core import random_numbers
-from episodic.core.config import ConfigError
 
 
 def sampled_tasks(tasks=200, queries=15, ways=5, temperature=1.0, shots=None, weight=0.0, bias=0.0):
