@@ -14,7 +14,7 @@ from episodic.engine import allocator
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from tasks import params, prepared
-from tasks.evaluation import baselines, diagnostics, ratings, tables, task_space
+from tasks.evaluation import baselines, calibration, diagnostics, ratings, tables, task_space
 from tasks.evaluation.baselines import EpisodeBaselines
 from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults, measure_episodes
@@ -114,6 +114,12 @@ def _write(
         if source.kind == "classification":
             predictions = tables.build_prediction_table(evaluation, results)
             predictions.to_parquet(folder / "answers.parquet", index=False)
+            scaling = calibration.read_calibration(evaluation)
+            calibrated, bins = calibration.measure_calibration(
+                predictions, scaling, source.meta["seed"]
+            )
+            entries |= calibrated
+            bins.to_csv(folder / "reliability.csv", index=False)
             classes = tables.build_class_table(evaluation, predictions)
             classes.to_parquet(folder / "classes.parquet", index=False)
         elif measurements.ratings is not None:

@@ -250,6 +250,20 @@ class PreparedFolder:
         counts: np.ndarray = np.where(is_class, self.meta["queries"], 0)
         return counts
 
+    def count_shots(self, table: pd.DataFrame) -> torch.Tensor | None:
+        """Return the shots of each class of fixed classification episodes `(episodes, ways)`.
+
+        Classes that an episode does not have, have 0 shots. None: all have equally many.
+
+        Args:
+            table: Rows of `read_episodes`.
+        """
+        if not self.is_varied:
+            return None
+        ways = self.meta["ways"]
+        rows = [np.pad(row, (0, ways - len(row))) for row in table["shots"]]
+        return torch.tensor(np.stack(rows))
+
 
 def add_offsets(table: pd.DataFrame) -> pd.DataFrame:
     """Add the first row of each class or task as `offset`."""

@@ -12,6 +12,7 @@ from episodic.core.episode_size import compute_chance, stack_lists
 from episodic.core.statistics import mean_ci95
 from episodic.engine.learner import BATCH_NORM
 from episodic.training.evaluation import CURVE_STEPS, adaptation_steps
+from tasks.evaluation import calibration
 from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
@@ -92,10 +93,13 @@ def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
 
 
 def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults) -> pd.DataFrame:
-    """Build a table with one row per query: its label, its predictions before and after steps."""
+    """Build a table with one row per query: its label, and its predictions before and after steps.
+
+    The confidence and the scores of the prediction after all steps are those of the calibrated
+    probabilities, and with `raw_` those without calibration.
+    """
     source, test = evaluation.source, evaluation.test
-    before = results.outputs[:, 0]
-    after = results.outputs[:, evaluation.step_counts.index(evaluation.steps)].softmax(-1)
+    before, after = results.outputs[:, 0], results.outputs[:, _headline_point(evaluation)]
     counts = source.count_queries(test)
     queries = counts.sum(1)
     is_query = np.arange(queries.max()) < queries[:, None]
@@ -106,9 +110,19 @@ def build_prediction_table(evaluation: EvaluationSetup, results: EpisodeResults)
         "label": labels,
         "before": _take_queries(before.argmax(-1), is_query),
         "after": _take_queries(after.argmax(-1), is_query),
-        "confidence": _take_queries(after.amax(-1), is_query),
     }
+    scaling = calibration.read_calibration(evaluation)
+    for prefix, used in (("", scaling), ("raw_", None)):
+        probabilities = calibration.compute_probabilities(evaluation, results, used)
+        scores = calibration.score_predictions(
+            probabilities[:, : is_query.shape[1]][is_query], labels
+        )
+        columns |= {prefix + name: values for name, values in scores.items()}
     return pd.DataFrame(columns)
+
+
+def _headline_point(evaluation: EvaluationSetup) -> int:
+    return evaluation.step_counts.index(evaluation.steps)
 
 
 def _take_queries(values: torch.Tensor, is_query: np.ndarray) -> np.ndarray:
