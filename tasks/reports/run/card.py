@@ -8,9 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from episodic.core.episode_size import describe_bounds
-from episodic.preprocessing.encoders.architectures import LITE0
-from episodic.preprocessing.encoders.encoder import ENCODER_VARIABLE
-from episodic.preprocessing.encoders.transform import ImageTransform
 from tasks.reports.kit import wording
 from tasks.reports.kit.results import Results
 from tasks.reports.run import sentences
@@ -81,9 +78,9 @@ def _describe_needs(inputs: dict[str, Any]) -> str:
     encoder = inputs.get("encoder")
     if encoder is None:
         return "self-contained; no data, DVC or Prefect needed"
-    if inputs["kind"] == "image" and encoder["name"] == LITE0:
-        return f"needs the package of {LITE0}; no data, DVC or Prefect"
-    return f"add encoder=PATH of {encoder['name']}, or set {ENCODER_VARIABLE} to it; see Limits"
+    if inputs["kind"] == "image" and encoder["name"] == "efficientnet_lite0":
+        return "needs the package of efficientnet_lite0; no data, DVC or Prefect"
+    return f"add encoder=PATH of {encoder['name']}, or set EPISODIC_ENCODER to it; see Limits"
 
 
 def _describe_training(results: Results) -> str:
@@ -203,11 +200,15 @@ def _list_encoder_limits(inputs: dict[str, Any], example: str) -> list[str]:
     name = f"{encoder['name']} (digest {encoder['digest'][:12]})"
     if inputs["kind"] != "image":
         return [f"It needs the pretrained encoder {name}."]
-    transform = ImageTransform.from_json(encoder["transform"])
+    transform = encoder["transform"]
+    size, resize = transform["size"], transform["resize"]
+    shape = f"{resize} x {resize} pixels" if transform.get("square") else f"{resize} pixels"
+    resized = (
+        f"Every {example}" if transform.get("square") else f"The shorter side of every {example}"
+    )
     return [
         f"It needs the pretrained encoder {name}, whose licence is {encoder['license']}.",
-        f"Of every {example}, {transform.resizing}, and the central {transform.size} x "
-        f"{transform.size} are used.",
+        f"{resized} is resized to {shape}, and the central {size} x {size} are used.",
         "The encoder may have been trained on images of the test classes (ImageNet has 1,000 "
         "common classes), so scores on such classes are optimistic.",
     ]
