@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 def report_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Print the message of a `UserError` and exit with code 1."""
+    """Print the message of a `UserError` or of a file that cannot be used, and exit with code 1."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -40,6 +40,8 @@ def report_errors(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:  # the reader has closed the pipe, as with `| head`
             sys.stderr.close()
             raise typer.Exit(0) from None
+        except OSError as error:
+            fail(f"{error.filename or 'a file'}: {error.strerror or error}")
 
     return run
 

@@ -59,13 +59,17 @@ def import_encoder(
     mean: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
-            help="mean of each channel, from 0 to 1 (default: as published)", show_default=False
+            metavar="R G B",
+            help="mean of each channel, from 0 to 1 (default: as published)",
+            show_default=False,
         ),
     ] = None,
     std: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
-            help="standard deviation of each channel (default: as published)", show_default=False
+            metavar="R G B",
+            help="standard deviation of each channel (default: as published)",
+            show_default=False,
         ),
     ] = None,
     license: Annotated[

@@ -65,6 +65,8 @@ def load_learner(
         return pretrained.from_encoder(encoder, head or DEFAULT_HEAD, device)
     if head is not None:
         fail(f"--head is for --encoder without MODEL: {model} has a head of its own")
+    if encoder is not None and not (model / "config.json").is_file():
+        fail(f"{model} is not a trained model: with --encoder, specify one folder of examples")
     learner = few_shot.load(model, device, encoder)
     if learner.kind != "classification":
         fail(

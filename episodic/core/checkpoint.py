@@ -32,12 +32,22 @@ def save(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) ->
         path: The file to write.
         tensors: Tensors by name, on any device.
         description: JSON-serializable values. The order of keys is kept.
+
+    Raises:
+        OSError: The file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with atomic_path(path) as draft:
-        save_file(contiguous, draft, metadata={"json": json.dumps(description)})
+        draft.touch()
+        mode = draft.stat().st_mode  # safetensors makes files that only their owner can read
+        try:
+            save_file(contiguous, draft, metadata={"json": json.dumps(description)})
+        except SafetensorError as error:
+            raise OSError(None, " ".join(str(error).split()), str(path)) from error
+        draft.chmod(mode)
 
 
 def load(

@@ -252,7 +252,7 @@ def load_adapted(
         ConfigError: The device is not available.
     """
     folder, chosen_device = Path(folder), choose_device(device)
-    config = model_folder.read_config(folder)
+    config = model_folder.read_config(folder, "a folder that `episodic adapt` wrote")
     if "adapted" not in config:
         raise ModelFolderError(
             f"{folder} is a model that is not adapted to a task yet: adapt it first"

@@ -38,7 +38,7 @@ NOT_ADAPTED = (
 
 TRANSDUCTIVE = (
     "predictions of {name} depend on the other examples of a call (transductive inference), so they"
-    " are not a function of one example: export only the encoder, or train an inductive algorithm"
+    " are not a function of one example: export only the encoder, or use an inductive algorithm,"
     " such as simpleshot"
 )
 
@@ -96,7 +96,8 @@ def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule
     if adapted.config["model"]["name"] == "module":
         raise ExportError("the model is a custom torch.nn.Module: export it with torch.onnx.export")
     if adapted.transductive and not encoder:
-        raise ExportError(TRANSDUCTIVE.format(name=adapted.config["algorithm"]["name"]))
+        name = adapted.config.get("head", adapted.config["algorithm"]["name"])
+        raise ExportError(TRANSDUCTIVE.format(name=name))
     return ExportedModule(adapted, encoder).eval()
 
 

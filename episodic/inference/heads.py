@@ -14,6 +14,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic": ("logistic", {}),
     "metaoptnet": ("metaoptnet", {"leave_one_out": True}),
     # There are no training classes whose mean features could be subtracted.
+    "simpleshot": ("simpleshot", {"centre": False}),
     "bd_cspn": ("bd_cspn", {"centre": False}),
     "laplacian_shot": ("laplacian_shot", {"centre": False}),
     "tim": ("tim", {"centre": False}),

@@ -31,6 +31,10 @@ FINE_TUNING_STEPS = 20
 FINE_TUNING_RATES = (0.01, 0.1, 0.4)
 """Candidate learning rates of these steps. The best one in validation is used."""
 
+HIGHER_RATES = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Further candidates, tried in this order while each is better than all lower ones. Features of
+length 1 need such rates."""
+
 
 def input_centroid_scores(episode: Episode) -> Tensor:
     """Score the nearest class mean in input space, such as raw pixels.
@@ -112,6 +116,8 @@ def choose_fine_tuning_rate(
 ) -> float:
     """Choose the learning rate with the best `random_init_scores` on validation episodes.
 
+    The candidates are `FINE_TUNING_RATES`, and `HIGHER_RATES` if the largest of these is the best.
+
     Args:
         learner: As for `random_init_scores`.
         seed: As for `random_init_scores`.
@@ -119,19 +125,28 @@ def choose_fine_tuning_rate(
         group: The processes that share the work.
     """
 
-    def score_rate(i: int) -> Tensor:
+    def score_rate(rate: float) -> Tensor:
         first, scores = 0, []
         for chunk in ExactChunks(learner, validation):
-            scores.append(random_init_scores(learner, seed, chunk, FINE_TUNING_RATES[i], first))
+            scores.append(random_init_scores(learner, seed, chunk, rate, first))
             first += chunk.tasks
         return float64.to_float64(torch.cat(scores)).mean().view(1, 1)
 
-    group = group or ProcessGroup()
-    means = group.gather_rows(score_rate, [1] * len(FINE_TUNING_RATES))[:, 0].tolist()
-    best_rate, best_score = FINE_TUNING_RATES[0], math.nan
-    for rate, score in zip(FINE_TUNING_RATES, means, strict=True):
-        if math.isfinite(score) and (
+    def is_better(score: float) -> bool:
+        return math.isfinite(score) and (
             math.isnan(best_score) or learner.objective.is_better(score, best_score)
-        ):
+        )
+
+    group = group or ProcessGroup()
+    rates = FINE_TUNING_RATES
+    means = group.gather_rows(lambda i: score_rate(rates[i]), [1] * len(rates))[:, 0].tolist()
+    best_rate, best_score = rates[0], math.nan
+    for rate, score in zip(rates, means, strict=True):
+        if is_better(score):
             best_rate, best_score = rate, score
+    for higher in HIGHER_RATES if best_rate == rates[-1] else ():
+        score = float(group.gather_rows(lambda _, rate=higher: score_rate(rate), [1])[0, 0])  # type: ignore[misc]
+        if not is_better(score):
+            break
+        best_rate, best_score = higher, score
     return best_rate

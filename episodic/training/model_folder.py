@@ -181,24 +181,26 @@ def _key(member: int, parameter: str) -> str:
     return f"{member + 1}/{parameter}" if member else parameter
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(
+    folder: Path, expected: str = "a folder such as models/run, which `dvc repro` creates"
+) -> dict[str, Any]:
     """Read config.json from the folder of a model.
+
+    Args:
+        folder: The folder.
+        expected: What to specify instead of a folder without a model, for error messages.
 
     Raises:
         ModelFolderError: The file is missing or invalid, or has a different format.
     """
     path = folder / CONFIG
     if not folder.is_dir():
-        raise ModelFolderError(
-            f"{folder} does not exist: specify the folder of a trained model, such as"
-            " models/run, which `dvc repro` creates"
-        )
+        raise ModelFolderError(f"{folder} does not exist: specify {expected}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFolderError(
-            f"{folder} contains no trained model, because it has no {CONFIG}: specify a folder such"
-            " as models/run, which `dvc repro` creates"
+            f"{folder} contains no model, because it has no {CONFIG}: specify {expected}"
         ) from error
     except (ValueError, OSError) as error:
         raise ModelFolderError(

@@ -222,7 +222,7 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
         (("adapt", "run", "nowhere", "-o", "x"), "nowhere does not exist"),
         (
             ("adapt", "nowhere", "support", "-o", "x"),
-            "nowhere does not exist: specify the folder of a trained model",
+            "nowhere does not exist: specify a folder such as models/run",
         ),
         (("adapt", "run", "support/d", "-o", "x"), "has no folders, only 3 images"),
         (("adapt", "adapted", "support", "-o", "x"), "is already adapted to a task"),
@@ -255,7 +255,7 @@ def test_errors_are_one_line_and_leave_no_output(workspace, tmp_path):
             ("evaluate", "run", "query", "--query-balance", "2", "--shots", "5"),
             "query_balance is 2, but the smallest class has 10 examples, 5 + 5, which leaves no",
         ),
-        (("info", "query"), "contains no trained model"),
+        (("info", "query"), "contains no model, because it has no config.json: specify a folder"),
     ):
         assert message in call(workspace, *args, code=1), args
     assert not (workspace / "x").exists() and len(list((workspace / "query").iterdir())) == 5

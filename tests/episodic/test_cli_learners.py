@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -93,7 +97,10 @@ def test_a_model_with_another_encoder(models):
             ["support", "--encoder", LITE0, "--steps", "3"],
             "error: steps is 3; it must be omitted, since nearest_mean has no inner loop",
         ),
-        (["support/red", "support/blue", "--encoder", LITE0], "error: support/red"),
+        (
+            ["support/red", "support/blue", "--encoder", LITE0],
+            "error: support/red is not a trained model: with --encoder, specify one folder",
+        ),
         (["support"], "error: specify MODEL and SUPPORT, or only SUPPORT with --encoder"),
         (["a", "b", "c"], "error: specify MODEL and SUPPORT, or only SUPPORT with --encoder"),
     ],
@@ -101,6 +108,47 @@ def test_a_model_with_another_encoder(models):
 def test_what_does_not_go_together(models, arguments, message):
     assert call("adapt", *arguments, "-o", "x", code=1).startswith(message)
     assert not Path("x").exists()
+
+
+def test_what_cannot_be_written_is_one_sentence(workspace, monkeypatch):
+    """A full disk, and a folder of somebody else; tests may run as root, whom nothing stops."""
+
+    def refuse(path: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    error = call("adapt", "support", "--encoder", LITE0, "-o", "no/x", code=1)
+    assert re.fullmatch(r"error: \S+: Permission denied\n", error)
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+
+    def fill(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fill)
+    error = call("adapt", "support", "--encoder", LITE0, "-o", "full", code=1)
+    assert re.fullmatch(r"error: \S+safetensors: No space left on device \(os error 28\)\n", error)
+    assert not list(workspace.glob("*full*")) and not list(workspace.glob(".full*"))
+
+
+def test_photographs_in_other_formats_are_not_left_out(workspace, tmp_path):
+    shutil.copytree(workspace / "support", tmp_path / "mixed")
+    (tmp_path / "mixed/red/0.png").rename(tmp_path / "mixed/red/IMG_0001.HEIC")
+    error = call("adapt", str(tmp_path / "mixed"), "--encoder", LITE0, "-o", "x", code=1)
+    assert "red has photographs in formats that are not read (IMG_0001.HEIC): convert" in error
+    error = call("predict", "adapted", str(tmp_path / "mixed"), code=1)
+    assert error.startswith("error:")
+
+
+def test_a_fitted_estimator_can_be_copied(workspace):
+    """As cross-validation in several processes does, and joblib."""
+    images = sorted((workspace / "support").glob("*/*.png"))
+    labels = [path.parent.name for path in images]
+    fitted = FewShotClassifier(encoder=LITE0).fit(images, labels)
+    expected = fitted.predict_proba(images)
+    again = pickle.loads(pickle.dumps(fitted))  # noqa: S301 (our own bytes)
+    np.testing.assert_array_equal(again.predict_proba(images), expected)
+    np.testing.assert_array_equal(copy.deepcopy(fitted).predict_proba(images), expected)
 
 
 def test_the_estimator_refuses_settings_without_effect(workspace):

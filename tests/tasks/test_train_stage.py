@@ -175,7 +175,7 @@ def test_missing_or_unsuitable_files_are_errors(prepared, tmp_path):
         prepared, "evaluate", *EVALUATE[:2], "--model", str(tmp_path), *EVALUATE[4:], code=1
     )
     assert (
-        "contains no trained model" in error
+        "contains no model" in error
         and "`dvc repro` creates" in error
         and len(error.splitlines()) == 1
     )

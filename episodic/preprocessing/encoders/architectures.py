@@ -29,6 +29,7 @@ __all__ = [
     "find_torchvision_weights",
     "find_usual_weights",
     "read_timm_config",
+    "resample_position_embedding",
 ]
 
 LITE0 = "efficientnet_lite0"
@@ -284,6 +285,26 @@ def _build_timm(model: str, size: int | None) -> tuple[nn.Module, tuple[str, ...
     heads = config.get("classifier") or "head"
     prefixes = (heads,) if isinstance(heads, str) else tuple(heads)
     return network, tuple(f"{prefix}." for prefix in prefixes)
+
+
+def resample_position_embedding(network: nn.Module, embedding: Tensor) -> Tensor:
+    """Interpolate the position embedding of a vision transformer of timm for another image size.
+
+    Args:
+        network: The network, built for the size.
+        embedding: The published parameter `pos_embed`, `(1, tokens, width)`.
+
+    Returns:
+        `(1, tokens of the network, width)`, as timm interpolates it.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    positions: Any = network
+    prefix = 0 if getattr(positions, "no_embed_class", False) else positions.num_prefix_tokens
+    resampled: Tensor = resample_abs_pos_embed(
+        embedding, list(positions.patch_embed.grid_size), num_prefix_tokens=prefix
+    )
+    return resampled
 
 
 def _replace_module(network: nn.Module, name: str, module: nn.Module) -> None:

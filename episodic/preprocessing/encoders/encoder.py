@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,10 @@ class ImageEncoder:
             x = pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
             x = self._inference(self.description.transform.normalize(x))
             return nn.functional.normalize(x, dim=1).numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Its tensors in the layout of oneDNN cannot be copied. It is made again where it is needed.
+        return {key: value for key, value in vars(self).items() if key != "_inference"}
 
     @cached_property
     def _inference(self) -> Callable[[Tensor], Tensor]:

@@ -28,6 +28,7 @@ from episodic.preprocessing.encoders.architectures import (
     find_usual_weights,
     measure_width,
     read_timm_config,
+    resample_position_embedding,
 )
 from episodic.preprocessing.encoders.lite0 import rename_published_key
 from episodic.preprocessing.encoders.weights import (
@@ -233,6 +234,16 @@ def _select_weights(
     if architecture.name == LITE0 and "_conv_stem.weight" in weights:
         weights = {rename_published_key(key): tensor for key, tensor in weights.items()}
     expected = architecture.network.state_dict()
+    name = "pos_embed"
+    if (
+        architecture.name.startswith("timm/vit_")
+        and name in weights
+        and weights[name].dim() == 3
+        and weights[name].shape[1] != expected[name].shape[1]
+        and weights[name].shape[2] == expected[name].shape[2]
+    ):
+        embedding = resample_position_embedding(architecture.network, weights[name])
+        weights = weights | {name: embedding}
     missing = [key for key in expected if key not in weights]
     unknown = [
         key
@@ -249,7 +260,8 @@ def _select_weights(
             rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise EncoderError(
                 f"{source} does not fit {architecture.name}: it {what} weights "
-                f"{', '.join(keys[:3])}{rest}; choose the architecture with --architecture"
+                f"{', '.join(keys[:3])}{rest}; choose the architecture with --architecture, and "
+                "omit --size"
             )
     for key in expected:
         if not weights[key].float().isfinite().all():  # as the network loads it

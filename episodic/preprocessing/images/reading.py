@@ -32,6 +32,12 @@ __all__ = [
 ]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+UNSUPPORTED_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
+"""Formats of cameras that Pillow does not read, or only with other packages."""
+
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 100_000_000
 """Limits of one image. The largest phone cameras have 50 megapixels, or raw files of 200 MB."""
@@ -41,12 +47,20 @@ ROUNDING = 0.01
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the images in a folder by name, without hidden files."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """List the images in a folder by name, without hidden files.
+
+    Raises:
+        InputError: Some photographs have a format that cannot be read.
+    """
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    foreign = [path.name for path in files if path.suffix.lower() in UNSUPPORTED_SUFFIXES]
+    if foreign:
+        listed = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
+        raise InputError(
+            f"{folder} has photographs in formats that are not read ({listed}): convert them to "
+            "JPEG or PNG, or remove them"
+        )
+    return [path for path in files if path.suffix.lower() in SUFFIXES]
 
 
 def read_images(

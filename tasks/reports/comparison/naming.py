@@ -29,8 +29,14 @@ WITHOUT_EFFECT = ("report.", "processes", "device")
 
 def select_effective_settings(experiment: Experiment) -> dict[str, Any]:
     """Return the settings that may change the score, by dotted key, and the training code."""
-    digest = experiment.config.get("code_digest", "")
-    return complete_params(experiment.params) | {CODE: digest}
+    settings = complete_params(experiment.params)
+    path = f"dataset.{settings['dataset.name']}.features.path"
+    if path in settings:
+        del settings[path]  # which encoder is there counts, not where it is
+        if encoder := experiment.config["inputs"].get("encoder"):
+            of_encoder = path.removesuffix("path") + "encoder"
+            settings[of_encoder] = f"{encoder['name']} ({encoder['digest'][:7]})"
+    return settings | {CODE: experiment.config.get("code_digest", "")}
 
 
 def complete_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
         f"{tasks}.",
         "folder": Markup(folder),  # noqa: S704 (inside a code block, and the user's own path)
         "needs": _describe_needs(config["inputs"]),
+        "option": "" if _finds_encoder(config["inputs"]) else " --encoder ENCODER",
         "regression": regression,
         "support": support,
         "measured": f"on {wording.format_count(int(results.metrics['episodes']), 'test episode')}",
@@ -74,13 +75,19 @@ def build_context(results: Results, folder: Path, headline: Headline) -> dict[st
     }
 
 
-def _describe_needs(inputs: dict[str, Any]) -> str:
+def _finds_encoder(inputs: dict[str, Any]) -> bool:
+    """Return whether the model needs no encoder, or one that is found by itself."""
     encoder = inputs.get("encoder")
-    if encoder is None:
+    return encoder is None or encoder["name"] == "efficientnet_lite0"
+
+
+def _describe_needs(inputs: dict[str, Any]) -> str:
+    if "encoder" not in inputs:
         return "self-contained; no data, DVC or Prefect needed"
-    if inputs["kind"] == "image" and encoder["name"] == "efficientnet_lite0":
+    if _finds_encoder(inputs):
         return "needs the package of efficientnet_lite0; no data, DVC or Prefect"
-    return f"add encoder=PATH of {encoder['name']}, or set EPISODIC_ENCODER to it; see Limits"
+    name = inputs["encoder"]["name"]
+    return f"add encoder=PATH of {name}, or set EPISODIC_ENCODER to it; see Limits"
 
 
 def _describe_training(results: Results) -> str:

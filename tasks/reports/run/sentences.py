@@ -208,7 +208,7 @@ def describe_learning(facts: LearningFacts) -> str:
         f"of {facts.iterations:,}."
     )
     if show(facts.best) == show(facts.first):
-        return f"{name} stays at {show(facts.best)}. {end}"
+        return f"{name} does not improve on its first measurement, {show(facts.best)}. {end}"
     verb = _verb(facts.first, facts.best)
     return f"{name} {verb} from {show(facts.first)} to {show(facts.best)}. {end}"
 

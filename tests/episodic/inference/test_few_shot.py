@@ -357,7 +357,7 @@ def test_untrusted_weights_are_rejected(tmp_path):
         episodic.load(folder)
     for name, message in (
         ("nowhere", "does not exist: specify"),
-        (".", "contains no trained model"),
+        (".", "contains no model"),
     ):
         with pytest.raises(ModelFolderError, match=message):
             episodic.load(tmp_path / name)

@@ -133,8 +133,8 @@ def test_a_folder_for_each_class(tmp_path):
     (tmp_path / "c").mkdir()
     with pytest.raises(InputError, match="c has 0 images: a class needs at least 1"):
         read_class_folders(tmp_path, inputs)
-    (tmp_path / "c/1.HEIC").touch()
-    with pytest.raises(InputError, match=r"c has 0 images, only files of type \.heic: a class"):
+    (tmp_path / "c/1.SVG").touch()
+    with pytest.raises(InputError, match=r"c has 0 images, only files of type \.svg: a class"):
         read_class_folders(tmp_path, inputs)
     (tmp_path / "loose").mkdir()
     (tmp_path / "loose/1.png").touch()

@@ -13,7 +13,7 @@ from episodic.core.objective import Objective
 from episodic.data.stored_episodes import StoredEpisodes
 from episodic.engine.inner import expand
 from episodic.engine.learner import MetaLearner
-from episodic.models import conv4
+from episodic.models import conv4, mlp
 from episodic.training import baselines, evaluation
 
 LEARNER = MetaLearner(
@@ -150,6 +150,7 @@ def test_random_init_does_not_depend_on_grouping_and_learns():
 
 
 def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
+    monkeypatch.setattr(baselines, "HIGHER_RATES", ())
     episode = episodes(tasks=12, queries=10)
     scores = {
         rate: baselines.random_init_scores(LEARNER, 0, episode, rate).mean()
@@ -158,6 +159,19 @@ def test_fine_tuning_takes_the_rate_that_does_best(monkeypatch):
     best = max(scores, key=lambda rate: scores[rate])
     assert baselines.choose_fine_tuning_rate(LEARNER, 0, episode) == best
     assert scores[best] > min(scores.values())
+
+
+def test_fine_tuning_of_short_features_takes_a_higher_rate():
+    """Higher rates are tried while they help, so the baseline does not end at the edge."""
+    episode = episodes(tasks=12, queries=10)
+    short = episode._replace(support_x=episode.support_x / 50, query_x=episode.query_x / 50)
+    learner = MetaLearner(
+        mlp.MLP(()).build((1, 8, 8), 3), MAML(0.3, 1), Objective("classification")
+    )
+    best = baselines.choose_fine_tuning_rate(learner, 0, short)
+    assert best in baselines.HIGHER_RATES
+    scores = [baselines.random_init_scores(learner, 0, short, rate).mean() for rate in (0.4, best)]
+    assert scores[1] > scores[0] + 0.1
 
 
 def test_nearest_class_mean_of_the_inputs_by_hand():

@@ -30,6 +30,25 @@ def test_weights_of_timm_are_imported(tmp_path):
     assert load_encoder(tmp_path / "vit.safetensors").description == description
 
 
+def test_position_embeddings_are_interpolated_for_the_size(tmp_path):
+    """As timm does: DINOv2 is used at 224 pixels, and was trained at 518."""
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    published = timm.create_model(name, num_classes=0).state_dict()
+    save_file(published, tmp_path / "model.safetensors")
+    out = tmp_path / "small.safetensors"
+    description = import_weights(
+        tmp_path / "model.safetensors", out, f"timm/{name}", {"size": 96, "resize": 96}
+    )
+    network = timm.create_model(name, num_classes=0, img_size=96).eval()
+    filtered = timm.models.vision_transformer.checkpoint_filter_fn(published, network)
+    network.load_state_dict(filtered)
+    pixels = description.transform.crop(draw_photograph(0))[None]
+    expected = compute_network_features(network, description.transform, pixels)
+    torch.testing.assert_close(load_encoder(out).encode(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_config_of_timm_states_preprocessing_and_licence(tmp_path):
     import timm
 
