@@ -64,7 +64,8 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.adapted, self.encoder = adapted, encoder
         self.heads = adapted.solve_heads()
-        _ = adapted.calibration, adapted.shots  # computed here, as they cannot be traced
+        if adapted.classes_:
+            _ = adapted.calibration, adapted.shots  # computed here, as they cannot be traced
         support_x = adapted.support.support_x
         self.example = support_x[0, :1].repeat(2, *[1] * (support_x.dim() - 2))
         self.image_encoder, self.network = None, None

@@ -107,6 +107,7 @@ def test_evaluation_writes_what_is_documented(prepared):
         "baselines",
         "train",
         "labels",
+        "calibration",
         "ensemble",
         "tasks",
     }

@@ -191,14 +191,26 @@ def _list_limits(results: Results, example: str) -> list[str]:
         limits.append("It always predicts one of the given classes, for any input.")
         if config["inputs"].get("inverted"):
             limits.append("It expects dark drawings on a light background.")
-        limits.append(
-            "Its probabilities are not calibrated: they rank predictions, but are not frequencies."
-        )
+        limits.append(_describe_calibration(results))
         limits.append(
             "The folder of an adapted model contains the support examples. Do not share it if "
             "they are private."
         )
     return limits
+
+
+def _describe_calibration(results: Results) -> str:
+    measured: Any = results.metrics.get("calibration", {})
+    if "error" not in measured:
+        return (
+            "Its probabilities are not calibrated: they rank predictions, but are not frequencies."
+        )
+    error, ci95 = (100 * measured[key] for key in ("error", "error_ci95"))
+    return (
+        "Its probabilities are calibrated on validation episodes. Their expected calibration error "
+        f"on the test episodes is {error:.1f} % ± {ci95:.1f}; with other numbers of classes or "
+        "examples, or on other data, it may be larger."
+    )
 
 
 def _list_encoder_limits(inputs: dict[str, Any], example: str) -> list[str]:

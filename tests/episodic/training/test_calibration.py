@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import episodic
 from episodic.algorithms.protonet import ProtoNet
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
@@ -17,6 +18,7 @@ from episodic.core.objective import Objective
 from episodic.data.stored_episodes import StoredEpisodes
 from episodic.engine.learner import MetaLearner
 from episodic.models.mlp import MLP
+from episodic.training import model_folder
 from episodic.training.calibration import (
     BINS,
     Calibration,
@@ -163,6 +165,40 @@ def test_intervals_treat_an_episode_as_one_observation():
         for correct in (together, apart)
     )
     assert wide > 3 * narrow
+
+
+def test_an_adapted_model_applies_the_calibration_of_its_mode(tmp_path):
+    """That of inductive batch norm, also from a folder; another one is refused."""
+    config = {
+        "algorithm": {"name": "protonet"},
+        "model": {"name": "mlp", "hidden": []},
+        "batch_norm": "transductive",
+        "kind": "classification",
+        "ways": 3,
+        "shots": 2,
+        "classes": 0,
+        "input": [4],
+        "inputs": {"kind": "numbers"},
+    }
+    episodes = noisy_episodes(1)
+    x, y, query = episodes.support_x[0], episodes.support_y[0].tolist(), episodes.query_x[0]
+    scalings = {"transductive": {"temperature": 9.0}, "inductive": {"temperature": 4.0}}
+
+    def predict(name: str, **more: object) -> np.ndarray:
+        learner = model_folder.build_learner(config)
+        model_folder.save(tmp_path / name, [learner.init(0)], config | more)
+        adapted = episodic.load(tmp_path / name).adapt(x.numpy(), y)
+        adapted.save(tmp_path / f"{name} adapted")
+        again = episodic.load_adapted(tmp_path / f"{name} adapted")
+        probabilities = adapted.predict_proba(query.numpy())
+        np.testing.assert_array_equal(again.predict_proba(query.numpy()), probabilities)
+        return probabilities
+
+    raw, scaled = predict("raw"), predict("scaled", calibration=scalings)
+    expected = torch.from_numpy(raw).log().div(4).softmax(-1)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5)
+    with pytest.raises(model_folder.ModelFolderError, match="temperature is 0"):
+        predict("invalid", calibration={"inductive": {"temperature": 0}})
 
 
 def sharpened(factor: float) -> MetaLearner:
