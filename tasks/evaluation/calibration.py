@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from episodic.core import float64
 from episodic.core.statistics import mean_ci95
 from episodic.training.calibration import (
     Calibration,
@@ -39,7 +40,7 @@ def compute_probabilities(
         results: The results of the episodes.
         calibration: The scaling of the logits; None for the model's own probabilities.
     """
-    logits = results.outputs[:, evaluation.step_counts.index(evaluation.steps)].double()
+    logits = float64.to_float64(results.outputs[:, evaluation.step_counts.index(evaluation.steps)])
     if calibration is not None:
         logits = calibration(logits, evaluation.source.count_shots(evaluation.test))
     probabilities: np.ndarray = logits.softmax(-1).cpu().numpy()
