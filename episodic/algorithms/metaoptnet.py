@@ -57,10 +57,9 @@ class MetaOptNet(LinearHead):
 
     With `leave_one_out`, C and the scale are chosen per task by the leave-one-out cross-entropy of
     the support set, if every class has two or more examples; of more than 25 examples, 25 are left
-    out. Classes have the same weight, whatever
-    their numbers of examples: C is multiplied and I divided by the weight of an example. Use this
-    on features that were not meta-trained: each task then solves seven problems per support
-    example.
+    out. Classes have the same weight, whatever their numbers of examples: C is multiplied and I
+    divided by the weight of an example. Use this on features that were not meta-trained: each task
+    then solves seven problems per example that is left out.
 
     Args:
         c: SVM regularization parameter C.

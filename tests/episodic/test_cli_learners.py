@@ -131,6 +131,13 @@ def test_what_cannot_be_written_is_one_sentence(workspace, monkeypatch):
     assert not list(workspace.glob("*full*")) and not list(workspace.glob(".full*"))
 
 
+def test_other_users_can_read_an_adapted_model(workspace):
+    """Weights have the permissions of other files, which safetensors would restrict."""
+    call("adapt", "support", "--encoder", LITE0, "-o", "shared")
+    modes = {path.name: path.stat().st_mode for path in Path("shared").iterdir()}
+    assert modes["weights.safetensors"] == modes["support.safetensors"] == modes["config.json"]
+
+
 def test_photographs_in_other_formats_are_not_left_out(workspace, tmp_path):
     shutil.copytree(workspace / "support", tmp_path / "mixed")
     (tmp_path / "mixed/red/0.png").rename(tmp_path / "mixed/red/IMG_0001.HEIC")

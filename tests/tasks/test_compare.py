@@ -393,6 +393,22 @@ def test_pixels_and_features_of_the_same_images_are_paired(protocol):
     assert f"{first.meta['dataset']} ({first.meta['protocol']}), " in result.description
 
 
+def test_encoders_are_named_by_what_they_are_not_by_their_path():
+    def settings(path: str, kind: str, digest: str) -> dict:
+        features = {"kind": kind, "path": path}
+        dataset = {"name": "image_folder", "image_folder": {"features": features}}
+        inputs = {"encoder": {"name": "mine", "digest": digest}} if kind == "encoder" else {}
+        params_ = {"dataset": dataset}
+        config = {"inputs": inputs, "code_digest": "c"}
+        return naming.select_effective_settings(SimpleNamespace(params=params_, config=config))
+
+    first, moved = (settings(path, "encoder", "a" * 64) for path in ("x", "y"))
+    assert first == moved
+    assert first["dataset.image_folder.features.encoder"] == "mine (aaaaaaa)"
+    assert settings("x", "encoder", "b" * 64) != first
+    assert settings("x", "pixels", "") == settings("y", "pixels", ""), "without effect"
+
+
 class Files:
     """The files of a revision that `digest_episodes` reads."""
 

@@ -88,6 +88,8 @@ def test_reports_show_the_photographs_and_name_the_encoder(workspace):
     assert "on features of the pretrained encoder small, used by protonet " in card
     error = 100 * read_json(workspace / "metrics.json")["calibration"]["error"]
     assert f"calibration error on the test episodes is {error:.1f} % ± " in " ".join(card.split())
+    assert "# add encoder=PATH of small, or set EPISODIC_ENCODER to it; see Limits" in card
+    assert "SUPPORT_FOLDER -o ADAPTED --encoder ENCODER`" in card, "a command that works"
     page, shown = read_text(workspace / "report.html"), read_text(workspace / "summary/summary.md")
     for text in (page, shown, card):
         assert "features of the pretrained encoder small, " in text

@@ -27,6 +27,7 @@ def test_the_outputs_of_a_chunk_do_not_outlive_it(monkeypatch):
         ("outputs", outputs),
         ("solve_heads", lambda self: None),
         ("transductive", False),
+        ("config", {}),
     ):
         monkeypatch.setattr(AdaptedModel, name, replacement)
     none = torch.empty(1, 0, 3)
