@@ -30,9 +30,14 @@ def test_the_outputs_of_a_chunk_do_not_outlive_it(monkeypatch):
         ("config", {}),
     ):
         monkeypatch.setattr(AdaptedModel, name, replacement)
-    none = torch.empty(1, 0, 3)
+    none, no_labels = torch.empty(1, 0, 3), torch.empty(1, 0, dtype=torch.int64)
     adapted = AdaptedModel(
-        None, lambda x: x, torch.device("cpu"), [], Episode(none, none, none, none), (0, 1, 2)
+        None,
+        lambda x: x,
+        torch.device("cpu"),
+        [],
+        Episode(none, no_labels, none, no_labels),
+        (0, 1, 2),
     )
     queries = torch.eye(3).repeat(CHUNKS * CHUNK // 3 + 1, 1)[: CHUNKS * CHUNK]
     assert np.array_equal(adapted.predict(queries), queries.argmax(1).numpy())
