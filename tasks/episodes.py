@@ -10,21 +10,26 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
 from episodic.core import random_numbers
 from episodic.core.blocks import iterate_blocks, save_images
 from episodic.core.config import require
 from episodic.data import sampling, storage
+from episodic.data.unknown_queries import draw_unknown_rows
 from episodic.data.varied_sampling import VariedClassSampler
 from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
 from episodic.preprocessing.images.reading import array_to_image
 from tasks import params
-from tasks.prepared import FORMAT, add_offsets
+from tasks.prepared import FORMAT, add_offsets, name_episodes
 from tasks.runtime import stage
 from tasks.runtime.files import atomic_folder, compute_digest, write_json
 
 THUMBNAIL = 64
 """Height and width of the images that reports show, in pixels."""
+
+AUTOMATIC_SHOTS = (1, 5)
+"""Shots of the further sizes of fixed episodes that are not chosen by the user."""
 
 
 def run(settings: params.Settings, raw: Path, out: Path) -> None:
@@ -91,7 +96,10 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
         }
     )
     table.to_parquet(folder / "classes.parquet", index=False)
-    _write_class_episodes(table, episodes, folder)
+    other_sizes = _choose_other_sizes(table, episodes)
+    for size in (None, *other_sizes):
+        _write_class_episodes(table, episodes, folder, size)
+    details["other_sizes"] = other_sizes
     if episodes.within_group:
         within = _describe_groups(table, episodes.ways_bounds[1])
         details["protocol"] = f"{data.protocol}, each episode within {within}"
@@ -100,9 +108,33 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     return details | {"classes": table["split"].value_counts().sort_index().to_dict()}
 
 
-def _write_class_episodes(table: pd.DataFrame, episodes: params.Episodes, folder: Path) -> None:
-    """Draw the fixed episodes of each split from the class table, and write their rows."""
+def _choose_other_sizes(table: pd.DataFrame, episodes: params.Episodes) -> list[tuple[int, int]]:
+    """Return the further sizes of fixed episodes; by default 1 and 5 shots, where possible."""
+    if episodes.other_sizes is not None:
+        return list(episodes.other_sizes)
+    if episodes.is_varied:
+        return []
+    smallest = table.loc[table["split"] != "train", "count"].min()
     ways, shots = episodes.ways_bounds[1], episodes.shots_bounds[1]
+    return [
+        (ways, other)
+        for other in AUTOMATIC_SHOTS
+        if other != shots and other + episodes.queries <= smallest
+    ]
+
+
+def _write_class_episodes(
+    table: pd.DataFrame, episodes: params.Episodes, folder: Path, size: tuple[int, int] | None
+) -> None:
+    """Draw the fixed episodes of each split from the class table, and write their rows.
+
+    Args:
+        table: The class table.
+        episodes: The settings.
+        folder: The folder to write to.
+        size: Ways and shots, one of the further sizes; None for those of the settings.
+    """
+    ways, shots = size or (episodes.ways_bounds[1], episodes.shots_bounds[1])
     for split, count in _fixed_splits(episodes):
         classes_of_split = add_offsets(table)[table["split"] == split]
         groups = None
@@ -114,7 +146,7 @@ def _write_class_episodes(table: pd.DataFrame, episodes: params.Episodes, folder
             torch.tensor(classes_of_split["offset"].to_numpy()),
             torch.tensor(classes_of_split["count"].to_numpy()),
             episodes.seed,
-            split,
+            name_episodes(split, size),
             ways,
             shots,
             episodes.queries,
@@ -124,7 +156,7 @@ def _write_class_episodes(table: pd.DataFrame, episodes: params.Episodes, folder
         index = torch.arange(count)
         rows_of_split = classes_of_split.index.to_numpy()
         columns: dict[str, Any] = {"episode": np.arange(count)}
-        if episodes.is_varied:
+        if episodes.is_varied and size is None:
             varied = VariedClassSampler(
                 sampler, episodes.ways_bounds, episodes.shots_bounds, episodes.unbalanced
             )
@@ -139,7 +171,17 @@ def _write_class_episodes(table: pd.DataFrame, episodes: params.Episodes, folder
         }
         if episodes.query_balance is not None:
             columns["query_counts"] = list(sampler.draw_query_counts(index).numpy())
-        pd.DataFrame(columns).to_parquet(folder / f"{split}.parquet", index=False)
+        unknown = round(ways * episodes.queries * episodes.open / (1 - episodes.open))
+        if unknown and ways < len(classes_of_split):
+            padded = pad_sequence(positions, batch_first=True, padding_value=len(classes_of_split))
+            rows = draw_unknown_rows(
+                padded, sampler.offsets, sampler.counts, unknown, episodes.seed, sampler.split
+            )
+            columns["unknown"] = list(rows.numpy())
+        elif unknown:
+            stage.emit("no queries of unknown classes", stage="episodes", split=split, classes=ways)
+        path = folder / f"{name_episodes(split, size)}.parquet"
+        pd.DataFrame(columns).to_parquet(path, index=False)
 
 
 def _encode(data: Images | Texts) -> Any:

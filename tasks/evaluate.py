@@ -14,7 +14,15 @@ from episodic.engine import allocator
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from tasks import params, prepared
-from tasks.evaluation import baselines, calibration, diagnostics, ratings, tables, task_space
+from tasks.evaluation import (
+    baselines,
+    calibration,
+    diagnostics,
+    ratings,
+    reliability,
+    tables,
+    task_space,
+)
 from tasks.evaluation.baselines import EpisodeBaselines
 from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults, measure_episodes
@@ -32,6 +40,7 @@ class Measurements:
     Attributes:
         results: Scores and outputs of every test episode.
         diagnostics: Entries of metrics.json.
+        sizes: Predictions for the test episodes of each size, for classification.
         ratings: Errors of rating prediction, for a dataset of ratings.
         class_embeddings: The test classes in the learned space `(classes, width)`, for
             classification.
@@ -39,6 +48,7 @@ class Measurements:
 
     results: EpisodeResults
     diagnostics: dict[str, Any]
+    sizes: list[reliability.SizeResults]
     ratings: ratings.RatingResults | None
     class_embeddings: torch.Tensor | None
 
@@ -88,10 +98,10 @@ def _measure(
     episode_baselines = EpisodeBaselines.prepare(evaluation, row_baselines, group)
     results = measure_episodes(evaluation, episode_baselines, group)
     labels = diagnostics.measure_label_permutations(evaluation, group)
-    rejection = diagnostics.measure_rejection(evaluation, results, group)
+    sizes = reliability.measure_sizes(evaluation, group)
     rated = ratings.measure_ratings(evaluation, table, group) if table else None
     embeddings = task_space.embed_classes(evaluation, group)
-    return Measurements(results, labels | rejection, rated, embeddings)
+    return Measurements(results, labels, sizes, rated, embeddings)
 
 
 def _write(
@@ -120,6 +130,8 @@ def _write(
             )
             entries |= calibrated
             bins.to_csv(folder / "reliability.csv", index=False)
+            if measurements.sizes:
+                entries |= _write_reliability(measurements.sizes, source.meta["seed"], folder)
             classes = tables.build_class_table(evaluation, predictions)
             classes.to_parquet(folder / "classes.parquet", index=False)
         elif measurements.ratings is not None:
@@ -139,6 +151,21 @@ def _write(
         for name, table in space.tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
     write_json(metrics, replace_infinite(entries | space.metrics))
+
+
+def _write_reliability(
+    sizes: list[reliability.SizeResults], seed: int, folder: Path
+) -> dict[str, Any]:
+    """Write the tables of unknown classes and prediction sets, and return their metrics."""
+    main = sizes[0]
+    queries = reliability.build_open_table(main)
+    queries.to_parquet(folder / "open.parquet", index=False)
+    unknown, detection, selective = reliability.measure_unknown(queries, main.fitted, seed)
+    if unknown:
+        detection.to_csv(folder / "detection.csv", index=False)
+        selective.to_csv(folder / "selective.csv", index=False)
+    reliability.build_size_table(sizes, seed).to_csv(folder / "sizes.csv", index=False)
+    return unknown | {"sets": reliability.summarize_sets(main)}
 
 
 def replace_infinite(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from episodic.core import float64
+from episodic.core import float64, random_numbers
 from episodic.core.episode import Episode
 from episodic.core.episode_size import size_bounds, stack_lists
 from episodic.data import augmentation, sampling, storage
 from episodic.data.stored_episodes import Episodes, StoredEpisodes
+from episodic.data.unknown_queries import OTHER_CLASS, OUT_OF_SCOPE, OpenQueries
 from episodic.data.varied_sampling import VariedClassSampler, build_varied_episode
 from tasks.params import Settings
 from tasks.runtime.files import read_json
@@ -35,11 +36,13 @@ class PreparedFolder:
         folder: The folder.
         meta: The content of `meta.json`.
         device: Device of the episodes.
+        size: Ways and shots of the fixed episodes, if these are of one of the further sizes.
     """
 
     folder: Path
     meta: dict[str, Any]
     device: torch.device
+    size: tuple[int, int] | None = None
 
     @property
     def sampling_device(self) -> torch.device:
@@ -60,6 +63,17 @@ class PreparedFolder:
     def is_varied(self) -> bool:
         """Whether fixed episodes differ in the number of classes or of support examples."""
         return "varied" in self.meta
+
+    @property
+    def other_sizes(self) -> list[tuple[int, int]]:
+        """Ways and shots of the further sizes of fixed episodes."""
+        return [(ways, shots) for ways, shots in self.meta.get("other_sizes", [])]
+
+    def at_size(self, size: tuple[int, int]) -> PreparedFolder:
+        """Return the folder with the fixed episodes of one of `other_sizes`."""
+        ways, shots = size
+        meta = {key: value for key, value in self.meta.items() if key != "varied"}
+        return replace(self, meta=meta | {"ways": ways, "shots": shots}, size=size)
 
     def read_classes(self) -> pd.DataFrame:
         """Read the class table, with the first row of the examples of each class as `offset`."""
@@ -169,7 +183,7 @@ class PreparedFolder:
 
     def read_episodes(self, split: str) -> pd.DataFrame:
         """Read the table of the fixed episodes of a split, one row per episode."""
-        return pd.read_parquet(self.folder / f"{split}.parquet")
+        return pd.read_parquet(self.folder / f"{name_episodes(split, self.size)}.parquet")
 
     def load_episodes(self, split: str) -> Episodes:
         """Load the fixed episodes of a split on `device`.
@@ -181,6 +195,51 @@ class PreparedFolder:
         if len(table) * (first.support_x.numel() + first.query_x.numel()) > MAX_NUMBERS_IN_MEMORY:
             return StoredEpisodes(len(table), lambda i, j: self.build_episodes(table[i:j]))
         return self.build_episodes(table)
+
+    def read_unknown_rows(self, table: pd.DataFrame) -> torch.Tensor | None:
+        """Return the rows of queries of unknown classes `(episodes, m)`; None if there are none.
+
+        Args:
+            table: Rows of `read_episodes`.
+        """
+        if "unknown" not in table:
+            return None
+        return torch.tensor(np.stack(table["unknown"].to_list()), device=self.sampling_device)
+
+    def open_queries(self, split: str, out_of_scope: bool = False) -> OpenQueries | None:
+        """Return the queries of unknown classes of the fixed episodes; None if there are none.
+
+        Args:
+            split: `validation` or `test`.
+            out_of_scope: Whether to add as many examples that belong to no class, if the dataset
+                has such examples.
+        """
+        table = self.read_episodes(split)
+        rows = self.read_unknown_rows(table)
+        parts = [] if rows is None else [(OTHER_CLASS, rows)]
+        outside = self.meta.get("outside", 0) if out_of_scope else 0
+        if outside:
+            key = random_numbers.key(self.meta["seed"], "outside")
+            queries = int(self.count_queries(table).sum(1).max())
+            bits = random_numbers.random_bits(key, torch.arange(len(table)), queries)
+            first = len(self.examples) - outside
+            drawn = first + random_numbers.integers_below(bits, outside)
+            parts.append((OUT_OF_SCOPE, drawn.to(self.sampling_device)))
+        if not parts:
+            return None
+        of_episode = torch.cat([rows for _, rows in parts], 1)
+        labels = torch.cat([torch.full(rows.shape[1:], label) for label, rows in parts])
+        return lambda first, end: (self.read_examples(of_episode[first:end]), labels)
+
+    def read_examples(self, rows: torch.Tensor) -> torch.Tensor:
+        """Read examples as a model takes them, `(*rows.shape, *input)` on `device`.
+
+        Args:
+            rows: Rows of the examples, int64, on the sampling device.
+        """
+        x = self.examples[rows.flatten()]
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x
+        return torch.unflatten(x, 0, rows.shape).to(self.device)
 
     def build_episodes(self, table: pd.DataFrame) -> Episode:
         """Build fixed episodes on `device`.
@@ -263,6 +322,16 @@ class PreparedFolder:
         ways = self.meta["ways"]
         rows = [np.pad(row, (0, ways - len(row))) for row in table["shots"]]
         return torch.tensor(np.stack(rows))
+
+
+def name_episodes(split: str, size: tuple[int, int] | None) -> str:
+    """Return the name of the fixed episodes of a split, and of their file.
+
+    Args:
+        split: `validation` or `test`.
+        size: Ways and shots, one of the further sizes; None for the main one.
+    """
+    return split if size is None else f"{split}-{size[0]}way-{size[1]}shot"
 
 
 def add_offsets(table: pd.DataFrame) -> pd.DataFrame:

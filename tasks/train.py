@@ -22,13 +22,16 @@ from typing import Any
 import pandas as pd
 import torch
 
+from episodic.core.config import ConfigError
+from episodic.core.model import Params
 from episodic.engine import allocator
-from episodic.engine.learner import MetaLearner
+from episodic.engine.learner import BATCH_NORM, MetaLearner
 from episodic.engine.plan import Plan
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
 from episodic.training import loop, model_folder
-from episodic.training.calibration import calibrate
+from episodic.training.config import TrainingConfig
+from episodic.training.reliability import Reliability, fit_reliability
 from tasks import params, prepared
 from tasks.runtime import class_selection, distributed, resume, stage
 from tasks.runtime.files import ROOT, atomic_folder, compute_code_digest, write_json
@@ -108,10 +111,10 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 on_progress=on_progress,
                 on_resume=on_resume,
             )
-            scalings = {}
-            if source.kind == "classification" and settings.train.calibration:
-                scalings = calibrate(
-                    learner, result.members, validation, settings.train.calibration, group
+            reliability = {}
+            if source.kind == "classification":
+                reliability = _fit_reliability(
+                    learner, result.members, source, settings.train, group
                 )
             elapsed = measure_elapsed()
             run_facts = _describe_run(result, elapsed, device, group, plan, compiler)
@@ -128,9 +131,10 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 "data_digest": source.meta["data_digest"],
                 "code_digest": code,
             }
-            if scalings:
-                description["calibration"] = {
-                    mode: scaling.to_json() for mode, scaling in scalings.items()
+            if reliability:
+                description["reliability"] = {
+                    mode: [entry.to_json() for entry in fitted]
+                    for mode, fitted in reliability.items()
                 }
             if source.is_varied:
                 description["varied"] = source.meta["varied"]
@@ -145,6 +149,44 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 validation_table = pd.DataFrame(result.history.validation)
                 validation_table.to_csv(draft / "validation.csv", index=False)
             write_json(run_json, run_facts)
+
+
+def _fit_reliability(
+    learner: MetaLearner,
+    members: list[Params],
+    source: prepared.PreparedFolder,
+    settings: TrainingConfig,
+    group: ProcessGroup,
+) -> dict[str, list[Reliability]]:
+    """Learn how far predictions can be trusted, on the validation episodes of every size.
+
+    Returns:
+        What was learned by batch-norm mode, the main size first. Adapted models are inductive, so
+        the transductive mode is only calibrated for the evaluation of a run that uses it.
+    """
+    fitted: dict[str, list[Reliability]] = {"inductive": []}
+    for size in (None, *source.other_sizes):
+        sized = source if size is None else source.at_size(size)
+        episodes = sized.load_episodes("validation")
+        try:
+            learner.test_variant.check_ways(episodes.slice_tasks(0, 1))
+        except ConfigError:
+            if group.rank == 0:
+                name = prepared.name_episodes("validation", size)
+                stage.emit("not calibrated for other ways", stage="train", episodes=name)
+            continue
+        for mode in BATCH_NORM if size is None and learner.model.norm_names else ("inductive",):
+            entry = fit_reliability(
+                replace(learner, batch_norm=mode),
+                members,
+                episodes,
+                sized.open_queries("validation") if mode == "inductive" else None,
+                settings.calibration,
+                source.meta["seed"],
+                group,
+            )
+            fitted.setdefault(mode, []).append(entry)
+    return fitted
 
 
 def describe_learner(settings: params.Settings, meta: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.calibration import Calibration
 from episodic.training.model_folder import CONFIG, ModelFolderError
+from episodic.training.reliability import Reliability, read_reliability, select_reliability
 
 __all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
 
@@ -99,9 +100,20 @@ class AdaptedModel:
         return self.most_likely_labels(self.predict_proba(x))
 
     @cached_property
+    def reliability(self) -> Reliability | None:
+        """What is known of predictions for a task of this size; None if nothing is.
+
+        It was learned on validation episodes, of those sizes the one that is closest.
+        """
+        fitted = read_reliability(self.config)
+        ways = max(1, len(self.classes_))
+        return select_reliability(fitted, ways, self.support.support_y.shape[1] / ways)
+
+    @property
     def calibration(self) -> Calibration:
-        """The scaling of the logits, as it was fitted on validation episodes."""
-        return Calibration.from_json(self.config.get("calibration", {}).get("inductive", {}))
+        """The scaling of the logits; without a calibration, one that changes nothing."""
+        fitted = self.reliability
+        return (fitted and fitted.calibration) or Calibration()
 
     @cached_property
     def shots(self) -> Tensor:

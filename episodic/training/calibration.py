@@ -7,8 +7,8 @@ little about new tasks, so it is fitted on validation episodes, or on left-out s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,19 +18,12 @@ from torch import Tensor
 
 from episodic.core import float64, random_numbers
 from episodic.core.config import require
-from episodic.core.episode import Episode
-from episodic.core.model import Params
-from episodic.data.stored_episodes import Episodes
-from episodic.engine.learner import BATCH_NORM, MetaLearner
-from episodic.engine.processes import ProcessGroup
-from episodic.training.evaluation import ExactChunks, adaptation_curve, count_inner_steps
 
 __all__ = [
     "Calibration",
     "CalibrationError",
     "Kind",
     "brier_scores",
-    "calibrate",
     "fit_calibration",
     "measure_calibration_error",
     "negative_log_likelihoods",
@@ -110,67 +103,6 @@ class Calibration:
         """
         theta = logits.new_tensor([-math.log(self.temperature), self.weight, self.bias])
         return _scale(theta, logits, _log_ratios(logits, shots))
-
-
-def calibrate(
-    learner: MetaLearner,
-    members: Sequence[Params],
-    episodes: Episodes,
-    kind: Kind = "temperature",
-    group: ProcessGroup | None = None,
-) -> dict[str, Calibration]:
-    """Fit the calibration of a trained classifier on validation episodes.
-
-    Args:
-        learner: The learner.
-        members: Meta-parameters of each member of the ensemble, without a task axis.
-        episodes: The validation episodes, on the device of the computation. Test episodes would
-            make the probabilities look better than they are on new tasks.
-        kind: As for `fit_calibration`.
-        group: The processes that share the work.
-
-    Returns:
-        The calibration by batch-norm mode.
-    """
-    steps = count_inner_steps(learner, None)
-    chunks = ExactChunks(learner.test_variant, episodes)
-    largest = episodes.slice_tasks(0, 1)
-    shape = largest.query_y.shape[1], largest.classes
-
-    def compute(mode: str, i: int) -> Tensor:
-        chunk = chunks[i]
-        variant = replace(learner, batch_norm=mode)
-        outputs = adaptation_curve(variant, members, chunk, [steps], [mode]).outputs[0]
-        return _tabulate(outputs, chunk, *shape)
-
-    found = {}
-    for mode in BATCH_NORM if learner.model.norm_names else BATCH_NORM[:1]:
-        table = (group or ProcessGroup()).gather_rows(
-            lambda i, mode=mode: compute(mode, i),  # type: ignore[misc]
-            chunks.sizes,
-        )
-        logits, y, is_query, shots = torch.split(table, [shape[1], 1, 1, shape[1]], -1)
-        found[mode] = fit_calibration(
-            logits, y[..., 0].long(), shots[:, 0], is_query[..., 0].bool(), kind
-        )
-    return {mode: found.get(mode, found[BATCH_NORM[0]]) for mode in BATCH_NORM}
-
-
-def _tabulate(outputs: Tensor, episode: Episode, queries: int, ways: int) -> Tensor:
-    """Join logits, label, whether it is no padding, and shots: `(tasks, queries, 2 * ways + 2)`."""
-    tasks, n, classes = outputs.shape
-    one_hot = F.one_hot(episode.support_y, classes)
-    if (mask := episode.support_mask) is not None:
-        one_hot = one_hot * mask[..., None]
-    is_query = episode.example_mask[:, episode.support_y.shape[1] :]
-    parts = (
-        F.pad(outputs, (0, ways - classes), value=-torch.inf),
-        episode.query_y[..., None],
-        is_query[..., None],
-        F.pad(one_hot.sum(1), (0, ways - classes))[:, None].expand(tasks, n, ways),
-    )
-    table = torch.cat([part.to(outputs.dtype) for part in parts], -1)
-    return F.pad(table, (0, 0, 0, queries - n))
 
 
 def fit_calibration(

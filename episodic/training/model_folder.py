@@ -21,7 +21,7 @@ from episodic.core.model import Params
 from episodic.core.objective import Objective
 from episodic.core.registry import ALGORITHMS, MODELS, Registry
 from episodic.engine.learner import Algorithm, MetaLearner
-from episodic.training.calibration import Calibration
+from episodic.training.reliability import read_reliability
 
 __all__ = [
     "ModelFolderError",
@@ -135,8 +135,8 @@ def build_checked_learner(folder: Path, config: dict[str, Any]) -> MetaLearner:
     try:
         learner = build_learner(config)
         learner.init(0)
-        for scaling in config.get("calibration", {}).values():
-            Calibration.from_json(scaling)
+        for mode in config.get("reliability", {}):
+            read_reliability(config, mode)
         return learner
     except ConfigError as error:
         raise ModelFolderError(f"{path}: {error}") from error

@@ -16,6 +16,7 @@ from episodic.training.calibration import (
     measure_calibration_error,
     negative_log_likelihoods,
 )
+from episodic.training.reliability import read_reliability
 from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.evaluation.results import EpisodeResults
 
@@ -25,9 +26,8 @@ SCORES = ("likelihood", "brier")
 
 def read_calibration(evaluation: EvaluationSetup) -> Calibration | None:
     """Return the calibration of the model in its own batch-norm mode; None without one."""
-    scalings = evaluation.trained.config.get("calibration")
-    mode = evaluation.trained.learner.batch_norm
-    return Calibration.from_json(scalings[mode]) if scalings else None
+    fitted = read_reliability(evaluation.trained.config, evaluation.trained.learner.batch_norm)
+    return fitted[0].calibration if fitted else None
 
 
 def compute_probabilities(

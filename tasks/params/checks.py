@@ -156,7 +156,14 @@ def _check_examples(settings: Settings, limits: Limits) -> list[str]:
     name, episodes, train = settings.dataset.name, settings.episodes, settings.train
     smallest = f" ({limits.smallest})" if limits.smallest else ""
     training_shots = size_bounds(train.shots, episodes.shots)[1]
-    return [
+    others = [
+        f"episodes.other_sizes.{i} has {shots} shots; with {episodes.queries} episodes.queries, it "
+        f"must have at most {limits.examples - episodes.queries}, as {name} has {limits.examples} "
+        f"examples per class{smallest}"
+        for i, (_, shots) in enumerate(episodes.other_sizes or ())
+        if shots + episodes.queries > limits.examples
+    ]
+    return others + [
         f"{shots_section}.shots + {section}.queries is {shots} + {queries} = {shots + queries}; it "
         f"must be at most {limits.examples}, the examples per class of {name}{smallest}"
         for shots_section, shots, section, queries in (
@@ -216,6 +223,12 @@ def _check_classes(settings: Settings, limits: Limits) -> list[str]:
                 f"{section}.ways is {_show(getattr(settings, section).ways)}; it must be at most "
                 f"{classes}, the number of {split} classes of {settings.dataset.name}"
             )
+        errors += [
+            f"episodes.other_sizes.{i} has {other} ways; it must have at most {classes}, the number"
+            f" of {split} classes of {settings.dataset.name}"
+            for i, (other, _) in enumerate(settings.episodes.other_sizes or ())
+            if other > classes and split != "train"
+        ]
     return errors
 
 

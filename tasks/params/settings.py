@@ -51,6 +51,10 @@ class Episodes(Section):
         within_group: Whether all classes of an episode are from the same group.
         query_balance: Concentration of the Dirichlet distribution of the queries of an episode over
             its classes. None: equally many queries per class.
+        open: Share of queries of classes that are not in the episode (open set). They are added to
+            the queries of its classes, to measure how well they are detected. 0: none.
+        other_sizes: Further numbers of ways and shots, `(ways, shots)`, on which the reliability of
+            predictions is measured. None: 1 and 5 shots, if there are enough examples.
     """
 
     seed: Seed = 0
@@ -62,8 +66,13 @@ class Episodes(Section):
     test: EpisodeCount = 500
     within_group: bool = False
     query_balance: Annotated[float, Gt(0), Le(1e6)] | None = None
+    open: Annotated[float, Ge(0), Le(0.9)] = 0.5
+    other_sizes: tuple[tuple[Count, Count], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.other_sizes is not None:
+            sizes = tuple(map(tuple, self.other_sizes))
+            object.__setattr__(self, "other_sizes", sizes)
         super().__post_init__()
         check_sizes(self.ways, self.shots, self.unbalanced)
         require(
@@ -72,6 +81,16 @@ class Episodes(Section):
             self.query_balance,
             "must be null if ways or shots has bounds",
         )
+        for i, (ways, shots) in enumerate(self.other_sizes or ()):
+            key = f"other_sizes.{i}"
+            require(ways >= 2, key, [ways, shots], "must have at least 2 ways")
+            require(
+                (ways, shots) != (self.ways, self.shots)
+                and (ways, shots) not in (self.other_sizes or ())[:i],
+                key,
+                [ways, shots],
+                "must differ from [ways, shots] and from the other sizes",
+            )
 
     @property
     def is_varied(self) -> bool:
