@@ -185,6 +185,7 @@ def _fit_reliability(
                 source.meta["seed"],
                 group,
             )
+            entry = replace(entry, ways=sized.meta["ways"], shots=sized.meta["shots"])
             fitted.setdefault(mode, []).append(entry)
     return fitted
 

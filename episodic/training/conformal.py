@@ -118,7 +118,7 @@ def fit_prediction_sets(probabilities: Tensor, is_query: Tensor | None = None) -
     """
     p = probabilities.double().cpu()
     known = torch.ones_like(p, dtype=torch.bool) if is_query is None else is_query.cpu()
-    weight = known / (known.sum(1, keepdim=True).clamp_min(1) * (len(p) + 1))
+    weight = known.double() / (known.sum(1, keepdim=True).clamp_min(1) * (len(p) + 1))
     order = p[known].argsort(descending=True)
     descending, reached = p[known][order], weight[known][order].cumsum(0)
     # A tolerance far below the weight of a query, since sums of weights are rounded.

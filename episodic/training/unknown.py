@@ -186,6 +186,8 @@ def measure_detection(
     weights = _resample(int(episode.max()) + 1, seed)
     known_counts = weights @ _count(episode[is_known], bins[is_known], weights.shape[1], count)
     others = weights @ _count(episode[~is_known], bins[~is_known], weights.shape[1], count)
+    both = (known_counts.sum(1) > 0) & (others.sum(1) > 0)  # false in resamples of few episodes
+    known_counts, others = known_counts[both], others[both]
     total_known, total_unknown = known_counts.sum(1), others.sum(1)
     lower = others.cumsum(1) - others / 2
     areas = (known_counts * lower).sum(1) / (total_known * total_unknown)

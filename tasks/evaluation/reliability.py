@@ -99,7 +99,7 @@ def summarize_sets(results: SizeResults) -> dict[str, Any]:
         size = members.sum(-1)
         entry: dict[str, float] = {}
         for name, values in (("coverage", covered), ("size", size), ("empty", size == 0)):
-            by_episode = (values * is_known).sum(1) / is_known.sum(1)
+            by_episode = (values * is_known).double().sum(1) / is_known.sum(1)
             entry[name], entry[f"{name}_ci95"] = mean_ci95(by_episode.numpy())
         entries[f"coverage_{round(100 * promised)}"] = entry
     return entries

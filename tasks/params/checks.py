@@ -223,12 +223,14 @@ def _check_classes(settings: Settings, limits: Limits) -> list[str]:
                 f"{section}.ways is {_show(getattr(settings, section).ways)}; it must be at most "
                 f"{classes}, the number of {split} classes of {settings.dataset.name}"
             )
-        errors += [
-            f"episodes.other_sizes.{i} has {other} ways; it must have at most {classes}, the number"
-            f" of {split} classes of {settings.dataset.name}"
-            for i, (other, _) in enumerate(settings.episodes.other_sizes or ())
-            if other > classes and split != "train"
-        ]
+    fixed = {split: n for split, n in limits.classes.items() if split != "train"}
+    smallest = min(fixed, key=fixed.__getitem__)
+    errors += [
+        f"episodes.other_sizes.{i} has {ways} ways; it must have at most {fixed[smallest]}, the "
+        f"number of {smallest} classes of {settings.dataset.name}"
+        for i, (ways, _) in enumerate(settings.episodes.other_sizes or ())
+        if ways > fixed[smallest]
+    ]
     return errors
 
 

@@ -108,6 +108,8 @@ def test_evaluation_writes_what_is_documented(prepared):
         "train",
         "labels",
         "calibration",
+        "unknown",
+        "sets",
         "ensemble",
         "tasks",
     }

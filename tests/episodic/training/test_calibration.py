@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-import episodic
-from episodic.algorithms.protonet import ProtoNet
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
-from episodic.core.episode import Episode
-from episodic.core.objective import Objective
-from episodic.data.stored_episodes import StoredEpisodes
-from episodic.engine.learner import MetaLearner
-from episodic.models.mlp import MLP
-from episodic.training import model_folder
 from episodic.training.calibration import (
     BINS,
     Calibration,
     brier_scores,
-    calibrate,
     fit_calibration,
     measure_calibration_error,
     negative_log_likelihoods,
@@ -165,98 +155,3 @@ def test_intervals_treat_an_episode_as_one_observation():
         for correct in (together, apart)
     )
     assert wide > 3 * narrow
-
-
-def test_an_adapted_model_applies_the_calibration_of_its_mode(tmp_path):
-    """That of inductive batch norm, also from a folder; another one is refused."""
-    config = {
-        "algorithm": {"name": "protonet"},
-        "model": {"name": "mlp", "hidden": []},
-        "batch_norm": "transductive",
-        "kind": "classification",
-        "ways": 3,
-        "shots": 2,
-        "classes": 0,
-        "input": [4],
-        "inputs": {"kind": "numbers"},
-    }
-    episodes = noisy_episodes(1)
-    x, y, query = episodes.support_x[0], episodes.support_y[0].tolist(), episodes.query_x[0]
-    scalings = {"transductive": {"temperature": 9.0}, "inductive": {"temperature": 4.0}}
-
-    def predict(name: str, **more: object) -> np.ndarray:
-        learner = model_folder.build_learner(config)
-        model_folder.save(tmp_path / name, [learner.init(0)], config | more)
-        adapted = episodic.load(tmp_path / name).adapt(x.numpy(), y)
-        adapted.save(tmp_path / f"{name} adapted")
-        again = episodic.load_adapted(tmp_path / f"{name} adapted")
-        probabilities = adapted.predict_proba(query.numpy())
-        np.testing.assert_array_equal(again.predict_proba(query.numpy()), probabilities)
-        return probabilities
-
-    raw, scaled = predict("raw"), predict("scaled", calibration=scalings)
-    expected = torch.from_numpy(raw).log().div(4).softmax(-1)
-    np.testing.assert_allclose(scaled, expected, rtol=1e-5)
-    with pytest.raises(model_folder.ModelFolderError, match="temperature is 0"):
-        predict("invalid", calibration={"inductive": {"temperature": 0}})
-
-
-def sharpened(factor: float) -> MetaLearner:
-    """Prototypical networks whose logits are multiplied by a factor."""
-
-    @dataclass(frozen=True)
-    class Sharpened(ProtoNet):
-        def query_outputs(self, learner, theta, episode, batch_norm):
-            return factor * super().query_outputs(learner, theta, episode, batch_norm)
-
-    return MetaLearner(MLP(()).build((4,), 0), Sharpened(), Objective("classification"))
-
-
-def noisy_episodes(tasks: int = 60, shots: tuple[int, ...] = (2, 2, 2)) -> Episode:
-    generator = random_numbers.generator(1, "episodes")
-    means = torch.randn(tasks, 3, 4, generator=generator)
-
-    def draw(counts: tuple[int, ...]):
-        y = torch.arange(3).repeat_interleave(torch.tensor(counts))
-        x = means[:, y] + 1.5 * torch.randn(tasks, len(y), 4, generator=generator)
-        return x, y.expand(tasks, -1)
-
-    return Episode(*draw(shots), *draw((10, 10, 10)), 3)
-
-
-def test_a_learner_is_calibrated_on_its_own_outputs():
-    """The temperature is proportional to the scale of the logits, so probabilities are the same."""
-    episodes = noisy_episodes()
-    found = [calibrate(sharpened(factor), [{}], episodes) for factor in (1.0, 5.0)]
-    for mode in ("transductive", "inductive"):
-        assert found[1][mode].temperature == pytest.approx(5 * found[0][mode].temperature, rel=1e-4)
-    learner = sharpened(5.0)
-    logits = learner.query_outputs({}, episodes)
-    expected = fit_calibration(logits, episodes.query_y)
-    assert found[1]["inductive"].temperature == pytest.approx(expected.temperature, rel=1e-4)
-    stored = StoredEpisodes(60, episodes.slice_tasks)
-    assert calibrate(learner, [{}], stored) == found[1]
-
-
-def test_padded_episodes_are_calibrated_as_alone():
-    """Episodes of two sizes: padding neither of examples nor of classes counts."""
-    small, large = noisy_episodes(30), noisy_episodes(30, (4, 1, 5))
-    padded = small._replace(
-        support_x=torch.cat([small.support_x, torch.full((30, 4, 4), 9.0)], 1),
-        support_y=torch.cat([small.support_y, torch.full((30, 4), 2)], 1),
-    )
-    sizes = torch.tensor([6, 10]).repeat_interleave(30)
-    both = Episode(
-        *(torch.cat(pair) for pair in zip(padded.tensors, large.tensors, strict=True)),
-        3,
-        support_size=sizes,
-        query_size=torch.full((60,), 30),
-    )
-    learner = sharpened(2.0)
-    found = calibrate(learner, [{}], both, "vector")["inductive"]
-    logits = torch.cat([learner.query_outputs({}, e) for e in (small, large)])
-    shots = torch.tensor([[2, 2, 2]] * 30 + [[4, 1, 5]] * 30)
-    expected = fit_calibration(logits, both.query_y, shots, kind="vector")
-    assert expected.bias != 0
-    for key in ("temperature", "weight", "bias"):
-        assert getattr(found, key) == pytest.approx(getattr(expected, key), rel=1e-3, abs=1e-4)
