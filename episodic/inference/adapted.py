@@ -30,7 +30,7 @@ from episodic.training import evaluation, model_folder
 from episodic.training.calibration import Calibration
 from episodic.training.model_folder import CONFIG, ModelFolderError
 
-__all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
+__all__ = ["AdaptedModel", "build_inputs", "describe_calibration", "load_adapted"]
 
 SUPPORT, TUNED_BLOCKS = "support.safetensors", "tuned_blocks.safetensors"
 
@@ -100,8 +100,17 @@ class AdaptedModel:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """The scaling of the logits, as it was fitted on validation episodes."""
+        """The scaling of the logits; without a calibration, one that changes nothing."""
         return Calibration.from_json(self.config.get("calibration", {}).get("inductive", {}))
+
+    @property
+    def calibrated_on(self) -> str | None:
+        """What the calibration was fitted on; None if probabilities are not calibrated.
+
+        `validation episodes` of meta-training, or `left-out support examples` for a head on an
+        encoder.
+        """
+        return describe_calibration(self.config)
 
     @cached_property
     def shots(self) -> Tensor:
@@ -115,7 +124,7 @@ class AdaptedModel:
     def predict_proba(self, x: Any) -> np.ndarray:
         """Predict the probability of each class.
 
-        Probabilities are calibrated if the model was calibrated in training.
+        They are calibrated unless `calibrated_on` is None.
 
         If the model is `transductive`, probabilities depend on all examples of the call.
 
@@ -232,6 +241,17 @@ class AdaptedModel:
             checkpoint.save(draft / SUPPORT, support, {})
             if self.tuned_blocks is not None:
                 self.tuned_blocks.save(draft / TUNED_BLOCKS)
+
+
+def describe_calibration(config: dict[str, Any]) -> str | None:
+    """Return what the probabilities of a model are calibrated on, as `calibrated_on`.
+
+    Args:
+        config: The content of its config.json.
+    """
+    if not config.get("calibration"):
+        return None
+    return "left-out support examples" if "head" in config else "validation episodes"
 
 
 def load_adapted(

@@ -24,6 +24,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
+from episodic.inference.heads import CALIBRATED
 from episodic.inference.labels import (
     AdaptError,
     index_labels,
@@ -31,6 +32,7 @@ from episodic.inference.labels import (
     read_targets,
     unique_labels,
 )
+from episodic.inference.support_calibration import calibrate_on_support
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
@@ -129,13 +131,25 @@ class FewShotLearner:
                 "the inner loop diverged on this support set: use more examples or fewer steps"
             )
         return AdaptedModel(
-            replace(self.trained, learner=learner),
+            replace(
+                self.trained, learner=learner, config=self._calibrate(learner, thetas[0], support)
+            ),
             self.inputs,
             self.device,
             thetas,
             support,
             tuple(classes),
         )
+
+    def _calibrate(self, learner: MetaLearner, theta: Params, support: Episode) -> dict[str, Any]:
+        """Return the configuration, for a head without meta-training with its calibration."""
+        if self.config.get("head") not in CALIBRATED:
+            return self.config
+        calibration = calibrate_on_support(learner, self._members()[0], theta, support)
+        config = {key: value for key, value in self.config.items() if key != "calibration"}
+        if calibration is not None:
+            config["calibration"] = {learner.batch_norm: calibration.to_json()}
+        return config
 
     def evaluate(
         self,
