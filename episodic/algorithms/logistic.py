@@ -86,14 +86,26 @@ class LogisticRegression(Algorithm):
         x = float64.to_float64(support)
         y = float64.to_float64(F.one_hot(episode.support_y, episode.classes))
         kernel = x @ x.mT
-        alpha, bias = fit_logistic(kernel, y, self._choose(x, kernel.detach(), episode))
+        regularization = self._choose(x, kernel.detach(), episode).expand_as(x[..., 0])
+        alpha, bias = fit_logistic(kernel, y, regularization)
         head = ((alpha.mT @ x).to(support), bias[:, 0].to(support))
         return InnerLoop(theta | dict(zip(HEAD, head, strict=True)))
 
+    def choose_regularization(self, learner: MetaLearner, meta: Params, episode: Episode) -> Tensor:
+        """Return lambda of each task `(tasks, 1)`, which the inner loop uses.
+
+        Args:
+            learner: The meta-learner.
+            meta: Meta-parameters without a task axis.
+            episode: The tasks.
+        """
+        theta = expand(meta, episode.tasks)
+        x = float64.to_float64(learner.model.features(theta, episode.support_x).detach())
+        return self._choose(x, x @ x.mT, episode)
+
     def _choose(self, x: Tensor, kernel: Tensor, episode: Episode) -> Tensor:
-        """Return lambda of each task and example `(tasks, n)`."""
         if self.regularization is not None:
-            return torch.full_like(kernel[:, 0], self.regularization)
+            return torch.full_like(kernel[:, :1, 0], self.regularization)
         default = DEFAULT_STRENGTH * feature_variance(kernel)
         choice = choose_regularization(
             x,
@@ -103,7 +115,7 @@ class LogisticRegression(Algorithm):
             rescaled=False,
             left_out=MAX_REFITS,
         )
-        return choice.regularization.expand_as(kernel[:, 0])
+        return choice.regularization
 
 
 def fit_logistic(kernel: Tensor, y: Tensor, regularization: Tensor) -> tuple[Tensor, Tensor]:

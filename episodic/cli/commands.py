@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from episodic.cli.app import app, fail, report_errors
+from episodic.cli.calibration import describe_probabilities
 from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
 from episodic.cli.learners import Device, Encoder, Head, load_learner, split_arguments
 from episodic.cli.predictions import format_predictions
@@ -84,6 +85,8 @@ def info(
         facts["validation"] = f"{config.get('validation'):.4g} " + (
             at if config.get("iterations") else "(the model has nothing to train)"
         )
+    if config["kind"] == "classification":
+        facts["probability"] = describe_probabilities(config)
     if ALGORITHMS[config["algorithm"]["name"]].transductive:
         facts["inference"] = "transductive: a prediction depends on the other examples of the call"
     if (model / "README.md").exists():
@@ -134,6 +137,8 @@ def adapt(
     counts = Counter(labels)
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
+    if adapted.classes_:
+        print(f"{out}: probabilities are {describe_probabilities(adapted.config)}")
     single = [name for name, count in counts.items() if count == 1]
     if learner.config.get("head") in LEAVE_ONE_OUT and 0 < len(single) < len(counts):
         print(

@@ -31,7 +31,7 @@ from episodic.training.calibration import Calibration
 from episodic.training.model_folder import CONFIG, ModelFolderError
 from episodic.training.reliability import Reliability, read_reliability, select_reliability
 
-__all__ = ["AdaptedModel", "build_inputs", "load_adapted"]
+__all__ = ["AdaptedModel", "build_inputs", "describe_calibration", "load_adapted"]
 
 SUPPORT, TUNED_BLOCKS = "support.safetensors", "tuned_blocks.safetensors"
 
@@ -101,9 +101,10 @@ class AdaptedModel:
 
     @cached_property
     def reliability(self) -> Reliability | None:
-        """What is known of predictions for a task of this size; None if nothing is.
+        """How far predictions can be trusted; None if nothing is known.
 
-        It was learned on validation episodes, of those sizes the one that is closest.
+        It was learned on validation episodes, of those sizes the one that is closest to the task;
+        for a head on an encoder, on its support set.
         """
         fitted = read_reliability(self.config)
         ways = max(1, len(self.classes_))
@@ -114,6 +115,15 @@ class AdaptedModel:
         """The scaling of the logits; without a calibration, one that changes nothing."""
         fitted = self.reliability
         return (fitted and fitted.calibration) or Calibration()
+
+    @property
+    def calibrated_on(self) -> str | None:
+        """What the calibration was fitted on; None if probabilities are not calibrated.
+
+        `validation episodes` of meta-training, or `left-out support examples` for a head on an
+        encoder.
+        """
+        return describe_calibration(self.config)
 
     @cached_property
     def shots(self) -> Tensor:
@@ -127,7 +137,7 @@ class AdaptedModel:
     def predict_proba(self, x: Any) -> np.ndarray:
         """Predict the probability of each class.
 
-        Probabilities are calibrated if the model was calibrated in training.
+        They are calibrated unless `calibrated_on` is None.
 
         If the model is `transductive`, probabilities depend on all examples of the call.
 
@@ -244,6 +254,17 @@ class AdaptedModel:
             checkpoint.save(draft / SUPPORT, support, {})
             if self.tuned_blocks is not None:
                 self.tuned_blocks.save(draft / TUNED_BLOCKS)
+
+
+def describe_calibration(config: dict[str, Any]) -> str | None:
+    """Return what the probabilities of a model are calibrated on, as `calibrated_on`.
+
+    Args:
+        config: The content of its config.json.
+    """
+    if not any(fitted.calibration for fitted in read_reliability(config)):
+        return None
+    return "left-out support examples" if "head" in config else "validation episodes"
 
 
 def load_adapted(

@@ -24,6 +24,7 @@ from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
+from episodic.inference.heads import CALIBRATED
 from episodic.inference.labels import (
     AdaptError,
     index_labels,
@@ -31,10 +32,12 @@ from episodic.inference.labels import (
     read_targets,
     unique_labels,
 )
+from episodic.inference.support_calibration import calibrate_on_support
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
 from episodic.training.model_folder import ModelFolderError
+from episodic.training.reliability import Reliability
 
 __all__ = ["FewShotEvaluation", "FewShotLearner", "load"]
 
@@ -129,13 +132,27 @@ class FewShotLearner:
                 "the inner loop diverged on this support set: use more examples or fewer steps"
             )
         return AdaptedModel(
-            replace(self.trained, learner=learner),
+            replace(
+                self.trained, learner=learner, config=self._calibrate(learner, thetas[0], support)
+            ),
             self.inputs,
             self.device,
             thetas,
             support,
             tuple(classes),
         )
+
+    def _calibrate(self, learner: MetaLearner, theta: Params, support: Episode) -> dict[str, Any]:
+        """Return the configuration, for a head without meta-training with its calibration."""
+        if self.config.get("head") not in CALIBRATED:
+            return self.config
+        calibration = calibrate_on_support(learner, self._members()[0], theta, support)
+        config = {key: value for key, value in self.config.items() if key != "reliability"}
+        if calibration is not None:
+            counts = support.support_y[0].bincount()
+            fitted = Reliability(len(counts), max(1, int(counts.double().mean())), calibration)
+            config["reliability"] = {learner.batch_norm: [fitted.to_json()]}
+        return config
 
     def evaluate(
         self,

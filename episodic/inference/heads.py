@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DEFAULT_HEAD", "HEADS", "LEAVE_ONE_OUT", "PARTIAL_FINETUNE"]
+__all__ = ["CALIBRATED", "DEFAULT_HEAD", "HEADS", "LEAVE_ONE_OUT", "PARTIAL_FINETUNE"]
 
 DEFAULT_HEAD, PARTIAL_FINETUNE = "nearest_mean", "partial_finetune"
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,3 +27,9 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 
 LEAVE_ONE_OUT = ("ridge", "logistic", "metaoptnet")
 """Heads whose regularization is chosen by leave-one-out if every class has two examples."""
+
+CALIBRATED = ("nearest_mean", "ridge", "logistic", "metaoptnet", "simpleshot")
+"""Heads whose probabilities are calibrated on left-out support examples if every class has two.
+
+Transductive heads predict other probabilities for other queries. `partial_finetune` would have to
+fine-tune the encoder again without each example."""

@@ -26,7 +26,7 @@ from tasks.reports.kit import charts, gallery, published, results, wording
 from tasks.reports.kit import page as pages
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.trees import select_used
-from tasks.reports.run import classes, curves, facts, fits, scores, sentences
+from tasks.reports.run import calibration, classes, curves, facts, fits, scores, sentences
 from tasks.runtime.files import ROOT, compute_digest, read_json
 from tasks.runtime.stage import StageError
 
@@ -768,3 +768,32 @@ def test_browser_draws_every_chart_without_errors(kind, request, tmp_path):
         attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"
     ]
     assert len(executable) == 2
+
+
+def test_the_calibration_section_tells_both_probabilities_apart(image_root):
+    run = read_run(image_root[0])
+    assert calibration.build_calibration_section(run) is None, "results of an older version"
+    numbers = {"error": (0.2, 0.05), "brier": (0.3, 0.25), "likelihood": (0.6, 0.5)}
+    metrics = {"calibration.temperature": 2.0, "calibration.weight": 0, "calibration.bias": 0}
+    for key, (before, after) in numbers.items():
+        for prefix, value in (("raw_", before), ("", after)):
+            metrics |= {f"calibration.{prefix}{key}": value}
+            metrics |= {f"calibration.{prefix}{key}_ci95": 0.01}
+    bins = pd.DataFrame(
+        {
+            "confidence": [0.6, 0.99, 0.55, 0.9],
+            "accuracy": [0.5, 0.8, 0.54, 0.91],
+            "accuracy_low": [0.4, 0.7, 0.5, 0.85],
+            "accuracy_high": [0.6, 0.9, 0.6, 0.95],
+            "count": 10,
+            "calibrated": [False, False, True, True],
+        }
+    )
+    predictions = run.predictions.assign(raw_confidence=0.99, confidence=0.9)
+    run = replace(run, metrics=run.metrics | metrics, reliability=bins, predictions=predictions)
+    section = calibration.build_calibration_section(run)
+    assert "from 20.0 % ± 1.0 to 5.0 % ± 1.0. Without it, the model is overconfident" in (
+        section.sentence.replace(wording.NBSP, " ")
+    )
+    assert "temperature of 2.00, which makes the model less confident" in section.notes[0]
+    assert section.results[0].rows[1] == ["Brier score", "0.300 ± 0.010", "0.250 ± 0.010"]

@@ -49,6 +49,7 @@ class Results:
         examples: Images or texts of the dataset.
         classes: Scores by test class.
         predictions: Predictions by query.
+        reliability: The reliability diagram, without and with calibration.
         fits: Fitted curves of some episodes.
         support: Support points of these episodes.
         ratings: Errors by baseline and number of ratings.
@@ -77,6 +78,7 @@ class Results:
     examples: Examples = field(default_factory=lambda: np.empty(0))
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     fits: pd.DataFrame = field(default_factory=pd.DataFrame)
     support: pd.DataFrame = field(default_factory=pd.DataFrame)
     ratings: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -230,6 +232,12 @@ def _read_tables(
     def read_data(name: str, *columns: str) -> pd.DataFrame:
         return _read_table(data / name, "episodes", list(columns))
 
+    def read_reliability() -> pd.DataFrame:
+        """Read the reliability diagram; empty for results of older versions."""
+        name = "reliability.csv"
+        columns = "calibrated", "confidence", "accuracy", "accuracy_low", "accuracy_high", "count"
+        return read_scores(name, *columns) if (scores / name).exists() else pd.DataFrame()
+
     ci95 = f"{score}_ci95"
     tables: dict[str, Any] = {
         "train": read_history(
@@ -261,6 +269,7 @@ def _read_tables(
             "predictions": read_scores(
                 "answers.parquet", "episode", "image", "label", "before", "after"
             ),
+            "reliability": read_reliability(),
         }
     tables["test"] = read_data("test.parquet", "episode")
     if "tasks" in meta:

@@ -60,7 +60,8 @@ class ReportSection:
         sentence: The result that the charts show.
         figures: The charts.
         notes: Notes on how the result was measured.
-        tables: The numbers of the charts.
+        tables: The numbers of the charts, folded on the page.
+        results: Tables that are part of the result: next to the charts, and in Markdown.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ReportSection:
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    results: list[Table] = field(default_factory=list)
 
 
 def compute_chance_level(results: Results) -> float | None:

@@ -173,6 +173,60 @@ def measure_distribution(results: Results) -> Distribution:
     )
 
 
+# --- calibration -------------------------------------------------------------------------------
+
+CALIBRATION_SCORES = ("error", "brier", "likelihood")
+"""Keys of the scores of probabilities in metrics.json."""
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """How well probabilities agree with frequencies.
+
+    Attributes:
+        before: Value and half-width of the 95 % interval of each of `CALIBRATION_SCORES`, without
+            calibration.
+        after: The same with calibration; None without one.
+        temperature: The temperature; None without a calibration.
+        shots_matter: Whether the calibration also depends on the number of examples of a class.
+        confidence: Mean confidence without calibration.
+        accuracy: Accuracy.
+    """
+
+    before: dict[str, tuple[float, float]]
+    after: dict[str, tuple[float, float]] | None
+    temperature: float | None
+    shots_matter: bool
+    confidence: float
+    accuracy: float
+
+
+def read_calibration(results: Results) -> CalibrationFacts | None:
+    """Return the scores of the probabilities; None for results of older versions."""
+    metrics = {
+        key.removeprefix("calibration."): value
+        for key, value in results.metrics.items()
+        if key.startswith("calibration.")
+    }
+    if "raw_error" not in metrics or results.reliability.empty:
+        return None
+
+    def select(prefix: str) -> dict[str, tuple[float, float]]:
+        return {
+            key: (metrics[f"{prefix}{key}"], metrics[f"{prefix}{key}_ci95"])
+            for key in CALIBRATION_SCORES
+        }
+
+    return CalibrationFacts(
+        before=select("raw_"),
+        after=select("") if "error" in metrics else None,
+        temperature=metrics.get("temperature"),
+        shots_matter=metrics.get("weight", 0) != 0 or metrics.get("bias", 0) != 0,
+        confidence=float(results.predictions["raw_confidence"].mean()),
+        accuracy=results.metrics["accuracy"],
+    )
+
+
 # --- training and adaptation -------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from tasks.reports.kit.wording import (
 )
 from tasks.reports.run.facts import (
     AdaptationFacts,
+    CalibrationFacts,
     Classes,
     ClassMap,
     ConfusedPair,
@@ -189,6 +190,56 @@ def describe_fixed_classes(ways: int) -> str:
         f"All test episodes have the same {format_count(ways, 'class', 'classes')}, so the "
         "accuracy on other classes may lie outside the interval."
     )
+
+
+# --- calibration -------------------------------------------------------------------------------
+
+
+def describe_calibration(facts: CalibrationFacts) -> str:
+    """Describe what calibration changes, and whether the model is too confident without it."""
+    before = format_estimate("accuracy", *facts.before["error"])
+    if facts.after is None:
+        effect = f"Probabilities are not calibrated: their expected calibration error is {before}."
+        start = "The model"
+    else:
+        after = format_estimate("accuracy", *facts.after["error"])
+        effect = (
+            f"Calibration lowers the expected calibration error from {before} to {after}."
+            if facts.after["error"][0] < facts.before["error"][0]
+            else "Calibration does not lower the expected calibration error: it is "
+            f"{before} without it, and {after} with it."
+        )
+        start = "Without it, the model"
+    gap = facts.confidence - facts.accuracy
+    values = (
+        f"mean confidence {format_percent(facts.confidence)}, "
+        f"accuracy {format_percent(facts.accuracy)}"
+    )
+    if abs(gap) <= facts.before["error"][1]:
+        return f"{effect} {start} is as confident as it is accurate on average ({values})."
+    return f"{effect} {start} is {'over' if gap > 0 else 'under'}confident ({values})."
+
+
+def list_calibration_notes(facts: CalibrationFacts) -> list[str]:
+    """Explain the temperature and the reliability diagram."""
+    notes = []
+    if facts.temperature is not None:
+        effect = (
+            ", and depends on the number of support examples of a class (vector scaling)"
+            if facts.shots_matter
+            else f", which makes the model {'less' if facts.temperature > 1 else 'more'} confident "
+            "and does not change its predictions"
+        )
+        notes.append(
+            "The calibration is fitted on the validation episodes. It divides the logits by a "
+            f"temperature of {facts.temperature:.2f}{effect}."
+        )
+    notes.append(
+        "Each point is a group of predictions with similar confidence; all groups have about the "
+        "same size. Lines are 95 % intervals over episodes. Below the diagonal the model is "
+        "overconfident, above it underconfident."
+    )
+    return notes
 
 
 # --- training and adaptation -------------------------------------------------------------------

@@ -253,7 +253,8 @@ def test_predictions_depend_on_the_image_alone_and_survive_saving(adapted, encod
 def test_no_steps_are_the_nearest_mean(learner, encoder):
     adapted = learner.adapt(SUPPORT, LABELS, steps=0)
     nearest = episodic.from_encoder(encoder).adapt(SUPPORT, LABELS)
-    assert np.array_equal(adapted.predict_proba(QUERY), nearest.predict_proba(QUERY))
+    outputs = [model.outputs(model.inputs(QUERY)) for model in (adapted, nearest)]
+    assert torch.equal(*outputs), "up to the calibration, which the nearest mean has"
 
 
 @pytest.mark.parametrize("balance", [None, 0.5])
@@ -362,8 +363,9 @@ def test_the_command_line_states_the_cost(encoder, tmp_path, monkeypatch):
     arguments = ["--encoder", str(encoder), "--head", HEAD]
     result = runner.invoke(app, ["adapt", "support", "-o", "adapted", *arguments])
     assert result.exit_code == 0, result.output
-    first, second = result.stdout.splitlines()
+    first, probabilities, second = result.stdout.splitlines()
     assert first.startswith("adapted: adapted to 3 classes from 6 examples")
+    assert probabilities.startswith("adapted: probabilities are not calibrated: ")
     assert second.startswith("adapted: fine-tuned 410,880 parameters of the encoder in ")
     assert second.endswith(" s; the folder has 1.7 MB")
     result = runner.invoke(app, ["info", "adapted"])
