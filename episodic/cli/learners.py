@@ -49,7 +49,7 @@ def split_arguments(
         return None, folders[0]
     fail(
         f"specify MODEL and {name}, or only {name} with --encoder efficientnet_lite0; got"
-        f" {', '.join(map(str, folders))}"
+        f" {', '.join(map(str, folders)) or 'neither'}"
     )
 
 
