@@ -158,7 +158,7 @@ def _read_meta_parameters(
         thetas: The adapted parameters of each member of the ensemble.
     """
     path, count = folder / META, config["adapted"].get("meta_parameters", 0)
-    stored = checkpoint.load(path)[0] if count else {}
+    stored = checkpoint.load(path)[0] if count or path.exists() else {}
     if len(stored) != count:
         raise ModelFolderError(
             f"{path} has {len(stored)} tensors, and {folder / CONFIG} names {count!r}: adapt again"
