@@ -14,11 +14,17 @@ import typer
 from episodic.cli.app import app, fail, report_errors
 from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
 from episodic.cli.growing import extend_adapted
-from episodic.cli.learners import Device, Encoder, Head, load_learner, split_arguments
+from episodic.cli.learners import (
+    Device,
+    Encoder,
+    Head,
+    load_learner,
+    note_single_examples,
+    split_arguments,
+)
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
-from episodic.inference.heads import LEAVE_ONE_OUT
 
 __all__ = ["adapt", "demo", "evaluate", "export", "info", "predict"]
 
@@ -203,14 +209,7 @@ def adapt(
     counts = Counter(labels)
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
-    single = [name for name, count in counts.items() if count == 1]
-    if learner.config.get("head") in LEAVE_ONE_OUT and 0 < len(single) < len(counts):
-        print(
-            f"note: {learner.config['head']} has its default regularization, since"
-            f" {', '.join(single)} {'have' if len(single) > 1 else 'has'} one example: add a second"
-            " one, and leave-one-out chooses it",
-            file=sys.stderr,
-        )
+    note_single_examples(learner.config.get("head"), counts)
     if adapted.tuned_blocks is not None:
         megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
         print(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from episodic.cli.app import fail
 from episodic.cli.examples import encode_examples, read_labelled_examples
+from episodic.cli.learners import note_single_examples
 
 if TYPE_CHECKING:
     from episodic.inference.adapted import AdaptedModel
@@ -99,6 +100,7 @@ def extend_adapted(
         print(f"{out}: {len(counts)} classes, {total} examples ({list_counts(counts)})")
         if forgetting is not None:
             print(forgetting)
+    note_single_examples(after.config.get("head"), counts)
     if after is not before and _adapts_by_gradients(after):
         name = after.config.get("head", after.config["algorithm"]["name"])
         print(
