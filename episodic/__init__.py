@@ -71,12 +71,14 @@ if TYPE_CHECKING:
     from episodic.engine.outer import meta_gradient as meta_gradient
     from episodic.engine.plan import Plan as Plan
     from episodic.inference.adapted import AdaptedModel as AdaptedModel
-    from episodic.inference.adapted import load_adapted as load_adapted
+    from episodic.inference.adapted_folder import load_adapted as load_adapted
     from episodic.inference.export import export_onnx as export_onnx
     from episodic.inference.export import export_torch as export_torch
     from episodic.inference.few_shot import FewShotEvaluation as FewShotEvaluation
     from episodic.inference.few_shot import FewShotLearner as FewShotLearner
     from episodic.inference.few_shot import load as load
+    from episodic.inference.forgetting import Forgetting as Forgetting
+    from episodic.inference.forgetting import measure_forgetting as measure_forgetting
     from episodic.inference.partial_finetune import PartialFineTuning as PartialFineTuning
     from episodic.inference.pretrained import from_encoder as from_encoder
     from episodic.inference.sklearn import FewShotClassifier as FewShotClassifier
@@ -126,6 +128,7 @@ _MODULES = {
     "FewShotClassifier": "episodic.inference.sklearn",
     "FewShotEvaluation": "episodic.inference.few_shot",
     "FewShotLearner": "episodic.inference.few_shot",
+    "Forgetting": "episodic.inference.forgetting",
     "FineTuning": "episodic.algorithms.finetune",
     "ImageEncoder": "episodic.preprocessing.encoders.encoder",
     "IMAML": "episodic.algorithms.imaml",
@@ -176,7 +179,8 @@ _MODULES = {
     "from_encoder": "episodic.inference.pretrained",
     "load": "episodic.inference.few_shot",
     "load_encoder": "episodic.preprocessing.encoders.encoder",
-    "load_adapted": "episodic.inference.adapted",
+    "load_adapted": "episodic.inference.adapted_folder",
+    "measure_forgetting": "episodic.inference.forgetting",
     "mean_ci95": "episodic.core.statistics",
     "meta_gradient": "episodic.engine.outer",
     "train": "episodic.training.loop",

@@ -112,8 +112,7 @@ def _to_cpu(x: Any) -> Any:
 def main(folder: Path) -> None:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    from episodic.inference import adapted as adapted_module
-    from episodic.inference import few_shot
+    from episodic.inference import adapted_folder, few_shot
     from episodic.training import baselines
     from tasks import download, episodes, evaluate, params, prepared, train
     from tasks.runtime import distributed
@@ -133,10 +132,10 @@ def main(folder: Path) -> None:
         with CreateOnDevice():
             train.run(settings, data, out / "model", out / "history", out / "run.json")
             evaluate.run(settings, data, out / "model", out / "scores", out / "metrics.json")
-            few_shot.choose_device = adapted_module.choose_device = torch.device
+            few_shot.choose_device = adapted_folder.choose_device = torch.device
             support_x, support_y, query_x, _ = (tensor[0].numpy() for tensor in first.tensors)
             few_shot.load(out / "model", device).adapt(support_x, support_y).save(out / "adapted")
-            adapted = adapted_module.load_adapted(out / "adapted", device)
+            adapted = adapted_folder.load_adapted(out / "adapted", device)
             np.save(
                 out / "answers.npy",
                 adapted.predict_proba(query_x) if adapted.classes_ else adapted.predict(query_x),

@@ -209,6 +209,10 @@ def toy_model(tmp_path_factory) -> Path:
             path = folder / ("support" if i < 5 else "query") / f"class {c}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(255 - images[20 * c + i]).save(path)
+    for i in range(3):
+        path = folder / "more/fox" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[-1 - i]).save(path)
     for i, path in enumerate(sorted((folder / "query").rglob("*.png"))):
         shutil.copy(path, folder / "query" / f"{i}.png")
     return folder

@@ -20,10 +20,9 @@ def describe_probabilities(config: dict[str, Any]) -> str:
 
     if examples := describe_calibration(config):
         calibrations = [fitted.calibration for fitted in read_reliability(config)]
-        values = sorted({f"{found.temperature:.2f}" for found in calibrations if found})
-        return (
-            f"calibrated on {examples}, temperature {' to '.join(values[:: len(values) - 1 or 1])}"
-        )
+        values = sorted(found.temperature for found in calibrations if found)
+        bounds = dict.fromkeys(f"{value:.2f}" for value in (values[0], values[-1]))
+        return f"calibrated on {examples}, temperature {' to '.join(bounds)}"
     head = config.get("head")
     if head is None:
         reason = "the model was trained without train.calibration"

@@ -14,11 +14,18 @@ import typer
 from episodic.cli.app import app, fail, report_errors
 from episodic.cli.calibration import describe_probabilities
 from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
-from episodic.cli.learners import Device, Encoder, Head, load_learner, split_arguments
+from episodic.cli.growing import extend_adapted
+from episodic.cli.learners import (
+    Device,
+    Encoder,
+    Head,
+    load_learner,
+    note_single_examples,
+    split_arguments,
+)
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
-from episodic.inference.heads import LEAVE_ONE_OUT
 
 __all__ = ["adapt", "demo", "evaluate", "export", "info", "predict"]
 
@@ -48,6 +55,7 @@ def info(
     """Describe a model: algorithm, inputs, training data and validation score."""
     from episodic.core.episode_size import describe_sizes
     from episodic.core.registry import ALGORITHMS
+    from episodic.inference.adapted_folder import read_history
     from episodic.training import model_folder
 
     config = model_folder.read_config(model)
@@ -77,6 +85,10 @@ def info(
     if "adapted" in config:
         classes = ", ".join(map(str, config["adapted"]["classes"]))
         facts["adapted to"] = classes or "a regression task"
+        if changes := read_history(model, config):
+            facts["history"] = f"\n{'':<12}".join(
+                f"{change.action:<9}{change}, digest {change.digest[:12]}" for change in changes
+            )
     else:
         from episodic.inference.few_shot import load
 
@@ -98,16 +110,18 @@ def info(
 @app.command()
 @report_errors
 def adapt(
+    *,
     folders: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="[MODEL] SUPPORT",
-            help="MODEL: folder of a trained model, such as models/run; omit it to use --encoder."
-            " SUPPORT: folder with one subfolder of examples per class; for a text model also a CSV"
-            " file with the columns text,label, or - to read it from standard input",
+            help="MODEL: folder of a trained model, such as models/run; omit it to use --encoder"
+            " or --extend. SUPPORT: folder with one subfolder of examples per class; for a text"
+            " model also a CSV file with the columns text,label, or - to read it from standard"
+            " input",
             show_default=False,
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -120,11 +134,72 @@ def adapt(
             help="number of inner steps (default: that of the algorithm)", show_default=False
         ),
     ] = None,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ADAPTED",
+            help="folder of an adapted model, to which the examples of SUPPORT are added; they may"
+            " be of known or new classes. -o may be the same folder",
+            show_default=False,
+        ),
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL",
+            help="with --extend: a class to remove; may be repeated",
+            show_default=False,
+        ),
+    ] = None,
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXAMPLE=LABEL",
+            help="with --extend: an image file or a sentence and its right class, or a folder or"
+            " CSV file like SUPPORT with the right classes; may be repeated",
+            show_default=False,
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="with --extend: examples like SUPPORT on which the accuracy of the old classes is"
+            " measured, before and after",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="with --extend: print one JSON object")
+    ] = False,
     encoder: Encoder = None,
     head: Head = None,
     device: Device = "cpu",
 ) -> None:
     """Adapt a trained model, or an encoder, to new classes from a few labelled examples."""
+    folders = folders or []
+    if extend is not None:
+        if len(folders) > 1 or head is not None:
+            fail(
+                f"--extend takes one folder of examples and no --head: {extend} has its model and"
+                " its head"
+            )
+        check_replaceable(out)
+        extend_adapted(
+            extend,
+            folders[0] if folders else None,
+            remove or [],
+            correct or [],
+            held_out,
+            out,
+            steps,
+            encoder,
+            device,
+            as_json,
+        )
+        return
+    if remove or correct or held_out or as_json:
+        fail("--remove, --correct, --held-out and --json need --extend ADAPTED")
     model, support = split_arguments(folders, encoder, "SUPPORT")
     check_replaceable(out)
     learner = load_learner(model, encoder, head, device)
@@ -139,14 +214,7 @@ def adapt(
     print(f"{out}: adapted to {len(counts)} classes from {len(labels)} examples ({listed})")
     if adapted.classes_:
         print(f"{out}: probabilities are {describe_probabilities(adapted.config)}")
-    single = [name for name, count in counts.items() if count == 1]
-    if learner.config.get("head") in LEAVE_ONE_OUT and 0 < len(single) < len(counts):
-        print(
-            f"note: {learner.config['head']} has its default regularization, since"
-            f" {', '.join(single)} {'have' if len(single) > 1 else 'has'} one example: add a second"
-            " one, and leave-one-out chooses it",
-            file=sys.stderr,
-        )
+    note_single_examples(learner.config.get("head"), counts)
     if adapted.tuned_blocks is not None:
         megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
         print(
@@ -176,7 +244,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Predict the class of each image, or of each sentence (one per line of a text file)."""
-    from episodic.inference.adapted import load_adapted
+    from episodic.inference.adapted_folder import load_adapted
 
     if as_json and as_csv:
         fail("--json and --csv are mutually exclusive: choose one")
@@ -299,7 +367,7 @@ def export(
 ) -> None:
     """Export an adapted model to ONNX or torch.export, for other runtimes."""
     from episodic.inference import export
-    from episodic.inference.adapted import load_adapted
+    from episodic.inference.adapted_folder import load_adapted
     from episodic.training import model_folder
 
     writers = {".onnx": export.export_onnx, ".pt2": export.export_torch}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from episodic.cli.app import fail
-from episodic.inference.heads import DEFAULT_HEAD, HEADS, PARTIAL_FINETUNE
+from episodic.inference.heads import DEFAULT_HEAD, HEADS, LEAVE_ONE_OUT, PARTIAL_FINETUNE
 
 if TYPE_CHECKING:
     from episodic.inference.few_shot import FewShotLearner
 
-__all__ = ["Device", "Encoder", "Head", "load_learner", "split_arguments"]
+__all__ = ["Device", "Encoder", "Head", "load_learner", "note_single_examples", "split_arguments"]
 
 Encoder = Annotated[
     str | None,
@@ -49,7 +50,7 @@ def split_arguments(
         return None, folders[0]
     fail(
         f"specify MODEL and {name}, or only {name} with --encoder efficientnet_lite0; got"
-        f" {', '.join(map(str, folders))}"
+        f" {', '.join(map(str, folders)) or 'neither'}"
     )
 
 
@@ -74,3 +75,15 @@ def load_learner(
             " Python (docs/guide/using-a-model.md)"
         )
     return learner
+
+
+def note_single_examples(head: str | None, counts: Mapping[str, int]) -> None:
+    """Print a note if classes with one example keep a head from choosing its regularization."""
+    single = [name for name, count in counts.items() if count == 1]
+    if head in LEAVE_ONE_OUT and 0 < len(single) < len(counts):
+        print(
+            f"note: {head} has its default regularization, since"
+            f" {', '.join(single)} {'have' if len(single) > 1 else 'has'} one example: add a second"
+            " one, and leave-one-out chooses it",
+            file=sys.stderr,
+        )

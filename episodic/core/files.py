@@ -43,9 +43,18 @@ def atomic_path(target: Path) -> Iterator[Path]:
             _remove(stale)
     try:
         yield draft
-        if target.is_dir():
-            shutil.rmtree(target)
-        draft.replace(target)
+        if target.is_dir() and not target.is_symlink():
+            # Renamed and not removed first: an interruption leaves the old or the new content.
+            old = draft.with_name(f"{draft.name}.old")
+            target.replace(old)
+            try:
+                draft.replace(target)
+            except BaseException:
+                old.replace(target)
+                raise
+            _remove(old)
+        else:
+            draft.replace(target)
     finally:
         _remove(draft)
 

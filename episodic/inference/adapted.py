@@ -1,4 +1,4 @@
-"""Models adapted to a task: predicting, saving and loading."""
+"""Models adapted to a task: predicting, growing, correcting and saving."""
 
 from __future__ import annotations
 
@@ -7,37 +7,53 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from episodic.core import checkpoint
-from episodic.core.device import choose_device
 from episodic.core.episode import Episode
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
-from episodic.inference.labels import AdaptError, label_array
+from episodic.inference.labelled_examples import Change, LabelledExamples
+from episodic.inference.labels import AdaptError, expand_labels, label_array, unique_labels
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
 from episodic.preprocessing.encoders.blocks import TunedBlocks
 from episodic.preprocessing.encoders.encoder import find_encoder
 from episodic.preprocessing.encoders.weights import EncoderDescription
 from episodic.preprocessing.image import EncodedImagePreprocessor
-from episodic.training import evaluation, model_folder
+from episodic.training import model_folder
 from episodic.training.calibration import Calibration
 from episodic.training.model_folder import CONFIG, ModelFolderError
 from episodic.training.reliability import Reliability, read_reliability, select_reliability
 
-__all__ = ["AdaptedModel", "build_inputs", "describe_calibration", "load_adapted"]
+__all__ = ["AdaptedModel", "Learner", "build_inputs", "describe_calibration"]
 
 SUPPORT, TUNED_BLOCKS = "support.safetensors", "tuned_blocks.safetensors"
+META, IMAGES = "meta_parameters.safetensors", "images.safetensors"
 
 CHUNK = 64
 """Number of examples predicted at once by inductive algorithms, whose predictions it does not
 affect."""
+
+
+class Learner(Protocol):
+    """What adapts a model, such as `FewShotLearner`."""
+
+    @property
+    def inputs(self) -> Preprocessor:
+        """The preprocessing of the examples to adapt to."""
+
+    @property
+    def trained(self) -> model_folder.TrainedModel:
+        """The trained model."""
+
+    def adapt(self, support_x: Any, support_y: Any, steps: int | None = None) -> AdaptedModel:
+        """Adapt to a task, given its support set."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,12 @@ class AdaptedModel:
         thetas: The adapted parameters of each member of the ensemble, `(1, *shape)`.
         support: The support set, used by metric-based algorithms and batch norm.
         classes_: The labels, in the order of the columns of `predict_proba`. Empty for regression.
+        learner: What adapted it and can adapt it again. None if the folder that it was loaded from
+            lacks the meta-parameters.
+        steps: Number of inner steps. None: the default of the algorithm.
+        images: The support images as `learner` takes them, uint8 `(n, pixels)`, if it takes others
+            than the support set has.
+        history: The changes of the support set, in order, from the first adaptation.
     """
 
     trained: model_folder.TrainedModel
@@ -63,6 +85,10 @@ class AdaptedModel:
     thetas: list[Params]
     support: Episode
     classes_: tuple[Hashable, ...]
+    learner: Learner | None = None
+    steps: int | None = None
+    images: Tensor | None = None
+    history: tuple[Change, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -227,11 +253,113 @@ class AdaptedModel:
     def _with_queries(self, x: Tensor) -> Episode:
         return self.support._replace(query_x=x[None], query_y=self.support.support_y[:, :0])
 
+    @property
+    def examples(self) -> LabelledExamples:
+        """The support set, as labelled examples that can be changed."""
+        x = self.support.support_x[0].cpu() if self.images is None else self.images
+        y = self.support.support_y[0].tolist()
+        labels = [self.classes_[k] for k in y] if self.classes_ else [target for (target,) in y]
+        name = self.inputs.example_name
+        return LabelledExamples(x, tuple(labels), self.history, bool(self.classes_), name)
+
+    def add(self, x: Any, labels: Any) -> AdaptedModel:
+        """Adapt to more examples, of known or new classes.
+
+        The result is exactly that of adapting the trained model to the old examples, followed by
+        the new ones. An example that the model already has counts twice, as it would there.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+            labels: The label of all of them, or one label per example. For regression, targets.
+
+        Returns:
+            Another adapted model. This one does not change.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: An example has another label already, the model cannot adapt to this number
+                of classes, or it lacks its meta-parameters.
+        """
+        x = self._require_learner().inputs(x)
+        return self.adapt_to(self.examples.add(x, expand_labels(labels, len(x))))
+
+    def remove(self, label: Hashable) -> AdaptedModel:
+        """Forget a class: adapt to the examples of the other classes.
+
+        Args:
+            label: The class.
+
+        Returns:
+            Another adapted model. This one does not change.
+
+        Raises:
+            AdaptError: There is no such class, the model cannot adapt to this number of classes, or
+                it lacks its meta-parameters.
+        """
+        return self.adapt_to(self.examples.remove(label))
+
+    def correct(self, x: Any, labels: Any) -> AdaptedModel:
+        """Adapt to the right labels of examples, such as those with a wrong prediction.
+
+        An example that the model has with another label gets the right one. An example that the
+        model does not have is added. An example that the model has with the right label changes
+        nothing: more examples of the class may help.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+            labels: The right label of all of them, or one label per example. The classes must be
+                known. For regression, targets.
+
+        Returns:
+            Another adapted model, or this one if nothing changes.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: A label is unknown, a class would have no example left, or the model lacks
+                its meta-parameters.
+        """
+        x = self._require_learner().inputs(x)
+        examples = self.examples
+        corrected = examples.correct(x, expand_labels(labels, len(x)))
+        return self if corrected is examples else self.adapt_to(corrected)
+
+    def adapt_to(self, examples: LabelledExamples) -> AdaptedModel:
+        """Adapt the trained model anew, with the same number of inner steps.
+
+        The support examples are not preprocessed again.
+
+        Args:
+            examples: The labelled examples, changed from `examples` of this model.
+
+        Raises:
+            AdaptError: Fewer than two classes are left, the model cannot adapt to their number, or
+                it lacks its meta-parameters.
+        """
+        learner = self._require_learner()
+        if self.classes_ and len(left := unique_labels(examples.labels)) < 2:
+            listed = f"only {left[0]!r}" if left else "none"
+            raise AdaptError(
+                f"of the classes, {listed} would be left: an adapted model needs at least two, so"
+                " add another class first"
+            )
+        adapted = learner.adapt(examples.x, list(examples.labels), self.steps)
+        return replace(adapted, history=examples.history)
+
+    def _require_learner(self) -> Learner:
+        if self.learner is None:
+            raise AdaptError(
+                "the adapted model lacks the meta-parameters that a change of its examples needs,"
+                " since an earlier version wrote its folder: adapt the trained model to all"
+                " examples instead"
+            )
+        return self.learner
+
     def save(self, folder: Path | str) -> None:
         """Write a folder that `load_adapted` reads.
 
-        The folder contains the preprocessed support set, and the fine-tuned blocks of the encoder
-        if there are any.
+        The folder contains the preprocessed support set, the meta-parameters that differ from the
+        adapted ones, and the fine-tuned blocks of the encoder with the support images if there are
+        any.
 
         Args:
             folder: The folder to write. It is replaced if it exists.
@@ -247,13 +375,36 @@ class AdaptedModel:
                     f"the label {label!r} is a {type(label).__name__}: only text and numbers can be"
                     " written to a file"
                 )
-        adapted = {"classes": list(self.classes_), "ways": self.support.ways}
+        adapted: dict[str, Any] = {"classes": list(self.classes_), "ways": self.support.ways}
         support = {"x": self.support.support_x[0], "y": self.support.support_y[0]}
+        meta = self._changed_meta_parameters()
+        if self.learner is not None:
+            adapted["history"] = [change.to_json() for change in self.history]
+            adapted["meta_parameters"] = len(meta)
+        if self.steps is not None:
+            adapted["steps"] = self.steps
         with atomic_folder(Path(folder)) as draft:
             model_folder.save(draft, self.thetas, self.config | {"adapted": adapted})
             checkpoint.save(draft / SUPPORT, support, {})
             if self.tuned_blocks is not None:
                 self.tuned_blocks.save(draft / TUNED_BLOCKS)
+            if meta:
+                checkpoint.save(draft / META, meta, {})
+            if self.images is not None:
+                checkpoint.save(draft / IMAGES, {"x": self.images}, {})
+
+    def _changed_meta_parameters(self) -> dict[str, Tensor]:
+        """Return the meta-parameters that the adapted parameters do not contain unchanged."""
+        if self.learner is None:
+            return {}
+        return {
+            model_folder.tensor_name(i, name): p
+            for i, (meta, theta) in enumerate(
+                zip(self.learner.trained.members, self.thetas, strict=True)
+            )
+            for name, p in meta.items()
+            if name not in theta or not torch.equal(theta[name][0].cpu(), p.cpu())
+        }
 
 
 def describe_calibration(config: dict[str, Any]) -> str | None:
@@ -265,82 +416,6 @@ def describe_calibration(config: dict[str, Any]) -> str | None:
     if not any(fitted.calibration for fitted in read_reliability(config)):
         return None
     return "left-out support examples" if "head" in config else "validation episodes"
-
-
-def load_adapted(
-    folder: Path | str, device: str = "cpu", encoder: Path | str | None = None
-) -> AdaptedModel:
-    """Load an adapted model from the folder that `AdaptedModel.save` wrote.
-
-    Args:
-        folder: The folder.
-        device: `cpu`, `cuda`, `mps` or `auto`, as for `choose_device`.
-        encoder: File or folder of the pretrained encoder, as for `load`.
-
-    Raises:
-        ModelFolderError: The folder does not contain a valid adapted model.
-        CheckpointError: The weights are incompatible with config.json.
-        AdaptError: `encoder` is given for a model without one.
-        EncoderError: `encoder` does not exist.
-        ConfigError: The device is not available.
-    """
-    folder, chosen_device = Path(folder), choose_device(device)
-    config = model_folder.read_config(folder, "a folder that `episodic adapt` wrote")
-    if "adapted" not in config:
-        raise ModelFolderError(
-            f"{folder} is a model that is not adapted to a task yet: adapt it first"
-            f" (`episodic adapt {folder} ...`)"
-        )
-    learner = replace(model_folder.build_checked_learner(folder, config), batch_norm="inductive")
-    support, classes = _read_support(folder, config)
-    meta = {name: p.to(support.support_x.device) for name, p in learner.init(0).items()}
-    expected = next(evaluation.adaptation_steps(learner, meta, support, 0))
-    thetas = [
-        {name: p.to(chosen_device) for name, p in theta.items()}
-        for theta in model_folder.read_members(folder, config, expected)
-    ]
-    base_config = {name: value for name, value in config.items() if name != "adapted"}
-    return AdaptedModel(
-        model_folder.TrainedModel(learner, [], base_config),
-        build_inputs(folder, config, encoder),
-        chosen_device,
-        thetas,
-        support.to(chosen_device),
-        classes,
-    )
-
-
-def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[Hashable, ...]]:
-    """Read the support set of an adapted model and its classes."""
-    path = folder / SUPPORT
-    tensors, _ = checkpoint.load(path)
-    adapted = config["adapted"] if isinstance(config["adapted"], dict) else {}
-    classes = adapted.get("classes")
-    if (
-        tensors.keys() != {"x", "y"}
-        or not isinstance(classes, list)
-        or not _is_support(tensors["x"], tensors["y"], len(classes), config)
-    ):
-        raise ModelFolderError(
-            f"{path} does not match the support set described in {folder / CONFIG}: adapt again"
-        )
-    x, y = tensors["x"][None], tensors["y"][None]
-    ways = len(classes) if adapted.get("ways") else 0
-    return Episode(x, y, x[:, :0], y[:, :0], ways), tuple(classes)
-
-
-def _is_support(x: Tensor, y: Tensor, classes: int, config: dict[str, Any]) -> bool:
-    """Return whether examples and labels form a valid support set of the model."""
-    is_valid = (
-        x.shape[1:] == tuple(config["input"])
-        and len(x) == len(y) > 0
-        and bool(x.isfinite().all())
-        and bool(y.isfinite().all())
-    )
-    if not is_valid or not classes:
-        return is_valid and y.shape == (len(x), 1)
-    is_labels = y.dim() == 1 and y.dtype == torch.int64
-    return is_labels and sorted(set(y.tolist())) == list(range(classes))
 
 
 def build_inputs(

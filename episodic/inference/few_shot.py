@@ -25,6 +25,7 @@ from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.inference.adapted import AdaptedModel, build_inputs
 from episodic.inference.heads import CALIBRATED
+from episodic.inference.labelled_examples import Change
 from episodic.inference.labels import (
     AdaptError,
     index_labels,
@@ -98,11 +99,13 @@ class FewShotLearner:
             classes, y = index_labels(read_labels(support_y, len(x)))
             order = y.argsort(stable=True)
             x, y = x[order], y[order]
+            labels = [classes[k] for k in y.tolist()]
             counts = y.bincount()
             ways = len(classes) if bool((counts == counts[0]).all()) else 0
         else:
             classes, ways = [], 0
             y = read_targets(support_y, len(x))
+            labels = y[:, 0].tolist()
         support = Episode(x[None], y[None], x[None, :0], y[None, :0], ways).to(self.device)
         learner = self._inductive_learner()
         if classes and len(classes) != self.config["ways"]:
@@ -140,6 +143,9 @@ class FewShotLearner:
             thetas,
             support,
             tuple(classes),
+            self,
+            steps,
+            history=(Change.describe("adapt", x, labels, bool(classes)),),
         )
 
     def _calibrate(self, learner: MetaLearner, theta: Params, support: Episode) -> dict[str, Any]:
@@ -277,8 +283,9 @@ class FewShotLearner:
         return replace(self.trained.learner, batch_norm="inductive")
 
     def _members(self) -> list[Params]:
+        # Copied: a file does not align its tensors, on which the rounding of some products depends.
         return [
-            {name: p.to(self.device) for name, p in params.items()}
+            {name: p.to(self.device, copy=True) for name, p in params.items()}
             for params in self.trained.members
         ]
 

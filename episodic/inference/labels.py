@@ -13,6 +13,7 @@ from episodic.core.errors import UserError
 
 __all__ = [
     "AdaptError",
+    "expand_labels",
     "index_labels",
     "label_array",
     "read_labels",
@@ -47,6 +48,15 @@ def read_labels(labels: Any, examples: int) -> list[Hashable]:
                 " as a string or a number"
             )
     return [label.item() if isinstance(label, np.generic) else label for label in values]
+
+
+def expand_labels(labels: Any, examples: int) -> list[Hashable]:
+    """Like `read_labels`, but a single label is that of all examples."""
+    if isinstance(labels, np.generic) or (
+        isinstance(labels, Hashable) and not hasattr(labels, "__array__")
+    ):
+        labels = [labels] * examples
+    return read_labels(labels, examples)
 
 
 def unique_labels(labels: Sequence[Hashable]) -> list[Hashable]:

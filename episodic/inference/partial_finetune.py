@@ -22,6 +22,7 @@ from episodic.data.augmentation import DRAWS, Augmentation
 from episodic.data.sampling import ClassSampler
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.labelled_examples import Change
 from episodic.inference.labels import AdaptError, index_labels, read_labels
 from episodic.preprocessing.encoders.blocks import TunedBlocks, divide_network
 from episodic.preprocessing.encoders.encoder import ImageEncoder, single_threaded_workers
@@ -222,7 +223,12 @@ class PartialFineTuningLearner(FewShotLearner):
             "fine_tuning": asdict(settings),
         }
         head = FewShotLearner(replace(self.trained, config=config), inputs, self.device)
-        return head.adapt(x, labels)
+        return replace(
+            head.adapt(x, labels),
+            learner=replace(self, fine_tuning=settings),
+            images=x[order],
+            history=(Change.describe("adapt", x[order], [labels[i] for i in order], True),),
+        )
 
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
         """Compute the accuracy of episodes, in each of which the encoder is fine-tuned."""

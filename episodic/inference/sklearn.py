@@ -68,6 +68,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = label_array(self.adapted_.classes_)
         return self
 
+    def partial_fit(self, X: Any, y: Any) -> FewShotClassifier:
+        """Adapt to more labelled examples, in addition to those of earlier calls.
+
+        The result is exactly that of `fit` on the examples of all calls, in their order. Unlike
+        other classifiers of scikit-learn, this one needs no list of all classes at the first call:
+        new classes may come at any time, if the algorithm supports their number. The first call
+        needs examples of at least two.
+
+        Args:
+            X: Examples `(n,)` or `(n, ...)`.
+            y: A label per example.
+
+        Raises:
+            AdaptError: As for `fit`, or an example has another label already.
+        """
+        if not hasattr(self, "adapted_"):
+            return self.fit(X, y)
+        self.adapted_ = self.adapted_.add(self._examples(X), list(y))
+        self.classes_ = label_array(self.adapted_.classes_)
+        return self
+
     def predict(self, X: Any) -> np.ndarray:
         """Predict labels `(n,)`. If the algorithm is transductive, they depend on all of X."""
         check_is_fitted(self, "adapted_")

@@ -33,6 +33,7 @@ __all__ = [
     "read_config",
     "read_members",
     "save",
+    "tensor_name",
 ]
 
 FORMAT = 2
@@ -107,7 +108,7 @@ def save(folder: Path, members: list[Params], config: dict[str, Any]) -> None:
     (folder / CONFIG).unlink(missing_ok=True)
     checkpoint.save(
         folder / WEIGHTS,
-        {_key(i, name): p for i, member in enumerate(members) for name, p in member.items()},
+        {tensor_name(i, name): p for i, member in enumerate(members) for name, p in member.items()},
         {},
     )
     write_json(folder / CONFIG, config | {"format": FORMAT, "ensemble": len(members)})
@@ -172,12 +173,13 @@ def read_members(
             f"{folder / CONFIG}: ensemble is {members!r}; it must be between 1 and {MAX_MEMBERS}"
         )
     tensors, _ = checkpoint.load(folder / WEIGHTS, device)
-    all_expected = {_key(i, name): p for i in range(members) for name, p in expected.items()}
+    all_expected = {tensor_name(i, name): p for i in range(members) for name, p in expected.items()}
     tensors = checkpoint.match_tensors(tensors, all_expected, folder / WEIGHTS)
-    return [{name: tensors[_key(i, name)] for name in expected} for i in range(members)]
+    return [{name: tensors[tensor_name(i, name)] for name in expected} for i in range(members)]
 
 
-def _key(member: int, parameter: str) -> str:
+def tensor_name(member: int, parameter: str) -> str:
+    """Return the name of a parameter of a member of the ensemble in the file of weights."""
     return f"{member + 1}/{parameter}" if member else parameter
 
 

@@ -103,6 +103,11 @@ def test_the_command_line_takes_a_class_with_one_picture(pictures, tmp_path):
     out, note = call("adapt", *encoder, support, "-o", str(tmp_path / "adapted"))
     assert "adapted to 3 classes from 6 examples (a 3, b 1, c 2)" in out
     assert "ridge has its default regularization, since b has one example: add a second" in note
+    grown = ["--extend", str(tmp_path / "adapted"), "-o", str(tmp_path / "grown")]
+    _, note = call("adapt", *grown, "--correct", f"{pictures / 'a' / '3.png'}=a")
+    assert "ridge has its default regularization, since b has one example: add a second" in note
+    _, note = call("adapt", *grown, "--correct", f"{pictures / 'b' / '3.png'}=b")
+    assert note == ""
     queries = [str(pictures / name / "4.png") for name in NAMES]
     lines = call("predict", str(tmp_path / "adapted"), *queries)[0].splitlines()
     assert [line.split()[1] for line in lines] == NAMES

@@ -240,6 +240,7 @@ def test_predictions_depend_on_the_image_alone_and_survive_saving(adapted, encod
     files = sorted(path.name for path in (tmp_path / "adapted").iterdir())
     assert files == [
         "config.json",
+        "images.safetensors",
         "support.safetensors",
         "tuned_blocks.safetensors",
         "weights.safetensors",
@@ -367,7 +368,7 @@ def test_the_command_line_states_the_cost(encoder, tmp_path, monkeypatch):
     assert first.startswith("adapted: adapted to 3 classes from 6 examples")
     assert probabilities.startswith("adapted: probabilities are not calibrated: ")
     assert second.startswith("adapted: fine-tuned 410,880 parameters of the encoder in ")
-    assert second.endswith(" s; the folder has 1.7 MB")
+    assert second.endswith(" s; the folder has 1.8 MB")
     result = runner.invoke(app, ["info", "adapted"])
     assert "fine-tuned  410,880 parameters of the encoder, digest " in result.stdout
     result = runner.invoke(app, ["predict", "adapted", "support", "--encoder", str(encoder)])

@@ -60,6 +60,20 @@ def test_classifier_equals_the_adapted_model(model, data):
     )
 
 
+def test_partial_fit_is_fit_on_the_examples_of_all_calls(model, data):
+    """With a class that comes later; the labels are numbers, so their type is kept."""
+    x, y = data
+    batches = np.arange(0, 60, 6), np.arange(3, 60, 12), np.arange(61, 100, 7)
+    classifier = FewShotClassifier(model)
+    for batch in batches:
+        assert classifier.partial_fit(x[batch], batch // 20) is classifier
+    rows = np.concatenate(batches)
+    expected = FewShotClassifier(model).fit(x[rows], rows // 20)
+    assert classifier.classes_.tolist() == expected.classes_.tolist() == [0, 1, 2, 3, 4]
+    assert (classifier.predict_proba(x) == expected.predict_proba(x)).all()
+    assert len(classifier.fit(x[batches[0]], y[batches[0]]).classes_) == 3
+
+
 def test_in_a_pipeline_under_cross_validation_and_in_a_search(model, data):
     x, y = data
     rows = x.reshape(100, -1)
