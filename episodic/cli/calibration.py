@@ -6,7 +6,7 @@ from typing import Any
 
 from episodic.inference.heads import CALIBRATED
 
-__all__ = ["describe_probabilities"]
+__all__ = ["describe_probabilities", "describe_reliability"]
 
 
 def describe_probabilities(config: dict[str, Any]) -> str:
@@ -31,3 +31,28 @@ def describe_probabilities(config: dict[str, Any]) -> str:
     else:
         reason = f"of the heads, only {', '.join(CALIBRATED)} are"
     return f"not calibrated: {reason}"
+
+
+def describe_reliability(config: dict[str, Any]) -> dict[str, str]:
+    """Say which prediction sets and which detection of unknown classes a classifier has.
+
+    Args:
+        config: The content of the config.json of a trained or an adapted model.
+
+    Returns:
+        `sets` and `unknown`; without what the model does not have.
+    """
+    from episodic.training.reliability import Reliability, read_reliability
+
+    def list_sizes(entries: list[Reliability]) -> str:
+        return ", ".join(f"{entry.ways}-way {entry.shots}-shot" for entry in entries)
+
+    facts, fitted = {}, read_reliability(config)
+    if with_sets := [entry for entry in fitted if entry.sets]:
+        facts["sets"] = f"--coverage, for {list_sizes(with_sets)} episodes"
+    if with_unknown := [entry for entry in fitted if entry.unknown]:
+        scores = dict.fromkeys(entry.unknown.score for entry in fitted if entry.unknown)
+        facts["unknown"] = (
+            f"--unknown by {' or '.join(scores)}, for {list_sizes(with_unknown)} episodes"
+        )
+    return facts

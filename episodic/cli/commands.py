@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from episodic.cli.app import app, fail, report_errors
-from episodic.cli.calibration import describe_probabilities
+from episodic.cli.calibration import describe_probabilities, describe_reliability
 from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
 from episodic.cli.growing import extend_adapted
 from episodic.cli.learners import (
@@ -99,6 +99,7 @@ def info(
         )
     if config["kind"] == "classification":
         facts["probability"] = describe_probabilities(config)
+        facts |= describe_reliability(config)
     if ALGORITHMS[config["algorithm"]["name"]].transductive:
         facts["inference"] = "transductive: a prediction depends on the other examples of the call"
     if (model / "README.md").exists():
@@ -240,6 +241,22 @@ def predict(
         typer.Option("--json", help="one JSON object per line, with all class probabilities"),
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with all class probabilities")] = False,
+    unknown: Annotated[
+        bool,
+        typer.Option(
+            "--unknown", help="label examples that seem to be of none of the classes as unknown"
+        ),
+    ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.99,
+            help="also predict a set of classes that contains the true one with this probability,"
+            " such as 0.9",
+            show_default=False,
+        ),
+    ] = None,
     encoder: EncoderFile = None,
     device: Device = "cpu",
 ) -> None:
@@ -267,14 +284,19 @@ def predict(
                 " head such as nearest_mean",
                 file=sys.stderr,
             )
-    probabilities = model.predict_proba(encode_examples(examples, model.inputs))
+    if coverage is not None:
+        _ = model.prediction_sets  # a model without them is reported before examples are encoded
+    if unknown:
+        _ = model.detector
+    if (unknown or coverage is not None) and model.reliability_note is not None:
+        print(f"note: {model.reliability_note}", file=sys.stderr)
+    predictions = model.predict_all(encode_examples(examples, model.inputs), unknown)
     lines = format_predictions(
         examples,
-        model.most_likely_labels(probabilities).tolist(),
-        probabilities,
-        model.classes_,
+        predictions,
         "json" if as_json else "csv" if as_csv else "text",
         "text" if model.inputs.example_name == "sentence" else "file",
+        coverage,
     )
     for line in lines:
         print(line)
@@ -363,6 +385,22 @@ def export(
         bool,
         typer.Option("--features", help="export the features instead of class probabilities"),
     ] = False,
+    unknown: Annotated[
+        bool,
+        typer.Option(
+            "--unknown", help="add the outputs familiarity and is_unknown: detect unknown classes"
+        ),
+    ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.99,
+            help="add the output in_set: which classes are in the prediction set of this coverage,"
+            " such as 0.9",
+            show_default=False,
+        ),
+    ] = None,
     encoder: EncoderFile = None,
 ) -> None:
     """Export an adapted model to ONNX or torch.export, for other runtimes."""
@@ -375,7 +413,10 @@ def export(
         fail(f"{out} ends in neither .onnx nor .pt2: the suffix determines the format")
     if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
-    writers[out.suffix](load_adapted(adapted, encoder=encoder), out, features)
+    model = load_adapted(adapted, encoder=encoder)
+    writers[out.suffix](model, out, features, unknown, coverage)
+    if (unknown or coverage is not None) and model.reliability_note is not None:
+        print(f"note: {model.reliability_note}", file=sys.stderr)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -19,7 +19,8 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
 from episodic.inference.labelled_examples import Change, LabelledExamples
-from episodic.inference.labels import AdaptError, expand_labels, label_array, unique_labels
+from episodic.inference.labels import AdaptError, expand_labels, unique_labels
+from episodic.inference.predictions import UNKNOWN_LABEL, Predictions
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
 from episodic.preprocessing.encoders.blocks import TunedBlocks
@@ -28,8 +29,15 @@ from episodic.preprocessing.encoders.weights import EncoderDescription
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training import model_folder
 from episodic.training.calibration import Calibration
+from episodic.training.conformal import PredictionSets
 from episodic.training.model_folder import CONFIG, ModelFolderError
-from episodic.training.reliability import Reliability, read_reliability, select_reliability
+from episodic.training.reliability import (
+    Reliability,
+    measure_distances,
+    read_reliability,
+    select_reliability,
+)
+from episodic.training.unknown import DISTANCES, UnknownDetector, logit_scores
 
 __all__ = ["AdaptedModel", "Learner", "build_inputs", "describe_calibration"]
 
@@ -107,23 +115,84 @@ class AdaptedModel:
             return None
         return self.inputs.tuned_blocks
 
-    def predict(self, x: Any) -> np.ndarray:
+    def predict(self, x: Any, unknown: bool = False) -> np.ndarray:
         """Predict a label per example, or a target for regression.
 
         If the model is `transductive`, predictions depend on all examples of the call.
 
         Args:
             x: Examples, as for `FewShotLearner.adapt`.
+            unknown: Whether examples that seem to be of none of the classes get the label
+                `UNKNOWN_LABEL`.
 
         Returns:
             Labels or targets `(n,)`.
 
         Raises:
             InputError: An example cannot be read.
+            AdaptError: `unknown` is True, and the model cannot detect unknown classes, or a class
+                has that label.
+        """
+        if not self.classes_ and not unknown:
+            return self._predict_outputs(self.inputs(x))[:, 0].numpy()
+        return self.predict_all(x, unknown).labels
+
+    def predict_set(self, x: Any, coverage: float = 0.9) -> list[list[Hashable]]:
+        """Predict a set of labels per example that contains the true one as often as promised.
+
+        The promise is that of `PredictionSets`: it holds on average over tasks like those of
+        validation, not for each task or class, and not for other kinds of data or unknown classes.
+        A set is empty if no class is plausible enough, which happens where the accuracy exceeds the
+        coverage.
+
+        If the model is `transductive`, sets depend on all examples of the call.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+            coverage: The promised probability, from 0.5 to 0.99.
+
+        Returns:
+            The labels of each set, the most probable first.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: The model has no prediction sets.
+            ConfigError: The coverage is out of range.
+        """
+        self.prediction_sets.find_minimum(coverage)  # reports an invalid one before predicting
+        return self.predict_all(x).find_sets(coverage)
+
+    def predict_all(self, x: Any, unknown: bool = False) -> Predictions:
+        """Predict probabilities, labels and what prediction sets need, with one pass.
+
+        Args:
+            x: Examples, as for `FewShotLearner.adapt`.
+            unknown: Whether to detect unknown classes.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: The model is a regression model; or `unknown` is True, and it cannot detect
+                unknown classes, or a class has the label `UNKNOWN_LABEL`.
         """
         if not self.classes_:
-            return self._predict_outputs(self.inputs(x))[:, 0].numpy()
-        return self.most_likely_labels(self.predict_proba(x))
+            raise AdaptError("a regression model has no class probabilities: use predict")
+        detector = self.detector if unknown else None
+        x = self.inputs(x)
+        logits = self.calibrate(self._predict_outputs(x).double())
+        familiarity = is_unknown = None
+        if detector is not None:
+            scores = logit_scores(logits)
+            if detector.score not in scores:
+                scores = self._measure_distances(x)
+            familiarity = scores[detector.score]
+            is_unknown = (familiarity < detector.threshold).numpy()
+        return Predictions(
+            self.classes_,
+            logits.softmax(-1).numpy(),
+            None if familiarity is None else familiarity.numpy(),
+            is_unknown,
+            None if self.reliability is None else self.reliability.sets,
+        )
 
     @cached_property
     def reliability(self) -> Reliability | None:
@@ -151,6 +220,69 @@ class AdaptedModel:
         """
         return describe_calibration(self.config)
 
+    @property
+    def detector(self) -> UnknownDetector:
+        """The detection of unknown classes.
+
+        Raises:
+            AdaptError: The model has none, or a class has the label `UNKNOWN_LABEL`.
+        """
+        if UNKNOWN_LABEL in self.classes_:
+            raise AdaptError(
+                f"a class has the label {UNKNOWN_LABEL!r}, which examples of unknown classes would"
+                " get: rename the class and adapt again"
+            )
+        fitted = self.reliability
+        if fitted is None or fitted.unknown is None:
+            raise AdaptError(f"the model cannot detect unknown classes: {self._explain_absence()}")
+        return fitted.unknown
+
+    @property
+    def prediction_sets(self) -> PredictionSets:
+        """What prediction sets are built with.
+
+        Raises:
+            AdaptError: The model has none.
+        """
+        fitted = self.reliability
+        if fitted is None or fitted.sets is None:
+            raise AdaptError(f"the model has no prediction sets: {self._explain_absence()}")
+        return fitted.sets
+
+    @property
+    def reliability_note(self) -> str | None:
+        """How this task differs in size from the episodes of `reliability`; None if it does not."""
+        fitted = self.reliability
+        if fitted is None:
+            return None
+        ways, low, high = len(self.classes_), int(self.shots.min()), int(self.shots.max())
+        if (ways, low, high) == (fitted.ways, fitted.shots, fitted.shots):
+            return None
+        count = f"{low}" if low == high else f"{low} to {high}"
+        return (
+            f"calibrated on {fitted.ways}-way {fitted.shots}-shot episodes; this task has"
+            f" {ways} classes with {count} example{'' if high == 1 else 's'} each:"
+            " probabilities, the threshold for unknown classes and the coverage of prediction sets"
+            " are approximate"
+        )
+
+    def _explain_absence(self) -> str:
+        """Explain why something was not learned on validation episodes, and what to do."""
+        if not self.classes_:
+            return "it is a regression model"
+        if "head" in self.config:
+            return (
+                f"{self.config['head']} is fitted to the features of an encoder, and there were no"
+                " validation episodes to learn from. Train a model on these features (dataset"
+                " image_folder, features.kind encoder)"
+            )
+        if self.reliability is None:
+            return "an earlier version trained it. Train it again"
+        return (
+            "its validation episodes had no queries of unknown classes. Train it again with"
+            " episodes.open above 0 in params.yaml"
+        )
+
     @cached_property
     def shots(self) -> Tensor:
         """The number of support examples of each class `(classes,)`."""
@@ -177,15 +309,7 @@ class AdaptedModel:
             InputError: An example cannot be read.
             AdaptError: The model is a regression model.
         """
-        if not self.classes_:
-            raise AdaptError("a regression model has no class probabilities: use predict")
-        outputs = self._predict_outputs(self.inputs(x)).double()
-        return self.calibrate(outputs).softmax(-1).numpy()
-
-    def most_likely_labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the most likely label of each row of probabilities `(n, classes)`."""
-        labels: np.ndarray = label_array(self.classes_)[probabilities.argmax(1)]
-        return labels
+        return self.predict_all(x).probabilities
 
     def _predict_outputs(self, x: Tensor) -> Tensor:
         heads = self.solve_heads()
@@ -198,6 +322,32 @@ class AdaptedModel:
                 chunk = x[start : start + size].to(self.device)
                 outputs[start : start + size] = self.outputs(chunk, heads)
         return outputs
+
+    def _measure_distances(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the scores of `measure_distances`, averaged over the members, each `(n,)`."""
+        scores = {name: torch.empty(len(x), dtype=torch.float64) for name in DISTANCES}
+        with torch.no_grad():
+            for start in range(0, len(x), CHUNK):
+                chunk = x[start : start + CHUNK].to(self.device)
+                for name, values in self.distances(chunk).items():
+                    scores[name][start : start + CHUNK] = values
+        return scores
+
+    def distances(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute the scores of `measure_distances`, averaged over the members of the model.
+
+        Args:
+            x: Preprocessed examples `(n, *input)` on the device.
+
+        Returns:
+            Each of `DISTANCES`, `(n,)`.
+        """
+        learner, episode = self.trained.learner.test_variant, self._with_queries(x)
+        of_members = [measure_distances(learner, theta, episode) for theta in self.thetas]
+        return {
+            name: torch.stack([values[name] for values in of_members]).mean(0)[0]
+            for name in DISTANCES
+        }
 
     def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Compute the outputs of the model, averaged over its members.

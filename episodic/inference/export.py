@@ -27,6 +27,7 @@ from episodic.core.files import atomic_path
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
 from episodic.preprocessing.image import EncodedImagePreprocessor
+from episodic.training.unknown import logit_scores
 
 __all__ = ["ExportError", "ExportedModule", "build_module", "export_onnx", "export_torch"]
 
@@ -58,11 +59,28 @@ class ExportedModule(nn.Module):
     Args:
         adapted: The adapted model.
         encoder: Whether to compute features instead of predictions.
+        unknown: Whether to add the familiarity `(n,)`, and whether an example is of an unknown
+            class, bool `(n,)`.
+        coverage: Coverage of the prediction sets to add, bool `(n, classes)`. None: none.
+
+    Raises:
+        AdaptError: The model cannot detect unknown classes, or has no prediction sets.
+        ConfigError: The coverage is out of range.
     """
 
-    def __init__(self, adapted: AdaptedModel, encoder: bool) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        encoder: bool = False,
+        unknown: bool = False,
+        coverage: float | None = None,
+    ) -> None:
         super().__init__()
         self.adapted, self.encoder = adapted, encoder
+        self.detector = adapted.detector if unknown else None
+        self.coverage, self.minimum = coverage, None
+        if coverage is not None:
+            self.minimum = adapted.prediction_sets.find_minimum(coverage)
         self.heads = adapted.solve_heads()
         if adapted.classes_:
             _ = adapted.calibration, adapted.shots  # computed here, as they cannot be traced
@@ -75,22 +93,67 @@ class ExportedModule(nn.Module):
             size = adapted.inputs.description.transform.size
             self.example = torch.zeros(2, 3, size, size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute probabilities, targets or features of examples `(n, *input)`."""
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs, in their order."""
+        if self.encoder:
+            return ["features"]
+        names = ["probabilities" if self.adapted.classes_ else "targets"]
+        if self.detector is not None:
+            names += ["familiarity", "is_unknown"]
+        if self.minimum is not None:
+            names.append("in_set")
+        return names
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Compute probabilities, targets or features of examples `(n, *input)`.
+
+        Returns:
+            The output, or the outputs in the order of `output_names` if there are several.
+        """
         if self.image_encoder is not None:
             x = self.image_encoder.compute_features(x)
         if self.encoder:
             return self.adapted.features(x)
         outputs = self.adapted.outputs(x, self.heads)
-        return self.adapted.calibrate(outputs).softmax(-1) if self.adapted.classes_ else outputs
+        if not self.adapted.classes_:
+            return outputs
+        logits = self.adapted.calibrate(outputs)
+        results = [logits.softmax(-1)]
+        if self.detector is not None:
+            scores = logit_scores(logits)
+            if self.detector.score not in scores:
+                scores = self.adapted.distances(x)
+            familiarity = scores[self.detector.score]
+            results += [familiarity, familiarity < self.detector.threshold]
+        if self.minimum is not None:
+            results.append(results[0] >= self.minimum)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The classes in the order of the columns, the preprocessing and thresholds, as JSON."""
+        entries = _metadata(self.adapted)
+        if self.detector is not None:
+            entries["unknown"] = json.dumps(self.detector.to_json())
+        if self.minimum is not None:
+            entries["sets"] = json.dumps({"coverage": self.coverage, "minimum": self.minimum})
+        return entries
 
 
-def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule:
-    """Build the module to export.
+def build_module(
+    adapted: AdaptedModel,
+    encoder: bool = False,
+    unknown: bool = False,
+    coverage: float | None = None,
+) -> ExportedModule:
+    """Build the module to export, with the arguments of `ExportedModule`.
 
     Raises:
-        ExportError: The model is not adapted, it is a custom `torch.nn.Module`, or its algorithm is
-            transductive and predictions are to be exported.
+        ExportError: The model is not adapted, it is a custom `torch.nn.Module`, its algorithm is
+            transductive and predictions are to be exported, or outputs are to be added to features.
+        AdaptError: The model cannot detect unknown classes, or has no prediction sets.
+        ConfigError: The coverage is out of range.
     """
     if isinstance(adapted, FewShotLearner):
         raise ExportError(NOT_ADAPTED)
@@ -99,26 +162,41 @@ def build_module(adapted: AdaptedModel, encoder: bool = False) -> ExportedModule
     if adapted.transductive and not encoder:
         name = adapted.config.get("head", adapted.config["algorithm"]["name"])
         raise ExportError(TRANSDUCTIVE.format(name=name))
-    return ExportedModule(adapted, encoder).eval()
+    if encoder and (unknown or coverage is not None):
+        raise ExportError(
+            "features have no unknown classes or prediction sets: export the predictions"
+        )
+    return ExportedModule(adapted, encoder, unknown, coverage).eval()
 
 
-def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
+def export_onnx(
+    adapted: AdaptedModel,
+    path: Path | str,
+    encoder: bool = False,
+    unknown: bool = False,
+    coverage: float | None = None,
+) -> None:
     """Write an adapted model as ONNX.
 
     The input of the file is `x`, `(n, *input)` float32: with a pretrained image encoder, images
     `(n, 3, size, size)` from 0 to 1, since the file contains the encoder. The output is
-    `probabilities`, `targets` or
-    `features`. The metadata contains the classes and the preprocessing.
+    `probabilities`, `targets` or `features`, unless others are added. The metadata contains the
+    classes, the preprocessing and the thresholds of added outputs.
 
     Args:
         adapted: The adapted model.
         path: The file to write.
         encoder: Whether to export the features instead of the predictions.
+        unknown: Whether to add the outputs `familiarity`, float `(n,)`, and `is_unknown`, bool
+            `(n,)`.
+        coverage: Coverage of the output `in_set` to add, bool `(n, classes)`. None: no such output.
 
     Raises:
+        AdaptError: The model cannot detect unknown classes, or has no prediction sets.
+        ConfigError: The coverage is out of range.
         ExportError: The model cannot be exported, or packages of the extra are missing.
     """
-    module = build_module(adapted, encoder)
+    module = build_module(adapted, encoder, unknown, coverage)
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -126,7 +204,6 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
         raise ExportError(
             f"ONNX needs two more packages: pip install 'episodic-learning[export]' ({error})"
         ) from error
-    output = "features" if encoder else "probabilities" if adapted.classes_ else "targets"
 
     def write(draft: Path) -> None:
         program = torch.onnx.export(
@@ -134,12 +211,12 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
             (module.example,),
             dynamo=True,
             input_names=["x"],
-            output_names=[output],
+            output_names=module.output_names,
             dynamic_shapes=({0: torch.export.Dim("n")},),
             verbose=False,
         )
         proto = program.model_proto  # type: ignore[union-attr]
-        for key, value in _metadata(adapted).items():
+        for key, value in module.metadata.items():
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.save(proto, str(draft))
@@ -147,7 +224,13 @@ def export_onnx(adapted: AdaptedModel, path: Path | str, encoder: bool = False) 
     _write(Path(path), write)
 
 
-def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False) -> None:
+def export_torch(
+    adapted: AdaptedModel,
+    path: Path | str,
+    encoder: bool = False,
+    unknown: bool = False,
+    coverage: float | None = None,
+) -> None:
     """Write an adapted model as a torch.export program.
 
     Run it by `torch.export.load(path).module()(x)`.
@@ -156,18 +239,23 @@ def export_torch(adapted: AdaptedModel, path: Path | str, encoder: bool = False)
         adapted: The adapted model.
         path: The file to write.
         encoder: Whether to export the features instead of the predictions.
+        unknown: Whether to add the outputs `familiarity`, float `(n,)`, and `is_unknown`, bool
+            `(n,)`.
+        coverage: Coverage of the output `in_set` to add, bool `(n, classes)`. None: no such output.
 
     Raises:
+        AdaptError: The model cannot detect unknown classes, or has no prediction sets.
+        ConfigError: The coverage is out of range.
         ExportError: The model cannot be exported.
     """
-    module = build_module(adapted, encoder)
+    module = build_module(adapted, encoder, unknown, coverage)
 
     def write(draft: Path) -> None:
         program = torch.export.export(
             module, (module.example,), dynamic_shapes=({0: torch.export.Dim("n")},)
         )
         buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files=_metadata(adapted))
+        torch.export.save(program, buffer, extra_files=module.metadata)
         # torch saves the inputs of the trace as a pickle, which may be empty.
         with (
             zipfile.ZipFile(buffer) as source,

@@ -8,6 +8,7 @@ It can be used in a Pipeline, `cross_val_score` or a grid search:
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         device: As for `load`.
         encoder: A pretrained image encoder to use without a trained model, as for `from_encoder`.
         head: The head on the features of `encoder`, as for `from_encoder`. None: the default.
+        unknown: Whether `predict` returns the label `unknown` for examples that seem to be of none
+            of the classes, as for `AdaptedModel.predict`.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         device: str = "cpu",
         encoder: Any = None,
         head: Any = None,
+        unknown: bool = False,
     ) -> None:
         self.model, self.steps, self.device = model, steps, device
-        self.encoder, self.head = encoder, head
+        self.encoder, self.head, self.unknown = encoder, head, unknown
 
     def fit(self, X: Any, y: Any) -> FewShotClassifier:
         """Adapt the model to labelled examples.
@@ -90,9 +94,28 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict labels `(n,)`. If the algorithm is transductive, they depend on all of X."""
+        """Predict labels `(n,)`. If the algorithm is transductive, they depend on all of X.
+
+        Raises:
+            AdaptError: `unknown` is True, and the model cannot detect unknown classes, or a class
+                has the label `unknown`.
+        """
         check_is_fitted(self, "adapted_")
-        return self.adapted_.predict(self._examples(X))
+        return self.adapted_.predict(self._examples(X), self.unknown)
+
+    def predict_set(self, X: Any, coverage: float = 0.9) -> list[list[Hashable]]:
+        """Predict a set of labels per example, as `AdaptedModel.predict_set`.
+
+        Args:
+            X: Examples `(n,)` or `(n, ...)`.
+            coverage: The promised probability that a set contains the true label, from 0.5 to 0.99.
+
+        Raises:
+            AdaptError: The model has no prediction sets.
+            ConfigError: The coverage is out of range.
+        """
+        check_is_fitted(self, "adapted_")
+        return self.adapted_.predict_set(self._examples(X), coverage)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict probabilities `(n, classes)`, with columns in the order of `classes_`.

@@ -15,6 +15,7 @@ from episodic.core import random_numbers
 from episodic.core.config import require
 
 __all__ = [
+    "DISTANCES",
     "SCORES",
     "Detection",
     "SelectiveAccuracy",
@@ -40,6 +41,9 @@ SCORES = ("max_softmax", "energy", "mean_distance", "neighbour_distance")
 
 The unit of distances is the mean squared distance between the class means of a task.
 """
+
+DISTANCES = SCORES[2:]
+"""The scores that depend on features."""
 
 TRUE_POSITIVE_RATE = 0.95
 RESAMPLES = 1000
