@@ -145,6 +145,8 @@ def feature_distances(
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Compute squared distances `(tasks, n, m)` without the cancellation of their expansion."""
+    if torch.compiler.is_exporting():  # ONNX has no function for cdist
+        return (a[:, :, None] - b[:, None]).square().sum(-1)
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 

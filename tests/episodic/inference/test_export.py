@@ -13,9 +13,11 @@ import episodic
 from episodic.core.registry import ALGORITHMS
 from episodic.inference import export
 from episodic.inference.export import ExportError
+from episodic.inference.labels import AdaptError
 from episodic.training import model_folder
 from tests.episodic.algorithms.test_every_algorithm import CASES, sampler
 from tests.episodic.algorithms.test_every_algorithm import trained as trained_of
+from tests.episodic.inference.reliable import SETS, reliability, set_reliability
 from tests.episodic.inference.test_few_shot import NAMES, folder_of
 
 WHICH = [
@@ -83,6 +85,71 @@ def test_the_exported_encoder_returns_the_input_of_the_head(tmp_path):
     means = np.stack([support[adapted.support.support_y[0].numpy() == c].mean(0) for c in range(5)])
     nearest = ((features[:, None] - means) ** 2).sum(-1).argmin(1)
     assert (np.array(sorted(NAMES))[nearest] == adapted.predict(x)).all()
+
+
+def reliable_of(score: str, folder):
+    """A model with two members for which about half of the queries are unknown."""
+    episode = sampler("test", shots=2)(torch.arange(1))
+    x, folder = episode.query_x[0], folder_of("protonet", folder, 2)
+
+    def adapt(threshold: float):
+        model = episodic.load(set_reliability(folder, reliability(score, threshold)))
+        return model.adapt(episode.support_x[0], episode.support_y[0])
+
+    familiarity = np.sort(adapt(0.0).predict_all(x, unknown=True).familiarity)
+    threshold = float(familiarity[11:13].mean())
+    return adapt(threshold), x, threshold
+
+
+@pytest.mark.parametrize("score", ["max_softmax", "neighbour_distance"])
+def test_unknown_classes_and_sets_are_further_outputs(score, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this Python")
+    adapted, x, threshold = reliable_of(score, tmp_path / "run")
+    export.export_onnx(adapted, tmp_path / "model.onnx", unknown=True, coverage=0.8)
+    export.export_torch(adapted, tmp_path / "model.pt2", unknown=True, coverage=0.8)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["probabilities", "familiarity", "is_unknown", "in_set"]
+    expected = adapted.predict_all(x, unknown=True)
+    assert expected.is_unknown.sum() == 12
+    members = expected.find_members(0.8)
+    assert 0 < members.sum() < members.size
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for outputs in (session.run(names, {"x": x.numpy()}), program(x)):
+        probabilities, familiarity, is_unknown, in_set = map(np.asarray, map(detach, outputs))
+        same(probabilities, expected.probabilities)
+        same(familiarity, expected.familiarity)
+        np.testing.assert_array_equal(is_unknown, expected.is_unknown)
+        np.testing.assert_array_equal(in_set, members)
+    known = session.get_modelmeta().custom_metadata_map
+    assert json.loads(known["unknown"]) == {"score": score, "threshold": threshold}
+    assert json.loads(known["sets"]) == {"coverage": 0.8, "minimum": SETS.find_minimum(0.8)}
+
+
+def detach(output):
+    return output.detach() if isinstance(output, torch.Tensor) else output
+
+
+def test_further_outputs_are_added_only_where_asked_for(tmp_path):
+    adapted, x, _ = reliable_of("energy", tmp_path / "run")
+    for options, names in (
+        ({}, ["probabilities"]),
+        ({"unknown": True}, ["probabilities", "familiarity", "is_unknown"]),
+        ({"coverage": 0.8}, ["probabilities", "in_set"]),
+    ):
+        module = export.build_module(adapted, **options)
+        outputs = module(x)
+        assert module.output_names == names
+        assert torch.is_tensor(outputs) if len(names) == 1 else len(outputs) == len(names)
+        assert ("unknown" in module.metadata) == ("familiarity" in names)
+        assert ("sets" in module.metadata) == ("in_set" in names)
+    with pytest.raises(ExportError, match="features have no unknown classes"):
+        export.build_module(adapted, encoder=True, unknown=True)
+    without, _ = adapted_of("protonet", tmp_path / "other")
+    for options in ({"unknown": True}, {"coverage": 0.9}):
+        with pytest.raises(AdaptError, match="an earlier version trained it"):
+            export.export_onnx(without, tmp_path / "model.onnx", **options)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 @pytest.mark.parametrize("name", ["maml", "ridge"])

@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 import episodic
 from episodic.inference.sklearn import FewShotClassifier
 from tests.episodic.algorithms.test_every_algorithm import sampler, trained
+from tests.episodic.inference.reliable import reliability, set_reliability
 from tests.episodic.inference.test_few_shot import folder_of
 
 
@@ -56,6 +57,7 @@ def test_classifier_equals_the_adapted_model(model, data):
             "device": "cpu",
             "encoder": None,
             "head": None,
+            "unknown": False,
         }
     )
 
@@ -111,3 +113,24 @@ def test_paths_and_images_in_lists_arrays_and_tables(model, data, tmp_path):
         )
     numbers = FewShotClassifier(model).fit(torch.from_numpy(x[some]), some // 20)
     assert numbers.classes_.dtype.kind == "i" and numbers.predict(x[:3]).dtype.kind == "i"
+
+
+def test_unknown_classes_and_sets(data, tmp_path):
+    """`unknown` is a parameter, as `predict` has a fixed signature."""
+    x, y = data
+    support = np.arange(0, 100, 4)
+    folder = folder_of("protonet", tmp_path / "run", theta=trained("protonet").theta)
+    set_reliability(folder, reliability("max_softmax", 0.4, shots=5))
+    expected = episodic.load(folder).adapt(x[support], y[support])
+    classifier = FewShotClassifier(str(folder), unknown=True)
+    assert clone(classifier).get_params()["unknown"] is True
+    classifier = clone(classifier).fit(x[support], y[support])
+    labels = classifier.predict(x)
+    np.testing.assert_array_equal(labels, expected.predict(x, unknown=True))
+    assert 0 < (labels == "unknown").sum() < len(x)
+    assert classifier.predict_set(x) == expected.predict_set(x, 0.9)
+    assert classifier.predict_set(x, 0.7) == expected.predict_set(x, 0.7)
+    plain = classifier.set_params(unknown=False).predict(x)
+    np.testing.assert_array_equal(plain, expected.predict(x))
+    with pytest.raises(NotFittedError):
+        FewShotClassifier(str(folder)).predict_set(x)
