@@ -37,45 +37,43 @@ def format_predictions(
         ConfigError: The coverage is out of range.
         UserError: A label contains the separator of the sets in CSV.
     """
-    classes, labels = predictions.classes, predictions.labels.tolist()
-    rows = list(zip(examples, labels, predictions.probabilities, strict=True))
-    familiarity = None if predictions.familiarity is None else predictions.familiarity.tolist()
-    sets = None if coverage is None else predictions.find_sets(coverage)
+    classes, entries = predictions.classes, predictions.to_json(coverage)
+    names = [name for name in ("familiarity", "set") if name in entries[0]]
     if form == "json":
-        for i, (example, label, row) in enumerate(rows):
-            prediction: dict[str, Any] = {key: str(example), "label": label}
-            if familiarity is not None:
-                prediction["familiarity"] = round(familiarity[i], 6)
-            if sets is not None:
-                prediction["set"] = sets[i]
-            prediction["probabilities"] = {
-                str(name): round(float(p), 6) for name, p in zip(classes, row, strict=True)
+        for example, entry in zip(examples, entries, strict=True):
+            values = {key: str(example)} | {
+                name: _round(entry[name]) for name in ("label", *names, "probabilities")
             }
-            yield json.dumps(prediction, ensure_ascii=False)
+            yield json.dumps(values, ensure_ascii=False)
     elif form == "csv":
-        if sets is not None:
+        if coverage is not None:
             _check_separator(classes)
-        further = {"familiarity": familiarity, "set": sets}
-        names = [name for name, values in further.items() if values is not None]
         yield _csv([key, "label", *names, *classes])
-        for i, (example, label, row) in enumerate(rows):
-            cells = [example, label]
-            if familiarity is not None:
-                cells.append(f"{familiarity[i]:.6f}")
-            if sets is not None:
-                cells.append(SEPARATOR.join(map(str, sets[i])))
-            yield _csv([*cells, *(f"{p:.6f}" for p in row)])
+        for example, entry in zip(examples, entries, strict=True):
+            cells = {
+                "familiarity": f"{entry.get('familiarity', 0):.6f}",
+                "set": SEPARATOR.join(map(str, entry.get("set", ()))),
+            }
+            shares = (f"{p:.6f}" for p in entry["probabilities"].values())
+            yield _csv([example, entry["label"], *(cells[name] for name in names), *shares])
     else:
-        is_unknown = predictions.is_unknown
-        widths = max(map(len, map(str, examples))), max(map(len, map(str, [*classes, *labels])))
-        for i, (example, label, row) in enumerate(rows):
-            # The probabilities of an unknown example say how it compares with the classes only.
-            hidden = is_unknown is not None and is_unknown[i]
-            percent = " " * 7 if hidden else f"{100 * max(row):5.1f} %"
-            text = f"{example!s:<{widths[0]}}  {label!s:<{widths[1]}}  {percent}"
-            if sets is not None:
-                text += f"  {{{', '.join(map(str, sets[i]))}}}"
+        labels = [str(label) for label in (*classes, *(entry["label"] for entry in entries))]
+        widths = max(map(len, map(str, examples))), max(map(len, labels))
+        for i, (example, entry) in enumerate(zip(examples, entries, strict=True)):
+            # The probabilities of an unknown example only compare the classes with each other.
+            hidden = predictions.is_unknown is not None and predictions.is_unknown[i]
+            percent = " " * 7 if hidden else f"{100 * max(entry['probabilities'].values()):5.1f} %"
+            text = f"{example!s:<{widths[0]}}  {entry['label']!s:<{widths[1]}}  {percent}"
+            if coverage is not None:
+                text += f"  {{{', '.join(map(str, entry['set']))}}}"
             yield text.rstrip()
+
+
+def _round(value: Any) -> Any:
+    """Round numbers to 6 decimal places, also those of a dictionary."""
+    if isinstance(value, dict):
+        return {name: _round(number) for name, number in value.items()}
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _check_separator(classes: Sequence[Hashable]) -> None:

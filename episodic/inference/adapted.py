@@ -221,6 +221,12 @@ class AdaptedModel:
         return describe_calibration(self.config)
 
     @property
+    def detects_unknown(self) -> bool:
+        """Whether the model can detect unknown classes."""
+        fitted = self.reliability
+        return bool(fitted and fitted.unknown) and UNKNOWN_LABEL not in self.classes_
+
+    @property
     def detector(self) -> UnknownDetector:
         """The detection of unknown classes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,3 +82,29 @@ class Predictions:
             [self.classes[k] for k in ranked if row[k]]
             for ranked, row in zip(order.tolist(), self.find_members(coverage), strict=True)
         ]
+
+    def to_json(self, coverage: float | None = None) -> list[dict[str, Any]]:
+        """Return the prediction for each example as JSON-serializable values.
+
+        Args:
+            coverage: As for `find_members`. None: without prediction sets.
+
+        Returns:
+            `label`, `probabilities` by class, `familiarity` if it was asked for, and `set`.
+
+        Raises:
+            ConfigError: The coverage is out of range.
+            ValueError: The model has no prediction sets.
+        """
+        names = [str(label) for label in self.classes]
+        entries: list[dict[str, Any]] = [
+            {"label": label, "probabilities": dict(zip(names, row, strict=True))}
+            for label, row in zip(self.labels.tolist(), self.probabilities.tolist(), strict=True)
+        ]
+        if self.familiarity is not None:
+            for entry, familiarity in zip(entries, self.familiarity.tolist(), strict=True):
+                entry["familiarity"] = familiarity
+        if coverage is not None:
+            for entry, labels in zip(entries, self.find_sets(coverage), strict=True):
+                entry["set"] = labels
+        return entries

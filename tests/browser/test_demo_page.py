@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from tests.browser.pages import launch_browser, needs_chromium, open_page, serve_demo
 from tests.episodic.algorithms.test_every_algorithm import trained
+from tests.episodic.inference.reliable import reliability, set_reliability
 from tests.episodic.inference.test_few_shot import folder_of
 
 pytestmark = needs_chromium
@@ -74,6 +75,41 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
     image.save(tmp_path / "ring.png")
     page.set_input_files("#question input[type=file]", str(tmp_path / "ring.png"))
     page.locator(".prediction.best", has_text="circle").wait_for()
+
+
+def test_unknown_classes_are_none_of_these(tmp_path):
+    folder = folder_of("protonet", tmp_path / "run", theta=trained("protonet").theta)
+    set_reliability(folder, reliability("max_softmax", 0.7, 5, 1))
+    scribble = [(0.2, 0.5), (0.8, 0.52), (0.25, 0.56), (0.75, 0.6), (0.2, 0.65)]
+    with (
+        serve_demo(str(folder)) as address,
+        launch_browser() as browser,
+        open_page(browser, address) as page,
+    ):
+        page.click("#shapes")
+        page.click("#adapt")
+        page.locator("#adapted", has_text="Adapted to 5 classes").wait_for()
+        canvas = page.locator("#question canvas")
+        draw(page, canvas, scribble)
+        page.locator(".prediction.none", has_text="none of these").wait_for()
+        assert page.locator(".prediction").count() == 6
+        assert page.locator(".prediction.best").count() == 0
+        if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
+            page.screenshot(path=str(Path(folder) / "unknown.png"), full_page=True)
+        page.locator("#question").get_by_text("Erase").click()
+        draw(page, canvas, ZIGZAG)
+        page.locator(".prediction.best", has_text="zigzag").wait_for()
+        assert page.locator(".prediction.none").count() == 0
+        images = []
+        for i, points in enumerate((scribble, ZIGZAG)):
+            image = Image.new("L", (90, 90), 255)
+            ImageDraw.Draw(image).line([(90 * x, 90 * y) for x, y in points], 0, 6)
+            image.save(tmp_path / f"{i}.png")
+            images.append(str(tmp_path / f"{i}.png"))
+        page.set_input_files("#question input[type=file]", images)
+        page.locator(".labels li.none", has_text="none of these").wait_for()
+        assert page.locator(".labels li").all_inner_texts()[0].strip() == "none of these"
+        assert "zigzag" in page.locator(".labels li").all_inner_texts()[1]
 
 
 def test_input_errors_are_shown_and_recoverable(page):

@@ -123,11 +123,11 @@ def test_info(workspace, tmp_path):
     for model in ("run", "adapted"):
         stdout = run(workspace, "info", model).stdout
         assert (
-            "calibrated  on 3-way 3-shot episodes, prediction sets (--coverage), unknown classes by"
-            " max_softmax (--unknown)\n"
+            "sets        --coverage, for 3-way 3-shot episodes\n"
+            "unknown     --unknown by max_softmax, for 3-way 3-shot episodes\n"
         ) in stdout
     set_reliability(tmp_path / run_copy(workspace, tmp_path))
-    assert "calibrated" not in run(tmp_path, "info", "adapted").stdout
+    assert "--coverage" not in run(tmp_path, "info", "adapted").stdout
 
 
 def test_errors_are_one_line(workspace, tmp_path):

@@ -30,6 +30,7 @@ from episodic.core.errors import UserError
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
 from episodic.preprocessing.image import EncodedImagePreprocessor
+from episodic.training.conformal import COVERAGES
 
 __all__ = ["build_app", "serve"]
 
@@ -70,6 +71,7 @@ class AdaptedModelInfo(BaseModel):
     model: str = Field(description="the key of the adapted model, for /predict")
     classes: list[str]
     examples: int
+    unknown: bool = Field(description="whether it can detect unknown classes")
 
 
 class Queries(BaseModel):
@@ -77,6 +79,16 @@ class Queries(BaseModel):
 
     model: str = Field(max_length=100, description="the key that /adapt returned")
     examples: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)]
+    unknown: bool = Field(
+        default=False,
+        description="whether examples that seem to be of none of the classes get the label unknown",
+    )
+    coverage: float | None = Field(
+        default=None,
+        ge=COVERAGES[0],
+        le=COVERAGES[-1],
+        description="probability with which the set of classes contains the true one, such as 0.9",
+    )
 
 
 class Prediction(BaseModel):
@@ -84,6 +96,12 @@ class Prediction(BaseModel):
 
     label: str
     probabilities: dict[str, float]
+    familiarity: float | None = Field(
+        default=None, description="higher for examples that resemble those of a class, if unknown"
+    )
+    set: list[str] | None = Field(
+        default=None, description="the most probable class first, if coverage is given"
+    )
 
 
 class Predictions(BaseModel):
@@ -164,9 +182,11 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             while len(models) > MAX_MODELS:
                 models.popitem(last=False)
         classes = [str(label) for label in adapted.classes_]
-        return AdaptedModelInfo(model=key, classes=classes, examples=len(labels))
+        return AdaptedModelInfo(
+            model=key, classes=classes, examples=len(labels), unknown=adapted.detects_unknown
+        )
 
-    @service.post("/predict", tags=["few-shot"])
+    @service.post("/predict", tags=["few-shot"], response_model_exclude_none=True)
     def predict(queries: Annotated[Queries, Body()]) -> Predictions:
         """Classify each example and return the probability of every class.
 
@@ -177,17 +197,11 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             adapted = models.get(queries.model)
             if adapted is None:
                 raise HTTPException(404, "there is no adapted model with this key: adapt again")
-            probabilities = _report_user_errors(lambda: adapted.predict_proba(examples))
-        classes = [str(label) for label in adapted.classes_]
-        by_class = [
-            {label: float(p) for label, p in zip(classes, row, strict=True)}
-            for row in probabilities
-        ]
+            if queries.coverage is not None:
+                _report_user_errors(lambda: adapted.prediction_sets)
+            predicted = _report_user_errors(lambda: adapted.predict_all(examples, queries.unknown))
         return Predictions(
-            predictions=[
-                Prediction(label=max(row, key=row.__getitem__), probabilities=row)
-                for row in by_class
-            ],
+            predictions=[Prediction(**entry) for entry in predicted.to_json(queries.coverage)],
             transductive=adapted.transductive,
         )
 

@@ -8,7 +8,7 @@ const make = (tag, properties = {}, ...children) => {
   element.append(...children);
   return element;
 };
-let classes = [], model = null, requests = 0;
+let classes = [], model = null, detects = false, requests = 0;
 
 byId("about").textContent = (MODEL.head ? `Encoder ${MODEL.encoder} with the head ${MODEL.head}. ` : `Trained with ${MODEL.algorithm} on ${MODEL.dataset}. `) +
   (MODEL.transductive ? `Answers depend on the ${QUERIES} that are asked together (transductive inference). ` : "") +
@@ -197,6 +197,7 @@ async function adapt() {
     byId("adapt").disabled = true;
     const start = performance.now(), adapted = await post("/adapt", { classes: support });
     model = adapted.model;
+    detects = adapted.unknown;
     report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
     question.enable();
   } catch (error) {
@@ -210,7 +211,7 @@ async function predict(examples) {
   if (!model) return;
   const number = ++requests, place = byId("predictions");
   try {
-    const { predictions } = await post("/predict", { model, examples });
+    const { predictions } = await post("/predict", { model, examples, unknown: detects });
     if (number !== requests) return;  // a later request is under way
     place.replaceChildren(...(examples.length === 1 ? showProbabilities(predictions[0]) : [showLabels(examples, predictions)]));
     if (MODEL.transductive && examples.length < Object.keys(predictions[0].probabilities).length) place.prepend(make("p", { className: "note", textContent: `Ask more ${QUERIES} together, some of each class: this method compares them with each other.` }));
@@ -221,16 +222,23 @@ async function predict(examples) {
 
 const percent = p => `${(100 * p).toFixed(1)} %`;
 
+const NONE = "none of these";
+const isUnknown = prediction => !(prediction.label in prediction.probabilities);
+
 function showProbabilities(prediction) {
-  return Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
+  const none = isUnknown(prediction) ? [make("div", { className: "prediction none" }, make("span", { textContent: NONE }), make("span", { textContent: "unlike the examples of every class" }))] : [];
+  return none.concat(Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => {
     const bar = make("i");
     bar.style.width = `${100 * p}%`;
     return make("div", { className: name === prediction.label ? "prediction best" : "prediction" }, make("span", { textContent: name, title: name }), make("span", { className: "track" }, bar), make("span", { textContent: percent(p) }));
-  });
+  }));
 }
 
 function showLabels(images, predictions) {
-  return make("ul", { className: "labels" }, ...predictions.map(({ label, probabilities }, i) => make("li", {}, make("img", { src: images[i], alt: "" }), make("b", { textContent: label }), make("span", { textContent: percent(probabilities[label]) }))));
+  return make("ul", { className: "labels" }, ...predictions.map((prediction, i) => {
+    const none = isUnknown(prediction), { label, probabilities } = prediction;
+    return make("li", { className: none ? "none" : "" }, make("img", { src: images[i], alt: "" }), make("b", { textContent: none ? NONE : label }), make("span", { textContent: none ? "" : percent(probabilities[label]) }));
+  }));
 }
 
 const question = (() => {

@@ -23,6 +23,7 @@ from PIL import Image
 import episodic
 from episodic.inference import demo
 from tests.episodic.algorithms.test_every_algorithm import sampler, trained
+from tests.episodic.inference.reliable import reliability, set_reliability
 from tests.episodic.inference.test_few_shot import folder_of
 from tests.support import ROOT
 
@@ -86,6 +87,42 @@ def test_demo_predictions_equal_those_of_the_model(client, model, drawings):
     assert bare.json()["predictions"][0]["probabilities"] == pytest.approx(
         predictions[0]["probabilities"], abs=1e-5
     ), "plain base64 is accepted too"
+
+
+def test_unknown_classes_and_sets(client, model, drawings, tmp_path):
+    """Only where they are asked for; a model that cannot say so is one sentence."""
+    folder = folder_of("protonet", tmp_path / "run", theta=trained("protonet").theta)
+    set_reliability(folder, reliability("max_softmax", 0.45, 4, 2))
+    learner = episodic.load(folder)
+    able = TestClient(demo.build_app(learner, "run"), base_url=ADDRESS)
+    support = {name: images[:2] for name, images in drawings.items()}
+    key, unable = (c.post("/adapt", json={"classes": support}).json() for c in (able, client))
+    assert (key["unknown"], unable["unknown"]) == (True, False)
+    asked = [p for images in drawings.values() for p in images[2:]]
+    request = {"model": key["model"], "examples": asked}
+    plain = able.post("/predict", json=request).json()["predictions"]
+    full = able.post("/predict", json=request | {"unknown": True, "coverage": 0.8})
+    labels = [name for name, images in support.items() for _ in images]
+    adapted = learner.adapt(
+        [base64.b64decode(p.split(",")[1]) for images in support.values() for p in images], labels
+    )
+    expected = adapted.predict_all([base64.b64decode(p.split(",")[1]) for p in asked], unknown=True)
+    assert 0 < expected.is_unknown.sum() < len(asked)
+    predictions = full.json()["predictions"]
+    assert [p["label"] for p in predictions] == expected.labels.tolist()
+    assert [p["set"] for p in predictions] == expected.find_sets(0.8)
+    found = [p["familiarity"] for p in predictions]
+    np.testing.assert_allclose(found, expected.familiarity, atol=1e-6)
+    assert {tuple(p) for p in plain} == {("label", "probabilities")}
+    assert "unknown" not in {p["label"] for p in plain}
+    request = {"model": unable["model"], "examples": asked[:1]}
+    for options in ({"unknown": True}, {"coverage": 0.9}):
+        refused = client.post("/predict", json=request | options)
+        assert refused.status_code == 422
+        assert "an earlier version trained it" in refused.json()["detail"]
+    assert able.post("/predict", json=request | {"coverage": 90}).status_code == 422
+    named = able.post("/adapt", json={"classes": {"unknown": asked[:1], "a": asked[-1:]}}).json()
+    assert named["unknown"] is False
 
 
 def test_invalid_requests_are_rejected(client, drawings):
