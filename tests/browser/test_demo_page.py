@@ -79,7 +79,7 @@ def test_shapes_are_told_apart_by_one_example_each(page, tmp_path):
 
 def test_unknown_classes_are_none_of_these(tmp_path):
     folder = folder_of("protonet", tmp_path / "run", theta=trained("protonet").theta)
-    set_reliability(folder, reliability("max_softmax", 0.7, 5, 1))
+    set_reliability(folder, reliability("mean_distance", -0.4, 5, 1))
     scribble = [(0.2, 0.5), (0.8, 0.52), (0.25, 0.56), (0.75, 0.6), (0.2, 0.65)]
     with (
         serve_demo(str(folder)) as address,
@@ -94,8 +94,6 @@ def test_unknown_classes_are_none_of_these(tmp_path):
         page.locator(".prediction.none", has_text="none of these").wait_for()
         assert page.locator(".prediction").count() == 6
         assert page.locator(".prediction.best").count() == 0
-        if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
-            page.screenshot(path=str(Path(folder) / "unknown.png"), full_page=True)
         page.locator("#question").get_by_text("Erase").click()
         draw(page, canvas, ZIGZAG)
         page.locator(".prediction.best", has_text="zigzag").wait_for()
@@ -110,6 +108,8 @@ def test_unknown_classes_are_none_of_these(tmp_path):
         page.locator(".labels li.none", has_text="none of these").wait_for()
         assert page.locator(".labels li").all_inner_texts()[0].strip() == "none of these"
         assert "zigzag" in page.locator(".labels li").all_inner_texts()[1]
+        if shots := os.environ.get("EPISODIC_SCREENSHOTS"):
+            page.screenshot(path=str(Path(shots) / "unknown.png"), full_page=True)
 
 
 def test_input_errors_are_shown_and_recoverable(page):
