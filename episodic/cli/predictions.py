@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from episodic.core.errors import UserError
-from episodic.inference.predictions import Predictions
+
+if TYPE_CHECKING:
+    from episodic.inference.predictions import Predictions
 
 __all__ = ["format_predictions"]
 
