@@ -27,6 +27,8 @@ from tasks.reports.kit import page as pages
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.trees import select_used
 from tasks.reports.run import calibration, classes, curves, facts, fits, scores, sentences
+from tasks.reports.run import card as model_card
+from tasks.reports.run.headline import build_headline
 from tasks.runtime.files import ROOT, compute_digest, read_json
 from tasks.runtime.stage import StageError
 
@@ -768,6 +770,36 @@ def test_browser_draws_every_chart_without_errors(kind, request, tmp_path):
         attrs for attrs in page.with_tag("script") if attrs.get("type") != "application/json"
     ]
     assert len(executable) == 2
+
+
+def test_the_model_card_states_what_is_promised(image_root, tmp_path):
+    run = read_run(image_root[0])
+    plain = replace(run, metrics={k: v for k, v in run.metrics.items() if k[:4] not in UNPROVEN})
+
+    def list_limits(measured: results.Results) -> str:
+        headline = build_headline(measured, None, "cpu")
+        context = model_card.build_context(measured, tmp_path, headline)
+        return " ".join(context["limits"]).replace(wording.NBSP, " ")
+
+    assert "It always predicts one of the given classes, for any input." in list_limits(plain)
+    assert "Prediction sets" not in list_limits(plain)
+    values = {
+        "unknown.other_classes.accepted_unknown": 0.25,
+        "unknown.other_classes.accepted_known": 0.9,
+        "sets.coverage_90.coverage": 0.912,
+        "sets.coverage_90.size": 1.7,
+    }
+    metrics = plain.metrics | values | {f"{name}_ci95": 0.02 for name in values}
+    found = list_limits(replace(plain, metrics=metrics))
+    assert "Without `--unknown`, it always predicts one of the given classes" in found
+    assert "75.0 % ± 2.0 of the queries of other test classes were recognized as unknown" in found
+    assert "and 10.0 % ± 2.0 of those of the given classes were rejected" in found
+    assert "contained the true class of 91.2 % ± 2.0 of the test queries" in found
+    assert "with 1.70 ± 0.02 classes on average. The promise is marginal" in found
+
+
+UNPROVEN = ("sets", "unkn")
+"""How the metrics start that older versions lack."""
 
 
 def test_the_calibration_section_tells_both_probabilities_apart(image_root):

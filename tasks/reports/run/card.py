@@ -188,10 +188,12 @@ def _list_limits(results: Results, example: str) -> list[str]:
         elif config["inputs"]["kind"] == "image":
             shape = " x ".join(map(str, config["input"]))
             limits.append(f"Every {example} is resized to {shape}.")
-        limits.append("It always predicts one of the given classes, for any input.")
+        limits.append(_describe_unknown(results))
         if config["inputs"].get("inverted"):
             limits.append("It expects dark drawings on a light background.")
         limits.append(_describe_calibration(results))
+        if "sets.coverage_90.coverage" in results.metrics:
+            limits.append(_describe_sets(results))
         limits.append(
             "The folder of an adapted model contains the support examples. Do not share it if "
             "they are private."
@@ -210,6 +212,38 @@ def _describe_calibration(results: Results) -> str:
         "Its probabilities are calibrated on validation episodes. Their expected calibration error "
         f"on the test episodes is {error:.1f} % ± {ci95:.1f}; with other numbers of classes or "
         "examples, or on other data, it may be larger."
+    )
+
+
+def _describe_unknown(results: Results) -> str:
+    metrics, prefix = results.metrics, "unknown.other_classes.accepted_"
+    always = "it always predicts one of the given classes, for any input."
+    if f"{prefix}unknown" not in metrics:
+        return always.capitalize()
+    found, rejected = (
+        wording.format_estimate(
+            "accuracy", 1 - metrics[f"{prefix}{name}"], metrics[f"{prefix}{name}_ci95"]
+        )
+        for name in ("unknown", "known")
+    )
+    return (
+        f"Without `--unknown`, {always} With it, {found} of the queries of other test classes were "
+        f"recognized as unknown, and {rejected} of those of the given classes were rejected; "
+        "examples of another kind were not tested."
+    )
+
+
+def _describe_sets(results: Results) -> str:
+    metrics, prefix = results.metrics, "sets.coverage_90."
+    covered = wording.format_estimate(
+        "accuracy", metrics[f"{prefix}coverage"], metrics[f"{prefix}coverage_ci95"]
+    )
+    size, ci95 = metrics[f"{prefix}size"], metrics[f"{prefix}size_ci95"]
+    return (
+        f"Prediction sets of 90 % (`--coverage 0.9`) contained the true class of {covered} of the "
+        f"test queries, with {size:.2f} ± {ci95:.2f} classes on average. The promise is marginal "
+        "over tasks drawn like the validation tasks: single tasks or classes, other sizes and "
+        "other kinds of data may be covered less."
     )
 
 
