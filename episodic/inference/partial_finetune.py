@@ -224,6 +224,10 @@ class PartialFineTuningLearner(FewShotLearner):
         head = FewShotLearner(replace(self.trained, config=config), inputs, self.device)
         return head.adapt(x, labels)
 
+    @property
+    def pool_inputs(self) -> EncodedImagePreprocessor:
+        return self.encoded
+
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
         """Compute the accuracy of episodes, in each of which the encoder is fine-tuned."""
         _, support, query = sampler.draw_rows(index)
