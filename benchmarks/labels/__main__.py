@@ -25,6 +25,7 @@ from benchmarks.labels.data import DATASETS, BenchmarkData, open_dataset
 from episodic.core import random_numbers
 from episodic.data.sampling import apportion
 from episodic.inference.adapted import AdaptedModel
+from episodic.inference.few_shot import FewShotLearner
 
 WAYS, BATCH, BUDGET, RESAMPLES = 10, 5, 30, 1000
 POOL = {"omniglot": 10, "clinc150": 15, "grocery": 15}
@@ -35,8 +36,9 @@ STRATEGIES = ("random", "margin", "coverage", "margin_coverage")
 
 
 class Session(NamedTuple):
-    """A task: preprocessed examples and labels of the pool and of the held-out examples."""
+    """A task: a learner, and features and labels of the pool and of the held-out examples."""
 
+    learner: FewShotLearner
     pool_x: Tensor
     pool_y: Tensor
     test_x: Tensor
@@ -61,15 +63,13 @@ def draw_session(data: BenchmarkData, name: str, index: int) -> Session:
         test_y += [label] * held
         pool_y += [label] * size
     order = torch.randperm(len(pool_y), generator=generator)
-    return Session(
-        data.read(torch.cat(pool)[order]),
-        torch.tensor(pool_y)[order],
-        data.read(torch.cat(test)),
-        torch.tensor(test_y),
+    learner, pool_x, test_x = data.embed(
+        data.read(torch.cat(pool)[order]), data.read(torch.cat(test))
     )
+    return Session(learner, pool_x, torch.tensor(pool_y)[order], test_x, torch.tensor(test_y))
 
 
-def simulate(data: BenchmarkData, session: Session, strategy: str, warm: bool) -> list[float]:
+def simulate(session: Session, strategy: str, warm: bool) -> list[float]:
     """Return the accuracy after each batch of labels."""
     x, y = session.pool_x, session.pool_y
     labelled: list[int] = []
@@ -79,12 +79,12 @@ def simulate(data: BenchmarkData, session: Session, strategy: str, warm: bool) -
     for budget in range(2 * BATCH if warm else BATCH, BUDGET + 1, BATCH):
         if budget > len(labelled):
             rest = torch.tensor([i for i in range(len(x)) if i not in set(labelled)])
-            adapted = _adapt(data, x, y, labelled)
-            model = data.learner if adapted is None else adapted
+            adapted = _adapt(session, labelled)
+            model = session.learner if adapted is None else adapted
             name = "random" if strategy == "margin" and adapted is None else strategy
             indices = model.suggest(x[rest], budget - len(labelled), name, seed=0).indices
             labelled += rest[torch.from_numpy(indices)].tolist()
-        adapted = _adapt(data, x, y, labelled)
+        adapted = _adapt(session, labelled)
         if adapted is None:
             predicted = np.full(len(session.test_y), int(y[labelled[0]]))
         else:
@@ -93,11 +93,12 @@ def simulate(data: BenchmarkData, session: Session, strategy: str, warm: bool) -
     return accuracies
 
 
-def _adapt(data: BenchmarkData, x: Tensor, y: Tensor, labelled: list[int]) -> AdaptedModel | None:
+def _adapt(session: Session, labelled: list[int]) -> AdaptedModel | None:
     """Adapt to the labelled examples; None as long as they are of one class."""
-    if len(set(y[labelled].tolist())) < 2:
+    labels = session.pool_y[labelled]
+    if len(set(labels.tolist())) < 2:
         return None
-    return data.learner.adapt(x[labelled], y[labelled])
+    return session.learner.adapt(session.pool_x[labelled], labels)
 
 
 def count_labels(numbers: np.ndarray, curve: np.ndarray, target: float) -> float:
@@ -144,7 +145,7 @@ def main() -> None:
         session = draw_session(data, args.dataset, index)
         for start in ("cold", "warm"):
             for strategy in STRATEGIES:
-                accuracies = simulate(data, session, strategy, start == "warm")
+                accuracies = simulate(session, strategy, start == "warm")
                 curves.setdefault((start, strategy), []).append(accuracies)
         print(f"{index + 1} of {args.sessions} sessions", end="\r", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,10 @@ def main() -> None:
         for (start, strategy), rows in curves.items():
             table, random = np.array(rows), np.array(curves[start, "random"])
             numbers = np.arange(BATCH if start == "cold" else 2 * BATCH, BUDGET + 1, BATCH)
-            saving = [f"{value:.4f}" for value in measure_saving(numbers, table, random)]
+            found = (BUDGET, 0.0, 0.0, 0.0)
+            if strategy != "random":
+                found = measure_saving(numbers, table, random)
+            saving = [f"{value:.4f}" for value in found]
             means = [""] * (start == "warm") + [f"{value:.4f}" for value in table.mean(0)]
             writer.writerow([args.dataset, start, strategy, len(table), *saving, *means])
 

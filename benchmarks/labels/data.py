@@ -31,6 +31,7 @@ from episodic.inference import few_shot, pretrained
 from episodic.inference.few_shot import FewShotLearner
 from episodic.models.bag import BagOfFeatures
 from episodic.models.conv4 import Conv4
+from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.encoders.features import ImageFeatures
 from episodic.training import model_folder
 from episodic.training.config import TrainingConfig
@@ -59,6 +60,33 @@ class BenchmarkData:
         """Return the preprocessed examples of these rows."""
         x = self.examples[rows]
         return x.float() / 255 if x.dtype == torch.uint8 else x
+
+    def embed(self, pool: Tensor, test: Tensor) -> tuple[FewShotLearner, Tensor, Tensor]:
+        """Compute the features of a session once, and return them with a learner on features.
+
+        Batch norm uses the statistics of the pool, also after adaptation. Features with more
+        dimensions than there are examples are rotated into the space that they span, which changes
+        neither distances nor cosines.
+        """
+        if "head" in self.learner.config:  # the examples are features already
+            return self.learner, pool, test
+        features = self.learner.embed(torch.cat([pool, test]))[0].double()
+        if features.shape[1] > len(features):
+            features = torch.linalg.qr(features.mT)[1].mT
+        features = features.float()
+        config = self.learner.config | {
+            "model": {"name": "mlp", "hidden": []},
+            "input": [features.shape[1]],
+            "inputs": {"kind": "numbers"},
+        }
+        learner = model_folder.build_learner(config)
+        trained = self.learner.trained.members[0]
+        members = [{name: trained[name] for name in learner.init(0)}]
+        inputs = preprocessing.build(config)
+        head = FewShotLearner(
+            model_folder.TrainedModel(learner, members, config), inputs, self.learner.device
+        )
+        return head, features[: len(pool)], features[len(pool) :]
 
 
 def open_dataset(name: str, split: str, folder: Path, mirror: Path | None) -> BenchmarkData:

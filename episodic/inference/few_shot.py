@@ -263,15 +263,22 @@ class FewShotLearner:
         """
         if self.kind != "classification":
             raise AdaptError("a regression model has no classes whose examples could be suggested")
-        return suggestion.suggest(self.pool_inputs(pool), n, strategy, seed, self._embed)
+        return suggestion.suggest(self.pool_inputs(pool), n, strategy, seed, self.embed)
 
     @property
     def pool_inputs(self) -> Preprocessor:
         """The preprocessing of the pool of `suggest`."""
         return self.inputs
 
-    def _embed(self, x: Tensor) -> list[Tensor]:
-        """Compute the features of preprocessed examples, for each member of the ensemble."""
+    def embed(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of examples before adaptation, for each member of the ensemble.
+
+        Args:
+            x: Preprocessed examples `(n, *input)`. Batch norm normalizes by the first ones.
+
+        Returns:
+            Features `(n, width)` of each member.
+        """
         learner, members = self._inductive_learner().test_variant, []
         reference = x[None, :REFERENCES].to(self.device)
         no_labels = torch.zeros(1, reference.shape[1], dtype=torch.int64, device=self.device)
