@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-__all__ = ["format_predictions"]
+__all__ = ["format_csv_row", "format_predictions"]
 
 
 def format_predictions(
@@ -36,16 +36,17 @@ def format_predictions(
             prediction = {key: str(example), "label": label, "probabilities": by_class}
             yield json.dumps(prediction, ensure_ascii=False)
     elif form == "csv":
-        yield _csv([key, "label", *classes])
+        yield format_csv_row([key, "label", *classes])
         for example, label, row in rows:
-            yield _csv([example, label, *(f"{p:.6f}" for p in row)])
+            yield format_csv_row([example, label, *(f"{p:.6f}" for p in row)])
     else:
         widths = max(map(len, map(str, examples))), max(map(len, map(str, classes)))
         for example, label, row in rows:
             yield f"{example!s:<{widths[0]}}  {label!s:<{widths[1]}}  {100 * max(row):5.1f} %"
 
 
-def _csv(cells: Sequence[Any]) -> str:
+def format_csv_row(cells: Sequence[Any]) -> str:
+    """Return a line of CSV, without its end."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
