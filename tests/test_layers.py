@@ -168,7 +168,12 @@ sys.meta_path.insert(0, Block())
 import episodic
 for module in pkgutil.walk_packages(episodic.__path__, "episodic."):
     # These need extras of their own.
-    if module.name not in ("episodic.cli", "episodic.inference.demo", "episodic.inference.sklearn"):
+    if module.name not in (
+        "episodic.cli",
+        "episodic.inference.demo",
+        "episodic.inference.service",
+        "episodic.inference.sklearn",
+    ) and not module.name.startswith("episodic.inference.service."):
         importlib.import_module(module.name)
 import torch
 from episodic.algorithms import maml
