@@ -156,7 +156,7 @@ def main() -> None:
         for (start, strategy), rows in curves.items():
             table, random = np.array(rows), np.array(curves[start, "random"])
             numbers = np.arange(BATCH if start == "cold" else 2 * BATCH, BUDGET + 1, BATCH)
-            found = (BUDGET, 0.0, 0.0, 0.0)
+            found = (float(BUDGET), 0.0, 0.0, 0.0)
             if strategy != "random":
                 found = measure_saving(numbers, table, random)
             saving = [f"{value:.4f}" for value in found]
