@@ -101,6 +101,7 @@ def _draw_selective_accuracy(results: Results, facts: UnknownFacts, sentence: st
         },
         labels_gap=LABELS_GAP * (1 - low),
         marks=[(facts.known, "share of known classes")],
+        marks_above=True,
         tooltip=[
             alt.Tooltip("x:Q", title="answered queries", format=".0%"),
             alt.Tooltip("value:N", title="accuracy"),
@@ -140,7 +141,7 @@ def _tabulate_selective_accuracy(results: Results) -> Table:
         rows.append([wording.format_percent(float(str(share)), 0), *cells])
     head = ["answered", *(wording.name_detection_score(key) for key in keys)]
     caption = "Accuracy of the answers by score (95 % interval)"
-    return Table(caption, head, rows, frozenset(range(len(head))))
+    return Table(caption, head, rows, frozenset(range(1, len(head))))
 
 
 def _format_ends(row: Mapping[Any, Any]) -> str:
@@ -176,7 +177,7 @@ def _tabulate_sets(facts: list[SetFacts]) -> Table:
     ]
     head = ["promised coverage", "measured coverage", "mean size", "empty sets"]
     caption = "Prediction sets on the test episodes, with 95 % intervals over episodes"
-    return Table(caption, head, rows, frozenset(range(len(head))))
+    return Table(caption, head, rows, frozenset({1, 2, 3}))
 
 
 # --- other ways and shots ----------------------------------------------------------------------
@@ -231,11 +232,11 @@ def _tabulate_columns(sizes: pd.DataFrame, columns: dict[str, str], caption: str
     """Build a table with one row per size, of those columns that were measured."""
     known = [key for key in columns if key in sizes and sizes[key].notna().any()]
     rows = [
-        [f"{row['ways']}-way {row['shots']}-shot", *(_format_cell(row, key) for key in known)]
+        [str(row["ways"]), str(row["shots"]), *(_format_cell(row, key) for key in known)]
         for row in sizes.to_dict("records")
     ]
-    head = ["size", *(columns[key] for key in known)]
-    numeric = frozenset(i for i, key in enumerate(known, start=1) if key != "score")
+    head = ["ways", "shots", *(columns[key] for key in known)]
+    numeric = frozenset(i for i, key in enumerate(["ways", "shots", *known]) if key != "score")
     return Table(caption, head, rows, numeric)
 
 

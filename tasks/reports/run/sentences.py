@@ -376,33 +376,42 @@ INDUCTIVE_NOTE = "Measured with inductive batch norm, as in use."
 
 
 def describe_unknown(facts: UnknownFacts) -> str:
-    """Describe what the threshold recognizes, and compare the score with the baseline."""
-    other = facts.other_classes
+    """Describe what the threshold recognizes and what it rejects."""
     recognized, rejected = (
         format_estimate("accuracy", 1 - accepted, ci95)
-        for accepted, ci95 in (other.accepted_unknown, other.accepted_known)
-    )
-    name = wording.name_detection_score(facts.score)
-    auroc = f"AUROC {format_estimate('accuracy', *other.auroc)}"
-    (gain, ci95), is_baseline = other.gain, facts.score == "max_softmax"
-    if is_baseline:
-        comparison = f"They are detected by the {name} ({auroc}; chance: 50{wording.NBSP}%)."
-    elif abs(gain) <= ci95:
-        comparison = f"They are detected by the {name} as well as by the largest probability."
-    else:
-        comparison = (
-            f"The {name} detects them {'better' if gain > 0 else 'worse'} than the largest "
-            f"probability ({auroc}, {format_points(gain)} {'higher' if gain > 0 else 'lower'})."
+        for accepted, ci95 in (
+            facts.other_classes.accepted_unknown,
+            facts.other_classes.accepted_known,
         )
+    )
     return (
         f"The threshold recognizes {recognized} of the queries of other classes as unknown, and "
-        f"rejects {rejected} of those of the episode's own classes. {comparison}"
+        f"rejects {rejected} of those of the episode's own classes."
+    )
+
+
+def compare_detection_scores(facts: UnknownFacts) -> str:
+    """Compare the chosen score with the largest probability."""
+    name = wording.name_detection_score(facts.score)
+    auroc = f"AUROC {format_estimate('accuracy', *facts.other_classes.auroc)}"
+    gain, ci95 = facts.other_classes.gain
+    if facts.score == "max_softmax":
+        return f"Unknown classes are detected by the {name} ({auroc}; chance: 50{wording.NBSP}%)."
+    if abs(gain) <= ci95:
+        return (
+            f"The {name} does not detect unknown classes significantly better than the largest "
+            f"probability ({auroc})."
+        )
+    return (
+        f"The {name} detects unknown classes {'better' if gain > 0 else 'worse'} than the largest "
+        f"probability ({auroc}, {format_points(gain)} {'higher' if gain > 0 else 'lower'})."
     )
 
 
 def list_unknown_notes(facts: UnknownFacts) -> list[str]:
     """Explain the accuracy-coverage curve, and how the score was chosen."""
     notes = [
+        compare_detection_scores(facts),
         "The chart shows the accuracy of the predictions with the highest scores. "
         f"{format_percent(1 - facts.known, 0)} of the queries are of test classes outside their "
         "episode, and no prediction for them is correct. A perfect detector would predict all "
