@@ -200,13 +200,18 @@ def _build_size_section(results: Results) -> ReportSection | None:
 def _tabulate_sizes(sizes: pd.DataFrame) -> Table:
     columns = {
         "accuracy": "accuracy",
-        "raw_error": "ECE, not calibrated",
-        "error": "ECE, calibrated",
-        "set_coverage": "coverage of 90 % sets",
-        "set_size": "their mean size",
-        "unknown_auroc": "AUROC of unknown",
+        "raw_error": "ECE before",
+        "error": "ECE after",
+        "set_coverage": "coverage",
+        "set_size": "set size",
+        "unknown_auroc": "AUROC",
+        "unknown_fpr": "FPR",
     }
-    caption = "By size of the episodes, with 95 % intervals (ECE: expected calibration error)"
+    caption = (
+        "Results by size, with 95 % intervals. Expected calibration error (ECE) before and after "
+        "calibration, coverage and mean size of 90 % sets, AUROC and FPR at 95 % TPR for unknown "
+        "classes"
+    )
     return _tabulate_columns(sizes, columns, caption)
 
 
@@ -218,8 +223,7 @@ def _tabulate_calibration(sizes: pd.DataFrame) -> Table:
         "raw_brier": "Brier score, not calibrated",
         "brier": "Brier score, calibrated",
         "set_empty": "empty 90 % sets",
-        "unknown_fpr": "FPR at 95 % TPR",
-        "score": "score that detects unknown classes",
+        "score": "score for unknown classes",
     }
     return _tabulate_columns(sizes, columns, "Further results (NLL: negative log-likelihood)")
 

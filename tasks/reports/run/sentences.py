@@ -358,10 +358,10 @@ HEADLINE_COVERAGE = 0.9
 """The promised coverage that sentences are about."""
 
 SET_NOTES = [
-    "The promise is marginal: it holds on average over new tasks like the validation tasks, with "
-    "as many ways and shots, and over their queries. A single task or a single class may be "
-    "covered less. The promise fails for harder tasks, such as other kinds of images, and does not "
-    "include queries of unknown classes.",
+    "The promise is marginal: it holds on average over the validation tasks, over new tasks of the "
+    "same size that are drawn like them, and over their queries. A single task or a single class "
+    "may be covered less. The promise fails for harder tasks, such as other kinds of images, and "
+    "does not include queries of unknown classes.",
     "A set of one class is an answer, and a set of several classes is a choice for a person. An "
     "empty set means that no class is probable enough. Some sets are empty if the accuracy exceeds "
     "the promised coverage.",
@@ -438,8 +438,8 @@ def describe_sets(facts: list[SetFacts]) -> str:
     coverage, ci95 = entry.coverage
     classes = format_decimal(entry.size[0])
     verdict = (
-        " This is significantly less than promised, so the test tasks are unlike the validation "
-        "tasks."
+        " This is less than promised: the test tasks are harder than the validation tasks, or the "
+        "validation tasks are too few."
         if coverage + ci95 < entry.promised
         else ""
     )
