@@ -571,7 +571,11 @@ def with_noise(experiment, folder, noise: float, **changes) -> Experiment:
         f"{prefix}auroc": result.auroc,
         f"{prefix}auroc_ci95": result.auroc_ci95,
     }
-    return replace(experiment, metrics=metrics, file=lambda name: path)
+
+    def locate(name: str):
+        return path if name.endswith("/open.parquet") else experiment.file(name)
+
+    return replace(experiment, metrics=metrics, file=locate)
 
 
 def test_the_detection_of_unknown_classes_is_paired_by_episode(protocol, tmp_path):
@@ -587,7 +591,7 @@ def test_the_detection_of_unknown_classes_is_paired_by_episode(protocol, tmp_pat
     half_widths = [e.metrics["unknown.other_classes.auroc_ci95"] for e in (maml, fast)]
     assert 0 < float(interval) < 100 * np.hypot(*half_widths), "narrower than without pairs"
     assert table.rows[0][4:] == ["88.5\xa0% ± 1.0", "0.970 ± 0.020"]
-    assert section.sentence.startswith("meta_lr=0.001 detects unknown classes best")
+    assert section.sentence.startswith("meta_lr=0.001 has the largest AUROC")
 
 
 def test_detection_on_other_queries_is_not_paired(protocol, tmp_path):
@@ -624,7 +628,7 @@ def test_experiments_without_unknown_classes_or_sets(protocol):
     section = reliability.build_reliability_section(mixed, "")
     (row,) = section.results[0].rows
     assert row[:4] == ["meta_lr=0.01", "", "", ""] and row[5] == "0.970 ± 0.020"
-    assert section.sentence.startswith("Prediction sets with a promised coverage of 90 % cover")
+    assert section.sentence.endswith("sets with a promised coverage of 90 % cover 88.5\xa0%.")
 
 
 @pytest.mark.parametrize(
@@ -632,7 +636,7 @@ def test_experiments_without_unknown_classes_or_sets(protocol):
     [
         ((0.031, 0.01), "It is ahead of base by 3.1 percentage points (95 % CI 2.1 to 4.1)."),
         ((0.005, 0.01), "is not significant."),
-        (None, "a detects unknown classes best, with an AUROC of 90.0\xa0%."),
+        (None, "a has the largest AUROC for unknown classes, 90.0\xa0%."),
     ],
 )
 def test_the_best_detection_is_compared_with_the_baseline(difference, expected):

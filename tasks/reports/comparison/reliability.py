@@ -85,14 +85,18 @@ def build_reliability_section(protocol: Protocol, suffix: str) -> ReportSection 
 
 
 def _read(configuration: Configuration, experiment: Experiment) -> Reliability:
-    metrics, several = experiment.metrics, len(configuration.experiments) > 1
-    name = f"{configuration.name} ({experiment.name})" if several else configuration.name
+    metrics = experiment.metrics
     measures = {
         key: (float(metrics[path]), float(metrics[f"{path}_ci95"]))
         for key, path in KEYS.items()
         if path in metrics
     }
-    return Reliability(name, experiment, measures)
+    return Reliability(_name(configuration, experiment), experiment, measures)
+
+
+def _name(configuration: Configuration, experiment: Experiment) -> str:
+    several = len(configuration.experiments) > 1
+    return f"{configuration.name} ({experiment.name})" if several else configuration.name
 
 
 def _describe(
@@ -102,9 +106,8 @@ def _describe(
     best = listed[0]
     if "auroc" in best.measures:
         auroc, difference = best.measures["auroc"][0], differences.get(best.experiment.name)
-        texts.append(
-            sentences.describe_detection(best.name, auroc, difference, protocol.baseline.name)
-        )
+        baseline = _name(protocol.baseline, protocol.baseline.first)
+        texts.append(sentences.describe_detection(best.name, auroc, difference, baseline))
     coverages = [entry.measures["coverage"][0] for entry in listed if "coverage" in entry.measures]
     if coverages:
         texts.append(sentences.describe_coverages(min(coverages), max(coverages)))

@@ -425,7 +425,7 @@ RELIABILITY_NOTE = (
 def describe_detection(
     name: str, auroc: float, difference: tuple[float, float] | None, baseline: str
 ) -> str:
-    """Compare the experiment that detects unknown classes best with the baseline.
+    """Compare the experiment with the largest area under the ROC curve with the baseline.
 
     Args:
         name: Name of the experiment.
@@ -434,7 +434,7 @@ def describe_detection(
             this difference; None if it is the baseline, or not paired with it.
         baseline: Name of the baseline.
     """
-    best = f"{name} detects unknown classes best, with an AUROC of {format_percent(auroc)}."
+    best = f"{name} has the largest AUROC for unknown classes, {format_percent(auroc)}."
     if difference is None:
         return best
     gain, ci95 = difference
@@ -447,7 +447,5 @@ def describe_detection(
 
 def describe_coverages(low: float, high: float) -> str:
     """Describe the range of the coverage of prediction sets."""
-    return (
-        "Prediction sets with a promised coverage of 90 % cover "
-        f"{format_percent(low)} to {format_percent(high)}."
-    )
+    ends = dict.fromkeys(format_percent(coverage) for coverage in (low, high))
+    return f"Prediction sets with a promised coverage of 90 % cover {' to '.join(ends)}."

@@ -458,10 +458,9 @@ def describe_reliability_by_size(facts: SizeFacts) -> str:
     if facts.coverages is None:
         return sentence
     low, high = facts.coverages
-    return (
-        f"{sentence} Sets with a promised coverage of {format_percent(HEADLINE_COVERAGE, 0)} cover "
-        f"{format_percent(low)} to {format_percent(high)}."
-    )
+    promised = format_percent(HEADLINE_COVERAGE, 0)
+    ends = dict.fromkeys(format_percent(coverage) for coverage in (low, high))
+    return f"{sentence} Sets with a promised coverage of {promised} cover {' to '.join(ends)}."
 
 
 # --- ratings -----------------------------------------------------------------------------------
