@@ -836,6 +836,8 @@ def test_results_that_were_not_measured_have_no_section(image_root, tmp_path, re
         "sizes": "Other ways and shots",
     }
     assert [name for name, heading in shown.items() if heading in text] == expected
+    calibrated = {"unknown classes": True, "the calibration": False}.get(removed, False)
+    assert ("ECE before" in text) == ("Brier score before" in text) == calibrated
     assert "nan" not in (root / "reports/summary/summary.md").read_text().split()
 
 

@@ -33,6 +33,9 @@ POPULATIONS = {
 LABELS_GAP = 0.075
 """Minimum distance of two names at the lines' ends, relative to the height of the chart."""
 
+NUMBERS = ("likelihood", "brier", "set_size")
+"""Ends of the names of columns of sizes.csv that are not fractions."""
+
 
 def build_reliability_sections(results: Results) -> list[ReportSection]:
     """Build the sections about unknown classes, prediction sets, and other ways and shots.
@@ -192,7 +195,7 @@ def _build_size_section(results: Results) -> ReportSection | None:
         "Other ways and shots",
         sentences.describe_reliability_by_size(summarize_sizes(results.sizes)),
         notes=[sentences.SIZE_NOTE, *_list_mode_notes(results)],
-        tables=[_tabulate_calibration(results.sizes)],
+        tables=[_tabulate_further(results.sizes)],
         results=[_tabulate_sizes(results.sizes)],
     )
 
@@ -212,24 +215,32 @@ def _tabulate_sizes(sizes: pd.DataFrame) -> Table:
         "calibration, coverage and mean size of 90 % sets, AUROC and FPR at 95 % TPR for unknown "
         "classes"
     )
+    if not _is_calibrated(sizes):
+        del columns["raw_error"]
+        columns["error"] = "ECE"
+        caption = caption.replace(" before and after calibration", "")
     return _tabulate_columns(sizes, columns, caption)
 
 
-def _tabulate_calibration(sizes: pd.DataFrame) -> Table:
+def _tabulate_further(sizes: pd.DataFrame) -> Table:
     columns = {
         "temperature": "temperature",
-        "raw_likelihood": "NLL, not calibrated",
-        "likelihood": "NLL, calibrated",
-        "raw_brier": "Brier score, not calibrated",
-        "brier": "Brier score, calibrated",
+        "raw_likelihood": "NLL before",
+        "likelihood": "NLL after",
+        "raw_brier": "Brier score before",
+        "brier": "Brier score after",
         "set_empty": "empty 90 % sets",
         "score": "score for unknown classes",
     }
+    if not _is_calibrated(sizes):
+        del columns["raw_likelihood"], columns["raw_brier"]
+        columns |= {"likelihood": "NLL", "brier": "Brier score"}
     return _tabulate_columns(sizes, columns, "Further results (NLL: negative log-likelihood)")
 
 
-NUMBERS = ("likelihood", "brier", "set_size")
-"""Ends of the names of columns that are not fractions."""
+def _is_calibrated(sizes: pd.DataFrame) -> bool:
+    """Return whether the probabilities were calibrated."""
+    return "temperature" in sizes and bool(sizes["temperature"].notna().any())
 
 
 def _tabulate_columns(sizes: pd.DataFrame, columns: dict[str, str], caption: str) -> Table:
