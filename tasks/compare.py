@@ -35,6 +35,7 @@ from tasks.reports.comparison import (
     curves,
     pairwise,
     ranking,
+    reliability,
     scaling,
     sentences,
     transfer,
@@ -181,6 +182,7 @@ def _build_protocol_context(protocol: Protocol, suffix: str) -> dict[str, Any]:
     optional = [
         curves.build_learning_section(protocol, suffix),
         curves.build_adaptation_section(protocol, suffix),
+        reliability.build_reliability_section(protocol, suffix),
     ]
     if several and protocol.is_accuracy:
         optional += [

@@ -15,7 +15,16 @@ from tasks.reports.kit import charts, gallery, page
 from tasks.reports.kit.results import Results, read_results
 from tasks.reports.kit.section import Figure, ReportSection
 from tasks.reports.kit.trees import select_used
-from tasks.reports.run import calibration, classes, curves, fits, ratings, scores, task_maps
+from tasks.reports.run import (
+    calibration,
+    classes,
+    curves,
+    fits,
+    ratings,
+    reliability,
+    scores,
+    task_maps,
+)
 from tasks.reports.run import card as model_card
 from tasks.reports.run.headline import Headline, build_headline
 from tasks.runtime import stage
@@ -88,6 +97,7 @@ def build_sections(results: Results, params_yaml: dict[str, Any]) -> list[Report
         sections += curves.build_mode_sections(results)
         if section := calibration.build_calibration_section(results):
             sections.append(section)
+        sections += reliability.build_reliability_sections(results)
         sections += [classes.build_class_section(results), *classes.build_group_sections(results)]
     return sections
 

@@ -41,8 +41,8 @@ def summarize(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("transductive inference, queries together", f"{facts['queries']}, {balanced}"))
     if "before" in metrics:
         rows.append(("before adaptation", show(metrics["before"])))
-    if "rejection" in metrics:
-        auroc, ci95 = metrics["rejection"]["auroc"], metrics["rejection"]["auroc_ci95"]
+    if scope := metrics.get("unknown", {}).get("out_of_scope"):
+        auroc, ci95 = scope["auroc"], scope["auroc_ci95"]
         rows.append(("out-of-scope detection (AUROC)", _format_score("accuracy", auroc, ci95)))
     return rows + [
         (wording.name_baseline(key), show(values))

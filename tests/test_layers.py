@@ -66,6 +66,7 @@ EXCEPTIONS = {
     "episodic/inference/demo/__init__.py": {
         "pydantic"
     },  # a FastAPI service, whose requests are pydantic models
+    "episodic/inference/service/app.py": {"pydantic"},  # another one
 }
 
 
@@ -167,7 +168,12 @@ sys.meta_path.insert(0, Block())
 import episodic
 for module in pkgutil.walk_packages(episodic.__path__, "episodic."):
     # These need extras of their own.
-    if module.name not in ("episodic.cli", "episodic.inference.demo", "episodic.inference.sklearn"):
+    if module.name not in (
+        "episodic.cli",
+        "episodic.inference.demo",
+        "episodic.inference.service",
+        "episodic.inference.sklearn",
+    ) and not module.name.startswith("episodic.inference.service."):
         importlib.import_module(module.name)
 import torch
 from episodic.algorithms import maml

@@ -3,7 +3,8 @@
 Heavy modules are imported by the commands that need them so that `--help` is fast.
 """
 
-from episodic.cli import commands, encoders  # noqa: F401 - they register their commands
+# They register their commands.
+from episodic.cli import commands, encoders, serving, suggest  # noqa: F401
 from episodic.cli.app import app
 
 __all__ = ["app"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,8 +37,19 @@ def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any],
     ]
 
 
-def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
-    """List the examples of files and folders; `-` reads names or sentences from standard input."""
+def list_examples(
+    names: Sequence[str], inputs: Preprocessor, read_csv: bool = False
+) -> Iterator[Any]:
+    """List the examples of files and folders; `-` reads names or sentences from standard input.
+
+    Args:
+        names: Names of files and folders.
+        inputs: The preprocessing of the model.
+        read_csv: Whether the examples of a CSV file are those of its column `file`, or `text`.
+
+    Raises:
+        InputError: A file cannot be read, or a CSV file lacks the column.
+    """
     for name in names:
         if name == STDIN:
             lines = [line.strip() for line in sys.stdin.read().splitlines() if line.strip()]
@@ -47,11 +59,32 @@ def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
         else:
             lines = [name]
         for path in map(Path, lines):
-            if not path.is_dir():
+            if read_csv and path.suffix.lower() == ".csv":
+                yield from _read_column(path, inputs)
+            elif not path.is_dir():
                 yield from inputs.examples_in_file(path)
-                continue
-            for folder in [path, *sorted(p for p in path.rglob("*") if p.is_dir())]:
-                yield from inputs.examples_in_folder(folder)
+            else:
+                for folder in [path, *sorted(p for p in path.rglob("*") if p.is_dir())]:
+                    yield from inputs.examples_in_folder(folder)
+
+
+def _read_column(path: Path, inputs: Preprocessor) -> Iterator[Any]:
+    """Read the sentences or file names of a CSV file."""
+    from episodic.preprocessing.base import InputError
+
+    is_text = inputs.example_name == "sentence"
+    column = "text" if is_text else "file"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if column not in (reader.fieldnames or []):
+                raise InputError(
+                    f"{path} has no column {column}: its first line must name the columns"
+                )
+            cells = [(row[column] or "").strip() for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8 ({error})") from error
+    yield from (cell if is_text else Path(cell) for cell in cells if cell)
 
 
 def encode_examples(examples: Sequence[Any], inputs: Preprocessor) -> Any:

@@ -13,7 +13,7 @@ from episodic.core.errors import UserError
 if TYPE_CHECKING:
     from episodic.inference.predictions import Predictions
 
-__all__ = ["format_predictions"]
+__all__ = ["format_csv_row", "format_predictions"]
 
 SEPARATOR = "|"
 """Separator of the labels of a prediction set in CSV."""
@@ -50,14 +50,16 @@ def format_predictions(
     elif form == "csv":
         if coverage is not None:
             _check_separator(classes)
-        yield _csv([key, "label", *names, *classes])
+        yield format_csv_row([key, "label", *names, *classes])
         for example, entry in zip(examples, entries, strict=True):
             cells = {
                 "familiarity": f"{entry.get('familiarity', 0):.6f}",
                 "set": SEPARATOR.join(map(str, entry.get("set", ()))),
             }
             shares = (f"{p:.6f}" for p in entry["probabilities"].values())
-            yield _csv([example, entry["label"], *(cells[name] for name in names), *shares])
+            yield format_csv_row(
+                [example, entry["label"], *(cells[name] for name in names), *shares]
+            )
     else:
         labels = [str(label) for label in (*classes, *(entry["label"] for entry in entries))]
         widths = max(map(len, map(str, examples))), max(map(len, labels))
@@ -92,7 +94,8 @@ def _check_separator(classes: Sequence[Hashable]) -> None:
             )
 
 
-def _csv(cells: Sequence[Any]) -> str:
+def format_csv_row(cells: Sequence[Any]) -> str:
+    """Return a line of CSV, without its end."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()

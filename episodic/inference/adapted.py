@@ -18,9 +18,11 @@ from episodic.core.episode import Episode
 from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
+from episodic.inference import suggestion
 from episodic.inference.labelled_examples import Change, LabelledExamples
 from episodic.inference.labels import AdaptError, expand_labels, unique_labels
 from episodic.inference.predictions import UNKNOWN_LABEL, Predictions
+from episodic.inference.suggestion import DEFAULT_STRATEGY, Suggestions
 from episodic.preprocessing import base as preprocessing
 from episodic.preprocessing.base import Preprocessor
 from episodic.preprocessing.encoders.blocks import TunedBlocks
@@ -316,6 +318,48 @@ class AdaptedModel:
             AdaptError: The model is a regression model.
         """
         return self.predict_all(x).probabilities
+
+    def suggest(
+        self, pool: Any, n: int = 10, strategy: str = DEFAULT_STRATEGY, seed: int = 0
+    ) -> Suggestions:
+        """Suggest which examples of an unlabelled pool to label next.
+
+        The result does not depend on the order of the pool. Examples of the support set, and copies
+        of an example, are not suggested. If the model is `transductive`, it predicts the whole pool
+        together.
+
+        Args:
+            pool: Examples, as for `FewShotLearner.adapt`.
+            n: Number of suggestions. There are fewer if the pool has fewer examples.
+            strategy: One of `episodic.inference.suggestion.STRATEGIES`.
+            seed: Seed of the strategy `random`, and of the part of a large pool that is covered.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: The model is a regression model, or `n` or `strategy` is invalid.
+        """
+        if not self.classes_:
+            raise AdaptError("a regression model has no classes whose examples could be suggested")
+        return suggestion.suggest(
+            self.inputs(pool),
+            n,
+            strategy,
+            seed,
+            self._embed,
+            self.support.support_x[0],
+            self.predict_proba,
+            self.classes_,
+        )
+
+    def _embed(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of preprocessed examples, for each member of the ensemble."""
+        with torch.no_grad():
+            return [
+                torch.cat(
+                    [self.features(part.to(self.device), i).cpu() for part in torch.split(x, CHUNK)]
+                )
+                for i in range(len(self.thetas))
+            ]
 
     def _predict_outputs(self, x: Tensor) -> Tensor:
         heads = self.solve_heads()

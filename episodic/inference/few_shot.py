@@ -23,7 +23,8 @@ from episodic.core.model import Params
 from episodic.core.statistics import mean_ci95
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
-from episodic.inference.adapted import AdaptedModel, build_inputs
+from episodic.inference import suggestion
+from episodic.inference.adapted import CHUNK, AdaptedModel, build_inputs
 from episodic.inference.heads import CALIBRATED
 from episodic.inference.labelled_examples import Change
 from episodic.inference.labels import (
@@ -33,6 +34,7 @@ from episodic.inference.labels import (
     read_targets,
     unique_labels,
 )
+from episodic.inference.suggestion import DEFAULT_STRATEGY, Suggestions
 from episodic.inference.support_calibration import calibrate_on_support
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
@@ -44,6 +46,8 @@ __all__ = ["FewShotEvaluation", "FewShotLearner", "load"]
 
 EPISODES_PER_CHUNK = 5
 MAX_BALANCE = 1e6
+REFERENCES = 128
+"""Examples of a pool whose statistics batch norm uses before there is a support set."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,59 @@ class FewShotLearner:
             query_balance,
             self._inductive_learner().test_variant.algorithm.transductive,
         )
+
+    def suggest(
+        self, pool: Any, n: int = 10, strategy: str = DEFAULT_STRATEGY, seed: int = 0
+    ) -> Suggestions:
+        """Suggest which examples of an unlabelled pool to label first.
+
+        `AdaptedModel.suggest` takes labels into account, once there are some. Batch norm uses the
+        statistics of a part of the pool.
+
+        Args:
+            pool: Examples, as for `adapt`.
+            n: Number of suggestions. There are fewer if the pool has fewer examples.
+            strategy: One of `episodic.inference.suggestion.STRATEGIES` except `margin`.
+            seed: Seed of the strategy `random`, and of the part of a large pool that is covered.
+
+        Raises:
+            InputError: An example cannot be read.
+            AdaptError: The model is a regression model, or `n` or `strategy` is invalid.
+        """
+        if self.kind != "classification":
+            raise AdaptError("a regression model has no classes whose examples could be suggested")
+        return suggestion.suggest(self.pool_inputs(pool), n, strategy, seed, self.embed)
+
+    @property
+    def pool_inputs(self) -> Preprocessor:
+        """The preprocessing of the pool of `suggest`."""
+        return self.inputs
+
+    def embed(self, x: Tensor) -> list[Tensor]:
+        """Compute the features of examples before adaptation, for each member of the ensemble.
+
+        Args:
+            x: Preprocessed examples `(n, *input)`. Batch norm normalizes by the first ones.
+
+        Returns:
+            Features `(n, width)` of each member.
+        """
+        learner, members = self._inductive_learner().test_variant, []
+        reference = x[None, :REFERENCES].to(self.device)
+        no_labels = torch.zeros(1, reference.shape[1], dtype=torch.int64, device=self.device)
+        with torch.no_grad():
+            for meta in self._members():
+                theta = {name: p[None] for name, p in meta.items()}
+                parts = []
+                for part in torch.split(x, CHUNK):
+                    query = part[None].to(self.device)
+                    episode = Episode(reference, no_labels, query, no_labels[:, :0], 0)
+                    features = learner.apply_to_query(
+                        learner.model.features, theta, episode, "inductive"
+                    )
+                    parts.append(features[0].cpu())
+                members.append(torch.cat(parts))
+        return members
 
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
         """Compute the accuracy of episodes.

@@ -230,6 +230,10 @@ class PartialFineTuningLearner(FewShotLearner):
             history=(Change.describe("adapt", x[order], [labels[i] for i in order], True),),
         )
 
+    @property
+    def pool_inputs(self) -> EncodedImagePreprocessor:
+        return self.encoded
+
     def score_episodes(self, sampler: ClassSampler, index: Tensor) -> Tensor:
         """Compute the accuracy of episodes, in each of which the encoder is fine-tuned."""
         _, support, query = sampler.draw_rows(index)

@@ -15,9 +15,11 @@ from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
+from episodic.training.reliability import Reliability
+from episodic.training.unknown import SCORES, UnknownDetector
 from tasks import prepared
 from tasks.evaluate import replace_infinite
-from tasks.evaluation import task_space
+from tasks.evaluation import reliability, task_space
 from tasks.runtime.files import write_json
 
 HOSTILE = [
@@ -32,6 +34,49 @@ HOSTILE = [
 DIGESTS = {"data_digest": "0123456789abcdef", "code_digest": "fedcba9876543210"}
 MODES = ("transductive", "inductive")
 STEPS = range(11)
+
+SETS = {
+    f"coverage_{percent}": {
+        "coverage": coverage,
+        "coverage_ci95": 0.01,
+        "size": size,
+        "size_ci95": 0.02,
+        "empty": empty,
+        "empty_ci95": 0.002,
+    }
+    for percent, coverage, size, empty in (
+        (80, 0.81, 0.83, 0.16),
+        (90, 0.885, 0.97, 0.05),
+        (95, 0.957, 1.24, 0.0),
+        (99, 0.994, 2.31, 0.0),
+    )
+}
+"""Prediction sets in metrics.json. Those of 90 % are too small."""
+
+SIZES = [
+    {"ways": 5, "shots": shots, "temperature": 1.37}
+    | {
+        key: value
+        for name, number in (
+            ("accuracy", 0.87 + 0.02 * shots),
+            ("raw_error", 0.093 / shots),
+            ("raw_likelihood", 0.41 / shots),
+            ("raw_brier", 0.19 / shots),
+            ("error", 0.021 / shots),
+            ("likelihood", 0.37 / shots),
+            ("brier", 0.17 / shots),
+            ("set_coverage", 0.88 + 0.005 * shots),
+            ("set_size", 0.97),
+            ("set_empty", 0.05),
+            ("unknown_auroc", 0.83 + 0.02 * shots),
+            ("unknown_fpr", 0.6 / shots),
+        )
+        for key, value in ((name, number), (f"{name}_ci95", 0.011))
+    }
+    | {"score": "mean_distance"}
+    for shots in (1, 5)
+]
+"""Rows of sizes.csv."""
 
 
 def params(kind: str, **episodes: Any) -> dict[str, Any]:
@@ -347,7 +392,33 @@ def _classification(root: Path, raw: dict[str, Any], rng: np.random.Generator) -
         0, 1, (len(of_test), 8)
     )  # hard classes are alike
     metrics |= _space(root, episodes, predictions, torch.tensor(centres), steps)
+    metrics |= _reliability(scores, predictions)
     write_json(root / "reports/metrics.json", metrics)
+
+
+def _reliability(folder: Path, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Write the tables of unknown classes and of other sizes, and return their metrics.
+
+    There are as many queries of other classes as of those of the episodes, and half as many
+    out-of-scope queries, which are easier to detect.
+    """
+    rng = np.random.default_rng(11)
+    known = predictions[["episode", "label"]].assign(prediction=predictions["after"])
+    others = known.assign(label=reliability.OTHER_CLASS)
+    outside = known[::2].assign(label=reliability.OUT_OF_SCOPE)
+    queries = pd.concat([known, others, outside]).sort_values("episode", kind="stable")
+    queries = queries.reset_index(drop=True)
+    label = queries["label"].to_numpy()
+    familiar = np.select([label >= 0, label == reliability.OTHER_CLASS], [1.5, 0.0], -1.0)
+    for name, noise in zip(SCORES, (1.4, 1.6, 1.0, 1.2), strict=True):
+        queries[name] = familiar + rng.normal(0, noise, len(queries))
+    queries.to_parquet(folder / "open.parquet", index=False)
+    fitted = Reliability(5, 1, None, None, UnknownDetector("mean_distance", 0.7))
+    unknown, detection, selective = reliability.measure_unknown(queries, fitted, 0)
+    detection.to_csv(folder / "detection.csv", index=False)
+    selective.to_csv(folder / "selective.csv", index=False)
+    pd.DataFrame(SIZES).to_csv(folder / "sizes.csv", index=False)
+    return unknown | {"sets": SETS}
 
 
 def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:

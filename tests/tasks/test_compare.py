@@ -20,6 +20,7 @@ from history import Repository
 from support import ROOT
 
 from episodic.analysis.comparison import Resamples
+from episodic.training.unknown import measure_detection
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
 from tasks.experiments import history as reading
@@ -32,6 +33,7 @@ from tasks.reports.comparison import (
     naming,
     pairwise,
     ranking,
+    reliability,
     scaling,
     sentences,
 )
@@ -533,6 +535,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Learning curves",
         "Adaptation curves",
         "Differences by group",
+        "Unknown classes and prediction sets",
     ):
         assert f">{heading}</h2>" in page
     assert "an interval may exclude 0 even though the corrected p-value is not significant" in page
@@ -547,6 +550,98 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
     assert all(
         (tmp_path / "out" / name).is_file() for name in re.findall(r"\]\(([^)]+\.svg)\)", summary)
     )
+
+
+def with_noise(experiment, folder, noise: float, **changes) -> Experiment:
+    """The experiment with other scores of the same queries; `changes`: columns of the table."""
+    table = pd.read_parquet(experiment.file("reports/scores/open.parquet"))
+    table["mean_distance"] += np.random.default_rng(3).normal(0, noise, len(table))
+    table = table.assign(**changes)
+    path = folder / f"{experiment.name}.parquet"
+    table.to_parquet(path, index=False)
+    known = table[table["label"] >= -1]
+    result = measure_detection(
+        known["mean_distance"].to_numpy(),
+        (known["label"] >= 0).to_numpy(),
+        known["episode"].to_numpy(),
+        0,
+    )
+    prefix = "unknown.other_classes."
+    metrics = experiment.metrics | {
+        f"{prefix}auroc": result.auroc,
+        f"{prefix}auroc_ci95": result.auroc_ci95,
+    }
+
+    def locate(name: str):
+        return path if name.endswith("/open.parquet") else experiment.file(name)
+
+    return replace(experiment, metrics=metrics, file=locate)
+
+
+def test_the_detection_of_unknown_classes_is_paired_by_episode(protocol, tmp_path):
+    by_name = {e.name: e for e in protocol.experiments}
+    maml, fast = by_name["maml-0"], with_noise(by_name["maml-fast"], tmp_path, 1.0)
+    (result,) = groups.group_protocols([maml, fast], "maml-0")
+    section = reliability.build_reliability_section(result, "")
+    (table,) = section.results
+    assert [row[0] for row in table.rows] == ["meta_lr=0.001", "meta_lr=0.01"], "the best first"
+    area, other = (e.metrics["unknown.other_classes.auroc"] for e in (maml, fast))
+    text, _, interval = table.rows[1][2].partition(" ± ")
+    assert (table.rows[0][2], text) == ("baseline", f"−{100 * (area - other):.1f}")
+    half_widths = [e.metrics["unknown.other_classes.auroc_ci95"] for e in (maml, fast)]
+    assert 0 < float(interval) < 100 * np.hypot(*half_widths), "narrower than without pairs"
+    assert table.rows[0][4:] == ["88.5\xa0% ± 1.0", "0.970 ± 0.020"]
+    assert section.sentence.startswith("meta_lr=0.001 has the largest AUROC")
+
+
+def test_detection_on_other_queries_is_not_paired(protocol, tmp_path):
+    by_name = {e.name: e for e in protocol.experiments}
+    maml, fast = by_name["maml-0"], by_name["maml-fast"]
+
+    def to_baseline(*experiments) -> dict[str, str]:
+        (result,) = groups.group_protocols(experiments, "maml-0")
+        (table,) = reliability.build_reliability_section(result, "").results
+        return {row[0]: row[2] for row in table.rows}
+
+    def lost(name):
+        raise StageError(f"{name} is not in the cache")
+
+    assert to_baseline(maml, fast) == {"meta_lr=0.001": "baseline", "meta_lr=0.01": "+0.0 ± 0.0"}
+    other = with_noise(fast, tmp_path, 0.0, episode=lambda table: table["episode"] // 2)
+    for changed in (other, replace(fast, file=lost)):
+        assert to_baseline(maml, changed)["meta_lr=0.01"] == ""
+    assert to_baseline(replace(maml, file=lost), fast)["meta_lr=0.01"] == ""
+
+
+def test_experiments_without_unknown_classes_or_sets(protocol):
+    by_name = {e.name: e for e in protocol.experiments}
+
+    def without(experiment, *prefixes):
+        kept = {k: v for k, v in experiment.metrics.items() if not k.startswith(prefixes)}
+        return replace(experiment, metrics=kept)
+
+    maml, fast = by_name["maml-0"], by_name["maml-fast"]
+    both = "unknown.", "sets."
+    (old,) = groups.group_protocols([without(maml, *both), without(fast, *both)])
+    assert reliability.build_reliability_section(old, "") is None
+    (mixed,) = groups.group_protocols([without(maml, *both), without(fast, "unknown.")])
+    section = reliability.build_reliability_section(mixed, "")
+    (row,) = section.results[0].rows
+    assert row[:4] == ["meta_lr=0.01", "", "", ""] and row[5] == "0.970 ± 0.020"
+    assert section.sentence.endswith("sets with a promised coverage of 90 % cover 88.5\xa0%.")
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        ((0.031, 0.01), "It is ahead of base by 3.1 percentage points (95 % CI 2.1 to 4.1)."),
+        ((0.005, 0.01), "is not significant."),
+        (None, "a has the largest AUROC for unknown classes, 90.0\xa0%."),
+    ],
+)
+def test_the_best_detection_is_compared_with_the_baseline(difference, expected):
+    sentence = sentences.describe_detection("a", 0.9, difference, "base")
+    assert sentence.endswith(expected)
 
 
 def test_the_pareto_front():

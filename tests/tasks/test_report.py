@@ -26,7 +26,16 @@ from tasks.reports.kit import charts, gallery, published, results, wording
 from tasks.reports.kit import page as pages
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.trees import select_used
-from tasks.reports.run import calibration, classes, curves, facts, fits, scores, sentences
+from tasks.reports.run import (
+    calibration,
+    classes,
+    curves,
+    facts,
+    fits,
+    reliability,
+    scores,
+    sentences,
+)
 from tasks.reports.run import card as model_card
 from tasks.reports.run.headline import build_headline
 from tasks.runtime.files import ROOT, compute_digest, read_json
@@ -720,6 +729,140 @@ def test_optional_columns_may_be_missing(spare):
         assert curves.build_learning_section(read_run(spare)).figures
     finally:
         path.write_text(kept)
+
+
+# --- unknown classes, prediction sets, other ways and shots ---------------------------------------
+
+
+def reliability_sections(run):
+    return {s.name: s for s in reliability.build_reliability_sections(run)}
+
+
+def test_the_sections_on_reliability_have_the_values_of_the_metrics(image_root):
+    run = read_run(image_root[0])
+    sections, metrics = reliability_sections(run), run.metrics
+    assert list(sections) == ["unknown", "sets", "sizes"]
+    accepted = metrics["unknown.other_classes.accepted_unknown"]
+    unknown = sections["unknown"]
+    assert f"recognizes {100 * (1 - accepted):.1f}\xa0% ±" in unknown.sentence
+    assert [table.caption.split(",")[0] for table in unknown.results] == [
+        "Detection of queries of other test classes",
+        "Detection of out-of-scope queries",
+    ]
+    chosen = [row for row in unknown.results[0].rows if row[0].endswith(" (chosen)")]
+    value, ci95 = (metrics[f"unknown.other_classes.{key}"] for key in ("auroc", "auroc_ci95"))
+    expected = f"{100 * value:.1f}\xa0% ± {100 * ci95:.1f}"
+    assert [row[:2] for row in chosen] == [
+        ["distance from the nearest class mean (chosen)", expected]
+    ]
+    assert len(unknown.results[0].rows) == 4
+    sets = sections["sets"]
+    assert sets.results[0].rows[1] == [
+        "90\xa0%",
+        "88.5\xa0% ± 1.0",
+        "0.970 ± 0.020",
+        "5.0\xa0% ± 0.2",
+    ]
+    assert "88.5\xa0% ± 1.0 of the queries. This is less than promised" in sets.sentence
+    assert "at most 2.1\xa0%" in sections["sizes"].sentence
+    assert [row[:2] for row in sections["sizes"].results[0].rows] == [["5", "1"], ["5", "5"]]
+
+
+def test_the_curve_draws_the_chosen_score_in_front_of_the_largest_probability(image_root):
+    run = read_run(image_root[0])
+    rows = specs_data(reliability_sections(run)["unknown"].figures[0].spec)
+    assert {row["series"] for row in rows if "series" in row} == {
+        "largest probability",
+        "nearest class mean",
+    }
+    drawn = {(row["x"], row["y"]) for row in rows if row.get("series") == "nearest class mean"}
+    chosen = run.selective[run.selective["score"] == "mean_distance"]
+    assert drawn == set(zip(chosen["answered"], chosen["accuracy"], strict=True))
+    # Half of the queries on the curve are of other classes; out-of-scope ones are not on it.
+    assert [row["x"] for row in rows if row.get("text") == "share of known classes"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("score", "gain", "expected"),
+    [
+        ("max_softmax", 0.0, "are detected by the largest probability (AUROC 80.0\xa0% ± 1.0"),
+        ("energy", 0.02, "detects unknown classes better than the largest probability (AUROC"),
+        ("energy", -0.02, "2.0 percentage points lower"),
+        ("energy", 0.005, "does not detect unknown classes significantly better"),
+    ],
+)
+def test_the_chosen_score_is_compared_with_the_largest_probability(score, gain, expected):
+    detection = facts.DetectionFacts((0.8, 0.01), (gain, 0.01), (0.9, 0.01), (0.3, 0.01))
+    sentence = sentences.compare_detection_scores(
+        facts.UnknownFacts(score, 0.5, detection, out_of_scope=None)
+    )
+    assert expected in sentence
+
+
+def test_a_kept_promise_is_not_called_broken(image_root):
+    kept = facts.SetFacts(0.9, (0.895, 0.01), (1.2, 0.1), (0.0, 0.0))
+    assert "less than promised" not in sentences.describe_sets([kept])
+    assert "less than promised" in sentences.describe_sets([replace(kept, coverage=(0.88, 0.01))])
+
+
+@pytest.mark.parametrize("removed", ["everything", "unknown classes", "the calibration"])
+def test_results_that_were_not_measured_have_no_section(image_root, tmp_path, removed):
+    """Older versions, `episodes.open: 0`, and `train.calibration: none`."""
+    root = tmp_path / "run"
+    shutil.copytree(image_root[0], root)
+    folder, file = root / "reports/scores", root / "reports/metrics.json"
+    metrics, sizes = read_json(file), pd.read_csv(folder / "sizes.csv")
+    expected = {
+        "everything": [],
+        "unknown classes": ["sets", "sizes"],
+        "the calibration": ["unknown", "sets", "sizes"],
+    }[removed]
+    if removed != "the calibration":
+        del metrics["unknown"]
+        for name in ("detection.csv", "selective.csv"):
+            (folder / name).unlink()
+        sizes = sizes.drop(columns=[c for c in sizes if c.startswith("unknown_")] + ["score"])
+    else:
+        sizes = sizes.drop(columns="temperature")
+    sizes.to_csv(folder / "sizes.csv", index=False)
+    if removed == "everything":
+        del metrics["sets"]
+        (folder / "sizes.csv").unlink()
+        (folder / "open.parquet").unlink()
+    file.write_text(json.dumps(metrics))
+    make(root)
+    text = Page((root / "reports/report.html").read_text()).text
+    shown = {
+        "unknown": "Unknown classes",
+        "sets": "Prediction sets",
+        "sizes": "Other ways and shots",
+    }
+    assert [name for name, heading in shown.items() if heading in text] == expected
+    calibrated = {"unknown classes": True, "the calibration": False}.get(removed, False)
+    assert ("ECE before" in text) == ("Brier score before" in text) == calibrated
+    assert "nan" not in (root / "reports/summary/summary.md").read_text().split()
+
+
+def test_names_of_scores_and_populations_are_escaped(image_root, tmp_path):
+    root, name = tmp_path / "run", synthetic.HOSTILE[0]
+    shutil.copytree(image_root[0], root)
+    folder, file = root / "reports/scores", root / "reports/metrics.json"
+    for table, column, known in (
+        ("detection", "population", "out_of_scope"),
+        ("detection", "score", "mean_distance"),
+        ("selective", "score", "mean_distance"),
+        ("sizes", "score", "mean_distance"),
+    ):
+        rows = pd.read_csv(folder / f"{table}.csv")
+        rows[column] = rows[column].replace(known, name)
+        rows.to_csv(folder / f"{table}.csv", index=False)
+    file.write_text(file.read_text().replace("mean_distance", name))
+    make(root)
+    page = Page((root / "reports/report.html").read_text())
+    assert f"Detection of {name}, with" in page.text and f"{name} (chosen)" in page.text
+    markdown = (root / "reports/summary/summary.md").read_text()
+    assert "<script" not in markdown + (root / "reports/summary/selective.svg").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; (chosen)" in markdown
 
 
 # --- browser --------------------------------------------------------------------------------------

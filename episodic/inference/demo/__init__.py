@@ -9,26 +9,36 @@ Adapted models are kept in memory; the oldest are dropped.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-from fastapi import Body, FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import Body, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from episodic.core.errors import UserError
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.service.examples import (
+    MAX_EXAMPLE_CHARACTERS,
+    MAX_EXAMPLES,
+    decode_examples,
+)
+from episodic.inference.service.guard import ANY_HOST, LOOPBACK, RequestGuard
+from episodic.inference.service.server import (
+    address_of,
+    is_loopback,
+    open_listener,
+    run_server,
+)
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training.conformal import COVERAGES
 
@@ -36,17 +46,13 @@ __all__ = ["build_app", "serve"]
 
 FOLDER = Path(__file__).parent
 
-MAX_REQUEST_BYTES = 32 << 20
-"""Enough for MAX_EXAMPLES photographs, which the page makes smaller."""
-MAX_EXAMPLES, MAX_CLASSES = 200, 50
+MAX_CLASSES = 50
 INITIAL_CLASSES = 3
 """Classes on the page at first, for a model without a number of ways."""
 MAX_MODELS = 20
 """Maximum number of adapted models in memory."""
 
-LOOPBACK = ("127.0.0.1", "localhost")
-
-Example = Annotated[str, Field(max_length=6 << 20)]
+Example = Annotated[str, Field(max_length=MAX_EXAMPLE_CHARACTERS)]
 """An image as a data URL or base64 (PNG, JPEG, GIF, WebP, BMP, TIFF), or a sentence."""
 
 T = TypeVar("T")
@@ -119,11 +125,10 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
     Args:
         learner: The model.
         name: Its name on the page.
-        hosts: Accepted host names. Requests for others are rejected, which prevents access by web
-            sites whose host name resolves to this machine (DNS rebinding).
+        hosts: Accepted host names, as for `RequestGuard`.
     """
     models: OrderedDict[str, AdaptedModel] = OrderedDict()
-    lock = Lock()
+    lock, kind = Lock(), learner.config["inputs"]["kind"]
     html, policy = _render_page(learner, name)
     service = FastAPIOffline(
         title=f"episodic: {name}",
@@ -132,30 +137,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
         description="Adapts a trained few-shot model to new classes from a few examples of each,"
         " and classifies others.",
     )
-    service.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-
-    @service.middleware("http")
-    async def check_request(
-        request: Request, respond: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        """Reject requests that are too large or come from a page of another origin."""
-        origin, host = request.headers.get("origin"), request.headers.get("host", "")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            return JSONResponse({"detail": f"requests from pages of {origin} are rejected"}, 403)
-        if request.method == "POST":
-            length = request.headers.get("content-length", "")
-            if not length.isdigit():
-                return JSONResponse({"detail": "the request needs a Content-Length"}, 411)
-            if int(length) > MAX_REQUEST_BYTES:
-                detail = (
-                    f"the request has {int(length) >> 20} MB;"
-                    f" at most {MAX_REQUEST_BYTES >> 20} MB are accepted"
-                )
-                return JSONResponse({"detail": detail}, 413)
-        response = await respond(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
+    service.add_middleware(RequestGuard, hosts=hosts)
 
     @service.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show_page() -> HTMLResponse:
@@ -170,11 +152,8 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             raise HTTPException(
                 422, f"there are {len(labels)} examples; at most {MAX_EXAMPLES} are accepted"
             )
-        examples = [
-            _decode_example(learner, example)
-            for examples in support.classes.values()
-            for example in examples
-        ]
+        encoded = [example for examples in support.classes.values() for example in examples]
+        examples = _report_user_errors(lambda: decode_examples(kind, encoded), labels)
         with lock:
             adapted = _report_user_errors(lambda: learner.adapt(examples, labels), labels)
             key = secrets.token_urlsafe(9)
@@ -192,7 +171,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
 
         A transductive algorithm classifies the examples of a request together.
         """
-        examples = [_decode_example(learner, example) for example in queries.examples]
+        examples = _report_user_errors(lambda: decode_examples(kind, queries.examples))
         with lock:
             adapted = models.get(queries.model)
             if adapted is None:
@@ -220,23 +199,6 @@ def _report_user_errors(compute: Callable[[], T], labels: Sequence[str] = ()) ->
 
         message = re.sub(r"(?m)^image (\d+): ", name_example, str(error)) if labels else str(error)
         raise HTTPException(422, message) from error
-
-
-def _decode_example(learner: FewShotLearner, example: str) -> Any:
-    """Decode an image to the bytes of its file; return a sentence unchanged."""
-    if learner.config["inputs"]["kind"] != "image":
-        return example
-    head, comma, body = example.partition(",")
-    if comma and not head.startswith("data:image/"):
-        raise HTTPException(
-            422, "an example is not an image: send a data URL of an image, or its base64"
-        )
-    try:
-        return base64.b64decode(body if comma else example, validate=True)
-    except binascii.Error as error:
-        raise HTTPException(
-            422, "an example is not valid base64: send a data URL of an image, or its base64"
-        ) from error
 
 
 def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
@@ -294,28 +256,14 @@ def serve(learner: FewShotLearner, name: str, host: str, port: int, browser: boo
     Raises:
         UserError: The port is not available, or the encoder of the model is missing or damaged.
     """
-    import socket
     import webbrowser
-
-    import uvicorn
 
     if isinstance(learner.inputs, EncodedImagePreprocessor):
         _ = learner.inputs.encoder  # an encoder that cannot be loaded is reported before the page
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UserError(
-            f"port {port} of {host} cannot be used ({error.strerror or error}): choose another,"
-            f" such as --port {port + 1}"
-        ) from error
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    listener = open_listener(host, port)
+    address = address_of(host, listener)
     print(f"{address} (press Ctrl-C to stop)", flush=True)
     if browser:
         webbrowser.open(address)
-    service = build_app(learner, name, LOOPBACK if host in LOOPBACK else ["*"])
-    server = uvicorn.Server(
-        uvicorn.Config(service, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    )
-    with listener:
-        server.run(sockets=[listener])
+    service = build_app(learner, name, LOOPBACK if is_loopback(host) else [ANY_HOST])
+    run_server(service, listener, stop_seconds=2)

@@ -409,3 +409,43 @@ def list_transfer_notes(shared: Sequence[str]) -> list[str]:
             "the same ones."
         )
     return notes
+
+
+# --- reliability -------------------------------------------------------------------------------
+
+RELIABILITY_NOTE = (
+    "AUROC and FPR at 95 % TPR measure the detection of queries of other test classes by the score "
+    "that was chosen on validation episodes. Coverage and mean size are those of prediction sets "
+    "with a promised coverage of 90 %. Intervals are 95 % intervals over episodes. Differences in "
+    "AUROC are in percentage points and paired: both experiments have the same queries. They "
+    "compare checkpoints, and are not corrected for the number of comparisons."
+)
+
+
+def describe_detection(
+    name: str, auroc: float, difference: tuple[float, float] | None, baseline: str
+) -> str:
+    """Compare the experiment with the largest area under the ROC curve with the baseline.
+
+    Args:
+        name: Name of the experiment.
+        auroc: Its area under the ROC curve.
+        difference: The area minus that of the baseline, and the half-width of the 95 % interval of
+            this difference; None if it is the baseline, or not paired with it.
+        baseline: Name of the baseline.
+    """
+    best = f"{name} has the largest AUROC for unknown classes, {format_percent(auroc)}."
+    if difference is None:
+        return best
+    gain, ci95 = difference
+    ends = " to ".join(format_decimal(100 * end, 1) for end in (gain - ci95, gain + ci95))
+    interval = f"{format_points(gain)} (95 % CI {ends})"
+    if abs(gain) <= ci95:
+        return f"{best} The difference from {baseline}, {interval}, is not significant."
+    return f"{best} It is ahead of {baseline} by {interval}."
+
+
+def describe_coverages(low: float, high: float) -> str:
+    """Describe the range of the coverage of prediction sets."""
+    ends = dict.fromkeys(format_percent(coverage) for coverage in (low, high))
+    return f"Prediction sets with a promised coverage of 90 % cover {' to '.join(ends)}."

@@ -58,6 +58,11 @@ class Results:
         difficulty: Scores by quintile of the episodes.
         space: Positions of the test classes in feature space.
         pairs: Confused pairs of classes.
+        open_queries: Queries with those of unknown classes; empty without the latter.
+        detection: How well each score detects unknown classes, by population; may be empty.
+        selective: Accuracy by share of answered queries, for the chosen score and for the largest
+            probability; may be empty.
+        sizes: Results by size of the episodes; empty for results of older versions.
     """
 
     kind: str
@@ -87,6 +92,10 @@ class Results:
     difficulty: pd.DataFrame = field(default_factory=pd.DataFrame)
     space: pd.DataFrame = field(default_factory=pd.DataFrame)
     pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    open_queries: pd.DataFrame = field(default_factory=pd.DataFrame)
+    detection: pd.DataFrame = field(default_factory=pd.DataFrame)
+    selective: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sizes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def headline_episodes(self) -> pd.DataFrame:
@@ -232,10 +241,8 @@ def _read_tables(
     def read_data(name: str, *columns: str) -> pd.DataFrame:
         return _read_table(data / name, "episodes", list(columns))
 
-    def read_reliability() -> pd.DataFrame:
-        """Read the reliability diagram; empty for results of older versions."""
-        name = "reliability.csv"
-        columns = "calibrated", "confidence", "accuracy", "accuracy_low", "accuracy_high", "count"
+    def read_optional(name: str, *columns: str) -> pd.DataFrame:
+        """Read a table that older versions, or runs without unknown classes, do not write."""
         return read_scores(name, *columns) if (scores / name).exists() else pd.DataFrame()
 
     ci95 = f"{score}_ci95"
@@ -269,7 +276,23 @@ def _read_tables(
             "predictions": read_scores(
                 "answers.parquet", "episode", "image", "label", "before", "after"
             ),
-            "reliability": read_reliability(),
+            "reliability": read_optional(
+                "reliability.csv",
+                "calibrated",
+                "confidence",
+                "accuracy",
+                "accuracy_low",
+                "accuracy_high",
+                "count",
+            ),
+            "open_queries": read_optional("open.parquet", "episode", "label"),
+            "detection": read_optional(
+                "detection.csv", "population", "score", "auroc", "auroc_ci95", "fpr", "fpr_ci95"
+            ),
+            "selective": read_optional(
+                "selective.csv", "score", "answered", "accuracy", "low", "high"
+            ),
+            "sizes": read_optional("sizes.csv", "ways", "shots", "accuracy", "error"),
         }
     tables["test"] = read_data("test.parquet", "episode")
     if "tasks" in meta:

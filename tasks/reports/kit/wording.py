@@ -24,12 +24,25 @@ BASELINES = {
 }
 """Names of the baselines in metrics.json."""
 
+DETECTION_SCORES = {
+    "max_softmax": "largest probability",
+    "energy": "energy",
+    "mean_distance": "distance from the nearest class mean",
+    "neighbour_distance": "distance from the K-th nearest example",
+}
+"""Names of the scores that detect unknown classes."""
+
 NOTHING_TO_TRAIN = "There was nothing to train: none of the parameters is learned."
 
 
 def name_baseline(key: str) -> str:
     """Return the name of a baseline of metrics.json."""
     return BASELINES.get(key, key)
+
+
+def name_detection_score(key: str) -> str:
+    """Return the name of a score that detects unknown classes."""
+    return DETECTION_SCORES.get(key, key)
 
 
 def name_score(score: str) -> str:

@@ -12,6 +12,15 @@ from tasks.reports.kit import published, wording
 from tasks.reports.kit.pooling import pool_classes
 from tasks.reports.kit.results import Results
 
+OTHER_CLASS = -1
+"""Label of queries of another test class; those of no class have a smaller one."""
+
+Interval = tuple[float, float]
+"""A value and the half-width of its 95 % interval."""
+
+SET_MEASURES = ("coverage", "size", "empty")
+"""Keys of the measures of prediction sets in metrics.json."""
+
 # --- score -------------------------------------------------------------------------------------
 
 
@@ -48,7 +57,6 @@ class ScoreComparison:
         query_statistics: Whether batch norm uses the statistics of the query set.
         transductive_inference: Whether the algorithm predicts all queries of an episode together.
         image_encoder: Name of the pretrained encoder of images; None for none.
-        rejection: AUROC of out-of-scope detection and the half-width of its interval.
     """
 
     score: str
@@ -62,7 +70,6 @@ class ScoreComparison:
     query_statistics: bool
     transductive_inference: bool
     image_encoder: str | None
-    rejection: tuple[float, float] | None
 
 
 def rank_baselines(results: Results) -> list[Baseline]:
@@ -93,9 +100,6 @@ def compare_with_baselines(results: Results, settings: dict[str, Any]) -> ScoreC
     """
     score, metrics = results.score, results.metrics
     same, others = published.find_published_results(published.extract_protocol(results, settings))
-    rejection = None
-    if "rejection.auroc" in metrics:
-        rejection = metrics["rejection.auroc"], metrics["rejection.auroc_ci95"]
     return ScoreComparison(
         score=score,
         value=metrics[score],
@@ -108,7 +112,6 @@ def compare_with_baselines(results: Results, settings: dict[str, Any]) -> ScoreC
         query_statistics=results.mode == "transductive" and results.other_mode is not None,
         transductive_inference=results.is_transductive,
         image_encoder=wording.name_encoder(results.meta) if results.has_images else None,
-        rejection=rejection,
     )
 
 
@@ -339,6 +342,122 @@ def compare_modes(results: Results) -> ModeComparison | None:
         row = curve[curve["step"] == results.steps].iloc[0]
         rows.append((mode, float(row[results.score]), float(row[f"{results.score}_ci95"])))
     return ModeComparison(*rows)
+
+
+# --- unknown classes and prediction sets --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DetectionFacts:
+    """How well the chosen score detects the queries of a population of unknown classes.
+
+    Attributes:
+        auroc: Area under the ROC curve.
+        gain: The area minus that of the largest probability.
+        accepted_known: Share of the queries of the episode's classes that are accepted.
+        accepted_unknown: Share of the queries of unknown classes that are accepted.
+    """
+
+    auroc: Interval
+    gain: Interval
+    accepted_known: Interval
+    accepted_unknown: Interval
+
+
+@dataclass(frozen=True)
+class UnknownFacts:
+    """The detection of unknown classes.
+
+    Attributes:
+        score: Key of the chosen score.
+        known: Share of the episode's classes in the queries of the accuracy-coverage curve.
+        other_classes: The detection of other test classes.
+        out_of_scope: The detection of examples of no class; None if the data has none.
+    """
+
+    score: str
+    known: float
+    other_classes: DetectionFacts
+    out_of_scope: DetectionFacts | None
+
+
+def read_unknown(results: Results) -> UnknownFacts | None:
+    """Return the detection of unknown classes; None if it was not measured."""
+    metrics = results.metrics
+    if "unknown.other_classes.auroc" not in metrics or results.selective.empty:
+        return None
+
+    def read(population: str) -> DetectionFacts:
+        keys = "auroc", "auroc_gain", "accepted_known", "accepted_unknown"
+        prefix = f"unknown.{population}."
+        return DetectionFacts(*(_read_interval(metrics, prefix + key) for key in keys))
+
+    label = results.open_queries["label"]
+    return UnknownFacts(
+        score=str(metrics["unknown.score"]),
+        known=float((label[label >= OTHER_CLASS] >= 0).mean()),
+        other_classes=read("other_classes"),
+        out_of_scope=read("out_of_scope") if "unknown.out_of_scope.auroc" in metrics else None,
+    )
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """The prediction sets of a coverage.
+
+    Attributes:
+        promised: The promised coverage.
+        coverage: Share of the sets that contain the true class.
+        size: Mean number of classes.
+        empty: Share of empty sets.
+    """
+
+    promised: float
+    coverage: Interval
+    size: Interval
+    empty: Interval
+
+
+def read_sets(results: Results) -> list[SetFacts]:
+    """Return the prediction sets by promised coverage; empty if they were not measured."""
+    metrics, prefix = results.metrics, "sets.coverage_"
+    promised = sorted(
+        {int(key.removeprefix(prefix).split(".")[0]) for key in metrics if key.startswith(prefix)}
+    )
+    return [
+        SetFacts(
+            percent / 100,
+            *(_read_interval(metrics, f"{prefix}{percent}.{key}") for key in SET_MEASURES),
+        )
+        for percent in promised
+    ]
+
+
+@dataclass(frozen=True)
+class SizeFacts:
+    """How far predictions can be trusted in episodes of several sizes.
+
+    Attributes:
+        sizes: Number of sizes.
+        error: Largest expected calibration error.
+        coverages: Smallest and largest coverage of 90 % sets; None without sets.
+    """
+
+    sizes: int
+    error: float
+    coverages: tuple[float, float] | None
+
+
+def summarize_sizes(sizes: pd.DataFrame) -> SizeFacts:
+    """Summarize the results of all sizes."""
+    coverages = None
+    if "set_coverage" in sizes:
+        coverages = float(sizes["set_coverage"].min()), float(sizes["set_coverage"].max())
+    return SizeFacts(len(sizes), float(sizes["error"].max()), coverages)
+
+
+def _read_interval(metrics: dict[str, float], key: str) -> Interval:
+    return float(metrics[key]), float(metrics[f"{key}_ci95"])
 
 
 # --- ratings -----------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ from tasks.reports.run.facts import (
     ModeComparison,
     RatingError,
     ScoreComparison,
+    SetFacts,
+    SizeFacts,
+    UnknownFacts,
 )
 
 PARAMETERS = {"mean": "mean rating", "spread": "standard deviation of the ratings"}
@@ -87,11 +90,6 @@ def list_baseline_notes(facts: ScoreComparison) -> list[str]:
         for baseline in facts.baselines
         if baseline.episodes is not None and baseline.episodes < facts.episodes
     ]
-    if facts.rejection is not None:
-        notes.append(
-            "Out-of-scope detection by maximum class probability: AUROC "
-            f"{format_estimate('accuracy', *facts.rejection)} (chance: 50 %)."
-        )
     return notes
 
 
@@ -352,6 +350,117 @@ SAME_IN_BOTH_MODES = "Both modes have the same scores: the model has no batch no
 def describe_untrained_score(value: str) -> str:
     """State that there was nothing to train, and the validation score."""
     return f"{wording.NOTHING_TO_TRAIN} The validation score is {value}."
+
+
+# --- unknown classes and prediction sets --------------------------------------------------------
+
+HEADLINE_COVERAGE = 0.9
+"""The promised coverage that sentences are about."""
+
+SET_NOTES = [
+    "The promise is marginal: it holds on average over the validation tasks, over new tasks of the "
+    "same size that are drawn like them, and over their queries. A single task or a single class "
+    "may be covered less. The promise fails for harder tasks, such as other kinds of images, and "
+    "does not include queries of unknown classes.",
+    "A set of one class is an answer, and a set of several classes is a choice for a person. An "
+    "empty set means that no class is probable enough. Some sets are empty if the accuracy exceeds "
+    "the promised coverage.",
+]
+
+SIZE_NOTE = (
+    "The calibration, the sets and the detection were fitted for each size, on validation episodes "
+    "of that size. A task of another size uses the closest one."
+)
+
+INDUCTIVE_NOTE = "Measured with inductive batch norm, as in use."
+
+
+def describe_unknown(facts: UnknownFacts) -> str:
+    """Describe what the threshold recognizes and what it rejects."""
+    recognized, rejected = (
+        format_estimate("accuracy", 1 - accepted, ci95)
+        for accepted, ci95 in (
+            facts.other_classes.accepted_unknown,
+            facts.other_classes.accepted_known,
+        )
+    )
+    return (
+        f"The threshold recognizes {recognized} of the queries of other classes as unknown, and "
+        f"rejects {rejected} of those of the episode's own classes."
+    )
+
+
+def compare_detection_scores(facts: UnknownFacts) -> str:
+    """Compare the chosen score with the largest probability."""
+    name = wording.name_detection_score(facts.score)
+    auroc = f"AUROC {format_estimate('accuracy', *facts.other_classes.auroc)}"
+    gain, ci95 = facts.other_classes.gain
+    if facts.score == "max_softmax":
+        return f"Unknown classes are detected by the {name} ({auroc}; chance: 50{wording.NBSP}%)."
+    if abs(gain) <= ci95:
+        return (
+            f"The {name} does not detect unknown classes significantly better than the largest "
+            f"probability ({auroc})."
+        )
+    return (
+        f"The {name} detects unknown classes {'better' if gain > 0 else 'worse'} than the largest "
+        f"probability ({auroc}, {format_points(gain)} {'higher' if gain > 0 else 'lower'})."
+    )
+
+
+def list_unknown_notes(facts: UnknownFacts) -> list[str]:
+    """Explain the accuracy-coverage curve, and how the score was chosen."""
+    notes = [
+        compare_detection_scores(facts),
+        "The chart shows the accuracy of the predictions with the highest scores. "
+        f"{format_percent(1 - facts.known, 0)} of the queries are of test classes outside their "
+        "episode, and no prediction for them is correct. A perfect detector would predict all "
+        "others first, up to the dashed line. Bands are 95 % intervals over episodes.",
+        "The score and its threshold were chosen on validation episodes, where the threshold has "
+        "the largest difference between the shares of known and of unknown queries that it "
+        "accepts (Youden's index). The false positive rate (FPR) is the share of unknown queries "
+        "above the threshold that accepts 95 % of the known ones (true positive rate, TPR).",
+    ]
+    if facts.out_of_scope is not None:
+        detected = facts.out_of_scope.accepted_unknown
+        notes.append(
+            f"{format_estimate('accuracy', 1 - detected[0], detected[1])} of the out-of-scope "
+            "queries of the dataset are recognized as unknown. The chart does not include them."
+        )
+    return notes
+
+
+def describe_sets(facts: list[SetFacts]) -> str:
+    """Compare the coverage with the promise, and state the mean size."""
+    by_coverage = {entry.promised: entry for entry in facts}
+    entry = by_coverage.get(HEADLINE_COVERAGE, facts[0])
+    promised = format_percent(entry.promised, 0)
+    coverage, ci95 = entry.coverage
+    classes = format_decimal(entry.size[0])
+    verdict = (
+        " This is less than promised: the test tasks are harder than the validation tasks, or the "
+        "validation tasks are too few."
+        if coverage + ci95 < entry.promised
+        else ""
+    )
+    return (
+        f"Sets with a promised coverage of {promised} contain the true class for "
+        f"{format_estimate('accuracy', coverage, ci95)} of the queries.{verdict} They have "
+        f"{classes} classes on average."
+    )
+
+
+def describe_reliability_by_size(facts: SizeFacts) -> str:
+    """Describe the range of the calibration error and of the coverage over all sizes."""
+    sizes = "both" if facts.sizes == 2 else f"all {wording.spell_out(facts.sizes)}"
+    error = format_percent(facts.error)
+    sentence = f"At {sizes} sizes, the expected calibration error is at most {error}."
+    if facts.coverages is None:
+        return sentence
+    low, high = facts.coverages
+    promised = format_percent(HEADLINE_COVERAGE, 0)
+    ends = dict.fromkeys(format_percent(coverage) for coverage in (low, high))
+    return f"{sentence} Sets with a promised coverage of {promised} cover {' to '.join(ends)}."
 
 
 # --- ratings -----------------------------------------------------------------------------------
