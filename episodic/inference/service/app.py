@@ -365,8 +365,10 @@ def serve(
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token.isascii() or token != token.strip() or not (token.isprintable()):
         raise UserError(f"{TOKEN_VARIABLE} must consist of ASCII characters, without spaces around")
-    hosts = [*LOOPBACK, host, *allowed_hosts] if is_loopback(host) else [*allowed_hosts]
-    service = Service(model, name, [h.lower() for h in hosts] or [ANY_HOST], token, access_log)
+    is_restricted = is_loopback(host) or allowed_hosts
+    # A probe in the same container has a loopback name, whatever the name for others is.
+    hosts = [*LOOPBACK, host, *allowed_hosts] if is_restricted else [ANY_HOST]
+    service = Service(model, name, [h.lower() for h in hosts], token, access_log)
     listener = open_listener(host, port)
     address = address_of(host, listener)
     if not token and not is_loopback(host):
