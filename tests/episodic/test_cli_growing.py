@@ -71,7 +71,9 @@ def test_a_folder_of_examples_is_added(workspace):
     call("adapt", "run", "support", "-o", "anew")
     assert content(Path("next")) == content(Path("anew"))
     info, _ = call("info", "next")
-    first, second = (info.splitlines()[i] for i in (-2, -1))
+    lines = info.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("history"))
+    first, second = lines[start : start + 2]
     assert first.startswith("history     adapt    cat 2, dog 2, eel 2, digest ")
     assert second.startswith("            add      dog 3, fox 3, digest ")
 

@@ -148,7 +148,8 @@ def test_models_of_images_are_refused(workspace, tmp_path):
 
 def test_events_tell_the_progress_of_the_encoder(workspace):
     output, _ = run_stage(workspace, "episodes", "--raw", "raw", "--out", "prepared3")
-    event = json.loads(output.splitlines()[-1])
+    events = [json.loads(line) for line in output.splitlines()]
+    event = [event for event in events if event["event"] == "progress"][-1]
     total = CLASSES * IMAGES
     assert (event["stage"], event["what"], event["done"], event["total"]) == (
         "episodes",
