@@ -916,7 +916,7 @@ def test_browser_draws_every_chart_without_errors(kind, request, tmp_path):
 def test_the_calibration_section_tells_both_probabilities_apart(image_root):
     run = read_run(image_root[0])
     assert calibration.build_calibration_section(run) is None, "results of an older version"
-    numbers = {"error": (0.2, 0.05), "brier": (0.3, 0.25), "likelihood": (0.6, 0.5)}
+    numbers = {"ece": (0.2, 0.05), "brier": (0.3, 0.25), "likelihood": (0.6, 0.5)}
     metrics = {"calibration.temperature": 2.0, "calibration.weight": 0, "calibration.bias": 0}
     for key, (before, after) in numbers.items():
         for prefix, value in (("raw_", before), ("", after)):
