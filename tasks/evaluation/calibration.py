@@ -83,7 +83,7 @@ def measure_calibration(
             predictions["episode"].to_numpy(),
             seed,
         )
-        entry |= {f"{prefix}error": error.error, f"{prefix}error_ci95": error.ci95}
+        entry |= {f"{prefix}ece": error.error, f"{prefix}ece_ci95": error.ci95}
         by_episode = predictions.groupby("episode")
         for name in SCORES:
             scores = by_episode[f"{prefix}{name}"].mean().to_numpy()

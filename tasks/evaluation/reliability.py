@@ -196,7 +196,7 @@ def build_size_table(results: list[SizeResults], seed: int) -> pd.DataFrame:
         ):
             probabilities = logits.softmax(-1)[known].numpy()
             error = measure_calibration_error(probabilities.max(1), correct, episode, seed)
-            row |= {f"{prefix}error": error.error, f"{prefix}error_ci95": error.ci95}
+            row |= {f"{prefix}ece": error.error, f"{prefix}ece_ci95": error.ci95}
             likelihoods = negative_log_likelihoods(probabilities, y)
             row |= _average(f"{prefix}likelihood", likelihoods, episode)
             row |= _average(f"{prefix}brier", brier_scores(probabilities, y), episode)

@@ -59,10 +59,10 @@ SIZES = [
         key: value
         for name, number in (
             ("accuracy", 0.87 + 0.02 * shots),
-            ("raw_error", 0.093 / shots),
+            ("raw_ece", 0.093 / shots),
             ("raw_likelihood", 0.41 / shots),
             ("raw_brier", 0.19 / shots),
-            ("error", 0.021 / shots),
+            ("ece", 0.021 / shots),
             ("likelihood", 0.37 / shots),
             ("brier", 0.17 / shots),
             ("set_coverage", 0.88 + 0.005 * shots),

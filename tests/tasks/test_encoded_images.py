@@ -86,7 +86,7 @@ def test_reports_show_the_photographs_and_name_the_encoder(workspace):
     )
     assert "may have been trained on images of the test classes" in " ".join(card.split())
     assert "on features of the pretrained encoder small, used by protonet " in card
-    error = 100 * read_json(workspace / "metrics.json")["calibration"]["error"]
+    error = 100 * read_json(workspace / "metrics.json")["calibration"]["ece"]
     assert f"calibration error on the test episodes is {error:.1f} % ± " in " ".join(card.split())
     assert "# add encoder=PATH of small, or set EPISODIC_ENCODER to it; see Limits" in card
     assert "SUPPORT_FOLDER -o ADAPTED --encoder ENCODER`" in card, "a command that works"

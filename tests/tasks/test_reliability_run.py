@@ -184,7 +184,7 @@ def test_without_calibration(drawings, tmp_path):
     (fitted, *_) = read_reliability(read_json(folder / "model/config.json"))
     assert fitted.calibration is None and fitted.sets is not None and fitted.unknown is not None
     metrics = read_json(folder / "metrics.json")
-    assert "error" not in metrics["calibration"] and "raw_error" in metrics["calibration"]
+    assert "ece" not in metrics["calibration"] and "raw_ece" in metrics["calibration"]
     learner = episodic.load(folder / "model")
     x = np.zeros((5, *learner.config["input"]), np.float32)
     x[range(5), :, range(5)] = 1

@@ -948,7 +948,7 @@ UNPROVEN = ("sets", "unkn")
 def test_the_calibration_section_tells_both_probabilities_apart(image_root):
     run = read_run(image_root[0])
     assert calibration.build_calibration_section(run) is None, "results of an older version"
-    numbers = {"error": (0.2, 0.05), "brier": (0.3, 0.25), "likelihood": (0.6, 0.5)}
+    numbers = {"ece": (0.2, 0.05), "brier": (0.3, 0.25), "likelihood": (0.6, 0.5)}
     metrics = {"calibration.temperature": 2.0, "calibration.weight": 0, "calibration.bias": 0}
     for key, (before, after) in numbers.items():
         for prefix, value in (("raw_", before), ("", after)):

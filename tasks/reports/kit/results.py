@@ -292,7 +292,7 @@ def _read_tables(
             "selective": read_optional(
                 "selective.csv", "score", "answered", "accuracy", "low", "high"
             ),
-            "sizes": read_optional("sizes.csv", "ways", "shots", "accuracy", "error"),
+            "sizes": read_optional("sizes.csv", "ways", "shots", "accuracy", "ece"),
         }
     tables["test"] = read_data("test.parquet", "episode")
     if "tasks" in meta:

@@ -180,7 +180,7 @@ def _draw_confidence(results: Results, sentence: str) -> Figure:
 def _tabulate_scores(facts: CalibrationFacts) -> Table:
     """Build the table of the scores, which are better if lower."""
     names = {
-        "error": "expected calibration error",
+        "ece": "expected calibration error",
         "brier": "Brier score",
         "likelihood": "negative log-likelihood",
     }
@@ -196,7 +196,7 @@ def _tabulate_scores(facts: CalibrationFacts) -> Table:
 
 def format_score(key: str, value: float, ci95: float) -> str:
     """Format a score of probabilities with its interval; a calibration error in percent."""
-    return wording.format_estimate("accuracy" if key == "error" else "mse", value, ci95)
+    return wording.format_estimate("accuracy" if key == "ece" else "mse", value, ci95)
 
 
 def _tabulate_bins(bins: pd.DataFrame) -> Table:

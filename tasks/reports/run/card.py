@@ -203,11 +203,11 @@ def _list_limits(results: Results, example: str) -> list[str]:
 
 def _describe_calibration(results: Results) -> str:
     metrics = results.metrics
-    if "calibration.error" not in metrics:
+    if "calibration.ece" not in metrics:
         return (
             "Its probabilities are not calibrated: they rank predictions, but are not frequencies."
         )
-    error, ci95 = (100 * metrics[f"calibration.{key}"] for key in ("error", "error_ci95"))
+    error, ci95 = (100 * metrics[f"calibration.{key}"] for key in ("ece", "ece_ci95"))
     return (
         "Its probabilities are calibrated on validation episodes. Their expected calibration error "
         f"on the test episodes is {error:.1f} % ± {ci95:.1f}; with other numbers of classes or "

@@ -178,7 +178,7 @@ def measure_distribution(results: Results) -> Distribution:
 
 # --- calibration -------------------------------------------------------------------------------
 
-CALIBRATION_SCORES = ("error", "brier", "likelihood")
+CALIBRATION_SCORES = ("ece", "brier", "likelihood")
 """Keys of the scores of probabilities in metrics.json."""
 
 
@@ -211,7 +211,7 @@ def read_calibration(results: Results) -> CalibrationFacts | None:
         for key, value in results.metrics.items()
         if key.startswith("calibration.")
     }
-    if "raw_error" not in metrics or results.reliability.empty:
+    if "raw_ece" not in metrics or results.reliability.empty:
         return None
 
     def select(prefix: str) -> dict[str, tuple[float, float]]:
@@ -222,7 +222,7 @@ def read_calibration(results: Results) -> CalibrationFacts | None:
 
     return CalibrationFacts(
         before=select("raw_"),
-        after=select("") if "error" in metrics else None,
+        after=select("") if "ece" in metrics else None,
         temperature=metrics.get("temperature"),
         shots_matter=metrics.get("weight", 0) != 0 or metrics.get("bias", 0) != 0,
         confidence=float(results.predictions["raw_confidence"].mean()),
@@ -453,7 +453,7 @@ def summarize_sizes(sizes: pd.DataFrame) -> SizeFacts:
     coverages = None
     if "set_coverage" in sizes:
         coverages = float(sizes["set_coverage"].min()), float(sizes["set_coverage"].max())
-    return SizeFacts(len(sizes), float(sizes["error"].max()), coverages)
+    return SizeFacts(len(sizes), float(sizes["ece"].max()), coverages)
 
 
 def _read_interval(metrics: dict[str, float], key: str) -> Interval:

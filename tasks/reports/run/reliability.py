@@ -203,8 +203,8 @@ def _build_size_section(results: Results) -> ReportSection | None:
 def _tabulate_sizes(sizes: pd.DataFrame) -> Table:
     columns = {
         "accuracy": "accuracy",
-        "raw_error": "ECE before",
-        "error": "ECE after",
+        "raw_ece": "ECE before",
+        "ece": "ECE after",
         "set_coverage": "coverage",
         "set_size": "set size",
         "unknown_auroc": "AUROC",
@@ -216,8 +216,8 @@ def _tabulate_sizes(sizes: pd.DataFrame) -> Table:
         "classes"
     )
     if not _is_calibrated(sizes):
-        del columns["raw_error"]
-        columns["error"] = "ECE"
+        del columns["raw_ece"]
+        columns["ece"] = "ECE"
         caption = caption.replace(" before and after calibration", "")
     return _tabulate_columns(sizes, columns, caption)
 

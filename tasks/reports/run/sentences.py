@@ -195,15 +195,15 @@ def describe_fixed_classes(ways: int) -> str:
 
 def describe_calibration(facts: CalibrationFacts) -> str:
     """Describe what calibration changes, and whether the model is too confident without it."""
-    before = format_estimate("accuracy", *facts.before["error"])
+    before = format_estimate("accuracy", *facts.before["ece"])
     if facts.after is None:
         effect = f"Probabilities are not calibrated: their expected calibration error is {before}."
         start = "The model"
     else:
-        after = format_estimate("accuracy", *facts.after["error"])
+        after = format_estimate("accuracy", *facts.after["ece"])
         effect = (
             f"Calibration lowers the expected calibration error from {before} to {after}."
-            if facts.after["error"][0] < facts.before["error"][0]
+            if facts.after["ece"][0] < facts.before["ece"][0]
             else "Calibration does not lower the expected calibration error: it is "
             f"{before} without it, and {after} with it."
         )
@@ -213,7 +213,7 @@ def describe_calibration(facts: CalibrationFacts) -> str:
         f"mean confidence {format_percent(facts.confidence)}, "
         f"accuracy {format_percent(facts.accuracy)}"
     )
-    if abs(gap) <= facts.before["error"][1]:
+    if abs(gap) <= facts.before["ece"][1]:
         return f"{effect} {start} is as confident as it is accurate on average ({values})."
     return f"{effect} {start} is {'over' if gap > 0 else 'under'}confident ({values})."
 
