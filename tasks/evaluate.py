@@ -157,15 +157,23 @@ def _write_reliability(
     sizes: list[reliability.SizeResults], seed: int, folder: Path
 ) -> dict[str, Any]:
     """Write the tables of unknown classes and prediction sets, and return their metrics."""
-    main = sizes[0]
-    queries = reliability.build_open_table(main)
-    queries.to_parquet(folder / "open.parquet", index=False)
-    unknown, detection, selective = reliability.measure_unknown(queries, main.fitted, seed)
-    if unknown:
-        detection.to_csv(folder / "detection.csv", index=False)
-        selective.to_csv(folder / "selective.csv", index=False)
-    reliability.build_size_table(sizes, seed).to_csv(folder / "sizes.csv", index=False)
-    return unknown | {"sets": reliability.summarize_sets(main)}
+    queries = [reliability.build_open_table(of_size) for of_size in sizes]
+    queries[0].to_parquet(folder / "open.parquet", index=False)
+    measured = [
+        reliability.measure_unknown(table, of_size.fitted, seed)
+        for table, of_size in zip(queries, sizes, strict=True)
+    ]
+    entries = [entry for entry, _ in measured]
+    table = reliability.build_size_table(sizes, entries, seed)
+    table.to_csv(folder / "sizes.csv", index=False)
+    sets = {"sets": reliability.summarize_sets(sizes[0])}
+    unknown, detection = measured[0]
+    if not unknown:
+        return sets
+    detection.to_csv(folder / "detection.csv", index=False)
+    selective = reliability.build_selective_table(queries[0], unknown["score"], seed)
+    selective.to_csv(folder / "selective.csv", index=False)
+    return sets | {"unknown": unknown}
 
 
 def replace_infinite(value: Any) -> Any:

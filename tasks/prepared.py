@@ -229,17 +229,12 @@ class PreparedFolder:
             return None
         of_episode = torch.cat([rows for _, rows in parts], 1)
         labels = torch.cat([torch.full(rows.shape[1:], label) for label, rows in parts])
-        return lambda first, end: (self.read_examples(of_episode[first:end]), labels)
 
-    def read_examples(self, rows: torch.Tensor) -> torch.Tensor:
-        """Read examples as a model takes them, `(*rows.shape, *input)` on `device`.
+        def read(first: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+            x = storage.read_examples(self.examples, of_episode[first:end])
+            return x.to(self.device), labels
 
-        Args:
-            rows: Rows of the examples, int64, on the sampling device.
-        """
-        x = self.examples[rows.flatten()]
-        x = x.float().div_(255) if x.dtype == torch.uint8 else x
-        return torch.unflatten(x, 0, rows.shape).to(self.device)
+        return read
 
     def build_episodes(self, table: pd.DataFrame) -> Episode:
         """Build fixed episodes on `device`.

@@ -25,7 +25,7 @@ import torch
 from episodic.core.config import ConfigError
 from episodic.core.model import Params
 from episodic.engine import allocator
-from episodic.engine.learner import BATCH_NORM, MetaLearner
+from episodic.engine.learner import MetaLearner
 from episodic.engine.plan import Plan
 from episodic.engine.processes import ProcessGroup
 from episodic.ops import backend
@@ -161,8 +161,8 @@ def _fit_reliability(
     """Learn how far predictions can be trusted, on the validation episodes of every size.
 
     Returns:
-        What was learned by batch-norm mode, the main size first. Adapted models are inductive, so
-        the transductive mode is only calibrated for the evaluation of a run that uses it.
+        What was learned by batch-norm mode, the main size first. Adapted models are inductive. The
+        mode of the run is calibrated for its evaluation.
     """
     fitted: dict[str, list[Reliability]] = {"inductive": []}
     for size in (None, *source.other_sizes):
@@ -175,7 +175,10 @@ def _fit_reliability(
                 name = prepared.name_episodes("validation", size)
                 stage.emit("not calibrated for other ways", stage="train", episodes=name)
             continue
-        for mode in BATCH_NORM if size is None and learner.model.norm_names else ("inductive",):
+        modes = ["inductive"]
+        if size is None and learner.model.norm_names and learner.batch_norm not in modes:
+            modes.append(learner.batch_norm)
+        for mode in modes:
             entry = fit_reliability(
                 replace(learner, batch_norm=mode),
                 members,

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from episodic.core import random_numbers
+from episodic.core.statistics import draw_resamples
 
 __all__ = ["spearman"]
-
-RESAMPLES = 1000
 
 FloatArray = NDArray[np.float64]
 
@@ -38,12 +35,7 @@ def spearman(x: FloatArray, y: FloatArray, seed: int) -> tuple[float, float, flo
     n = len(x)
     if n < 3:
         return math.nan, math.nan, math.nan
-    resamples = random_numbers.integers_below(
-        random_numbers.random_bits(
-            random_numbers.key(seed, "rank correlation"), torch.arange(RESAMPLES), n
-        ),
-        n,
-    ).numpy()
+    resamples = draw_resamples(n, seed, "rank correlation")
     correlations = _correlate_rows(x[resamples], y[resamples])
     finite = correlations[np.isfinite(correlations)]
     correlation = float(_correlate_rows(x[None], y[None])[0])

@@ -18,7 +18,7 @@ from episodic.core import random_numbers
 from episodic.core.config import require
 from episodic.core.episode import Episode
 from episodic.core.random_numbers import integers_below, random_bits, sample_distinct, uniform
-from episodic.data.storage import Examples
+from episodic.data.storage import Examples, read_examples
 
 __all__ = [
     "NEIGHBOURS_PER_WAY",
@@ -391,10 +391,8 @@ def build_class_episode(
     labels = torch.arange(ways, device=examples.device)
 
     def read(rows: Tensor) -> tuple[Tensor, Tensor]:
-        x = examples[rows.flatten()]
-        x = x.float().div_(255) if x.dtype == torch.uint8 else x
         y = labels[:, None].expand(-1, rows.shape[1] // ways).reshape(-1)
-        return torch.unflatten(x, 0, rows.shape), y.expand(len(rows), -1)
+        return read_examples(examples, rows), y.expand(len(rows), -1)
 
     episode = Episode(*read(support), *read(query), ways)
     if query_counts is None:

@@ -19,6 +19,7 @@ __all__ = [
     "SparseRows",
     "StoredImages",
     "load_examples",
+    "read_examples",
     "save_examples",
 ]
 
@@ -135,6 +136,21 @@ def save_examples(folder: Path, examples: np.ndarray | Tensor | SparseRows) -> N
         np.save(folder / "examples.npy", examples.numpy())
     else:
         save_images(folder / "images.npy", examples.shape, iterate_blocks(examples))
+
+
+def read_examples(examples: Examples, rows: Tensor) -> Tensor:
+    """Read examples as a model takes them.
+
+    Args:
+        examples: Examples by row. Images, uint8, become float32 from 0 to 1.
+        rows: Rows of any shape, int64.
+
+    Returns:
+        `(*rows.shape, *input)`.
+    """
+    x = examples[rows.flatten()]
+    x = x.float().div_(255) if x.dtype == torch.uint8 else x
+    return torch.unflatten(x, 0, rows.shape)
 
 
 def load_examples(folder: Path, input: Sequence[int], device: torch.device) -> Examples:

@@ -362,7 +362,6 @@ class AdaptedModel:
             ]
 
     def _predict_outputs(self, x: Tensor) -> Tensor:
-        heads = self.solve_heads()
         size = max(1, len(x)) if self.transductive else CHUNK
         # Allocated first: results that are kept between large temporary tensors would fragment the
         # memory, which then grows with the number of chunks.
@@ -370,7 +369,7 @@ class AdaptedModel:
         with torch.no_grad():
             for start in range(0, len(x), size):
                 chunk = x[start : start + size].to(self.device)
-                outputs[start : start + size] = self.outputs(chunk, heads)
+                outputs[start : start + size] = self.outputs(chunk)
         return outputs
 
     def _measure_distances(self, x: Tensor) -> dict[str, Tensor]:
@@ -399,23 +398,22 @@ class AdaptedModel:
             for name in DISTANCES
         }
 
-    def outputs(self, x: Tensor, heads: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def outputs(self, x: Tensor) -> Tensor:
         """Compute the outputs of the model, averaged over its members.
 
         Args:
             x: Preprocessed examples `(n, *input)` on the device.
-            heads: The result of `solve_heads`, if it is already computed.
 
         Returns:
             Logits `(n, classes)`, or targets `(n, 1)`.
         """
         learner, episode = self.trained.learner.test_variant, self._with_queries(x)
-        if heads is None:
+        if self.heads is None:
             outputs = [learner.query_outputs(theta, episode) for theta in self.thetas]
         else:
             outputs = [
                 self.features(x, member)[None] @ weight + bias
-                for member, (weight, bias) in enumerate(heads)
+                for member, (weight, bias) in enumerate(self.heads)
             ]
         return learner.objective.combine_outputs(outputs)[0]
 
@@ -433,12 +431,11 @@ class AdaptedModel:
         episode = self._with_queries(x)
         return learner.apply_to_query(learner.model.features, theta, episode, "inductive")[0]
 
-    def solve_heads(self) -> list[tuple[Tensor, Tensor]] | None:
-        """Solve for the linear head of each member on the support set.
+    @cached_property
+    def heads(self) -> list[tuple[Tensor, Tensor]] | None:
+        """The linear head of each member, solved on the support set when it is first used.
 
-        Returns:
-            Weight `(1, width, classes)` and bias of each member. None for algorithms without a
-            closed-form head.
+        Weight `(1, width, classes)` and bias. None for algorithms without a closed-form head.
         """
         learner, heads = self.trained.learner.test_variant, []
         with torch.no_grad():

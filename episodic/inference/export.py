@@ -81,9 +81,9 @@ class ExportedModule(nn.Module):
         self.coverage, self.minimum = coverage, None
         if coverage is not None:
             self.minimum = adapted.prediction_sets.find_minimum(coverage)
-        self.heads = adapted.solve_heads()
+        _ = adapted.heads  # computed here, as it cannot be traced
         if adapted.classes_:
-            _ = adapted.calibration, adapted.shots  # computed here, as they cannot be traced
+            _ = adapted.calibration, adapted.shots
         support_x = adapted.support.support_x
         self.example = support_x[0, :1].repeat(2, *[1] * (support_x.dim() - 2))
         self.image_encoder, self.network = None, None
@@ -115,7 +115,7 @@ class ExportedModule(nn.Module):
             x = self.image_encoder.compute_features(x)
         if self.encoder:
             return self.adapted.features(x)
-        outputs = self.adapted.outputs(x, self.heads)
+        outputs = self.adapted.outputs(x)
         if not self.adapted.classes_:
             return outputs
         logits = self.adapted.calibrate(outputs)

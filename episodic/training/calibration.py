@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic.core import float64, random_numbers
+from episodic.core import float64
 from episodic.core.config import require
+from episodic.core.statistics import count_resamples
 
 __all__ = [
     "Calibration",
@@ -40,7 +41,6 @@ TOLERANCE = 1e-16
 """Newton's method ends when a step would lower the loss by less."""
 
 BINS = 15
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -276,10 +276,7 @@ def measure_calibration_error(
         return np.bincount(cell, values, episodes * bins).reshape(episodes, bins)
 
     counts, confidences, hits = add_up(None), add_up(confidence), add_up(correct.astype(float))
-    key = random_numbers.key(seed, "bootstrap of the calibration error")
-    bits = random_numbers.random_bits(key, torch.arange(RESAMPLES), episodes)
-    drawn = random_numbers.integers_below(bits, episodes).numpy()
-    weights = np.stack([np.bincount(row, minlength=episodes) for row in drawn]).astype(float)
+    weights = count_resamples(episodes, seed, "bootstrap of the calibration error")
     resampled = [weights @ table for table in (counts, confidences, hits)]
     errors = np.abs(resampled[1] - resampled[2]).sum(1) / resampled[0].sum(1)
     accuracies = np.divide(

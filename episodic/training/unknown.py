@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from episodic.core import random_numbers
 from episodic.core.config import require
+from episodic.core.statistics import count_resamples
 
 __all__ = [
     "DISTANCES",
@@ -46,7 +46,8 @@ DISTANCES = SCORES[2:]
 """The scores that depend on features."""
 
 TRUE_POSITIVE_RATE = 0.95
-RESAMPLES = 1000
+PURPOSE = "bootstrap of the unknown classes"
+"""Purpose of the random numbers: the same resamples for all scores, which pairs them."""
 BINS = 1000
 """Bins of the scores in the bootstrap, with about equal numbers of queries."""
 
@@ -189,7 +190,7 @@ def measure_detection(
     threshold = known[len(known) - int(np.ceil(TRUE_POSITIVE_RATE * len(known) - 1e-9))]
     fpr = float((unknown >= threshold).mean())
     bins, count = _find_bins(score)
-    weights = _resample(int(episode.max()) + 1, seed)
+    weights = count_resamples(int(episode.max()) + 1, seed, PURPOSE)
     known_counts = weights @ _count(episode[is_known], bins[is_known], weights.shape[1], count)
     others = weights @ _count(episode[~is_known], bins[~is_known], weights.shape[1], count)
     both = (known_counts.sum(1) > 0) & (others.sum(1) > 0)  # false in resamples of few episodes
@@ -276,7 +277,7 @@ def measure_selective_accuracy(
     accuracy = correct[order].cumsum()[sizes - 1] / sizes
     step = np.empty(len(score), int)  # the first share with which a query is answered
     step[order] = np.searchsorted(sizes, np.arange(1, len(score) + 1))
-    weights = _resample(int(episode.max()) + 1, seed)
+    weights = count_resamples(int(episode.max()) + 1, seed, PURPOSE)
     counts, hits = (
         (weights @ _count(episode, step, weights.shape[1], len(shares), values)).cumsum(1)
         for values in (None, correct.astype(float))
@@ -302,11 +303,3 @@ def _count(
     """Add up values by episode and cell, `(episodes, cells)`; the values are 1 if None."""
     total = np.bincount(episode * cells + cell, values, episodes * cells)
     return total.reshape(episodes, cells).astype(float)
-
-
-def _resample(episodes: int, seed: int) -> np.ndarray:
-    """Draw how often each resample contains each episode, `(RESAMPLES, episodes)`."""
-    key = random_numbers.key(seed, "bootstrap of the unknown classes")
-    bits = random_numbers.random_bits(key, torch.arange(RESAMPLES), episodes)
-    drawn = random_numbers.integers_below(bits, episodes).numpy()
-    return np.stack([np.bincount(row, minlength=episodes) for row in drawn]).astype(float)

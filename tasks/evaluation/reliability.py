@@ -5,6 +5,7 @@ Batch norm is inductive and the number of inner steps is the default, as in use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +123,7 @@ def build_open_table(results: SizeResults) -> pd.DataFrame:
 
 def measure_unknown(
     queries: pd.DataFrame, fitted: Reliability, seed: int
-) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure the detection of unknown classes.
 
     Args:
@@ -131,11 +132,11 @@ def measure_unknown(
         seed: Seed of the bootstrap.
 
     Returns:
-        The entry `unknown` of metrics.json; a table of all scores; and the accuracy-coverage curve
-        of the chosen score and of the largest probability. Empty without unknown queries.
+        The entry `unknown` of metrics.json, and a table of all scores. Empty without unknown
+        queries.
     """
     if fitted.unknown is None:
-        return {}, pd.DataFrame(), pd.DataFrame()
+        return {}, pd.DataFrame()
     chosen, threshold = fitted.unknown.score, fitted.unknown.threshold
     entry: dict[str, Any] = fitted.unknown.to_json()
     rows = []
@@ -162,11 +163,17 @@ def measure_unknown(
             by_episode = part.groupby("episode")["accepted"].mean().to_numpy()
             mean, ci95 = mean_ci95(by_episode)
             entry[population] |= {f"accepted_{name}": mean, f"accepted_{name}_ci95": ci95}
-    return {"unknown": entry}, pd.DataFrame(rows), _build_selective_table(queries, chosen, seed)
+    return entry, pd.DataFrame(rows)
 
 
-def _build_selective_table(queries: pd.DataFrame, chosen: str, seed: int) -> pd.DataFrame:
-    """Compute the accuracy of the most familiar queries, with those of other classes among them."""
+def build_selective_table(queries: pd.DataFrame, chosen: str, seed: int) -> pd.DataFrame:
+    """Compute the accuracy of the most familiar queries, with those of other classes among them.
+
+    Args:
+        queries: As from `build_open_table`.
+        chosen: The chosen score. The largest probability is the other one.
+        seed: Seed of the bootstrap.
+    """
     some = queries[queries["label"] >= OTHER_CLASS]
     correct = (some["label"] == some["prediction"]).to_numpy()
     curves = []
@@ -178,10 +185,18 @@ def _build_selective_table(queries: pd.DataFrame, chosen: str, seed: int) -> pd.
     return pd.concat(curves, ignore_index=True)
 
 
-def build_size_table(results: list[SizeResults], seed: int) -> pd.DataFrame:
-    """Build a table with one row per size of the episodes, all with inductive batch norm."""
+def build_size_table(
+    results: Sequence[SizeResults], unknown: Sequence[dict[str, Any]], seed: int
+) -> pd.DataFrame:
+    """Build a table with one row per size of the episodes, all with inductive batch norm.
+
+    Args:
+        results: Predictions of each size.
+        unknown: The entry of `measure_unknown` of each size.
+        seed: Seed of the bootstrap.
+    """
     rows = []
-    for of_size in results:
+    for of_size, detection in zip(results, unknown, strict=True):
         table, known = of_size.table, of_size.table.is_known
         y = table.y[known].numpy()
         episode = torch.arange(len(known))[:, None].expand_as(known)[known].numpy()
@@ -202,10 +217,9 @@ def build_size_table(results: list[SizeResults], seed: int) -> pd.DataFrame:
             row |= _average(f"{prefix}brier", brier_scores(probabilities, y), episode)
         headline = summarize_sets(of_size).get(f"coverage_{round(100 * HEADLINE_COVERAGE)}", {})
         row |= {f"set_{name}": value for name, value in headline.items()}
-        unknown, _, _ = measure_unknown(build_open_table(of_size), of_size.fitted, seed)
-        if unknown:
-            row["score"] = unknown["unknown"]["score"]
-            others = unknown["unknown"]["other_classes"]
+        if detection:
+            row["score"] = detection["score"]
+            others = detection["other_classes"]
             row |= {f"unknown_{name}": value for name, value in others.items()}
         rows.append(row)
     return pd.DataFrame(rows)
