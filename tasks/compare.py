@@ -30,6 +30,7 @@ from tasks.experiments import (
     RevisionHistory,
 )
 from tasks.reports.comparison import (
+    calibration,
     closeup,
     cost,
     curves,
@@ -182,6 +183,7 @@ def _build_protocol_context(protocol: Protocol, suffix: str) -> dict[str, Any]:
     optional = [
         curves.build_learning_section(protocol, suffix),
         curves.build_adaptation_section(protocol, suffix),
+        calibration.build_calibration_section(protocol, suffix),
         reliability.build_reliability_section(protocol, suffix),
     ]
     if several and protocol.is_accuracy:

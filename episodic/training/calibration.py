@@ -237,6 +237,8 @@ class CalibrationError:
         accuracy_low: Lower ends of the 95 % confidence intervals of the accuracy.
         accuracy_high: Upper ends.
         count: Predictions in each bin `(bins,)`.
+        samples: The error in each resample of the bootstrap. Those of different predictions for the
+            same episodes are paired.
     """
 
     error: float
@@ -246,6 +248,7 @@ class CalibrationError:
     accuracy_low: np.ndarray
     accuracy_high: np.ndarray
     count: np.ndarray
+    samples: np.ndarray
 
 
 def measure_calibration_error(
@@ -293,4 +296,5 @@ def measure_calibration_error(
         accuracy_low,
         accuracy_high,
         count,
+        errors,
     )

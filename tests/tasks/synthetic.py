@@ -79,6 +79,15 @@ SIZES = [
 """Rows of sizes.csv."""
 
 
+CALIBRATION = {"temperature": 1.5, "weight": 0.0, "bias": 0.0} | {
+    f"{prefix}{name}{suffix}": value / (10 if suffix else 1)
+    for prefix, values in (("raw_", (0.09, 0.8, 0.35)), ("", (0.02, 0.6, 0.3)))
+    for name, value in zip(("ece", "likelihood", "brier"), values, strict=True)
+    for suffix in ("", "_ci95")
+}
+"""The entry `calibration` of metrics.json."""
+
+
 def params(kind: str, **episodes: Any) -> dict[str, Any]:
     """params.yaml as plain values; `episodes` overrides keys of that section."""
     image = kind == "classification"
@@ -414,11 +423,12 @@ def _reliability(folder: Path, predictions: pd.DataFrame) -> dict[str, Any]:
         queries[name] = familiar + rng.normal(0, noise, len(queries))
     queries.to_parquet(folder / "open.parquet", index=False)
     fitted = Reliability(5, 1, None, None, UnknownDetector("mean_distance", 0.7))
-    unknown, detection, selective = reliability.measure_unknown(queries, fitted, 0)
+    unknown, detection = reliability.measure_unknown(queries, fitted, 0)
+    selective = reliability.build_selective_table(queries, unknown["score"], 0)
     detection.to_csv(folder / "detection.csv", index=False)
     selective.to_csv(folder / "selective.csv", index=False)
     pd.DataFrame(SIZES).to_csv(folder / "sizes.csv", index=False)
-    return unknown | {"sets": SETS}
+    return {"unknown": unknown, "sets": SETS, "calibration": CALIBRATION}
 
 
 def _regression(root: Path, raw: dict[str, Any], rng: np.random.Generator) -> None:

@@ -20,6 +20,7 @@ from history import Repository
 from support import ROOT
 
 from episodic.analysis.comparison import Resamples
+from episodic.core.statistics import mean_ci95
 from episodic.training.unknown import measure_detection
 from tasks import compare, params
 from tasks.experiments import Revision, RevisionHistory, lock
@@ -27,6 +28,7 @@ from tasks.experiments import history as reading
 from tasks.experiments.experiment import Experiment
 from tasks.params import read_yaml
 from tasks.reports.comparison import (
+    calibration,
     closeup,
     cost,
     curves,
@@ -535,6 +537,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(protocol, tmp_path
         "Learning curves",
         "Adaptation curves",
         "Differences by group",
+        "Calibration",
         "Unknown classes and prediction sets",
     ):
         assert f">{heading}</h2>" in page
@@ -576,6 +579,79 @@ def with_noise(experiment, folder, noise: float, **changes) -> Experiment:
         return path if name.endswith("/open.parquet") else experiment.file(name)
 
     return replace(experiment, metrics=metrics, file=locate)
+
+
+def with_probabilities(experiment, folder, scale, columns=(), **metrics):
+    """The experiment with answers of known confidence; `scale` is that of its likelihoods."""
+    answers = pd.read_parquet(experiment.file("reports/scores/answers.parquet"))
+    hard = np.random.default_rng(0).exponential(size=len(answers))
+    answers = answers.assign(
+        confidence=np.where(np.arange(len(answers)) % 2, 0.9, 0.6),
+        likelihood=scale * hard,
+        brier=scale * hard / 4,
+    ).drop(columns=list(columns))
+    path = folder / f"{experiment.name} answers.parquet"
+    answers.to_parquet(path, index=False)
+    kept = {k: v for k, v in experiment.metrics.items() if not k.startswith("calibration.")}
+    values = {"raw_ece": 0.08, "raw_likelihood": 0.9, "raw_brier": 0.4} | metrics
+    values |= {f"{key}_ci95": value / 10 for key, value in values.items()}
+
+    def locate(name: str):
+        return path if name.endswith("/answers.parquet") else experiment.file(name)
+
+    changed = kept | {f"calibration.{key}": value for key, value in values.items()}
+    return replace(experiment, metrics=changed, file=locate)
+
+
+def test_calibration_is_paired_by_episode(protocol, tmp_path):
+    by_name = {e.name: e for e in protocol.experiments}
+    scores = {"ece": 0.02, "likelihood": 0.5, "brier": 0.2}
+    maml = with_probabilities(by_name["maml-0"], tmp_path, 1.0, **scores)
+    fast = with_probabilities(by_name["maml-fast"], tmp_path, 1.1)  # without calibration
+    (result,) = groups.group_protocols([maml, fast], "maml-0")
+    section = calibration.build_calibration_section(result, "")
+    (table,) = section.results
+    first, second = table.rows
+    assert first == [
+        *("meta_lr=0.001", "8.0\xa0% ± 0.8", "2.0\xa0% ± 0.2", "baseline"),
+        *("0.50 ± 0.05", "baseline", "0.200 ± 0.020", "baseline"),
+    ]
+    assert second[:3] == ["meta_lr=0.01", "8.0\xa0% ± 0.8", ""]
+    assert second[4] == "0.90 ± 0.09", "without calibration, that of the model's own probabilities"
+    queries = pd.read_parquet(maml.file("reports/scores/answers.parquet"))
+    change = 0.1 * queries.groupby("episode")["likelihood"].mean().to_numpy()
+    mean, ci95 = mean_ci95(change)
+    assert second[5] == f"+{mean:.3f} ± {ci95:.3f}", "the noise that both have cancels"
+    assert second[7] == f"+{mean / 4:.3f} ± {ci95 / 4:.3f}"
+    right = [
+        (table["after"] == table["label"]).groupby(table["confidence"]).mean()
+        for table in (queries, pd.read_parquet(fast.file("reports/scores/answers.parquet")))
+    ]
+    errors = [np.mean([abs(accuracy[c] - c) for c in (0.6, 0.9)]) for accuracy in right]
+    assert float(second[3].partition(" ")[0].replace("−", "-")) == pytest.approx(
+        100 * (errors[1] - errors[0]), abs=0.06
+    )
+    assert section.sentence == (
+        "The calibration error is 8.0\xa0% without calibration, and 2.0\xa0% with it. meta_lr=0.001"
+        " has the lowest NLL."
+    )
+
+
+def test_calibration_without_pairs(protocol, tmp_path):
+    by_name = {e.name: e for e in protocol.experiments}
+    maml = with_probabilities(by_name["maml-0"], tmp_path, 1.0)
+
+    def lost(name):
+        raise StageError(f"{name} is not in the cache")
+
+    old = with_probabilities(by_name["maml-fast"], tmp_path, 1.0, columns=["brier"])
+    for other in (old, replace(old, file=lost)):
+        (result,) = groups.group_protocols([maml, other], "maml-0")
+        (table,) = calibration.build_calibration_section(result, "").results
+        assert [row[3] for row in table.rows if row[0] == "meta_lr=0.01"] == [""]
+    none = {k: v for k, v in maml.metrics.items() if not k.startswith("calibration.")}
+    (result,) = groups.group_protocols([replace(maml, metrics=none)])
+    assert calibration.build_calibration_section(result, "") is None
 
 
 def test_the_detection_of_unknown_classes_is_paired_by_episode(protocol, tmp_path):

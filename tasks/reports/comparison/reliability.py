@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -11,14 +9,19 @@ from episodic.data.unknown_queries import OTHER_CLASS
 from episodic.training.unknown import measure_detection
 from tasks.experiments import Experiment
 from tasks.reports.comparison import sentences
-from tasks.reports.comparison.protocols import Configuration, Protocol
+from tasks.reports.comparison.measures import (
+    LISTED,
+    Interval,
+    Measures,
+    have_same_queries,
+    name_experiment,
+    read_measures,
+    read_queries,
+)
+from tasks.reports.comparison.protocols import Protocol
 from tasks.reports.comparison.style import format_difference
 from tasks.reports.kit import wording
 from tasks.reports.kit.section import ReportSection, Table
-from tasks.runtime.stage import StageError
-
-LISTED = 20
-"""Maximum number of experiments in the table: those that detect unknown classes best."""
 
 KEYS = {
     "auroc": "unknown.other_classes.auroc",
@@ -28,44 +31,23 @@ KEYS = {
 }
 """Keys of the measures in metrics.json."""
 
-Interval = tuple[float, float]
-"""A value and the half-width of its 95 % interval."""
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """The measures of an experiment.
-
-    Attributes:
-        name: Its name.
-        experiment: The experiment.
-        measures: Those of `KEYS` that were measured.
-    """
-
-    name: str
-    experiment: Experiment
-    measures: dict[str, Interval]
-
 
 def build_reliability_section(protocol: Protocol, suffix: str) -> ReportSection | None:
     """Build the section with the measures of each experiment; None if nothing was measured."""
-    measured = [
-        entry
-        for configuration in protocol.configurations
-        for experiment in configuration.experiments
-        if (entry := _read(configuration, experiment)).measures
-    ]
+    measured = read_measures(protocol, KEYS)
     if not measured:
         return None
-    measured.sort(key=lambda entry: -entry.measures.get("auroc", (0.0, 0.0))[0])
+    measured.sort(key=lambda entry: -entry.values.get("auroc", (0.0, 0.0))[0])
     listed = measured[:LISTED]
     differences = _measure_differences(listed, protocol.baseline.first)
     rows = [
         [
             entry.name,
-            _format(entry, "auroc"),
+            entry.format("auroc", "accuracy"),
             _format_to_baseline(protocol, entry, differences),
-            *(_format(entry, key) for key in ("fpr", "coverage", "size")),
+            entry.format("fpr", "accuracy"),
+            entry.format("coverage", "accuracy"),
+            entry.format("size"),
         ]
         for entry in listed
     ]
@@ -84,31 +66,14 @@ def build_reliability_section(protocol: Protocol, suffix: str) -> ReportSection 
     )
 
 
-def _read(configuration: Configuration, experiment: Experiment) -> Reliability:
-    metrics = experiment.metrics
-    measures = {
-        key: (float(metrics[path]), float(metrics[f"{path}_ci95"]))
-        for key, path in KEYS.items()
-        if path in metrics
-    }
-    return Reliability(_name(configuration, experiment), experiment, measures)
-
-
-def _name(configuration: Configuration, experiment: Experiment) -> str:
-    several = len(configuration.experiments) > 1
-    return f"{configuration.name} ({experiment.name})" if several else configuration.name
-
-
-def _describe(
-    protocol: Protocol, listed: list[Reliability], differences: dict[str, Interval]
-) -> str:
+def _describe(protocol: Protocol, listed: list[Measures], differences: dict[str, Interval]) -> str:
     texts = []
     best = listed[0]
-    if "auroc" in best.measures:
-        auroc, difference = best.measures["auroc"][0], differences.get(best.experiment.name)
-        baseline = _name(protocol.baseline, protocol.baseline.first)
+    if "auroc" in best.values:
+        auroc, difference = best.values["auroc"][0], differences.get(best.experiment.name)
+        baseline = name_experiment(protocol.baseline, protocol.baseline.first)
         texts.append(sentences.describe_detection(best.name, auroc, difference, baseline))
-    coverages = [entry.measures["coverage"][0] for entry in listed if "coverage" in entry.measures]
+    coverages = [entry.values["coverage"][0] for entry in listed if "coverage" in entry.values]
     if coverages:
         texts.append(sentences.describe_coverages(min(coverages), max(coverages)))
     return " ".join(texts)
@@ -117,7 +82,7 @@ def _describe(
 # --- paired differences ------------------------------------------------------------------------
 
 
-def _measure_differences(listed: list[Reliability], baseline: Experiment) -> dict[str, Interval]:
+def _measure_differences(listed: list[Measures], baseline: Experiment) -> dict[str, Interval]:
     """Measure the differences in AUROC from the baseline, paired by episode.
 
     Returns:
@@ -134,7 +99,7 @@ def _measure_differences(listed: list[Reliability], baseline: Experiment) -> dic
         experiment = entry.experiment
         if experiment is baseline or (others := _read_queries(experiment)) is None:
             continue
-        if not others[["episode", "label"]].equals(queries[["episode", "label"]]):
+        if not have_same_queries(others, queries):
             continue
         area = _measure_area(experiment, others, seed)
         samples = area[1] - reference[1]
@@ -149,12 +114,9 @@ def _read_queries(experiment: Experiment) -> pd.DataFrame | None:
     """Read the queries of known and of other classes; None if there is no table of them."""
     if KEYS["auroc"] not in experiment.metrics:
         return None
-    columns = ["episode", "label", str(experiment.metrics["unknown.score"])]
-    try:
-        path = experiment.file("reports/scores/open.parquet")
-    except StageError:  # not in DVC's cache
+    queries = read_queries(experiment, "open.parquet", [str(experiment.metrics["unknown.score"])])
+    if queries is None:
         return None
-    queries = pd.read_parquet(path, columns=columns)
     return queries[queries["label"] >= OTHER_CLASS].reset_index(drop=True)
 
 
@@ -174,14 +136,8 @@ def _measure_area(
 # --- cells -------------------------------------------------------------------------------------
 
 
-def _format(entry: Reliability, key: str) -> str:
-    if key not in entry.measures:
-        return ""
-    return wording.format_estimate("mse" if key == "size" else "accuracy", *entry.measures[key])
-
-
 def _format_to_baseline(
-    protocol: Protocol, entry: Reliability, differences: dict[str, Interval]
+    protocol: Protocol, entry: Measures, differences: dict[str, Interval]
 ) -> str:
     if entry.experiment is protocol.baseline.first:
         return "baseline"

@@ -413,6 +413,33 @@ def list_transfer_notes(shared: Sequence[str]) -> list[str]:
 
 # --- reliability -------------------------------------------------------------------------------
 
+CALIBRATION_NOTE = (
+    "ECE is the expected calibration error, and ECE before is that without calibration. NLL is the "
+    "negative log-likelihood. NLL and Brier score also depend on the accuracy. Intervals are 95 % "
+    "intervals over episodes. Differences are paired: both experiments have the same queries. Those"
+    " of ECE are in percentage points. They compare checkpoints, and are not corrected for the "
+    "number of comparisons."
+)
+
+
+def describe_calibrations(best: str | None, before: Sequence[float], after: Sequence[float]) -> str:
+    """Describe the range of the calibration errors.
+
+    Args:
+        best: Name of the experiment with the largest likelihood; None if it is the only one.
+        before: The errors without calibration.
+        after: The errors of the experiments that are calibrated.
+    """
+
+    def list_ends(errors: Sequence[float]) -> str:
+        return " to ".join(dict.fromkeys(map(format_percent, (min(errors), max(errors)))))
+
+    text = f"The calibration error is {list_ends(before)} without calibration"
+    if after:
+        text += f", and {list_ends(after)} with it"
+    return f"{text}. {best} has the lowest NLL." if best else f"{text}."
+
+
 RELIABILITY_NOTE = (
     "AUROC and FPR at 95 % TPR measure the detection of queries of other test classes by the score "
     "that was chosen on validation episodes. Coverage and mean size are those of prediction sets "
