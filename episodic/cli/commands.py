@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from episodic.cli.learners import (
 from episodic.cli.predictions import format_predictions
 from episodic.cli.progress import ProgressBar
 from episodic.core.errors import UserError
+
+if TYPE_CHECKING:
+    from episodic.preprocessing.base import Preprocessor
 
 __all__ = ["adapt", "demo", "evaluate", "export", "info", "predict"]
 
@@ -401,6 +404,19 @@ def export(
             show_default=False,
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="ONNX with 8-bit integers: smaller, a little less accurate"),
+    ] = False,
+    examples: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="with --int8: some images like those to predict (default: the support set, which a"
+            " model with an image encoder does not keep); may be repeated",
+            show_default=False,
+        ),
+    ] = None,
     encoder: EncoderFile = None,
 ) -> None:
     """Export an adapted model to ONNX or torch.export, for other runtimes."""
@@ -413,11 +429,35 @@ def export(
         fail(f"{out} ends in neither .onnx nor .pt2: the suffix determines the format")
     if "adapted" not in model_folder.read_config(adapted):
         fail(export.NOT_ADAPTED)
+    if (int8 and out.suffix != ".onnx") or (examples and not int8):
+        fail("--int8 is for *.onnx, and --examples for --int8")
     model = load_adapted(adapted, encoder=encoder)
-    writers[out.suffix](model, out, features, unknown, coverage)
+    if int8:
+        images = None
+        if examples:
+            images = _read_crops(examples, model.inputs)
+        export.export_onnx(model, out, features, unknown, coverage, int8, images)
+    else:
+        writers[out.suffix](model, out, features, unknown, coverage)
     if (unknown or coverage is not None) and model.reliability_note is not None:
         print(f"note: {model.reliability_note}", file=sys.stderr)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _read_crops(names: list[str], inputs: Preprocessor) -> Any:
+    """Read images as an image encoder takes them.
+
+    Raises:
+        UserError: The model has no image encoder, or there are no images.
+    """
+    from episodic.preprocessing.image import EncodedImagePreprocessor
+
+    if not isinstance(inputs, EncodedImagePreprocessor):
+        raise UserError("--examples is for models with an image encoder: omit it")
+    found = list(list_examples(names, inputs.crops))
+    if not found:
+        raise UserError("there are no images in --examples: specify files, or a folder with files")
+    return encode_examples(found, inputs.crops)
 
 
 @app.command()

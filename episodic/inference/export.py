@@ -26,6 +26,7 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
+from episodic.inference.quantization import list_calibration_examples, quantize
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training.unknown import logit_scores
 
@@ -175,6 +176,8 @@ def export_onnx(
     encoder: bool = False,
     unknown: bool = False,
     coverage: float | None = None,
+    int8: bool = False,
+    examples: Tensor | None = None,
 ) -> None:
     """Write an adapted model as ONNX.
 
@@ -190,13 +193,20 @@ def export_onnx(
         unknown: Whether to add the outputs `familiarity`, float `(n,)`, and `is_unknown`, bool
             `(n,)`.
         coverage: Coverage of the output `in_set` to add, bool `(n, classes)`. None: no such output.
+        int8: Whether convolutions and linear layers compute with 8-bit integers. The file is
+            smaller, and predictions differ a little.
+        examples: Images on which the ranges of activations are estimated, as
+            `EncodedImagePreprocessor.crops` returns them, for a model with an image encoder. None:
+            the support set.
 
     Raises:
         AdaptError: The model cannot detect unknown classes, or has no prediction sets.
         ConfigError: The coverage is out of range.
         ExportError: The model cannot be exported, or packages of the extra are missing.
+        QuantizationError: The model cannot be quantized, or onnxruntime is missing.
     """
     module = build_module(adapted, encoder, unknown, coverage)
+    inputs = list_calibration_examples(adapted, examples) if int8 else None
     try:
         import onnx
         import onnxscript  # noqa: F401
@@ -220,6 +230,8 @@ def export_onnx(
             entry = proto.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.save(proto, str(draft))
+        if inputs is not None:
+            quantize(draft, inputs)
 
     _write(Path(path), write)
 

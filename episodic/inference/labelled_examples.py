@@ -62,7 +62,7 @@ class Change:
             previous: Labels before a correction.
         """
         x = x.contiguous().cpu()
-        digest = hashlib.sha256(x.numpy().tobytes())
+        digest = hashlib.sha256(x.numpy().data)
         digest.update(json.dumps([str(x.dtype), list(x.shape), *map(str, labels)]).encode())
         counts = (_count(values) if has_classes else {} for values in (labels, previous))
         return cls(action, len(x), digest.hexdigest(), *counts)

@@ -141,7 +141,7 @@ def _list_unlabelled(x: Tensor, support: Tensor | None) -> Tensor:
 
 def _compute_digests(x: Tensor) -> list[bytes]:
     array: Any = x.cpu().contiguous().numpy()
-    return [hashlib.sha256(row.tobytes()).digest() for row in array]
+    return [hashlib.sha256(row.data).digest() for row in array]
 
 
 def _join_features(members: Sequence[Tensor]) -> Tensor:

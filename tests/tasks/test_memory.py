@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -51,10 +52,12 @@ def workspace(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["prepare", "adapt_and_predict"])
 def test_memory_is_flat_in_the_number_of_images(workspace, name):
-    # A process that this one started would begin with the peak memory of this one.
-    with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
-        growth = pool.submit(measure_growth, globals()[name], workspace).result()
-    assert growth < VECTOR + 0.5 * PIXELS
+    growths = []
+    for _ in range(3):  # the median, since the peak depends on when the allocator returns memory
+        # A process that this one started would begin with the peak memory of this one.
+        with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
+            growths.append(pool.submit(measure_growth, globals()[name], workspace).result())
+    assert statistics.median(growths) < VECTOR + 0.5 * PIXELS
 
 
 def measure_growth(run: Callable[[Path, int], None], folder: Path) -> float:
