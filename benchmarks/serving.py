@@ -1,9 +1,10 @@
-"""Latency and throughput of `episodic serve` on loopback, and its stop under load.
+"""Latency and throughput of `episodic serve` on loopback, with hostile clients and at its stop.
 
     python -m benchmarks.serving ADAPTED FILE... [--clients 1 8 32] [--seconds 5]
 
 Each client keeps one connection open and sends one file per request. All answers are compared with
-those of the model to the last bit. The clients run on the same cores as the service.
+those of the model to the last bit. The clients run on the same cores as the service. Hostile
+clients send 1,000 malformed requests, and hold 100 connections with requests that never end.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +79,69 @@ async def run_clients(
     return load
 
 
+def malform(content: bytes, rng: random.Random) -> bytes:
+    """Return the bytes of a request that has no valid answer."""
+    noise = rng.randbytes(rng.randint(1, 3000))
+    head = "POST /predict HTTP/1.1\r\nHost: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
+
+    def post(body: bytes, kind: str = "image/png", host: str = "127.0.0.1") -> bytes:
+        return head.format(host, kind, len(body)).encode() + body
+
+    return rng.choice(
+        [
+            noise + b"\r\n\r\n",
+            post(noise),
+            post(b""),
+            post(content[: rng.randint(1, len(content) - 20)]),
+            post(content, host="elsewhere.example"),
+            post(content, kind="application/x-noise"),
+            post(noise, kind="application/json"),
+            post(b'{"examples": ' + b"[" * 5000, kind="application/json"),
+            post(json.dumps({"examples": ["" for _ in range(500)]}).encode(), "application/json"),
+            post(json.dumps({"examples": [noise.hex()]}).encode(), "application/json"),
+            post(b'{"examples": [1], "coverage": NaN}', "application/json"),
+            head.format("127.0.0.1", "image/png", 10**12).encode(),
+            head.format("127.0.0.1", "image/png", "many").encode(),
+            b"GET /" + noise.hex().encode() + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+            b"DELETE /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        ]
+    )
+
+
+async def send_malformed(port: int, content: bytes, requests: int) -> Counter[str]:
+    """Send malformed requests one after the other, and count the statuses of the answers."""
+    rng, statuses = random.Random(0), Counter[str]()  # noqa: S311 - not for secrets
+    for _ in range(requests):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(malform(content, rng))
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(1 << 16), 20)
+            statuses[answer.split(b" ", 2)[1].decode() if answer else "closed"] += 1
+        except ConnectionError:
+            statuses["closed"] += 1
+        except TimeoutError:
+            statuses["no answer"] += 1
+        finally:
+            writer.close()
+    return statuses
+
+
+async def hold_connections(port: int, connections: int, end: float) -> None:
+    """Keep connections open whose requests arrive byte by byte and never end."""
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(connections)]
+    for i, writer in enumerate(writers):
+        length = b"Content-Length: 1000\r\n\r\n" if i % 2 else b""  # half of them in the header
+        writer.write(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n" + length)
+    while time.perf_counter() < end:
+        for writer in writers:
+            if not writer.is_closing():
+                writer.write(b"x")
+        await asyncio.sleep(0.5)
+    for writer in writers:
+        writer.close()
+
+
 def read_memory(process: int) -> int:
     """Return the resident memory of a process in MB."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
@@ -96,6 +162,18 @@ async def measure(port: int, process: int, args: argparse.Namespace) -> None:
         p50, p95 = 1e3 * np.percentile(load.seconds, [50, 95])
         rate = len(load.seconds) / args.seconds
         print(f"| {clients} | {p50:.1f} | {p95:.1f} | {rate:.0f} | {load.wrong} | {load.lost} |")
+    end = time.perf_counter() + args.seconds
+    holding = asyncio.create_task(hold_connections(port, 100, end))
+    sending = asyncio.create_task(send_malformed(port, files[0], 1000))
+    load = await run_clients(port, files, answers, 8, args.seconds)
+    statuses = await sending
+    await holding
+    p50, p95 = 1e3 * np.percentile(load.seconds, [50, 95])
+    print(
+        f"8 clients beside 100 slow ones and 1,000 malformed requests: p50 {p50:.1f} ms, p95"
+        f" {p95:.1f} ms, {load.wrong} wrong, {load.lost} lost; answers to malformed requests:"
+        f" {', '.join(f'{status} {count}' for status, count in sorted(statuses.items()))}"
+    )
     print(f"memory {read_memory(process)} MB, load {os.getloadavg()[0]:.1f}")
     running = asyncio.create_task(run_clients(port, files, answers, args.clients[-1], 20))
     await asyncio.sleep(1)
