@@ -103,14 +103,9 @@ def format_suggestions(
         form: `text` (the example, a tab, and the reason), `json` or `csv`.
         key: Name of the column of examples: `file` or `text`.
     """
-    rows: list[dict[str, Any]] = []
-    for i, example in enumerate(examples):
-        row: dict[str, Any] = {key: example, "represents": int(found.represents[i])}
-        if found.margins is not None and found.labels is not None:
-            label, runner_up = found.labels[i].tolist()
-            row |= {"label": label, "runner_up": runner_up}
-            row |= {"margin": round(float(found.margins[i]), 6)}
-        rows.append(row)
+    rows = [
+        {key: example} | facts for example, facts in zip(examples, found.to_json(), strict=True)
+    ]
     if form == "csv":
         columns = [key, "represents"]
         columns += ["label", "runner_up", "margin"] if found.margins is not None else []

@@ -52,6 +52,21 @@ class Suggestions:
         """The number of suggestions."""
         return len(self.indices)
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the facts about each suggestion as JSON-serializable values.
+
+        Returns:
+            `represents`; after adaptation also `label` and `runner_up`, the two most likely
+            classes, and `margin`.
+        """
+        entries: list[dict[str, Any]] = [{"represents": n} for n in self.represents.tolist()]
+        if self.margins is not None and self.labels is not None:
+            for entry, (label, runner_up), margin in zip(
+                entries, self.labels.tolist(), self.margins.tolist(), strict=True
+            ):
+                entry |= {"label": label, "runner_up": runner_up, "margin": round(margin, 6)}
+        return entries
+
 
 def suggest(
     x: Tensor,

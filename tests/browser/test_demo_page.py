@@ -106,10 +106,67 @@ def test_unknown_classes_are_none_of_these(tmp_path):
             images.append(str(tmp_path / f"{i}.png"))
         page.set_input_files("#question input[type=file]", images)
         page.locator(".labels li.none", has_text="none of these").wait_for()
-        assert page.locator(".labels li").all_inner_texts()[0].strip() == "none of these"
-        assert "zigzag" in page.locator(".labels li").all_inner_texts()[1]
+        assert page.locator(".labels li").locator("b").all_inner_texts() == [
+            "none of these",
+            "zigzag",
+        ]
         if shots := os.environ.get("EPISODIC_SCREENSHOTS"):
             page.screenshot(path=str(Path(shots) / "unknown.png"), full_page=True)
+
+
+def test_a_wrong_prediction_is_corrected(page):
+    """The example joins the class that the user chooses, and the model adapts again."""
+    from playwright.sync_api import expect
+
+    page.click("#shapes")
+    page.click("#adapt")
+    draw(page, page.locator("#question canvas"), ZIGZAG)
+    expect(page.locator(".prediction.best span").first).to_have_text("zigzag")
+    page.get_by_label("correct class").select_option("hook")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 6 examples")
+    hook = page.locator(".class").nth(4)
+    expect(hook.locator(".kept img")).to_have_count(1)
+    page.get_by_label("correct class").select_option("a new class")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 6 classes from 6 examples")
+    expect(hook.locator(".kept img")).to_have_count(0)  # an example has one class
+    expect(page.locator(".class").nth(5).locator(".kept img")).to_have_count(1)
+    expect(page.locator(".prediction.best span").first).to_have_text("class 6")
+
+
+def test_suggested_images_are_labelled(page, tmp_path):
+    from playwright.sync_api import expect
+
+    pool = []
+    for i in range(9):
+        image = Image.new("L", (90, 90), 255)
+        pen = ImageDraw.Draw(image)
+        if i < 3:
+            pen.ellipse((15 + i, 20, 70 - i, 70), outline=0, width=6)
+        elif i < 6:
+            pen.line([(90 * x + i, 90 * y) for x, y in ZIGZAG], 0, 6)
+        else:
+            pen.rectangle((20, 20 + i, 70 - i, 75), outline=0, width=6)
+        image.save(tmp_path / f"{i}.png")
+        pool.append(str(tmp_path / f"{i}.png"))
+    page.locator("#pool input[type=file]").set_input_files(pool)
+    items = page.locator("#suggestions li")
+    expect(items).to_have_count(6)
+    expect(page.locator("#suggestions .note")).to_have_text("6 of 9 images without a label.")
+    page.click("#shapes")
+    page.click("#adapt")
+    expect(items.first.locator("span")).to_contain_text(" or ")
+    if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / "demo-suggestions.png"), full_page=True)
+    for count in range(5, 0, -1):
+        items.first.get_by_label("class", exact=True).select_option("triangle")
+        expect(items).to_have_count(count)
+    expect(page.locator("#adapted")).to_have_text("The examples have changed. Adapt again.")
+    expect(page.locator(".class").nth(2).locator(".kept img")).to_have_count(5)
+    page.click("#adapt")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 10 examples")
+    expect(items).to_have_count(4)
+    page.click("#clear")
+    expect(items).to_have_count(0)
 
 
 def test_input_errors_are_shown_and_recoverable(page):

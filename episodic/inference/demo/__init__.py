@@ -1,9 +1,10 @@
 """The web page of `episodic demo` and its service (the extra `demo`).
 
-On the page, users add a few examples of each class, adapt the model and classify new examples. The
-service is also an example of how to serve an adapted model: its endpoints `/adapt` and `/predict`
-are documented at `/docs`. It listens on loopback, writes no files and limits the size of requests.
-Adapted models are kept in memory; the oldest are dropped.
+On the page, users add a few examples of each class, adapt the model, classify new examples, correct
+predictions, and see which unlabelled examples to label next. `/docs` documents the endpoints
+`/adapt`, `/predict` and `/suggest`. The service listens on loopback, writes no files and limits the
+size of requests. Adapted models are kept in memory; the oldest are dropped. `episodic serve` is the
+service for production.
 """
 
 from __future__ import annotations
@@ -119,6 +120,34 @@ class Predictions(BaseModel):
     )
 
 
+class Pool(BaseModel):
+    """Examples without a label."""
+
+    model: str | None = Field(
+        default=None,
+        max_length=100,
+        description="the key that /adapt returned; null before there are labels",
+    )
+    examples: Annotated[list[Example], Field(min_length=1, max_length=MAX_EXAMPLES)]
+    n: int = Field(default=10, ge=1, le=MAX_EXAMPLES, description="number of suggestions")
+
+
+class Suggestion(BaseModel):
+    """An example to label."""
+
+    index: int = Field(description="the position of the example")
+    represents: int = Field(description="number of examples that it is the closest labelled one of")
+    label: str | None = Field(default=None, description="the most likely class, after /adapt")
+    runner_up: str | None = Field(default=None, description="the second most likely class")
+    margin: float | None = Field(default=None, description="the difference of their probabilities")
+
+
+class SuggestionList(BaseModel):
+    """Examples to label next, the most useful first."""
+
+    suggestions: list[Suggestion]
+
+
 def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBACK) -> FastAPI:
     """Build the service for a model.
 
@@ -165,6 +194,25 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
             model=key, classes=classes, examples=len(labels), unknown=adapted.detects_unknown
         )
 
+    def find_model(key: str) -> AdaptedModel:
+        adapted = models.get(key)
+        if adapted is None:
+            raise HTTPException(404, "there is no adapted model with this key: adapt again")
+        return adapted
+
+    @service.post("/suggest", tags=["few-shot"], response_model_exclude_none=True)
+    def suggest(pool: Annotated[Pool, Body()]) -> SuggestionList:
+        """Suggest which examples to label next, before or after adaptation.
+
+        Copies of an example, and labelled ones, are not suggested.
+        """
+        examples = _report_user_errors(lambda: decode_examples(kind, pool.examples))
+        with lock:
+            model = learner if pool.model is None else find_model(pool.model)
+            found = _report_user_errors(lambda: model.suggest(examples, pool.n))
+        facts = zip(found.indices.tolist(), found.to_json(), strict=True)
+        return SuggestionList(suggestions=[Suggestion(index=i, **entry) for i, entry in facts])
+
     @service.post("/predict", tags=["few-shot"], response_model_exclude_none=True)
     def predict(queries: Annotated[Queries, Body()]) -> Predictions:
         """Classify each example and return the probability of every class.
@@ -173,9 +221,7 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
         """
         examples = _report_user_errors(lambda: decode_examples(kind, queries.examples))
         with lock:
-            adapted = models.get(queries.model)
-            if adapted is None:
-                raise HTTPException(404, "there is no adapted model with this key: adapt again")
+            adapted = find_model(queries.model)
             if queries.coverage is not None:
                 _report_user_errors(lambda: adapted.prediction_sets)
             predicted = _report_user_errors(lambda: adapted.predict_all(examples, queries.unknown))
@@ -228,6 +274,7 @@ def _render_page(learner: FewShotLearner, name: str) -> tuple[str, str]:
         "algorithm": config["algorithm"]["name"],
         "dataset": config.get("dataset", ""),
         "maxClasses": MAX_CLASSES,
+        "maxExamples": MAX_EXAMPLES,
     }
     constant = json.dumps(facts).replace("<", "\\u003c")
     script = f"const MODEL = {constant};\n{script}"

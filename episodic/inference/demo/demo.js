@@ -20,6 +20,7 @@ if (ENCODED) {
   byId("adapted").textContent = "A head is fitted to the encoder's features of your images. Nothing is trained.";
   byId("ask").lastChild.textContent = " Classify new images";
 }
+if (!TEXT && !ENCODED) document.body.classList.add("drawn");
 byId("shapes").hidden = !DRAWN;
 byId("more").hidden = !MODEL.anyWays;
 
@@ -127,21 +128,24 @@ function addClass() {
   const name = make("input", { value: `class ${number}`, maxLength: 100 });
   name.setAttribute("aria-label", `name of class ${number}`);
   name.addEventListener("input", stale);
-  const entry = { name, card, kept: [] };
+  const entry = { name, card };
   if (TEXT) {
     const box = make("textarea", { rows: 4, placeholder: "One sentence per line" });
     box.setAttribute("aria-label", `examples of class ${number}`);
     box.addEventListener("input", stale);
     entry.examples = () => box.value.split("\n").map(line => line.trim()).filter(Boolean);
     entry.wipe = () => { box.value = ""; };
+    entry.add = sentence => { box.value = [...entry.examples(), sentence].join("\n"); stale(); };
+    entry.drop = sentence => { box.value = entry.examples().filter(line => line !== sentence).join("\n"); };
     card.append(name, box);
   } else {
     const shown = make("div", { className: "kept" });
-    const draw = () => shown.replaceChildren(...entry.kept.map((image, i) => {
-      const button = make("button", { type: "button", title: "Remove", onclick: () => { entry.kept.splice(i, 1); draw(); stale(); } }, make("img", { src: image, alt: `example ${i + 1}` }));
+    let kept = [];
+    const draw = () => shown.replaceChildren(...kept.map((image, i) => {
+      const button = make("button", { type: "button", title: "Remove", onclick: () => { kept.splice(i, 1); draw(); stale(); } }, make("img", { src: image, alt: `example ${i + 1}` }));
       return button;
     }));
-    const keep = images => { entry.kept.push(...images); draw(); stale(); };
+    const keep = images => { kept.push(...images); draw(); stale(); };
     const tools = make("div", { className: "tools" });
     card.append(name);
     if (DRAWN) {
@@ -153,8 +157,10 @@ function addClass() {
     }
     tools.append(...files(card, `image files for class ${number}`, keep, message => report(message, true)));
     card.append(shown, tools);
-    entry.examples = () => [...entry.kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.toImage()] : [])];
-    entry.wipe = () => { entry.kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
+    entry.examples = () => [...kept, ...(entry.canvas && entry.canvas.inked ? [entry.canvas.toImage()] : [])];
+    entry.wipe = () => { kept = []; draw(); if (entry.canvas) entry.canvas.wipe(); };
+    entry.add = image => keep([image]);
+    entry.drop = image => { kept = kept.filter(other => other !== image); draw(); };
   }
   classes.push(entry);
   byId("classes").append(card);
@@ -200,6 +206,7 @@ async function adapt() {
     detects = adapted.unknown;
     report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
     question.enable();
+    suggest();
   } catch (error) {
     report(error.message, true);
   }
@@ -213,7 +220,7 @@ async function predict(examples) {
   try {
     const { predictions } = await post("/predict", { model, examples, unknown: detects });
     if (number !== requests) return;  // a later request is under way
-    place.replaceChildren(...(examples.length === 1 ? showProbabilities(predictions[0]) : [showLabels(examples, predictions)]));
+    place.replaceChildren(...(examples.length === 1 ? [...showProbabilities(predictions[0]), make("p", { className: "row" }, corrector(examples[0]))] : [showLabels(examples, predictions)]));
     if (MODEL.transductive && examples.length < Object.keys(predictions[0].probabilities).length) place.prepend(make("p", { className: "note", textContent: `Ask more ${QUERIES} together, some of each class: this method compares them with each other.` }));
   } catch (error) {
     place.replaceChildren(make("p", { className: "error", textContent: error.message }));
@@ -237,9 +244,73 @@ function showProbabilities(prediction) {
 function showLabels(images, predictions) {
   return make("ul", { className: "labels" }, ...predictions.map((prediction, i) => {
     const none = isUnknown(prediction), { label, probabilities } = prediction;
-    return make("li", { className: none ? "none" : "" }, make("img", { src: images[i], alt: "" }), make("b", { textContent: none ? NONE : label }), make("span", { textContent: none ? "" : percent(probabilities[label]) }));
+    return make("li", { className: none ? "none" : "" }, make("img", { src: images[i], alt: "" }), make("b", { textContent: none ? NONE : label }), make("span", { textContent: none ? "" : percent(probabilities[label]) }), corrector(images[i]));
   }));
 }
+
+/* A list of the classes; the chosen one gets the example, which no other class keeps. */
+function labeller(example, prompt, label, labelled) {
+  const list = make("select"), fresh = "new";
+  list.setAttribute("aria-label", label);
+  const names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
+  if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
+  list.append(make("option", { value: "", textContent: prompt }), ...names);
+  list.addEventListener("change", () => {
+    if (!list.value) return;
+    const isNew = list.value === fresh;
+    if (isNew) addClass();
+    const entry = classes.at(isNew ? -1 : Number(list.value));
+    classes.forEach(other => other.drop(example));
+    entry.add(example);
+    if (isNew) entry.name.select();
+    labelled(list);
+  });
+  return list;
+}
+
+/* Corrects a prediction: the example joins its class, and the model adapts again. */
+const corrector = example => labeller(example, "Wrong? It is …", "correct class", adapt);
+
+/* Examples without a label, of which the service suggests some. */
+const SUGGESTED = 6;
+let pool = [], searches = 0;
+
+async function suggest() {
+  const place = byId("suggestions"), number = ++searches, known = new Set(classes.flatMap(entry => entry.examples()));
+  const open = pool.filter(example => !known.has(example)), examples = open.slice(0, MODEL.maxExamples);
+  if (!examples.length) {
+    place.replaceChildren(...(pool.length ? [make("p", { className: "note", textContent: `All ${QUERIES} have a label.` })] : []));
+    return;
+  }
+  try {
+    const { suggestions } = await post("/suggest", { model, examples, n: SUGGESTED });
+    if (number !== searches) return;
+    const limit = open.length > examples.length ? `, and only the first ${examples.length} of ${open.length} were compared` : "";
+    const items = suggestions.map(({ index, represents, label, runner_up }) => {
+      const item = make("li", {}, TEXT ? make("b", { textContent: examples[index] }) : make("img", { src: examples[index], alt: `unlabelled ${index + 1}` }),
+        make("span", { textContent: label ? `${label} or ${runner_up}?` : represents > 1 ? `resembles ${represents - 1} other${represents > 2 ? "s" : ""}` : "" }),
+        labeller(examples[index], "It is …", "class", () => { item.remove(); if (!place.querySelector("li")) suggest(); }));
+      return item;
+    });
+    place.replaceChildren(make("p", { className: "note", textContent: `${suggestions.length} of ${open.length} ${QUERIES} without a label${limit}. ${model ? "Adapt again after labelling them." : ""}` }), make("ul", { className: TEXT ? "labels text" : "labels" }, ...items));
+  } catch (error) {
+    place.replaceChildren(make("p", { className: "error", textContent: error.message }));
+  }
+}
+
+(() => {
+  const place = byId("pool"), extend = examples => { pool = [...new Set([...pool, ...examples])]; suggest(); };
+  if (TEXT) {
+    const box = make("textarea", { rows: 4, placeholder: "One sentence per line" });
+    box.setAttribute("aria-label", "sentences without a label");
+    box.addEventListener("change", () => { pool = []; extend(box.value.split("\n").map(line => line.trim()).filter(Boolean)); });
+    place.append(box);
+  } else {
+    const refuse = message => byId("suggestions").prepend(make("p", { className: "error", textContent: message }));
+    place.append(make("div", { className: "tools" }, ...files(place.parentElement, "image files without a label", extend, refuse)));
+  }
+  byId("which").textContent = TEXT ? "Enter sentences without a label. Those whose label would help most are shown, before and after adaptation." : "Drop images without a label. Those whose label would help most are shown, before and after adaptation.";
+})();
 
 const question = (() => {
   const place = byId("question");
@@ -285,6 +356,8 @@ byId("shapes").addEventListener("click", () => {
 byId("more").addEventListener("click", () => { addClass(); classes.at(-1).name.focus(); });
 byId("clear").addEventListener("click", () => {
   classes.forEach((entry, i) => { entry.wipe(); entry.name.value = `class ${i + 1}`; });
+  pool = [];
+  suggest();
   stale();
 });
 byId("adapt").addEventListener("click", adapt);

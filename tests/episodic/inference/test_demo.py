@@ -215,6 +215,33 @@ def test_the_oldest_models_are_forgotten(client, drawings):
     assert status == [404, 200, 200] and len(set(keys)) == len(keys)
 
 
+def test_suggestions_are_those_of_the_model(client, model, drawings):
+    """Before and after adaptation; copies and labelled examples are left out."""
+    support = {name: images[:2] for name, images in drawings.items()}
+    pool = [p for images in drawings.values() for p in [*images[1:], images[2]]]
+    files = [base64.b64decode(p.split(",")[1]) for p in pool]
+    learner = episodic.load(model)
+
+    def ask(key: str | None) -> list[dict]:
+        answer = client.post("/suggest", json={"model": key, "examples": pool, "n": 4})
+        return answer.json()["suggestions"]
+
+    before = learner.suggest(files, 4)
+    assert [s["index"] for s in ask(None)] == before.indices.tolist()
+    assert [set(s) for s in ask(None)] == [{"index", "represents"}] * 4
+    key = client.post("/adapt", json={"classes": support}).json()["model"]
+    labels = [name for name, images in support.items() for _ in images]
+    given = [base64.b64decode(p.split(",")[1]) for images in support.values() for p in images]
+    expected = learner.adapt(given, labels).suggest(files, 4)
+    after = ask(key)
+    assert [s["index"] for s in after] == expected.indices.tolist()
+    assert [[s["label"], s["runner_up"]] for s in after] == expected.labels.tolist()
+    assert not {i for i in range(24) if i % 6 == 0} & {s["index"] for s in after}, "are labelled"
+    unknown = client.post("/suggest", json={"model": "x", "examples": pool})
+    assert unknown.status_code == 404 and "adapt again" in unknown.json()["detail"]
+    assert client.post("/suggest", json={"examples": []}).status_code == 422
+
+
 def test_the_page_runs_only_its_own_script(client):
     page = client.get("/")
     policy = page.headers["Content-Security-Policy"]
@@ -227,7 +254,7 @@ def test_the_page_runs_only_its_own_script(client):
     assert "default-src 'none'" in policy and "http" not in re.sub(r"connect-src[^;]*", "", policy)
     assert not re.search(r"(src|href)=\"(?!/docs|data:,)", page.text), "nothing is fetched"
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/adapt", "/predict"}
+    assert set(schema["paths"]) == {"/adapt", "/predict", "/suggest"}
     docs = client.get("/docs").text
     assert (
         "cdn" not in docs
