@@ -31,6 +31,7 @@ from flows.experiments import points
 from tasks import preset
 from tests.episodic.algorithms.test_every_algorithm import sampler, trained
 from tests.episodic.datasets.test_image_folder import drawn
+from tests.episodic.inference.reliable import reliability, set_reliability
 from tests.episodic.inference.test_few_shot import folder_of
 
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -203,6 +204,7 @@ def toy_model(tmp_path_factory) -> Path:
     """A folder with a trained model, and images of five classes as support and query sets."""
     folder = tmp_path_factory.mktemp("model")
     folder_of("protonet", folder / "models/run", theta=trained("protonet").theta)
+    set_reliability(folder / "models/run", reliability())
     images = sampler("test").examples[-100:, 0].numpy()
     for c in range(5):
         for i in range(10):
