@@ -173,7 +173,6 @@ class Augmentation(Section):
         self.check_input(tuple(x.shape[2:]))
         tasks, n = x.shape[:2]
 
-
         def draw(kind: str, count: int) -> Tensor:
             key = random_numbers.key(seed, f"{kind} of {purpose}")
             return random_bits(key, index.to(x.device), n * count).view(tasks * n, count)

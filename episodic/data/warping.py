@@ -68,7 +68,7 @@ def draw_warps(
         (signed[:, 1:3] * math.log1p(scale)).exp(),
         signed[:, 3] * math.radians(shear),
         signed[:, 4:6] * translation,
-        signed[:, 6:].unflatten(1, (2, CONTROL_POINTS, CONTROL_POINTS)) * elastic,
+        torch.unflatten(signed[:, 6:], 1, (2, CONTROL_POINTS, CONTROL_POINTS)) * elastic,
     )
 
 
@@ -93,7 +93,7 @@ def warp_images(images: Tensor, warps: Warps) -> Tensor:
     # diag(1 / stretch) @ [[1, tan(shear)], [0, 1]] @ rotation(-angle).
     cos, sin, tangent = angle.cos(), angle.sin(), shear.tan()
     rows = (cos - tangent * sin, sin + tangent * cos, -sin, cos)
-    matrix = torch.stack(rows, 1).unflatten(1, (2, 2)) / stretch[:, :, None]
+    matrix = torch.unflatten(torch.stack(rows, 1), 1, (2, 2)) / stretch[:, :, None]
     x, y = (
         torch.arange(size, device=images.device).to(images) - (size - 1) / 2
         for size in (width, height)
