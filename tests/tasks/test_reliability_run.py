@@ -125,6 +125,11 @@ def test_measured_on_test_episodes_as_an_adapted_model_predicts(sentences):
         ):
             assert row[name] == pytest.approx(np.mean(values), rel=1e-5), name
         assert row["likelihood"] < row["raw_likelihood"] or ways == 3
+    for name in ("ece", "likelihood", "brier"):  # this model has no batch norm, so one mode
+        for prefix in ("", "raw_"):
+            value = metrics["calibration"][f"{prefix}{name}"]
+            assert value == pytest.approx(sizes.loc[4, 1][f"{prefix}{name}"], rel=1e-4)
+        assert metrics["calibration"][name] < metrics["calibration"][f"raw_{name}"]
     assert metrics["sets"]["coverage_90"]["coverage"] == sizes.loc[4, 1]["set_coverage"]
     coverages = [metrics["sets"][f"coverage_{c}"]["coverage"] for c in (80, 90, 95, 99)]
     assert coverages == sorted(coverages) and coverages[-1] > 0.9
