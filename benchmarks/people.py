@@ -69,8 +69,8 @@ def hausdorff_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     Source: Dubuisson, Jain: A modified Hausdorff distance for object matching, 1994.
     """
-    distances = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
-    return float(max(distances.min(1).mean(), distances.min(0).mean()))
+    squared = (a[:, None, 0] - b[None, :, 0]) ** 2 + (a[:, None, 1] - b[None, :, 1]) ** 2
+    return float(max(np.sqrt(squared.min(axis)).mean() for axis in (0, 1)))
 
 
 def baseline_errors(trials: Sequence[Trial]) -> np.ndarray:
