@@ -147,12 +147,11 @@ def measure(
     Raises:
         UserError: A model cannot be loaded, or has seen drawings of the trials.
     """
-    rows = [("modified Hausdorff distance", baseline_errors(trials))]
-    for path in models:
-        learner = episodic.load(path)
+    learners = [(path, episodic.load(path)) for path in models]
+    for path, learner in learners:
         print(require_unseen(path, learner, trials, data), file=sys.stderr)
-        rows.append((str(path), answer_trials(learner, trials).errors))
-    return rows
+    rows = [(str(path), answer_trials(learner, trials).errors) for path, learner in learners]
+    return [("modified Hausdorff distance", baseline_errors(trials)), *rows]
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, np.ndarray]], trials: Sequence[Trial]) -> None:

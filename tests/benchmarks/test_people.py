@@ -137,9 +137,10 @@ def test_errors_are_one_sentence(tmp_path, monkeypatch):
         people.main()
 
 
+@pytest.mark.slow
 def test_the_real_baseline_is_that_of_the_authors(mirror):
-    """Their demonstration program states an error of 38.8 %."""
+    """Their demonstration program states an error of 38.8 %: 155 of 400 drawings."""
     path = mirror / "omniglot" / "all_runs.zip"
     if not path.exists():
         pytest.skip("the mirror has no omniglot/all_runs.zip")
-    assert people.baseline_errors(read_runs(path)).mean() == pytest.approx(0.388, abs=0.0005)
+    assert people.baseline_errors(read_runs(path)).mean() == pytest.approx(155 / 400)
