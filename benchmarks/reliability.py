@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +29,7 @@ def format_table(rows: Sequence[Sequence[str]], head: Sequence[str], texts: int)
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
-def interval(row: pd.Series, name: str, scale: float = 100) -> str:
+def interval(row: Any, name: str, scale: float = 100) -> str:
     """Format a measure with its 95 % interval, in percent unless `scale` is 1."""
     digits = 1 if scale == 100 else 2
     return f"{scale * row[name]:.{digits}f} ± {scale * row[f'{name}_ci95']:.{digits}f}"
