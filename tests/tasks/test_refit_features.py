@@ -23,7 +23,8 @@ SIZE = 512
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Sentences of which training uses 6 of 14 classes; trained and evaluated."""
-    folder = prepare_sentences(tmp_path_factory.mktemp("selected"), **{"algorithm.name": "protonet"})
+    workspace = tmp_path_factory.mktemp("selected")
+    folder = prepare_sentences(workspace, **{"algorithm.name": "protonet"})
     before = compute_digest(folder / "prepared")
     set_param(folder, "train.classes", "6")
     run_stage(folder, "train", *TRAIN)
@@ -43,7 +44,8 @@ def read_sentences(folder, config) -> tuple[list[str], list[str]]:
 
 
 def test_the_weights_are_those_of_the_chosen_sentences(folder):
-    config, meta = (read_json(folder / name) for name in ("model/config.json", "prepared/meta.json"))
+    config = read_json(folder / "model/config.json")
+    meta = read_json(folder / "prepared/meta.json")
     chosen, every = read_sentences(folder, config)
     assert len(chosen) == 6 * 11
     assert config["inputs"]["idf"] == fit_idf(chosen, SIZE)

@@ -27,9 +27,7 @@ def glyph_tasks():
         list(images.unsqueeze(2)), ways=5, shots=1, queries=15, split="test"
     )
     episode = sampler(torch.arange(TASKS))
-    return episode._replace(
-        support_x=episode.support_x.double(), query_x=episode.query_x.double()
-    )
+    return episode._replace(support_x=episode.support_x.double(), query_x=episode.query_x.double())
 
 
 def flatten(theta: Params) -> torch.Tensor:
@@ -55,8 +53,7 @@ def cosines(model: Model, algorithm: IMAML) -> dict[str, float]:
         gradient = grad(learner.support_loss(theta, episode).sum(), theta, create_graph=True)
         theta = {
             name: p
-            - algorithm.inner_lr
-            * (gradient[name] + algorithm.regularization * (p - start[name]))
+            - algorithm.inner_lr * (gradient[name] + algorithm.regularization * (p - start[name]))
             for name, p in theta.items()
         }
     through = flatten(grad(learner.training_loss(theta, episode)[1].sum(), start))
