@@ -89,18 +89,19 @@ class PreparedFolder:
             from episodic.preprocessing import base as preprocessing
 
             encoder: Any = preprocessing.build(self.meta)
-            examples: storage.Examples = encoder.encode(self.read_texts())
+            examples: storage.SparseRows | torch.Tensor = encoder.encode(self.read_texts())
             return examples.to(self.sampling_device)
         return storage.load_examples(self.folder, self.meta["input"], self.sampling_device)
 
     def with_inputs(self, inputs: dict[str, Any]) -> PreparedFolder:
-        """Return the folder with the examples of a model.
+        """Return the folder with texts encoded as a model does; other examples stay as they are.
 
         Args:
             inputs: The section `inputs` of the model's config.json. Its text features may be fitted
                 to other sentences than those in the folder.
         """
-        if inputs == self.meta["inputs"]:
+        own = self.meta["inputs"]
+        if inputs == own or {inputs["kind"], own["kind"]} != {"text"}:
             return self
         return replace(self, meta=self.meta | {"inputs": inputs}, encodes_texts=True)
 

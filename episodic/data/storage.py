@@ -99,8 +99,9 @@ class SparseRows:
 
     def to(self, device: torch.device) -> SparseRows:
         """Move the rows to a device."""
-        tensors = (self.starts, self.columns, self.values)
-        return SparseRows(*(tensor.to(device) for tensor in tensors), self.width)
+        return SparseRows(
+            self.starts.to(device), self.columns.to(device), self.values.to(device), self.width
+        )
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         first, counts = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
