@@ -35,10 +35,11 @@ class IMAML(Algorithm):
     How implicit the gradient is depends on the inner loop. With batch norm and ReLU it ends at no
     minimum, and I + H / lambda is often not positive definite. A damping of 50 removes the Hessian:
     the cosine of g_i with the first-order gradient is then above .999, and only the pull towards
-    theta is left of the method. The gradient is implicit without batch norm: with `mlp`,
-    inner_steps 50 and regularization 0.5, its cosine with the gradient through all inner steps is
-    .993, and that of the first-order gradient .961
-    (tests/episodic/algorithms/test_implicit_gradient.py prints these).
+    theta is left of the method. With `conv4`, the default inner loop and a damping of 10, g_i has a
+    cosine of .87 with the gradient through all inner steps, the first-order gradient .84. The
+    gradient is implicit without batch norm: with `mlp`, inner_steps 50, regularization 0.5 and no
+    damping, g_i has .99, the first-order gradient .96. These are means over 8 tasks of glyphs at
+    the initialization (tests/episodic/algorithms/test_implicit_gradient.py prints them).
 
     Differs from the paper: the inner loop is gradient descent (paper: also Hessian-free). If a
     system is not positive definite, the conjugate gradient method stops and keeps its current

@@ -87,6 +87,12 @@ def test_the_system_of_the_authors_code_is_close_to_first_order():
     assert found["implicit, first"] > 0.98
 
 
+def test_with_batch_norm_some_damping_is_better_than_first_order():
+    found = cosines(CONV4, IMAML(0.1, 16, 2.0, cg_steps=5, damping=10.0))
+    assert found["implicit, first"] < 0.99
+    assert found["implicit, through"] > found["first, through"] + 0.02
+
+
 def test_without_batch_norm_the_implicit_gradient_is_that_of_the_inner_loop():
     found = cosines(MLP, IMAML(0.1, 50, 0.5, cg_steps=5))
     assert found["implicit, through"] > 0.99 and found["first, through"] < 0.97
@@ -105,6 +111,7 @@ if __name__ == "__main__":
         ("conv4, method benchmark", CONV4, (0.5, 6, 0.5, 1, 50.0)),
         ("conv4, authors' system", CONV4, (0.1, 16, 2.0, 5, 22.0)),
         ("conv4, defaults", CONV4, (0.1, 16, 2.0, 5, 0.0)),
+        ("conv4, damping 10", CONV4, (0.1, 16, 2.0, 5, 10.0)),
         ("conv4, lambda 10", CONV4, (0.05, 100, 10.0, 5, 0.0)),
         ("mlp, defaults", MLP, (0.1, 16, 2.0, 5, 0.0)),
         ("mlp, lambda 0.5", MLP, (0.1, 50, 0.5, 5, 0.0)),
