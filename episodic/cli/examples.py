@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from episodic.cli.progress import ProgressBar
 if TYPE_CHECKING:
     from episodic.preprocessing.base import Preprocessor
 
-__all__ = ["encode_examples", "list_examples", "read_labelled_examples"]
+__all__ = ["check_labels", "encode_examples", "list_examples", "read_labelled_examples"]
 
 STDIN = "-"
 
@@ -35,6 +36,34 @@ def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any],
     return [example for examples in by_class.values() for example in examples], [
         name for name, examples in by_class.items() for _ in examples
     ]
+
+
+def check_labels(examples: Sequence[Any], labels: Sequence[str]) -> None:
+    """Check that no example has two labels. Copies of a file are the same example.
+
+    Args:
+        examples: Files or sentences.
+        labels: The label of each.
+
+    Raises:
+        InputError: An example has. The message has one line per example.
+    """
+    from episodic.preprocessing.base import InputError, shorten_errors
+
+    first: dict[Any, int] = {}
+    errors = []
+    for i, example in enumerate(examples):
+        is_file = isinstance(example, Path)
+        content = hashlib.sha256(example.read_bytes()).digest() if is_file else example
+        j = first.setdefault(content, i)
+        if labels[j] != labels[i]:
+            copy = f", which {examples[j]} is a copy of" if is_file else ""
+            errors.append(
+                f"{example}{copy}: it is an example of {labels[j]!r} and of {labels[i]!r}: correct"
+                " a label, or leave it out"
+            )
+    if errors:
+        raise InputError("\n".join(shorten_errors(errors)))
 
 
 def list_examples(

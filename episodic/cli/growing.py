@@ -16,6 +16,8 @@ from episodic.cli.examples import encode_examples, read_labelled_examples
 from episodic.cli.learners import note_single_examples
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from episodic.inference.adapted import AdaptedModel
     from episodic.inference.labelled_examples import LabelledExamples
     from episodic.preprocessing.base import Preprocessor
@@ -73,9 +75,9 @@ def extend_adapted(
         examples = _correct(examples, correction, inputs, adapted)
     tested = None
     if held_out is not None:  # read first, so that errors leave no output
-        found, names = read_labelled_examples(held_out, inputs)
         classes = {str(label): label for label in before.classes_} | examples.classes
-        tested = encode_examples(found, inputs), [classes.get(name, name) for name in names]
+        x, names = _read_held_out(held_out, inputs, start, examples)
+        tested = x, [classes.get(name, name) for name in names]
     started = time.perf_counter()
     after = before
     if examples is not start or steps is not None:
@@ -131,6 +133,24 @@ def _add(
     if not new:
         return examples
     return examples.add(x[new], [labels[i] for i in new], [str(found[i]) for i in new])
+
+
+def _read_held_out(
+    folder: Path, inputs: Preprocessor, *models: LabelledExamples
+) -> tuple[Tensor, list[str]]:
+    """Read examples and labels, without those that a model is adapted to."""
+    found, names = read_labelled_examples(folder, inputs)
+    x = encode_examples(found, inputs)
+    kept = [i for i, row in enumerate(x) if not any(model.find(row) for model in models)]
+    if not kept:
+        fail(f"the model is adapted to all examples of {folder}: hold out others")
+    if known := len(names) - len(kept):
+        print(
+            f"note: {known} of {len(names)} examples of {folder} are not held out, since the model"
+            " is adapted to them: they are not counted",
+            file=sys.stderr,
+        )
+    return x[kept], [names[i] for i in kept]
 
 
 def _correct(

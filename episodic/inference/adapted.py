@@ -287,8 +287,8 @@ class AdaptedModel:
             if self.reliability.sets is None:
                 return "an earlier version adapted it. Adapt it again"
             return (
-                "one class is left out to learn what is unknown, so at least three classes are"
-                " needed: add a class"
+                "one class is left out to learn what is unknown, so at least three distinct classes"
+                " are needed: add a class, or correct labels if classes have the same examples"
             )
         if self.reliability is None:
             return "an earlier version trained it. Train it again"

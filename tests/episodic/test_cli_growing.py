@@ -125,6 +125,27 @@ def test_what_old_classes_lose_is_measured(workspace):
     assert held_out["change_low"] <= held_out["change"] <= held_out["change_high"]
 
 
+def test_examples_of_the_model_are_not_held_out(workspace):
+    args = ("adapt", "--extend", "adapted", "more", "-o", "next", "--held-out", "test")
+    out, notes = call(*args)
+    assert notes == ""
+    for subset in ("support", "more"):  # those that the model has, and those that it gets
+        shutil.copytree(subset, "test", dirs_exist_ok=True)
+    again, notes = call(*args)
+    assert again == out
+    assert notes.startswith("note: 12 of 72 examples of test are not held out, since the model is")
+
+
+def test_an_example_with_two_labels_is_refused(workspace):
+    shutil.copy("support/cat/0.png", "support/dog/copy.png")
+    _, error = call("adapt", "run", "support", "-o", "x", code=1)
+    assert error == (
+        "error: support/dog/copy.png, which support/cat/0.png is a copy of: it is an example of"
+        " 'cat' and of 'dog': correct a label, or leave it out\n"
+    )
+    assert not Path("x").exists()
+
+
 def test_gradient_methods_say_that_they_adapt_anew(workspace):
     folder_of("finetune", Path("finetune"))
     call("adapt", "finetune", "support", "-o", "tuned", "--steps", "3")
@@ -186,6 +207,7 @@ def test_errors_are_one_line_and_leave_no_output(workspace):
         (("adapted", "--correct", "no.png=dog"), "no.png cannot be read: No such file"),
         (("adapted", "--correct", "no.png"), "--correct is 'no.png'; it must be EXAMPLE=LABEL"),
         (("adapted", "more", "--held-out", "more/dog"), "has no folders, only 3 images"),
+        (("adapted", "more", "--held-out", "more"), "is adapted to all examples of more: hold out"),
         (("adapted", "more", "--steps", "3"), "steps is 3; it must be omitted"),
     ):
         _, error = call("adapt", "--extend", *args, "-o", "x", code=1)
