@@ -114,6 +114,12 @@ def test_unknown_classes_are_none_of_these(tmp_path):
             page.screenshot(path=str(Path(shots) / "unknown.png"), full_page=True)
 
 
+def choose(scope, label: str, name: str) -> None:
+    """Choose a class in a list without a pointer, and confirm it."""
+    scope.get_by_label(label, exact=True).select_option(name)
+    scope.get_by_label(f"confirm {label}").click()
+
+
 def test_a_wrong_prediction_is_corrected(page):
     """The example joins the class that the user chooses, and the model adapts again."""
     from playwright.sync_api import expect
@@ -122,15 +128,37 @@ def test_a_wrong_prediction_is_corrected(page):
     page.click("#adapt")
     draw(page, page.locator("#question canvas"), ZIGZAG)
     expect(page.locator(".prediction.best span").first).to_have_text("zigzag")
-    page.get_by_label("correct class").select_option("hook")
+    choose(page, "correct class", "hook")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 6 examples")
     hook = page.locator(".class").nth(4)
     expect(hook.locator(".kept img")).to_have_count(1)
-    page.get_by_label("correct class").select_option("a new class")
+    choose(page, "correct class", "a new class")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 6 classes from 6 examples")
     expect(hook.locator(".kept img")).to_have_count(0)  # an example has one class
     expect(page.locator(".class").nth(5).locator(".kept img")).to_have_count(1)
     expect(page.locator(".prediction.best span").first).to_have_text("class 6")
+
+
+def test_a_class_is_chosen_with_the_keyboard(page):
+    """Arrow keys change a list at once, so that Enter or a button confirms."""
+    from playwright.sync_api import expect
+
+    page.click("#shapes")
+    names = page.locator(".class input[aria-label^=name]")
+    for number, name in enumerate(("constructor", "__proto__")):  # of JavaScript's own objects
+        names.nth(number).fill(name)
+    page.click("#adapt")
+    draw(page, page.locator("#question canvas"), ZIGZAG)
+    expect(page.locator(".prediction.best span").first).to_have_text("__proto__")
+    classes = page.get_by_label("correct class", exact=True)
+    classes.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("confirm correct class")).to_be_visible()
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 5 examples")
+    page.keyboard.press("Enter")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 6 examples")
+    expect(page.locator(".class").nth(2).locator(".kept img")).to_have_count(1)
 
 
 def test_suggested_images_are_labelled(page, tmp_path):
@@ -154,11 +182,15 @@ def test_suggested_images_are_labelled(page, tmp_path):
     expect(page.locator("#suggestions .note")).to_have_text("6 of 9 images without a label.")
     page.click("#shapes")
     page.click("#adapt")
-    expect(items.first.locator("span")).to_contain_text(" or ")
+    expect(items.first.locator("span").first).to_contain_text(" or ")
     if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / "demo-suggestions.png"), full_page=True)
     for count in range(5, 0, -1):
-        items.first.get_by_label("class", exact=True).select_option("triangle")
+        if count % 2:
+            choose(items.first, "class", "triangle")
+        else:  # a pointer needs no confirmation
+            items.first.get_by_label("class", exact=True).dispatch_event("pointerdown")
+            items.first.get_by_label("class", exact=True).select_option("triangle")
         expect(items).to_have_count(count)
     expect(page.locator("#adapted")).to_have_text("The examples have changed. Adapt again.")
     expect(page.locator(".class").nth(2).locator(".kept img")).to_have_count(5)

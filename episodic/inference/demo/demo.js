@@ -189,19 +189,19 @@ async function post(path, content) {
 }
 
 async function adapt() {
-  const support = {};
+  const support = new Map();
   try {
     for (const entry of classes) {
       const name = entry.name.value.trim(), examples = entry.examples();
       if (!examples.length && MODEL.anyWays) continue;
       if (!name) throw new Error("Name every class.");
       if (!examples.length) throw new Error(`${name} has no examples yet.`);
-      if (name in support) throw new Error(`Two classes are named ${name}.`);
-      support[name] = examples;
+      if (support.has(name)) throw new Error(`Two classes are named ${name}.`);
+      support.set(name, examples);
     }
-    if (Object.keys(support).length < 2) throw new Error("Add examples of at least two classes.");
+    if (support.size < 2) throw new Error("Add examples of at least two classes.");
     byId("adapt").disabled = true;
-    const start = performance.now(), adapted = await post("/adapt", { classes: support });
+    const start = performance.now(), adapted = await post("/adapt", { classes: Object.fromEntries(support) });
     model = adapted.model;
     detects = adapted.unknown;
     report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
@@ -230,7 +230,7 @@ async function predict(examples) {
 const percent = p => `${(100 * p).toFixed(1)} %`;
 
 const NONE = "none of these";
-const isUnknown = prediction => !(prediction.label in prediction.probabilities);
+const isUnknown = prediction => !Object.hasOwn(prediction.probabilities, prediction.label);
 
 function showProbabilities(prediction) {
   const none = isUnknown(prediction) ? [make("div", { className: "prediction none" }, make("span", { textContent: NONE }), make("span", { textContent: "unlike the examples of every class" }))] : [];
@@ -248,24 +248,36 @@ function showLabels(images, predictions) {
   }));
 }
 
-/* A list of the classes; the chosen one gets the example, which no other class keeps. */
+/* A list of the classes; the chosen one gets the example, which no other class keeps.
+   With the keyboard a list changes at every arrow key, so that a button confirms the choice. */
 function labeller(example, prompt, label, labelled) {
-  const list = make("select"), fresh = "new";
+  const list = make("select"), fresh = "new", confirm = make("button", { type: "button", className: "small", textContent: "OK", hidden: true });
+  let pointed = false;
   list.setAttribute("aria-label", label);
   const names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
   if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
   list.append(make("option", { value: "", textContent: prompt }), ...names);
-  list.addEventListener("change", () => {
-    if (!list.value) return;
+  const apply = () => {
     const isNew = list.value === fresh;
     if (isNew) addClass();
     const entry = classes.at(isNew ? -1 : Number(list.value));
     classes.forEach(other => other.drop(example));
     entry.add(example);
     if (isNew) entry.name.select();
-    labelled(list);
+    labelled();
+  };
+  list.addEventListener("pointerdown", () => { pointed = true; });
+  list.addEventListener("keydown", event => {
+    pointed = false;
+    if (event.key === "Enter" && list.value) { event.preventDefault(); apply(); }
   });
-  return list;
+  list.addEventListener("change", () => {
+    if (pointed && list.value) apply();
+    else confirm.hidden = !list.value;
+  });
+  confirm.setAttribute("aria-label", `confirm ${label}`);
+  confirm.addEventListener("click", apply);
+  return make("span", { className: "labeller" }, list, confirm);
 }
 
 /* Corrects a prediction: the example joins its class, and the model adapts again. */
@@ -298,18 +310,21 @@ async function suggest() {
   }
 }
 
-(() => {
+const clearPool = (() => {
+  let empty = () => {};
   const place = byId("pool"), extend = examples => { pool = [...new Set([...pool, ...examples])]; suggest(); };
   if (TEXT) {
     const box = make("textarea", { rows: 4, placeholder: "One sentence per line" });
     box.setAttribute("aria-label", "sentences without a label");
     box.addEventListener("change", () => { pool = []; extend(box.value.split("\n").map(line => line.trim()).filter(Boolean)); });
+    empty = () => { box.value = ""; };
     place.append(box);
   } else {
     const refuse = message => byId("suggestions").prepend(make("p", { className: "error", textContent: message }));
     place.append(make("div", { className: "tools" }, ...files(place.parentElement, "image files without a label", extend, refuse)));
   }
   byId("which").textContent = TEXT ? "Enter sentences without a label. Those whose label would help most are shown, before and after adaptation." : "Drop images without a label. Those whose label would help most are shown, before and after adaptation.";
+  return () => { pool = []; empty(); suggest(); };
 })();
 
 const question = (() => {
@@ -356,8 +371,7 @@ byId("shapes").addEventListener("click", () => {
 byId("more").addEventListener("click", () => { addClass(); classes.at(-1).name.focus(); });
 byId("clear").addEventListener("click", () => {
   classes.forEach((entry, i) => { entry.wipe(); entry.name.value = `class ${i + 1}`; });
-  pool = [];
-  suggest();
+  clearPool();
   stale();
 });
 byId("adapt").addEventListener("click", adapt);
