@@ -171,6 +171,11 @@ function report(message, isError = false) {
   Object.assign(byId("adapted"), { textContent: message, className: isError ? "error" : "" });
 }
 
+/* Says what the adapted model cannot do. */
+function limit(message) {
+  Object.assign(byId("limits"), { textContent: message, hidden: !message });
+}
+
 /* Reports that the examples have changed since the model was adapted, and drops an earlier error. */
 function stale() {
   report(model ? "The examples have changed. Adapt again." : "");
@@ -204,6 +209,7 @@ async function adapt() {
     const start = performance.now(), adapted = await post("/adapt", { classes: Object.fromEntries(support) });
     model = adapted.model;
     detects = adapted.unknown;
+    limit(adapted.note ? `Nothing is called “${NONE}”: ${adapted.note}.` : "");
     report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
     question.enable();
     suggest();
@@ -254,9 +260,14 @@ function labeller(example, prompt, label, labelled) {
   const list = make("select"), fresh = "new", confirm = make("button", { type: "button", className: "small", textContent: "OK", hidden: true });
   let pointed = false;
   list.setAttribute("aria-label", label);
-  const names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
-  if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
-  list.append(make("option", { value: "", textContent: prompt }), ...names);
+  const fill = () => {  // with the names of this moment
+    const chosen = list.value, names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
+    if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
+    list.replaceChildren(make("option", { value: "", textContent: prompt }), ...names);
+    list.value = chosen;
+  };
+  fill();
+  list.addEventListener("focus", fill);
   const apply = () => {
     const isNew = list.value === fresh;
     if (isNew) addClass();
@@ -264,7 +275,7 @@ function labeller(example, prompt, label, labelled) {
     classes.forEach(other => other.drop(example));
     entry.add(example);
     if (isNew) entry.name.select();
-    labelled();
+    labelled(isNew);
   };
   list.addEventListener("pointerdown", () => { pointed = true; });
   list.addEventListener("keydown", event => {
@@ -280,8 +291,8 @@ function labeller(example, prompt, label, labelled) {
   return make("span", { className: "labeller" }, list, confirm);
 }
 
-/* Corrects a prediction: the example joins its class, and the model adapts again. */
-const corrector = example => labeller(example, "Wrong? It is …", "correct class", adapt);
+/* Corrects a prediction: the example joins its class, and the model adapts again. A new class gets a name first. */
+const corrector = example => labeller(example, "Wrong? It is …", "correct class", isNew => isNew ? report("Name the new class, then adapt again.") : adapt());
 
 /* Examples without a label, of which the service suggests some. */
 const SUGGESTED = 6;
@@ -297,14 +308,18 @@ async function suggest() {
   try {
     const { suggestions } = await post("/suggest", { model, examples, n: SUGGESTED });
     if (number !== searches) return;
-    const limit = open.length > examples.length ? `, and only the first ${examples.length} of ${open.length} were compared` : "";
+    const note = make("p", { className: "note" }), count = () => {
+      const labelled = new Set(classes.flatMap(entry => entry.examples())), left = pool.filter(example => !labelled.has(example)).length;
+      note.textContent = `${place.querySelectorAll("li").length} of ${left} ${QUERIES} without a label${left > MODEL.maxExamples ? `, chosen from the first ${MODEL.maxExamples}` : ""}. ${model ? "Adapt again after labelling them." : ""}`;
+    };
     const items = suggestions.map(({ index, represents, label, runner_up }) => {
       const item = make("li", {}, TEXT ? make("b", { textContent: examples[index] }) : make("img", { src: examples[index], alt: `unlabelled ${index + 1}` }),
         make("span", { textContent: label ? `${label} or ${runner_up}?` : represents > 1 ? `resembles ${represents - 1} other${represents > 2 ? "s" : ""}` : "" }),
-        labeller(examples[index], "It is …", "class", () => { item.remove(); if (!place.querySelector("li")) suggest(); }));
+        labeller(examples[index], "It is …", "class", () => { item.remove(); if (place.querySelector("li")) count(); else suggest(); }));
       return item;
     });
-    place.replaceChildren(make("p", { className: "note", textContent: `${suggestions.length} of ${open.length} ${QUERIES} without a label${limit}. ${model ? "Adapt again after labelling them." : ""}` }), make("ul", { className: TEXT ? "labels text" : "labels" }, ...items));
+    place.replaceChildren(note, make("ul", { className: TEXT ? "labels text" : "labels" }, ...items));
+    count();
   } catch (error) {
     place.replaceChildren(make("p", { className: "error", textContent: error.message }));
   }
@@ -329,12 +344,13 @@ const clearPool = (() => {
 
 const question = (() => {
   const place = byId("question");
-  let again = () => {};
+  let again = () => {}, empty = () => {};
   if (TEXT) {
     const field = make("input", { id: "sentence", placeholder: "Sentence to classify", disabled: true });
     field.setAttribute("aria-label", "sentence to classify");
     field.addEventListener("input", () => field.value.trim() && predict([field.value.trim()]));
     place.append(field);
+    empty = () => { field.value = ""; field.disabled = true; };
     again = () => { field.disabled = false; if (field.value.trim()) predict([field.value.trim()]); };
   } else {
     const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
@@ -342,16 +358,18 @@ const question = (() => {
     const refuse = message => byId("predictions").prepend(make("p", { className: "error", textContent: message }));
     if (DRAWN) {
       const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask([canvas.toImage()]); });
-      tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
+      empty = () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; };
+      tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: empty }));
       place.append(canvas);
-    }
+    } else empty = () => { shown.replaceChildren(); again = () => {}; };
     tools.append(...files(place, "image files to classify", images => {
       shown.replaceChildren(...(images.length === 1 ? [make("img", { src: images[0], alt: "image to classify" })] : [make("p", { className: "note", textContent: `${images.length} images` })]));
       ask(images);
     }, refuse));
     place.append(shown, tools);
   }
-  return { enable: () => { byId("predictions").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop image files." : "Drop one image or several." })); again(); } };
+  const say = text => byId("predictions").replaceChildren(make("p", { className: "note", textContent: text }));
+  return { clear: () => { empty(); say("Adapt the model first."); }, enable: () => { say(TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop image files." : "Drop one image or several."); again(); } };
 })();
 
 const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {
@@ -371,6 +389,10 @@ byId("shapes").addEventListener("click", () => {
 byId("more").addEventListener("click", () => { addClass(); classes.at(-1).name.focus(); });
 byId("clear").addEventListener("click", () => {
   classes.forEach((entry, i) => { entry.wipe(); entry.name.value = `class ${i + 1}`; });
+  model = null;
+  requests++;  // the answer of a request under way is not shown
+  question.clear();
+  limit("");
   clearPool();
   stale();
 });
