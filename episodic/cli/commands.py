@@ -240,8 +240,8 @@ def predict(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="files or folders of files; - reads image file names, or sentences, from standard"
-            " input, one per line",
+            help="files, folders of files, or CSV files with the column file (or text); - reads"
+            " image file names, or sentences, from standard input, one per line",
             show_default=False,
         ),
     ],

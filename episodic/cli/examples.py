@@ -66,15 +66,14 @@ def check_labels(examples: Sequence[Any], labels: Sequence[str]) -> None:
         raise InputError("\n".join(shorten_errors(errors)))
 
 
-def list_examples(
-    names: Sequence[str], inputs: Preprocessor, read_csv: bool = False
-) -> Iterator[Any]:
+def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
     """List the examples of files and folders; `-` reads names or sentences from standard input.
+
+    The examples of a CSV file are those of its column `file`, or `text` for sentences.
 
     Args:
         names: Names of files and folders.
         inputs: The preprocessing of the model.
-        read_csv: Whether the examples of a CSV file are those of its column `file`, or `text`.
 
     Raises:
         InputError: A file cannot be read, or a CSV file lacks the column.
@@ -88,7 +87,7 @@ def list_examples(
         else:
             lines = [name]
         for path in map(Path, lines):
-            if read_csv and path.suffix.lower() == ".csv":
+            if path.suffix.lower() == ".csv":
                 yield from _read_column(path, inputs)
             elif not path.is_dir():
                 yield from inputs.examples_in_file(path)

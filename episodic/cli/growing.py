@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episodic.cli.app import fail
+from episodic.cli.calibration import describe_probabilities
 from episodic.cli.examples import encode_examples, read_labelled_examples
 from episodic.cli.learners import note_single_examples
 
@@ -93,6 +94,8 @@ def extend_adapted(
             "classes": counts,
             "changes": [change.to_json() for change in changes],
             "seconds": round(seconds, 3),
+            "calibrated": after.calibrated_on is not None,
+            "unknown": after.detects_unknown,
         }
         print(json.dumps(summary | ({"held_out": forgetting.summary} if forgetting else {})))
     else:
@@ -100,9 +103,12 @@ def extend_adapted(
             print(f"{out}: {change.action} {change}")
         total = sum(counts.values())
         print(f"{out}: {len(counts)} classes, {total} examples ({list_counts(counts)})")
+        print(f"{out}: probabilities are {describe_probabilities(after.config)}")
         if forgetting is not None:
             print(forgetting)
     note_single_examples(after.config.get("head"), counts)
+    if before.detects_unknown and after.unknown_note is not None:
+        print(f"note: {after.unknown_note}", file=sys.stderr)
     if after is not before and _adapts_by_gradients(after):
         name = after.config.get("head", after.config["algorithm"]["name"])
         print(
@@ -157,7 +163,10 @@ def _correct(
     examples: LabelledExamples, correction: str, inputs: Preprocessor, adapted: Path
 ) -> LabelledExamples:
     """Correct the label of one example, or those of a folder or table."""
-    example, separator, label = correction.rpartition("=")
+    ends = [name for name in examples.classes if correction.endswith(f"={name}")]
+    # The name of a class, or the example, may contain the separator too.
+    label = max(ends, key=len) if ends else correction.rpartition("=")[2]
+    example, separator = correction[: -len(label) - 1], "=" in correction
     if os.path.exists(correction):  # noqa: PTH110 - Path.exists raises for a long sentence
         found, names = read_labelled_examples(Path(correction), inputs)
     elif separator and example and label:

@@ -230,6 +230,15 @@ class AdaptedModel:
         return bool(fitted and fitted.unknown) and UNKNOWN_LABEL not in self.classes_
 
     @property
+    def unknown_note(self) -> str | None:
+        """Why the model cannot detect unknown classes; None if it can."""
+        try:
+            self.detector  # noqa: B018
+        except AdaptError as error:
+            return str(error)
+        return None
+
+    @property
     def detector(self) -> UnknownDetector:
         """The detection of unknown classes.
 

@@ -164,6 +164,10 @@ def test_errors_are_one_line(workspace, tmp_path):
     for damage, reason in (
         ([{"ways": 0, "shots": 1}], "reliability.ways is 0; it must be at least 1"),
         ([{"ways": 2, "shots": -1}], "reliability.shots is -1; it must be at least 1"),
+        (
+            [{"ways": 2, "shots": 1, "sets": {"tasks": 0, "minimum": [0.5] * 50}}],
+            "tasks is 0; it must be at least 1",
+        ),
         (None, "reliability must be an object with one list per batch-norm mode"),
     ):
         path = tmp_path / "adapted" / "config.json"
