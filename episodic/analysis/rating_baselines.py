@@ -1,0 +1,280 @@
+"""Baselines of rating prediction without meta-learning.
+
+Those that predict ratings have one form: a prediction for all users plus ridge regression on the
+first ratings of the user, the fold-in. They differ in the two functions of an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from episodic.analysis.item_similarity import (
+    MAX_ITEMS,
+    ItemNeighbours,
+    Predictor,
+    Ratings,
+    fit_ease,
+    item_similarities,
+)
+from episodic.analysis.rating_metrics import rank_ratings
+from episodic.core import random_numbers
+from episodic.data.factorization import (
+    RatingRows,
+    count_features,
+    fit_biases,
+    fit_factors,
+    sum_features,
+)
+
+__all__ = ["FoldIn", "RatingBaselines", "mean_squared_error"]
+
+DAMPING = 5.0
+"""Number of ratings at the global mean that are added to each item."""
+
+RANK = 8
+"""Number of factors in the matrix factorizations, in addition to the user bias."""
+
+SWEEPS = 15
+"""Iterations of alternating least squares."""
+
+STRENGTHS = (3.0, 10.0, 30.0, 100.0)
+"""Candidate regularization strengths, selected on validation users."""
+
+SHIFTS = (0.0, 3.0, 10.0, 30.0)
+"""Candidate damping of the bias of a user, in number of ratings."""
+
+NEIGHBOUR_SHRINKAGES = (0.1, 0.3, 1.0, 3.0)
+"""Candidate shrinkage of the errors of similar items."""
+
+LIKED_STRENGTHS = (100.0, 300.0, 1000.0)
+"""Candidate regularization strengths of EASE."""
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """A prediction for all users, plus ridge regression on the ratings of the user.
+
+        w = argmin |y - base(x) - design(x) w|^2 + sum_k penalty_k w_k^2
+
+    Args:
+        base: The prediction `(n,)` for examples `(n, fields, features)`.
+        design: What the user has weights for `(n, k)`.
+        penalty: Strengths of the regularization `(k,)`.
+    """
+
+    base: Callable[[np.ndarray], np.ndarray]
+    design: Callable[[np.ndarray], np.ndarray]
+    penalty: np.ndarray
+
+    def predict(self, support: Ratings, x: np.ndarray) -> np.ndarray:
+        a = self.design(support.x)
+        weight = np.linalg.solve(
+            a.T @ a + np.diag(self.penalty), a.T @ (support.values - self.base(support.x))
+        )
+        predicted: np.ndarray = self.base(x) + self.design(x) @ weight
+        return predicted
+
+
+@dataclass(frozen=True)
+class RatingBaselines:
+    """The baselines for one size of the support set.
+
+    Args:
+        rating: Those that predict ratings, by name.
+        ranking: Those that only rank items, by name.
+    """
+
+    rating: Mapping[str, Predictor]
+    ranking: Mapping[str, Predictor]
+
+    @classmethod
+    def fit(
+        cls,
+        train: Sequence[Ratings],
+        validation: Sequence[tuple[Ratings, Ratings]],
+        tokens: int,
+        shots: Sequence[int],
+    ) -> dict[int, RatingBaselines]:
+        """Fit the baselines and choose their regularization on validation users.
+
+        Args:
+            train: All ratings of each training user.
+            validation: The support and the query set of each validation user.
+            tokens: The largest number of a feature plus 1.
+            shots: Sizes of the support set.
+
+        Returns:
+            The baselines for each size of the support set.
+        """
+        rows = RatingRows(
+            np.concatenate([user.x for user in train]),
+            np.concatenate([user.values for user in train]).astype(np.float64),
+            np.repeat(np.arange(len(train)), [len(user.values) for user in train]),
+        )
+        means = _damped_item_means(rows, tokens)
+        candidates = _list_candidates(rows, means, tokens)
+        items = int(rows.x[:, 0, 0].max()) + 1
+        ease = fit_ease(rows, items, LIKED_STRENGTHS) if items <= MAX_ITEMS else []
+        similarity = item_similarities(rows, means, items) if items <= MAX_ITEMS else None
+        fitted = {}
+        for n in shots:
+            users = [(support.first(n), query) for support, query in validation]
+
+            def choose(
+                choices: Sequence[Predictor], users: Sequence[tuple[Ratings, Ratings]] = users
+            ) -> Predictor:
+                return min(choices, key=lambda choice: mean_squared_error(choice, users))
+
+            rating = {name: choose(choices) for name, choices in candidates.items()}
+            ranking = {}
+            if similarity is not None:
+                base = rating["shifted_item_mean"]
+                rating["neighbours"] = choose(
+                    [ItemNeighbours(base, similarity, s) for s in NEIGHBOUR_SHRINKAGES]
+                )
+                ranking["ease"] = max(ease, key=lambda choice: _mean_ndcg(choice, users))
+            fitted[n] = cls(rating, ranking)
+        return fitted
+
+    def predict(self, support: Ratings, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Predict the ratings of a user, by baseline. Arguments are those of `Predictor`."""
+        return {name: baseline.predict(support, x) for name, baseline in self.rating.items()}
+
+
+def mean_squared_error(baseline: Predictor, users: Sequence[tuple[Ratings, Ratings]]) -> float:
+    """Compute the mean squared error of a baseline.
+
+    Args:
+        baseline: The baseline.
+        users: The support and the query set of each user.
+    """
+    errors = [
+        ((query.values - baseline.predict(support, query.x)) ** 2).mean()
+        for support, query in users
+    ]
+    return float(np.mean(errors))
+
+
+def _mean_ndcg(baseline: Predictor, users: Sequence[tuple[Ratings, Ratings]]) -> float:
+    scores = [
+        rank_ratings(query.values, baseline.predict(support, query.x), query.values.min())
+        for support, query in users
+    ]
+    return float(np.mean([of_user["ndcg_10"] for of_user in scores]))
+
+
+def _damped_item_means(rows: RatingRows, tokens: int) -> np.ndarray:
+    """Compute the mean rating of each item, `(tokens,)`; the global mean for all others."""
+    item, mean = rows.x[:, 0, 0], float(rows.y.mean())
+    sums, counts = np.bincount(item, rows.y - mean, tokens), np.bincount(item, minlength=tokens)
+    means: np.ndarray = mean + sums / (counts + DAMPING)
+    return means
+
+
+def _list_candidates(
+    rows: RatingRows, means: np.ndarray, tokens: int
+) -> dict[str, list[Predictor]]:
+    """Fit every baseline that predicts ratings, for every candidate of its regularization."""
+    mean, biases = fit_biases(rows, tokens)
+
+    def item_mean(x: np.ndarray) -> np.ndarray:
+        found: np.ndarray = means[x[:, 0, 0]]
+        return found
+
+    def feature_mean(x: np.ndarray) -> np.ndarray:
+        predicted: np.ndarray = mean + sum_features(x, biases[:, None]).sum((1, 2))
+        return predicted
+
+    residual = RatingRows(rows.x, rows.y - feature_mean(rows.x), rows.user)
+    factors = fit_factors(residual, tokens, RANK, random_numbers.generator(0, "rating factors"))
+
+    def factorized_mean(x: np.ndarray) -> np.ndarray:
+        fields = sum_features(x, factors)
+        predicted: np.ndarray = feature_mean(x) + (fields.prod(1).sum(1) if x.shape[1] > 1 else 0)
+        return predicted
+
+    of_items = rows.x[:, 0, 1:]
+    shared = np.unique(of_items[of_items > 0])
+
+    def offset(x: np.ndarray) -> np.ndarray:
+        return np.ones((len(x), 1))
+
+    def features_of_item(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([offset(x), count_features(x[:, 0, 1:], shared)], 1)
+
+    def factors_of_item(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([offset(x), sum_features(x[:, :1], factors)[:, 0]], 1)
+
+    def fold_in(
+        base: Callable[[np.ndarray], np.ndarray],
+        design: Callable[[np.ndarray], np.ndarray],
+        strengths: Sequence[float] = STRENGTHS,
+    ) -> list[Predictor]:
+        size = design(rows.x[:1]).shape[1] - 1
+        return [
+            FoldIn(base, design, np.array([shift] + [strength] * size))
+            for strength in strengths
+            for shift in SHIFTS
+        ]
+
+    factorized: list[Predictor] = []
+    for strength in STRENGTHS:
+        of_item = _factorize(rows, means, strength)
+
+        def design(x: np.ndarray, of_item: np.ndarray = of_item) -> np.ndarray:
+            found: np.ndarray = of_item[x[:, 0, 0]]
+            return found
+
+        factorized += fold_in(item_mean, design, [strength])
+    return {
+        "global_mean": [FoldIn(lambda x: np.full(len(x), mean), _no_columns, np.zeros(0))],
+        "item_mean": [FoldIn(item_mean, _no_columns, np.zeros(0))],
+        "shifted_item_mean": fold_in(item_mean, offset, [0.0]),
+        "factorisation": factorized,
+        "feature_ridge": fold_in(feature_mean, features_of_item),
+        "feature_factorisation": fold_in(factorized_mean, factors_of_item),
+    }
+
+
+def _no_columns(x: np.ndarray) -> np.ndarray:
+    return np.zeros((len(x), 0))
+
+
+def _factorize(rows: RatingRows, means: np.ndarray, strength: float) -> np.ndarray:
+    """Compute item factors by alternating least squares on the deviations from the item means.
+
+    Returns:
+        `(tokens, 1 + RANK)`. The first factor is 1, for the user bias.
+
+    Source: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, 2009,
+    with a bias per user.
+    """
+    item = rows.x[:, 0, 0]
+    factors = np.concatenate(
+        [np.ones((len(means), 1)), np.random.default_rng(0).normal(0, 0.1, (len(means), RANK))], 1
+    )
+    value = rows.y - means[item]
+    order = np.argsort(item, kind="stable")
+    bounds = np.searchsorted(item[order], np.arange(len(means) + 1))
+    ends = np.searchsorted(rows.user, np.arange(rows.users + 1))
+    users = np.zeros((rows.users, 1 + RANK))
+    for _ in range(SWEEPS):
+        for u in range(rows.users):
+            own = slice(ends[u], ends[u + 1])
+            users[u] = _solve_ridge(factors[item[own]], value[own], strength)
+        for i in np.unique(item):
+            rated = order[bounds[i] : bounds[i + 1]]
+            raters = users[rows.user[rated]]
+            factors[i, 1:] = _solve_ridge(raters[:, 1:], value[rated] - raters[:, 0], strength)
+    factors[0, 1:] = 0.0
+    return factors
+
+
+def _solve_ridge(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
+    """Solve ridge regression: minimize `|x w - y|^2 + strength |w|^2` over `w`."""
+    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+
+
