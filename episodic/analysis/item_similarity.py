@@ -26,7 +26,7 @@ OFFSET_DAMPING = 5.0
 MIN_COMMON = 50.0
 """Number of common raters at which the similarity of two items is halved."""
 
-MAX_ITEMS = 10_000
+MAX_ITEMS = 4_000
 """Number of items above which baselines with a matrix of items by items are left out."""
 
 

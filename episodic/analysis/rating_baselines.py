@@ -143,6 +143,10 @@ class RatingBaselines:
         """Predict the ratings of a user, by baseline. Arguments are those of `Predictor`."""
         return {name: baseline.predict(support, x) for name, baseline in self.rating.items()}
 
+    def rank(self, support: Ratings, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the scores by which the other baselines rank items, as `predict` does."""
+        return {name: baseline.predict(support, x) for name, baseline in self.ranking.items()}
+
 
 def mean_squared_error(baseline: Predictor, users: Sequence[tuple[Ratings, Ratings]]) -> float:
     """Compute the mean squared error of a baseline.

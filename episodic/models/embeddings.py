@@ -15,7 +15,7 @@ from episodic.core.config import Setting, require
 from episodic.core.model import HEAD, ExampleKind, ModelSpec, Params
 from episodic.ops.head import apply_head, glorot_uniform, init_head
 
-__all__ = ["BIAS", "EMBEDDING", "Embeddings", "EmbeddingsModel"]
+__all__ = ["Embeddings"]
 
 EMBEDDING, BIAS = "embedding.weight", "bias.weight"
 """Names of the tables of embeddings and of biases."""

@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 
 from episodic.analysis import rating_metrics
-from episodic.analysis.rating_metrics import METRICS, RatingBaselines, Ratings
+from episodic.analysis.item_similarity import Ratings
+from episodic.analysis.rating_baselines import RatingBaselines
+from episodic.analysis.rating_metrics import METRICS
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.statistics import mean_ci95
@@ -39,21 +41,20 @@ class RatingTable:
     """All ratings, row by row.
 
     Attributes:
-        item: Index of the rated item: the first feature.
-        value: The rating.
+        x: Numbers of features, int64 `(N, fields, features)`. The first is the rated item.
+        value: The ratings `(N,)`.
         shots: The numbers of first ratings that are evaluated.
     """
 
     def __init__(self, source: PreparedFolder):
-        examples: Any = source.examples
         self.source, shots = source, source.meta["shots"]
         self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
-        self.item = examples[:, 0, 0].cpu().numpy().astype(np.int64)
+        self.x = source.examples.cpu().numpy().astype(np.int64)
         self.value = source.targets.cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:
         """Return consecutive ratings."""
-        return Ratings(self.item[first : first + size], self.value[first : first + size])
+        return Ratings(self.x[first : first + size], self.value[first : first + size])
 
     def users(self, episodes: pd.DataFrame) -> Users:
         """Return the support and query set of each fixed episode."""
@@ -69,8 +70,8 @@ class RatingTable:
     def baselines(self) -> dict[int, RatingBaselines]:
         """The fitted baselines, by the number of first ratings."""
         validation = self.users(self.source.read_episodes("validation"))
-        items = int(self.item.max()) + 1
-        return RatingBaselines.fit(self.training_users(), validation, items, self.shots)
+        tokens = int(self.x.max()) + 1
+        return RatingBaselines.fit(self.training_users(), validation, tokens, self.shots)
 
 
 def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines:
@@ -81,7 +82,7 @@ def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines
         scores = [
             {
                 name: float(((prediction - query.values) ** 2).mean())
-                for name, prediction in fitted.predict(support, query.items).items()
+                for name, prediction in fitted.predict(support, query.x).items()
             }
             for support, query in users[first : first + episode.tasks]
         ]
@@ -96,7 +97,7 @@ class RatingResults:
 
     Attributes:
         users: METRICS of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
-            and one per measure.
+            and one per measure. Baselines that only rank items have no errors.
         lists: For a few users, from typical to worst, the ratings of the support set (part
             `support`) and the items that the model ranks first (part `list`).
     """
@@ -132,12 +133,18 @@ def measure_ratings(
             continue
         for episode, ((support, query), output) in enumerate(zip(users, outputs, strict=True)):
             predictions = {"model": output[: len(query.values)]}
-            predictions |= fitted[shots].predict(support.first(shots), query.items)
-            for method, values in predictions.items():
-                rows.append(
-                    {"method": method, "shots": shots, "episode": episode}
-                    | rating_metrics.score_ratings(query.values, values, lowest)
-                )
+            known = support.first(shots)
+            predictions |= fitted[shots].predict(known, query.x)
+            scores = {
+                method: rating_metrics.score_ratings(query.values, values, lowest)
+                for method, values in predictions.items()
+            }
+            for method, values in fitted[shots].rank(known, query.x).items():
+                scores[method] = rating_metrics.rank_ratings(query.values, values, lowest)
+            rows += [
+                {"method": method, "shots": shots, "episode": episode} | of_method
+                for method, of_method in scores.items()
+            ]
     if fitted is None:
         return None
     measured = pd.DataFrame(rows)
