@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from episodic.core import random_numbers
 from episodic.core.model import Params
+from episodic.data import storage
 from episodic.data.factorization import RatingRows, fit_biases, fit_factors, sum_features
 from episodic.engine.learner import MetaLearner
 from tasks.prepared import PreparedFolder
@@ -29,20 +31,25 @@ def fit_initial_values(source: PreparedFolder, learner: MetaLearner, seed: int) 
     Returns:
         Values of the tables of biases and embeddings; None if the model has no such tables.
     """
-    spec = getattr(learner.model, "spec", None)
+    model: Any = learner.model
+    spec = getattr(model, "spec", None)
     if not source.has_recorded_tasks or not getattr(spec, "additive", False):
         return None
     rows = read_training_rows(source)
-    mean, biases = fit_biases(rows, spec.tokens)
+    tokens, embedding = model.spec.tokens, model.spec.embedding
+    mean, biases = fit_biases(rows, tokens)
     predicted = mean + sum_features(rows.x, biases[:, None]).sum((1, 2))
     factors = fit_factors(
         replace(rows, y=rows.y - predicted),
-        spec.tokens,
-        spec.embedding,
+        tokens,
+        embedding,
         random_numbers.generator(seed, "rating factors"),
         getattr(learner.algorithm, "damping", 0.0) or DEFAULT_STRENGTH,
     )
-    return learner.model.start_at(torch.from_numpy(biases).float(), torch.from_numpy(factors).float())
+    values: Params = model.start_at(
+        torch.from_numpy(biases).float(), torch.from_numpy(factors).float()
+    )
+    return values
 
 
 def read_training_rows(source: PreparedFolder) -> RatingRows:
@@ -50,7 +57,7 @@ def read_training_rows(source: PreparedFolder) -> RatingRows:
     lines = source.read_tasks("train")
     offset, count = lines["offset"].to_numpy(), lines["count"].to_numpy()
     index = np.concatenate([np.arange(o, o + n) for o, n in zip(offset, count, strict=True)])
-    examples = source.examples[torch.from_numpy(index)]
+    examples = storage.read_examples(source.examples, torch.from_numpy(index))
     targets = source.targets.cpu().numpy()[index].astype(np.float64)
     return RatingRows(
         examples.cpu().numpy().astype(np.int64), targets, np.repeat(np.arange(len(count)), count)

@@ -92,8 +92,8 @@ class ItemNeighbours:
     def predict(self, support: Ratings, x: np.ndarray) -> np.ndarray:
         error = support.values - self.base.predict(support, support.x)
         s = self.similarity[x[:, 0, 0][:, None], support.items[None]]
-        predicted: np.ndarray = self.base.predict(support, x)
-        return predicted + s @ error / (np.abs(s).sum(1) + self.shrinkage)
+        correction: np.ndarray = s @ error / (np.abs(s).sum(1) + self.shrinkage)
+        return self.base.predict(support, x) + correction
 
 
 @dataclass(frozen=True)

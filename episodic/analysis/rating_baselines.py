@@ -37,9 +37,6 @@ DAMPING = 5.0
 RANK = 8
 """Number of factors in the matrix factorizations, in addition to the user bias."""
 
-SWEEPS = 15
-"""Iterations of alternating least squares."""
-
 STRENGTHS = (3.0, 10.0, 30.0, 100.0)
 """Candidate regularization strengths, selected on validation users."""
 
@@ -224,61 +221,26 @@ def _list_candidates(
             for shift in SHIFTS
         ]
 
+    # Without features, as in a plain matrix factorization.
+    deviation = RatingRows(rows.x[:, :1, :1], rows.y - item_mean(rows.x), rows.user)
     factorized: list[Predictor] = []
     for strength in STRENGTHS:
-        of_item = _factorize(rows, means, strength)
+        generator = random_numbers.generator(0, "rating factors")
+        of_item = fit_factors(deviation, tokens, RANK, generator, strength, strength)
 
         def design(x: np.ndarray, of_item: np.ndarray = of_item) -> np.ndarray:
-            found: np.ndarray = of_item[x[:, 0, 0]]
-            return found
+            return np.concatenate([offset(x), of_item[x[:, 0, 0]]], 1)
 
-        factorized += fold_in(item_mean, design, [strength])
+        factorized += fold_in(item_mean, design, strengths=[strength])
     return {
         "global_mean": [FoldIn(lambda x: np.full(len(x), mean), _no_columns, np.zeros(0))],
         "item_mean": [FoldIn(item_mean, _no_columns, np.zeros(0))],
         "shifted_item_mean": fold_in(item_mean, offset, [0.0]),
-        "factorisation": factorized,
+        "factorization": factorized,
         "feature_ridge": fold_in(feature_mean, features_of_item),
-        "feature_factorisation": fold_in(factorized_mean, factors_of_item),
+        "feature_factorization": fold_in(factorized_mean, factors_of_item),
     }
 
 
 def _no_columns(x: np.ndarray) -> np.ndarray:
     return np.zeros((len(x), 0))
-
-
-def _factorize(rows: RatingRows, means: np.ndarray, strength: float) -> np.ndarray:
-    """Compute item factors by alternating least squares on the deviations from the item means.
-
-    Returns:
-        `(tokens, 1 + RANK)`. The first factor is 1, for the user bias.
-
-    Source: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, 2009,
-    with a bias per user.
-    """
-    item = rows.x[:, 0, 0]
-    factors = np.concatenate(
-        [np.ones((len(means), 1)), np.random.default_rng(0).normal(0, 0.1, (len(means), RANK))], 1
-    )
-    value = rows.y - means[item]
-    order = np.argsort(item, kind="stable")
-    bounds = np.searchsorted(item[order], np.arange(len(means) + 1))
-    ends = np.searchsorted(rows.user, np.arange(rows.users + 1))
-    users = np.zeros((rows.users, 1 + RANK))
-    for _ in range(SWEEPS):
-        for u in range(rows.users):
-            own = slice(ends[u], ends[u + 1])
-            users[u] = _solve_ridge(factors[item[own]], value[own], strength)
-        for i in np.unique(item):
-            rated = order[bounds[i] : bounds[i + 1]]
-            raters = users[rows.user[rated]]
-            factors[i, 1:] = _solve_ridge(raters[:, 1:], value[rated] - raters[:, 0], strength)
-    factors[0, 1:] = 0.0
-    return factors
-
-
-def _solve_ridge(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Solve ridge regression: minimize `|x w - y|^2 + strength |w|^2` over `w`."""
-    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
-
-

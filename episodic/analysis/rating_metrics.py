@@ -13,9 +13,7 @@ __all__ = ["LIST_METRICS", "METRICS", "rank_ratings", "score_ratings"]
 NDCG_LENGTHS = (1, 3, 10)
 """Lengths of the ranked lists for nDCG."""
 
-LIST_METRICS = tuple(
-    f"{gain}_{length}" for gain in ("ndcg", "ndcg_exp") for length in NDCG_LENGTHS
-)
+LIST_METRICS = tuple(f"{gain}_{length}" for gain in ("ndcg", "ndcg_exp") for length in NDCG_LENGTHS)
 """Metrics of ranked lists, with a linear and with an exponential gain."""
 
 METRICS = ("mae", "rmse", *LIST_METRICS)
@@ -41,8 +39,9 @@ def rank_ratings(truth: np.ndarray, prediction: np.ndarray, lowest: float) -> di
     """Score the order of the items of one user by a prediction.
 
     The linear gain of nDCG is the rating minus `lowest`, and suits any scale. The exponential gain
-    is 2^rating - 1, as in MeLU. On a scale of 100, only the best item would matter. Items with equal
-    predictions share the mean of their gains. The nDCG of a user whose ratings are all equal is 1.
+    is 2^rating - 1, as in MeLU. On a scale of 100, it would count only the best item. Items with
+    equal predictions share the mean of their gains. The nDCG of a user whose ratings are all equal
+    is 1.
 
     Args:
         truth: The ratings `(n,)`.

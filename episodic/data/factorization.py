@@ -23,8 +23,7 @@ FEATURE_DAMPING = 20.0
 """Strength of the penalty of the bias of any other feature, in number of ratings."""
 
 FACTOR_STRENGTH = 100.0
-"""Product of the penalties of the factors of users and of items. Only the product matters: factors
-of items times c and those of users divided by c are the same model."""
+"""Default product of the penalties of the factors of users and of items."""
 
 PRIOR_DAMPING = 5.0
 """Penalty of the factors of features that items share, in number of items."""
@@ -126,7 +125,8 @@ def fit_biases(rows: RatingRows, tokens: int) -> tuple[float, Array]:
         return np.bincount(row, b[feature], len(flat)) + b[own]
 
     def transpose(r: Array) -> Array:
-        return np.bincount(feature, r[row], size) + np.bincount(own, r, size)
+        total: Array = np.bincount(feature, r[row], size) + np.bincount(own, r, size)
+        return total
 
     mean = float(rows.y.mean())
     b = np.zeros(size)
@@ -150,6 +150,7 @@ def fit_factors(
     rank: int,
     generator: torch.Generator,
     user_strength: float = 10.0,
+    item_strength: float | None = None,
 ) -> Array:
     """Fit the factors of features by alternating least squares.
 
@@ -163,6 +164,9 @@ def fit_factors(
         generator: Source of the initial values.
         user_strength: Strength of the penalty of the factors of users, and so the scale of the
             result: ridge regression on the factors with this strength adapts to a new user.
+        item_strength: Strength of the penalty of the factors of items. Only its product with that
+            of users matters for the model, because factors of items times c and factors of users
+            divided by c are the same model. None: a product of FACTOR_STRENGTH.
 
     Returns:
         The factors `(tokens, rank)`. Those of items have no unit, and those of users have the unit
@@ -181,7 +185,9 @@ def fit_factors(
     of_item = np.split(order, np.cumsum(np.bincount(item))[:-1])
     of_user = np.split(np.arange(len(item)), np.cumsum(np.bincount(rows.user))[:-1])
     user_penalty = np.diag([ITEM_DAMPING] + [user_strength] * rank)
-    item_penalty = FACTOR_STRENGTH / user_strength * np.eye(rank)
+    if item_strength is None:
+        item_strength = FACTOR_STRENGTH / user_strength
+    item_penalty = item_strength * np.eye(rank)
     factors = 0.1 * torch.randn(len(keys), rank, generator=generator).double().numpy()
     prior, of_shared = np.zeros_like(factors), np.zeros((len(shared), rank))
     users = np.zeros((rows.users, 1 + rank))
@@ -210,4 +216,5 @@ def fit_factors(
 
 def _solve_ridge(x: Array, y: Array, strength: float) -> Array:
     """Solve ridge regression: minimize `|x w - y|^2 + strength |w|^2` over `w`."""
-    return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+    weights: Array = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+    return weights

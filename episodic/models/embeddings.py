@@ -17,7 +17,7 @@ from episodic.ops.head import apply_head, glorot_uniform, init_head
 
 __all__ = ["Embeddings"]
 
-EMBEDDING, BIAS = "embedding.weight", "bias.weight"
+EMBEDDING, BIAS = "embedding.weight", "feature.bias"
 """Names of the tables of embeddings and of biases."""
 
 
@@ -77,7 +77,7 @@ class Embeddings(ModelSpec):
 class EmbeddingsModel:
     """The model of an `Embeddings`.
 
-    Parameters are `embedding.weight (tokens, embedding)`, `bias.weight (tokens, 1)` if the model is
+    Parameters are `embedding.weight (tokens, embedding)`, `feature.bias (tokens,)` if the model is
     additive, `hidden0.weight (out, in)`, `hidden0.bias`, ..., `head.weight` and `head.bias`.
 
     Args:
@@ -118,7 +118,7 @@ class EmbeddingsModel:
             }
         theta |= init_head(generator, self.width, self.outputs)
         if spec.additive:
-            theta[BIAS] = torch.zeros(spec.tokens, 1)
+            theta[BIAS] = torch.zeros(spec.tokens)
         if self.outputs:
             theta[HEAD[1]] += spec.start or 0.0
             if spec.additive:
@@ -132,7 +132,7 @@ class EmbeddingsModel:
             biases: Biases of features `(tokens,)`.
             embeddings: Embeddings of features `(tokens, embedding)`.
         """
-        return {BIAS: biases[:, None], EMBEDDING: embeddings}
+        return {BIAS: biases, EMBEDDING: embeddings}
 
     def features(self, theta: Params, x: Tensor, reference: int | None = None) -> Tensor:
         return self._decide(theta, _sum_features(theta[EMBEDDING], x))
@@ -151,7 +151,7 @@ class EmbeddingsModel:
             return outputs
         # The dot products of all pairs of fields: half of |sum|^2 - sum of squares.
         products = (fields.sum(2).square() - fields.square().sum(2)).sum(-1, keepdim=True) / 2
-        return outputs + products + _sum_features(theta[BIAS], x).sum(2)
+        return outputs + products + _sum_features(theta[BIAS][..., None], x).sum(2)
 
 
 def _sum_features(table: Tensor, x: Tensor) -> Tensor:

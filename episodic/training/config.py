@@ -43,8 +43,9 @@ class TrainingConfig(Section):
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
         optimizer: The outer optimizer.
-        weight_decay: Decoupled weight decay: the fraction of a weight, in units of the outer learning
-            rate, that each outer step subtracts. Biases and batch norm parameters are exempt.
+        weight_decay: Decoupled weight decay: each outer step subtracts this fraction of the weights
+            of the model, times the outer learning rate. Biases, batch norm and further parameters
+            of the algorithm are exempt.
         gradient_clip: Bound on each element of the meta-gradient. None: no clipping.
         batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.

@@ -241,9 +241,7 @@ def build_iteration(
     sampling and Adam, unless `capture` is false, the algorithm is `scheduled`, or the shapes differ
     between tasks.
     """
-
-    exempt = {*learner.model.norm_names, *learner.algorithm.estimated_names}
-    decayed = [name for name in state.theta if name not in exempt and "bias" not in name]
+    decayed = list_decayed_names(learner) if config.weight_decay else []
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
         loss, score, gradient = outer.sharded_meta_gradient(
@@ -258,9 +256,8 @@ def build_iteration(
         norm = torch.stack([g.norm() for g in gradient.values()]).norm()
         if (clip := config.gradient_clip) is not None:
             gradient = {name: g.clamp(-clip, clip) for name, g in gradient.items()}
-        if config.weight_decay:
-            for name in decayed:
-                state.theta[name] *= 1 - rate * config.weight_decay
+        for name in decayed:
+            state.theta[name] *= 1 - rate * config.weight_decay
         (_step_adam if config.optimizer == "adam" else _step_sgd)(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
@@ -278,6 +275,20 @@ def build_iteration(
         return update(tasks, config.rate(state.iteration))
 
     return iterate
+
+
+def list_decayed_names(learner: MetaLearner) -> list[str]:
+    """Return the names of the parameters with weight decay: the matrices and filters of the model.
+
+    Source: Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019.
+    https://arxiv.org/abs/1711.05101
+    """
+    parameters = learner.model.init(torch.Generator())
+    return [
+        name
+        for name, p in parameters.items()
+        if p.ndim > 1 and name not in learner.model.norm_names
+    ]
 
 
 def _step_adam(state: TrainingState, gradient: Params, rate: float | Tensor) -> None:

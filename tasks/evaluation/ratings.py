@@ -18,6 +18,7 @@ from episodic.analysis.rating_metrics import METRICS
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.statistics import mean_ci95
+from episodic.data import storage
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import RowBaselines, stack_scores
@@ -49,7 +50,8 @@ class RatingTable:
     def __init__(self, source: PreparedFolder):
         self.source, shots = source, source.meta["shots"]
         self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
-        self.x = source.examples.cpu().numpy().astype(np.int64)
+        rows = torch.arange(len(source.examples))
+        self.x = storage.read_examples(source.examples, rows).cpu().numpy().astype(np.int64)
         self.value = source.targets.cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:

@@ -18,7 +18,7 @@ BASELINES = {
     "global_mean": "global mean rating",
     "item_mean": "item mean",
     "shifted_item_mean": "item mean plus user offset",
-    "factorisation": "matrix factorization with fold-in",
+    "factorization": "matrix factorization with fold-in",
     "zero": "constant 0",
     "support_mean": "mean of the support set's targets",
 }

@@ -23,7 +23,7 @@ MEASURES = {
 }
 STYLES = {
     "model": ("model", (1, 0)),
-    "factorisation": ("published", (6, 3)),
+    "factorization": ("published", (6, 3)),
     "shifted_item_mean": ("other", (6, 3)),
     "item_mean": ("baseline", (2, 3)),
     "global_mean": ("training", (2, 3)),
@@ -32,7 +32,7 @@ STYLES = {
 
 SHORT_NAMES = {
     "model": "this model",
-    "factorisation": "factorization",
+    "factorization": "factorization",
     "shifted_item_mean": "item mean + offset",
     "global_mean": "global mean",
 }
