@@ -92,8 +92,9 @@ class ItemNeighbours:
     def predict(self, support: Ratings, x: np.ndarray) -> np.ndarray:
         error = support.values - self.base.predict(support, support.x)
         s = self.similarity[x[:, 0, 0][:, None], support.items[None]]
-        correction: np.ndarray = s @ error / (np.abs(s).sum(1) + self.shrinkage)
-        return self.base.predict(support, x) + correction
+        predicted: np.ndarray = self.base.predict(support, x)
+        predicted = predicted + s @ error / (np.abs(s).sum(1) + self.shrinkage)
+        return predicted
 
 
 @dataclass(frozen=True)

@@ -216,5 +216,5 @@ def fit_factors(
 
 def _solve_ridge(x: Array, y: Array, strength: float) -> Array:
     """Solve ridge regression: minimize `|x w - y|^2 + strength |w|^2` over `w`."""
-    weights: Array = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
-    return weights
+    solved = np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray(solved, np.float64)

@@ -14,7 +14,7 @@ import torch
 from episodic.analysis import rating_metrics
 from episodic.analysis.item_similarity import Ratings
 from episodic.analysis.rating_baselines import RatingBaselines
-from episodic.analysis.rating_metrics import METRICS
+from episodic.analysis.rating_metrics import LIST_METRICS, METRICS
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.statistics import mean_ci95
@@ -30,6 +30,9 @@ SHOTS = (1, 3, 5, 10, 20)
 
 The predicted ratings are the same for all of them.
 """
+
+AHEAD = {"mae": "ahead", "rmse": "ahead_rmse", "ndcg_10": "ahead_ndcg_10"}
+"""Measures in which methods are compared by user, and the columns of the differences."""
 
 LISTS, LIST_LENGTH = 4, 8
 """Number of users, from typical to worst, with a ranked list in the report, and its length."""
@@ -187,16 +190,21 @@ def _ranked_lists(
 def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
     """Summarize the measures by method and number of ratings, with 95 % intervals over users.
 
-    `ahead` is the absolute error of the method minus that of the model, for the same users.
+    `ahead` is how much better the model is for the same users: the absolute error of the method
+    minus that of the model. So is `ahead_rmse`, and `ahead_ndcg_10` is the nDCG of the model minus
+    that of the method.
     """
     rows = []
-    model = users[users["method"] == "model"].set_index(["shots", "episode"])["mae"]
+    model = users[users["method"] == "model"].set_index(["shots", "episode"])
     for (method, shots), errors in users.groupby(["method", "shots"], sort=True):
         line: dict[str, Any] = {"method": method, "shots": shots}
         for measure in METRICS:
             line[measure], line[f"{measure}_ci95"] = mean_ci95(errors[measure].to_numpy())
-        gain = errors.set_index("episode")["mae"] - model.xs(shots, level="shots")
-        line["ahead"], line["ahead_ci95"] = mean_ci95(gain.to_numpy())
+        by_user, of_model = errors.set_index("episode"), model.xs(shots, level="shots")
+        for measure, column in AHEAD.items():
+            gain = by_user[measure] - of_model[measure]
+            sign = -1 if measure in LIST_METRICS else 1
+            line[column], line[f"{column}_ci95"] = mean_ci95(sign * gain.to_numpy())
         rows.append(line)
     return pd.DataFrame(rows)
 
