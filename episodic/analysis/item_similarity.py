@@ -91,7 +91,10 @@ class ItemNeighbours:
 
     def predict(self, support: Ratings, x: np.ndarray) -> np.ndarray:
         error = support.values - self.base.predict(support, support.x)
-        s = self.similarity[x[:, 0, 0][:, None], support.items[None]]
+        asked, known = (
+            _known_items(items, len(self.similarity)) for items in (x[:, 0, 0], support.items)
+        )
+        s = self.similarity[asked[:, None], known[None]]
         predicted: np.ndarray = self.base.predict(support, x)
         predicted = predicted + s @ error / (np.abs(s).sum(1) + self.shrinkage)
         return predicted
@@ -114,8 +117,14 @@ class Ease:
 
     def predict(self, support: Ratings, x: np.ndarray) -> np.ndarray:
         liked = support.items[support.values >= self.threshold]
-        scores: np.ndarray = self.weights[liked][:, x[:, 0, 0]].sum(0)
+        known, asked = (_known_items(items, len(self.weights)) for items in (liked, x[:, 0, 0]))
+        scores: np.ndarray = self.weights[known][:, asked].sum(0)
         return scores
+
+
+def _known_items(items: np.ndarray, size: int) -> np.ndarray:
+    """Return item numbers, 0 for items above those of the training users."""
+    return np.where(items < size, items, 0)
 
 
 def _dense(rows: RatingRows, values: np.ndarray, items: int) -> np.ndarray:

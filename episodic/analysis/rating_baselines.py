@@ -37,7 +37,7 @@ DAMPING = 5.0
 RANK = 8
 """Number of factors in the matrix factorizations, in addition to the user bias."""
 
-STRENGTHS = (3.0, 10.0, 30.0, 100.0)
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Candidate regularization strengths, selected on validation users."""
 
 SHIFTS = (0.0, 3.0, 10.0, 30.0)

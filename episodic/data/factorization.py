@@ -125,8 +125,8 @@ def fit_biases(rows: RatingRows, tokens: int) -> tuple[float, Array]:
         return np.bincount(row, b[feature], len(flat)) + b[own]
 
     def transpose(r: Array) -> Array:
-        total: Array = np.bincount(feature, r[row], size) + np.bincount(own, r, size)
-        return total
+        total = np.bincount(feature, r[row], size) + np.bincount(own, r, size)
+        return np.asarray(total, np.float64)
 
     mean = float(rows.y.mean())
     b = np.zeros(size)
