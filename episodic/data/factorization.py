@@ -19,16 +19,16 @@ __all__ = ["RatingRows", "count_features", "fit_biases", "fit_factors", "sum_fea
 ITEM_DAMPING = 5.0
 """Strength of the penalty of the bias of an item and of a training user, in number of ratings."""
 
-FEATURE_DAMPING = 20.0
+FEATURE_DAMPING = 100.0
 """Strength of the penalty of the bias of any other feature, in number of ratings."""
 
-FACTOR_STRENGTH = 100.0
+FACTOR_STRENGTH = 50.0
 """Default product of the penalties of the factors of users and of items."""
 
 PRIOR_DAMPING = 5.0
 """Penalty of the factors of features that items share, in number of items."""
 
-USER_PRIOR_DAMPING = 100.0
+USER_PRIOR_DAMPING = 20.0
 """Penalty of the factors of features of users, in number of users."""
 
 SWEEPS = 10
