@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import films
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from stages import EVALUATE, TRAIN, run_stage, set_param
 from support import ROOT
 from typer.testing import CliRunner
@@ -17,7 +20,8 @@ import episodic
 from episodic.analysis import rating_metrics
 from episodic.cli import app
 from episodic.core.errors import UserError
-from tasks import preset
+from episodic.training import model_folder
+from tasks import initial_values, prepared, preset
 from tasks.runtime.files import read_json
 
 USERS, FILMS = 700, 500
@@ -68,6 +72,31 @@ def test_training_starts_at_the_fold_in_and_improves_it(run):
     assert validation["mse"].iloc[0] < 0.85 * variance, "the untrained model knows the items"
     assert validation["mse"].min() < validation["mse"].iloc[0]
     assert ratings.loc[("model", 20), "rmse"] < ratings.loc[("feature_ridge", 20), "rmse"]
+
+
+def test_initial_values_are_fitted_to_training_users_only(run, tmp_path):
+    learner = model_folder.build_learner(read_json(run / "model/config.json"))
+
+    def fit(folder: Path):
+        source = prepared.open_folder(folder, torch.device("cpu"))
+        return initial_values.fit_initial_values(source, learner, 0)
+
+    expected = fit(run / "prepared")
+    assert expected.keys() == set(learner.model.tables)
+    assert all(p.shape == learner.init(0)[name].shape for name, p in expected.items())
+    tasks = pd.read_parquet(run / "prepared/tasks.parquet")
+    of_training = np.repeat(tasks["split"] == "train", tasks["count"])
+    for change, same in ((~of_training, True), (of_training, False)):
+        changed = tmp_path / str(same)
+        shutil.copytree(run / "prepared", changed)
+        targets = np.load(changed / "targets.npy")
+        targets[change] = 6 - targets[change]
+        np.save(changed / "targets.npy", targets)
+        values = fit(changed)
+        assert all(torch.equal(values[name], expected[name]) == same for name in expected)
+    plain = replace(learner.model.spec, additive=False).build((2, 8), 1)
+    source = prepared.open_folder(run / "prepared", torch.device("cpu"))
+    assert initial_values.fit_initial_values(source, replace(learner, model=plain), 0) is None
 
 
 def test_metrics_are_as_documented(run):
