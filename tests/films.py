@@ -13,8 +13,9 @@ OCCUPATIONS = ("artist", "doctor", "engineer", "student")
 FACTORS = 3
 """Latent dimensions of taste that genres do not describe."""
 
-NOISE = 0.85
-"""Standard deviation of what no model can predict. Rounding to stars adds 0.29, for about 0.9."""
+NOISE, MOOD, START = 0.8, 0.3, 0.3
+"""Standard deviations of what no model can predict: independent noise, a mood that consecutive
+ratings share, and an offset that fades over the first 20. With rounding to stars, about 0.9."""
 
 
 def years(films: int) -> np.ndarray:
@@ -29,9 +30,9 @@ def draw_ratings(
 
     As in ml-100k, the number of raters of a film follows a power law, popular films are better,
     users mostly rate what they like, and popular films first, the number of ratings of a user has
-    a long tail, and the taste of a user explains less of a rating than noise does. Features explain
-    a part: genre and year of the film, and of the user gender, occupation and age, with the numbers
-    `user % 2`, `user % 3` and `user % 6`.
+    a long tail, consecutive ratings are alike, and the taste of a user explains less of a rating
+    than noise does. Features explain a part: genre and year of the film, and of the user gender,
+    occupation and age, with the numbers `user % 2`, `user % 3` and `user % 6`.
     """
     rng = np.random.default_rng(seed)
     genres = [
@@ -52,12 +53,15 @@ def draw_ratings(
         group = range(3), (user % 2, user % 3, user % 6)
         taste = rng.normal(0, 0.45, len(GENRES)) + of_group[1][group].sum(0)
         liking = quality + of_genre @ taste + factors @ rng.normal(0, 0.25, FACTORS)
-        level = 2.95 + of_group[0][group].sum() + rng.normal(0, 0.35)
+        level = 2.95 + of_group[0][group].sum() + rng.normal(0, 0.25)
+        start, mood = rng.normal(0, START), rng.normal(0, MOOD)
         # The largest of logits plus Gumbel noise are a draw without replacement.
         size = int(np.clip(min_ratings * np.exp(rng.normal(1.15, 0.9)), min_ratings, max_ratings))
         order = np.argsort(-(popularity + 0.7 * liking + rng.gumbel(size=films)))
         for index, film in enumerate(order[: min(size, films)]):
-            value = level + liking[film] + rng.normal(0, NOISE)
+            mood = 0.8 * mood + 0.6 * rng.normal(0, MOOD)
+            offset = level + start * np.exp(-index / 20) + mood
+            value = offset + liking[film] + rng.normal(0, NOISE)
             time = 880000000 + 1000 * user + 7 * (index // 3)
             rows.append((user, int(film), int(np.clip(np.rint(value), 1, 5)), time))
     rng.shuffle(rows)  # the official file is in no order

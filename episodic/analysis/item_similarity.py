@@ -70,7 +70,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class ItemNeighbours:
+class ItemNeighbours(Predictor):
     """The prediction of another baseline, plus the errors that it makes on similar items.
 
         prediction_i = base_i + sum_j s_ij (y_j - base_j) / (sum_j |s_ij| + shrinkage)
@@ -101,7 +101,7 @@ class ItemNeighbours:
 
 
 @dataclass(frozen=True)
-class Ease:
+class Ease(Predictor):
     """A linear model of the items that a user likes, which ranks items.
 
     Args:

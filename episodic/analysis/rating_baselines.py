@@ -51,7 +51,7 @@ LIKED_STRENGTHS = (100.0, 300.0, 1000.0)
 
 
 @dataclass(frozen=True)
-class FoldIn:
+class FoldIn(Predictor):
     """A prediction for all users, plus ridge regression on the ratings of the user.
 
         w = argmin |y - base(x) - design(x) w|^2 + sum_k penalty_k w_k^2
