@@ -56,8 +56,8 @@ def test_the_preset_is_at_least_as_good_as_every_baseline(run):
     for shots, factor in ((5, 1), (10, 1), (20, 2)):
         gain = errors.loc[("shifted_item_mean", shots)]
         assert gain["ahead"] > factor * gain["ahead_ci95"] > 0, shots
-    assert mae["model", 20] < mae["model", 5] - 0.01 < mae["model", 1] - 0.02, "more ratings help"
-    # Of a rating of standard deviation 1.1 to 1.2, noise of 0.85 and rounding cannot be predicted.
+    assert mae["model", 20] < mae["model", 5] - 0.01 and mae["model", 5] < mae["model", 1] - 0.005
+    # Of a rating of standard deviation 1.1, noise of 0.8, moods and rounding cannot be predicted.
     assert mae["model", 20] > 0.68 and mae["shifted_item_mean", 20] < mae["global_mean", 20] - 0.05
     rankings = ratings["ndcg_10"]
     assert rankings["model", 20] > rankings["item_mean", 20] > rankings["global_mean", 20] + 0.03
