@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["StudentSum"]
 
 NODES = 32
-"""Points of the quadrature per variance: p-values have a relative error below 0.001."""
+"""Points of the quadrature per variance. The relative error of p-values is below 0.002 from 2 degrees
+of freedom on, and below 0.04 for a single one."""
 
 TAIL = 1e-13
 """Probability that the quadrature leaves out at each end of a chi-square distribution."""
@@ -59,7 +60,7 @@ class StudentSum:
         most = stats.t.isf((1 - level) / 2, self._freedom) * self._scale
         return float(
             optimize.brentq(
-                lambda x: self.p_value(x) - (1 - level), 0.0, 1.01 * most, xtol=1e-6 * self._scale
+                lambda x: self.p_value(x) - (1 - level), 0.0, 2 * most, xtol=1e-6 * self._scale
             )
         )
 
