@@ -19,7 +19,7 @@ import pytest
 from history import Repository
 from support import ROOT
 
-from episodic.analysis.comparison import Resamples
+from episodic.analysis.comparison import PairedScores
 from episodic.core.statistics import mean_ci95
 from episodic.training.unknown import measure_detection
 from tasks import compare, params
@@ -127,7 +127,7 @@ def test_seeds_are_grouped_and_names_list_differing_settings(protocol):
 def test_differences_are_those_of_the_statistics(protocol):
     best, base = protocol.best, protocol.baseline
     a, b = (np.stack([e.scores for e in c.experiments]) for c in (best, base))
-    expected = Resamples(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
+    expected = PairedScores(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
     assert best.to_baseline.mean == pytest.approx((a.mean(0) - b.mean(0)).mean())
     assert (best.to_baseline.low, best.to_baseline.high) == pytest.approx(
         (expected.low, expected.high)
