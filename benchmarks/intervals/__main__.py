@@ -39,8 +39,8 @@ def print_few_seeds(worlds: int) -> None:
     print_table(["mean", "coverage", "width", *pooled_head], rows)
     rows = []
     for name, k, steady, spread in few_seeds.FAMILIES:
-        alarms = few_seeds.measure_family(k, steady, spread, worlds)
-        rows.append([name, *(f"{100 * share:.1f} %" for share in alarms)])
+        families = few_seeds.measure_family(k, steady, spread, worlds)
+        rows.append([name, *(f"{100 * share:.1f} %" for share in families)])
     print_table(["family", "false alarms", "pooled: false alarms"], rows)
 
 

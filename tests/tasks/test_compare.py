@@ -223,11 +223,30 @@ def test_repeated_experiment_is_counted_once(tmp_path):
         first, second = history.read(history.list_experiments())
         again = next(history.read([Revision("again", first.commit)]))
     (result,) = groups.group_protocols([first, second, again])
-    assert result.repetitions == [("again", "one")] and [
-        len(c.experiments) for c in result.configurations
-    ] == [2]
+    assert result.repetitions == [groups.Repetition("again", "one", seed=0, is_exact=True)]
+    assert [len(c.experiments) for c in result.configurations] == [2]
     assert "again repeats one" in " ".join(ranking.build_ranking_section(result, "").notes)
     assert groups.group_protocols([first, second, again], "again")[0].baseline.first.name == "one"
+
+
+def test_a_seed_that_was_run_again_is_one_seed(tmp_path):
+    """Three near-copies of a checkpoint are no three seeds, whatever their scores."""
+    repository = Repository(tmp_path / "repo", test=40)
+    for name, score, seed in (("one", 0.1, 0), ("two", 0.11, 0), ("three", 0.12, 0)):
+        repository.experiment(name, score, train__seed=seed)
+    for seed in range(3):
+        repository.experiment(f"other{seed}", 0.2, train__seed=seed, algorithm__name="reptile")
+    with RevisionHistory.open(repository.path) as history:
+        experiments = list(history.read(history.list_experiments()))
+    (result,) = groups.group_protocols(experiments)
+    assert len({e.scores.tobytes() for e in experiments}) == 6, "the scores differ"
+    assert sorted(c.score.seeds[0] for c in result.configurations) == [1, 3]
+    assert {r.seed for r in result.repetitions} == {0}
+    assert [r.is_exact for r in result.repetitions] == [False, False]
+    (other,) = (c for c in result.configurations if c is not result.baseline)
+    assert other.to_baseline is not None and not other.to_baseline.of_methods
+    notes = " ".join(ranking.build_ranking_section(result, "").notes)
+    assert notes.count("a seed that is run twice is one seed") == 2
 
 
 def test_params_are_those_of_the_run(tmp_path):
