@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["StudentSum"]
 
 NODES = 32
-"""Points of the quadrature per variance. The relative error of p-values is below 0.002 from 2 degrees
-of freedom on, and below 0.04 for a single one."""
+"""Points of the quadrature per variance. The relative error of p-values is below 0.002 from 2
+degrees of freedom on, and below 0.04 for a single one."""
 
 TAIL = 1e-13
 """Probability that the quadrature leaves out at each end of a chi-square distribution."""
