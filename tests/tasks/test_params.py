@@ -386,8 +386,8 @@ FAULTS = [
     ),
     (
         {"model__name": "bag"},
-        "model.name is 'bag'; it must be conv4, mlp, module or resnet12 for glyphs, whose examples "
-        "are images",
+        "model.name is 'bag'; it must be conv4, mlp, module, resnet12 or wide_resnet for glyphs, "
+        "whose examples are images",
     ),
     (
         {
