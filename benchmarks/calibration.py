@@ -1,9 +1,10 @@
-"""Calibration of heads without meta-training: errors before and after, on photographs.
+"""How far heads without meta-training can be trusted, on photographs.
 
     python -m benchmarks.calibration FOLDER [--split test] [--shots 2 5 10] [--episodes 300]
 
 FOLDER has one folder of photographs per class. Classes are split as by the dataset `image_folder`
 with seed 0. `--split validation` is the split on which the prior of the temperature was chosen.
+Tasks have five classes. The queries of two more classes are those of unknown classes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from episodic.inference.heads import CALIBRATED
 from episodic.preprocessing.encoders.architectures import LITE0
 from episodic.training.calibration import measure_calibration_error, negative_log_likelihoods
 
+WAYS, UNKNOWN_CLASSES = 5, 2
+RATES = ("90 % sets: coverage", "classes", "accepted: known", "unknown")
 FRACTIONS = (0.6, 0.19, 0.21)
 """Shares of the classes for training, validation and test in docs/results/photographs.md."""
 
@@ -37,15 +40,29 @@ def read_features(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]
 def measure(
     head: str, features: torch.Tensor, counts: torch.Tensor, shots: int, episodes: int
 ) -> list[str]:
-    """Return the cells of a row: accuracy, then ECE and negative log-likelihood with intervals."""
-    sampler = ClassSampler(features, counts.cumsum(0) - counts, counts, 0, "test", 5, shots, 15)
+    """Return the cells of a row, with 95 % intervals.
+
+    They are the accuracy; ECE and negative log-likelihood, before and after; coverage and size of
+    90 % sets; and which queries of known and of unknown classes are accepted as known.
+    """
+    ways = WAYS + UNKNOWN_CLASSES
+    sampler = ClassSampler(features, counts.cumsum(0) - counts, counts, 0, "test", ways, shots, 15)
     learner = episodic.from_encoder(LITE0, head)
-    confidence, correct, losses = [], [], []
+    confidence, correct, losses, rates = [], [], [], []
     for i in range(episodes):
         episode = sampler(torch.tensor([i]))
-        adapted = learner.adapt(episode.support_x[0].numpy(), episode.support_y[0].tolist())
-        y = episode.query_y[0].numpy()
-        logits = adapted.outputs(episode.query_x[0]).double()
+        given, is_known = episode.support_y[0] < WAYS, (episode.query_y[0] < WAYS).numpy()
+        support_y = episode.support_y[0, given].tolist()
+        adapted = learner.adapt(episode.support_x[0, given].numpy(), support_y)
+        predicted = adapted.predict_all(episode.query_x[0].numpy(), unknown=True)
+        y = episode.query_y[0].numpy()[is_known]
+        logits = adapted.outputs(episode.query_x[0, torch.from_numpy(is_known)]).double()
+        if predicted.is_unknown is None:
+            raise RuntimeError(f"{head} cannot detect unknown classes")
+        members, accepted = predicted.find_members(0.9)[is_known], ~predicted.is_unknown
+        covered = members[np.arange(len(y)), y].mean()
+        of_sets = covered, members.sum(1).mean() / 100
+        rates.append([*of_sets, accepted[is_known].mean(), accepted[~is_known].mean()])
         both = [z.softmax(-1).numpy() for z in (logits, adapted.calibrate(logits))]
         confidence.append([p.max(1) for p in both])
         correct.append(both[0].argmax(1) == y)
@@ -58,6 +75,10 @@ def measure(
     for of_episode in np.stack(losses, 1):
         half = 1.96 * of_episode.std(ddof=1) / np.sqrt(episodes)
         cells.append(f"{of_episode.mean():.3f} ± {half:.3f}")
+    for name, of_episode in zip(RATES, np.stack(rates, 1), strict=True):
+        half = 1.96 * of_episode.std(ddof=1) / np.sqrt(episodes)
+        unit, digits = ("", 2) if name == "classes" else (" %", 1)
+        cells.append(f"{100 * of_episode.mean():.{digits}f}{unit} ± {100 * half:.{digits}f}")
     return cells
 
 
@@ -72,8 +93,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=300)
     args = parser.parse_args()
     features, counts = read_features(args.folder, args.split)
-    print("| head | shots | accuracy | ECE before | after | likelihood before | after |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    errors = "head | shots | accuracy | ECE before | after | likelihood before | after"
+    print(f"| {errors} | {' | '.join(RATES)} |")
+    print(f"|---|{'---:|' * (6 + len(RATES))}")
     for shots in args.shots:
         enough = counts >= shots + 15
         kept = features[enough.repeat_interleave(counts)]

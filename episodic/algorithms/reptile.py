@@ -34,8 +34,8 @@ class Reptile(Algorithm):
 
     Differs from the paper: Adam's state is reset for each task, also at test time (paper: one state
     for all tasks in sequence), so the first steps have a size of about inner_lr for every weight.
-    Mini-batches alternate between the classes of the support set, in the same order throughout a
-    task.
+    Classes alternate in mini-batches, in proportion to their numbers of support examples, in the
+    same order throughout a task.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -48,6 +48,14 @@ def describe_reliability(config: dict[str, Any]) -> dict[str, str]:
         return ", ".join(f"{entry.ways}-way {entry.shots}-shot" for entry in entries)
 
     facts, fitted = {}, read_reliability(config)
+    if "head" in config:
+        source = "learned from left-out support examples"
+        names = {"sets": "--coverage", "unknown": "--unknown"}
+        return {
+            part: f"{option}, {source}"
+            for part, option in names.items()
+            if any(getattr(entry, part) for entry in fitted)
+        }
     if with_sets := [entry for entry in fitted if entry.sets]:
         facts["sets"] = f"--coverage, for {list_sizes(with_sets)} episodes"
     if with_unknown := [entry for entry in fitted if entry.unknown]:

@@ -127,8 +127,8 @@ class Episode(NamedTuple):
     def support_batch(self, step: int, size: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Select the mini-batch of the support set for an inner step.
 
-        Mini-batches alternate between classes if `ways` is known, and each step continues after the
-        examples of the previous one. The examples of an episode are already in random order.
+        Classes alternate in proportion to their numbers of examples, and each step continues after
+        the examples of the previous one. The examples of a class are already in random order.
 
         Args:
             step: Index of the inner step.
@@ -146,20 +146,16 @@ class Episode(NamedTuple):
         if self.support_size is not None:
             counts = self.support_size[:, None]
             index = torch.where(counts > size, (positions + step * size) % counts, positions)
-            if self.ways:
-                is_example = _find_examples(self.support_y, self.support_size)
-                rank = torch.where(is_example, self._rank_in_class(), n)
-                order = (rank * self.ways + self.support_y).argsort(dim=1, stable=True)
-                index = order.gather(1, index)
-            tasks = torch.arange(self.tasks, device=device)[:, None]
-            return (
-                self.support_x[tasks, index],
-                self.support_y[tasks, index],
-                self.support_size.clamp(max=size),
-            )
-        order = torch.arange(n, device=device).view(self.ways or 1, -1).T.flatten()
-        index = order[(positions + step * size) % n]
-        return self.support_x[:, index], self.support_y[:, index], None
+        else:
+            index = ((positions + step * size) % n).expand(self.tasks, -1)
+        is_regression = self.support_y.is_floating_point()
+        if not is_regression and (self.support_size is not None or not self.ways):
+            index = self._order_of_classes().gather(1, index)
+        elif not is_regression:
+            index = torch.arange(n, device=device).view(self.ways, -1).T.flatten()[index]
+        tasks = torch.arange(self.tasks, device=device)[:, None]
+        sizes = None if self.support_size is None else self.support_size.clamp(max=size)
+        return self.support_x[tasks, index], self.support_y[tasks, index], sizes
 
     def with_shots(self, shots: int) -> Episode:
         """Keep the first `shots` support examples, of each class if `ways` is known."""
@@ -180,6 +176,22 @@ class Episode(NamedTuple):
         )
         size = None if self.support_size is None else self.support_size.clamp(max=shots)
         return self._replace(support_x=x, support_y=y, support_size=size)
+
+    def _order_of_classes(self) -> Tensor:
+        """Return an order of the support set in which classes alternate, `(tasks, n)`.
+
+        Of the k examples of a class, the i-th is put at the share (i + 1/2) / k of the examples.
+        Padding is last.
+        """
+        one_hot = F.one_hot(self.support_y, self.classes)
+        if self.support_mask is not None:
+            one_hot = one_hot * self.support_mask[..., None]
+        shots = one_hot.sum(1).gather(1, self.support_y)
+        place = (self._rank_in_class() + 0.5) / shots
+        if self.support_mask is not None:
+            place = place.masked_fill(~self.support_mask, torch.inf)
+        by_label = self.support_y.argsort(dim=1, stable=True)
+        return by_label.gather(1, place.gather(1, by_label).argsort(dim=1, stable=True))
 
     def _rank_in_class(self) -> Tensor:
         """Return how many earlier examples of the support set have the same label."""

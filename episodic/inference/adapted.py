@@ -19,6 +19,7 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_folder
 from episodic.core.model import Params
 from episodic.inference import suggestion
+from episodic.inference.heads import CALIBRATED
 from episodic.inference.labelled_examples import Change, LabelledExamples
 from episodic.inference.labels import AdaptError, expand_labels, unique_labels
 from episodic.inference.predictions import UNKNOWN_LABEL, Predictions
@@ -261,7 +262,7 @@ class AdaptedModel:
     def reliability_note(self) -> str | None:
         """How this task differs in size from the episodes of `reliability`; None if it does not."""
         fitted = self.reliability
-        if fitted is None:
+        if fitted is None or "head" in self.config:  # a head has learned it on this very task
             return None
         ways, low, high = len(self.classes_), int(self.shots.min()), int(self.shots.max())
         if (ways, low, high) == (fitted.ways, fitted.shots, fitted.shots):
@@ -279,10 +280,15 @@ class AdaptedModel:
         if not self.classes_:
             return "it is a regression model"
         if "head" in self.config:
+            if self.config["head"] not in CALIBRATED:
+                return f"of the heads, only {', '.join(CALIBRATED)} have this: choose one of them"
+            if self.reliability is None:
+                return "a class has one example: add a second one of each class"
+            if self.reliability.sets is None:
+                return "an earlier version adapted it. Adapt it again"
             return (
-                f"{self.config['head']} is fitted to the features of an encoder, and there were no"
-                " validation episodes to learn from. Train a model on these features (dataset"
-                " image_folder, features.kind encoder)"
+                "one class is left out to learn what is unknown, so at least three classes are"
+                " needed: add a class"
             )
         if self.reliability is None:
             return "an earlier version trained it. Train it again"

@@ -35,12 +35,11 @@ from episodic.inference.labels import (
     unique_labels,
 )
 from episodic.inference.suggestion import DEFAULT_STRATEGY, Suggestions
-from episodic.inference.support_calibration import calibrate_on_support
+from episodic.inference.support_reliability import learn_on_support
 from episodic.preprocessing.base import Preprocessor
 from episodic.training import evaluation, model_folder
 from episodic.training.config import MAX_INNER_STEPS
 from episodic.training.model_folder import ModelFolderError
-from episodic.training.reliability import Reliability
 
 __all__ = ["FewShotEvaluation", "FewShotLearner", "load"]
 
@@ -140,7 +139,7 @@ class FewShotLearner:
             )
         return AdaptedModel(
             replace(
-                self.trained, learner=learner, config=self._calibrate(learner, thetas[0], support)
+                self.trained, learner=learner, config=self._describe(learner, thetas[0], support)
             ),
             self.inputs,
             self.device,
@@ -152,15 +151,13 @@ class FewShotLearner:
             history=(Change.describe("adapt", x, labels, bool(classes)),),
         )
 
-    def _calibrate(self, learner: MetaLearner, theta: Params, support: Episode) -> dict[str, Any]:
-        """Return the configuration, for a head without meta-training with its calibration."""
+    def _describe(self, learner: MetaLearner, theta: Params, support: Episode) -> dict[str, Any]:
+        """Return the configuration, for a head without meta-training with its reliability."""
         if self.config.get("head") not in CALIBRATED:
             return self.config
-        calibration = calibrate_on_support(learner, self._members()[0], theta, support)
+        fitted = learn_on_support(learner, self._members()[0], theta, support)
         config = {key: value for key, value in self.config.items() if key != "reliability"}
-        if calibration is not None:
-            counts = support.support_y[0].bincount()
-            fitted = Reliability(len(counts), max(1, int(counts.double().mean())), calibration)
+        if fitted is not None:
             config["reliability"] = {learner.batch_norm: [fitted.to_json()]}
         return config
 

@@ -27,6 +27,8 @@ class PredictionSets:
     marginal, over tasks and their queries: a single task, or a single class, may be covered less.
     It requires tasks of the same size that are exchangeable with the calibration tasks. It fails if
     new tasks are harder, such as other kinds of images, and says nothing of examples of no class.
+    If few classes are in all calibration tasks, tasks of other classes may be covered more or less
+    (docs/results/reliability.md).
 
     If the accuracy exceeds the coverage, sets of ambiguous queries are empty.
 

@@ -22,9 +22,11 @@ __all__ = [
     "UnknownDetector",
     "choose_detector",
     "feature_distances",
+    "find_threshold",
     "logit_scores",
     "measure_detection",
     "measure_selective_accuracy",
+    "squared_distances",
 ]
 
 SCORES = ("max_softmax", "energy", "mean_distance", "neighbour_distance")
@@ -129,10 +131,10 @@ def feature_distances(
         & has_class[:, None]
         & ~torch.eye(ways, dtype=torch.bool).to(shots.device)
     )
-    between = (_squared_distances(means, means) * pairs).sum((1, 2)) / pairs.sum((1, 2))
+    between = (squared_distances(means, means) * pairs).sum((1, 2)) / pairs.sum((1, 2))
     unit = between.clamp_min(torch.finfo(between.dtype).tiny)[:, None]
-    to_means = _squared_distances(query, means).masked_fill(~has_class[:, None], torch.inf)
-    to_examples = _squared_distances(query, support)
+    to_means = squared_distances(query, means).masked_fill(~has_class[:, None], torch.inf)
+    to_examples = squared_distances(query, support)
     if support_mask is not None:
         to_examples = to_examples.masked_fill(~support_mask[:, None], torch.inf)
     smallest = shots.masked_fill(~has_class, torch.inf).amin(1).long()
@@ -144,8 +146,13 @@ def feature_distances(
     }
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Compute squared distances `(tasks, n, m)` without the cancellation of their expansion."""
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Compute squared distances `(tasks, n, m)` without the cancellation of their expansion.
+
+    Args:
+        a: Features `(tasks, n, width)`.
+        b: Features `(tasks, m, width)`.
+    """
     if torch.compiler.is_exporting():  # ONNX has no function for cdist
         return (a[:, :, None] - b[:, None]).square().sum(-1)
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -228,11 +235,16 @@ def choose_detector(
     difference = measured[chosen].auroc_samples - baseline.auroc_samples
     if np.quantile(difference, 0.025) <= 0:
         chosen = SCORES[0]
-    return UnknownDetector(chosen, _find_threshold(scores[chosen], is_known))
+    return UnknownDetector(chosen, find_threshold(scores[chosen], is_known))
 
 
-def _find_threshold(score: np.ndarray, is_known: np.ndarray) -> float:
-    """Find the threshold with the largest Youden index, between two scores."""
+def find_threshold(score: np.ndarray, is_known: np.ndarray) -> float:
+    """Find the threshold with the largest Youden index, between two scores.
+
+    Args:
+        score: Score of each query `(n,)`; higher is more familiar.
+        is_known: Whether its class is one of the episode `(n,)`.
+    """
     values = np.unique(score)
     known, unknown = np.sort(score[is_known]), np.sort(score[~is_known])
     index = np.searchsorted(unknown, values, "left") / len(unknown) - np.searchsorted(

@@ -11,7 +11,7 @@ import torch
 from stages import EVALUATE, TRAIN, prepare_folder, prepare_sentences, run_stage, set_param
 
 import episodic
-from episodic.training.calibration import Calibration
+from episodic.training.calibration import Calibration, fit_calibration
 from episodic.training.reliability import read_reliability
 from tasks import prepared
 from tasks.runtime.files import read_json
@@ -125,6 +125,11 @@ def test_measured_on_test_episodes_as_an_adapted_model_predicts(sentences):
         ):
             assert row[name] == pytest.approx(np.mean(values), rel=1e-5), name
         assert row["likelihood"] < row["raw_likelihood"] or ways == 3
+    for name in ("ece", "likelihood", "brier"):  # this model has no batch norm, so one mode
+        for prefix in ("", "raw_"):
+            value = metrics["calibration"][f"{prefix}{name}"]
+            assert value == pytest.approx(sizes.loc[4, 1][f"{prefix}{name}"], rel=1e-4)
+        assert metrics["calibration"][name] < metrics["calibration"][f"raw_{name}"]
     assert metrics["sets"]["coverage_90"]["coverage"] == sizes.loc[4, 1]["set_coverage"]
     coverages = [metrics["sets"][f"coverage_{c}"]["coverage"] for c in (80, 90, 95, 99)]
     assert coverages == sorted(coverages) and coverages[-1] > 0.9
@@ -167,6 +172,17 @@ def test_batch_norm_is_inductive_for_adapted_models(drawings):
     assert [(entry.ways, entry.shots) for entry in inductive] == [(5, 1), (5, 2)]
     assert len(transductive) == 1 and transductive[0].unknown is None
     assert inductive[0].calibration != transductive[0].calibration
+    # The temperature is that of adapted models' own outputs for the validation episodes.
+    source = prepared.open_folder(drawings / "prepared", torch.device("cpu"))
+    episodes = source.build_episodes(source.read_episodes("validation"))
+    learner = episodic.load(drawings / "model")
+    outputs = [
+        learner.adapt(x.numpy(), y.tolist()).outputs(query)
+        for x, y, query, _ in zip(*episodes.tensors, strict=True)
+    ]
+    expected = fit_calibration(torch.stack(outputs), episodes.query_y).temperature
+    assert inductive[0].calibration.temperature == pytest.approx(expected, rel=1e-3)
+    assert abs(expected / transductive[0].calibration.temperature - 1) > 0.01
     metrics = read_json(drawings / "metrics.json")
     assert metrics["calibration"]["temperature"] == transductive[0].calibration.temperature
     sizes = pd.read_csv(drawings / "scores/sizes.csv")

@@ -257,9 +257,23 @@ def test_mini_batches_alternate_between_classes():
             assert sorted(y[i, :n].tolist()) == sorted(alone[1][0, :n].tolist())
             if n == 3:
                 assert torch.equal(x[i, :n], alone[0][0])
-    # The shots are (1, 3, 2, 1): a round over all classes, then classes 1 and 2, then 1.
+    # The shots are (1, 3, 2, 1): the examples of class 1 at 1/6, 1/2 and 5/6 of the order, etc.
     labels = [tasks.alone[2].support_batch(step, 3)[1][0].tolist() for step in range(3)]
-    assert labels == [[0, 1, 2], [3, 1, 2], [1, 0, 1]]
+    assert labels == [[1, 2, 0], [1, 3, 2], [1, 1, 2]]
+
+
+def test_mini_batches_of_an_unbalanced_support_set_contain_all_classes():
+    """As from `adapt`, whose examples are sorted by class, and whose number of ways is unknown."""
+    y = torch.tensor([0] * 30 + [1] * 15 + [2] * 5)[None]
+    x = torch.arange(50.0)[None, :, None]
+    episode = Episode(x, y, x[:, :0], y[:, :0])
+    seen = []
+    for step in range(5):
+        batch, labels, size = episode.support_batch(step, 10)
+        assert size is None and labels[0].bincount().tolist() == [6, 3, 1]
+        assert torch.equal(y[0, batch[0, :, 0].long()], labels[0])
+        seen += batch.flatten().tolist()
+    assert sorted(seen) == list(range(50))
 
 
 def test_fewer_shots_are_the_first_of_each_class():

@@ -20,7 +20,7 @@ from episodic.engine.learner import MetaLearner
 from episodic.models.mlp import MLP
 from episodic.training import model_folder
 from episodic.training.calibration import Calibration, fit_calibration
-from episodic.training.conformal import COVERAGES
+from episodic.training.conformal import COVERAGES, fit_prediction_sets
 from episodic.training.reliability import (
     Reliability,
     fit_reliability,
@@ -137,6 +137,18 @@ def test_padded_episodes_are_calibrated_as_alone():
     assert expected.bias != 0
     for key in ("temperature", "weight", "bias"):
         assert getattr(found, key) == pytest.approx(getattr(expected, key), rel=1e-3, abs=1e-4)
+
+
+def test_prediction_sets_use_the_shots_of_each_class():
+    """As an adapted model does: a calibration with a bias depends on the numbers of examples."""
+    episodes = noisy_episodes(60, (4, 1, 5))
+    learner = sharpened(2.0)
+    found = fit_reliability(learner, [{}], episodes, kind="vector")
+    assert abs(found.calibration.bias) > 0.05
+    scaled = found.calibration(learner.query_outputs({}, episodes), torch.tensor([[4, 1, 5]]))
+    true = scaled.softmax(-1).gather(-1, episodes.query_y[..., None])[..., 0]
+    expected = fit_prediction_sets(true).minimum
+    np.testing.assert_allclose(found.sets.minimum, expected, atol=1e-5)
 
 
 def other_classes(tasks: int = 60, m: int = 8):
