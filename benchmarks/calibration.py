@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=300)
     args = parser.parse_args()
     features, counts = read_features(args.folder, args.split)
-    errors = "head | shots | accuracy | ECE before | after | likelihood before | after"
+    errors = "head | shots | accuracy | ECE before | after | NLL before | after"
     print(f"| {errors} | {' | '.join(RATES)} |")
     print(f"|---|{'---:|' * (6 + len(RATES))}")
     for shots in args.shots:

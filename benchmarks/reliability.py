@@ -100,7 +100,7 @@ def main() -> None:
         key=lambda e: (order.index(e.params["dataset"]["name"]), e.params["algorithm"]["name"])
     )
     head = ["dataset", "algorithm", "shots", "accuracy, %", "ECE before, %", "after"]
-    head += ["likelihood before", "after", "90 % sets: coverage, %", "classes"]
+    head += ["NLL before", "after", "90 % sets: coverage, %", "classes"]
     print(format_table([row for e in experiments for row in describe_sizes(e)], head, 2))
     head = ["dataset", "algorithm", "unknown queries", "score", "AUROC, %"]
     head += ["of `max_softmax`", "gain", "FPR at 95 % TPR, %"]
