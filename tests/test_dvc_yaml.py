@@ -39,6 +39,7 @@ ENCODED = {
     "dtd": ["episodes"],
     "eurosat": ["episodes"],
     "fc100": ["episodes"],
+    "full_omniglot": ["episodes"],
     "fungi": ["episodes"],
     "image_folder": ["download", "episodes"],
     "mini_imagenet": ["episodes"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from episodic.datasets.base import FetchError
 from episodic.datasets.sources.archives import Archive
+from episodic.datasets.sources.fetch import ARCHIVE_ERRORS
 from episodic.datasets.sources.photographs import Photographs
 
 __all__ = ["VGGFlower"]
@@ -49,10 +50,12 @@ class VGGFlower(Photographs):
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
 
+        damage = (MatReadError, *ARCHIVE_ERRORS, KeyError, IndexError, TypeError)
+
         try:
             labels = loadmat(io.BytesIO(files[LABELS]))["labels"].ravel()
-        except (MatReadError, NotImplementedError) as error:
-            raise FetchError(f"{LABELS} cannot be read as a MATLAB file: {error}") from error
+        except damage as error:
+            raise FetchError(f"{LABELS} cannot be read as a MATLAB file: {error!r}") from error
         names = {int(c.name.split(".")[0]): c.name for c in self.list_classes()}
         # Images and labels are counted from 1.
         return lambda name: names[int(labels[int(name[-9:-4]) - 1])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +37,13 @@ def read_class_table(name: str) -> list[ClassRow]:
         ]
 
 
-def require_counts(found: dict[str, int], classes: Iterable[ClassRow], where: str) -> None:
+def require_counts(found: dict[str, int], classes: Sequence[ClassRow], where: str) -> None:
     """Raise FetchError unless every class has its number of examples."""
     wrong = [c for c in classes if found.get(c.name, 0) != c.examples]
     if wrong:
         first = wrong[0]
         raise FetchError(
-            f"{where} is incomplete or another dataset: {len(wrong)} of its classes do not have "
-            f"the published number of examples; {first.name} has {found.get(first.name, 0)} "
-            f"instead of {first.examples}"
+            f"{where} is incomplete or another dataset: the number of examples is not the published "
+            f"one for {len(wrong)} of {len(classes)} classes; {first.name} has "
+            f"{found.get(first.name, 0)} instead of {first.examples}"
         )

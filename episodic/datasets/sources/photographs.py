@@ -61,7 +61,7 @@ class Photographs(PhotoDataset):
     size: ImageSize = 84
 
     name: ClassVar[str]
-    """Name of the dataset, which is that of its class table and of its folder in the mirror."""
+    """Name of its folder in the mirror, and of its class table."""
 
     archives: ClassVar[tuple[Archive, ...]]
     image_pattern: ClassVar[str]
@@ -70,6 +70,9 @@ class Photographs(PhotoDataset):
     label_files: ClassVar[tuple[str, ...]] = ()
     """Names of the files with labels and boxes. Without them, the name of an image has its class.
     """
+
+    inverted: ClassVar[bool] = False
+    """Whether dark strokes on light paper are stored as light on dark."""
 
     def find_classes(self, files: dict[str, bytes]) -> Callable[[str], str]:
         """Return the function from the name of an image to its class.
@@ -99,15 +102,25 @@ class Photographs(PhotoDataset):
         """
         return [c.split for c in self.list_classes()]
 
+    def group_of(self, name: str) -> str:
+        """Return the group of a class; '' for none.
+
+        Args:
+            name: Name of the class.
+        """
+        return ""
+
     @property
     def protocol(self) -> str:
         """Description of the split, for captions."""
         return "Meta-Dataset split"
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
-        smallest = min(self.list_classes(), key=lambda c: c.examples)
+        classes = self.list_classes()
+        smallest = min(classes, key=lambda c: c.examples)
         shape = self.features.example_shape((3, self.size, self.size))
-        members = ((split, "") for split in self.assign_classes(seed))
+        splits = self.assign_classes(seed)
+        members = ((s, self.group_of(c.name)) for c, s in zip(classes, splits, strict=True))
         return Limits.from_members(smallest.examples, members, shape, smallest.name)
 
     def fetch(
@@ -142,10 +155,11 @@ class Photographs(PhotoDataset):
         return Images(
             images=np.load(path, mmap_mode="r"),
             classes=[c.name for c in classes],
-            groups=[""] * len(classes),
+            groups=[self.group_of(c.name) for c in classes],
             splits=self.assign_classes(seed),
             counts=np.array([c.examples for c in classes], np.int64),
             protocol=self.protocol,
+            inverted=self.inverted,
             features=self.features,
         )
 
@@ -213,7 +227,7 @@ class Photographs(PhotoDataset):
         try:
             whole = open_image(content, 3)
             part = whole if box is None else whole.crop(box)
-            return name, decode_image(part, (3, self.size, self.size), inverted=False)
+            return name, decode_image(part, (3, self.size, self.size), inverted=self.inverted)
         except InputError as error:
             raise FetchError(f"{name}: {error}") from error
 
