@@ -6,14 +6,15 @@ import csv
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from episodic.datasets.sources.archives import Archive
+from episodic.core.progress import ProgressCallback, no_progress
 from episodic.datasets.sources.class_table import SPLIT_TABLES, ClassRow
+from episodic.datasets.sources.omniglot import CONTENT, fetch_archives, file_pattern
 from episodic.datasets.sources.photographs import Photographs
 
 __all__ = ["FullOmniglot"]
 
-ADDRESS = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 DRAWINGS = 20
 VALIDATION_ALPHABETS = 5
 
@@ -40,22 +41,29 @@ class FullOmniglot(Photographs):
         "Brenden Lake."
     )
     name = "omniglot"
-    archives = (
-        Archive(
-            "images_background.zip",
-            f"{ADDRESS}/images_background.zip",
-            "68d2efa1b9178cc56df9314c21c6e718",
-            64 << 20,
-        ),
-        Archive(
-            "images_evaluation.zip",
-            f"{ADDRESS}/images_evaluation.zip",
-            "6b91aef0f799c5bb55b94e3f2daec811",
-            64 << 20,
-        ),
-    )
-    image_pattern = r"images_(?:background|evaluation)/[^/]+/character\d\d/\d{4}_\d\d\.png"
+    archives = ()
+    image_pattern = "|".join(map(file_pattern, CONTENT))
     inverted = True
+
+    def fetch(
+        self,
+        raw: Path,
+        *,
+        source: Path | None = None,
+        mirror: Path | None = None,
+        progress: ProgressCallback = no_progress,
+    ) -> None:
+        """Write `images.npy`, uint8 `(32460, 3, size, size)`, character after character.
+
+        The archives come from where those of the dataset `omniglot` do.
+        """
+        paths = [raw / f"{archive}.zip" for archive in CONTENT]
+        try:
+            fetch_archives(raw, mirror, progress)
+            self.write_images(raw / "images.npy", paths, progress)
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def list_classes(self) -> list[ClassRow]:
         with (SPLIT_TABLES / "omniglot.csv").open(encoding="utf-8", newline="") as file:

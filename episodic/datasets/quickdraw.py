@@ -18,6 +18,7 @@ from episodic.core.progress import ProgressCallback, no_progress
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
 from episodic.datasets.sources.archives import Archive, obtain
 from episodic.datasets.sources.class_table import ClassRow, read_class_table
+from episodic.datasets.sources.fetch import MIRROR_VARIABLE
 
 __all__ = ["QuickDraw"]
 
@@ -83,7 +84,13 @@ class QuickDraw(ImageDataset):
         name = f"{c.name}.npy"
         archive = Archive(name, f"{ADDRESS}/{quote(name)}", "", MAX_BYTES)
         path = obtain(archive, NAME, raw, mirror, progress)
-        path = path / name if path.is_dir() else path
+        if path.is_dir():
+            if not (path / name).is_file():
+                raise FetchError(
+                    f"{path} does not contain {name}; put the official file there, or unset "
+                    f"{MIRROR_VARIABLE} to download it"
+                )
+            path /= name
         try:
             drawings = np.load(path, mmap_mode="r", allow_pickle=False)
             if drawings.dtype != np.uint8 or drawings.shape != (c.examples, SIZE * SIZE):

@@ -43,7 +43,7 @@ def require_counts(found: dict[str, int], classes: Sequence[ClassRow], where: st
     if wrong:
         first = wrong[0]
         raise FetchError(
-            f"{where} is incomplete or another dataset: the number of examples is not the published "
-            f"one for {len(wrong)} of {len(classes)} classes; {first.name} has "
+            f"{where} is incomplete or another dataset: the number of examples is not the "
+            f"published one for {len(wrong)} of {len(classes)} classes; {first.name} has "
             f"{found.get(first.name, 0)} instead of {first.examples}"
         )

@@ -141,7 +141,7 @@ class Photographs(PhotoDataset):
             paths = list(
                 dict.fromkeys(obtain(a, self.name, raw, mirror, progress) for a in self.archives)
             )
-            self._write_images(raw / "images.npy", paths, progress)
+            self.write_images(raw / "images.npy", paths, progress)
         finally:
             for archive in self.archives:
                 (raw / archive.name).unlink(missing_ok=True)
@@ -163,7 +163,17 @@ class Photographs(PhotoDataset):
             features=self.features,
         )
 
-    def _write_images(self, target: Path, paths: list[Path], progress: ProgressCallback) -> None:
+    def write_images(self, target: Path, paths: list[Path], progress: ProgressCallback) -> None:
+        """Write the images of archives to an array, class after class.
+
+        Args:
+            target: Path of the array.
+            paths: Archives, or folders with their files.
+            progress: Called with the number of images.
+
+        Raises:
+            FetchError: The images are not the published ones, or one cannot be read.
+        """
         where = " and ".join(map(str, paths))
         names, labels = self._list_files(paths, where)
         rows, boxes = self._order_images(names, labels, where), self.find_boxes(labels)

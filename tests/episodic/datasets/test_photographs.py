@@ -225,7 +225,7 @@ def test_a_missing_image_is_reported(cls, raw, tmp_path, small_table, monkeypatc
     unpack(tmp_path / "mirror" / cls.name, content)
     accept(cls, tmp_path / "mirror" / cls.name, monkeypatch)
     message = refused(cls(size=16), raw, tmp_path / "mirror")
-    assert "1 of its classes do not have the published number of examples" in message
+    assert "the number of examples is not the published one for 1 of" in message
     assert message.endswith(" has 1 instead of 2")
 
 
@@ -236,14 +236,16 @@ def test_an_empty_folder_is_reported(raw, tmp_path, small_table):
     assert "banded has 0 instead of 2" in refused(DTD(), raw, tmp_path / "mirror")
 
 
-@pytest.mark.parametrize("labels", [b"nothing", b"", b"MATLAB 5.0 MAT-file" + bytes(200)])
+@pytest.mark.parametrize("labels", [b"nothing", b"", b"MATLAB 5.0 MAT-file" + bytes(200), None])
 def test_damaged_labels_are_reported(labels, raw, tmp_path, small_table, monkeypatch):
     content = PHOTOGRAPHS[VGGFlower](read_small_table("vgg_flower"))
+    if labels is None:
+        labels = content["imagelabels.mat"]["imagelabels.mat"][:150]
     content["imagelabels.mat"] = {"imagelabels.mat": labels}
     folder = unpack(tmp_path / "mirror/vgg_flower", content)
     accept(VGGFlower, folder, monkeypatch)
     message = refused(VGGFlower(size=16), raw, tmp_path / "mirror")
-    assert "imagelabels.mat cannot be read as a MATLAB file" in message or "KeyError" in message
+    assert message.startswith("imagelabels.mat cannot be read as a MATLAB file: ")
 
 
 def test_damaged_annotations_are_reported(raw, tmp_path, small_table):
