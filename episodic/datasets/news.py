@@ -81,12 +81,13 @@ class News(SentenceDataset):
             raise FetchError(f"{path} is rejected: it is larger than {MAX_BYTES} bytes")
         texts: dict[str, list[str]] = {category: [] for category in CATEGORIES}
         try:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                headline = " ".join(row["headline"].split())
-                known = texts.get(row["category"])
-                if headline and known is not None and len(known) < HEADLINES:
-                    known.append(headline)
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    row = json.loads(line)
+                    headline = " ".join(row["headline"].split())
+                    known = texts.get(row["category"])
+                    if headline and known is not None and len(known) < HEADLINES:
+                        known.append(headline)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FetchError(
                 f"{path} is not the News Category Dataset: a line is not an object with the keys "
