@@ -1,6 +1,7 @@
 """Photographs in official archives, with published classes, splits and numbers of images.
 
-The class tables condense those of Meta-Dataset, whose splits learn2learn uses too.
+The class tables condense those of Meta-Dataset (Apache License 2.0), whose splits learn2learn uses
+too.
 
 Eleni Triantafillou et al.: Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few
 Examples, ICLR 2020. https://arxiv.org/abs/1903.03096
