@@ -616,7 +616,8 @@ def test_calibration_is_paired_by_episode(protocol, tmp_path):
         *("meta_lr=0.001", "8.0\xa0% ± 0.8", "2.0\xa0% ± 0.2", "baseline"),
         *("0.50 ± 0.05", "baseline", "0.200 ± 0.020", "baseline"),
     ]
-    assert second[:3] == ["meta_lr=0.01", "8.0\xa0% ± 0.8", ""]
+    raw = "8.0\xa0% ± 0.8"
+    assert second[:3] == ["meta_lr=0.01", raw, raw], "as for the other measures"
     assert second[4] == "0.90 ± 0.09", "without calibration, that of the model's own probabilities"
     queries = pd.read_parquet(maml.file("reports/scores/answers.parquet"))
     change = 0.1 * queries.groupby("episode")["likelihood"].mean().to_numpy()
