@@ -95,7 +95,9 @@ def write_vgg_flower(classes: list[ClassRow]) -> dict[str, Files]:
         labels.append(number + 1)
     file = io.BytesIO()
     savemat(file, {"labels": np.array([labels], np.uint8)})
-    return {"102flowers.tgz": files, "imagelabels.mat": {"imagelabels.mat": file.getvalue()}}
+    # The header of 116 bytes contains the time.
+    content = b"MATLAB 5.0 MAT-file".ljust(116) + file.getvalue()[116:]
+    return {"102flowers.tgz": files, "imagelabels.mat": {"imagelabels.mat": content}}
 
 
 def write_fungi(classes: list[ClassRow]) -> dict[str, Files]:
