@@ -103,6 +103,7 @@ CONFIGURATIONS = {
     "image_folder": {"preset": "image_folder"},
     "own_photos": {"preset": "own_photos"},
     "text_folder": {"preset": "text_folder"},
+    "text_folder, selected": {"preset": "text_folder", "set": {"train.classes": "6"}},
     "clinc150": {"preset": "clinc150"},
     "movielens": {"preset": "movielens"},
     "ratings": {"preset": "ratings"},
@@ -122,6 +123,8 @@ def configure(folder, changes) -> None:
     for section in ("model", "algorithm"):
         if section in changes:
             set_param(folder, f"{section}.name", changes[section])
+    for key, value in changes.get("set", {}).items():
+        set_param(folder, key, value)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -28,6 +28,7 @@ PUBLISHED_NAMES = {
     "maml": "MAML",
     "maml_plus_plus": "MAML++",
     "matching_net": "matching networks",
+    "meta_curvature": "Meta-Curvature",
     "meta_lstm": "Meta-LSTM",
     "meta_sgd": "Meta-SGD",
     "protonet": "ProtoNet",

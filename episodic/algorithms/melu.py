@@ -24,7 +24,9 @@ class MeLU(GradientDescent):
     parameters adapt, as in MAML.
 
     Differs from the paper: embeddings and decision layers have the same outer learning rate, and
-    the meta-gradient of both is second order.
+    the meta-gradient of both is second order (authors' code: first order, because it copies the
+    adapted weights into the model). Validation and test take at least 3 inner steps (authors' code:
+    one).
 
     Args:
         inner_lr: Learning rate of the inner loop.

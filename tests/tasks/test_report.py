@@ -351,7 +351,8 @@ def test_published_results_are_drawn_only_under_the_same_protocol(tmp_path, imag
 def test_another_protocol_is_not_drawn(tmp_path, key, value):
     root = synthetic.write(tmp_path / "run", queries=1)
     mine = published.extract_protocol(read_run(root), raw(root))
-    assert len(published.find_published_results(mine)[0]) == 2
+    same = published.find_published_results(mine)[0]
+    assert set(same["source"]) == {"Finn et al. 2017", "Park and Oliva 2019"} and len(same) == 4
     params = raw(root)
     params["dataset"]["omniglot"][key] = value
     protocol = published.extract_protocol(read_run(root), params)
