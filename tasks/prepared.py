@@ -37,12 +37,15 @@ class PreparedFolder:
         meta: The content of `meta.json`.
         device: Device of the episodes.
         size: Ways and shots of the fixed episodes, if these are of one of the further sizes.
+        encodes_texts: Whether `meta` describes other text features than those in the folder.
+            Examples are then encoded from their texts.
     """
 
     folder: Path
     meta: dict[str, Any]
     device: torch.device
     size: tuple[int, int] | None = None
+    encodes_texts: bool = False
 
     @property
     def sampling_device(self) -> torch.device:
@@ -82,7 +85,42 @@ class PreparedFolder:
     @cached_property
     def examples(self) -> storage.Examples:
         """The examples of all classes or tasks, by row."""
+        if self.encodes_texts:
+            from episodic.preprocessing import base as preprocessing
+
+            encoder: Any = preprocessing.build(self.meta)
+            examples: storage.SparseRows | torch.Tensor = encoder.encode(self.read_texts())
+            return examples.to(self.sampling_device)
         return storage.load_examples(self.folder, self.meta["input"], self.sampling_device)
+
+    def with_inputs(self, inputs: dict[str, Any]) -> PreparedFolder:
+        """Return the folder with texts encoded as a model does; other examples stay as they are.
+
+        Args:
+            inputs: The section `inputs` of the model's config.json. Its text features may be fitted
+                to other sentences than those in the folder.
+        """
+        own = self.meta["inputs"]
+        if inputs == own or {inputs["kind"], own["kind"]} != {"text"}:
+            return self
+        return replace(self, meta=self.meta | {"inputs": inputs}, encodes_texts=True)
+
+    def refit_features(self, classes: pd.DataFrame) -> PreparedFolder:
+        """Fit text features to the sentences of some training classes.
+
+        Other features are not fitted. They stay as they are, and so do text features if `classes`
+        are all training classes.
+
+        Args:
+            classes: Rows of `read_classes`.
+        """
+        inputs = self.meta["inputs"]
+        training = (self.read_classes()["split"] == "train").sum()
+        if inputs["kind"] != "text" or len(classes) == training:
+            return self
+        from episodic.preprocessing.text import refit
+
+        return self.with_inputs(refit(inputs, tuple(self.meta["input"]), self.read_texts(classes)))
 
     @cached_property
     def targets(self) -> torch.Tensor:
@@ -95,10 +133,18 @@ class PreparedFolder:
         table = add_offsets(pd.read_parquet(self.folder / "tasks.parquet"))
         return table[table["split"] == split].reset_index(drop=True)
 
-    def read_texts(self) -> list[str]:
-        """Read the text of each example; empty if examples have no text."""
+    def read_texts(self, classes: pd.DataFrame | None = None) -> list[str]:
+        """Read the text of each example; empty if examples have no text.
+
+        Args:
+            classes: Rows of `read_classes`; None for the texts of all examples.
+        """
         path = self.folder / "texts.parquet"
-        return pd.read_parquet(path)["text"].to_list() if path.exists() else []
+        texts = pd.read_parquet(path)["text"].to_list() if path.exists() else []
+        if classes is None or not texts:
+            return texts
+        rows = zip(classes["offset"], classes["count"], strict=True)
+        return [text for first, count in rows for text in texts[first : first + count]]
 
     def training_sampler(
         self, params: Settings, labels: sampling.LabelScope = "episode"

@@ -45,11 +45,15 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
     start = time.perf_counter()
     device = distributed.prepare_device(settings.device)
     source = prepared.open_folder(data, device)
-    config = describe_learner(settings, source.meta)
+    classes = None
     if source.kind == "classification":
-        config["classes"] = len(
-            class_selection.select_classes(source.read_classes(), settings.train)
-        )
+        classes = class_selection.select_classes(source.read_classes(), settings.train)
+        source = source.refit_features(classes)
+    config = describe_learner(settings, source.meta)
+    if classes is not None:
+        config["classes"] = len(classes)
+        if source.encodes_texts:
+            config["fitted_classes"] = classes["class"].to_list()
     learner = model_folder.build_learner(config)
     initial = learner.init(settings.train.seed)
     learns = learner.has_learned_parameters(initial)

@@ -32,13 +32,23 @@ print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in list_code_fi
 """Runs a stage and prints its code files. Charts stay empty: to draw them takes two seconds."""
 
 ENCODED = {
+    "aircraft": ["episodes"],
     "cifar_fs": ["episodes"],
     "clinc150": ["episodes"],
+    "cub": ["episodes"],
+    "dtd": ["episodes"],
+    "eurosat": ["episodes"],
     "fc100": ["episodes"],
+    "full_omniglot": ["episodes"],
+    "fungi": ["episodes"],
     "image_folder": ["download", "episodes"],
     "mini_imagenet": ["episodes"],
+    "news": ["episodes"],
+    "newsgroups": ["episodes"],
     "text_folder": ["episodes"],
     "tiered_imagenet": ["episodes"],
+    "traffic_signs": ["episodes"],
+    "vgg_flower": ["episodes"],
 }
 """Datasets with `features.path`, and the stages that read the encoder there."""
 
@@ -93,6 +103,7 @@ CONFIGURATIONS = {
     "image_folder": {"preset": "image_folder"},
     "own_photos": {"preset": "own_photos"},
     "text_folder": {"preset": "text_folder"},
+    "text_folder, selected": {"preset": "text_folder", "set": {"train.classes": "6"}},
     "clinc150": {"preset": "clinc150"},
     "movielens": {"preset": "movielens"},
     "ratings": {"preset": "ratings"},
@@ -112,6 +123,8 @@ def configure(folder, changes) -> None:
     for section in ("model", "algorithm"):
         if section in changes:
             set_param(folder, f"{section}.name", changes[section])
+    for key, value in changes.get("set", {}).items():
+        set_param(folder, key, value)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

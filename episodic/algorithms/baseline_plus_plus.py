@@ -34,7 +34,8 @@ class BaselinePlusPlus(Algorithm):
     with momentum on mini-batches of 4, weight decay). Images are augmented only if
     `train.augmentation` is set. `scale` is a setting (paper: 2, or 10 for more than 200 classes).
     Batch norm uses the statistics of the current batch, also at test time (paper: running
-    averages).
+    averages). Outputs are scaled cosines, as in the paper. The authors' code also multiplies them
+    by a learned norm per class, in pretraining and in the new head.
 
     Args:
         inner_lr: Learning rate of the new head, in validation and at test time.

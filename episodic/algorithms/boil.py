@@ -21,7 +21,8 @@ class BOIL(GradientDescent):
 
     The head is learned in the outer loop.
 
-    Differs from the paper: nothing known.
+    Differs from the paper: validation and test take at least 3 inner steps, also after training
+    with one. The paper and the authors' code take as many as in training: `evaluate.steps: 1`.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -32,9 +32,22 @@ class IMAML(Algorithm):
     number is not limited by memory. If the inner loop does not converge, I + H / lambda may not be
     positive definite. As in the authors' code, `damping` can then be added to lambda.
 
+    How implicit the gradient is depends on the inner loop. With batch norm and ReLU it ends at no
+    minimum, and I + H / lambda is often not positive definite. A damping of 50 removes the Hessian:
+    the cosine of g_i with the first-order gradient is then above .999, and only the pull towards
+    theta is left of the method. With `conv4`, the default inner loop and a damping of 10, g_i has a
+    cosine of .87 with the gradient through all inner steps, the first-order gradient .84. The
+    gradient is implicit without batch norm: with `mlp`, inner_steps 50, regularization 0.5 and no
+    damping, g_i has .99, the first-order gradient .96. These are means over 8 tasks of glyphs at
+    the initialization (tests/episodic/algorithms/test_implicit_gradient.py prints them).
+
     Differs from the paper: the inner loop is gradient descent (paper: also Hessian-free). If a
     system is not positive definite, the conjugate gradient method stops and keeps its current
     solution. It starts at the right-hand side, which requires one more Hessian-vector product.
+    The released code differs from the paper, and from this class. Its inner loop takes all steps
+    without the regularizer, and then one step with the regularizer alone, whose weight is 0 at test
+    time. Its system is 2 I + H / (lambda + 10). For lambda = 2 the solution has the direction of
+    `damping: 22`. Its outer Adam has an epsilon of 1e-3 (here 1e-8).
 
     Args:
         inner_lr: Learning rate of the inner loop.

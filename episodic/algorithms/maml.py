@@ -19,7 +19,8 @@ class MAML(GradientDescent):
     The meta-gradient backpropagates through the inner gradient, so it is second order.
 
     Differs from the paper: the outer learning rate may follow a cosine schedule. Weights are
-    initialized with Glorot's uniform distribution.
+    initialized with Glorot's uniform distribution. Validation and test take at least 3 inner steps,
+    as the paper does for 5-way Omniglot after training with one.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -41,7 +41,9 @@ class MAMLPlusPlus(Algorithm):
     query sets at theta_k use the same ones (paper: the query set after a step uses those of that
     step). Batch norm uses the statistics of the current batch and keeps no running averages, which
     the authors' code keeps but does not use. Steps beyond the number used in training take the
-    rates and scales of the last step.
+    rates and scales of the last step. A rate is shared by the weight and the bias of a layer, as in
+    the paper (authors' code: one rate per tensor). The authors' Omniglot configuration has max
+    pooling, and is second order from the start (`first_order: 0`).
 
     Args:
         inner_lr: Initial value of the inner learning rates.

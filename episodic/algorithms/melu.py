@@ -39,7 +39,9 @@ class MeLU(GradientDescent):
     inner learning rate of 0.5, one step is the posterior mean: sum of errors / (n + lambda).
 
     Differs from the paper: embeddings and decision layers have the same outer learning rate, and
-    the meta-gradient of both is second order. `damping` and `head_steps` are additions.
+    the meta-gradient of both is second order (authors' code: first order, because it copies the
+    adapted weights into the model). Validation and test take at least 3 inner steps (authors' code:
+    one). `damping` and `head_steps` are additions.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -30,7 +30,9 @@ class MetaCurvature(GradientDescent):
     x_k multiplies along an axis: outputs, inputs, kernel positions. The matrices are learned. They
     are initialized as identities, with which the algorithm equals MAML.
 
-    Differs from the paper: vectors (biases, scales) have only M_o.
+    Differs from the paper: vectors (biases, scales) have only M_o, a full matrix (authors' code: a
+    diagonal one). Validation and test take at least 3 inner steps. The authors' code reports each
+    number of steps from 1 to 10.
 
     Args:
         inner_lr: Learning rate of the inner loop.

@@ -41,7 +41,12 @@ class MetaLSTM(Algorithm):
 
     Differs from the paper: in the inner loop, batch norm uses the statistics of the current batch.
     With `train.batch_norm: inductive`, the query set is normalized by the statistics of the support
-    set (paper: running averages within each task). Gradients are clipped element by element.
+    set (paper: running averages within each task). Gradients are clipped element by element. The
+    gate biases start at 5 and at the logit of inner_lr (authors' code: uniform in [4, 5] and
+    [-5, -4], so inner_lr is between .007 and .018). The default is 8 updates with the whole support
+    set, as in the authors' 5-shot configuration. Their 1-shot configuration takes 12. The gates
+    receive the previous gates as in the paper (authors' code: their values before the sigmoid). The
+    authors' code also divides the gradient of the mean loss by the number of examples.
 
     Args:
         inner_lr: Initial value of the input gates, which act as the learning rate.

@@ -28,7 +28,8 @@ class MetaSGD(GradientDescent):
     alpha has the shape of theta, and the product is elementwise.
 
     Differs from the paper: all learning rates are initialized with inner_lr (paper: sampled from
-    [0.005, 0.1]). The inner loop may take several steps.
+    [0.005, 0.1]). The inner loop may take several steps, at least 3 in validation and at test time
+    (paper: one).
 
     Args:
         inner_lr: Initial value of all learning rates.

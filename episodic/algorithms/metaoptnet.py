@@ -52,8 +52,8 @@ class MetaOptNet(LinearHead):
     function theorem (section 3.3).
 
     Differs from the paper: batch norm uses the statistics of the current batch, also at test time
-    (`train.batch_norm`; paper: running averages). Regularization, augmentation and model are set in
-    params.yaml.
+    (`train.batch_norm`; paper: running averages). The scale starts at 5 (authors' code: 1).
+    Regularization, augmentation and model are set in params.yaml.
 
     With `leave_one_out`, C and the scale are chosen per task by the leave-one-out cross-entropy of
     the support set, if every class has two or more examples; of more than 25 examples, 25 are left

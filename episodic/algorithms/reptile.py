@@ -35,7 +35,9 @@ class Reptile(Algorithm):
     Differs from the paper: Adam's state is reset for each task, also at test time (paper: one state
     for all tasks in sequence), so the first steps have a size of about inner_lr for every weight.
     Classes alternate in mini-batches, in proportion to their numbers of support examples, in the
-    same order throughout a task.
+    same order throughout a task (authors' code: in random order). With inductive batch norm, all
+    queries are normalized by the statistics of the support set. The authors' code normalizes each
+    query in one batch with the support set.
 
     Args:
         inner_lr: Learning rate of the inner loop.

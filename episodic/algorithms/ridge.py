@@ -36,9 +36,13 @@ class RidgeRegression(LinearHead):
     X are the features of the support set, and Y its one-hot labels. lambda, scale and shift are
     learned (section 3.2).
 
-    Differs from the paper: X has a column of ones instead of a separate bias. Batch norm uses the
-    statistics of the current batch, also at test time (`train.batch_norm`; paper: running
-    averages). The model is set in params.yaml.
+    Differs from the paper: X has a column of ones for the bias, as in the authors' code. lambda is
+    the same for every number n of support examples, as in equation 6. The authors' code divides X
+    and Y by sqrt(n), so that its regularizer is n lambda: after 20-way training, a quarter of it
+    remains in 5-way tests. Its lambda is 50 and not learned by default. Support and query set are
+    normalized separately, by the statistics of the current batch, also at test time
+    (`train.batch_norm`; authors' code: in one batch in training, by running averages at test time).
+    The model is set in params.yaml.
 
     With `leave_one_out`, lambda and the scale are not the learned ones. They are chosen per task by
     the leave-one-out cross-entropy of the support set, if every class has two or more examples.

@@ -13,7 +13,12 @@ import typer
 
 from episodic.cli.app import app, fail, report_errors
 from episodic.cli.calibration import describe_probabilities, describe_reliability
-from episodic.cli.examples import encode_examples, list_examples, read_labelled_examples
+from episodic.cli.examples import (
+    check_labels,
+    encode_examples,
+    list_examples,
+    read_labelled_examples,
+)
 from episodic.cli.growing import extend_adapted
 from episodic.cli.learners import (
     Device,
@@ -209,6 +214,7 @@ def adapt(
     learner = load_learner(model, encoder, head, device)
     examples, labels = read_labelled_examples(support, learner.inputs)
     x = encode_examples(examples, learner.inputs)
+    check_labels(examples, labels)
     start = time.perf_counter()
     adapted = learner.adapt(x, labels, steps)
     seconds = time.perf_counter() - start
@@ -234,8 +240,8 @@ def predict(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="files or folders of files; - reads image file names, or sentences, from standard"
-            " input, one per line",
+            help="files, folders of files, or CSV files with the column file (or text); - reads"
+            " image file names, or sentences, from standard input, one per line",
             show_default=False,
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from episodic.cli.progress import ProgressBar
 if TYPE_CHECKING:
     from episodic.preprocessing.base import Preprocessor
 
-__all__ = ["encode_examples", "list_examples", "read_labelled_examples"]
+__all__ = ["check_labels", "encode_examples", "list_examples", "read_labelled_examples"]
 
 STDIN = "-"
 
@@ -37,15 +38,42 @@ def read_labelled_examples(path: Path, inputs: Preprocessor) -> tuple[list[Any],
     ]
 
 
-def list_examples(
-    names: Sequence[str], inputs: Preprocessor, read_csv: bool = False
-) -> Iterator[Any]:
+def check_labels(examples: Sequence[Any], labels: Sequence[str]) -> None:
+    """Check that no example has two labels. Copies of a file are the same example.
+
+    Args:
+        examples: Files or sentences.
+        labels: The label of each.
+
+    Raises:
+        InputError: An example has. The message has one line per example.
+    """
+    from episodic.preprocessing.base import InputError, shorten_errors
+
+    first: dict[Any, int] = {}
+    errors = []
+    for i, example in enumerate(examples):
+        is_file = isinstance(example, Path)
+        content = hashlib.sha256(example.read_bytes()).digest() if is_file else example
+        j = first.setdefault(content, i)
+        if labels[j] != labels[i]:
+            copy = f", which {examples[j]} is a copy of" if is_file else ""
+            errors.append(
+                f"{example}{copy}: it is an example of {labels[j]!r} and of {labels[i]!r}: correct"
+                " a label, or leave it out"
+            )
+    if errors:
+        raise InputError("\n".join(shorten_errors(errors)))
+
+
+def list_examples(names: Sequence[str], inputs: Preprocessor) -> Iterator[Any]:
     """List the examples of files and folders; `-` reads names or sentences from standard input.
+
+    The examples of a CSV file are those of its column `file`, or `text` for sentences.
 
     Args:
         names: Names of files and folders.
         inputs: The preprocessing of the model.
-        read_csv: Whether the examples of a CSV file are those of its column `file`, or `text`.
 
     Raises:
         InputError: A file cannot be read, or a CSV file lacks the column.
@@ -59,7 +87,7 @@ def list_examples(
         else:
             lines = [name]
         for path in map(Path, lines):
-            if read_csv and path.suffix.lower() == ".csv":
+            if path.suffix.lower() == ".csv":
                 yield from _read_column(path, inputs)
             elif not path.is_dir():
                 yield from inputs.examples_in_file(path)

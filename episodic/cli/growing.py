@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episodic.cli.app import fail
+from episodic.cli.calibration import describe_probabilities
 from episodic.cli.examples import encode_examples, read_labelled_examples
 from episodic.cli.learners import note_single_examples
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from episodic.inference.adapted import AdaptedModel
     from episodic.inference.labelled_examples import LabelledExamples
     from episodic.preprocessing.base import Preprocessor
@@ -73,9 +76,9 @@ def extend_adapted(
         examples = _correct(examples, correction, inputs, adapted)
     tested = None
     if held_out is not None:  # read first, so that errors leave no output
-        found, names = read_labelled_examples(held_out, inputs)
         classes = {str(label): label for label in before.classes_} | examples.classes
-        tested = encode_examples(found, inputs), [classes.get(name, name) for name in names]
+        x, names = _read_held_out(held_out, inputs, start, examples)
+        tested = x, [classes.get(name, name) for name in names]
     started = time.perf_counter()
     after = before
     if examples is not start or steps is not None:
@@ -91,6 +94,8 @@ def extend_adapted(
             "classes": counts,
             "changes": [change.to_json() for change in changes],
             "seconds": round(seconds, 3),
+            "calibrated": after.calibrated_on is not None,
+            "unknown": after.detects_unknown,
         }
         print(json.dumps(summary | ({"held_out": forgetting.summary} if forgetting else {})))
     else:
@@ -98,9 +103,12 @@ def extend_adapted(
             print(f"{out}: {change.action} {change}")
         total = sum(counts.values())
         print(f"{out}: {len(counts)} classes, {total} examples ({list_counts(counts)})")
+        print(f"{out}: probabilities are {describe_probabilities(after.config)}")
         if forgetting is not None:
             print(forgetting)
     note_single_examples(after.config.get("head"), counts)
+    if before.detects_unknown and after.unknown_note is not None:
+        print(f"note: {after.unknown_note}", file=sys.stderr)
     if after is not before and _adapts_by_gradients(after):
         name = after.config.get("head", after.config["algorithm"]["name"])
         print(
@@ -133,11 +141,32 @@ def _add(
     return examples.add(x[new], [labels[i] for i in new], [str(found[i]) for i in new])
 
 
+def _read_held_out(
+    folder: Path, inputs: Preprocessor, *models: LabelledExamples
+) -> tuple[Tensor, list[str]]:
+    """Read examples and labels, without those that a model is adapted to."""
+    found, names = read_labelled_examples(folder, inputs)
+    x = encode_examples(found, inputs)
+    kept = [i for i, row in enumerate(x) if not any(model.find(row) for model in models)]
+    if not kept:
+        fail(f"the model is adapted to all examples of {folder}: hold out others")
+    if known := len(names) - len(kept):
+        print(
+            f"note: {known} of {len(names)} examples of {folder} are not held out, since the model"
+            " is adapted to them: they are not counted",
+            file=sys.stderr,
+        )
+    return x[kept], [names[i] for i in kept]
+
+
 def _correct(
     examples: LabelledExamples, correction: str, inputs: Preprocessor, adapted: Path
 ) -> LabelledExamples:
     """Correct the label of one example, or those of a folder or table."""
-    example, separator, label = correction.rpartition("=")
+    ends = [name for name in examples.classes if correction.endswith(f"={name}")]
+    # The name of a class, or the example, may contain the separator too.
+    label = max(ends, key=len) if ends else correction.rpartition("=")[2]
+    example, separator = correction[: -len(label) - 1], "=" in correction
     if os.path.exists(correction):  # noqa: PTH110 - Path.exists raises for a long sentence
         found, names = read_labelled_examples(Path(correction), inputs)
     elif separator and example and label:

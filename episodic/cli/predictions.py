@@ -37,7 +37,7 @@ def format_predictions(
 
     Raises:
         ConfigError: The coverage is out of range.
-        UserError: A label contains the separator of the sets in CSV.
+        UserError: In CSV, a label contains the separator of the sets or is the name of a column.
     """
     classes, entries = predictions.classes, predictions.to_json(coverage)
     names = [name for name in ("familiarity", "set") if name in entries[0]]
@@ -50,7 +50,9 @@ def format_predictions(
     elif form == "csv":
         if coverage is not None:
             _check_separator(classes)
-        yield format_csv_row([key, "label", *names, *classes])
+        columns = [key, "label", *names]
+        _check_columns(classes, columns)
+        yield format_csv_row([*columns, *classes])
         for example, entry in zip(examples, entries, strict=True):
             cells = {
                 "familiarity": f"{entry.get('familiarity', 0):.6f}",
@@ -91,6 +93,20 @@ def _check_separator(classes: Sequence[Hashable]) -> None:
             raise UserError(
                 f"the label {label!r} contains {SEPARATOR}, which separates the labels of a set in"
                 " CSV: use --json"
+            )
+
+
+def _check_columns(classes: Sequence[Hashable], columns: Sequence[str]) -> None:
+    """Check that no label is the name of another column.
+
+    Raises:
+        UserError: A label is.
+    """
+    for label in classes:
+        if str(label) in columns:
+            raise UserError(
+                f"the label {label!r} is also the name of a column of the CSV table: use --json, or"
+                " rename the class and adapt again"
             )
 
 

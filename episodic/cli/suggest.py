@@ -75,11 +75,17 @@ def suggest(
     else:
         pool, model = paths, load_learner(None, encoder, None, device)
     inputs = model.inputs
-    examples = list(list_examples(pool, inputs, read_csv=True))
+    examples = list(list_examples(pool, inputs))
     if not examples:
         fail("there are no examples to choose from: specify files, or a folder with files")
     x = encode_examples(examples, inputs)
     found = model.suggest(x, n, strategy or DEFAULT_STRATEGY, seed)
+    if not len(found):
+        print(
+            f"note: nothing is suggested: all {len(examples)} examples are labelled already",
+            file=sys.stderr,
+        )
+        return
     if len(found) < min(n, len(examples)):
         print(
             f"note: only {len(found)} of {len(examples)} examples are suggested: the others are"

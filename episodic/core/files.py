@@ -55,6 +55,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
             _remove(old)
         else:
             draft.replace(target)
+    except OSError as error:
+        if isinstance(error.filename, str):  # the user has not seen the name of the draft
+            error.filename = error.filename.replace(str(draft), str(target))
+        raise
     finally:
         _remove(draft)
 

@@ -97,6 +97,12 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def to(self, device: torch.device) -> SparseRows:
+        """Move the rows to a device."""
+        return SparseRows(
+            self.starts.to(device), self.columns.to(device), self.values.to(device), self.width
+        )
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         first, counts = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
         row = torch.arange(len(rows), device=self.device).repeat_interleave(counts)

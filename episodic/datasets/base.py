@@ -304,7 +304,10 @@ class Texts:
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """The section `inputs` of a model's config.json, fitted only to the training classes."""
+        """The section `inputs` of a model's config.json, fitted to all training classes.
+
+        Training on some of them fits text features again (`episodic.preprocessing.text.refit`).
+        """
         splits = np.repeat(self.splits, self.counts)
         return self.features.fit(
             [text for text, split in zip(self.texts, splits, strict=True) if split == "train"]

@@ -230,6 +230,15 @@ class AdaptedModel:
         return bool(fitted and fitted.unknown) and UNKNOWN_LABEL not in self.classes_
 
     @property
+    def unknown_note(self) -> str | None:
+        """Why the model cannot detect unknown classes; None if it can."""
+        try:
+            self.detector  # noqa: B018
+        except AdaptError as error:
+            return str(error)
+        return None
+
+    @property
     def detector(self) -> UnknownDetector:
         """The detection of unknown classes.
 
@@ -287,8 +296,8 @@ class AdaptedModel:
             if self.reliability.sets is None:
                 return "an earlier version adapted it. Adapt it again"
             return (
-                "one class is left out to learn what is unknown, so at least three classes are"
-                " needed: add a class"
+                "one class is left out to learn what is unknown, so at least three distinct classes"
+                " are needed: add a class, or correct labels if classes have the same examples"
             )
         if self.reliability is None:
             return "an earlier version trained it. Train it again"

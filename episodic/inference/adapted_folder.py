@@ -87,6 +87,7 @@ def _read_support(folder: Path, config: dict[str, Any]) -> tuple[Episode, tuple[
     if (
         tensors.keys() != {"x", "y"}
         or not isinstance(classes, list)
+        or len(set(map(str, classes))) < len(classes)
         or not _is_support(tensors["x"], tensors["y"], len(classes), config)
     ):
         raise ModelFolderError(

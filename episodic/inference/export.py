@@ -26,7 +26,11 @@ from episodic.core.errors import UserError
 from episodic.core.files import atomic_path
 from episodic.inference.adapted import AdaptedModel
 from episodic.inference.few_shot import FewShotLearner
-from episodic.inference.quantization import list_calibration_examples, quantize
+from episodic.inference.quantization import (
+    QuantizationError,
+    list_calibration_examples,
+    quantize,
+)
 from episodic.preprocessing.image import EncodedImagePreprocessor
 from episodic.training.unknown import logit_scores
 
@@ -194,7 +198,8 @@ def export_onnx(
             `(n,)`.
         coverage: Coverage of the output `in_set` to add, bool `(n, classes)`. None: no such output.
         int8: Whether convolutions and linear layers compute with 8-bit integers. The file is
-            smaller, and predictions differ a little.
+            smaller, and predictions differ a little. `unknown` and `coverage` are not available,
+            because their thresholds are those of predictions in float32.
         examples: Images on which the ranges of activations are estimated, as
             `EncodedImagePreprocessor.crops` returns them, for a model with an image encoder. None:
             the support set.
@@ -205,6 +210,11 @@ def export_onnx(
         ExportError: The model cannot be exported, or packages of the extra are missing.
         QuantizationError: The model cannot be quantized, or onnxruntime is missing.
     """
+    if int8 and (unknown or coverage is not None):
+        raise QuantizationError(
+            "8-bit integers change distances, but the thresholds of unknown classes and prediction"
+            " sets hold for float32: export without int8, or without them"
+        )
     module = build_module(adapted, encoder, unknown, coverage)
     inputs = list_calibration_examples(adapted, examples) if int8 else None
     try:

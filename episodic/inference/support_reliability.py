@@ -30,6 +30,9 @@ PRIOR_MEAN, PRIOR_SD = -0.5, 0.5
 """Prior of log T, a normal distribution: the lowest cross-entropy on validation classes of the
 Grocery Store dataset, over five heads and 2, 5 and 10 shots (docs/results/photographs.md)."""
 
+ROUNDING = 1e-5
+"""Squared distance of class means, relative to their squared norm, below which they are equal."""
+
 TEMPERATURES = 2 ** (torch.arange(-96, 97, dtype=torch.float64) / 16)
 """Candidates, from 1/64 to 64."""
 
@@ -45,8 +48,10 @@ class LeftOut(NamedTuple):
         logits: Logits `(n, classes)`.
         y: Labels `(n,)`.
         known: The score `mean_distance` of each example `(n,)`.
-        unknown: The score without the examples of its class, `(n,)`: that of an unknown class. NaN
-            if there are fewer than `MIN_UNKNOWN_CLASSES`.
+        unknown: The score without the examples of its class, `(n,)`: that of an unknown class. It
+            needs `MIN_UNKNOWN_CLASSES`.
+
+    Both scores are NaN if classes have the same mean.
     """
 
     logits: Tensor
@@ -94,8 +99,8 @@ def learn_on_support(
     calibration = Calibration(float(min(TEMPERATURES, key=loss)))
     true = calibration(found.logits).softmax(-1).gather(-1, found.y[:, None])
     detector = None
-    if len(counts) >= MIN_UNKNOWN_CLASSES:
-        scores = torch.cat([found.known, found.unknown]).numpy()
+    scores = torch.cat([found.known, found.unknown]).numpy()
+    if len(counts) >= MIN_UNKNOWN_CLASSES and np.isfinite(scores).all():
         threshold = find_threshold(scores, np.arange(len(scores)) < len(found.known))
         detector = UnknownDetector("mean_distance", threshold)
     return Reliability(
@@ -180,11 +185,10 @@ def _measure_left_out(support: Tensor, query: Tensor, support_y: Tensor) -> tupl
     total = between.sum()
     without = (total - 2 * between.sum(1)) / ((ways - 1) * (ways - 2))
     others = to_means.masked_fill(itself, torch.inf)
-    smallest = torch.finfo(means.dtype).tiny
-    return (
-        -to_means.amin(1) / (total / (ways * (ways - 1))).clamp_min(smallest),
-        -others.amin(1) / without.clamp_min(smallest),
-    )
+    known, unknown = -to_means.amin(1) / (total / (ways * (ways - 1))), -others.amin(1) / without
+    # Means of the same examples differ by rounding.
+    distinct = torch.minimum(without.amin(), total) > ROUNDING * means.square().sum(1).mean()
+    return torch.where(distinct, known, torch.nan), torch.where(distinct, unknown, torch.nan)
 
 
 def _fix_regularization(learner: MetaLearner, params: Params, support: Episode) -> MetaLearner:

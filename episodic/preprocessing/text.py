@@ -27,6 +27,7 @@ from episodic.preprocessing.sentences.tokens import (
 __all__ = [
     "TextFeatures",
     "build",
+    "refit",
 ]
 
 
@@ -76,6 +77,27 @@ class TextFeatures:
         if self.kind == "encoder":
             return config | {"encoder": describe_encoder(Path(self.path))}
         return config | {"tokenizer": fit_tokenizer(sentences, self.size)}
+
+
+def refit(
+    inputs: dict[str, Any], input: tuple[int, ...], sentences: Sequence[str]
+) -> dict[str, Any]:
+    """Fit features of the same kind and size to other sentences.
+
+    Args:
+        inputs: The section `inputs` that `TextFeatures.fit` returned.
+        input: Shape of one example.
+        sentences: The sentences to fit to.
+
+    Returns:
+        The new section `inputs`; the same one for a pretrained encoder, which is not fitted.
+    """
+    if inputs["features"] == "ngrams":
+        return inputs | {"idf": fit_idf(sentences, input[0])}
+    if inputs["features"] == "tokens":
+        size = len(inputs["tokenizer"]["model"]["vocab"])
+        return inputs | {"tokenizer": fit_tokenizer(sentences, size)}
+    return inputs
 
 
 def build(

@@ -55,6 +55,7 @@ class PredictionSets:
             self.minimum,
             f"must be {len(COVERAGES)} probabilities in descending order",
         )
+        require(self.tasks >= 1, "tasks", self.tasks, "must be at least 1")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PredictionSets:

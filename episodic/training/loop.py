@@ -375,9 +375,9 @@ def _validate(
             learner.test_variant.algorithm.inner_steps,
             group=group,
         )
-    mean, ci95 = mean_ci95(score)
-    mean_loss = float(loss.mean())
     name = learner.objective.score_name
+    mean, ci95 = mean_ci95(score, share=name == "accuracy")
+    mean_loss = float(loss.mean())
     previous_best = state.best_scores[:1]
     best = (
         math.isfinite(mean)

@@ -136,7 +136,7 @@ def build_checked_learner(folder: Path, config: dict[str, Any]) -> MetaLearner:
     try:
         learner = build_learner(config)
         learner.init(0)
-        for mode in config.get("reliability", {}):
+        for mode in ("inductive", *config.get("reliability", {})):
             read_reliability(config, mode)
         return learner
     except ConfigError as error:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from episodic.core.config import require
 from episodic.core.episode import Episode
 from episodic.core.model import Params
 from episodic.data.stored_episodes import Episodes
@@ -192,6 +193,11 @@ class Reliability:
     sets: PredictionSets | None = None
     unknown: UnknownDetector | None = None
 
+    def __post_init__(self) -> None:
+        for key in ("ways", "shots"):
+            value = getattr(self, key)
+            require(value >= 1, f"reliability.{key}", value, "must be at least 1")
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reliability:
         """Build the object that `to_json` described.
@@ -230,6 +236,8 @@ def read_reliability(config: Mapping[str, Any], mode: str = "inductive") -> list
         KeyError, TypeError, ValueError: A key is missing, or a value has the wrong type.
     """
     by_mode = config.get("reliability", {})
+    if not isinstance(by_mode, Mapping):
+        raise TypeError("reliability must be an object with one list per batch-norm mode")
     return [
         Reliability.from_json(entry) for entry in by_mode.get(mode, by_mode.get("inductive", []))
     ]

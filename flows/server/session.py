@@ -1,4 +1,4 @@
-"""Common parts of the commands of flows/: arguments, signals and a Prefect server.
+"""Common parts of the commands of flows/: arguments, errors and a Prefect server.
 
 Prefect reads its settings when it is imported. A command therefore enters `prefect_session` first
 and imports its flow inside it.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from flows import environment, workspace
+from flows.server import signals
 from flows.server.server import Server
 from tasks.runtime.stage import StageError
 
@@ -45,9 +44,7 @@ def run_command(body: Callable[[Path], int]) -> int:
     Returns:
         The exit code. Errors are printed to standard error, one per line.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, exit_on_signal)
+    signals.install_handlers()
     try:
         root = workspace.find_root(Path.cwd())
         os.chdir(root)
@@ -62,14 +59,6 @@ def run_command(body: Callable[[Path], int]) -> int:
 
 def print_errors(message: str) -> None:
     print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
-
-
-def exit_on_signal(number: int, frame: FrameType | None) -> None:
-    """Exit with the code of a signal so that `finally` blocks run.
-
-    While a flow runs, Prefect's own handler reports the state first and then calls this one.
-    """
-    sys.exit(128 + number)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from prefect.states import Crashed
 
 from flows.dvc_worker.protocol import GRACE_SECONDS
 from flows.environment import PARENT_PID
+from flows.server.signals import resend_discarded_signals
 
 TAG_PREFIX = f"process {socket.gethostname()}:"
 KILLED = "the process of this run was killed"
@@ -52,6 +53,7 @@ def register() -> None:
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, tags=sorted({*run.tags, f"{TAG_PREFIX}{os.getpid()}"}))
     mark_crashed()
+    resend_discarded_signals()  # a served flow does not start through a command
     if parent := os.environ.get(PARENT_PID):
         arguments = (int(parent), time.time())
         threading.Thread(target=exit_with_process, args=arguments, daemon=True).start()

@@ -122,17 +122,15 @@ class EpisodeBaselines:
 
 
 def fit_sentence_baselines(evaluation: EvaluationSetup) -> RowBaselines:
-    """Fit the TF-IDF baselines; IDF weights are estimated on the training classes."""
+    """Fit the TF-IDF baselines; IDF weights are estimated on the classes that training used."""
     from episodic.analysis.text_baselines import TfidfClassifiers
 
-    texts, classes = evaluation.source.read_texts(), evaluation.source.read_classes()
+    source = evaluation.source
+    texts, classes = source.read_texts(), source.read_classes()
     train = classes[classes["split"] == "train"]
-    training_texts = [
-        texts[row]
-        for first, count in zip(train["offset"], train["count"], strict=True)
-        for row in range(first, first + count)
-    ]
-    baselines = TfidfClassifiers.fit(training_texts)
+    if (fitted := evaluation.trained.config.get("fitted_classes")) is not None:
+        train = train[train["class"].isin(fitted)]
+    baselines = TfidfClassifiers.fit(source.read_texts(train))
 
     def score(episode: Episode, first: int) -> dict[str, torch.Tensor]:
         lines = evaluation.test.iloc[first : first + episode.tasks]

@@ -47,6 +47,7 @@ class EvaluationSetup:
     ) -> EvaluationSetup:
         """Read the model in the folder `model` and check that it accepts the test episodes."""
         trained = model_folder.load(model, source.device)
+        source = source.with_inputs(trained.config["inputs"])
         test, learner = source.read_episodes("test"), trained.learner
         episode = _load_episodes(source, test, settings.augmentation, slice(1))
         variant = learner.test_variant

@@ -83,6 +83,16 @@ def test_the_table_is_printed_and_written(tmp_path):
     ).stat().st_size > 5000
 
 
+def test_implicit_and_first_order_gradients_are_compared():
+    options = ("--iterations", "1", "--seeds", "1", "--episodes", "10")
+    lines = call("-m", "benchmarks.implicit_gradient", "--model", "conv4", *options).splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == [
+        "conv4, seed 0, implicit",
+        "conv4, seed 0, first-order",
+    ]
+    assert lines[2].startswith("  implicit - first-order: ") and len(lines) == 3
+
+
 def test_the_gpu_program_needs_only_torch_and_numpy(tmp_path):
     """Runs on the CPU with all other packages blocked."""
     blocked = [

@@ -89,6 +89,7 @@ def test_unknown_classes_are_none_of_these(tmp_path):
         page.click("#shapes")
         page.click("#adapt")
         page.locator("#adapted", has_text="Adapted to 5 classes").wait_for()
+        assert page.locator("#limits").is_hidden()
         canvas = page.locator("#question canvas")
         draw(page, canvas, scribble)
         page.locator(".prediction.none", has_text="none of these").wait_for()
@@ -114,6 +115,14 @@ def test_unknown_classes_are_none_of_these(tmp_path):
             page.screenshot(path=str(Path(shots) / "unknown.png"), full_page=True)
 
 
+def choose(scope, label: str, name: str) -> None:
+    """Choose a class in a list without a pointer, and confirm it."""
+    classes = scope.get_by_label(label, exact=True)
+    classes.focus()
+    classes.select_option(name)
+    scope.get_by_label(f"confirm {label}").click()
+
+
 def test_a_wrong_prediction_is_corrected(page):
     """The example joins the class that the user chooses, and the model adapts again."""
     from playwright.sync_api import expect
@@ -122,15 +131,42 @@ def test_a_wrong_prediction_is_corrected(page):
     page.click("#adapt")
     draw(page, page.locator("#question canvas"), ZIGZAG)
     expect(page.locator(".prediction.best span").first).to_have_text("zigzag")
-    page.get_by_label("correct class").select_option("hook")
+    choose(page, "correct class", "hook")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 6 examples")
+    expect(page.locator("#limits")).to_contain_text("Nothing is called “none of these”: the model")
     hook = page.locator(".class").nth(4)
     expect(hook.locator(".kept img")).to_have_count(1)
-    page.get_by_label("correct class").select_option("a new class")
+    choose(page, "correct class", "a new class")
+    expect(page.locator("#adapted")).to_have_text("Name the new class, then adapt again.")
+    expect(page.locator(".class input[aria-label='name of class 6']")).to_be_focused()
+    page.keyboard.type("slash")
+    page.click("#adapt")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 6 classes from 6 examples")
     expect(hook.locator(".kept img")).to_have_count(0)  # an example has one class
     expect(page.locator(".class").nth(5).locator(".kept img")).to_have_count(1)
-    expect(page.locator(".prediction.best span").first).to_have_text("class 6")
+    expect(page.locator(".prediction.best span").first).to_have_text("slash")
+
+
+def test_a_class_is_chosen_with_the_keyboard(page):
+    """Arrow keys change a list at once, so that Enter or a button confirms."""
+    from playwright.sync_api import expect
+
+    page.click("#shapes")
+    names = page.locator(".class input[aria-label^=name]")
+    for number, name in enumerate(("constructor", "__proto__")):  # of JavaScript's own objects
+        names.nth(number).fill(name)
+    page.click("#adapt")
+    draw(page, page.locator("#question canvas"), ZIGZAG)
+    expect(page.locator(".prediction.best span").first).to_have_text("__proto__")
+    classes = page.get_by_label("correct class", exact=True)
+    classes.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("confirm correct class")).to_be_visible()
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 5 examples")
+    page.keyboard.press("Enter")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 6 examples")
+    expect(page.locator(".class").nth(2).locator(".kept img")).to_have_count(1)
 
 
 def test_suggested_images_are_labelled(page, tmp_path):
@@ -154,19 +190,32 @@ def test_suggested_images_are_labelled(page, tmp_path):
     expect(page.locator("#suggestions .note")).to_have_text("6 of 9 images without a label.")
     page.click("#shapes")
     page.click("#adapt")
-    expect(items.first.locator("span")).to_contain_text(" or ")
+    expect(items.first.locator("span").first).to_contain_text(" or ")
     if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
         page.screenshot(path=str(Path(folder) / "demo-suggestions.png"), full_page=True)
+    page.locator(".class input[aria-label='name of class 3']").fill("roof")
     for count in range(5, 0, -1):
-        items.first.get_by_label("class", exact=True).select_option("triangle")
+        if count % 2:
+            choose(items.first, "class", "roof")
+        else:  # a pointer needs no confirmation
+            items.first.get_by_label("class", exact=True).focus()
+            items.first.get_by_label("class", exact=True).dispatch_event("pointerdown")
+            items.first.get_by_label("class", exact=True).select_option("roof")
         expect(items).to_have_count(count)
+        note = f"{count} of {count + 3} images without a label. Adapt again after labelling them."
+        expect(page.locator("#suggestions .note")).to_have_text(note)
     expect(page.locator("#adapted")).to_have_text("The examples have changed. Adapt again.")
     expect(page.locator(".class").nth(2).locator(".kept img")).to_have_count(5)
     page.click("#adapt")
     expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes from 10 examples")
     expect(items).to_have_count(4)
+    draw(page, page.locator("#question canvas"), ZIGZAG)
+    expect(page.locator(".prediction.best")).to_have_count(1)
     page.click("#clear")
     expect(items).to_have_count(0)
+    expect(page.locator("#predictions")).to_have_text("Adapt the model first.")
+    draw(page, page.locator("#question canvas"), ZIGZAG)  # no model answers
+    expect(page.locator("#predictions")).to_have_text("Adapt the model first.")
 
 
 def test_input_errors_are_shown_and_recoverable(page):
@@ -199,7 +248,34 @@ def test_the_description_for_programs_needs_no_network(page, address):
     page.locator(".opblock", has_text="/predict").wait_for()
 
 
-def test_nothing_is_wider_than_the_page(page):
+def test_nothing_is_wider_than_the_page(page, tmp_path):
+    """Also with names that have no place to break, in answers, suggestions, lists and messages."""
+    from playwright.sync_api import expect
+
     page.set_viewport_size({"width": 380, "height": 800})
     page.click("#shapes")
+    width = page.locator("html").evaluate("e => e.scrollWidth")
+    assert width <= 380
+    for i in range(5):
+        page.locator(f".class input[aria-label='name of class {i + 1}']").fill(f"{i}" + 99 * "w")
+    page.click("#adapt")
+    expect(page.locator("#adapted")).to_contain_text("Adapted to 5 classes")
+    files = []
+    for i in range(3):
+        image = Image.new("L", (90, 90), 255)
+        ImageDraw.Draw(image).ellipse((15 + i, 20, 70 - i, 70), outline=0, width=6)
+        image.save(tmp_path / f"{i}.png")
+        files.append(str(tmp_path / f"{i}.png"))
+    page.locator("#question input[type=file]").set_input_files(files)
+    expect(page.locator("#predictions li")).to_have_count(3)
+    page.locator("#pool input[type=file]").set_input_files(files)
+    expect(page.locator("#suggestions li")).to_have_count(3)
     assert page.locator("html").evaluate("e => e.scrollWidth") <= 380
+    page.locator("#question input[type=file]").set_input_files(files[:1])
+    expect(page.locator(".prediction.best")).to_have_count(1)
+    page.locator(".class input[aria-label='name of class 2']").fill("0" + 99 * "w")
+    page.click("#adapt")
+    expect(page.locator("#adapted")).to_contain_text("Two classes are named 0ww")
+    assert page.locator("html").evaluate("e => e.scrollWidth") <= 380
+    if folder := os.environ.get("EPISODIC_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / "demo-narrow.png"), full_page=True)

@@ -18,6 +18,9 @@ from tests.episodic.inference.test_few_shot import folder_of, tampered
 from tests.episodic.inference.test_growing import content
 
 NAMES = ("cat", "dog", "eel", "fox")
+UNCALIBRATED = (
+    "next: probabilities are not calibrated: the model was trained without train.calibration"
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def test_a_folder_of_examples_is_added(workspace):
     assert out.splitlines() == [
         "next: add dog 3, fox 3",
         "next: 4 classes, 12 examples (cat 2, dog 5, eel 2, fox 3)",
+        UNCALIBRATED,
     ]
     assert notes == ""
     shutil.copytree("more", "support", dirs_exist_ok=True)
@@ -85,7 +89,7 @@ def test_the_folder_itself_is_replaced_and_known_examples_are_left_out(workspace
     assert notes.startswith("note: 6 of 12 examples of support are in adapted already, with the")
     before = content(Path("adapted"))
     out, _ = call("adapt", "--extend", "adapted", "support", "-o", "adapted")
-    assert out == "adapted: 4 classes, 12 examples (cat 2, dog 5, eel 2, fox 3)\n"
+    assert out.splitlines()[0] == "adapted: 4 classes, 12 examples (cat 2, dog 5, eel 2, fox 3)"
     assert content(Path("adapted")) == before
     assert not [path for path in workspace.iterdir() if path.name.startswith(".")]
 
@@ -100,6 +104,7 @@ def test_classes_are_removed_and_labels_corrected(workspace):
         "next: add dog 3, fox 3",
         "next: correct fox 1",
         "next: 2 classes, 9 examples (dog 5, fox 4)",
+        UNCALIBRATED,
     ]
     shutil.move("support/cat/0.png", "support/dog/moved.png")
     shutil.rmtree("support/eel")
@@ -107,6 +112,37 @@ def test_classes_are_removed_and_labels_corrected(workspace):
     assert out.splitlines()[0] == "next: correct dog 1 (was cat 1)"
     _, note = call("adapt", "--extend", "next", "--correct", "support", "-o", "next")
     assert note.startswith("note: support changes nothing: next has the right label already")
+
+
+def test_the_name_of_a_class_may_contain_the_separator(workspace):
+    Path("support/eel").rename("support/e=f")
+    call("adapt", "run", "support", "-o", "adapted")
+    correction = "support/cat/0.png=e=f"
+    out, _ = call("adapt", "--extend", "adapted", "--correct", correction, "-o", "next")
+    assert out.splitlines()[0] == "next: correct e=f 1 (was cat 1)"
+
+
+def test_everything_is_labelled(workspace):
+    out, note = call("suggest", "adapted", "support")
+    assert (out, note) == ("", "note: nothing is suggested: all 6 examples are labelled already\n")
+
+
+def test_what_one_example_takes_away_is_told(workspace):
+    """A head on an encoder learns what is unknown from left-out examples."""
+    from photographs import write_photographs
+
+    write_photographs(Path("photos"), list("abcd"), 3)
+    shutil.move("photos/d", "more_photos/d")
+    for path in Path("more_photos/d").glob("[12].png"):
+        path.unlink()
+    call("adapt", "photos", "--encoder", "efficientnet_lite0", "-o", "head")
+    out, note = call("adapt", "--extend", "head", "more_photos", "-o", "next")
+    assert out.splitlines()[-1].startswith(
+        "next: probabilities are not calibrated: a class has one"
+    )
+    assert "the model cannot detect unknown classes: a class has one example: add a second" in note
+    result = json.loads(call("adapt", "--extend", "head", "more_photos", "-o", "n", "--json")[0])
+    assert (result["calibrated"], result["unknown"]) == (False, False)
 
 
 def test_what_old_classes_lose_is_measured(workspace):
@@ -123,6 +159,27 @@ def test_what_old_classes_lose_is_measured(workspace):
         right = [json.loads(line)["label"] == "cat" for line in lines.splitlines()]
         assert held_out["classes"]["cat"][key] == sum(right) / 15
     assert held_out["change_low"] <= held_out["change"] <= held_out["change_high"]
+
+
+def test_examples_of_the_model_are_not_held_out(workspace):
+    args = ("adapt", "--extend", "adapted", "more", "-o", "next", "--held-out", "test")
+    out, notes = call(*args)
+    assert notes == ""
+    for subset in ("support", "more"):  # those that the model has, and those that it gets
+        shutil.copytree(subset, "test", dirs_exist_ok=True)
+    again, notes = call(*args)
+    assert again == out
+    assert notes.startswith("note: 12 of 72 examples of test are not held out, since the model is")
+
+
+def test_an_example_with_two_labels_is_refused(workspace):
+    shutil.copy("support/cat/0.png", "support/dog/copy.png")
+    _, error = call("adapt", "run", "support", "-o", "x", code=1)
+    assert error == (
+        "error: support/dog/copy.png, which support/cat/0.png is a copy of: it is an example of"
+        " 'cat' and of 'dog': correct a label, or leave it out\n"
+    )
+    assert not Path("x").exists()
 
 
 def test_gradient_methods_say_that_they_adapt_anew(workspace):
@@ -162,7 +219,12 @@ def test_a_table_of_sentences(workspace):
         "words: correct shop 1",
         "words: correct ask 1 (was greet 1)",
         "words: 3 classes, 5 examples (ask 2, greet 1, shop 2)",
+        UNCALIBRATED.replace("next", "words"),
     ]
+    listed, _ = call("predict", "words", "b.csv", "--json")  # the column text, without the header
+    assert [json.loads(line)["text"] for line in listed.splitlines()] == ["how are you"]
+    Path("c.csv").write_text("how are you\n")
+    assert "c.csv has no column text" in call("predict", "words", "c.csv", code=1)[1]
 
 
 def test_errors_are_one_line_and_leave_no_output(workspace):
@@ -186,6 +248,7 @@ def test_errors_are_one_line_and_leave_no_output(workspace):
         (("adapted", "--correct", "no.png=dog"), "no.png cannot be read: No such file"),
         (("adapted", "--correct", "no.png"), "--correct is 'no.png'; it must be EXAMPLE=LABEL"),
         (("adapted", "more", "--held-out", "more/dog"), "has no folders, only 3 images"),
+        (("adapted", "more", "--held-out", "more"), "is adapted to all examples of more: hold out"),
         (("adapted", "more", "--steps", "3"), "steps is 3; it must be omitted"),
     ):
         _, error = call("adapt", "--extend", *args, "-o", "x", code=1)

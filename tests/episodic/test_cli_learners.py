@@ -118,7 +118,19 @@ def test_what_cannot_be_written_is_one_sentence(workspace, monkeypatch):
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     error = call("adapt", "support", "--encoder", LITE0, "-o", "no/x", code=1)
-    assert re.fullmatch(r"error: \S+: Permission denied\n", error)
+    assert error == "error: no: Permission denied\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(workspace)
+    mkdir = Path.mkdir
+
+    def refuse_drafts(path: Path, *args: object, **kwargs: object) -> None:
+        if path.suffix == ".part":
+            raise PermissionError(13, "Permission denied", str(path))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refuse_drafts)
+    error = call("adapt", "support", "--encoder", LITE0, "-o", "no/x", code=1)
+    assert error == "error: no/x: Permission denied\n"
     monkeypatch.undo()
     monkeypatch.chdir(workspace)
 

@@ -144,7 +144,7 @@ def test_errors_are_one_line(workspace, tmp_path):
         assert result.stderr.endswith("an earlier version trained it. Train it again\n")
     result = run(workspace, "predict", "adapted", "query", "--coverage", "90")
     assert result.exit_code == 2
-    for label in ("unknown", "x|y"):
+    for label in ("unknown", "x|y", "familiarity"):
         support = tmp_path / label / "support"
         for name in ("a", label):
             (support / name).mkdir(parents=True)
@@ -157,3 +157,23 @@ def test_errors_are_one_line(workspace, tmp_path):
     result = run(workspace, "predict", "of x|y", "query", "--coverage", "0.9", "--csv")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error: the label 'x|y' contains |" in result.stderr
+    result = run(workspace, "predict", "of familiarity", "query", "--csv", "--unknown")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "'familiarity' is also the name of a column of the CSV table" in result.stderr
+    assert run(workspace, "predict", "of familiarity", "query", "--csv").exit_code == 0
+    for damage, reason in (
+        ([{"ways": 0, "shots": 1}], "reliability.ways is 0; it must be at least 1"),
+        ([{"ways": 2, "shots": -1}], "reliability.shots is -1; it must be at least 1"),
+        (
+            [{"ways": 2, "shots": 1, "sets": {"tasks": 0, "minimum": [0.5] * 50}}],
+            "tasks is 0; it must be at least 1",
+        ),
+        (None, "reliability must be an object with one list per batch-norm mode"),
+    ):
+        path = tmp_path / "adapted" / "config.json"
+        config = json.loads(path.read_text())
+        config["reliability"] = [] if damage is None else {"inductive": damage}
+        path.write_text(json.dumps(config))
+        result = run(tmp_path, "predict", "adapted", query)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert reason in result.stderr and result.stderr.count("\n") == 1

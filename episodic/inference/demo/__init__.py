@@ -79,6 +79,7 @@ class AdaptedModelInfo(BaseModel):
     classes: list[str]
     examples: int
     unknown: bool = Field(description="whether it can detect unknown classes")
+    note: str | None = Field(description="why it cannot")
 
 
 class Queries(BaseModel):
@@ -191,7 +192,11 @@ def build_app(learner: FewShotLearner, name: str, hosts: Sequence[str] = LOOPBAC
                 models.popitem(last=False)
         classes = [str(label) for label in adapted.classes_]
         return AdaptedModelInfo(
-            model=key, classes=classes, examples=len(labels), unknown=adapted.detects_unknown
+            model=key,
+            classes=classes,
+            examples=len(labels),
+            unknown=adapted.detects_unknown,
+            note=adapted.unknown_note,
         )
 
     def find_model(key: str) -> AdaptedModel:

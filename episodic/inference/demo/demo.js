@@ -171,6 +171,11 @@ function report(message, isError = false) {
   Object.assign(byId("adapted"), { textContent: message, className: isError ? "error" : "" });
 }
 
+/* Says what the adapted model cannot do. */
+function limit(message) {
+  Object.assign(byId("limits"), { textContent: message, hidden: !message });
+}
+
 /* Reports that the examples have changed since the model was adapted, and drops an earlier error. */
 function stale() {
   report(model ? "The examples have changed. Adapt again." : "");
@@ -189,21 +194,22 @@ async function post(path, content) {
 }
 
 async function adapt() {
-  const support = {};
+  const support = new Map();
   try {
     for (const entry of classes) {
       const name = entry.name.value.trim(), examples = entry.examples();
       if (!examples.length && MODEL.anyWays) continue;
       if (!name) throw new Error("Name every class.");
       if (!examples.length) throw new Error(`${name} has no examples yet.`);
-      if (name in support) throw new Error(`Two classes are named ${name}.`);
-      support[name] = examples;
+      if (support.has(name)) throw new Error(`Two classes are named ${name}.`);
+      support.set(name, examples);
     }
-    if (Object.keys(support).length < 2) throw new Error("Add examples of at least two classes.");
+    if (support.size < 2) throw new Error("Add examples of at least two classes.");
     byId("adapt").disabled = true;
-    const start = performance.now(), adapted = await post("/adapt", { classes: support });
+    const start = performance.now(), adapted = await post("/adapt", { classes: Object.fromEntries(support) });
     model = adapted.model;
     detects = adapted.unknown;
+    limit(adapted.note ? `Nothing is called “${NONE}”: ${adapted.note}.` : "");
     report(`Adapted to ${adapted.classes.length} classes from ${adapted.examples} examples in ${((performance.now() - start) / 1000).toFixed(2)} s.`);
     question.enable();
     suggest();
@@ -230,7 +236,7 @@ async function predict(examples) {
 const percent = p => `${(100 * p).toFixed(1)} %`;
 
 const NONE = "none of these";
-const isUnknown = prediction => !(prediction.label in prediction.probabilities);
+const isUnknown = prediction => !Object.hasOwn(prediction.probabilities, prediction.label);
 
 function showProbabilities(prediction) {
   const none = isUnknown(prediction) ? [make("div", { className: "prediction none" }, make("span", { textContent: NONE }), make("span", { textContent: "unlike the examples of every class" }))] : [];
@@ -248,28 +254,45 @@ function showLabels(images, predictions) {
   }));
 }
 
-/* A list of the classes; the chosen one gets the example, which no other class keeps. */
+/* A list of the classes; the chosen one gets the example, which no other class keeps.
+   With the keyboard a list changes at every arrow key, so that a button confirms the choice. */
 function labeller(example, prompt, label, labelled) {
-  const list = make("select"), fresh = "new";
+  const list = make("select"), fresh = "new", confirm = make("button", { type: "button", className: "small", textContent: "OK", hidden: true });
+  let pointed = false;
   list.setAttribute("aria-label", label);
-  const names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
-  if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
-  list.append(make("option", { value: "", textContent: prompt }), ...names);
-  list.addEventListener("change", () => {
-    if (!list.value) return;
+  const fill = () => {  // with the names of this moment
+    const chosen = list.value, names = classes.map((entry, i) => make("option", { value: i, textContent: entry.name.value.trim() || `class ${i + 1}` }));
+    if (MODEL.anyWays && classes.length < MODEL.maxClasses) names.push(make("option", { value: fresh, textContent: "a new class" }));
+    list.replaceChildren(make("option", { value: "", textContent: prompt }), ...names);
+    list.value = chosen;
+  };
+  fill();
+  list.addEventListener("focus", fill);
+  const apply = () => {
     const isNew = list.value === fresh;
     if (isNew) addClass();
     const entry = classes.at(isNew ? -1 : Number(list.value));
     classes.forEach(other => other.drop(example));
     entry.add(example);
     if (isNew) entry.name.select();
-    labelled(list);
+    labelled(isNew);
+  };
+  list.addEventListener("pointerdown", () => { pointed = true; });
+  list.addEventListener("keydown", event => {
+    pointed = false;
+    if (event.key === "Enter" && list.value) { event.preventDefault(); apply(); }
   });
-  return list;
+  list.addEventListener("change", () => {
+    if (pointed && list.value) apply();
+    else confirm.hidden = !list.value;
+  });
+  confirm.setAttribute("aria-label", `confirm ${label}`);
+  confirm.addEventListener("click", apply);
+  return make("span", { className: "labeller" }, list, confirm);
 }
 
-/* Corrects a prediction: the example joins its class, and the model adapts again. */
-const corrector = example => labeller(example, "Wrong? It is …", "correct class", adapt);
+/* Corrects a prediction: the example joins its class, and the model adapts again. A new class gets a name first. */
+const corrector = example => labeller(example, "Wrong? It is …", "correct class", isNew => isNew ? report("Name the new class, then adapt again.") : adapt());
 
 /* Examples without a label, of which the service suggests some. */
 const SUGGESTED = 6;
@@ -285,41 +308,49 @@ async function suggest() {
   try {
     const { suggestions } = await post("/suggest", { model, examples, n: SUGGESTED });
     if (number !== searches) return;
-    const limit = open.length > examples.length ? `, and only the first ${examples.length} of ${open.length} were compared` : "";
+    const note = make("p", { className: "note" }), count = () => {
+      const labelled = new Set(classes.flatMap(entry => entry.examples())), left = pool.filter(example => !labelled.has(example)).length;
+      note.textContent = `${place.querySelectorAll("li").length} of ${left} ${QUERIES} without a label${left > MODEL.maxExamples ? `, chosen from the first ${MODEL.maxExamples}` : ""}. ${model ? "Adapt again after labelling them." : ""}`;
+    };
     const items = suggestions.map(({ index, represents, label, runner_up }) => {
       const item = make("li", {}, TEXT ? make("b", { textContent: examples[index] }) : make("img", { src: examples[index], alt: `unlabelled ${index + 1}` }),
         make("span", { textContent: label ? `${label} or ${runner_up}?` : represents > 1 ? `resembles ${represents - 1} other${represents > 2 ? "s" : ""}` : "" }),
-        labeller(examples[index], "It is …", "class", () => { item.remove(); if (!place.querySelector("li")) suggest(); }));
+        labeller(examples[index], "It is …", "class", () => { item.remove(); if (place.querySelector("li")) count(); else suggest(); }));
       return item;
     });
-    place.replaceChildren(make("p", { className: "note", textContent: `${suggestions.length} of ${open.length} ${QUERIES} without a label${limit}. ${model ? "Adapt again after labelling them." : ""}` }), make("ul", { className: TEXT ? "labels text" : "labels" }, ...items));
+    place.replaceChildren(note, make("ul", { className: TEXT ? "labels text" : "labels" }, ...items));
+    count();
   } catch (error) {
     place.replaceChildren(make("p", { className: "error", textContent: error.message }));
   }
 }
 
-(() => {
+const clearPool = (() => {
+  let empty = () => {};
   const place = byId("pool"), extend = examples => { pool = [...new Set([...pool, ...examples])]; suggest(); };
   if (TEXT) {
     const box = make("textarea", { rows: 4, placeholder: "One sentence per line" });
     box.setAttribute("aria-label", "sentences without a label");
     box.addEventListener("change", () => { pool = []; extend(box.value.split("\n").map(line => line.trim()).filter(Boolean)); });
+    empty = () => { box.value = ""; };
     place.append(box);
   } else {
     const refuse = message => byId("suggestions").prepend(make("p", { className: "error", textContent: message }));
     place.append(make("div", { className: "tools" }, ...files(place.parentElement, "image files without a label", extend, refuse)));
   }
   byId("which").textContent = TEXT ? "Enter sentences without a label. Those whose label would help most are shown, before and after adaptation." : "Drop images without a label. Those whose label would help most are shown, before and after adaptation.";
+  return () => { pool = []; empty(); suggest(); };
 })();
 
 const question = (() => {
   const place = byId("question");
-  let again = () => {};
+  let again = () => {}, empty = () => {};
   if (TEXT) {
     const field = make("input", { id: "sentence", placeholder: "Sentence to classify", disabled: true });
     field.setAttribute("aria-label", "sentence to classify");
     field.addEventListener("input", () => field.value.trim() && predict([field.value.trim()]));
     place.append(field);
+    empty = () => { field.value = ""; field.disabled = true; };
     again = () => { field.disabled = false; if (field.value.trim()) predict([field.value.trim()]); };
   } else {
     const shown = make("div", { className: "kept" }), tools = make("div", { className: "tools" });
@@ -327,16 +358,18 @@ const question = (() => {
     const refuse = message => byId("predictions").prepend(make("p", { className: "error", textContent: message }));
     if (DRAWN) {
       const canvas = drawingPad("drawing to classify", () => { shown.replaceChildren(); ask([canvas.toImage()]); });
-      tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; } }));
+      empty = () => { canvas.wipe(); shown.replaceChildren(); again = () => {}; };
+      tools.append(make("button", { type: "button", className: "small", textContent: "Erase", onclick: empty }));
       place.append(canvas);
-    }
+    } else empty = () => { shown.replaceChildren(); again = () => {}; };
     tools.append(...files(place, "image files to classify", images => {
       shown.replaceChildren(...(images.length === 1 ? [make("img", { src: images[0], alt: "image to classify" })] : [make("p", { className: "note", textContent: `${images.length} images` })]));
       ask(images);
     }, refuse));
     place.append(shown, tools);
   }
-  return { enable: () => { byId("predictions").replaceChildren(make("p", { className: "note", textContent: TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop image files." : "Drop one image or several." })); again(); } };
+  const say = text => byId("predictions").replaceChildren(make("p", { className: "note", textContent: text }));
+  return { clear: () => { empty(); say("Adapt the model first."); }, enable: () => { say(TEXT ? "Type a sentence." : DRAWN ? "Draw something, or drop image files." : "Drop one image or several."); again(); } };
 })();
 
 const arc = (from, to, steps = 40, radius = () => .32) => Array.from({ length: steps + 1 }, (_, i) => {
@@ -356,8 +389,11 @@ byId("shapes").addEventListener("click", () => {
 byId("more").addEventListener("click", () => { addClass(); classes.at(-1).name.focus(); });
 byId("clear").addEventListener("click", () => {
   classes.forEach((entry, i) => { entry.wipe(); entry.name.value = `class ${i + 1}`; });
-  pool = [];
-  suggest();
+  model = null;
+  requests++;  // the answer of a request under way is not shown
+  question.clear();
+  limit("");
+  clearPool();
   stale();
 });
 byId("adapt").addEventListener("click", adapt);

@@ -226,6 +226,11 @@ class Service:
             Send JSON, the bytes of one image, or text with one sentence per line. JSON may also
             contain the parameters.
             """
+            known = {"unknown", "coverage"}
+            if others := sorted(set(request.query_params) - known):
+                raise HTTPException(
+                    422, f"{others[0]} is not a parameter; they are {' and '.join(sorted(known))}"
+                )
             return await self._predict(request, unknown, coverage)
 
         @app.get("/health", tags=["operation"])

@@ -36,11 +36,19 @@ def build_calibration_section(protocol: Protocol, suffix: str) -> ReportSection 
     measured = read_measures(protocol, KEYS)
     if not measured:
         return None
-    for entry in measured:
-        for key in SCORES:
-            entry.values.setdefault(key, entry.values[f"raw_{key}"])
-    measured.sort(key=lambda entry: entry.values["likelihood"][0])
+    likelihoods = {
+        entry.name: entry.values.get("likelihood", entry.values["raw_likelihood"])[0]
+        for entry in measured
+    }
+    measured.sort(key=lambda entry: likelihoods[entry.name])
     listed = measured[:LISTED]
+    errors = [
+        [entry.values[key][0] for entry in listed if key in entry.values]
+        for key in ("raw_ece", "ece")
+    ]
+    for entry in listed:  # without calibration, the probabilities in use are the raw ones
+        for key in ("ece", *SCORES):
+            entry.values.setdefault(key, entry.values[f"raw_{key}"])
     baseline = protocol.baseline.first
     differences = _measure_differences(listed, baseline)
     rows = [
@@ -65,10 +73,6 @@ def build_calibration_section(protocol: Protocol, suffix: str) -> ReportSection 
         notes.append(f"{wording.format_count(left_out, 'more experiment')} are not listed.")
     caption = "Probabilities on the test episodes, with 95 % intervals; lower is better"
     table = Table(caption, head, rows, frozenset(range(1, len(head))))
-    errors = [
-        [entry.values[key][0] for entry in listed if key in entry.values]
-        for key in ("raw_ece", "ece")
-    ]
     best = listed[0].name if len(listed) > 1 else None
     sentence = sentences.describe_calibrations(best, *errors)
     return ReportSection(

@@ -103,6 +103,11 @@ def test_what_cannot_be_quantized(adapted, tmp_path):
     for arguments, message in (
         (["model.pt2", "--int8"], "--int8 is for *.onnx"),
         (["model.onnx", "--examples", "x"], "--examples for --int8"),
+        (["model.onnx", "--int8", "--unknown"], "8-bit integers change distances"),
+        (
+            ["model.onnx", "--int8", "--coverage", "0.9"],
+            "sets hold for float32: export without int8",
+        ),
         (["model.onnx", "--int8", "--examples", "x"], "models with an image encoder: omit it"),
     ):
         ended = run.invoke(

@@ -130,7 +130,7 @@ def test_unknown_classes_and_sets(client, adapted, drawings, tmp_path):
     assert plain.keys() == {"label", "probabilities"} and plain["label"] != "unknown"
     told = asked.get("/").json()
     assert (told["unknown"], told["sets"], told["note"]) == (True, True, None)
-    for query in ("coverage=0.4", "coverage=high", "unknown=perhaps"):
+    for query in ("coverage=0.4", "coverage=high", "unknown=perhaps", "coverag=0.9"):
         found = asked.post(f"/predict?{query}", content=drawings[0], headers=PNG)
         assert found.status_code == 422 and query.split("=")[0] in found.json()["detail"]
     service.worker.close()

@@ -168,7 +168,13 @@ def test_what_two_classes_or_single_examples_do_not_teach():
     x, y, *_ = draw_task(5, (3, 3))
     adapted = episodic.from_encoder(LITE0).adapt(x.numpy(), y.tolist())
     assert adapted.predict_set(x.numpy(), 0.8) and not adapted.detects_unknown
-    with pytest.raises(AdaptError, match="at least three classes are needed"):
+    with pytest.raises(AdaptError, match="at least three distinct classes are needed"):
+        adapted.predict(x.numpy(), unknown=True)
+    x, y, *_ = draw_task(5, (3, 3, 3))
+    x[3:6] = x[:3]  # the unit of distances would be that of two equal means
+    adapted = episodic.from_encoder(LITE0).adapt(x.numpy(), y.tolist())
+    assert adapted.predict_set(x.numpy(), 0.8) and not adapted.detects_unknown
+    with pytest.raises(AdaptError, match="correct labels if classes have the same examples"):
         adapted.predict(x.numpy(), unknown=True)
     x, y, *_ = draw_task(5, (3, 1, 3))
     single = episodic.from_encoder(LITE0).adapt(x.numpy(), y.tolist())
