@@ -81,7 +81,8 @@ def test_features_describe_an_unknown_item():
     known = draw(1)[0].first(6)
     for name, predicted in fitted.predict(known, unknown).items():
         if name.startswith("feature_"):
-            assert 0.3 < predicted[0] - predicted[1] < 1.1, name  # half is that of the items
+            # With four items per genre, most of the difference is in the biases of the items.
+            assert 0.1 < predicted[0] - predicted[1] < 1.1, name
         else:
             assert predicted[0] == pytest.approx(predicted[1]), name
 
