@@ -70,3 +70,24 @@ def test_initial_values_are_copied():
     initial = {"head.bias": torch.tensor([0.5])}
     train(replace(CONFIG, iterations=2), initial=initial)
     assert initial["head.bias"].item() == 0.5
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_resumed_training_keeps_the_initial_values(tmp_path):
+    config = replace(CONFIG, iterations=20, validate_every=5, checkpoint_every=5, weight_decay=1.0)
+    initial = train(replace(CONFIG, iterations=5)).theta
+    expected = train(config, initial=initial)
+
+    def kill(iteration, figures):
+        if iteration == 12:
+            raise Killed
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train(config, initial=initial, checkpoint_path=path, on_progress=kill)
+    resumed = train(config, initial=initial, checkpoint_path=path)
+    assert resumed.resumed_at == 10 and vars(resumed.history) == vars(expected.history)
+    assert all(torch.equal(resumed.theta[name], p) for name, p in expected.theta.items())
