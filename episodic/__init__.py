@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from episodic.models.module import TorchModule as TorchModule
     from episodic.models.resnet12 import ResNet12 as ResNet12
     from episodic.models.textcnn import TextCNN as TextCNN
+    from episodic.models.wide_resnet import WideResNet as WideResNet
     from episodic.preprocessing.encoders.encoder import ImageEncoder as ImageEncoder
     from episodic.preprocessing.encoders.encoder import load_encoder as load_encoder
     from episodic.training.config import EvaluationConfig as EvaluationConfig
@@ -172,6 +173,7 @@ _MODULES = {
     "TransductiveFineTuning": "episodic.algorithms.transductive_finetune",
     "UserError": "episodic.core.errors",
     "VariedClassSampler": "episodic.data.varied_sampling",
+    "WideResNet": "episodic.models.wide_resnet",
     "adapt": "episodic.training.evaluation",
     "adaptation_curve": "episodic.training.evaluation",
     "choose_device": "episodic.core.device",

@@ -81,7 +81,7 @@ def build_table(cells: Path) -> pd.DataFrame:
     rows = []
     for (method, setting), (facts, episodes) in results.items():
         scores = episodes[facts["batch_norm"]].to_numpy()
-        accuracy, ci95 = mean_ci95(scores)
+        accuracy, ci95 = mean_ci95(scores, share=True)
         baseline = results.get((BASELINE, setting)) if method != BASELINE else None
         difference, difference_ci95 = (np.nan, np.nan)
         if baseline is not None:
@@ -91,7 +91,7 @@ def build_table(cells: Path) -> pd.DataFrame:
             "method": method,
             "accuracy": accuracy,
             "ci95": ci95,
-            "inductive": mean_ci95(episodes["inductive"].to_numpy())[0],
+            "inductive": float(episodes["inductive"].mean()),
             "to_maml": difference,
             "to_maml_ci95": difference_ci95,
             "test_episodes": len(scores),

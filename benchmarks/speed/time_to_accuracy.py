@@ -226,7 +226,7 @@ def train(side: str, minutes: float, every: int) -> None:
                 score, _ = evaluation.episode_scores(
                     meta_learner, state.theta, test, STEPS, CHUNK, group
                 )
-                mean, ci95 = mean_ci95(score)
+                mean, ci95 = mean_ci95(score, share=True)
                 if group.rank == 0:
                     row = {
                         "iteration": state.iteration,

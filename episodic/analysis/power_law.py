@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from episodic.core.statistics import NORMAL_QUANTILE, student_quantile
+
 __all__ = ["MIN_POINTS", "PowerLaw", "fit_power_law"]
 
 MIN_POINTS = 4
 """Minimum number of points for a fit. With fewer, deviations from the law are hardly detectable."""
-
-Z = 1.96
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PowerLaw:
         misfit: Reduced chi-square, about 1 if the law holds.
         p: Probability of a misfit at least as large if the law holds.
         n: Number of points.
-        _covariance: Covariance `(2, 2)` of `log(a)` and `-b`.
+        _covariance: Covariance `(2, 2)` of `log(a)` and `-b`, for a normal quantile.
     """
 
     a: float
@@ -48,18 +48,18 @@ class PowerLaw:
         """
         x = np.stack([np.ones(len(n)), np.log(n)])
         middle = math.log(self.a) - self.b * x[1]
-        half = Z * np.sqrt(np.einsum("ik,ij,jk->k", x, self._covariance, x))
+        half = NORMAL_QUANTILE * np.sqrt(np.einsum("ik,ij,jk->k", x, self._covariance, x))
         return np.exp(middle), np.exp(middle - half), np.exp(middle + half)
 
 
 def fit_power_law(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> PowerLaw | None:
     """Fit a power law by weighted least squares on the logarithms.
 
-    The standard error of a logarithm is `sd / error`. The interval uses the delta method with a
-    normal quantile, scaled by the square root of the misfit if that exceeds 1. Its coverage is 95
-    to 98 % for an exact law. It is lower if few points scatter by much more than their standard
-    errors (about 80 % with 4 points). The law has no additive constant, because few points cannot
-    separate it from the exponent.
+    The standard error of a logarithm is `sd / error` (delta method). The interval is the wider of
+    two: that of a normal distribution with these standard errors, which is valid for an exact law,
+    and that of Student's t with the scatter of the residuals, which is also valid if points scatter
+    by more. The law has no additive constant, because few points cannot separate it from the
+    exponent.
 
     Args:
         n: The independent variable, `(k,)`.
@@ -81,8 +81,9 @@ def fit_power_law(n: np.ndarray, error: np.ndarray, sd: np.ndarray) -> PowerLaw 
     level, slope = covariance @ (x.T @ (weight * y))
     freedom = len(n) - 2
     misfit = float((weight * np.square(y - level - slope * x[:, 1])).sum()) / freedom
-    covariance = covariance * max(1.0, misfit)
-    half = Z * math.sqrt(covariance[1, 1])
+    relative = student_quantile(freedom) / NORMAL_QUANTILE
+    covariance = covariance * max(1.0, relative**2 * misfit)
+    half = NORMAL_QUANTILE * math.sqrt(covariance[1, 1])
     return PowerLaw(
         a=math.exp(level),
         b=-float(slope),

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +17,16 @@ from annotated_types import Ge, Le
 
 from episodic.core.progress import ProgressCallback, no_progress
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
-from episodic.datasets.sources.fetch import (
-    MIRROR_VARIABLE,
-    content_digest,
-    download,
-    find_in_mirror,
-    read_folder,
-    read_zip,
-    write_zip,
+from episodic.datasets.sources.fetch import read_zip
+from episodic.datasets.sources.omniglot import (
+    CONTENT,
+    MAX_BYTES,
+    MAX_MEMBERS,
+    fetch_archives,
+    file_pattern,
 )
 
 __all__ = ["Omniglot"]
-
-CONTENT = {
-    "images_background": "7c563fb7d98dbd312c5e0ccb87230ca9d7e8a13d672e5de6186245e7905ed43e",
-    "images_evaluation": "e5a69b751aa33f555bdc92febd48220b69a811b2ff01de32bf4d1bca47bd1809",
-}
-"""The `content_digest` of each archive. torchvision has their addresses and MD5s."""
-
-MAX_BYTES, MAX_MEMBERS = 64 << 20, 100_000
-"""Bounds on an archive. The real ones have 10 MB and 20,000 members."""
 
 TABLE = Path(__file__).parent / "splits" / "omniglot.csv"
 MAML = {"train": 1100, "validation": 100, "test": 423}
@@ -122,29 +112,7 @@ class Omniglot(ImageDataset):
         They come from the folder `omniglot` of the mirror, as zip archives or unpacked, or from the
         official address. Their bytes do not depend on it.
         """
-        for archive in CONTENT:
-            target = raw / f"{archive}.zip"
-            path = find_in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
-            try:
-                if path:
-                    files = _read_official(path, str(path), archive)
-                else:
-                    url = f"{_torchvision_omniglot().download_url_prefix}/{archive}.zip"
-                    download(url, target, max_bytes=MAX_BYTES, progress=progress)
-                    files = _read_official(target, url, archive)
-            except FetchError as error:
-                remedy = (
-                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
-                    f"folder that contains omniglot/{archive}.zip"
-                )
-                if path:
-                    remedy = (
-                        f"put the real archive there, or unset {MIRROR_VARIABLE} to download it"
-                    )
-                elif mirror:
-                    remedy += f" ({mirror} does not)"
-                raise type(error)(f"{error}; {remedy}") from error
-            write_zip(target, files)
+        fetch_archives(raw, mirror, progress)
 
     def prepare(self, raw: Path, seed: int) -> Images:
         """Return images `(N, 1, size, size)`, ink 255 on 0, character after character.
@@ -240,46 +208,6 @@ def _shuffle(names: list[str], seed: int, purpose: str) -> list[str]:
     )
 
 
-def _read_official(source: Path, name: str, archive: str) -> dict[str, bytes]:
-    """Read a zip archive or a folder.
-
-    Raises:
-        FetchError: Neither the contents nor the archive are the official ones.
-    """
-    files = (read_folder if source.is_dir() else read_zip)(
-        source,
-        pattern=_file_pattern(archive),
-        max_bytes=MAX_BYTES,
-        max_members=MAX_MEMBERS,
-        name=name,
-    )
-    digest = content_digest(files)
-    if digest != CONTENT[archive] and (
-        source.is_dir() or _compute_md5(source) != _torchvision_omniglot().zips_md5[archive]
-    ):
-        raise FetchError(
-            f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest "
-            f"{digest[:12]}... where {CONTENT[archive][:12]}... is expected"
-        )
-    return files
-
-
-def _torchvision_omniglot() -> Any:
-    """Return torchvision's class, which has the addresses and the MD5s."""
-    from torchvision.datasets import Omniglot
-
-    return Omniglot
-
-
-def _compute_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def _file_pattern(archive: str) -> str:
-    return rf"{archive}/[^/\\]+/character\d\d/\d{{4}}_\d\d\.png"
-
-
 def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     """Return the PNG files of each character, in the order of the people."""
     drawings: dict[str, list[bytes]] = defaultdict(list)
@@ -288,7 +216,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
         if not path.is_file():
             raise FetchError(f"{path} does not exist: run the stage download first")
         files = read_zip(
-            path, pattern=_file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
+            path, pattern=file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
         )
         for name, content in files.items():
             drawings[name.split("/", 1)[1].rsplit("/", 1)[0]].append(content)

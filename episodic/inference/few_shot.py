@@ -373,7 +373,7 @@ class FewShotEvaluation:
     @property
     def ci95(self) -> float:
         """Half-width of the 95 % confidence interval of the accuracy over episodes."""
-        return mean_ci95(self.scores)[1]
+        return mean_ci95(self.scores, share=True)[1]
 
     def __str__(self) -> str:
         """The accuracy, and the episodes that it was measured on, in one sentence."""

@@ -43,6 +43,9 @@ class TrainingConfig(Section):
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
         optimizer: The outer optimizer.
+        weight_decay: Decoupled weight decay: each outer step subtracts this fraction of the weights
+            of the model, times the outer learning rate. Biases, batch norm and further parameters
+            of the algorithm are exempt.
         gradient_clip: Bound on each element of the meta-gradient. None: no clipping.
         batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.
@@ -75,6 +78,7 @@ class TrainingConfig(Section):
     meta_lr_end: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     optimizer: Literal["adam", "sgd"] = "adam"
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.0
     gradient_clip: Annotated[float, Gt(0), Le(1e12)] | None = None
     batch_norm: Literal["transductive", "inductive"] = "transductive"
     validate_every: Annotated[int, Ge(1), Le(10_000_000)] = 90

@@ -57,12 +57,12 @@ class Evaluation:
     @property
     def mean(self) -> float:
         """The mean score."""
-        return mean_ci95(self.scores)[0]
+        return float(self.scores.mean())
 
     @property
     def ci95(self) -> float:
         """Half-width of the 95 % confidence interval of the mean over episodes."""
-        return mean_ci95(self.scores)[1]
+        return mean_ci95(self.scores, share=self.score_name == "accuracy")[1]
 
     def __str__(self) -> str:
         episodes = len(self.scores)

@@ -101,7 +101,7 @@ def summarize_sets(results: SizeResults) -> dict[str, Any]:
         entry: dict[str, float] = {}
         for name, values in (("coverage", covered), ("size", size), ("empty", size == 0)):
             by_episode = (values * is_known).double().sum(1) / is_known.sum(1)
-            entry[name], entry[f"{name}_ci95"] = mean_ci95(by_episode.numpy())
+            entry[name], entry[f"{name}_ci95"] = mean_ci95(by_episode.numpy(), share=name != "size")
         entries[f"coverage_{round(100 * promised)}"] = entry
     return entries
 
@@ -161,7 +161,7 @@ def measure_unknown(
         accepted = some.assign(accepted=some[chosen] >= threshold)
         for name, part in (("known", accepted[is_known]), ("unknown", accepted[~is_known])):
             by_episode = part.groupby("episode")["accepted"].mean().to_numpy()
-            mean, ci95 = mean_ci95(by_episode)
+            mean, ci95 = mean_ci95(by_episode, share=True)
             entry[population] |= {f"accepted_{name}": mean, f"accepted_{name}_ci95": ci95}
     return entry, pd.DataFrame(rows)
 
@@ -228,5 +228,5 @@ def build_size_table(
 def _average(name: str, values: np.ndarray, episode: np.ndarray) -> dict[str, float]:
     """Return the mean over episodes and the half-width of its interval."""
     counts = np.bincount(episode)
-    mean, ci95 = mean_ci95(np.bincount(episode, values) / counts)
+    mean, ci95 = mean_ci95(np.bincount(episode, values) / counts, share=name == "accuracy")
     return {name: mean, f"{name}_ci95": ci95}

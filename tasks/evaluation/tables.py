@@ -82,7 +82,7 @@ def summarize(values: np.ndarray, name: str, limit: float) -> dict[str, Any]:
     infinite. `limit` is the squared error from which an episode counts as diverged.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        mean, ci95 = mean_ci95(values)
+        mean, ci95 = mean_ci95(values, share=name == "accuracy")
     result: dict[str, Any] = {name: mean, f"{name}_ci95": ci95}
     if name == "mse":
         result |= {
@@ -145,7 +145,8 @@ def build_class_table(evaluation: EvaluationSetup, predictions: pd.DataFrame) ->
     )
     rows = []
     for row, of_class in predictions.groupby("row"):
-        _, ci95 = mean_ci95(of_class.groupby("episode")["is_correct"].mean().to_numpy())
+        by_episode = of_class.groupby("episode")["is_correct"].mean().to_numpy()
+        _, ci95 = mean_ci95(by_episode, share=True)
         rows.append(
             {
                 "class": table["class"][row],

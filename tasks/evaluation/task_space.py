@@ -169,7 +169,7 @@ def _group_quintiles(tasks: pd.DataFrame, by: str, score: str) -> pd.DataFrame:
         np.array_split(np.arange(len(order)), max(1, min(QUINTILES, len(order) // 2)))
     ):
         lines = order.iloc[members]
-        mean, ci95 = mean_ci95(lines[score].to_numpy())
+        mean, ci95 = mean_ci95(lines[score].to_numpy(), share=score == "accuracy")
         ends = {"low": float(lines[by].iloc[0]), "high": float(lines[by].iloc[-1])}
         rows.append(
             {"fifth": i + 1}

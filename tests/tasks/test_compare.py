@@ -19,7 +19,7 @@ import pytest
 from history import Repository
 from support import ROOT
 
-from episodic.analysis.comparison import Resamples
+from episodic.analysis.comparison import PairedScores
 from episodic.core.statistics import mean_ci95
 from episodic.training.unknown import measure_detection
 from tasks import compare, params
@@ -127,7 +127,7 @@ def test_seeds_are_grouped_and_names_list_differing_settings(protocol):
 def test_differences_are_those_of_the_statistics(protocol):
     best, base = protocol.best, protocol.baseline
     a, b = (np.stack([e.scores for e in c.experiments]) for c in (best, base))
-    expected = Resamples(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
+    expected = PairedScores(np.concatenate([a, b])).difference([0, 1, 2], [3, 4, 5])
     assert best.to_baseline.mean == pytest.approx((a.mean(0) - b.mean(0)).mean())
     assert (best.to_baseline.low, best.to_baseline.high) == pytest.approx(
         (expected.low, expected.high)
@@ -223,11 +223,30 @@ def test_repeated_experiment_is_counted_once(tmp_path):
         first, second = history.read(history.list_experiments())
         again = next(history.read([Revision("again", first.commit)]))
     (result,) = groups.group_protocols([first, second, again])
-    assert result.repetitions == [("again", "one")] and [
-        len(c.experiments) for c in result.configurations
-    ] == [2]
+    assert result.repetitions == [groups.Repetition("again", "one", seed=0, is_exact=True)]
+    assert [len(c.experiments) for c in result.configurations] == [2]
     assert "again repeats one" in " ".join(ranking.build_ranking_section(result, "").notes)
     assert groups.group_protocols([first, second, again], "again")[0].baseline.first.name == "one"
+
+
+def test_a_seed_that_was_run_again_is_one_seed(tmp_path):
+    """Three near-copies of a checkpoint are no three seeds, whatever their scores."""
+    repository = Repository(tmp_path / "repo", test=40)
+    for name, score, seed in (("one", 0.1, 0), ("two", 0.11, 0), ("three", 0.12, 0)):
+        repository.experiment(name, score, train__seed=seed)
+    for seed in range(3):
+        repository.experiment(f"other{seed}", 0.2, train__seed=seed, algorithm__name="reptile")
+    with RevisionHistory.open(repository.path) as history:
+        experiments = list(history.read(history.list_experiments()))
+    (result,) = groups.group_protocols(experiments)
+    assert len({e.scores.tobytes() for e in experiments}) == 6, "the scores differ"
+    assert sorted(c.score.seeds[0] for c in result.configurations) == [1, 3]
+    assert {r.seed for r in result.repetitions} == {0}
+    assert [r.is_exact for r in result.repetitions] == [False, False]
+    (other,) = (c for c in result.configurations if c is not result.baseline)
+    assert other.to_baseline is not None and not other.to_baseline.of_methods
+    notes = " ".join(ranking.build_ranking_section(result, "").notes)
+    assert notes.count("a seed that is run twice is one seed") == 2
 
 
 def test_params_are_those_of_the_run(tmp_path):

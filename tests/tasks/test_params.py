@@ -403,8 +403,8 @@ FAULTS = [
     ),
     (
         {"model__name": "bag"},
-        "model.name is 'bag'; it must be conv4, mlp, module or resnet12 for glyphs, whose examples "
-        "are images",
+        "model.name is 'bag'; it must be conv4, mlp, module, resnet12 or wide_resnet for glyphs, "
+        "whose examples are images",
     ),
     (
         {
@@ -632,7 +632,8 @@ def test_presets_hold_only_what_differs():
             if isinstance(value, dict):
                 check(value, base[key], f"{path}.{key}")
             else:
-                same = list(base[key]) == value if isinstance(value, list) else base[key] == value
+                default = base[key]
+                same = (list(default) if isinstance(default, tuple) else default) == value
                 assert not same, f"{path}.{key} is the default"
 
     for name in preset.list_presets()[1:]:

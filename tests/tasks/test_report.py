@@ -20,6 +20,9 @@ import pytest
 import synthetic
 from PIL import Image
 
+from episodic.core.registry import DATASETS
+from episodic.datasets.cifar_fs import CifarFS
+from episodic.datasets.mini_imagenet import MiniImageNet
 from tasks import report
 from tasks.params import parse, read_yaml
 from tasks.reports.kit import charts, gallery, published, results, wording
@@ -393,6 +396,22 @@ def test_table_of_published_results_is_complete():
     assert (maml["accuracy"], maml["ci95"]) == ("95.8", "0.3")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "method"),
+    [("mini_imagenet", MiniImageNet.protocol, "MAML"), ("cifar_fs", CifarFS.protocol, "R2-D2")],
+)
+def test_published_results_belong_to_datasets(image_root, dataset, protocol, method):
+    """The names in the table are those of the datasets, and so are the splits."""
+    table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
+    assert set(table["dataset"]) <= set(DATASETS)
+    data = read_run(image_root[0])
+    meta = data.meta | {"dataset": dataset, "protocol": protocol, "queries": 15}
+    mine = published.extract_protocol(replace(data, meta=meta), {"dataset": {dataset: None}})
+    rows = pd.concat(published.find_published_results(mine))
+    found = rows[rows["method"] == method]
+    assert len(found) and not found["differs"].str.contains("split|rotations").any()
+
+
 # --- gallery, classes, curves ---------------------------------------------------------------------
 
 
@@ -460,7 +479,10 @@ def test_the_interval_of_a_group_is_over_its_classes():
     equal = pd.DataFrame({"queries": [30] * 4, "correct": [15, 20, 25, 30], "ci95": [np.nan] * 4})
     accuracy, half = pool_classes(equal)
     assert accuracy == 0.75
-    assert half == pytest.approx(1.96 * np.std([0.5, 2 / 3, 5 / 6, 1], ddof=1) / 2)
+    se = np.std([0.5, 2 / 3, 5 / 6, 1], ddof=1) / 2
+    n, t = 0.75 * 0.25 / se**2, 3.182446  # independent queries with this standard error
+    low = (n * 0.75 + t**2 / 2 - t * (0.75 * 0.25 * n + t**2 / 4) ** 0.5) / (n + t**2)
+    assert half == pytest.approx(0.75 - low, rel=5e-3), "Wilson's interval"
     assert pool_classes(equal.assign(ci95=0.1).iloc[:1]) == (0.5, 0.1)
 
 

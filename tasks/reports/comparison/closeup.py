@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from episodic.core.statistics import mean_ci95
 from tasks.reports.comparison import sentences
 from tasks.reports.comparison.protocols import Configuration, Protocol
 from tasks.reports.comparison.style import format_difference
@@ -110,9 +111,11 @@ def compare_groups(first: Configuration, second: Configuration) -> pd.DataFrame:
         for episode, label in zip(predictions["episode"], predictions["label"], strict=True)
     ]
     gains = predictions.groupby(["group", "episode"])["gain"].mean().reset_index()
-    table = gains.groupby("group")["gain"].agg(["mean", "std", "size"]).reset_index()
-    table["ci95"] = 1.96 * table["std"] / np.sqrt(table["size"])
-    table = table.rename(columns={"size": "episodes"})[["group", "mean", "ci95", "episodes"]]
+    rows = [
+        (group, *mean_ci95(of_group.to_numpy()), len(of_group))
+        for group, of_group in gains.groupby("group")["gain"]
+    ]
+    table = pd.DataFrame(rows, columns=["group", "mean", "ci95", "episodes"])
     return table.sort_values(["mean", "group"], ascending=[False, True], ignore_index=True)
 
 

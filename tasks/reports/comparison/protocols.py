@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from episodic.analysis.comparison import Estimate, Resamples, holm
+from episodic.analysis.comparison import Estimate, PairedScores, holm
 from episodic.core.episode_size import describe_sizes
 from tasks.experiments import Experiment
 from tasks.reports.comparison.naming import (
@@ -36,13 +36,29 @@ MAX_IN_MATRIX = 20
 """Number of configurations that are compared pairwise: the best ones."""
 
 
+class Repetition(NamedTuple):
+    """An experiment with the settings and the seed of another one, which counts instead.
+
+    Attributes:
+        name: Name of the experiment.
+        original: Name of the experiment that counts.
+        seed: `train.seed` of both.
+        is_exact: Whether both have the same scores.
+    """
+
+    name: str
+    original: str
+    seed: int
+    is_exact: bool
+
+
 @dataclass(frozen=True)
 class Configuration:
     """Experiments that differ only in their seed.
 
     Attributes:
         name: The settings in which it differs from others.
-        experiments: One experiment per seed.
+        experiments: One experiment per distinct seed.
         indices: Their indices among the experiments of the protocol.
         params: Values of the settings that differ within the protocol.
         score: The mean score.
@@ -102,7 +118,7 @@ class Protocol:
         baseline: The configuration that all others are compared with.
         keys: Settings in which they differ.
         pairs: Pairwise differences of the best configurations.
-        repetitions: Experiments that repeat another one: (name, name of the other).
+        repetitions: Experiments that run the seed of another one again.
         edited: Experiments whose params.yaml was edited after the run.
     """
 
@@ -112,7 +128,7 @@ class Protocol:
     baseline: Configuration
     keys: list[str]
     pairs: list[Pair]
-    repetitions: list[tuple[str, str]] = field(default_factory=list)
+    repetitions: list[Repetition] = field(default_factory=list)
     edited: list[str] = field(default_factory=list)
 
     @property
@@ -173,7 +189,7 @@ def group_protocols(
 
     def has_baseline(protocol: Protocol) -> bool:
         names = [e.name for e in protocol.experiments]
-        return baseline in names + [name for name, _ in protocol.repetitions]
+        return baseline in names + [repetition.name for repetition in protocol.repetitions]
 
     return sorted(protocols, key=lambda p: (not has_baseline(p), -len(p.experiments)))
 
@@ -220,15 +236,15 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
             f"the scores of {wording.join_words(diverged)} are not all finite: exclude these "
             "experiments, or train again with a lower learning rate"
         )
-    resamples = Resamples(np.stack([e.scores for e in unique]))
-    configurations, keys = _group_configurations(unique, resamples)
+    scores = PairedScores(np.stack([e.scores for e in unique]), share=unique[0].score == "accuracy")
+    configurations, keys = _group_configurations(unique, scores)
     name = baseline if baseline is not None else members[0].name
-    name = dict(repetitions).get(name, name)
+    name = {r.name: r.original for r in repetitions}.get(name, name)
     base = next(
         (c for c in configurations if name in [e.name for e in c.experiments]), configurations[0]
     )
     others = [c for c in configurations if c is not base]
-    differences = [resamples.difference(c.indices, base.indices) for c in others]
+    differences = [scores.difference(c.indices, base.indices) for c in others]
     corrected = holm([difference.p for difference in differences])
     measured = [base] + [
         replace(c, to_baseline=difference, p=p)
@@ -243,7 +259,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
         configurations=measured,
         baseline=base,
         keys=keys,
-        pairs=_compare_pairs(measured[:MAX_IN_MATRIX], resamples),
+        pairs=_compare_pairs(measured[:MAX_IN_MATRIX], scores),
         repetitions=repetitions,
         edited=[
             e.name for e in members if complete_params(e.params_file) != complete_params(e.params)
@@ -252,7 +268,7 @@ def _build_protocol(members: list[Experiment], baseline: str | None) -> Protocol
 
 
 def _group_configurations(
-    experiments: list[Experiment], resamples: Resamples
+    experiments: list[Experiment], scores: PairedScores
 ) -> tuple[list[Configuration], list[str]]:
     """Return the configurations, in order of their first experiments, and the differing keys."""
     settings = [select_effective_settings(experiment) for experiment in experiments]
@@ -269,7 +285,7 @@ def _group_configurations(
             experiments=[experiments[index] for index in indices],
             indices=indices,
             params={key: values.get(key) for key in keys},
-            score=resamples.mean(indices),
+            score=scores.mean(indices),
         )
         for name, indices, values in zip(names, groups, firsts, strict=True)
     ]
@@ -278,30 +294,29 @@ def _group_configurations(
 
 def _drop_repetitions(
     experiments: list[Experiment],
-) -> tuple[list[Experiment], list[tuple[str, str]]]:
-    """Drop experiments that repeat another one: the same settings, seed and scores.
+) -> tuple[list[Experiment], list[Repetition]]:
+    """Drop experiments that run a seed again, with the same settings as another one.
+
+    Their scores may differ, such as those of another device. They say nothing about other seeds,
+    so the first experiment of a seed counts.
 
     Returns:
-        The other experiments, and for each repetition its name and that of the experiment it
-        repeats.
+        The other experiments, and the repetitions.
     """
-    known: dict[tuple, Experiment] = {}
+    known: dict[str, Experiment] = {}
     repetitions = []
     for experiment in experiments:
-        key = (
-            build_settings_key(select_effective_settings(experiment), []),
-            experiment.scores.tobytes(),
-        )
-        if key in known:
-            repetitions.append((experiment.name, known[key].name))
-        else:
-            known[key] = experiment
+        settings = select_effective_settings(experiment)
+        original = known.setdefault(build_settings_key(settings, []), experiment)
+        if original is not experiment:
+            is_exact = np.array_equal(experiment.scores, original.scores)
+            repetitions.append(Repetition(experiment.name, original.name, settings[SEED], is_exact))
     return list(known.values()), repetitions
 
 
-def _compare_pairs(configurations: list[Configuration], resamples: Resamples) -> list[Pair]:
+def _compare_pairs(configurations: list[Configuration], scores: PairedScores) -> list[Pair]:
     pairs = list(combinations(configurations, 2))
-    differences = [resamples.difference(a.indices, b.indices) for a, b in pairs]
+    differences = [scores.difference(a.indices, b.indices) for a, b in pairs]
     corrected = holm([difference.p for difference in differences])
     return [
         Pair(a, b, difference, p)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from episodic.analysis.comparison import Estimate, Resamples
+from episodic.analysis.comparison import Estimate, PairedScores
 from tasks.experiments import Experiment
 from tasks.reports.comparison.protocols import build_protocol_key
 
@@ -50,5 +50,5 @@ def measure_change(before: Experiment, after: Experiment) -> ScoreChange | None:
     """Measure the change of a score; None if the protocols differ."""
     if build_protocol_key(before) != build_protocol_key(after):
         return None
-    resamples = Resamples(np.stack([after.scores, before.scores]))
-    return ScoreChange(after.score, resamples.difference([0], [1]))
+    scores = PairedScores(np.stack([after.scores, before.scores]))
+    return ScoreChange(after.score, scores.difference([0], [1]))

@@ -14,6 +14,7 @@ from tasks.reports.comparison.protocols import (
     Configuration,
     Pair,
     Protocol,
+    Repetition,
 )
 from tasks.reports.comparison.style import format_interval
 from tasks.reports.kit import wording
@@ -133,8 +134,8 @@ def list_ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
         drawn: Maximum number of configurations drawn.
     """
     note = (
-        "Dots are means over seeds and test episodes. Lines are 95 % intervals from a bootstrap "
-        "over episodes, with three or more seeds also over seeds."
+        "Dots are means over seeds and test episodes. Lines are 95 % intervals over test episodes, "
+        "with three or more seeds also over seeds."
     )
     if protocol.is_accuracy:
         note += (
@@ -154,16 +155,24 @@ def list_ranking_notes(protocol: Protocol, drawn: int) -> list[str]:
     more = len(protocol.configurations) - drawn
     if more > 0:
         notes.append(f"The chart shows the best {drawn}; {more} more are in the table.")
-    notes += [
-        f"{name} repeats {original} (same params, seed and scores) and counts once."
-        for name, original in protocol.repetitions
-    ]
+    notes += [describe_repetition(repetition) for repetition in protocol.repetitions]
     if protocol.edited:
         notes.append(
             f"{wording.join_words(protocol.edited)}: params.yaml was edited after the run; the "
             "scores are those of the run."
         )
     return notes
+
+
+def describe_repetition(repetition: Repetition) -> str:
+    """Say that a seed was run twice, and which of the two experiments counts."""
+    name, original, seed, is_exact = repetition
+    if is_exact:
+        return f"{name} repeats {original} (same params, seed and scores) and counts once."
+    return (
+        f"{name} runs train.seed {seed} of {original} again, with the same params but other "
+        f"scores. Only {original} counts: a seed that is run twice is one seed."
+    )
 
 
 def describe_seeds(protocol: Protocol, configuration: Configuration) -> str:
@@ -334,8 +343,8 @@ def list_scaling_notes(law: PowerLaw | None, key: str, name: str, training: bool
         notes.append(
             "The points deviate from the law by more than chance (chi-square "
             f"{law.misfit:.1f} per degree of freedom, p {format_p_value(law.p)}). The exponent "
-            "summarizes this range; do not extrapolate it. Its interval is widened by the square "
-            "root of this chi-square, and with few points it is still too narrow."
+            "summarizes this range; do not extrapolate it. Its interval is that of Student's t "
+            "with the scatter of the points."
         )
     if key == "train.classes":
         notes.append(

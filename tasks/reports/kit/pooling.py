@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from episodic.core.statistics import share_half_width, student_quantile
+
 
 def pool_classes(classes: pd.DataFrame) -> tuple[float, float]:
     """Return the accuracy over the queries of several classes and the half-width of its interval.
@@ -20,4 +22,5 @@ def pool_classes(classes: pd.DataFrame) -> tuple[float, float]:
     if n == 1:
         return float(accuracy), float(classes["ci95"].iloc[0])
     deviation = np.sqrt(n / (n - 1) * np.square(correct - queries * accuracy).sum())
-    return float(accuracy), float(1.96 * deviation / queries.sum())
+    se = float(deviation / queries.sum())
+    return float(accuracy), share_half_width(float(accuracy), se, student_quantile(n - 1), n)

@@ -52,11 +52,13 @@ def held(points: int, scatter: float = 0.0, trials: int = 2000) -> float:
 
 @pytest.mark.parametrize("points", [4, 5, 8])
 def test_the_interval_holds_the_exponent_in_about_95_of_100(points):
-    assert 0.945 <= held(points) <= 0.98
+    assert 0.945 <= held(points) <= 0.993
 
 
-def test_an_interval_from_residuals_only_is_too_narrow_as_documented():
-    assert 0.76 <= held(4, 0.25) <= 0.88 and held(8, 0.25) > held(4, 0.25)
+@pytest.mark.parametrize("points", [4, 6, 10])
+@pytest.mark.parametrize("scatter", [0.06, 0.25])
+def test_the_interval_holds_if_points_scatter_more_than_their_standard_errors(points, scatter):
+    assert 0.93 <= held(points, scatter) <= 0.99
 
 
 def test_the_interval_grows_without_a_jump():
@@ -71,7 +73,7 @@ def test_the_interval_grows_without_a_jump():
         np.array([f.b_high - f.b_low for f in fits]),
         np.array([f.misfit for f in fits]),
     )
-    assert misfits[0] < 1 < misfits[-1] and (np.diff(misfits) > 0).all()
+    assert misfits[0] < 0.1 and misfits[-1] > 1 and (np.diff(misfits) > 0).all()
     assert (np.diff(widths) / widths[:-1] < 0.01).all() and widths[-1] > 1.5 * widths[0]
 
 

@@ -18,6 +18,7 @@ from episodic.datasets import omniglot
 from episodic.datasets.base import SPLITS, FetchError, Limits
 from episodic.datasets.omniglot import Character, Omniglot
 from episodic.datasets.sources import fetch
+from episodic.datasets.sources import omniglot as archives
 
 SMALL = (
     Character("Angelic/character01", "Angelic", "images_evaluation", "test"),
@@ -52,7 +53,7 @@ def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
     """Patch Omniglot to use small synthetic archives."""
     monkeypatch.setattr(omniglot, "list_characters", lambda: SMALL)
     monkeypatch.setattr(
-        omniglot,
+        archives,
         "CONTENT",
         {archive: fetch.content_digest(files) for archive, files in drawings.items()},
     )

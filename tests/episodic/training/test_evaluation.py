@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from episodic.algorithms.maml import MAML
 from episodic.core import random_numbers, statistics
@@ -185,5 +186,27 @@ def test_nearest_class_mean_of_the_inputs_by_hand():
 
 def test_mean_ci95_by_hand():
     mean, half = statistics.mean_ci95(np.array([0.0, 1.0, 1.0, 0.0]))
-    assert mean == 0.5 and half == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2)
+    t = 3.182446  # the 97.5 % quantile of Student's distribution with 3 degrees of freedom
+    assert mean == 0.5 and half == pytest.approx(t * (1 / 3) ** 0.5 / 2, rel=2e-3)
     assert np.isnan(statistics.mean_ci95(np.array([1.0]))[1])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 9, 39, 999])
+def test_students_quantile(freedom):
+    expected = stats.t.ppf(0.975, freedom)
+    assert statistics.student_quantile(freedom) == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_interval_of_a_binomial_share_is_wilsons():
+    """Whose farther end is the distance: 49 of 50, and 50 of 50, with the normal quantile."""
+    z = statistics.NORMAL_QUANTILE
+    for successes in (49, 50):
+        share = successes / 50
+        expected = stats.binomtest(successes, 50).proportion_ci(method="wilson")
+        half = statistics.share_half_width(share, (share * (1 - share) / 50) ** 0.5, z, 50)
+        assert share - half == pytest.approx(expected.low)
+    _, half = statistics.mean_ci95(np.ones(40), share=True)
+    assert 0.05 < half < 0.15, "no error among 40 episodes is not certainty"
+    assert statistics.mean_ci95(np.ones(40))[1] == 0
+    _, of_errors = statistics.mean_ci95(np.zeros(40), share=True)
+    assert of_errors == pytest.approx(half), "0 and 1 are symmetric"

@@ -1,0 +1,1 @@
+"""Simulations of how often confidence intervals cover the true value."""
