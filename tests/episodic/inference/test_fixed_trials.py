@@ -47,7 +47,8 @@ def test_answers_and_errors_are_those_of_adapt_and_predict(model, tmp_path, monk
         assert error == wrong / 20
     mean, half = answers.error
     assert 0.05 < mean < 0.95 and mean == pytest.approx(answers.errors.mean())
-    assert half == pytest.approx(1.96 * np.std(answers.errors, ddof=1) / np.sqrt(3))
+    students_t = 4.302653  # 2 degrees of freedom
+    assert half == pytest.approx(students_t * np.std(answers.errors, ddof=1) / np.sqrt(3))
 
 
 def test_transductive_models_see_one_query_at_a_time(tmp_path, monkeypatch):
