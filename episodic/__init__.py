@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from episodic.data.augmentation import Augmentation as Augmentation
     from episodic.data.augmentation import AugmentedSampler as AugmentedSampler
     from episodic.data.augmentation import SupportAugmentation as SupportAugmentation
+    from episodic.data.augmentation import TrainingAugmentation as TrainingAugmentation
     from episodic.data.sampling import ClassSampler as ClassSampler
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
@@ -166,6 +167,7 @@ _MODULES = {
     "TaskSampler": "episodic.data.sampling",
     "TextCNN": "episodic.models.textcnn",
     "TorchModule": "episodic.models.module",
+    "TrainingAugmentation": "episodic.data.augmentation",
     "TrainingConfig": "episodic.training.config",
     "TrainingResult": "episodic.training.loop",
     "TransductiveFineTuning": "episodic.algorithms.transductive_finetune",

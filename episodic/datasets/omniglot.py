@@ -9,10 +9,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 
 from episodic.core.progress import ProgressCallback, no_progress
 from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
@@ -30,7 +31,7 @@ __all__ = ["Omniglot"]
 TABLE = Path(__file__).parent / "splits" / "omniglot.csv"
 MAML = {"train": 1100, "validation": 100, "test": 423}
 LAKE_VALIDATION = 5
-DRAWINGS_PER_CHARACTER, SIZE = 20, 28
+DRAWINGS_PER_CHARACTER, FULL_SIZE = 20, 105
 ROTATIONS = (0, 90, 180, 270)
 
 
@@ -39,8 +40,8 @@ class Omniglot(ImageDataset):
     """1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
     Rotations by 90, 180 and 270 degrees, counter-clockwise, may be additional classes, as in
-    Matching Networks. Images are resized from 105x105 to 28x28 pixels with antialiasing in Pillow's
-    integer arithmetic, so every machine computes the same bytes. The splits are:
+    Matching Networks. Images are resized from 105x105 pixels with antialiasing in Pillow's integer
+    arithmetic, so every machine computes the same bytes. The splits are:
 
     `maml`: 1,100 / 100 / 423 random characters of all alphabets, as in the code of Finn, Abbeel,
     Levine: Model-Agnostic Meta-Learning (2017). The paper states 1,200 for training.
@@ -58,6 +59,7 @@ class Omniglot(ImageDataset):
         rotations: Whether rotations are additional classes in training.
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
+        size: Height and width to which drawings are resized, in pixels.
 
     Licence: MIT.
 
@@ -68,6 +70,7 @@ class Omniglot(ImageDataset):
     split: Literal["maml", "vinyals", "lake"] = "maml"
     rotations: bool = True
     rotate_test: bool = True
+    size: Annotated[int, Ge(8), Le(FULL_SIZE)] = 28
 
     license = (
         "Omniglot, https://github.com/brendenlake/omniglot, MIT License, Copyright (c) 2015 "
@@ -94,7 +97,7 @@ class Omniglot(ImageDataset):
             for c in list_characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        return Limits.from_members(DRAWINGS_PER_CHARACTER, members)
+        return Limits.from_members(DRAWINGS_PER_CHARACTER, members, (1, self.size, self.size))
 
     def fetch(
         self,
@@ -112,7 +115,7 @@ class Omniglot(ImageDataset):
         fetch_archives(raw, mirror, progress)
 
     def prepare(self, raw: Path, seed: int) -> Images:
-        """Return images `(N, 1, 28, 28)`, ink 255 on 0, character after character.
+        """Return images `(N, 1, size, size)`, ink 255 on 0, character after character.
 
         Each character is followed by its rotations, whose names are `NAME/90` and so on.
         """
@@ -122,12 +125,14 @@ class Omniglot(ImageDataset):
         classes = [
             (c, angle) for c in list_characters() for angle in self.rotations_of(splits[c.name])
         ]
-        images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, SIZE, SIZE), np.uint8)
+        shape = len(classes) * DRAWINGS_PER_CHARACTER, 1, self.size, self.size
+        images = np.empty(shape, np.uint8)
         upright = torch.empty(0)
         for i, (character, angle) in enumerate(classes):
             if angle == 0:
-                pixels = torch.stack([_decode_drawing(png) for png in drawings[character.name]])
-                upright = functional.invert(pixels)  # (20, 1, 28, 28)
+                files = drawings[character.name]
+                pixels = torch.stack([_decode_drawing(png, self.size) for png in files])
+                upright = functional.invert(pixels)  # (20, 1, size, size)
             images[i * DRAWINGS_PER_CHARACTER : (i + 1) * DRAWINGS_PER_CHARACTER] = (
                 functional.rotate(upright, angle).numpy()
             )
@@ -224,13 +229,13 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     return drawings
 
 
-def _decode_drawing(png: bytes) -> torch.Tensor:
-    """Decode a PNG file to uint8 `(1, 28, 28)`."""
+def _decode_drawing(png: bytes, size: int) -> torch.Tensor:
+    """Decode a PNG file to uint8 `(1, size, size)`."""
     from PIL import Image
     from torchvision.transforms.v2 import functional
 
     # Resizing is integer arithmetic on a Pillow image; on a tensor it depends on the processor.
     image = Image.open(io.BytesIO(png)).convert("L")
-    resized = functional.resize(image, [SIZE, SIZE], antialias=True)
+    resized = functional.resize(image, [size, size], antialias=True)
     tensor: torch.Tensor = functional.pil_to_tensor(resized)
     return tensor

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, NonNegativeFloat, PositiveFloat, Section, Seed, require
 from episodic.core.episode_size import EpisodeSize, check_sizes
-from episodic.data.augmentation import Augmentation, SupportAugmentation
+from episodic.data.augmentation import SupportAugmentation, TrainingAugmentation
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -73,7 +73,7 @@ class TrainingConfig(Section):
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
     hard_episode_fraction: Fraction = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
     meta_lr: PositiveFloat = 0.002
     meta_lr_end: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"

@@ -214,6 +214,19 @@ def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):
         )
 
 
+@pytest.mark.parametrize("size", [35, 105])
+def test_drawings_have_the_size_that_is_set(raw, small, size):
+    config = Omniglot("vinyals", size=size)
+    data = config.prepare(raw, 0)
+    assert data.images.shape == (12 * 20, 1, size, size)
+    assert config.limits(0).input == data.input == (1, size, size)
+    content = small["images_background"]["images_background/Greek/character02/0002_01.png"]
+    exact = torch.from_numpy(~np.asarray(Image.open(io.BytesIO(content)))).double()[None, None]
+    smooth = torch.nn.functional.interpolate(exact, (size, size), mode="bilinear", antialias=True)
+    first = torch.from_numpy(data.images).view(12, 20, size, size)[8, 0]
+    assert (first - smooth[0, 0] * 255).abs().max() < 1.01
+
+
 @pytest.mark.parametrize(
     ("config", "classes", "message"),
     [
