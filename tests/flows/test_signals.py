@@ -9,10 +9,11 @@ import sys
 import pytest
 
 SCRIPT = """
-import os, time
+import os, signal, time
 from contextlib import nullcontext
 from flows.server import signals
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests ignore it, as under nohup
 signals.install_handlers()
 if {prefect}:
     from prefect.utilities.engine import capture_sigterm as scope

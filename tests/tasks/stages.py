@@ -102,14 +102,17 @@ def write_params(
 
 
 def set_param(folder: Path, key: str, value: str) -> None:
-    """Change the first `key:` of params.yaml, or of its section if `key` is `section.key`."""
+    """Change the first `key:` of params.yaml, or of its section if `key` is `section.key`.
+
+    The key has a line of its own, or is one of `{a: 1, b: 2}`.
+    """
     text = (folder / "params.yaml").read_text()
     section, _, key = key.rpartition(".")
     start = re.search(rf"(?m)^ *{section}:", text).end() if section else 0
-    new, count = re.subn(rf"(?m)^( *{key}: )[^#\n]*", rf"\g<1>{value} ", text[start:], count=1)
-    assert count == 1
-    new = text[:start] + new
-    (folder / "params.yaml").write_text(new)
+    pattern = rf"(?m)^(?P<line> *{key}: )[^#\n]*|(?P<item>[{{,] *{key}: )[^,}}\n]*"
+    found = re.compile(pattern).search(text, start)
+    new = f"{found['line']}{value} " if found["line"] else f"{found['item']}{value}"
+    (folder / "params.yaml").write_text(text[: found.start()] + new + text[found.end() :])
 
 
 def read_text(path: Path) -> str:
