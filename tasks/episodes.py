@@ -81,7 +81,7 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     storage.save_examples(folder, _encode(data))
     details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Images) and data.is_encoded:
-        save_thumbnails(folder / storage.THUMBNAILS, data.images)
+        save_thumbnails(folder / storage.THUMBNAILS, data.images, data.inverted)
     if isinstance(data, Texts):
         texts = pd.DataFrame({"text": data.texts + data.outside})
         texts.to_parquet(folder / "texts.parquet", index=False)
@@ -197,12 +197,12 @@ def _encode(data: Images | Texts) -> Any:
         return data.encode(lambda what, done, total: progress.update(done, total))
 
 
-def save_thumbnails(path: Path, images: NDArray[np.uint8]) -> None:
-    """Write small versions of images for the reports, uint8 `(N, 3, S, S)`."""
+def save_thumbnails(path: Path, images: NDArray[np.uint8], inverted: bool = False) -> None:
+    """Write small versions of images for the reports, uint8 `(N, 3, S, S)`, dark on light."""
     side = min(THUMBNAIL, *images.shape[2:])
 
     def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        image = array_to_image(pixels).resize((side, side))
+        image = array_to_image(255 - pixels if inverted else pixels).resize((side, side))
         return np.asarray(image).transpose(2, 0, 1)
 
     blocks = (np.stack([shrink(p) for p in block]) for block in iterate_blocks(images))

@@ -35,8 +35,10 @@ ENCODED = {
     "cifar_fs": ["episodes"],
     "clinc150": ["episodes"],
     "fc100": ["episodes"],
+    "glyphs": ["episodes"],
     "image_folder": ["download", "episodes"],
     "mini_imagenet": ["episodes"],
+    "omniglot": ["episodes"],
     "text_folder": ["episodes"],
     "tiered_imagenet": ["episodes"],
 }

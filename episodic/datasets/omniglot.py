@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import (
     MIRROR_VARIABLE,
     content_digest,
@@ -40,12 +40,12 @@ MAX_BYTES, MAX_MEMBERS = 64 << 20, 100_000
 TABLE = Path(__file__).parent / "splits" / "omniglot.csv"
 MAML = {"train": 1100, "validation": 100, "test": 423}
 LAKE_VALIDATION = 5
-DRAWINGS_PER_CHARACTER, SIZE = 20, 28
+DRAWINGS_PER_CHARACTER, SIZE, FULL_SIZE = 20, 28, 105
 ROTATIONS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True)
-class Omniglot(ImageDataset):
+class Omniglot(PhotoDataset):
     """1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
     Rotations by 90, 180 and 270 degrees, counter-clockwise, may be additional classes, as in
@@ -68,6 +68,8 @@ class Omniglot(ImageDataset):
         rotations: Whether rotations are additional classes in training.
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
+        features: How images become examples. If they are resized or encoded, this starts from
+            105x105 pixels.
 
     Licence: MIT.
 
@@ -104,7 +106,8 @@ class Omniglot(ImageDataset):
             for c in list_characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        return Limits.from_members(DRAWINGS_PER_CHARACTER, members)
+        shape = self.features.example_shape((1, SIZE, SIZE))
+        return Limits.from_members(DRAWINGS_PER_CHARACTER, members, shape)
 
     def fetch(
         self,
@@ -146,6 +149,8 @@ class Omniglot(ImageDataset):
     def prepare(self, raw: Path, seed: int) -> Images:
         """Return images `(N, 1, 28, 28)`, ink 255 on 0, character after character.
 
+        If `features` changes them, they are `(N, 1, 105, 105)`.
+
         Each character is followed by its rotations, whose names are `NAME/90` and so on.
         """
         from torchvision.transforms.v2 import functional
@@ -154,12 +159,14 @@ class Omniglot(ImageDataset):
         classes = [
             (c, angle) for c in list_characters() for angle in self.rotations_of(splits[c.name])
         ]
-        images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, SIZE, SIZE), np.uint8)
+        size = SIZE if self.features.keeps_pixels else FULL_SIZE
+        images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, size, size), np.uint8)
         upright = torch.empty(0)
         for i, (character, angle) in enumerate(classes):
             if angle == 0:
-                pixels = torch.stack([_decode_drawing(png) for png in drawings[character.name]])
-                upright = functional.invert(pixels)  # (20, 1, 28, 28)
+                files = drawings[character.name]
+                pixels = torch.stack([_decode_drawing(png, size) for png in files])
+                upright = functional.invert(pixels)  # (20, 1, size, size)
             images[i * DRAWINGS_PER_CHARACTER : (i + 1) * DRAWINGS_PER_CHARACTER] = (
                 functional.rotate(upright, angle).numpy()
             )
@@ -171,6 +178,7 @@ class Omniglot(ImageDataset):
             counts=np.full(len(classes), DRAWINGS_PER_CHARACTER, np.int64),
             protocol=self.protocol,
             inverted=True,
+            features=self.features,
         )
 
 
@@ -296,13 +304,13 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     return drawings
 
 
-def _decode_drawing(png: bytes) -> torch.Tensor:
-    """Decode a PNG file to uint8 `(1, 28, 28)`."""
+def _decode_drawing(png: bytes, size: int) -> torch.Tensor:
+    """Decode a PNG file to uint8 `(1, size, size)`."""
     from PIL import Image
     from torchvision.transforms.v2 import functional
 
     # Resizing is integer arithmetic on a Pillow image; on a tensor it depends on the processor.
     image = Image.open(io.BytesIO(png)).convert("L")
-    resized = functional.resize(image, [SIZE, SIZE], antialias=True)
+    resized = functional.resize(image, [size, size], antialias=True)
     tensor: torch.Tensor = functional.pil_to_tensor(resized)
     return tensor
