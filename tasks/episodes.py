@@ -18,7 +18,7 @@ from episodic.core.config import require
 from episodic.data import sampling, storage
 from episodic.data.unknown_queries import draw_unknown_rows
 from episodic.data.varied_sampling import VariedClassSampler
-from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
+from episodic.datasets.base import Images, PreparedData, Sinusoids, Tasks, Texts
 from episodic.preprocessing.images.reading import array_to_image
 from tasks import params
 from tasks.prepared import FORMAT, add_offsets, name_episodes
@@ -41,7 +41,18 @@ def run(settings: params.Settings, raw: Path, out: Path) -> None:
         out: The folder to write.
     """
     dataset = settings.dataset
-    data = dataset.config.prepare(raw, dataset.seed)
+    write(settings, dataset.config.prepare(raw, dataset.seed), out)
+
+
+def write(settings: params.Settings, data: PreparedData, out: Path) -> None:
+    """Write the examples of a dataset and the fixed episodes.
+
+    Args:
+        settings: Settings with the sections `dataset` and `episodes`.
+        data: The dataset.
+        out: The folder to write.
+    """
+    dataset = settings.dataset
     with atomic_folder(out) as folder:
         if isinstance(data, Sinusoids):
             details = _write_sinusoids(data, settings.episodes, folder)
