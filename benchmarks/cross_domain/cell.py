@@ -208,13 +208,15 @@ def score(setting: str, source: str, target: str, data: Path, trained: Path, out
     """
     columns: dict[str, np.ndarray] = {}
     learners: dict[str, dict[str, Any]] = {}
-    meta: dict[str, Any] = {}
+    inputs: dict[str, dict[str, Any]] = {}
     for learner in read_matrix()["learners"]:
         name = name_learner(learner)
         settings = load_settings(source, learner["input"], setting, learner["method"])
         folder = prepared.open_folder(data / learner["input"], torch.device("cpu"))
         evaluation = EvaluationSetup.load(settings.evaluate, folder, trained / name / "model")
-        columns[name], meta = _score_episodes(evaluation), folder.meta
+        columns[name] = _score_episodes(evaluation)
+        keys = ("protocol", "classes", "queries", "data_digest")
+        inputs[learner["input"]] = {key: folder.meta[key] for key in keys}
         facts, config = read_json(trained / name / "run.json"), evaluation.trained.config
         learners[name] = {
             "input": learner["input"],
@@ -226,17 +228,14 @@ def score(setting: str, source: str, target: str, data: Path, trained: Path, out
             "iterations": config["iterations"],
             "seconds": facts["seconds"],
         }
-    rows = folder.read_episodes("test")
     with atomic_folder(out) as draft:
-        table = pd.DataFrame({"episode": np.arange(len(rows)), **columns})
+        table = pd.DataFrame(columns).rename_axis("episode").reset_index()
         table.to_csv(draft / "episodes.csv", index=False, float_format="%.6g")
         facts = {
             "setting": setting,
             "source": source,
             "target": target,
-            "protocol": meta["protocol"],
-            "classes": meta["classes"],
-            "queries": meta["queries"],
+            "inputs": inputs,
             "learners": learners,
         }
         write_json(draft / "cell.json", facts)
