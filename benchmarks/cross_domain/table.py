@@ -63,6 +63,8 @@ def read_cells(cells: Path, matrix: dict[str, Any]) -> Cells:
         cell = Cell(read_json(folder / "cell.json"), pd.read_csv(folder / "episodes.csv"))
         if set(cell.facts["learners"]) != set(learners):
             raise StageError(f"{folder} has other learners than matrix.yaml: run make cross-domain")
+        # In the order of matrix.yaml; JSON files have sorted keys.
+        cell.facts["learners"] = {name: cell.facts["learners"][name] for name in learners}
         same_target = [key for key in found if (key[0], key[2]) == (setting, target)]
         for key in same_target[:1]:
             digests = [
@@ -178,7 +180,9 @@ EXPLANATION = (
 )
 
 
-def render_markdown(table: pd.DataFrame, ranks: pd.DataFrame, cells: Cells) -> str:
+def render_markdown(
+    table: pd.DataFrame, ranks: pd.DataFrame, cells: Cells, matrix: dict[str, Any]
+) -> str:
     """Render the matrices, one section per setting and input."""
     sections = []
     for (setting, input), rows in table.groupby(["setting", "input"], sort=False):
@@ -198,17 +202,23 @@ def render_markdown(table: pd.DataFrame, ranks: pd.DataFrame, cells: Cells) -> s
                 _render_ranks(of_section),
             ]
         sections.append("\n\n".join(parts))
+    return "\n\n".join([*sections, _render_datasets(cells, matrix)]) + "\n"
+
+
+def _render_datasets(cells: Cells, matrix: dict[str, Any]) -> str:
+    """Render a table of the splits, one line per dataset and input."""
+    folders = {dataset["name"]: Path(dataset["source"]).name for dataset in matrix["datasets"]}
     described = {
         (target, input): facts
         for (_, _, target), cell in cells.items()
         for input, facts in cell.facts["inputs"].items()
     }
     lines = ["| dataset | input | split | test classes |", "|---|---|---|---|"]
-    lines += [
-        f"| {target} | {input} | {facts['protocol']} | {facts['classes']['test']} |"
-        for (target, input), facts in described.items()
-    ]
-    return "\n\n".join([*sections, "\n".join(lines)]) + "\n"
+    for (target, input), facts in described.items():
+        # A user's dataset has the name in matrix.yaml instead of that of its folder.
+        split = facts["protocol"].removeprefix(f"{folders[target]}, ")
+        lines.append(f"| {target} | {input} | {split} | {facts['classes']['test']} |")
+    return "\n".join(lines)
 
 
 def _describe(rows: pd.DataFrame) -> str:
@@ -284,7 +294,7 @@ def draw_chart(table: pd.DataFrame) -> str:
         values = rows.assign(
             row=rows["source"] + ", " + rows["method"],
             text=(100 * rows["accuracy"]).map("{:.1f}".format),
-            is_dark=rows["accuracy"] > rows["accuracy"].quantile(0.6),
+            is_dark=rows["accuracy"] > (rows["accuracy"].min() + rows["accuracy"].max()) / 2,
         )
         axis = alt.Axis(title=None, labelLimit=240, orient="top", labelAngle=0)
         base = alt.Chart(values).encode(
@@ -337,7 +347,7 @@ def write(cells_folder: Path, matrix_yaml: Path, out: Path) -> None:
     with atomic_folder(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
         ranks.to_csv(draft / "ranks.csv", index=False)
-        text = render_markdown(table, ranks, cells) + list_missing(cells, matrix)
+        text = render_markdown(table, ranks, cells, matrix) + list_missing(cells, matrix)
         write_text(draft / "results.md", text)
         write_text(draft / "results.svg", draw_chart(table))
 

@@ -123,7 +123,7 @@ class ImageFeatures:
         done = 0
         for block in iterate_blocks(images):
             for pixels in block:
-                result[done] = _resize(_restore(pixels, inverted), result.shape[2:])
+                result[done] = _resize(_restore(pixels, inverted), result.shape[2])
                 done += 1
             progress("images", done, len(images))
         return result
@@ -168,15 +168,15 @@ def _restore(pixels: NDArray[np.uint8], inverted: bool) -> NDArray[np.uint8]:
     return 255 - pixels if inverted else pixels
 
 
-def _resize(pixels: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize an image `(C, H, W)` as `decode_image` does, with or without colour.
 
     Returns:
-        uint8 `(3, *shape)`.
+        uint8 `(3, size, size)`.
     """
     from PIL import Image
 
-    if pixels.shape[1:] == shape:
-        return np.broadcast_to(pixels, (3, *shape))
-    image = array_to_image(pixels).resize(shape[::-1], Image.Resampling.BILINEAR)
+    if pixels.shape[1:] == (size, size):
+        return np.broadcast_to(pixels, (3, size, size))
+    image = array_to_image(pixels).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
