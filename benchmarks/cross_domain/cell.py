@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks.methods import cell
 from episodic.datasets.base import Images
@@ -33,7 +32,7 @@ from episodic.training.evaluation import adaptation_curve
 from tasks import params, prepared
 from tasks.evaluation.evaluation import EvaluationSetup
 from tasks.params import read_yaml
-from tasks.runtime import stage
+from tasks.runtime import distributed, stage
 from tasks.runtime.files import ROOT, atomic_folder, read_json, write_json
 from tasks.runtime.stage import StageError
 
@@ -212,7 +211,8 @@ def score(setting: str, source: str, target: str, data: Path, trained: Path, out
     for learner in read_matrix()["learners"]:
         name = name_learner(learner)
         settings = load_settings(source, learner["input"], setting, learner["method"])
-        folder = prepared.open_folder(data / learner["input"], torch.device("cpu"))
+        device = distributed.prepare_device(settings.device)
+        folder = prepared.open_folder(data / learner["input"], device)
         evaluation = EvaluationSetup.load(settings.evaluate, folder, trained / name / "model")
         columns[name] = _score_episodes(evaluation)
         keys = ("protocol", "classes", "queries", "data_digest")
@@ -250,7 +250,7 @@ def _score_episodes(evaluation: EvaluationSetup) -> np.ndarray:
         curve = adaptation_curve(
             learner, members, episode, [evaluation.steps], [learner.batch_norm]
         )
-        scores.append(curve.score[learner.batch_norm][:, 0].double().numpy())
+        scores.append(curve.score[learner.batch_norm][:, 0].cpu().double().numpy())
     return np.concatenate(scores)
 
 

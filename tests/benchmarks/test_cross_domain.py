@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from encoders import import_small_encoder
 from photographs import write_photographs
 from support import ROOT
@@ -17,7 +18,8 @@ from support import ROOT
 from benchmarks.cross_domain import cell, table
 from benchmarks.methods import cell as methods_cell
 from episodic.core.statistics import mean_ci95
-from tasks import params
+from tasks import params, prepared
+from tasks.evaluation.evaluation import check_inputs
 from tasks.runtime.files import read_json, write_json
 from tasks.runtime.stage import StageError
 
@@ -209,6 +211,19 @@ def test_a_model_is_refused_on_other_inputs(tiny, tmp_path):
         match=r"has examples \(image, 3 x 16 x 16, inverted\) of glyphs, and the model was trained",
     ):
         score_changed(tiny, tmp_path / "inverted", trained, input=[3, 16, 16], inverted=True)
+
+
+def test_a_model_is_refused_on_features_of_another_encoder(tiny):
+    config = read_json(tiny / "trained/3w1s/glyphs/encoder-simpleshot/model/config.json")
+    folder = prepared.open_folder(tiny / "data/3w1s/photos/encoder", torch.device("cpu"))
+    check_inputs(config, folder)
+    config["inputs"]["encoder"] = config["inputs"]["encoder"] | {"digest": "0123456789"}
+    with pytest.raises(
+        StageError,
+        match=r"has features \(1280\) of the encoder \w+ \(\w{7}\) of image_folder, and the model "
+        r"was trained on features \(1280\) of the encoder \w+ \(0123456\) of glyphs: prepare both",
+    ):
+        check_inputs(config, folder)
 
 
 def score_changed(tiny, folder, trained, input, inverted) -> None:
