@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from episodic.data.augmentation import Augmentation as Augmentation
     from episodic.data.augmentation import AugmentedSampler as AugmentedSampler
     from episodic.data.augmentation import SupportAugmentation as SupportAugmentation
+    from episodic.data.augmentation import TrainingAugmentation as TrainingAugmentation
     from episodic.data.sampling import ClassSampler as ClassSampler
     from episodic.data.sampling import Sampler as Sampler
     from episodic.data.sampling import SinusoidSampler as SinusoidSampler
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from episodic.models.module import TorchModule as TorchModule
     from episodic.models.resnet12 import ResNet12 as ResNet12
     from episodic.models.textcnn import TextCNN as TextCNN
+    from episodic.models.wide_resnet import WideResNet as WideResNet
     from episodic.preprocessing.encoders.encoder import ImageEncoder as ImageEncoder
     from episodic.preprocessing.encoders.encoder import load_encoder as load_encoder
     from episodic.training.config import EvaluationConfig as EvaluationConfig
@@ -165,11 +167,13 @@ _MODULES = {
     "TaskSampler": "episodic.data.sampling",
     "TextCNN": "episodic.models.textcnn",
     "TorchModule": "episodic.models.module",
+    "TrainingAugmentation": "episodic.data.augmentation",
     "TrainingConfig": "episodic.training.config",
     "TrainingResult": "episodic.training.loop",
     "TransductiveFineTuning": "episodic.algorithms.transductive_finetune",
     "UserError": "episodic.core.errors",
     "VariedClassSampler": "episodic.data.varied_sampling",
+    "WideResNet": "episodic.models.wide_resnet",
     "adapt": "episodic.training.evaluation",
     "adaptation_curve": "episodic.training.evaluation",
     "choose_device": "episodic.core.device",

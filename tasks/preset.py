@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from episodic.core.config import ConfigError
 from episodic.core.registry import did_you_mean
@@ -112,9 +113,11 @@ def _assign(document: Any, values: dict[str, Any], path: str, changes: list[str]
         value = list(value) if isinstance(value, tuple) else value
         if key not in document or document[key] != value:
             changes.append(f"{where}: {document.get(key)} -> {value}")
-            if isinstance(value, list) and isinstance(document.get(key), list):
+            if isinstance(value, list):
+                if not isinstance(document.get(key), list):
+                    document[key] = CommentedSeq()
                 document[key][:] = value
-                document[key].fa.set_flow_style()  # an empty list has no style of its own
+                document[key].fa.set_flow_style()  # a new list has no style of its own
             else:
                 document[key] = value
 

@@ -78,16 +78,25 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     return result
 
 
-def _describe(node: dict[str, Any], key: str, parent: Any, defaults: dict[str, Any]) -> None:
-    """Add descriptions, taken from comments, and the defaults of the code."""
+def _describe(
+    node: dict[str, Any], key: str, parent: Any, defaults: dict[str, Any], inherited: str = ""
+) -> None:
+    """Add descriptions, taken from comments, and the defaults of the code.
+
+    The keys of a section on one line, `{a: 1, b: 2}`, inherit the comment of the line.
+    """
     comment = parent.ca.items.get(key) if hasattr(parent, "ca") else None
     if comment and comment[2]:
         node["description"] = comment[2].value.split("\n")[0].lstrip("# ").strip()
+    elif inherited:
+        node["description"] = inherited
     if not isinstance(defaults.get(key), dict):
         node["default"] = list(defaults[key]) if isinstance(defaults[key], tuple) else defaults[key]
         return
     for name, inner in node.get("properties", {}).items():
-        _describe(inner, name, parent[key], defaults[key])
+        on_one_line = parent[key].fa.flow_style()
+        line_comment = node.get("description", "") if on_one_line else ""
+        _describe(inner, name, parent[key], defaults[key], line_comment)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from episodic.training import loop, model_folder
 from episodic.training.config import TrainingConfig
 from episodic.training.reliability import Reliability, fit_reliability
 from tasks import params, prepared
+from tasks.initial_values import fit_initial_values
 from tasks.runtime import class_selection, distributed, resume, stage
 from tasks.runtime.files import ROOT, atomic_folder, compute_code_digest, write_json
 from tasks.runtime.stage import StageError
@@ -112,6 +113,7 @@ def run(settings: params.Settings, data: Path, model: Path, history: Path, run_j
                 plan=plan,
                 group=group,
                 checkpoint_path=checkpoint,
+                initial=fit_initial_values(source, learner, settings.train.seed),
                 on_progress=on_progress,
                 on_resume=on_resume,
             )

@@ -32,15 +32,26 @@ print("FILES" + json.dumps([f.relative_to(ROOT).as_posix() for f in list_code_fi
 """Runs a stage and prints its code files. Charts stay empty: to draw them takes two seconds."""
 
 ENCODED = {
+    "aircraft": ["episodes"],
     "cifar_fs": ["episodes"],
     "clinc150": ["episodes"],
+    "cub": ["episodes"],
+    "dtd": ["episodes"],
+    "eurosat": ["episodes"],
     "fc100": ["episodes"],
+    "full_omniglot": ["episodes"],
+    "fungi": ["episodes"],
     "glyphs": ["episodes"],
     "image_folder": ["download", "episodes"],
     "mini_imagenet": ["episodes"],
+    "news": ["episodes"],
+    "newsgroups": ["episodes"],
     "omniglot": ["episodes"],
+    "quickdraw": ["episodes"],
     "text_folder": ["episodes"],
     "tiered_imagenet": ["episodes"],
+    "traffic_signs": ["episodes"],
+    "vgg_flower": ["episodes"],
 }
 """Datasets with `features.path`, and the stages that read the encoder there."""
 

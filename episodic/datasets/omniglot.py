@@ -9,38 +9,29 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 
 from episodic.core.progress import ProgressCallback, no_progress
 from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
-from episodic.datasets.sources.fetch import (
-    MIRROR_VARIABLE,
-    content_digest,
-    download,
-    find_in_mirror,
-    read_folder,
-    read_zip,
-    write_zip,
+from episodic.datasets.sources.fetch import read_zip
+from episodic.datasets.sources.omniglot import (
+    CONTENT,
+    MAX_BYTES,
+    MAX_MEMBERS,
+    fetch_archives,
+    file_pattern,
 )
 
 __all__ = ["Omniglot"]
 
-CONTENT = {
-    "images_background": "7c563fb7d98dbd312c5e0ccb87230ca9d7e8a13d672e5de6186245e7905ed43e",
-    "images_evaluation": "e5a69b751aa33f555bdc92febd48220b69a811b2ff01de32bf4d1bca47bd1809",
-}
-"""The `content_digest` of each archive. torchvision has their addresses and MD5s."""
-
-MAX_BYTES, MAX_MEMBERS = 64 << 20, 100_000
-"""Bounds on an archive. The real ones have 10 MB and 20,000 members."""
-
 TABLE = Path(__file__).parent / "splits" / "omniglot.csv"
 MAML = {"train": 1100, "validation": 100, "test": 423}
 LAKE_VALIDATION = 5
-DRAWINGS_PER_CHARACTER, SIZE, FULL_SIZE = 20, 28, 105
+DRAWINGS_PER_CHARACTER, FULL_SIZE = 20, 105
 ROTATIONS = (0, 90, 180, 270)
 
 
@@ -49,8 +40,8 @@ class Omniglot(PhotoDataset):
     """1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
     Rotations by 90, 180 and 270 degrees, counter-clockwise, may be additional classes, as in
-    Matching Networks. Images are resized from 105x105 to 28x28 pixels with antialiasing in Pillow's
-    integer arithmetic, so every machine computes the same bytes. The splits are:
+    Matching Networks. Images are resized from 105x105 pixels with antialiasing in Pillow's integer
+    arithmetic, so every machine computes the same bytes. The splits are:
 
     `maml`: 1,100 / 100 / 423 random characters of all alphabets, as in the code of Finn, Abbeel,
     Levine: Model-Agnostic Meta-Learning (2017). The paper states 1,200 for training.
@@ -68,6 +59,7 @@ class Omniglot(PhotoDataset):
         rotations: Whether rotations are additional classes in training.
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
+        size: Height and width to which drawings are resized, in pixels.
         features: How images become examples. If they are resized or encoded, this starts from
             105x105 pixels.
 
@@ -80,6 +72,7 @@ class Omniglot(PhotoDataset):
     split: Literal["maml", "vinyals", "lake"] = "maml"
     rotations: bool = True
     rotate_test: bool = True
+    size: Annotated[int, Ge(8), Le(FULL_SIZE)] = 28
 
     license = (
         "Omniglot, https://github.com/brendenlake/omniglot, MIT License, Copyright (c) 2015 "
@@ -106,7 +99,7 @@ class Omniglot(PhotoDataset):
             for c in list_characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        shape = self.features.example_shape((1, SIZE, SIZE))
+        shape = self.features.example_shape((1, self.size, self.size))
         return Limits.from_members(DRAWINGS_PER_CHARACTER, members, shape)
 
     def fetch(
@@ -122,32 +115,10 @@ class Omniglot(PhotoDataset):
         They come from the folder `omniglot` of the mirror, as zip archives or unpacked, or from the
         official address. Their bytes do not depend on it.
         """
-        for archive in CONTENT:
-            target = raw / f"{archive}.zip"
-            path = find_in_mirror(mirror, f"omniglot/{archive}.zip", f"omniglot/{archive}")
-            try:
-                if path:
-                    files = _read_official(path, str(path), archive)
-                else:
-                    url = f"{_torchvision_omniglot().download_url_prefix}/{archive}.zip"
-                    download(url, target, max_bytes=MAX_BYTES, progress=progress)
-                    files = _read_official(target, url, archive)
-            except FetchError as error:
-                remedy = (
-                    f"connect to the network and run again, or set {MIRROR_VARIABLE} to a "
-                    f"folder that contains omniglot/{archive}.zip"
-                )
-                if path:
-                    remedy = (
-                        f"put the real archive there, or unset {MIRROR_VARIABLE} to download it"
-                    )
-                elif mirror:
-                    remedy += f" ({mirror} does not)"
-                raise type(error)(f"{error}; {remedy}") from error
-            write_zip(target, files)
+        fetch_archives(raw, mirror, progress)
 
     def prepare(self, raw: Path, seed: int) -> Images:
-        """Return images `(N, 1, 28, 28)`, ink 255 on 0, character after character.
+        """Return images `(N, 1, size, size)`, ink 255 on 0, character after character.
 
         If `features` changes them, they are `(N, 1, 105, 105)`.
 
@@ -159,7 +130,7 @@ class Omniglot(PhotoDataset):
         classes = [
             (c, angle) for c in list_characters() for angle in self.rotations_of(splits[c.name])
         ]
-        size = SIZE if self.features.keeps_pixels else FULL_SIZE
+        size = self.size if self.features.keeps_pixels else FULL_SIZE
         images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, size, size), np.uint8)
         upright = torch.empty(0)
         for i, (character, angle) in enumerate(classes):
@@ -243,46 +214,6 @@ def _shuffle(names: list[str], seed: int, purpose: str) -> list[str]:
     )
 
 
-def _read_official(source: Path, name: str, archive: str) -> dict[str, bytes]:
-    """Read a zip archive or a folder.
-
-    Raises:
-        FetchError: Neither the contents nor the archive are the official ones.
-    """
-    files = (read_folder if source.is_dir() else read_zip)(
-        source,
-        pattern=_file_pattern(archive),
-        max_bytes=MAX_BYTES,
-        max_members=MAX_MEMBERS,
-        name=name,
-    )
-    digest = content_digest(files)
-    if digest != CONTENT[archive] and (
-        source.is_dir() or _compute_md5(source) != _torchvision_omniglot().zips_md5[archive]
-    ):
-        raise FetchError(
-            f"{name} is not Omniglot's {archive}: its {len(files)} images have the content digest "
-            f"{digest[:12]}... where {CONTENT[archive][:12]}... is expected"
-        )
-    return files
-
-
-def _torchvision_omniglot() -> Any:
-    """Return torchvision's class, which has the addresses and the MD5s."""
-    from torchvision.datasets import Omniglot
-
-    return Omniglot
-
-
-def _compute_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def _file_pattern(archive: str) -> str:
-    return rf"{archive}/[^/\\]+/character\d\d/\d{{4}}_\d\d\.png"
-
-
 def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
     """Return the PNG files of each character, in the order of the people."""
     drawings: dict[str, list[bytes]] = defaultdict(list)
@@ -291,7 +222,7 @@ def _read_drawings(raw: Path) -> dict[str, list[bytes]]:
         if not path.is_file():
             raise FetchError(f"{path} does not exist: run the stage download first")
         files = read_zip(
-            path, pattern=_file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
+            path, pattern=file_pattern(archive), max_bytes=MAX_BYTES, max_members=MAX_MEMBERS
         )
         for name, content in files.items():
             drawings[name.split("/", 1)[1].rsplit("/", 1)[0]].append(content)

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from episodic.core.config import Fraction, NonNegativeFloat, PositiveFloat, Section, Seed, require
 from episodic.core.episode_size import EpisodeSize, check_sizes
-from episodic.data.augmentation import Augmentation, SupportAugmentation
+from episodic.data.augmentation import SupportAugmentation, TrainingAugmentation
 from episodic.engine import plan as plans
 
 __all__ = ["MAX_INNER_STEPS", "EvaluationConfig", "TrainingConfig"]
@@ -43,6 +43,9 @@ class TrainingConfig(Section):
         meta_lr_end: Outer learning rate at the end of the schedule.
         schedule: Schedule of the outer learning rate from `meta_lr` to `meta_lr_end`.
         optimizer: The outer optimizer.
+        weight_decay: Decoupled weight decay: each outer step subtracts this fraction of the weights
+            of the model, times the outer learning rate. Biases, batch norm and further parameters
+            of the algorithm are exempt.
         gradient_clip: Bound on each element of the meta-gradient. None: no clipping.
         batch_norm: `transductive` normalizes the query set by its own statistics, `inductive` by
             those of the support set.
@@ -70,11 +73,12 @@ class TrainingConfig(Section):
     classes: Annotated[int, Ge(1), Le(10_000_000)] | None = None
     groups: Annotated[tuple[str, ...], MinLen(1)] | None = None
     hard_episode_fraction: Fraction = 0.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: TrainingAugmentation = field(default_factory=TrainingAugmentation)
     meta_lr: PositiveFloat = 0.002
     meta_lr_end: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     optimizer: Literal["adam", "sgd"] = "adam"
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 0.0
     gradient_clip: Annotated[float, Gt(0), Le(1e12)] | None = None
     batch_norm: Literal["transductive", "inductive"] = "transductive"
     validate_every: Annotated[int, Ge(1), Le(10_000_000)] = 90

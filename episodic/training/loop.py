@@ -78,6 +78,7 @@ def train(
     plan: Plan | None = None,
     group: ProcessGroup | None = None,
     checkpoint_path: Path | None = None,
+    initial: Params | None = None,
     on_progress: OnProgress = lambda iteration, metrics: None,
     on_resume: Callable[[int], None] = lambda iteration: None,
 ) -> TrainingResult:
@@ -102,6 +103,9 @@ def train(
             and receives the same result. Only rank 0 writes checkpoints.
         checkpoint_path: File to save the state to every `config.checkpoint_every` iterations. If
             it exists, training resumes from it.
+        initial: Initial values of some meta-parameters, such as regularized means, instead of
+            those of `learner.init`. They are validated before the first iteration, so that training
+            can only improve on them.
         on_progress: Called after every iteration with its number and the latest metrics.
         on_resume: Called with the iteration of the checkpoint that training resumes from.
 
@@ -119,7 +123,7 @@ def train(
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.plan.tf32
     plan = plan or choose_training_plan(sampler, config, device, learner)
-    state = _start(learner, config, device, group, checkpoint_path)
+    state = _start(learner, config, device, group, checkpoint_path, initial)
     resumed_at = state.iteration
     estimate = _build_estimation(learner, sampler, state, validation)
     if resumed_at:
@@ -129,6 +133,8 @@ def train(
     if not learner.has_learned_parameters(state.theta):
         _validate(learner, state, validation, group, plan.compiled and device.type == "cpu")
         return _build_result(state, resumed_at)
+    if initial and not resumed_at:
+        _validate(learner, state, validation, group, plan.compiled and device.type == "cpu")
     iterate = build_iteration(learner, sampler, state, config, device, plan, group)
     window: list[Tensor] = []
     metrics: dict[str, float] = {}
@@ -235,6 +241,7 @@ def build_iteration(
     sampling and Adam, unless `capture` is false, the algorithm is `scheduled`, or the shapes differ
     between tasks.
     """
+    decayed = list_decayed_names(learner) if config.weight_decay else []
 
     def update(tasks: Tensor, rate: float | Tensor) -> Tensor:
         loss, score, gradient = outer.sharded_meta_gradient(
@@ -249,6 +256,8 @@ def build_iteration(
         norm = torch.stack([g.norm() for g in gradient.values()]).norm()
         if (clip := config.gradient_clip) is not None:
             gradient = {name: g.clamp(-clip, clip) for name, g in gradient.items()}
+        for name in decayed:
+            state.theta[name] *= 1 - rate * config.weight_decay
         (_step_adam if config.optimizer == "adam" else _step_sgd)(state, gradient, rate)
         return torch.stack([loss, score, norm])
 
@@ -266,6 +275,20 @@ def build_iteration(
         return update(tasks, config.rate(state.iteration))
 
     return iterate
+
+
+def list_decayed_names(learner: MetaLearner) -> list[str]:
+    """Return the names of the parameters with weight decay: the matrices and filters of the model.
+
+    Source: Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019.
+    https://arxiv.org/abs/1711.05101
+    """
+    parameters = learner.model.init(torch.Generator())
+    return [
+        name
+        for name, p in parameters.items()
+        if p.ndim > 1 and name not in learner.model.norm_names
+    ]
 
 
 def _step_adam(state: TrainingState, gradient: Params, rate: float | Tensor) -> None:
@@ -380,13 +403,14 @@ def _start(
     device: torch.device,
     group: ProcessGroup,
     checkpoint_path: Path | None,
+    initial: Params | None,
 ) -> TrainingState:
     """Return the initial state of all processes, restored by rank 0 if there is a checkpoint."""
     restored = group.rank == 0 and checkpoint_path is not None and checkpoint_path.exists()
     if restored and checkpoint_path is not None:
         state = TrainingState.restore(checkpoint_path, learner, config, device)
     else:
-        state = TrainingState.initial(learner, config, device)
+        state = TrainingState.initial(learner, config, device, initial)
     message = json.dumps(state.counters() if restored else None).encode()
     counters = json.loads(group.broadcast_object(message, device))
     if counters is not None:

@@ -69,10 +69,22 @@ class TrainingState:
 
     @classmethod
     def initial(
-        cls, learner: MetaLearner, config: TrainingConfig, device: torch.device
+        cls,
+        learner: MetaLearner,
+        config: TrainingConfig,
+        device: torch.device,
+        values: Params | None = None,
     ) -> TrainingState:
-        """Create the state before the first iteration, determined by `config.seed`."""
-        theta = {name: p.to(device) for name, p in learner.init(config.seed).items()}
+        """Create the state before the first iteration, determined by `config.seed`.
+
+        Args:
+            learner: The meta-learner.
+            config: The settings.
+            device: Device of the state.
+            values: Values of some meta-parameters, instead of those of `learner.init`.
+        """
+        drawn = learner.init(config.seed) | (values or {})
+        theta = {name: p.to(device, copy=True) for name, p in drawn.items()}
 
         def zeros() -> Params:
             return {name: torch.zeros_like(p) for name, p in theta.items()}

@@ -12,10 +12,13 @@ import pandas as pd
 import torch
 
 from episodic.analysis import rating_metrics
-from episodic.analysis.rating_metrics import METRICS, RatingBaselines, Ratings
+from episodic.analysis.item_similarity import Ratings
+from episodic.analysis.rating_baselines import RatingBaselines
+from episodic.analysis.rating_metrics import LIST_METRICS, METRICS
 from episodic.core import float64
 from episodic.core.episode import Episode
 from episodic.core.statistics import mean_ci95
+from episodic.data import storage
 from episodic.engine.processes import ProcessGroup
 from episodic.training.evaluation import adaptation_curve
 from tasks.evaluation.baselines import RowBaselines, stack_scores
@@ -28,6 +31,9 @@ SHOTS = (1, 3, 5, 10, 20)
 The predicted ratings are the same for all of them.
 """
 
+AHEAD = {"mae": "ahead", "rmse": "ahead_rmse", "ndcg_10": "ahead_ndcg_10"}
+"""Measures in which methods are compared by user, and the columns of the differences."""
+
 LISTS, LIST_LENGTH = 4, 8
 """Number of users, from typical to worst, with a ranked list in the report, and its length."""
 
@@ -39,21 +45,21 @@ class RatingTable:
     """All ratings, row by row.
 
     Attributes:
-        item: Index of the rated item: the first feature.
-        value: The rating.
+        x: Numbers of features, int64 `(N, fields, features)`. The first is the rated item.
+        value: The ratings `(N,)`.
         shots: The numbers of first ratings that are evaluated.
     """
 
     def __init__(self, source: PreparedFolder):
-        examples: Any = source.examples
         self.source, shots = source, source.meta["shots"]
         self.shots = sorted({n for n in SHOTS if n < shots} | {shots})
-        self.item = examples[:, 0, 0].cpu().numpy().astype(np.int64)
+        rows = torch.arange(len(source.examples))
+        self.x = storage.read_examples(source.examples, rows).cpu().numpy().astype(np.int64)
         self.value = source.targets.cpu().numpy().astype(np.float64)
 
     def slice(self, first: int, size: int) -> Ratings:
         """Return consecutive ratings."""
-        return Ratings(self.item[first : first + size], self.value[first : first + size])
+        return Ratings(self.x[first : first + size], self.value[first : first + size])
 
     def users(self, episodes: pd.DataFrame) -> Users:
         """Return the support and query set of each fixed episode."""
@@ -69,8 +75,8 @@ class RatingTable:
     def baselines(self) -> dict[int, RatingBaselines]:
         """The fitted baselines, by the number of first ratings."""
         validation = self.users(self.source.read_episodes("validation"))
-        items = int(self.item.max()) + 1
-        return RatingBaselines.fit(self.training_users(), validation, items, self.shots)
+        tokens = int(self.x.max()) + 1
+        return RatingBaselines.fit(self.training_users(), validation, tokens, self.shots)
 
 
 def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines:
@@ -81,7 +87,7 @@ def fit_rating_baselines(table: RatingTable, test: pd.DataFrame) -> RowBaselines
         scores = [
             {
                 name: float(((prediction - query.values) ** 2).mean())
-                for name, prediction in fitted.predict(support, query.items).items()
+                for name, prediction in fitted.predict(support, query.x).items()
             }
             for support, query in users[first : first + episode.tasks]
         ]
@@ -96,7 +102,7 @@ class RatingResults:
 
     Attributes:
         users: METRICS of each user: columns `method` (`model` or a baseline), `shots`, `episode`,
-            and one per measure.
+            and one per measure. Baselines that only rank items have no errors.
         lists: For a few users, from typical to worst, the ratings of the support set (part
             `support`) and the items that the model ranks first (part `list`).
     """
@@ -132,12 +138,18 @@ def measure_ratings(
             continue
         for episode, ((support, query), output) in enumerate(zip(users, outputs, strict=True)):
             predictions = {"model": output[: len(query.values)]}
-            predictions |= fitted[shots].predict(support.first(shots), query.items)
-            for method, values in predictions.items():
-                rows.append(
-                    {"method": method, "shots": shots, "episode": episode}
-                    | rating_metrics.score_ratings(query.values, values, lowest)
-                )
+            known = support.first(shots)
+            predictions |= fitted[shots].predict(known, query.x)
+            scores = {
+                method: rating_metrics.score_ratings(query.values, values, lowest)
+                for method, values in predictions.items()
+            }
+            for method, values in fitted[shots].rank(known, query.x).items():
+                scores[method] = rating_metrics.rank_ratings(query.values, values, lowest)
+            rows += [
+                {"method": method, "shots": shots, "episode": episode} | of_method
+                for method, of_method in scores.items()
+            ]
     if fitted is None:
         return None
     measured = pd.DataFrame(rows)
@@ -178,16 +190,21 @@ def _ranked_lists(
 def summarize_users(users: pd.DataFrame) -> pd.DataFrame:
     """Summarize the measures by method and number of ratings, with 95 % intervals over users.
 
-    `ahead` is the absolute error of the method minus that of the model, for the same users.
+    `ahead` is how much better the model is for the same users: the absolute error of the method
+    minus that of the model. So is `ahead_rmse`, and `ahead_ndcg_10` is the nDCG of the model minus
+    that of the method.
     """
     rows = []
-    model = users[users["method"] == "model"].set_index(["shots", "episode"])["mae"]
+    model = users[users["method"] == "model"].set_index(["shots", "episode"])
     for (method, shots), errors in users.groupby(["method", "shots"], sort=True):
         line: dict[str, Any] = {"method": method, "shots": shots}
         for measure in METRICS:
             line[measure], line[f"{measure}_ci95"] = mean_ci95(errors[measure].to_numpy())
-        gain = errors.set_index("episode")["mae"] - model.xs(shots, level="shots")
-        line["ahead"], line["ahead_ci95"] = mean_ci95(gain.to_numpy())
+        by_user, of_model = errors.set_index("episode"), model.xs(shots, level="shots")
+        for measure, column in AHEAD.items():
+            gain = by_user[measure] - of_model[measure]
+            sign = -1 if measure in LIST_METRICS else 1
+            line[column], line[f"{column}_ci95"] = mean_ci95(sign * gain.to_numpy())
         rows.append(line)
     return pd.DataFrame(rows)
 

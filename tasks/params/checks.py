@@ -104,6 +104,11 @@ def _check_augmentation(settings: Settings, input: tuple[int, ...]) -> list[str]
             getattr(settings, section).augmentation.check_input(shape)
         except ConfigError as error:
             errors.append(f"{section}.augmentation.{error}{whose}")
+    if settings.train.augmentation.dihedral and settings.algorithm.config.labels == "split":
+        errors.append(
+            "train.augmentation.dihedral is true; it must be false for "
+            f"{settings.algorithm.name}, which is trained to tell all training classes apart"
+        )
     return errors
 
 

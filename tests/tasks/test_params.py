@@ -219,8 +219,8 @@ FAULTS = [
     ),
     (
         {"evaluate__augmentation": {"copies": 3}},
-        "evaluate.augmentation.copies is 3; it must be 0 unless crop, flip, brightness, contrast, "
-        "saturation or hue is set",
+        "evaluate.augmentation.copies is 3; it must be 0 unless a transformation, such as crop, is "
+        "set",
     ),
     (
         {"train__hard_episode_fraction": 1.5},
@@ -283,6 +283,23 @@ FAULTS = [
     (
         {"dataset__omniglot": {"spilt": "maml"}},
         "unknown key dataset.omniglot.spilt - did you mean split?",
+    ),
+    (
+        {"dataset__name": "omniglot", "dataset__omniglot": {"size": 106}},
+        "dataset.omniglot.size is 106; it must be at most 105",
+    ),
+    (
+        {"train__augmentation": {"elastic": 1.5}},
+        "train.augmentation.elastic is 1.5; it must be at most 1",
+    ),
+    (
+        {"evaluate__augmentation": {"dihedral": True}},
+        "unknown key evaluate.augmentation.dihedral",
+    ),
+    (
+        {"train__augmentation": {"dihedral": True}, "algorithm__name": "finetune"},
+        "train.augmentation.dihedral is true; it must be false for finetune, which is trained to "
+        "tell all training classes apart",
     ),
     (
         {"model__conv4__downsample": "max_pool", "model__conv4__blocks": 6},
@@ -386,8 +403,8 @@ FAULTS = [
     ),
     (
         {"model__name": "bag"},
-        "model.name is 'bag'; it must be conv4, mlp, module or resnet12 for glyphs, whose examples "
-        "are images",
+        "model.name is 'bag'; it must be conv4, mlp, module, resnet12 or wide_resnet for glyphs, "
+        "whose examples are images",
     ),
     (
         {
@@ -615,7 +632,8 @@ def test_presets_hold_only_what_differs():
             if isinstance(value, dict):
                 check(value, base[key], f"{path}.{key}")
             else:
-                same = list(base[key]) == value if isinstance(value, list) else base[key] == value
+                default = base[key]
+                same = (list(default) if isinstance(default, tuple) else default) == value
                 assert not same, f"{path}.{key} is the default"
 
     for name in preset.list_presets()[1:]:

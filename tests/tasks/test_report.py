@@ -20,6 +20,9 @@ import pytest
 import synthetic
 from PIL import Image
 
+from episodic.core.registry import DATASETS
+from episodic.datasets.cifar_fs import CifarFS
+from episodic.datasets.mini_imagenet import MiniImageNet
 from tasks import report
 from tasks.params import parse, read_yaml
 from tasks.reports.kit import charts, gallery, published, results, wording
@@ -391,6 +394,22 @@ def test_table_of_published_results_is_complete():
         "and ways == '20' and shots == '1'"
     ).iloc[0]
     assert (maml["accuracy"], maml["ci95"]) == ("95.8", "0.3")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "protocol", "method"),
+    [("mini_imagenet", MiniImageNet.protocol, "MAML"), ("cifar_fs", CifarFS.protocol, "R2-D2")],
+)
+def test_published_results_belong_to_datasets(image_root, dataset, protocol, method):
+    """The names in the table are those of the datasets, and so are the splits."""
+    table = pd.read_csv(published.TABLE, dtype=str, keep_default_na=False)
+    assert set(table["dataset"]) <= set(DATASETS)
+    data = read_run(image_root[0])
+    meta = data.meta | {"dataset": dataset, "protocol": protocol, "queries": 15}
+    mine = published.extract_protocol(replace(data, meta=meta), {"dataset": {dataset: None}})
+    rows = pd.concat(published.find_published_results(mine))
+    found = rows[rows["method"] == method]
+    assert len(found) and not found["differs"].str.contains("split|rotations").any()
 
 
 # --- gallery, classes, curves ---------------------------------------------------------------------

@@ -53,9 +53,10 @@ def extract_protocol(results: Results, settings: dict[str, Any]) -> dict[str, st
         split = "maml" if ranges == MAML_SINUSOID_RANGES else "other ranges"
         return task | {"split": split, "steps": str(results.steps)}
     balanced = meta.get("query_balance") is None
+    if "rotations" in dataset_settings:
+        task["rotations"] = describe_rotations(dataset_settings)
     return task | {
         "split": str(dataset_settings.get("split", meta["protocol"])),
-        "rotations": describe_rotations(dataset_settings),
         "queries": str(meta["queries"]) if balanced else f"{meta['queries']}, unbalanced",
         "batch_norm": results.mode,
     }

@@ -297,7 +297,9 @@ def _read_tables(
     tables["test"] = read_data("test.parquet", "episode")
     if "tasks" in meta:
         return tables | {
-            "ratings": read_scores("ratings.csv", "method", "shots", "mae", "rmse", "ahead"),
+            "ratings": read_scores(
+                "ratings.csv", "method", "shots", "mae", "rmse", "ndcg_exp_10", "ahead"
+            ),
             "lists": read_scores("lists.parquet", "episode", "part", "item", "rating", "answer"),
         }
     return tables | {

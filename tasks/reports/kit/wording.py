@@ -18,7 +18,11 @@ BASELINES = {
     "global_mean": "global mean rating",
     "item_mean": "item mean",
     "shifted_item_mean": "item mean plus user offset",
-    "factorisation": "matrix factorization with fold-in",
+    "factorization": "matrix factorization with fold-in",
+    "feature_ridge": "biases of features plus ridge regression",
+    "feature_factorization": "matrix factorization with features",
+    "neighbours": "nearest neighbours of items",
+    "ease": "EASE, which only ranks",
     "zero": "constant 0",
     "support_mean": "mean of the support set's targets",
 }

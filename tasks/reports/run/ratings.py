@@ -14,25 +14,29 @@ from tasks.reports.kit.section import Figure, ReportSection, Table, build_figure
 from tasks.reports.run import sentences
 from tasks.reports.run.facts import measure_rating_errors
 
-MEASURES = {
-    "mae": "mean absolute error",
-    "rmse": "RMSE",
-    "ndcg_1": "nDCG@1",
-    "ndcg_3": "nDCG@3",
-    "ndcg_10": "nDCG@10",
+ERRORS = {"mae": "mean absolute error", "rmse": "RMSE"}
+RANKINGS = {
+    f"{gain}_{length}": f"nDCG@{length}{of_gain}"
+    for gain, of_gain in (("ndcg", ""), ("ndcg_exp", ", exponential gain"))
+    for length in (1, 3, 10)
 }
 STYLES = {
     "model": ("model", (1, 0)),
-    "factorisation": ("published", (6, 3)),
+    "feature_factorization": ("early", (6, 3)),
+    "factorization": ("published", (6, 3)),
     "shifted_item_mean": ("other", (6, 3)),
     "item_mean": ("baseline", (2, 3)),
     "global_mean": ("training", (2, 3)),
 }
-"""Colour and dash pattern of the line of each method."""
+"""Colour and dash pattern of the line of each method in the chart."""
+
+METHODS = (*STYLES, "feature_ridge", "neighbours", "ease")
+"""The methods in the tables."""
 
 SHORT_NAMES = {
     "model": "this model",
-    "factorisation": "factorization",
+    "feature_factorization": "with features",
+    "factorization": "factorization",
     "shifted_item_mean": "item mean + offset",
     "global_mean": "global mean",
 }
@@ -47,7 +51,10 @@ def build_rating_section(results: Results) -> ReportSection:
         sentence,
         [_draw_errors(results.ratings, sentence)],
         [sentences.RATING_NOTE],
-        [_error_table(results.ratings)],
+        [
+            _score_table(results.ratings, "Errors by number of ratings", ERRORS),
+            _score_table(results.ratings, "Rankings by number of ratings", RANKINGS),
+        ],
     )
 
 
@@ -71,13 +78,13 @@ def _draw_errors(ratings: pd.DataFrame, sentence: str) -> Figure:
             "scale": alt.Scale(type="log", domain=[shots[0], shots[-1]], nice=False),
         },
         {
-            "axis": alt.Axis(title=MEASURES["mae"], format="~r", tickCount=5),
+            "axis": alt.Axis(title=ERRORS["mae"], format="~r", tickCount=5),
             "scale": alt.Scale(domain=[low - pad, high + pad], nice=False),
         },
         labels_gap=0.075 * (high - low),
         tooltip=[
             alt.Tooltip("x:Q", title="ratings", format="d"),
-            alt.Tooltip("value:N", title=MEASURES["mae"]),
+            alt.Tooltip("value:N", title=ERRORS["mae"]),
         ],
     )
     description = "Mean absolute error of the model and of baselines by number of ratings."
@@ -89,19 +96,20 @@ def _format_error(value: float, ci95: float) -> str:
     return f"{value:.3f} ± {ci95:.3f}"
 
 
-def _error_table(ratings: pd.DataFrame) -> Table:
+def _score_table(ratings: pd.DataFrame, caption: str, measures: dict[str, str]) -> Table:
     by_method = ratings.set_index(["shots", "method"])
     rows = []
     for shots in sorted(ratings["shots"].unique().tolist()):
-        for method in STYLES:
+        for method in METHODS:
             if (shots, method) not in by_method.index:
                 continue
-            errors = by_method.loc[shots, method]
+            scores = by_method.loc[shots, method]
+            if scores[[*measures]].isna().all():
+                continue  # A method that only ranks has no errors.
             name = "this model" if method == "model" else wording.name_baseline(method)
-            cells = [_format_error(errors[key], errors[f"{key}_ci95"]) for key in MEASURES]
+            cells = [_format_error(scores[key], scores[f"{key}_ci95"]) for key in measures]
             rows.append([str(shots), name, *cells])
-    head = ["ratings", "method", *MEASURES.values()]
-    caption = "Errors and rankings by number of ratings"
+    head = ["ratings", "method", *measures.values()]
     return Table(caption, head, rows, frozenset({0, *range(2, len(head))}))
 
 

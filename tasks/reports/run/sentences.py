@@ -487,9 +487,9 @@ RATING_NOTE = (
     "The model adapts to a user's chronologically first ratings. The predicted ratings come later "
     "and are the same for every number of ratings. Intervals are over users with equal weights. "
     "nDCG@k ranks the user's rated items by the prediction; the gain of an item is its rating "
-    "minus the lowest one (1 for a user whose ratings are all equal). The regularization of the "
-    "baselines was tuned on validation users for each number of ratings. The baselines use no "
-    "features of users and items."
+    "minus the lowest one. The exponential gain is 2 to the power of the rating, minus 1, as in "
+    "MeLU. nDCG is 1 for a user whose ratings are all equal. The regularization of the baselines "
+    "was tuned on validation users for each number of ratings."
 )
 
 

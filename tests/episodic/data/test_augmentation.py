@@ -14,15 +14,22 @@ from episodic.algorithms import maml, protonet
 from episodic.core import random_numbers
 from episodic.core.config import ConfigError
 from episodic.core.objective import Objective
-from episodic.data import augmentation, image_operations
-from episodic.data.augmentation import Augmentation, AugmentedSampler, SupportAugmentation
+from episodic.data import augmentation, image_operations, warping
+from episodic.data.augmentation import (
+    Augmentation,
+    AugmentedSampler,
+    SupportAugmentation,
+    TrainingAugmentation,
+)
 from episodic.data.sampling import ClassSampler
 from episodic.engine.learner import MetaLearner
 from episodic.models import conv4
 from episodic.training import evaluation, loop
 from episodic.training.config import TrainingConfig
 
-EVERYTHING = Augmentation((0.2, 1.0), 0.5, 0.4, 0.4, 0.4, 0.1)
+EVERYTHING = TrainingAugmentation(
+    (0.2, 1.0), 0.5, 0.4, 0.4, 0.4, 0.1, 20.0, 0.2, 10.0, 0.1, 0.02, dihedral=True
+)
 GREY = Augmentation((0.2, 1.0), 0.5, 0.4, 0.4)
 TOLERANCE = 2e-6
 """Far below 1 / 255, the distance of two levels of brightness."""
@@ -195,6 +202,50 @@ def test_images_are_augmented_differently_by_seed_split_index_and_position():
     assert labels.support_x.min() >= 0 and labels.support_x.max() <= 1
 
 
+def test_deformations_do_not_change_the_other_transformations():
+    """Their numbers are drawn separately, so that earlier runs keep their images."""
+    index, x = torch.arange(3), draw_images(12, 3, 9, 9).view(3, 4, 3, 9, 9)
+    crop = Augmentation((0.2, 1.0), 0.5, 0.4)
+    warped = Augmentation((0.2, 1.0), 0.5, 0.4, rotation=30.0, elastic=0.02)
+    bits = random_numbers.random_bits(
+        random_numbers.key(7, "augmentation of train support"), index, 4 * augmentation.DRAWS
+    ).view(12, augmentation.DRAWS)
+    cropped = crop.augment_set(x, index, 7, "train support")
+    assert torch.equal(cropped, crop(x.flatten(0, 1), bits).view(x.shape))
+    warp_bits = random_numbers.random_bits(
+        random_numbers.key(7, "warps of train support"), index, 4 * warping.WARP_DRAWS
+    ).view(12, warping.WARP_DRAWS)
+    warps = warping.draw_warps(warp_bits, rotation=30.0, elastic=0.02)
+    expected = warping.warp_images(cropped.flatten(0, 1), warps).view(x.shape)
+    assert torch.equal(warped.augment_set(x, index, 7, "train support"), expected)
+    assert not torch.equal(expected, cropped)
+
+
+def test_an_episode_is_turned_and_mirrored_as_a_whole():
+    """All images of an episode are transformed alike, and the eight symmetries are as likely."""
+    index = torch.arange(400)
+    augmented = AugmentedSampler(sampler(1), TrainingAugmentation(dihedral=True), 0, "train")(index)
+    plain = sampler(1)(index)
+    symmetries = [
+        lambda x, k=k, mirror=mirror: torch.rot90(x.flip(-1) if mirror else x, k, (-2, -1))
+        for mirror in (False, True)
+        for k in range(4)
+    ]
+    counts = torch.zeros(8)
+    for i in range(len(index)):
+        (found,) = [
+            number
+            for number, symmetry in enumerate(symmetries)
+            if torch.equal(symmetry(plain.support_x[i]), augmented.support_x[i])
+        ]
+        assert torch.equal(symmetries[found](plain.query_x[i]), augmented.query_x[i])
+        counts[found] += 1
+    assert (counts - 50).abs().max() < 4 * math.sqrt(400 * 7 / 64)
+    assert torch.equal(plain.support_y, augmented.support_y)
+    again = AugmentedSampler(sampler(1), TrainingAugmentation(dihedral=True), 0, "train")
+    assert torch.equal(again(index[5:6]).query_x, augmented.query_x[5:6])
+
+
 def test_settings_that_are_off_change_nothing():
     assert Augmentation().transforms == {} == SupportAugmentation().transforms
     images = draw_images(6, 1, 8, 8)
@@ -307,7 +358,9 @@ def test_augmentation_does_not_read_values():
         ({"flip": 1.5}, "flip is 1.5; it must be at most 1"),
         ({"hue": 0.6}, "hue is 0.6; it must be at most 0.5"),
         ({"contrast": -0.1}, "contrast is -0.1; it must be at least 0"),
-        ({"copies": 2}, "copies is 2; it must be 0 unless crop, flip, brightness, contrast,"),
+        ({"rotation": 181.0}, "rotation is 181.0; it must be at most 180"),
+        ({"elastic": -0.1}, "elastic is -0.1; it must be at least 0"),
+        ({"copies": 2}, "copies is 2; it must be 0 unless a transformation, such as crop, is set"),
     ],
 )
 def test_bad_settings_are_errors(settings, error):
@@ -320,6 +373,13 @@ def test_bad_settings_are_errors(settings, error):
     [
         (Augmentation(hue=0.1), (1, 8, 8), "hue is 0.1; it must be 0 for grey images"),
         (Augmentation(saturation=0.1), (1, 8, 8), "saturation is 0.1; it must be 0 for grey"),
+        (
+            TrainingAugmentation(dihedral=True),
+            (3, 8, 9),
+            "dihedral is true; it must be false for images that are not square",
+        ),
+        (TrainingAugmentation(dihedral=True), (7,), "dihedral is true; it must be false for exam"),
+        (Augmentation(elastic=0.1), (7,), "elastic is 0.1; it must be 0 for examples that are not"),
         (Augmentation(flip=0.5), (7,), "flip is 0.5; it must be 0 for examples that are not"),
         (
             Augmentation(crop=(0.5, 1.0)),

@@ -18,6 +18,7 @@ from episodic.datasets import omniglot
 from episodic.datasets.base import SPLITS, FetchError, Limits
 from episodic.datasets.omniglot import Character, Omniglot
 from episodic.datasets.sources import fetch
+from episodic.datasets.sources import omniglot as archives
 from episodic.preprocessing.encoders.features import ImageFeatures
 from episodic.preprocessing.images.reading import decode_image
 
@@ -54,7 +55,7 @@ def small(monkeypatch, drawings) -> dict[str, dict[str, bytes]]:
     """Patch Omniglot to use small synthetic archives."""
     monkeypatch.setattr(omniglot, "list_characters", lambda: SMALL)
     monkeypatch.setattr(
-        omniglot,
+        archives,
         "CONTENT",
         {archive: fetch.content_digest(files) for archive, files in drawings.items()},
     )
@@ -223,6 +224,19 @@ def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):
         assert (by_class[i, 0, 0] - smooth).abs().max() < 1.01, (
             "writer 1 comes first, within a level of exact antialiasing"
         )
+
+
+@pytest.mark.parametrize("size", [35, 105])
+def test_drawings_have_the_size_that_is_set(raw, small, size):
+    config = Omniglot("vinyals", size=size)
+    data = config.prepare(raw, 0)
+    assert data.images.shape == (12 * 20, 1, size, size)
+    assert config.limits(0).input == data.input == (1, size, size)
+    content = small["images_background"]["images_background/Greek/character02/0002_01.png"]
+    exact = torch.from_numpy(~np.asarray(Image.open(io.BytesIO(content)))).double()[None, None]
+    smooth = torch.nn.functional.interpolate(exact, (size, size), mode="bilinear", antialias=True)
+    first = torch.from_numpy(data.images).view(12, 20, size, size)[8, 0]
+    assert (first - smooth[0, 0] * 255).abs().max() < 1.01
 
 
 @pytest.mark.parametrize(
