@@ -9,7 +9,7 @@ export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/tmp/site-cache
 export DVC_NO_ANALYTICS := 1
 STAMP := .venv/.synced
 
-.PHONY: help setup run benchmark table ui test test-all check lint types flow docs docs-serve lock clean
+.PHONY: help setup run benchmark table cross-domain ui test test-all check lint types flow docs docs-serve lock clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
@@ -27,6 +27,10 @@ benchmark: $(STAMP) ## run or resume the method benchmark on Omniglot, ten minut
 		dvc repro --single-item table && exit $$status'
 
 table: benchmark
+
+cross-domain: $(STAMP) ## train on one dataset and test on others (benchmarks/cross_domain/matrix.yaml)
+	@cd benchmarks/cross_domain && $(ENV) sh -c 'dvc repro --keep-going; status=$$?; \
+		dvc repro --single-item table && exit $$status'
 
 flow: $(STAMP) ## run the pipeline as a Prefect flow
 	@$(ENV) python -m flows.pipeline
@@ -58,5 +62,5 @@ lock: $(STAMP) ## update requirements.lock and requirements-uv.lock from pyproje
 	@sh scripts/lock.sh
 
 clean: ## delete .venv, DVC's caches and all generated files (results in git stay)
-	git clean -fdXq data models reports benchmarks/methods
+	git clean -fdXq data models reports benchmarks/methods benchmarks/cross_domain
 	rm -rf .venv .dvc/cache .dvc/tmp .dvc/resume .prefect site

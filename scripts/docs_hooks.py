@@ -60,6 +60,7 @@ IMAGES = {
     "speed.png": "benchmarks/results/speed.png",
     "cost.png": "benchmarks/results/cost.png",
     "method-benchmark.svg": "benchmarks/methods/results/results.svg",
+    "cross-domain.svg": "benchmarks/cross_domain/results/results.svg",
 }
 
 

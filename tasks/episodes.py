@@ -18,7 +18,7 @@ from episodic.core.config import require
 from episodic.data import sampling, storage
 from episodic.data.unknown_queries import draw_unknown_rows
 from episodic.data.varied_sampling import VariedClassSampler
-from episodic.datasets.base import Images, Sinusoids, Tasks, Texts
+from episodic.datasets.base import Images, PreparedData, Sinusoids, Tasks, Texts
 from episodic.preprocessing.images.reading import array_to_image
 from tasks import params
 from tasks.prepared import FORMAT, add_offsets, name_episodes
@@ -41,7 +41,18 @@ def run(settings: params.Settings, raw: Path, out: Path) -> None:
         out: The folder to write.
     """
     dataset = settings.dataset
-    data = dataset.config.prepare(raw, dataset.seed)
+    write(settings, dataset.config.prepare(raw, dataset.seed), out)
+
+
+def write(settings: params.Settings, data: PreparedData, out: Path) -> None:
+    """Write the examples of a dataset and the fixed episodes.
+
+    Args:
+        settings: Settings with the sections `dataset` and `episodes`.
+        data: The dataset.
+        out: The folder to write.
+    """
+    dataset = settings.dataset
     with atomic_folder(out) as folder:
         if isinstance(data, Sinusoids):
             details = _write_sinusoids(data, settings.episodes, folder)
@@ -81,7 +92,7 @@ def _write_classes(data: Images | Texts, episodes: params.Episodes, folder: Path
     storage.save_examples(folder, _encode(data))
     details: dict[str, Any] = {"input": list(data.input)}
     if isinstance(data, Images) and data.is_encoded:
-        save_thumbnails(folder / storage.THUMBNAILS, data.images)
+        save_thumbnails(folder / storage.THUMBNAILS, data.images, data.inverted)
     if isinstance(data, Texts):
         texts = pd.DataFrame({"text": data.texts + data.outside})
         texts.to_parquet(folder / "texts.parquet", index=False)
@@ -197,12 +208,12 @@ def _encode(data: Images | Texts) -> Any:
         return data.encode(lambda what, done, total: progress.update(done, total))
 
 
-def save_thumbnails(path: Path, images: NDArray[np.uint8]) -> None:
-    """Write small versions of images for the reports, uint8 `(N, 3, S, S)`."""
+def save_thumbnails(path: Path, images: NDArray[np.uint8], inverted: bool = False) -> None:
+    """Write small versions of images for the reports, uint8 `(N, 3, S, S)`, dark on light."""
     side = min(THUMBNAIL, *images.shape[2:])
 
     def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        image = array_to_image(pixels).resize((side, side))
+        image = array_to_image(255 - pixels if inverted else pixels).resize((side, side))
         return np.asarray(image).transpose(2, 0, 1)
 
     blocks = (np.stack([shrink(p) for p in block]) for block in iterate_blocks(images))

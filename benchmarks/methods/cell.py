@@ -45,6 +45,18 @@ def read_settings(setting: str | None = None, method: str | None = None) -> dict
         files.append(FOLDER / "settings" / f"{setting}.yaml")
     if method is not None:
         files.append(FOLDER / "methods" / str(setting) / f"{method}.yaml")
+    values = merge_files(files)
+    if method is not None:
+        values["algorithm"]["name"] = method
+    return values
+
+
+def merge_files(files: list[Path]) -> dict[str, Any]:
+    """Return the defaults of all of params.yaml, overridden by some files in this order.
+
+    Raises:
+        StageError: A file does not exist.
+    """
     for file in files:
         if not file.is_file():
             known = (
@@ -56,8 +68,6 @@ def read_settings(setting: str | None = None, method: str | None = None) -> dict
     values = params.default_params()
     for file in files:
         params.merge_into(values, read_yaml(file) or {})
-    if method is not None:
-        values["algorithm"]["name"] = method
     return values
 
 
@@ -70,13 +80,13 @@ def load_settings(setting: str | None = None, method: str | None = None) -> para
     )
 
 
-def download_data(out: Path) -> None:
+def download_data(settings: params.Settings, out: Path) -> None:
     """Write the dataset, as the stage `download` does."""
     from episodic.datasets.sources.fetch import MIRROR_VARIABLE
     from tasks import download
 
     mirror = os.environ.get(MIRROR_VARIABLE)
-    download.run(load_settings(), out, mirror=Path(mirror) if mirror else None)
+    download.run(settings, out, mirror=Path(mirror) if mirror else None)
 
 
 def prepare_episodes(setting: str, downloaded: Path, out: Path) -> None:
@@ -86,11 +96,10 @@ def prepare_episodes(setting: str, downloaded: Path, out: Path) -> None:
     episodes.run(load_settings(setting), downloaded, out)
 
 
-def train(method: str, setting: str, prepared: Path, out: Path) -> None:
+def train(settings: params.Settings, prepared: Path, out: Path) -> None:
     """Write `model`, `history` and `run.json`, as the stage `train` does, and `params.json`."""
     from tasks import train
 
-    settings = load_settings(setting, method)
     with atomic_folder(out) as draft:
         train.run(settings, prepared, draft / "model", draft / "history", draft / "run.json")
         write_json(draft / "params.json", settings.raw)
@@ -185,9 +194,9 @@ def main() -> None:
             command.add_argument(f"--{key}", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args()
     bodies = {
-        "raw": lambda: download_data(args.out),
+        "raw": lambda: download_data(load_settings(), args.out),
         "data": lambda: prepare_episodes(args.setting, args.raw, args.out),
-        "train": lambda: train(args.method, args.setting, args.data, args.out),
+        "train": lambda: train(load_settings(args.setting, args.method), args.data, args.out),
         "evaluate": lambda: evaluate(args.method, args.setting, args.data, args.trained, args.out),
     }
     stage.run(bodies[args.command])

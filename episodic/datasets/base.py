@@ -140,13 +140,13 @@ class ImageDataset(ClassificationDataset):
 
 @dataclass(frozen=True)
 class PhotoDataset(ImageDataset):
-    """Base class of datasets of colour images, which a pretrained encoder may encode.
+    """Base class of datasets of images that can be converted to the input of other datasets.
 
     Args:
-        features: How images are encoded.
+        features: How images become examples.
     """
 
-    features: ImageFeatures = field(default_factory=ImageFeatures)
+    features: ImageFeatures = field(default_factory=ImageFeatures, kw_only=True)
 
     @property
     def produces(self) -> ExampleKind:
@@ -229,7 +229,7 @@ class Images:
         counts: Images per class, int64 `(classes,)`.
         protocol: Description of the split, for captions.
         inverted: Whether dark ink on light paper is stored as light on dark.
-        features: How images are encoded.
+        features: How images become examples.
         cropped: Whether the images have the size that the encoder expects.
     """
 
@@ -256,14 +256,14 @@ class Images:
         return self.features.kind == "encoder"
 
     def encode(self, progress: ProgressCallback = no_progress) -> NDArray[np.uint8] | Tensor:
-        """Return the examples, row by row: the images, or their features.
+        """Return the examples, row by row: the images, or what `features` makes of them.
 
         Args:
-            progress: Called with the progress of an image encoder.
+            progress: Called with the number of images that are done.
         """
-        if not self.is_encoded:
+        if self.features.keeps_pixels:
             return self.images
-        return self.features.encode(self.images, self.cropped, progress)
+        return self.features.convert(self.images, self.cropped, self.inverted, progress)
 
     @property
     def input(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import ImageDataset, Images, Limits
+from episodic.datasets.base import Images, Limits, PhotoDataset
 
 __all__ = ["Glyphs"]
 
@@ -54,7 +54,7 @@ ends them."""
 
 
 @dataclass(frozen=True)
-class Glyphs(ImageDataset):
+class Glyphs(PhotoDataset):
     """Synthetic alphabets of 20 to 40 characters, each drawn by 20 simulated writers.
 
     Whole alphabets are split at random: 10 % for validation, 20 % for test, the rest for training.
@@ -62,6 +62,7 @@ class Glyphs(ImageDataset):
 
     Args:
         alphabets: Number of alphabets.
+        features: How images become examples.
 
     In the spirit of Brenden Lake, Ruslan Salakhutdinov, Joshua Tenenbaum: Human-level concept
     learning through probabilistic program induction, Science 350 (2015).
@@ -79,7 +80,8 @@ class Glyphs(ImageDataset):
             for alphabet, split in splits
             for _ in range(count_characters(alphabet))
         )
-        return Limits.from_members(WRITERS, members)
+        shape = self.features.example_shape((1, SIZE, SIZE))
+        return Limits.from_members(WRITERS, members, shape)
 
     def fetch(
         self,
@@ -116,6 +118,7 @@ class Glyphs(ImageDataset):
             counts=np.array([c["count"] for c in classes], dtype=np.int64),
             protocol="split by alphabet",
             inverted=True,
+            features=self.features,
         )
 
 

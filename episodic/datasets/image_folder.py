@@ -41,10 +41,10 @@ class ImageFolder(PhotoDataset):
     files that are not images are ignored.
 
     With an encoder, every image is resized and cropped as the encoder expects, in colour, and
-    `size`, `colour` and `inverted` do not apply.
+    `size`, `colour` and `inverted` do not apply. They do not apply with `features.size` either.
 
     Args:
-        features: How images are encoded.
+        features: How images become examples.
         size: Height and width that every image is resized to.
         colour: Whether images have three channels instead of one.
         inverted: Whether dark ink on light paper is stored as light on dark, as suits drawings.
@@ -70,7 +70,13 @@ class ImageFolder(PhotoDataset):
         encoder = self.features.encoder
         if encoder is not None:
             return 3, encoder.transform.size, encoder.transform.size
+        if self.features.size is not None:
+            return 3, self.features.size, self.features.size
         return 3 if self.colour else 1, self.size, self.size
+
+    @property
+    def _stores_inverted(self) -> bool:
+        return self.inverted and self.features.keeps_pixels
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         classes = self._read_classes(source)
@@ -110,7 +116,7 @@ class ImageFolder(PhotoDataset):
         def read(path: Path) -> NDArray[np.uint8]:
             if encoder is not None:
                 return crop_image(path, encoder.transform)
-            return decode_image(path, image_shape, self.inverted)
+            return decode_image(path, image_shape, self._stores_inverted)
 
         try:
             with atomic_path(raw / "images.npy") as draft:
@@ -139,7 +145,7 @@ class ImageFolder(PhotoDataset):
             splits=[row["split"] if given else splits[row["class"]] for row in rows],
             counts=np.array([row["count"] for row in rows], np.int64),
             protocol=f"{content['folder']}, classes split {how}",
-            inverted=self.inverted,
+            inverted=self._stores_inverted,
             features=self.features,
             cropped=True,
         )

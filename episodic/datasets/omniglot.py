@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Le
 
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.fetch import read_zip
 from episodic.datasets.sources.omniglot import (
     CONTENT,
@@ -36,7 +36,7 @@ ROTATIONS = (0, 90, 180, 270)
 
 
 @dataclass(frozen=True)
-class Omniglot(ImageDataset):
+class Omniglot(PhotoDataset):
     """1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
     Rotations by 90, 180 and 270 degrees, counter-clockwise, may be additional classes, as in
@@ -60,6 +60,8 @@ class Omniglot(ImageDataset):
         rotate_test: Whether they are in validation and test too. Without `rotations` there are
             none.
         size: Height and width to which drawings are resized, in pixels.
+        features: How images become examples. If they are resized or encoded, this starts from
+            105x105 pixels.
 
     Licence: MIT.
 
@@ -97,7 +99,8 @@ class Omniglot(ImageDataset):
             for c in list_characters()
             for _ in self.rotations_of(splits[c.name])
         )
-        return Limits.from_members(DRAWINGS_PER_CHARACTER, members, (1, self.size, self.size))
+        shape = self.features.example_shape((1, self.size, self.size))
+        return Limits.from_members(DRAWINGS_PER_CHARACTER, members, shape)
 
     def fetch(
         self,
@@ -117,6 +120,8 @@ class Omniglot(ImageDataset):
     def prepare(self, raw: Path, seed: int) -> Images:
         """Return images `(N, 1, size, size)`, ink 255 on 0, character after character.
 
+        If `features` changes them, they are `(N, 1, 105, 105)`.
+
         Each character is followed by its rotations, whose names are `NAME/90` and so on.
         """
         from torchvision.transforms.v2 import functional
@@ -125,13 +130,13 @@ class Omniglot(ImageDataset):
         classes = [
             (c, angle) for c in list_characters() for angle in self.rotations_of(splits[c.name])
         ]
-        shape = len(classes) * DRAWINGS_PER_CHARACTER, 1, self.size, self.size
-        images = np.empty(shape, np.uint8)
+        size = self.size if self.features.keeps_pixels else FULL_SIZE
+        images = np.empty((len(classes) * DRAWINGS_PER_CHARACTER, 1, size, size), np.uint8)
         upright = torch.empty(0)
         for i, (character, angle) in enumerate(classes):
             if angle == 0:
                 files = drawings[character.name]
-                pixels = torch.stack([_decode_drawing(png, self.size) for png in files])
+                pixels = torch.stack([_decode_drawing(png, size) for png in files])
                 upright = functional.invert(pixels)  # (20, 1, size, size)
             images[i * DRAWINGS_PER_CHARACTER : (i + 1) * DRAWINGS_PER_CHARACTER] = (
                 functional.rotate(upright, angle).numpy()
@@ -144,6 +149,7 @@ class Omniglot(ImageDataset):
             counts=np.full(len(classes), DRAWINGS_PER_CHARACTER, np.int64),
             protocol=self.protocol,
             inverted=True,
+            features=self.features,
         )
 
 

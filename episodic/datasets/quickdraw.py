@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from episodic.core.blocks import save_images
 from episodic.core.files import atomic_path
 from episodic.core.progress import ProgressCallback, no_progress
-from episodic.datasets.base import FetchError, ImageDataset, Images, Limits
+from episodic.datasets.base import FetchError, Images, Limits, PhotoDataset
 from episodic.datasets.sources.archives import Archive, obtain
 from episodic.datasets.sources.class_table import ClassRow, read_class_table
 from episodic.datasets.sources.fetch import MIRROR_VARIABLE
@@ -30,7 +30,7 @@ SIZE = 28
 
 
 @dataclass(frozen=True)
-class QuickDraw(ImageDataset):
+class QuickDraw(PhotoDataset):
     """Drawings of 345 kinds of objects in 28x28 pixels, 241 / 52 / 52 classes.
 
     The split is that of Triantafillou et al.: Meta-Dataset, 2020, which learn2learn uses too.
@@ -39,6 +39,7 @@ class QuickDraw(ImageDataset):
     Args:
         drawings: Drawings per class, the first ones of its file. The files have 50 million, of
             which Meta-Dataset uses all.
+        features: How images become examples.
 
     David Ha, Douglas Eck: A Neural Representation of Sketch Drawings, 2017.
     https://arxiv.org/abs/1704.03477
@@ -53,7 +54,8 @@ class QuickDraw(ImageDataset):
 
     def limits(self, seed: int, source: Path | None = None) -> Limits:
         members = ((c.split, "") for c in read_class_table(NAME))
-        return Limits.from_members(self.drawings, members, (1, SIZE, SIZE))
+        shape = self.features.example_shape((1, SIZE, SIZE))
+        return Limits.from_members(self.drawings, members, shape)
 
     def fetch(
         self,
@@ -120,4 +122,5 @@ class QuickDraw(ImageDataset):
             counts=np.full(len(classes), self.drawings, np.int64),
             protocol="Meta-Dataset split",
             inverted=True,
+            features=self.features,
         )

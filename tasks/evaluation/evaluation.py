@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,6 +15,7 @@ from episodic.training import model_folder
 from episodic.training.config import EvaluationConfig
 from episodic.training.evaluation import count_inner_steps, curve_steps, episodes_per_chunk
 from tasks.prepared import PreparedFolder
+from tasks.runtime.stage import StageError
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ class EvaluationSetup:
     def load(
         cls, settings: EvaluationConfig, source: PreparedFolder, model: Path
     ) -> EvaluationSetup:
-        """Read the model in the folder `model` and check that it accepts the test episodes."""
+        """Read the model in the folder `model` and check that it accepts the test episodes.
+
+        Raises:
+            StageError: The examples of the episodes differ in form from those of training.
+        """
         trained = model_folder.load(model, source.device)
         source = source.with_inputs(trained.config["inputs"])
+        check_inputs(trained.config, source)
         test, learner = source.read_episodes("test"), trained.learner
         episode = _load_episodes(source, test, settings.augmentation, slice(1))
         variant = learner.test_variant
@@ -92,6 +99,35 @@ class EvaluationSetup:
         """
         episode = _load_episodes(self.source, self.test, self.augmentation, rows)
         return episode.trim() if self.source.is_varied and self.chunk == 1 else episode
+
+
+def check_inputs(config: dict[str, Any], source: PreparedFolder) -> None:
+    """Check that the examples of a dataset are of the form that a model was trained on.
+
+    Args:
+        config: The content of the model's config.json.
+        source: The prepared data, which may be of another dataset than that of training.
+
+    Raises:
+        StageError: The examples differ in shape or in how they were computed.
+    """
+    for key in ("input", "inputs"):
+        if config[key] != source.meta[key]:
+            dataset, trained_on = source.meta["dataset"], config["dataset"]
+            raise StageError(
+                f"{source.folder} has {_describe_inputs(source.meta)} of {dataset}, and the model "
+                f"was trained on {_describe_inputs(config)} of {trained_on}: prepare both with the "
+                "same features (dataset.*.features in params.yaml)"
+            )
+
+
+def _describe_inputs(described: dict[str, Any]) -> str:
+    """Describe the examples by the keys `input` and `inputs` of a config.json or meta.json."""
+    shape, inputs = " x ".join(map(str, described["input"])), described["inputs"]
+    if encoder := inputs.get("encoder"):
+        return f"features ({shape}) of the encoder {encoder['name']} ({encoder['digest'][:7]})"
+    inverted = ", inverted" if inputs.get("inverted") else ""
+    return f"examples ({inputs.get('features', inputs['kind'])}, {shape}{inverted})"
 
 
 def _load_episodes(

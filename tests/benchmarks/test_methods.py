@@ -148,10 +148,14 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_from_data_to_table(tiny):
-    cell.download_data(tiny / "raw")
+    cell.download_data(cell.load_settings(), tiny / "raw")
     cell.prepare_episodes("5w1s", tiny / "raw", tiny / "data/5w1s")
     for method in ("maml", "protonet"):
-        cell.train(method, "5w1s", tiny / "data/5w1s", tiny / f"trained/{method}-5w1s")
+        cell.train(
+            cell.load_settings("5w1s", method),
+            tiny / "data/5w1s",
+            tiny / f"trained/{method}-5w1s",
+        )
         cell.evaluate(
             method,
             "5w1s",

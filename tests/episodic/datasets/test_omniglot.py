@@ -19,6 +19,8 @@ from episodic.datasets.base import SPLITS, FetchError, Limits
 from episodic.datasets.omniglot import Character, Omniglot
 from episodic.datasets.sources import fetch
 from episodic.datasets.sources import omniglot as archives
+from episodic.preprocessing.encoders.features import ImageFeatures
+from episodic.preprocessing.images.reading import decode_image
 
 SMALL = (
     Character("Angelic/character01", "Angelic", "images_evaluation", "test"),
@@ -184,6 +186,16 @@ def raw(small, tmp_path) -> Path:
     folder = tmp_path / "raw"
     fetched(folder, zipped_mirror(tmp_path / "mirror", small))
     return folder
+
+
+def test_drawings_are_resized_from_the_full_resolution(raw, small):
+    """Pixels in one form for all datasets are those of the files, as a user passes them."""
+    data = Omniglot("vinyals", rotations=False, features=ImageFeatures(size=32)).prepare(raw, 0)
+    examples = data.encode()
+    assert data.images.shape == (60, 1, 105, 105) and examples.shape == (60, 3, 32, 32)
+    files = small["images_background"]
+    content = files["images_background/Greek/character02/0002_01.png"]
+    assert (examples[40] == decode_image(content, (3, 32, 32), False)).all()
 
 
 def test_images_are_ink_on_zero_and_rotations_are_exact(raw, small):

@@ -46,12 +46,12 @@ def test_only_changed_images_are_encoded_again(monkeypatch, tmp_path):
         lambda self, images: (computed.append(len(images)), forward(self, images))[1],
     )
     pixels, features = crops(10), ImageFeatures("encoder", LITE0)
-    first = features.encode(pixels, cropped=True)
+    first = features.convert(pixels, cropped=True)
     assert sum(computed) == 10
     computed.clear()
     changed = pixels.copy()
     changed[3, 0, 0, 0] ^= 1
-    second = features.encode(changed[::-1], cropped=True).flip(0)
+    second = features.convert(changed[::-1], cropped=True).flip(0)
     assert computed == [1]
     same = torch.arange(10) != 3
     assert torch.equal(first[same], second[same]) and not torch.equal(first[3], second[3])

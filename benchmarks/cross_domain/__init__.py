@@ -1,0 +1,1 @@
+"""Transfer across domains: models trained on one dataset and tested on others."""
