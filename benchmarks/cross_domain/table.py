@@ -296,7 +296,7 @@ def draw_chart(table: pd.DataFrame) -> str:
             text=(100 * rows["accuracy"]).map("{:.1f}".format),
             is_dark=rows["accuracy"] > (rows["accuracy"].min() + rows["accuracy"].max()) / 2,
         )
-        axis = alt.Axis(title=None, labelLimit=240, orient="top", labelAngle=0)
+        axis = alt.Axis(title=None, labelLimit=240, orient="top", labelAngle=0, labelFlush=False)
         base = alt.Chart(values).encode(
             x=alt.X("target:N", sort=list(dict.fromkeys(values["target"])), axis=axis),
             y=alt.Y(
@@ -313,7 +313,8 @@ def draw_chart(table: pd.DataFrame) -> str:
             color=alt.condition("datum.is_dark", alt.value("#fff"), alt.value("#222")),
         )
         title = alt.TitleParams(
-            f"{setting}, {input}: accuracy in %, by source and method (rows) and target (columns)",
+            f"{setting}, {input}: accuracy in %",
+            subtitle="rows: trained on, method; columns: tested on",
             anchor="start",
             fontSize=13,
             dy=-6,
