@@ -447,7 +447,7 @@ class Files:
 
 def test_the_digest_of_episodes_ignores_how_their_examples_are_encoded():
     def digest(kind="pixels", name="image_folder", source="a", data="d", path="photos", **tables):
-        section = {} if name == "glyphs" or kind is None else {"features": {"kind": kind}}
+        section = {} if name == "movielens" or kind is None else {"features": {"kind": kind}}
         params = {"dataset": {"name": name, "source": path, name: section}}
         deps = [{"path": "photos", "md5": source}, {"path": "tasks", "md5": kind}]
         files = Files(**({"classes": b"c", "test": b"t"} | tables))
@@ -457,7 +457,7 @@ def test_the_digest_of_episodes_ignores_how_their_examples_are_encoded():
     assert digest() == digest("encoder", data="e")
     others = [digest(source="b"), digest(test=b"u"), digest(classes=b"b"), digest(name="cifar_fs")]
     assert len({digest(), *others}) == 5
-    assert digest(name="glyphs") == "d", "a dataset with one encoding"
+    assert digest(name="movielens") == "d", "a dataset with one encoding"
     assert digest(None) == digest(), "an experiment that is older than the setting"
     inside = digest(path="/checkout/photos")
     assert inside == digest() != digest(path="/checkout/photos", source="b")
