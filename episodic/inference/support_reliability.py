@@ -30,9 +30,6 @@ PRIOR_MEAN, PRIOR_SD = -0.5, 0.5
 """Prior of log T, a normal distribution: the lowest cross-entropy on validation classes of the
 Grocery Store dataset, over five heads and 2, 5 and 10 shots (docs/results/photographs.md)."""
 
-ROUNDING = 1e-5
-"""Squared distance of class means, relative to their squared norm, below which they are equal."""
-
 TEMPERATURES = 2 ** (torch.arange(-96, 97, dtype=torch.float64) / 16)
 """Candidates, from 1/64 to 64."""
 
@@ -51,7 +48,7 @@ class LeftOut(NamedTuple):
         unknown: The score without the examples of its class, `(n,)`: that of an unknown class. It
             needs `MIN_UNKNOWN_CLASSES`.
 
-    Both scores are NaN if classes have the same mean.
+    A score is not finite if the classes that it compares have the same mean.
     """
 
     logits: Tensor
@@ -185,10 +182,7 @@ def _measure_left_out(support: Tensor, query: Tensor, support_y: Tensor) -> tupl
     total = between.sum()
     without = (total - 2 * between.sum(1)) / ((ways - 1) * (ways - 2))
     others = to_means.masked_fill(itself, torch.inf)
-    known, unknown = -to_means.amin(1) / (total / (ways * (ways - 1))), -others.amin(1) / without
-    # Means of the same examples differ by rounding.
-    distinct = torch.minimum(without.amin(), total) > ROUNDING * means.square().sum(1).mean()
-    return torch.where(distinct, known, torch.nan), torch.where(distinct, unknown, torch.nan)
+    return -to_means.amin(1) / (total / (ways * (ways - 1))), -others.amin(1) / without
 
 
 def _fix_regularization(learner: MetaLearner, params: Params, support: Episode) -> MetaLearner:
