@@ -16,7 +16,6 @@ an input bounds its classes and examples.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 from dataclasses import replace
@@ -255,11 +254,7 @@ def _score_episodes(evaluation: EvaluationSetup) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    commands: tuple[cell.Command, ...] = (
         ("raw", "download a dataset", ("dataset",), ()),
         ("data", "prepare the episodes of a dataset", ("setting", "dataset"), ("raw",)),
         (
@@ -275,13 +270,7 @@ def main() -> None:
             ("data", "trained"),
         ),
     )
-    for name, text, positional, folders in commands:
-        command = subparsers.add_parser(name, help=text, description=text)
-        for key in positional:
-            command.add_argument(key)
-        for key in (*folders, "out"):
-            command.add_argument(f"--{key}", type=Path, required=True, metavar="FOLDER")
-    args = parser.parse_args()
+    args = cell.parse_command(__doc__, commands)
     bodies = {
         "raw": lambda: download_data(args.dataset, args.out),
         "data": lambda: prepare_episodes(args.setting, args.dataset, args.raw, args.out),

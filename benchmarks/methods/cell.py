@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,24 +176,33 @@ def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path
         )
 
 
-def main() -> None:
+Command = tuple[str, str, tuple[str, ...], tuple[str, ...]]
+"""Name of a command, its help, its positional arguments and the folders that it reads."""
+
+
+def parse_command(description: str | None, commands: Sequence[Command]) -> argparse.Namespace:
+    """Parse the command line of the stages of a benchmark. All commands write a folder `--out`."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
-        ("raw", "download the dataset", (), ()),
-        ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
-        ("train", "train an algorithm in a setting", ("method", "setting"), ("data",)),
-        ("evaluate", "test an algorithm in a setting", ("method", "setting"), ("data", "trained")),
-    )
     for name, text, positional, folders in commands:
         command = subparsers.add_parser(name, help=text, description=text)
         for key in positional:
             command.add_argument(key)
         for key in (*folders, "out"):
             command.add_argument(f"--{key}", type=Path, required=True, metavar="FOLDER")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    commands: tuple[Command, ...] = (
+        ("raw", "download the dataset", (), ()),
+        ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
+        ("train", "train an algorithm in a setting", ("method", "setting"), ("data",)),
+        ("evaluate", "test an algorithm in a setting", ("method", "setting"), ("data", "trained")),
+    )
+    args = parse_command(__doc__, commands)
     bodies = {
         "raw": lambda: download_data(load_settings(), args.out),
         "data": lambda: prepare_episodes(args.setting, args.raw, args.out),
