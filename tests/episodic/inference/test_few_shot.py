@@ -386,6 +386,11 @@ def test_untrusted_adapted_models_are_rejected(protonet, tmp_path):
         with pytest.raises(ModelFolderError, match="does not match the support set"):
             episodic.load_adapted(folder)
     checkpoint.save(folder / "support.safetensors", good, {})
+    tampered(folder, lambda c: c["adapted"].update(classes=[NAMES[0], *NAMES[:4]]))
+    with pytest.raises(ModelFolderError, match="does not match the support set"):
+        episodic.load_adapted(folder)
+    tampered(folder, lambda c: c["adapted"].update(classes=list(NAMES)))
+    episodic.load_adapted(folder)
     tampered(folder, lambda c: c.update(adapted=3))
     with pytest.raises(ModelFolderError, match="does not match the support set"):
         episodic.load_adapted(folder)
