@@ -22,7 +22,7 @@ $(STAMP): requirements.lock requirements-uv.lock
 run: $(STAMP) ## run the pipeline (dvc repro) and print the result
 	@$(ENV) sh scripts/run.sh
 
-benchmark: $(STAMP) ## run or resume the method benchmark on Omniglot, ten minutes per cell
+benchmark: $(STAMP) ## run or resume the method benchmark, ten minutes per cell
 	@cd benchmarks/methods && $(ENV) sh -c 'dvc repro --keep-going; status=$$?; \
 		dvc repro --single-item table && exit $$status'
 

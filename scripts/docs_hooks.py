@@ -59,7 +59,7 @@ PROGRAMS = {
 IMAGES = {
     "speed.png": "benchmarks/results/speed.png",
     "cost.png": "benchmarks/results/cost.png",
-    "method-benchmark.svg": "benchmarks/methods/results/results.svg",
+    "method-benchmark.svg": "benchmarks/methods/results/omniglot.svg",
     "cross-domain.svg": "benchmarks/cross_domain/results/results.svg",
 }
 

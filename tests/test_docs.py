@@ -135,7 +135,9 @@ def add_a_row_to_the_benchmark(root: Path, cell: str) -> None:
     benchmark = root / "benchmarks/methods"
     recipe = benchmark / "methods/5w1s/sign_maml.yaml"
     recipe.write_text(cell)
-    replace_once(benchmark / "dvc.yaml", "methods [anil", "methods [sign_maml, anil")
+    dvc_yaml = benchmark / "dvc.yaml"
+    first = "setting: [5w1s]\n      method: ["
+    replace_once(dvc_yaml, f"{first}anil", f"{first}sign_maml, anil")
     (benchmark / "base.yaml").write_text(
         "dataset: {glyphs: {alphabets: 6}}\nepisodes: {validation: 10, test: 20}\n"
         "model: {conv4: {filters: 8}}\ntrain: {validate_every: 3}\n"

@@ -1,20 +1,23 @@
 """Compute the cells of the method benchmark: an algorithm trained and tested in one setting.
 
     make benchmark                     all cells that are missing or outdated, and the table
-    python -m benchmarks.methods.cell raw --out FOLDER                        the dataset
+    python -m benchmarks.methods.cell raw SETTING --out FOLDER                the dataset
     python -m benchmarks.methods.cell data SETTING --raw FOLDER --out FOLDER  test episodes
     python -m benchmarks.methods.cell train METHOD SETTING --data FOLDER --out FOLDER
     python -m benchmarks.methods.cell evaluate METHOD SETTING --data FOLDER --trained FOLDER
                                                               --out FOLDER
 
-A setting is, for example, `5w1s` (5-way 1-shot). The parameters of a cell are the defaults,
-overridden by base.yaml, settings/SETTING.yaml and methods/SETTING/METHOD.yaml in this folder.
+A setting is, for example, `5w1s` (5-way 1-shot Omniglot) or `cifar_fs-5w5s` (another dataset). The
+parameters of a cell are the defaults, overridden by base.yaml, settings/SETTING.yaml and
+methods/SETTING/METHOD.yaml in this folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +32,9 @@ from tasks.runtime.files import ROOT, atomic_folder, read_json, write_json
 from tasks.runtime.stage import StageError
 
 FOLDER = ROOT / "benchmarks" / "methods"
+
+DATASET = "omniglot"
+"""Dataset of the settings that name none."""
 
 
 def read_settings(setting: str | None = None, method: str | None = None) -> dict[str, Any]:
@@ -50,6 +56,18 @@ def read_settings(setting: str | None = None, method: str | None = None) -> dict
     if method is not None:
         values["algorithm"]["name"] = method
     return values
+
+
+def parse_setting(setting: str) -> tuple[str, int, int]:
+    """Return dataset, ways and shots of a setting such as `5w1s` or `cifar_fs-5w5s`.
+
+    Raises:
+        StageError: It is not of this form.
+    """
+    match = re.fullmatch(r"(?:(\w+)-)?(\d+)w(\d+)s", setting)
+    if match is None:
+        raise StageError(f"{setting} is no setting; it must be such as 5w1s or cifar_fs-5w1s")
+    return match[1] or DATASET, int(match[2]), int(match[3])
 
 
 def merge_files(files: list[Path]) -> dict[str, Any]:
@@ -107,10 +125,11 @@ def train(settings: params.Settings, prepared: Path, out: Path) -> None:
 
 
 def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path) -> None:
-    """Write `episodes.csv` and `cell.json`.
+    """Write `episodes.csv`, `validation.csv` and `cell.json`.
 
-    episodes.csv contains the accuracy of each test episode in both batch-norm modes. cell.json
-    describes training, testing and cost.
+    episodes.csv contains the accuracy of each test episode in both batch-norm modes, and
+    validation.csv that of validation during training. cell.json describes training, testing and
+    cost.
     """
     from tasks import evaluate
 
@@ -140,6 +159,7 @@ def evaluate(method: str, setting: str, prepared: Path, trained: Path, out: Path
     training, episodes = settings.train, settings.episodes
     with atomic_folder(out) as draft:
         table.to_csv(draft / "episodes.csv", index=False)
+        shutil.copyfile(trained / "history" / "validation.csv", draft / "validation.csv")
         write_json(
             draft / "cell.json",
             {
@@ -197,14 +217,14 @@ def parse_command(description: str | None, commands: Sequence[Command]) -> argpa
 
 def main() -> None:
     commands: tuple[Command, ...] = (
-        ("raw", "download the dataset", (), ()),
+        ("raw", "download the dataset of a setting", ("setting",), ()),
         ("data", "prepare the episodes of a setting", ("setting",), ("raw",)),
         ("train", "train an algorithm in a setting", ("method", "setting"), ("data",)),
         ("evaluate", "test an algorithm in a setting", ("method", "setting"), ("data", "trained")),
     )
     args = parse_command(__doc__, commands)
     bodies = {
-        "raw": lambda: download_data(load_settings(), args.out),
+        "raw": lambda: download_data(load_settings(args.setting), args.out),
         "data": lambda: prepare_episodes(args.setting, args.raw, args.out),
         "train": lambda: train(load_settings(args.setting, args.method), args.data, args.out),
         "evaluate": lambda: evaluate(args.method, args.setting, args.data, args.trained, args.out),

@@ -1,4 +1,8 @@
-"""Build the table of the method benchmark from its cells: results.csv, results.md, results.svg."""
+"""Build the tables of the method benchmark from its cells.
+
+Writes results.csv, results.md, and for each dataset DATASET.svg (accuracies) and
+DATASET-training.svg (accuracy on validation tasks during training).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.methods.cell import parse_setting
 from episodic.core.statistics import mean_ci95
 from tasks.params import read_yaml
 from tasks.reports.kit import charts, published, wording
@@ -18,6 +23,9 @@ from tasks.runtime.stage import StageError
 
 BASELINE = "maml"
 """The algorithm that all others are compared with."""
+
+DATASETS = {"omniglot": "Omniglot", "cifar_fs": "CIFAR-FS", "fc100": "FC100"}
+"""Names of the datasets in the table."""
 
 PUBLISHED_NAMES = {
     "anil": "ANIL",
@@ -33,6 +41,7 @@ PUBLISHED_NAMES = {
     "meta_sgd": "Meta-SGD",
     "protonet": "ProtoNet",
     "reptile": "Reptile",
+    "ridge": "R2-D2",
 }
 """Names of the algorithms in tasks/reports/published.csv."""
 
@@ -61,6 +70,9 @@ CELL_KEYS = {
 
 Cell = tuple[dict[str, Any], pd.DataFrame]
 """The content of cell.json and of episodes.csv."""
+
+CURVE = ["iteration", "accuracy"]
+"""Columns of the accuracy during training."""
 
 
 def build_table(cells: Path) -> pd.DataFrame:
@@ -97,6 +109,7 @@ def build_table(cells: Path) -> pd.DataFrame:
             "test_episodes": len(scores),
             "network": facts["model"]["name"],
             "filters": facts["model"].get("filters"),
+            "downsample": facts["model"].get("downsample"),
         }
         row |= _find_published(published_results, facts)
         rows.append(
@@ -104,7 +117,7 @@ def build_table(cells: Path) -> pd.DataFrame:
             | {key: facts[key] for key in sorted(CELL_KEYS - {"data_digest", "dataset", "model"})}
         )
     table = pd.DataFrame(rows)
-    order = {name: i for i, name in enumerate(sorted(set(table["setting"]), key=_parse_setting))}
+    order = {name: i for i, name in enumerate(sorted(set(table["setting"]), key=_order_setting))}
     return table.sort_values(
         ["setting", "accuracy"],
         key=lambda column: column.map(order) if column.name == "setting" else -column,
@@ -152,38 +165,52 @@ def _compare(
 
 
 def _find_published(table: pd.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
-    """Return the published result of a cell, its note, and how its protocol differs."""
-    ways, shots = _parse_setting(facts["setting"])
+    """Return the published result of a cell, its note, and how its protocol differs.
+
+    The result of another network is shown only if there is none of the same, and noted.
+    """
+    dataset, ways, shots = parse_setting(facts["setting"])
     wanted = {
-        "dataset": "omniglot",
-        "network": facts["model"]["name"],
+        "dataset": dataset,
         "method": PUBLISHED_NAMES.get(facts["method"], ""),
         "ways": str(ways),
         "shots": str(shots),
     }
-    same = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
+    network = facts["model"]["name"]
+    found = table[np.logical_and.reduce([table[key] == value for key, value in wanted.items()])]
+    same = found.iloc[np.argsort(found["network"] != network, kind="stable")]
     if same.empty:
         keys = ("published", "published_ci95", "published_note", "published_differs")
         return dict.fromkeys(keys, "")
     protocol = {
-        "split": str(facts["dataset"].get("split", "")),
-        "rotations": published.describe_rotations(facts["dataset"]),
+        "split": str(facts["dataset"].get("split", facts["protocol"])),
         "queries": str(facts["queries"]),
         "batch_norm": facts["batch_norm"],
     }
+    if "rotations" in facts["dataset"]:
+        protocol["rotations"] = published.describe_rotations(facts["dataset"])
     first = same.iloc[0]
+    differences = [published.describe_differences(first.to_dict(), protocol)]
+    if first["network"] != network:
+        differences.insert(0, f"network {first['network']} (here {network})")
     return {
         "published": first["accuracy"],
         "published_ci95": first["ci95"],
         "published_note": first["note"],
-        "published_differs": published.describe_differences(first.to_dict(), protocol),
+        "published_differs": "; ".join(filter(None, differences)),
     }
 
 
-def _parse_setting(setting: str) -> tuple[int, int]:
-    """Return ways and shots of a setting such as `5w1s`."""
-    ways, shots = setting[:-1].split("w")
-    return int(ways), int(shots)
+def _order_setting(setting: str) -> tuple[int, int, int]:
+    """Return a key that sorts settings by dataset, ways and shots."""
+    dataset, ways, shots = parse_setting(setting)
+    return list(DATASETS).index(dataset), ways, shots
+
+
+def _name_setting(setting: str) -> str:
+    """Return a heading, such as `CIFAR-FS, 5-way 1-shot`."""
+    dataset, ways, shots = parse_setting(setting)
+    return f"{DATASETS[dataset]}, {ways}-way {shots}-shot"
 
 
 # --- Markdown ----------------------------------------------------------------------------------
@@ -204,27 +231,30 @@ EXPLANATION = (
     "`vs MAML` is the paired difference in percentage points. `label permutation` is the standard "
     "deviation, in percentage points, of the accuracy of 50 episodes over five permutations of "
     "their labels. Algorithms with an inner loop take at least 3 steps at test time, even if "
-    "trained with one. conv4 uses stride 2 and averages over positions, where most publications "
-    "pool. Publications on metric-based algorithms, closed-form heads and pre-trained classifiers "
-    "use running averages in batch norm."
+    "trained with one. Publications on metric-based algorithms, closed-form heads and pre-trained "
+    "classifiers use running averages in batch norm."
 )
 
 
-def render_markdown(table: pd.DataFrame, notes: dict[str, str]) -> str:
+def render_markdown(table: pd.DataFrame, notes: dict[str, dict[str, str]]) -> str:
     """Render the table, one section per setting.
 
     Args:
         table: The table.
-        notes: Notes by algorithm, such as reasons for a difference from the published result.
+        notes: Notes by setting and algorithm, such as reasons for a difference from the published
+            result.
     """
     sections = []
     for setting, rows in table.groupby("setting", sort=False):
         lines = [
-            f"**Omniglot, {setting}**\n",
+            f"**{_name_setting(str(setting))}**\n",
             f"{_describe_setting(rows)}\n",
             f"| {' | '.join(HEAD)} |",
             "|---" * len(HEAD) + "|",
-            *(f"| {' | '.join(_render_row(row, notes))} |" for row in rows.to_dict("records")),
+            *(
+                f"| {' | '.join(_render_row(row, notes.get(str(setting), {})))} |"
+                for row in rows.to_dict("records")
+            ),
         ]
         sections.append("\n".join(lines))
     return "\n\n".join(sections) + "\n"
@@ -254,12 +284,15 @@ def _render_row(row: dict[Any, Any], notes: dict[str, str]) -> list[str]:
 
 def _describe_setting(rows: pd.DataFrame) -> str:
     """Describe what the cells of a setting share, and explain the columns."""
-    ways, shots = _parse_setting(rows["setting"].iloc[0])
+    _, ways, shots = parse_setting(rows["setting"].iloc[0])
     queries = wording.format_count(int(rows["queries"].iloc[0]), "query", "queries")
     episodes = wording.format_count(int(rows["test_episodes"].iloc[0]), "test episode")
     modes = sorted(set(rows["batch_norm"]))
     machines = sorted(set(rows["gpu"].fillna(rows["processor"])))
-    processes = [str(number) for number in sorted(set(rows["processes"].astype(int)))]
+    processes = [
+        wording.format_count(number, "process", "processes")
+        for number in sorted(set(rows["processes"].astype(int)))
+    ]
     task = f"{ways}-way {shots}-shot, {queries} per class, {rows['protocol'].iloc[0]}."
     interval = f"All algorithms use the same {episodes}; ± is the 95 % interval over them."
     mode = (
@@ -272,15 +305,16 @@ def _describe_setting(rows: pd.DataFrame) -> str:
             "query set, as in MAML's code. `inductive` is the same model with the "
             "statistics of the support set."
         )
-    machine = (
-        f"Trained on {wording.join_words(machines)} with {wording.join_words(processes)} processes."
-    )
-    return " ".join([task, interval, mode, EXPLANATION, machine])
+    machine = f"Trained on {wording.join_words(machines)} with {wording.join_words(processes)}."
+    network = "conv4 uses stride 2 and averages over positions, where most publications pool."
+    if set(rows["downsample"]) != {"stride"}:
+        network = ""
+    return " ".join(filter(None, [task, interval, mode, EXPLANATION, network, machine]))
 
 
 def _describe_training(row: dict[Any, Any]) -> str:
     """Describe how the training or the test of a cell differs from that of MAML."""
-    ways, shots = _parse_setting(row["setting"])
+    _, ways, shots = parse_setting(row["setting"])
     remarks = []
     if (row["train_ways"], row["train_shots"]) != (ways, shots):
         remarks.append(f"trained {row['train_ways']}-way {row['train_shots']}-shot")
@@ -313,11 +347,11 @@ def list_missing(table: pd.DataFrame, methods: Path) -> str:
     return f"Not computed yet: {wording.join_words(missing)}.\n" if missing else ""
 
 
-# --- chart -------------------------------------------------------------------------------------
+# --- charts ------------------------------------------------------------------------------------
 
 
-def draw_chart(table: pd.DataFrame) -> str:
-    """Draw the accuracy with its interval and the published results as an SVG."""
+def draw_accuracies(table: pd.DataFrame) -> str:
+    """Draw the accuracies with their intervals and the published results as an SVG."""
     import altair as alt
 
     values = table.assign(
@@ -328,9 +362,10 @@ def draw_chart(table: pd.DataFrame) -> str:
     panels = []
     for setting, rows in values.groupby("setting", sort=False):
         low = max(0.0, float(np.nanmin(rows[["low", "printed"]].to_numpy())) - 0.01)
+        high = min(1.0, float(np.nanmax(rows[["high", "printed"]].to_numpy())) + 0.01)
         form = ".1%" if low > 0.9 else ".0%"
         x: dict[str, Any] = {
-            "scale": alt.Scale(domain=[low, 1.0], nice=False, zero=False),
+            "scale": alt.Scale(domain=[low, high], nice=False, zero=False),
             "axis": alt.Axis(format=form, title="accuracy", tickCount=5, grid=True),
         }
         y_axis = alt.Axis(
@@ -355,14 +390,68 @@ def draw_chart(table: pd.DataFrame) -> str:
             diamond.encode(x=alt.X("printed:Q", **x)),
             dot.encode(x=alt.X("accuracy:Q", **x)),
         ]
-        title = alt.TitleParams(
-            f"{setting}: this benchmark (dot, 95 % interval) and published (diamond)",
-            anchor="start",
-            fontSize=13,
-            dy=-6,
-        )
+        title = _title(f"{_name_setting(str(setting))}: here (dot, 95 %) and published (diamond)")
         panels.append(alt.layer(*layers).properties(title=title, width=560, height=24 * len(rows)))
-    spec = alt.vconcat(*panels).to_dict()
+    return _render(alt.vconcat(*panels))
+
+
+def draw_training(cells: Path, table: pd.DataFrame) -> str:
+    """Draw the accuracy on validation tasks during training as an SVG, one panel per algorithm.
+
+    Args:
+        cells: Folder of the cells.
+        table: The rows of the table for one dataset.
+    """
+    import altair as alt
+
+    points = pd.concat([_read_curve(cells, row) for row in table.to_dict("records")])
+    names = list(dict.fromkeys(points["setting"]))
+    colours = [charts.css_variable(name) for name in ("model", "baseline", "early")]
+    axis = alt.Axis(format=".0%", title=None, tickCount=4, grid=True)
+    chart = (
+        alt.Chart(points)
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            x=alt.X("minutes:Q", axis=alt.Axis(title="minutes of training", tickCount=5)),
+            y=alt.Y("accuracy:Q", axis=axis, scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "setting:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=colours[: len(names)]),
+                legend=alt.Legend(orient="top") if len(names) > 1 else None,
+            ),
+            facet=alt.Facet(
+                "method:N",
+                columns=3,
+                title=None,
+                header=alt.Header(labelColor=charts.css_variable("text"), labelFontSize=12),
+            ),
+        )
+        .properties(width=160, height=110)
+    )
+    return _render(chart)
+
+
+def _read_curve(cells: Path, row: dict[Any, Any]) -> pd.DataFrame:
+    """Return the accuracy on validation tasks of a cell by minutes of training."""
+    curve = pd.read_csv(_curve_file(cells, row))[CURVE]
+    minutes = curve["iteration"] / row["iterations"] * row["seconds"] / 60
+    _, ways, shots = parse_setting(row["setting"])
+    return curve.assign(minutes=minutes, method=row["method"], setting=f"{ways}-way {shots}-shot")
+
+
+def _curve_file(cells: Path, row: dict[Any, Any]) -> Path:
+    return cells / f"{row['method']}-{row['setting']}" / "validation.csv"
+
+
+def _title(text: str) -> Any:
+    import altair as alt
+
+    return alt.TitleParams(text, anchor="start", fontSize=13, dy=-6)
+
+
+def _render(chart: Any) -> str:
+    spec = chart.to_dict()
     spec.pop("config", None)
     return charts.render_svg(spec)
 
@@ -372,33 +461,38 @@ def write(cells: Path, notes_yaml: Path, methods: Path, out: Path) -> None:
 
     Args:
         cells: Folder of the cells.
-        notes_yaml: Notes by algorithm.
+        notes_yaml: Notes by setting and algorithm.
         methods: Folder of the recipes.
         out: Folder to write.
 
     Raises:
-        StageError: The cells are inconsistent, or a note has no algorithm with a cell or recipe.
+        StageError: The cells are inconsistent, or a note has no recipe.
     """
     table = build_table(cells)
     notes = read_yaml(notes_yaml) or {}
-    known = set(table["method"]) | {path.stem for path in methods.glob("*/*.yaml")}
-    if unknown := sorted(set(notes) - known):
-        raise StageError(
-            f"{notes_yaml} has a note on {', '.join(unknown)}, which is not an algorithm of the "
-            "table"
-        )
+    noted = [(setting, method) for setting, entries in notes.items() for method in entries]
+    for setting, method in noted:
+        if not (methods / setting / f"{method}.yaml").is_file():
+            raise StageError(
+                f"{notes_yaml} has a note on {method} {setting}, which has no recipe in {methods}"
+            )
     sections = [render_markdown(table, notes), list_missing(table, methods)]
+    dataset = table["setting"].map(lambda setting: parse_setting(setting)[0])
     with atomic_folder(out) as draft:
         table.to_csv(draft / "results.csv", index=False)
         write_text(draft / "results.md", "\n".join(filter(None, sections)))
-        write_text(draft / "results.svg", draw_chart(table))
+        for name, rows in table.groupby(dataset, sort=False):
+            write_text(draft / f"{name}.svg", draw_accuracies(rows))
+            recorded = [_curve_file(cells, row).is_file() for row in rows.to_dict("records")]
+            if any(recorded):
+                write_text(draft / f"{name}-training.svg", draw_training(cells, rows[recorded]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     helps = {
-        "cells": "folder of cells: METHOD-SETTING/cell.json and METHOD-SETTING/episodes.csv",
-        "notes": "YAML file with notes by algorithm",
+        "cells": "folder of cells: METHOD-SETTING with cell.json, episodes.csv and validation.csv",
+        "notes": "YAML file with notes by setting and algorithm",
         "methods": "folder of the recipes: SETTING/METHOD.yaml",
         "out": "folder to write",
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -22,8 +21,11 @@ from tasks.runtime.stage import StageError
 
 PIPELINE = params.read_yaml(ROOT / "benchmarks/methods/dvc.yaml")["stages"]
 SETTINGS = PIPELINE["data"]["foreach"]
+"""Dataset by setting."""
 
-METHODS = set(PIPELINE["train"]["matrix"]["method"])
+GROUPS = [PIPELINE[name]["matrix"] for name in PIPELINE if name.split("_")[0] == "train"]
+CELLS = [(s, m) for group in GROUPS for s in group["setting"] for m in group["method"]]
+METHODS = {method for _, method in CELLS}
 HEADS = {
     point["algorithm.name"] for point in params.read_yaml(ROOT / "conf/sweeps/heads.yaml")["points"]
 }
@@ -36,13 +38,16 @@ def test_every_algorithm_is_compared():
 
 
 def test_every_method_is_a_cell_and_every_cell_a_method():
-    for stage in ("train", "cell"):
-        assert set(PIPELINE[stage]["matrix"]["method"]) == METHODS
-        assert PIPELINE[stage]["matrix"]["setting"] == SETTINGS == PIPELINE["data"]["foreach"]
-    for setting in SETTINGS:
-        assert {
-            path.stem for path in (ROOT / f"benchmarks/methods/methods/{setting}").glob("*.yaml")
-        } == METHODS
+    tested = [PIPELINE[name]["matrix"] for name in PIPELINE if name.split("_")[0] == "cell"]
+    assert tested == GROUPS
+    recipes = (ROOT / "benchmarks/methods/methods").glob("*/*.yaml")
+    assert sorted(CELLS) == sorted((path.parent.name, path.stem) for path in recipes)
+    assert {setting for setting, _ in CELLS} == set(SETTINGS)
+    assert {path.stem for path in (ROOT / "benchmarks/methods/settings").iterdir()} == set(SETTINGS)
+    for setting, dataset in SETTINGS.items():
+        assert cell.parse_setting(setting)[0] == dataset
+    for dataset, setting in PIPELINE["raw"]["foreach"].items():
+        assert SETTINGS[setting] == dataset
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,7 @@ def test_every_method_is_a_cell_and_every_cell_a_method():
 def test_benchmark_stages_have_the_code_deps_of_the_pipeline(benchmark_stage, stage):
     known = params.read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
     names = {
-        "${dataset.name}": "omniglot",
+        "${dataset.name}": "${key}" if benchmark_stage == "raw" else "${item}",
         "${algorithm.name}": "${item.method}",
         "${model.name}": "conv4",
     }
@@ -81,34 +86,29 @@ def test_dvc_reads_the_pipeline():
         text=True,
         check=True,
     ).stdout.split()
-    assert {f"{stage}@5w1s-{method}" for stage in ("train", "cell") for method in METHODS} < set(
-        stdout
-    )
-    assert {"raw", "data@5w1s", "table"} < set(stdout)
+    for stage in ("train", "cell"):
+        names = [name.partition("@")[2] for name in stdout if name.startswith(stage)]
+        assert sorted(names) == sorted(f"{setting}-{method}" for setting, method in CELLS)
+    assert {"raw@omniglot", "data@5w1s", "train@5w1s-maml", "cell@5w1s-maml", "table"} < set(stdout)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(("setting", "method"), CELLS)
 def test_a_cells_parameters_are_sound(method, setting):
     settings = params.parse(cell.read_settings(setting, method))
-    ways, shots = map(int, setting[:-1].split("w"))
+    dataset, ways, shots = cell.parse_setting(setting)
     assert (settings.algorithm.name, settings.episodes.ways, settings.episodes.shots) == (
         method,
         ways,
         shots,
     )
-    assert settings.dataset.name == "omniglot" and settings.episodes.test == 1000
+    assert settings.dataset.name == dataset and settings.episodes.test == 1000
 
 
-def test_cells_share_their_episodes():
+@pytest.mark.parametrize(("setting", "method"), CELLS)
+def test_cells_share_their_episodes(setting, method):
     """The settings that determine the episodes are the same in all cells of a setting."""
-
-    def parts(method: str | None) -> str:
-        return json.dumps(
-            [cell.read_settings("5w1s", method)[section] for section in ("dataset", "episodes")]
-        )
-
-    assert {parts(method) for method in METHODS} == {parts(None)}
+    shared, own = cell.read_settings(setting), cell.read_settings(setting, method)
+    assert own["dataset"] == shared["dataset"] and own["episodes"] == shared["episodes"]
 
 
 def test_an_unknown_cell_is_rejected():
@@ -125,6 +125,8 @@ def test_an_unknown_cell_is_rejected():
         r"20w1s, ",
     ):
         cell.read_settings("7w7s", "maml")
+    with pytest.raises(StageError, match="5-way is no setting; it must be such as 5w1s or cifar"):
+        cell.parse_setting("5-way")
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def tiny(tmp_path, monkeypatch):
         "settings/5w1s.yaml": "episodes: {ways: 5, shots: 1, queries: 2}\n",
         "methods/5w1s/maml.yaml": "evaluate: {steps: 2}\n",
         "methods/5w1s/protonet.yaml": "train: {ways: 8}\n",
-        "notes.yaml": "{protonet: a note}\n",
+        "notes.yaml": "5w1s: {protonet: a note}\n",
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -148,7 +150,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_from_data_to_table(tiny):
-    cell.download_data(cell.load_settings(), tiny / "raw")
+    cell.download_data(cell.load_settings("5w1s"), tiny / "raw")
     cell.prepare_episodes("5w1s", tiny / "raw", tiny / "data/5w1s")
     for method in ("maml", "protonet"):
         cell.train(
@@ -183,13 +185,16 @@ def test_from_data_to_table(tiny):
     assert np.isnan(rows.loc["maml", "to_maml"])
     markdown = (tiny / "results/results.md").read_text()
     assert (
-        "**Omniglot, 5w1s**" in markdown
+        "**Omniglot, 5-way 1-shot**" in markdown
         and "98.7 % ± 0.4" in markdown
         and "98.8 %" in markdown
         and "; a note |" in markdown
     )
     assert markdown.endswith("\n\nNot computed yet: `anil` 5w1s.\n")
-    assert (tiny / "results/results.svg").read_text().startswith("<svg")
+    for name in ("omniglot.svg", "omniglot-training.svg"):
+        assert (tiny / "results" / name).read_text().startswith("<svg")
+    validation = pd.read_csv(tiny / "cells/maml-5w1s/validation.csv")
+    assert list(validation["iteration"]) == [3, 6]
 
 
 def write_cell(folder, method: str, setting: str, accuracy: float, **changes) -> None:
@@ -237,15 +242,15 @@ def test_settings_come_in_order_and_best_first(tmp_path):
     order = [("5w1s", "maml"), ("5w1s", "protonet"), ("5w5s", "maml"), ("20w1s", "maml")]
     assert list(zip(result["setting"], result["method"], strict=True)) == order
     np.testing.assert_allclose(result["inductive"], result["accuracy"] - 0.1)
-    assert table.render_markdown(result, {}).count("**Omniglot") == 3
+    assert table.render_markdown(result, {}).count("**Omniglot, ") == 3
 
 
 def test_notes_on_unknown_methods_and_missing_cells_are_rejected(tmp_path):
     write_cell(tmp_path / "cells", "maml", "5w1s", 0.9)
     write_cell(tmp_path / "cells", "anil", "5w1s", 0.8)
-    (tmp_path / "notes.yaml").write_text("{mamal: a note}")
+    (tmp_path / "notes.yaml").write_text("5w1s: {mamal: a note}")
     with pytest.raises(
-        StageError, match=r"notes\.yaml has a note on mamal, which is not an algorithm of the table"
+        StageError, match=r"notes\.yaml has a note on mamal 5w1s, which has no recipe in .*methods"
     ):
         table.write(
             tmp_path / "cells", tmp_path / "notes.yaml", tmp_path / "methods", tmp_path / "out"
@@ -261,22 +266,24 @@ def test_notes_on_unknown_methods_and_missing_cells_are_rejected(tmp_path):
 def test_documentation_has_the_figures_of_the_table():
     """Each row of the documentation is a row of results.md, in the columns that it has."""
 
-    def rows(text: str) -> dict[str, list[str]]:
-        lines = [
-            [cell.strip() for cell in line.split("|")[1:-1]]
-            for line in text.replace("\xa0", " ").splitlines()
-            if line.startswith("| `")
+    def tables(text: str, head: str) -> list[list[list[str]]]:
+        found = re.findall(rf"^\| {head}.*?(?:\n\n|\Z)", text.replace("\xa0", " "), re.S | re.M)
+        return [
+            [
+                [part.strip() for part in line.split("|")[1:-1]]
+                for line in table.splitlines()
+                if line.startswith("| `")
+            ]
+            for table in found
         ]
-        return {line[0]: line[1:] for line in lines}
 
-    generated = rows((ROOT / "benchmarks/methods/results/results.md").read_text())
+    results = (ROOT / "benchmarks/methods/results/results.md").read_text()
     page = (ROOT / "docs/results/method-benchmark.md").read_text()
-    section = re.search(r"\| algorithm \| accuracy \| inductive .*?\n\n", page, re.S)
-    documented = rows(section[0])
-    assert documented.keys() == generated.keys()
-    for method, cells in documented.items():
-        accuracy, inductive, to_maml, _, training, memory, published, _ = generated[method]
-        assert cells == [accuracy, inductive, to_maml, training, memory, published], method
+    generated = tables(results, r"method \| accuracy")
+    documented = tables(page, r"algorithm \| accuracy \| inductive")
+    columns = [0, 1, 2, 3, 5, 6, 7]
+    assert documented == [[[row[i] for i in columns] for row in rows] for rows in generated]
+    assert documented
 
 
 def test_rows_report_differing_settings(tmp_path):
@@ -294,7 +301,7 @@ def test_rows_report_differing_settings(tmp_path):
     maml, reptile = (
         line
         for line in table.render_markdown(
-            table.build_table(tmp_path), {"reptile": "why"}
+            table.build_table(tmp_path), {"5w1s": {"reptile": "why"}}
         ).splitlines()
         if line.startswith(("| `maml`", "| `reptile`"))
     )
@@ -340,3 +347,21 @@ def test_inconsistent_cells_are_rejected(changes, message, tmp_path):
 def test_missing_cells_raise_stage_error(tmp_path):
     with pytest.raises(StageError, match="there are no cells"):
         table.build_table(tmp_path)
+
+
+def test_a_published_result_of_another_network_is_shown_with_a_remark(tmp_path):
+    cifar = {
+        "dataset": {"features": {}},
+        "protocol": "CIFAR-FS split",
+        "queries": 15,
+        "train_ways": 20,
+    }
+    write_cell(tmp_path, "ridge", "cifar_fs-5w1s", 0.6, **cifar)
+    write_cell(tmp_path, "protonet", "cifar_fs-5w1s", 0.5, **cifar)
+    markdown = table.render_markdown(table.build_table(tmp_path), {})
+    assert "**CIFAR-FS, 5-way 1-shot**" in markdown
+    ridge, protonet = (line for line in markdown.splitlines() if line.startswith("| `"))
+    assert "| 65.3 % ± 0.2 |" in ridge
+    assert "network four blocks of 96 to 512 filters (here conv4)" in ridge
+    assert "| 55.5 % ± 0.7 |" in protonet and "network" not in protonet
+    assert "split" not in protonet and "rotations" not in protonet
