@@ -60,6 +60,8 @@ IMAGES = {
     "speed.png": "benchmarks/results/speed.png",
     "cost.png": "benchmarks/results/cost.png",
     "method-benchmark.svg": "benchmarks/methods/results/omniglot.svg",
+    "method-benchmark-cifar-fs.svg": "benchmarks/methods/results/cifar_fs.svg",
+    "method-benchmark-cifar-fs-training.svg": "benchmarks/methods/results/cifar_fs-training.svg",
     "cross-domain.svg": "benchmarks/cross_domain/results/results.svg",
 }
 
