@@ -62,6 +62,8 @@ IMAGES = {
     "method-benchmark.svg": "benchmarks/methods/results/omniglot.svg",
     "method-benchmark-cifar-fs.svg": "benchmarks/methods/results/cifar_fs.svg",
     "method-benchmark-cifar-fs-training.svg": "benchmarks/methods/results/cifar_fs-training.svg",
+    "method-benchmark-fc100.svg": "benchmarks/methods/results/fc100.svg",
+    "method-benchmark-fc100-training.svg": "benchmarks/methods/results/fc100-training.svg",
     "cross-domain.svg": "benchmarks/cross_domain/results/results.svg",
 }
 
