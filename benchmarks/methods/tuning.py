@@ -6,10 +6,10 @@
         --try "" --try "algorithm.reptile.inner_steps=8 train.meta_batch=3"
 
 Each CHANGES is a variant: parameters of the recipe with other values, or "" for the recipe as it
-is. A variant trains for as many iterations as the minutes (`--minutes`) of one core allow, with the
-schedule of its learning rate fitted to them. Its score is that of the best model on 1,000
-validation episodes; the test classes are never read. tuning.csv in this folder gets one row per
-variant.
+is. A variant trains for as many iterations as fit into some minutes (`--minutes`) of CPU time, with
+the schedule of its learning rate fitted to them; validation is not counted. Its score is that of
+the best model on 1,000 validation episodes; the test classes are never read. tuning.csv in this
+folder gets one row per variant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 from benchmarks.methods.cell import FOLDER, read_settings
 from tasks import episodes, params, train
-from tasks.params.defaults import default_params
+from tasks.reports.kit.trees import flatten
 from tasks.runtime import stage
 from tasks.runtime.stage import StageError
 
@@ -45,19 +45,7 @@ NOT_RECORDED = (
 """Parameters that are those of the setting or follow from the minutes."""
 
 PROBE_SECONDS = 12.0
-"""A probe must train for about this long to measure the time per iteration."""
-
-
-def find_differences(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that differ from the defaults, by dotted key."""
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            inner = find_differences(value, defaults[key])
-            found.update({f"{key}.{name}": changed for name, changed in inner.items()})
-        elif value != defaults[key]:
-            found[key] = value
-    return found
+"""CPU time that a probe must at least train for, to measure the time per iteration."""
 
 
 def change(values: dict[str, Any], changes: str) -> None:
@@ -67,20 +55,32 @@ def change(values: dict[str, Any], changes: str) -> None:
         StageError: A parameter does not exist.
     """
     for item in changes.split():
-        key, _, value = item.partition("=")
-        *path, name = key.split(".")
-        section: Any = values
-        for part in path:
-            section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or name not in section:
-            raise StageError(f"{key} in {item!r} is no parameter of params.yaml")
-        section[name] = yaml.safe_load(value)
+        key, _, text = item.partition("=")
+        if key not in flatten(values):
+            raise StageError(f"{key!r} in {item!r} is no parameter of params.yaml")
+        value = yaml.safe_load(text)
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        params.merge_into(values, value)
+
+
+def describe_recipe(values: dict[str, Any]) -> str:
+    """Describe the parameters of a recipe that differ from the defaults."""
+    defaults = flatten(params.default_params())
+    return " ".join(
+        f"{key}={value}"
+        for key, value in flatten(values).items()
+        if value != defaults[key] and not key.startswith(NOT_RECORDED)
+    )
 
 
 def run_training(
     values: dict[str, Any], iterations: int, points: int, prepared: Path
 ) -> tuple[pd.DataFrame, float]:
-    """Train and return validation.csv and the seconds that it took."""
+    """Train and return validation.csv and the seconds of CPU time.
+
+    Other programs affect the CPU time less than the time that passes.
+    """
     values["train"]["iterations"] = iterations
     values["train"]["validate_every"] = max(1, iterations // points)
     values["train"]["checkpoint_every"] = iterations
@@ -88,9 +88,9 @@ def run_training(
     settings = params.parse(values, "tuning")
     with tempfile.TemporaryDirectory(prefix="episodic-") as name:
         folder = Path(name)
-        start = time.perf_counter()
+        start = time.process_time()
         train.run(settings, prepared, folder / "model", folder / "history", folder / "run.json")
-        return pd.read_csv(folder / "history" / "validation.csv"), time.perf_counter() - start
+        return pd.read_csv(folder / "history" / "validation.csv"), time.process_time() - start
 
 
 def count_iterations(values: dict[str, Any], minutes: float, prepared: Path) -> int:
@@ -114,24 +114,16 @@ def try_variant(
     """Train a variant of a recipe and return its row of the record."""
     values = read_settings(setting, method)
     change(values, changes)
-    recipe = find_differences(values, default_params())
+    recipe = describe_recipe(values)
     iterations = count_iterations(values, minutes, prepared)
-    history, seconds = run_training(values, iterations, 8, prepared)
+    history, _ = run_training(values, iterations, 8, prepared)
     best = history.sort_values("accuracy").iloc[-1]
-    ignored = (
-        "dataset.",
-        "episodes.",
-        "algorithm.name",
-        "train.iterations",
-        "train.validate_every",
-    )
-    shown = {key: value for key, value in recipe.items() if not key.startswith(ignored)}
     return {
         "setting": setting,
         "method": method,
-        "recipe": " ".join(f"{key}={value}" for key, value in shown.items()),
+        "recipe": recipe,
+        "minutes": f"{minutes:g}",
         "iterations": iterations,
-        "minutes": f"{seconds / 60:.1f}",
         "validation": f"{best['accuracy']:.4f}",
         "ci95": f"{best['accuracy_ci95']:.4f}",
     }
@@ -168,7 +160,7 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("setting")
     parser.add_argument("--raw", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--minutes", type=float, default=3.0, help="CPU time of training (3)")
     parser.add_argument("--try", dest="variants", action="append", default=[], metavar="CHANGES")
     args = parser.parse_args()
     stage.run(lambda: tune(args.method, args.setting, args.raw, args.minutes, args.variants))
