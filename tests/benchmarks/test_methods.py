@@ -365,3 +365,16 @@ def test_a_published_result_of_another_network_is_shown_with_a_remark(tmp_path):
     assert "network four blocks of 96 to 512 filters (here conv4)" in ridge
     assert "| 55.5 % ± 0.7 |" in protonet and "network" not in protonet
     assert "split" not in protonet and "rotations" not in protonet
+
+
+def test_the_readme_shows_the_results_of_the_benchmark():
+    results = pd.read_csv(ROOT / "benchmarks/methods/results/results.csv")
+    omniglot = results[results["setting"] == "5w1s"].set_index("method")
+    rows = re.findall(
+        r"\| \[Omniglot, 5-way 1-shot, (\w+)\]\[b\] \| ([\d.]+) % ± ([\d.]+) \|",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+    )
+    assert len(rows) == 2
+    for name, *shown in rows:
+        found = omniglot.loc[name.lower(), ["accuracy", "ci95"]] * 100
+        assert shown == [f"{value:.1f}" for value in found]
