@@ -26,6 +26,9 @@ PARENT_PID = "EPISODIC_RUNNER"
 PAGES_URL = "EPISODIC_PAGES"
 """Variable with the URL at which `make ui` serves reports."""
 
+ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+"""Prefect's variable with the allowed origins: URLs at which browsers open the pages."""
+
 
 def has_server() -> bool:
     """Whether the user has configured a Prefect server. Otherwise every run starts its own."""

@@ -13,7 +13,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from episodic.core.registry import ALGORITHMS, DATASETS, MODELS
-from flows import workspace
+from flows import form, workspace
 from flows.dvc_worker.driver import Worker
 from flows.experiments.experiment import check_sharing, open_workspace, push_experiments
 from flows.experiments.points import Changes, apply_changes, find_section_error, ref_name
@@ -32,6 +32,9 @@ from tasks.runtime.stage import StageError
 
 UNCHANGED = "unchanged"
 """Option of the form that keeps the setting of params.yaml. Numbers use 0, the seed -1."""
+
+MAX_NAME = 200
+"""Maximum length of the name of an experiment, which is also a file name."""
 
 if TYPE_CHECKING:
     Preset: TypeAlias = str
@@ -82,7 +85,8 @@ def train(
         seed: Seed of the initial weights and the training episodes. -1 keeps the configured one.
         overrides: Other settings by dotted key, such as {"train.meta_lr": 0.001},
             {"dataset.image_folder.features.path": "dino.safetensors"}, or bounds of ways and shots,
-            such as {"episodes.ways": [5, 20]}.
+            such as {"episodes.ways": [5, 20]}. Settings that name code (model.module) must be in
+            params.yaml.
         name: Name of the experiment. By default, it is made of the settings above.
         share: Git remote, such as origin. Results computed elsewhere are pulled from the DVC
             remote, and the experiment is pushed to both remotes.
@@ -105,6 +109,7 @@ def train(
         root = workspace.find_root(Path.cwd())
         raw = read_yaml(root / "params.yaml")
         settings |= read_overrides(raw, overrides, log.warning)
+        form.check_settings(raw, preset_changes(preset), settings)
         changes = preset_changes(preset) | settings
         if (root / "tasks").is_dir():
             params.parse(apply_changes(raw, changes), "the form")
@@ -177,10 +182,12 @@ def experiment_name(name: str, preset: str, settings: Changes) -> str:
     """Return the requested name as a Git ref, or a default one.
 
     Raises:
-        StageError: The name has no letter or digit, or is reserved for the workspace.
+        StageError: The name has no letter or digit, is too long, or is reserved for the workspace.
     """
     if not name:
         return default_name(preset, settings)
+    if len(name) > MAX_NAME:
+        raise StageError(f"name has {len(name)} characters; it must have at most {MAX_NAME}")
     if ref_name(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name):
         raise StageError(
             f"name is {name!r}; it must contain ASCII letters or digits and not be {WORKSPACE!r}"

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import workspace
+from flows import form, workspace
 from flows.server import stale_runs
 from flows.server.pages import page_url
 from flows.states import failed_state
@@ -32,12 +32,15 @@ def compare(
         names: Experiments and commits to compare. By default, the workspace and all experiments.
         since: Also compare later commits that changed the result, and the experiments since then.
         baseline: Experiment that all others are compared with. By default, the first one.
-        out: Output folder: a new one, or that of an earlier comparison.
+        out: Output folder: a new one, or that of an earlier comparison. In the form, a folder in
+            reports.
     """
     stale_runs.register()
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
+        if form.is_from_form():
+            form.check_output_folder(root, out)
         experiments, left_out = comparison.gather(root, names or [], since=since)
         folder = root / out
         protocols = comparison.run(experiments, left_out, folder, baseline)

@@ -157,8 +157,12 @@ def check_sharing(root: Path, remote: str) -> None:
     """
     from dvc.repo import Repo
 
-    if not run_git(root, "remote", "get-url", remote, check=False):
-        raise StageError(f"the git remote {remote} does not exist; run git remote add {remote} URL")
+    # Git and DVC would also accept a URL, which can name a command (ext::), and read options.
+    if remote not in run_git(root, "remote").splitlines():
+        raise StageError(
+            f"the git remote {remote!r} does not exist; use a name that git remote lists, or run"
+            " git remote add NAME URL"
+        )
     with Repo(str(root)) as repo:
         if not repo.config["core"].get("remote"):
             raise StageError(

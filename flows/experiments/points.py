@@ -308,4 +308,6 @@ def _label_variant(variant: Mapping[str, Any], varied: Sequence[str]) -> str:
 
 def ref_name(text: str) -> str:
     """Return `text` as a Git ref, with only letters, digits, `_`, `+`, `-` and inner dots."""
-    return re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.").replace("..", ".") or "x"
+    name = re.sub(r"[^A-Za-z0-9_.+]+", "-", text).strip("-.")
+    # Git allows neither two dots in succession nor this suffix.
+    return re.sub(r"\.lock$", "-lock", re.sub(r"\.{2,}", ".", name)) or "x"

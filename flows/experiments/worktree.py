@@ -134,6 +134,9 @@ def link_user_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> Non
 
     These are the relative paths `dataset.source` and `dataset.*.features.path`. A folder that git
     tracks, such as data/own, already exists in the worktree, so its files are linked instead.
+
+    Raises:
+        StageError: A path leads to another folder from the worktree than from the checkout.
     """
     dataset = params.get("dataset")
     if not isinstance(dataset, Mapping):
@@ -147,11 +150,22 @@ def link_user_data(root: Path, worktree: Path, params: Mapping[str, Any]) -> Non
         if not isinstance(name, str) or Path(name).is_absolute():
             continue
         original, link = root / name, worktree / name
-        if original.is_dir() and link.is_dir() and not link.is_symlink():
+        inside = is_visible_part(Path(name))
+        if inside and original.is_dir() and link.is_dir() and not link.is_symlink():
             link_files(original, link)
         elif original.exists() and not link.exists() and not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(original)
+        elif not inside and original.exists() and original.resolve() != link.resolve():
+            raise StageError(
+                f"the path {name} of params.yaml is not found from the workspace of an experiment;"
+                " use an absolute path, or one inside the checkout"
+            )
+
+
+def is_visible_part(path: Path) -> bool:
+    """Whether a relative path is part of a checkout and not of a hidden folder."""
+    return bool(path.parts) and not any(part.startswith(".") for part in path.parts)
 
 
 def link_files(original: Path, target: Path) -> None:

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flows.environment import ORIGINS
+
 CREDENTIALS = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's variable with the USER:PASSWORD of a server."""
 
@@ -55,10 +57,13 @@ class Server:
             self.log.open("wb") as log,
         ):
             self.port = listener.getsockname()[1]
+            # Without pages, no browser has a reason to send requests. By default, any page may.
+            own = {} if pages else {ORIGINS: f"http://127.0.0.1:{self.port}"}
             command = [sys.executable, "-m", "flows.server.server", str(listener.fileno())]
             self.process = subprocess.Popen(
                 [*command, "pages"] if pages else command,
                 pass_fds=[listener.fileno()],
+                env=os.environ | own,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -72,8 +77,9 @@ class Server:
         Raises:
             RuntimeError: The server did not start.
         """
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host  # noqa: S104
-        connection = http.client.HTTPConnection(host, self.port, timeout=STARTUP_SECONDS)
+        connection = http.client.HTTPConnection(
+            connectable(self.host), self.port, timeout=STARTUP_SECONDS
+        )
         try:
             connection.request("GET", "/api/health")
             if connection.getresponse().status == 200:
@@ -96,6 +102,11 @@ class Server:
             self.process.wait()
 
 
+def connectable(host: str) -> str:
+    """Return the address at which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+
+
 def main(descriptor: int, pages: bool) -> None:
     servers: list[Any] = []
     threading.Thread(target=exit_with_stdin, args=(servers,), daemon=True).start()
@@ -103,13 +114,18 @@ def main(descriptor: int, pages: bool) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
+    from flows.server.guard import ServerGuard
+
     app = create_app(ephemeral=not pages, final=True)
     if pages:
         from flows.server.pages import mount_reports
 
         mount_reports(app, Path.cwd(), os.environ.get(CREDENTIALS))
     config = uvicorn.Config(
-        app, log_level="error", lifespan="on", timeout_graceful_shutdown=SHUTDOWN_SECONDS // 2
+        ServerGuard(app, os.environ.get(ORIGINS, "").split(",")),
+        log_level="error",
+        lifespan="on",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS // 2,
     )
     servers.append(uvicorn.Server(config))
     servers[0].run(sockets=[socket.socket(fileno=descriptor)])

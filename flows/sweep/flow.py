@@ -19,7 +19,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from episodic.core.cores import count_cores
-from flows import workspace
+from flows import form, workspace
 from flows.experiments.experiment import check_sharing, is_done, push_experiments, run_experiment
 from flows.experiments.points import Changes, Point, apply_changes, read_points
 from flows.experiments.worktree import Base, read_base
@@ -78,7 +78,7 @@ def sweep(
     point failed.
 
     Args:
-        file: Sweep file, such as conf/sweeps/methods.yaml.
+        file: Sweep file, such as conf/sweeps/methods.yaml. In the form, a file of the checkout.
         at_once: Number of concurrent experiments. They share the cores.
         runner: Threads of this process, or a local Dask or Ray cluster (prefect-dask or prefect-ray
             must be installed).
@@ -89,6 +89,8 @@ def sweep(
     log = get_run_logger()
     try:
         root = workspace.find_root(Path.cwd())
+        if form.is_from_form():
+            form.check_sweep_file(root, file)
         raw = read_yaml(root / "params.yaml")
         points = read_points(Path(file), raw, check=(root / "tasks").is_dir())
         if share:

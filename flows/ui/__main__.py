@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from flows import environment
+from flows.environment import ORIGINS
 from flows.server import session
-from flows.server.server import CREDENTIALS, Server
+from flows.server.server import CREDENTIALS, Server, connectable
 from tasks.params import read_yaml
 from tasks.runtime.stage import StageError
-
-ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
-"""Prefect's variable with the allowed origins: URLs at which browsers open the pages."""
 
 MAX_RUNS = 4
 """Maximum number of concurrent flow runs."""
@@ -136,8 +134,7 @@ def is_loopback(host: str) -> bool:
 
 def local_url(host: str, port: int) -> str:
     """Return the server's URL for processes on this machine."""
-    if host == "0.0.0.0":  # noqa: S104
-        host = "127.0.0.1"
+    host = connectable(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
