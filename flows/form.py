@@ -72,7 +72,8 @@ def check_sweep_file(root: Path, file: str) -> None:
     """
     path = Path(file).resolve()
     listing = ["ls-files", "--cached", "--others", "--exclude-standard", "--", f":(literal){path}"]
-    if not path.is_relative_to(root) or not run_git(root, *listing, check=False):
+    # For a folder, git would list its files.
+    if not path.is_file() or not run_git(root, *listing, check=False):
         raise StageError(
             f"file is {file!r}; in the form, it must be a file of the checkout, such as"
             " conf/sweeps/methods.yaml: for other files, run python -m flows.sweep FILE"

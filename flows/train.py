@@ -184,15 +184,17 @@ def experiment_name(name: str, preset: str, settings: Changes) -> str:
     Raises:
         StageError: The name has no letter or digit, is too long, or is reserved for the workspace.
     """
-    if not name:
-        return default_name(preset, settings)
-    if len(name) > MAX_NAME:
-        raise StageError(f"name has {len(name)} characters; it must have at most {MAX_NAME}")
-    if ref_name(name) == WORKSPACE or not re.search("[A-Za-z0-9]", name):
+    chosen = ref_name(name) if name else default_name(preset, settings)
+    if name and (chosen == WORKSPACE or not re.search("[A-Za-z0-9]", name)):
         raise StageError(
             f"name is {name!r}; it must contain ASCII letters or digits and not be {WORKSPACE!r}"
         )
-    return ref_name(name)
+    if len(chosen) > MAX_NAME:
+        raise StageError(
+            f"the name of the experiment has {len(chosen)} characters; set name to one of at most"
+            f" {MAX_NAME}"
+        )
+    return chosen
 
 
 def default_name(preset: str, settings: Changes) -> str:

@@ -13,8 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ pytestmark = needs_chromium
 
 PREFECTS_OWN = ("/favicon.ico", "/undefined.svg")
 """Images that Prefect's pages ask its server for and that it does not have."""
+
+
+EVIL = "evil.example"
+"""A host name that its owner has made resolve to this machine."""
 
 
 class Site:
@@ -75,6 +81,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",  # the default is 10 seconds
     }
     server = subprocess.Popen(
         [sys.executable, "-m", "flows.ui", "--port", str(port)],
@@ -99,7 +106,8 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"],
         )
 
 
@@ -224,6 +232,134 @@ def test_from_the_form_to_the_comparison(site: Site, page: Any):
     save_screenshot(page, "comparison")
     assert site.foreign == []
     assert [message for message in site.complaints if not message.endswith(PREFECTS_OWN)] == []
+
+
+ATTACK = """
+async ([api, deployment]) => {
+  const text = {"Content-Type": "text/plain"}, json = {"Content-Type": "application/json"};
+  const run = `${api}/deployments/${deployment}/create_flow_run`;
+  const pause = `${api}/deployments/${deployment}/pause_deployment`;
+  const read = async (url, options) => {
+    try {
+      const response = await fetch(url, options);
+      return response.type === "opaque" ? "opaque" : response.status;
+    } catch { return "failed"; }
+  };
+  const connect = (url) => new Promise((resolve) => {
+    const socket = new WebSocket(url.replace("http", "ws"));
+    socket.onopen = () => resolve("open");
+    socket.onerror = () => resolve("failed");
+  });
+  const submit = (url) => new Promise((resolve) => {
+    const frame = Object.assign(document.createElement("iframe"), {name: "target"});
+    document.body.append(frame);
+    const form = Object.assign(document.createElement("form"),
+      {action: url, method: "post", enctype: "text/plain", target: "target"});
+    const content = {name: '{"parameters": {}, "tags": ["', value: '"]}'};
+    form.append(Object.assign(document.createElement("input"), content));
+    document.body.append(form);
+    frame.onload = () => resolve("sent");
+    form.submit();
+  });
+  return {
+    read: await read(`${api}/admin/version`),
+    filter: await read(`${api}/deployments/filter`, {method: "POST", headers: json, body: "{}"}),
+    run: await read(run, {method: "POST", headers: json, body: "{}"}),
+    blind: await read(run, {method: "POST", mode: "no-cors", headers: text, body: "{}"}),
+    pause: await read(pause, {method: "POST", mode: "no-cors"}),
+    socket: await connect(`${api}/events/out`),
+    form: await submit(run),
+  };
+}
+"""
+"""What the page of another site would do: read, start a run, pause a schedule, connect."""
+
+
+@pytest.fixture
+def other_site() -> Iterator[int]:
+    """The port of a server on this machine, with an empty page, that is another origin."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<body>a page")
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+def test_pages_of_other_sites_neither_read_nor_start_anything(
+    site: Site, page: Any, browser: Any, other_site: int
+):
+    deployment = wait_for_deployment(site, page, "train")
+
+    def state() -> tuple[Any, ...]:
+        runs = page.request.post(f"{site.address}/api/flow_runs/count", data={}).json()
+        known = page.request.get(f"{site.address}/api/deployments/{deployment}").json()
+        return runs, known["paused"], known["schedules"][0]["active"]
+
+    before = state()
+    port = site.address.rpartition(":")[2]
+    foreign = browser.new_page()
+    blocked = {"read": "failed", "filter": "failed", "run": "failed", "socket": "failed"}
+    sent = {"blind": "opaque", "pause": "opaque", "form": "sent"}
+    for origin in (f"http://127.0.0.1:{other_site}", f"http://{EVIL}:{other_site}"):
+        foreign.goto(origin)
+        assert foreign.evaluate(ATTACK, [f"{site.address}/api", deployment]) == blocked | sent
+        foreign.goto(origin)
+        foreign.set_content(f"<iframe src='{site.address}/runs'></iframe>")
+        assert foreign.frame_locator("iframe").locator("#app").count() == 0
+
+    # The other site's name now resolves to this server: no origin is foreign to the page.
+    response = foreign.goto(f"http://{EVIL}:{port}")
+    assert response.status == 421 and "is not a name of this server" in foreign.content()
+    rebound = dict.fromkeys(["read", "filter", "run", "blind", "pause"], 421)
+    attack = foreign.evaluate(ATTACK, [f"http://{EVIL}:{port}/api", deployment])
+    assert attack == rebound | {"socket": "failed", "form": "sent"}
+    assert foreign.goto(f"http://{EVIL}:{port}/reports/report.html").status == 421
+    foreign.close()
+    assert state() == before
+
+    page.goto(site.address)
+    page.get_by_text("Deployments").first.wait_for()
+    own = page.evaluate(ATTACK.replace("await submit(run)", "0"), [f"{site.address}/api", "none"])
+    assert (own["read"], own["filter"], own["socket"]) == (200, 200, "open"), "its own page"
+
+
+def test_forms_run_no_code_and_read_no_other_files(site: Site, page: Any, tmp_path: Path):
+    outside = tmp_path / "outside.yaml"
+    outside.write_text("seeds: [0]")
+    code = {"path": "os.system", "arguments": {"command": f"touch '{tmp_path}/made'"}}
+    module = {f"model.module.{key}": value for key, value in code.items()}
+    parameters = {
+        "train": {"overrides": {"model.name": "module"} | module, "source": "../.."},
+        "sweep": {"file": str(outside)},
+        "compare": {"out": str(tmp_path / "comparison")},
+    }
+
+    def submit(deployment: str, values: dict[str, Any]) -> int:
+        known = wait_for_deployment(site, page, deployment)
+        url = f"{site.address}/api/deployments/{known}/create_flow_run"
+        return page.request.post(url, data={"parameters": values}).status
+
+    assert [submit(*form) for form in parameters.items()] == [201, 201, 201]
+    refusals = [
+        "model.module.path is 'os.system'; it names code to run, so set it in params.yaml of",
+        f"file is {str(outside)!r}; in the form, it must be a file of the checkout, such as",
+        f"out is '{tmp_path}/comparison'; in the form, it must be a folder in reports, such as",
+    ]
+    train, *_ = [wait_for_run(site, page, refusal)["state"] for refusal in refusals]
+    keys = [line.split(" is ")[0] for line in train["message"].splitlines()]
+    assert keys == ["model.module.path", "model.module.arguments", "dataset.source"]
+    assert train["type"] == "FAILED"
+    assert list(tmp_path.iterdir()) == [outside]
+    assert submit("train", {"preset": "../../presets/x"}) == 409, "not one of the choices"
 
 
 def test_the_filter_takes_numbers_as_they_are_shown(browser: Any, tmp_path: Path):

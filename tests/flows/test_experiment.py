@@ -235,3 +235,20 @@ def test_user_data_in_a_tracked_folder_is_linked_into_every_experiment(tmp_path)
     files = {path.relative_to(worktree / "data/own") for path in worktree.rglob("data/own/**/*")}
     assert {str(file) for file in files} == {".gitignore", "cats", "cats/1.png"}
     assert (worktree / "data/own/cats/1.png").read_text() == "a cat"
+
+
+def test_paths_outside_the_checkout_replace_no_folder(tmp_path):
+    """A relative path leads to another folder from a worktree, which is deep in the checkout."""
+    root = tmp_path / "of/several/users/checkout"
+    worktree, photos = root / FOLDER / "x", root.parent / "photos"
+    for folder in (worktree / ".dvc", root / "data", tmp_path / "data", photos):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(str(folder))
+    before = {path: path.read_text() for path in root.rglob("file")}
+    for source in (".", "..", ".dvc", "../../..", "../../../../data"):
+        with pytest.raises(StageError, match="is not found from the workspace of an experiment"):
+            link_user_data(root, worktree, {"dataset": {"source": source}})
+    assert {path: path.read_text() for path in root.rglob("file")} == before
+    for _ in range(2):
+        link_user_data(root, worktree, {"dataset": {"source": "../photos"}})
+    assert (worktree / "../photos/file").read_text() == str(photos)

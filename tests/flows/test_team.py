@@ -111,10 +111,23 @@ def test_a_worker_in_another_checkout(first: Toy, second: Toy, api: str):
 
 
 def test_sharing_needs_both_remotes(first: Toy):
-    with pytest.raises(
-        StageError, match="the git remote upstream does not exist; run git remote add upstream URL"
+    first.git("remote", "add", "backup", "ext::sh -c exit% 1")
+    for remote in (
+        "upstream",
+        "ext::sh -c touch% pwned",
+        "--upload-pack=touch pwned",
+        "--all",
+        str(first.path),
+        "../another machine",
+        "origin\nbackup",
     ):
-        check_sharing(first.path, "upstream")
+        with pytest.raises(
+            StageError,
+            match=r"^the git remote '.* does not exist; use a name that git remote lists",
+        ):
+            check_sharing(first.path, remote)
+    assert not (first.path / "pwned").exists()
+    check_sharing(first.path, "origin")
     first.dvc("remote", "remove", "store")
     with pytest.raises(
         StageError,
